@@ -1,0 +1,1 @@
+"""Models, verifiers and search. Import rules: tests/test_architecture.py."""

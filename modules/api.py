@@ -1,0 +1,314 @@
+"""The protocols and records that every room shares. Imports nothing of ours but modules.tokens.
+
+Shapes: B batch, T audio samples, S code frames, N candidates. Audio is float32 in [-1, 1], mono.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from modules.tokens import TokenSpace
+
+# ---------------------------------------------------------------------------------------------------------- records
+
+
+@dataclass(frozen=True)
+class Audio:
+    """A mono waveform: `samples_T` float32 on the CPU, `sample_rate` in Hz."""
+
+    samples_T: Tensor
+    sample_rate: int
+
+    @property
+    def seconds(self) -> float:
+        return self.samples_T.numel() / self.sample_rate
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is to be spoken. `reference` is a recording of the wanted voice, where one is known."""
+
+    key: str
+    text: str
+    language: str = "en"
+    speaker: str = ""
+    reference: Audio | None = None
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How the next code is drawn. top_k = 0 and top_p = 1 leave the distribution whole."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"Expected `temperature` to be above 0, but got {self.temperature}.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"Expected `top_p` in (0, 1], but got {self.top_p}.")
+        if self.top_k < 0:
+            raise ValueError(f"Expected `top_k` to be at least 0, but got {self.top_k}.")
+
+
+@dataclass
+class Branch:
+    """A prompt and the codes drawn for it so far.
+
+    `log_probability` is the sum over the drawn tokens (nats, under the model itself: temperature 1, all codes and the
+    end token). `stopped` says that the end token was drawn. `state` belongs to the Sampler that made the branch.
+    """
+
+    prompt: Prompt
+    codes_S: Tensor
+    log_probability: float = 0.0
+    stopped: bool = False
+    state: Any = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Compute spent: floating-point operations by part, and wall seconds."""
+
+    lm_flops: float = 0.0
+    codec_flops: float = 0.0
+    verifier_flops: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.lm_flops + other.lm_flops,
+            self.codec_flops + other.codec_flops,
+            self.verifier_flops + other.verifier_flops,
+            self.seconds + other.seconds,
+        )
+
+
+@dataclass
+class Candidate:
+    """One finished sample: its codes, what verifiers said of it (by verifier name; NaN = could not judge), its cost."""
+
+    prompt_key: str
+    index: int
+    seed: int
+    codes_S: Tensor
+    log_probability: float
+    stopped: bool
+    audio: Audio | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    cost: Cost = field(default_factory=Cost)
+
+    @property
+    def num_codes(self) -> int:
+        return int(self.codes_S.numel())
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a search did for one prompt: every candidate, in sampling order, with its cost."""
+
+    prompt: Prompt
+    candidates: list[Candidate]
+
+    @property
+    def cost(self) -> Cost:
+        return sum((candidate.cost for candidate in self.candidates), Cost())
+
+
+@dataclass(frozen=True)
+class Extend:
+    """Request of a search: grow each branch into `num_children`, by at most `max_new_tokens`; one seed per child."""
+
+    branches: list[Branch]
+    num_children: int
+    max_new_tokens: int
+    seeds: list[int]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Request of a search: decode the candidates and let every selector score them (fills `candidate.scores`)."""
+
+    prompt: Prompt
+    candidates: list[Candidate]
+
+
+# -------------------------------------------------------------------------------------------------------- protocols
+
+
+@runtime_checkable
+class TextTokenizer(Protocol):
+    """Text to ids in [0, vocab_size) and back. `encode` raises ValueError on text that it cannot express."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    def encode(self, text: str) -> list[int]: ...
+    def decode(self, tokens: Sequence[int]) -> str: ...
+
+
+@runtime_checkable
+class PromptFormat(Protocol):
+    """Where text and codes stand in a sequence. The data and the model hold the same one."""
+
+    @property
+    def token_space(self) -> TokenSpace: ...
+    def prompt_tokens(self, text: str) -> list[int]:
+        """The tokens up to and with the start of speech."""
+        ...
+
+    def example_tokens(self, text: str, codes: Sequence[int]) -> tuple[list[int], int]:
+        """The whole sequence, and how many of its first tokens carry no loss."""
+        ...
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """Audio to codes of one codebook and back. A batch gives what single items give.
+
+    `fingerprint` is a hash of the encode path only: a retrained decoder keeps token shards valid.
+    """
+
+    @property
+    def sample_rate(self) -> int: ...
+    @property
+    def frame_rate(self) -> float: ...
+    @property
+    def codebook_size(self) -> int: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
+        """codes_BS (int64) and num_codes_B."""
+        ...
+
+    def decode(self, codes_BS: Tensor, num_codes_B: Tensor, start_frame: int = 0) -> Tensor:
+        """audio_BT from `start_frame` on; item b is valid up to (num_codes_B[b] - start_frame) * hop samples."""
+        ...
+
+    def decode_flops(self, num_codes: int) -> float: ...
+
+
+@runtime_checkable
+class Resynthesiser(Protocol):
+    """Anything that turns audio into audio through a bit stream: ours, Opus, Codec2, other neural codecs."""
+
+    @property
+    def name(self) -> str: ...
+    def resynthesise(self, audio: Audio) -> tuple[Audio, float]:
+        """The audio after the codec, and the bits that its stream took."""
+        ...
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Draws speech codes for prompts. Noise is a pure function of (seed, position): batches do not matter."""
+
+    def start(self, prompts: Sequence[Prompt]) -> list[Branch]: ...
+    def extend(
+        self, branches: Sequence[Branch], num_children: int, max_new_tokens: int, seeds: Sequence[int]
+    ) -> list[Branch]:
+        """len(branches) * num_children branches, the children of one branch side by side."""
+        ...
+
+    def drop(self, branches: Sequence[Branch]) -> None:
+        """Free what the branches hold."""
+        ...
+
+    def flops(self, num_prompt_tokens: int, num_codes: int) -> float: ...
+    def num_prompt_tokens(self, prompt: Prompt) -> int: ...
+
+
+@runtime_checkable
+class Verifier(Protocol):
+    """Judges speech. Higher is better; NaN = could not judge.
+
+    `name` is the column of tables. `worst_score` stands for a candidate that a judge cannot score or that never ended.
+    Two verifiers with one `model_hash` are the same verifier, whatever their settings: one may not judge the other.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def model_hash(self) -> str: ...
+    @property
+    def worst_score(self) -> float: ...
+    @property
+    def needs_reference(self) -> bool: ...
+    @property
+    def judges_partial(self) -> bool: ...
+    def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
+        """(N,) float64."""
+        ...
+
+    def flops(self, seconds: float) -> float:
+        """FLOPs to judge one candidate of so many seconds of audio."""
+        ...
+
+
+@runtime_checkable
+class SearchAlgorithm(Protocol):
+    """A search is a generator: it yields Extend (answered with branches) and Score (answered with None), returns a Trace.
+
+    One driver runs the generators of many prompts at once, so generation and scoring are batched across prompts.
+    """
+
+    @property
+    def name(self) -> str: ...
+    def search(self, root: Branch, seed: int) -> Generator[Extend | Score, list[Branch] | None, Trace]: ...
+
+
+# ---------------------------------------------------------------------------------------------------------- batches
+# Not frozen: Lightning moves them to a device by setting their fields.
+
+
+@dataclass
+class AudioBatch:
+    """Padded audio: `audio_BT` float32, `num_samples_B` int64, and what each item is."""
+
+    audio_BT: Tensor
+    num_samples_B: Tensor
+    keys: list[str]
+    metadata: list[dict[str, Any]]
+
+
+@dataclass
+class TokenBatch:
+    """Packed rows of documents. R rows of L tokens.
+
+    `tokens_RL` int64; `labels_RL` the next token to learn or -100; `positions_RL` restart at each document;
+    `documents_RL` numbers the documents of a row from 0, padding is -1.
+    """
+
+    tokens_RL: Tensor
+    labels_RL: Tensor
+    positions_RL: Tensor
+    documents_RL: Tensor
+
+
+@dataclass
+class PromptBatch:
+    """Prompts for sampling, and, where their codes are known, the same prompts as rows for the teacher-forced loss."""
+
+    prompts: list[Prompt]
+    tokens: TokenBatch | None = None
+
+
+@dataclass
+class CodePrediction:
+    """What the codec's predict_step returns: `codes_BS` int64 with `num_codes_B`, for the batch it was given."""
+
+    codes_BS: Tensor
+    num_codes_B: Tensor
+    batch: AudioBatch
+
+
+def pad_rows(rows: Sequence[Tensor], value: float = 0) -> tuple[Tensor, Tensor]:
+    """Stack 1-D tensors into (len(rows), longest), padded with `value`; and their lengths (int64)."""
+    lengths_B = torch.tensor([row.numel() for row in rows], dtype=torch.int64)
+    padded = rows[0].new_full((len(rows), int(lengths_B.max())), value)
+    for target, row in zip(padded, rows, strict=True):
+        target[: row.numel()] = row
+    return padded, lengths_B
