@@ -1,0 +1,176 @@
+"""InferenceScaling: the verifier-scored sweep as a callback of `trainer.test`. Thin: the work is in modules/search."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from tqdm import tqdm
+
+from modules.api import Codec, Prompt, PromptBatch, SamplingSettings, SearchAlgorithm, Verifier
+from modules.search.candidates import CandidateStore, export_candidates
+from modules.search.results import SweepResults, write_curves, write_summary
+from modules.search.summary import summarise
+from modules.search.sweep import Panel, Sweep, unique_prompts
+
+logger = logging.getLogger(__name__)
+
+
+class InferenceScaling(Callback):
+    """Samples many candidates of every test prompt, lets verifiers choose and judge, and draws how the best of n grows.
+
+    Every test dataloader is a prompt set; its batches are PromptBatch. The datamodule may name the sets
+    (`prompt_set_names`: one per dataloader); otherwise they are called `name`, or `name 0`, `name 1` ... The module
+    under test offers `sampler(settings)`, `model_hash` and `prompt_format`.
+
+    Writes `folder`/candidates (the store: a stopped sweep goes on where it stopped; another selector needs no new
+    samples) and `folder`/report/{curve.csv, candidates.csv, summary.json}, and logs every point with step = n as
+    "PROMPT SET/JUDGE/SELECTOR". `results` holds the SweepResults after the test, on rank 0 only.
+
+    With several ranks each takes a stride of all prompts; they must share `folder`.
+
+    Args:
+        codec: Turns codes into audio.
+        algorithm: The search. Its own number of candidates is N; curves have n = 1, 2, 4, ... N.
+        sampling: How codes are drawn.
+        selectors: Verifiers that choose. One never judges its own choice (the same `model_hash` is the same verifier).
+        judges: Verifiers that give the curves. Each also gets the line "oracle (NAME)": the choice by the judge itself.
+        folder: The run's folder.
+        seed: Of the candidates and of the bootstrap.
+        name: Of the prompt set, where the datamodule gives none.
+        final_judges: Dear judges: they hear only the first candidate and those chosen from all N.
+        prompts_per_group: Prompts that are sampled in one batch: N times as many sequences.
+        decode_batch_size: Candidates that the codec decodes at once.
+        num_resamples: Of the bootstrap over prompts.
+
+    Raises:
+        ValueError: Two different verifiers of one name, no judge, another codebook than the model's, no prompts.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        algorithm: SearchAlgorithm,
+        sampling: SamplingSettings,
+        selectors: list[Verifier],
+        judges: list[Verifier],
+        folder: Path,
+        seed: int = 0,
+        name: str = "prompts",
+        final_judges: list[Verifier] | None = None,
+        prompts_per_group: int = 8,
+        decode_batch_size: int = 16,
+        num_resamples: int = 2000,
+    ) -> None:
+        for argument, value in (("prompts_per_group", prompts_per_group), ("decode_batch_size", decode_batch_size)):
+            if value < 1:
+                raise ValueError(f"Expected `{argument}` to be at least 1, but got {value}.")
+        self.codec = codec
+        self.algorithm = algorithm
+        self.sampling = sampling
+        self.selectors = selectors
+        self.judges = judges
+        self.final_judges = final_judges or []
+        self.folder = Path(folder)
+        self.seed = seed
+        self.name = name
+        self.prompts_per_group = prompts_per_group
+        self.decode_batch_size = decode_batch_size
+        self.num_resamples = num_resamples
+        self.results: SweepResults | None = None
+        self._prompts: dict[int, list[Prompt]] = {}
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Everything that can be refused is refused before the first sample is drawn."""
+        self.results, self._prompts = None, {}
+        self.panel = Panel(self.selectors, self.judges, self.final_judges)
+        codebook_size = pl_module.prompt_format.token_space.codebook_size
+        if self.codec.codebook_size != codebook_size:
+            raise ValueError(
+                f"Expected `codec` to have the language model's codebook_size={codebook_size}, "
+                f"but got {self.codec.codebook_size}."
+            )
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: PromptBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Collect the prompts; sampling waits for all of them, so that ranks can share them out."""
+        if not isinstance(batch, PromptBatch):
+            raise TypeError(f"Expected test batches to be PromptBatch, but got {type(batch).__name__}.")
+        self._prompts.setdefault(dataloader_idx, []).extend(batch.prompts)
+
+    @torch.inference_mode()
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        prompt_sets = self._prompt_sets(trainer)
+        store = CandidateStore(self.folder / "candidates")
+        sweep = Sweep(
+            self.codec,
+            self.algorithm,
+            self.sampling,
+            self.panel,
+            store,
+            pl_module.model_hash,
+            self.seed,
+            self.decode_batch_size,
+        )
+        sampler = pl_module.sampler(self.sampling)
+        for prompt_set, prompts in prompt_sets.items():
+            own = prompts[trainer.global_rank :: trainer.world_size]
+            with tqdm(total=len(own), unit="prompt", disable=not trainer.is_global_zero) as bar:
+
+                def show(stage: str, num_finished: int, label: str = prompt_set, bar: tqdm = bar) -> None:
+                    bar.set_description(f"{label}: {stage}")
+                    bar.update(num_finished)
+
+                sweep.run(own, sampler, self.prompts_per_group, show)
+        trainer.strategy.barrier("inference_scaling")
+        if sweep.failures:
+            logger.warning("%d scores failed with an exception; run again to retry them.", len(sweep.failures))
+        if trainer.is_global_zero:
+            self.results = summarise(sweep, prompt_sets, self.num_resamples)
+            self._write(self.results)
+            self._log(trainer, self.results)
+
+    def _prompt_sets(self, trainer: Trainer) -> dict[str, list[Prompt]]:
+        """All prompts of all ranks by set; equal on every rank."""
+        by_loader = {index: list(prompts) for index, prompts in self._prompts.items()}
+        if trainer.world_size > 1:
+            gathered: list[dict[int, list[Prompt]]] = [{} for _ in range(trainer.world_size)]
+            torch.distributed.all_gather_object(gathered, by_loader)
+            indices = sorted({index for one in gathered for index in one})
+            by_loader = {index: [prompt for one in gathered for prompt in one.get(index, [])] for index in indices}
+        unique_prompts([prompt for prompts in by_loader.values() for prompt in prompts])  # keys, across all sets
+        if not by_loader:
+            raise ValueError("Expected the test dataloaders to give at least one prompt, but got none.")
+        names = self._prompt_set_names(trainer, num_sets=max(by_loader) + 1)
+        return {names[index]: unique_prompts(prompts) for index, prompts in sorted(by_loader.items())}
+
+    def _prompt_set_names(self, trainer: Trainer, num_sets: int) -> Sequence[str]:
+        names = getattr(getattr(trainer, "datamodule", None), "prompt_set_names", None)
+        if names is None:
+            return [self.name] if num_sets == 1 else [f"{self.name} {index}" for index in range(num_sets)]
+        if len(names) < num_sets or len(set(names)) < len(names):
+            raise ValueError(f"Expected `prompt_set_names` to hold {num_sets} different names, but got {list(names)}.")
+        return names
+
+    def _write(self, results: SweepResults) -> None:
+        report = self.folder / "report"
+        write_curves(results.points, report / "curve.csv")
+        write_summary(results, report / "summary.json")
+        names = [verifier.name for verifier in self.panel.everyone]
+        export_candidates(results.prompt_sets, names, report / "candidates.csv")
+
+    def _log(self, trainer: Trainer, results: SweepResults) -> None:
+        for one in trainer.loggers:
+            for point in results.points:
+                tag = f"{point.prompt_set}/{point.judge}/{point.selector}"
+                one.log_metrics({tag: point.score}, step=point.n)
+            one.save()

@@ -1,0 +1,122 @@
+"""What a report lets one hear of a few prompts: the recording, its resynthesis, the first sample, the chosen ones."""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import soxr
+import torch
+
+from modules.api import Audio, Candidate, Codec, Prompt, Trace, Verifier
+from modules.search.results import SweepResults
+from modules.search.scoring import decode_candidates, score_candidates
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Something to hear. `labels` says what it is: one sample may be the first and the choice of two selectors.
+
+    `scores` by verifier (NaN = could not judge) and `heard`, what verifiers understood, hold those that were asked.
+    """
+
+    labels: list[str]
+    audio: Audio
+    scores: dict[str, float] = field(default_factory=dict)
+    heard: dict[str, str] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt with all its clips, in the order in which a listener wants them."""
+
+    prompt_set: str
+    prompt: Prompt
+    clips: list[Clip]
+
+    @property
+    def seconds(self) -> float:
+        """Of the longest clip: the common time axis of their pictures."""
+        return max(clip.audio.seconds for clip in self.clips)
+
+
+def gather_examples(
+    results: SweepResults, codec: Codec, verifiers: Sequence[Verifier], num_examples: int
+) -> list[Example]:
+    """The first `num_examples` prompts of each set, as they come: nobody picked them by ear."""
+    examples = []
+    for prompt_set, traces in results.prompt_sets.items():
+        for trace in traces[:num_examples]:
+            clips = [
+                *_reference_clips(trace.prompt, codec, verifiers),
+                *_sample_clips(results, prompt_set, trace, codec),
+            ]
+            examples.append(Example(prompt_set, trace.prompt, clips))
+    return examples
+
+
+def _reference_clips(prompt: Prompt, codec: Codec, verifiers: Sequence[Verifier]) -> list[Clip]:
+    """The recording at the codec's rate and what the codec leaves of it, judged by all verifiers that can."""
+    if prompt.reference is None or prompt.reference.samples_T.numel() == 0:
+        return []
+    recording = _resampled(prompt.reference, codec.sample_rate)
+    codes_BS, num_codes_B = codec.encode(recording.samples_T.unsqueeze(0), torch.tensor([recording.samples_T.numel()]))
+    codes_S = codes_BS[0, : int(num_codes_B[0])].cpu()
+    # Nobody sampled these: they have no log-probability, and a likelihood cannot judge them.
+    heard = [Candidate(prompt.key, index, 0, codes_S, math.nan, stopped=True) for index in range(2)]
+    heard[0].audio = recording
+    decode_candidates(heard, codec)
+    texts = [_judged(prompt, heard, verifier) for verifier in verifiers]
+    names = [verifier.name for verifier in verifiers]
+    return [
+        Clip(
+            [label],
+            candidate.audio,
+            {name: score for name, score in candidate.scores.items() if not math.isnan(score)},
+            {name: text[index] for name, text in zip(names, texts, strict=True) if text},
+        )
+        for index, (label, candidate) in enumerate(zip(("recording", "codec resynthesis"), heard, strict=True))
+    ]
+
+
+def _judged(prompt: Prompt, candidates: list[Candidate], verifier: Verifier) -> list[str]:
+    """Fill the candidates' scores; what the verifier understood, where it says so. A failure costs the words only."""
+    score_candidates(prompt, candidates, verifier)
+    if not hasattr(verifier, "hypotheses"):
+        return []
+    try:
+        return list(verifier.hypotheses(prompt, candidates))
+    except Exception as error:  # noqa: BLE001 - the texts only illustrate
+        logger.warning("%s gave no hypotheses for the recording of %s: %r", verifier.name, prompt.key, error)
+        return []
+
+
+def _sample_clips(results: SweepResults, prompt_set: str, trace: Trace, codec: Codec) -> list[Clip]:
+    """The first sample and the best of N by each selector; choices of the same sample share a clip."""
+    labels: dict[int, list[str]] = {0: ["first sample"]}
+    for selector, chosen in results.chosen[prompt_set].items():
+        labels.setdefault(chosen[trace.prompt.key], []).append(f"best of {len(trace.candidates)} by {selector}")
+    clips = []
+    for place, names in labels.items():
+        candidate = replace(trace.candidates[place], audio=None)  # decoding must not touch the results
+        decode_candidates([candidate], codec)
+        heard = {
+            name: text
+            for (key, index, name), text in results.hypotheses.items()
+            if key == trace.prompt.key and index == candidate.index
+        }
+        note = "" if candidate.stopped else "never ended: cut at the longest length allowed"
+        clips.append(Clip(names, candidate.audio, dict(candidate.scores), heard, note))
+    return clips
+
+
+def _resampled(audio: Audio, sample_rate: int) -> Audio:
+    samples_T = audio.samples_T.detach().float().cpu()
+    if audio.sample_rate == sample_rate:
+        return Audio(samples_T, sample_rate)
+    return Audio(
+        torch.from_numpy(soxr.resample(samples_T.numpy(), audio.sample_rate, sample_rate)).float(), sample_rate
+    )

@@ -1,0 +1,104 @@
+"""ScalingReport: the page of a sweep to look at and to listen to, and its figures and audio for the loggers."""
+
+import logging
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from callbacks.figures import curve_figure, mel_figure
+from callbacks.inference_scaling import InferenceScaling
+from callbacks.media import log_audio, log_figure
+from callbacks.report_examples import Example, gather_examples
+from callbacks.report_page import ReportInput, report_page
+from modules.search.results import SweepResults, write_curves
+
+logger = logging.getLogger(__name__)
+
+
+class ScalingReport(Callback):
+    """Writes `FOLDER/report/index.html` (FOLDER is that of the InferenceScaling callback) when the test has ended.
+
+    The page holds everything: curves with intervals, players, mel pictures, the table, what was run. The loggers get
+    the figures and the audio.
+
+    Args:
+        title: The page's headline.
+        num_examples: Prompts of each set to listen to.
+        credits: Text files (licences, credits of the data) that the page quotes whole.
+
+    Raises:
+        ValueError: The trainer has not exactly one InferenceScaling; a credits file does not exist. Both before a
+            sample is drawn.
+    """
+
+    def __init__(
+        self, title: str = "Inference-time scaling", num_examples: int = 3, credits: list[Path] | None = None
+    ) -> None:
+        if num_examples < 0:
+            raise ValueError(f"Expected `num_examples` to be at least 0, but got {num_examples}.")
+        self.title = title
+        self.num_examples = num_examples
+        self.credits = [Path(path) for path in credits or []]
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _sweep_of(trainer)
+        for path in self.credits:
+            if not path.is_file():
+                raise ValueError(f"Expected `credits` to name text files, but got {path}, which is not a file.")
+
+    @torch.inference_mode()
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        scaling = _sweep_of(trainer)
+        if not trainer.is_global_zero or scaling.results is None:
+            return
+        page, examples, error_judges = self._page(scaling, scaling.results)
+        path = scaling.folder / "report" / "index.html"
+        path.write_text(page, encoding="utf-8")
+        self._log(trainer, scaling.results, examples, error_judges)
+        print(f"report: {path.resolve().as_uri()} ({len(page.encode()) / 1e6:.1f} MB)", flush=True)
+
+    def _page(self, scaling: InferenceScaling, results: SweepResults) -> tuple[str, list[Example], frozenset[str]]:
+        verifiers = {one.name: one for one in [*scaling.selectors, *scaling.judges, *scaling.final_judges]}
+        # The contract of `hypotheses`: a verifier that writes down words scores 1 - error rate.
+        error_judges = frozenset(name for name, one in verifiers.items() if hasattr(one, "hypotheses"))
+        examples = gather_examples(results, scaling.codec, list(verifiers.values()), self.num_examples)
+        curve_csv = scaling.folder / "report" / "curve.csv"
+        write_curves(results.points, curve_csv)
+        report = ReportInput(
+            title=self.title,
+            results=results,
+            examples=examples,
+            error_judges=error_judges,
+            curve_csv=curve_csv.read_bytes().decode(),
+            command=shlex.join(["python", *sys.orig_argv[1:]]),
+            credits={path.name: path.read_text(encoding="utf-8", errors="replace") for path in self.credits},
+        )
+        return report_page(report), examples, error_judges
+
+    def _log(
+        self, trainer: Trainer, results: SweepResults, examples: list[Example], error_judges: frozenset[str]
+    ) -> None:
+        step = trainer.global_step
+        for prompt_set, judge in dict.fromkeys((point.prompt_set, point.judge) for point in results.points):
+            points = [point for point in results.points if (point.prompt_set, point.judge) == (prompt_set, judge)]
+            figure = curve_figure(points, as_error=judge in error_judges)
+            log_figure(trainer.loggers, f"curves/{prompt_set}/{judge}", figure, step)
+        for example in examples:
+            name = f"{example.prompt_set}/{example.prompt.key}"
+            clips = [(", ".join(clip.labels), clip.audio) for clip in example.clips if clip.audio.samples_T.numel()]
+            for label, audio in clips:
+                log_audio(trainer.loggers, f"{name}/{label}", audio, step)
+            if clips:
+                log_figure(trainer.loggers, f"mel/{name}", mel_figure(clips), step)
+        for one in trainer.loggers:
+            one.save()
+
+
+def _sweep_of(trainer: Trainer) -> InferenceScaling:
+    sweeps = [one for one in trainer.callbacks if isinstance(one, InferenceScaling)]
+    if len(sweeps) != 1:
+        raise ValueError(f"Expected one InferenceScaling among the trainer's `callbacks`, but got {len(sweeps)}.")
+    return sweeps[0]

@@ -1,0 +1,237 @@
+"""Stage: a run that is skipped when it is finished, resumed when it is not, and moved aside when its config changes.
+
+A stage owns a folder. `stage_SUBCOMMAND.json` in it, the marker, holds the hash of the resolved config and of the
+contents of the inputs. Nothing is ever deleted.
+"""
+
+import hashlib
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+NOT_HASHED = ("stage", "config", "num_threads")  # they say where to write and how fast, not what comes out
+SHARD_INDEX = ("index.json", "index.npz")
+
+
+class StageFinished(Exception):
+    """The stage ran to its end before, with this config and these inputs: there is nothing to do."""
+
+
+@dataclass
+class StageSettings:
+    """The `stage` group of a config.
+
+    Args:
+        folder: Where everything that the run writes goes; it belongs to this stage alone.
+        inputs: Files and folders of earlier stages; a change of their contents runs the stage again.
+        outputs: What must exist for the stage to count as finished.
+    """
+
+    folder: Path
+    inputs: list[Path] = field(default_factory=list)
+    outputs: list[Path] = field(default_factory=list)
+
+
+@dataclass
+class Marker:
+    """What the marker file says: `seconds` of wall time over all attempts, `peak_gb` of memory (1e9 bytes).
+
+    `attempt_start` is a Unix time while an attempt runs, or where one ended without a word; otherwise 0.
+    """
+
+    hash: str
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    finished: bool = False
+    seconds: float = 0.0
+    peak_gb: float = 0.0
+    date: str = ""
+    attempt_start: float = 0.0
+
+
+def content_hash(path: Path) -> str:
+    """sha256 of a file; of the index, for a folder of shards; of the names and contents of all files, for another.
+
+    Raises FileNotFoundError.
+    """
+    if not path.exists():
+        raise FileNotFoundError(
+            f"Expected the input `{path}` of this stage to exist, but got nothing there. An earlier step makes it: "
+            "scripts/demo.sh lists the steps in order."
+        )
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    index = [path / name for name in SHARD_INDEX if (path / name).is_file()]
+    files = index or sorted(file for file in path.rglob("*") if file.is_file())
+    return _json_hash([(str(file.relative_to(path)), content_hash(file)) for file in files])
+
+
+def newest_checkpoint(folders: Iterable[Path]) -> Path | None:
+    """The newest whole `*.ckpt` in the folders, or None where there is none at all.
+
+    A run that was killed while it saved leaves a file cut short or a dangling link: those are passed over. Raises
+    ValueError when nothing but such files is there, since a run must not start over in silence.
+    """
+    paths = [path for folder in folders if folder.is_dir() for path in folder.glob("*.ckpt")]
+    whole = [path for path in paths if zipfile.is_zipfile(path) or (path / ".metadata").is_file()]
+    if paths and not whole:
+        raise ValueError(
+            f"Expected a whole checkpoint to resume from, but got only damaged ones ({', '.join(map(str, paths))}). "
+            "Move them away to start from the first step."
+        )
+    return max(whole, key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
+
+
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The dotted names of the values in which two nested configs differ."""
+    changed: list[str] = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            changed += changed_keys(before, after, f"{prefix}{key}.")
+        elif before != after or (key in old) != (key in new):
+            changed.append(prefix + key)
+    return changed
+
+
+def peak_gigabytes() -> float:
+    """The largest resident set of this process plus that of the largest child it has waited for, in 1e9 bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return (
+        sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * unit / 1e9
+    )
+
+
+class Stage:
+    """One subcommand with one config in one folder.
+
+    Args:
+        settings: Folder, inputs and outputs.
+        subcommand: fit, validate, test or predict.
+        config: The resolved config of the run.
+
+    Raises (here):
+        FileNotFoundError: An input is missing.
+        ValueError: The folder holds the working folder, or another stage.
+    """
+
+    def __init__(self, settings: StageSettings, subcommand: str, config: Mapping[str, Any]) -> None:
+        self.folder = settings.folder
+        self.outputs = settings.outputs
+        self.subcommand = subcommand
+        self.marker_path = self.folder / f"stage_{subcommand}.json"
+        if Path.cwd().is_relative_to(self.folder.resolve()):
+            raise ValueError(f"Expected `stage.folder` to be a folder of its own, but got {self.folder}.")
+        strangers = [path for path in sorted(self.folder.rglob("stage_*.json")) if path != self.marker_path]
+        if strangers:
+            raise ValueError(
+                f"Expected `stage.folder` to belong to one stage, but got {strangers[0]} of another there."
+            )
+        # Through JSON and back, so that it compares equal to what a marker file gives.
+        config = json.loads(json.dumps({k: v for k, v in config.items() if k not in NOT_HASHED}, default=str))
+        inputs = {str(path): content_hash(path) for path in settings.inputs}
+        self.marker = Marker(_json_hash([subcommand, config, inputs]), config, inputs)
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def begin(self) -> str:
+        """Make the folder ready and mark the stage as running. Returns a line that says what happens.
+
+        Raises StageFinished, with a line that says so, when there is nothing to do.
+        """
+        earlier = self._read()
+        line = f"{self.name}: {self.subcommand} starts"
+        if earlier is not None and earlier.hash == self.marker.hash:
+            missing = [path for path in self.outputs if not path.exists()]
+            if earlier.finished and not missing:
+                raise StageFinished(
+                    f"{self.name}: finished earlier ({self.folder}, {_duration(earlier.seconds)} on {earlier.date}), "
+                    "skipping"
+                )
+            why = f"finished earlier, but {missing[0]} is gone" if earlier.finished else "unfinished"
+            line = f"{self.name}: {why}, {self.subcommand} resumes"
+            self.marker.peak_gb = earlier.peak_gb
+            self.marker.seconds = earlier.seconds + self._lost_seconds(earlier)
+        elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            line = self._move_aside(earlier) + f"\n{line}"
+        self.marker.attempt_start = time.time()
+        self._write()
+        return f"{line} in {self.folder}"
+
+    def follow(self, timeout: float = 600.0) -> None:
+        """What the other ranks do while rank 0 makes the folder ready. Raises StageFinished, TimeoutError."""
+        deadline = time.monotonic() + timeout
+        while (earlier := self._read()) is None or earlier.hash != self.marker.hash:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"Expected rank 0 to write {self.marker_path} in {timeout} s, but got nothing.")
+            time.sleep(0.2)
+        if earlier.finished and all(path.exists() for path in self.outputs):
+            raise StageFinished(f"{self.name}: finished earlier, skipping")
+
+    def finish(self) -> str:
+        """Mark the stage as finished. Returns a line that says so. Raises FileNotFoundError when an output is missing."""
+        missing = [path for path in self.outputs if not path.exists()]
+        if missing:
+            raise FileNotFoundError(f"Expected the stage to write {missing[0]}, but got nothing there.")
+        self.marker.seconds += time.time() - self.marker.attempt_start
+        self.marker.peak_gb = max(self.marker.peak_gb, peak_gigabytes())
+        self.marker.finished, self.marker.date, self.marker.attempt_start = True, date.today().isoformat(), 0.0
+        self._write()
+        return f"{self.name}: finished in {_duration(self.marker.seconds)}, peak {self.marker.peak_gb:.1f} GB"
+
+    def _lost_seconds(self, earlier: Marker) -> float:
+        """How long an attempt ran that ended without a word (killed, out of memory): until its last write."""
+        if not earlier.attempt_start:
+            return 0.0
+        last_write = max(path.lstat().st_mtime for path in self.folder.rglob("*"))
+        return max(0.0, last_write - earlier.attempt_start)
+
+    def _move_aside(self, earlier: Marker | None) -> str:
+        label = earlier.hash[:8] if earlier else "unmarked"
+        target = self.folder.with_name(f"{self.name}.superseded-{label}")
+        number = 1
+        while target.exists():
+            number += 1
+            target = self.folder.with_name(f"{self.name}.superseded-{label}-{number}")
+        self.folder.rename(target)
+        why = "its folder was made without a marker"
+        if earlier:
+            changed = changed_keys(earlier.config, self.marker.config) + changed_keys(
+                earlier.inputs, self.marker.inputs
+            )
+            why = f"changed since: {', '.join(changed[:5])}{', ...' if len(changed) > 5 else ''}"
+        return f"{self.name}: {why}; the earlier run is kept in {target}"
+
+    def _read(self) -> Marker | None:
+        try:
+            return Marker(**json.loads(self.marker_path.read_text()))
+        except (OSError, ValueError, TypeError):
+            return None  # none yet, or of another version: the folder is then moved aside
+
+    def _write(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=self.folder, prefix=".stage", delete=False) as file:
+            json.dump(asdict(self.marker), file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(file.name, self.marker_path)
+
+
+def _json_hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -1,0 +1,169 @@
+"""AudioDataModule: audio shards for the codec, prepared from sources where they are missing.
+
+Shapes: B batch, T samples.
+"""
+
+import io
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from datamodules.order import ResumableLoader, evaluation_loader, num_windows, window_samples
+from datamodules.preparation import prepare_audio_shards
+from datamodules.shards import ShardIndex, ShardReader
+from datamodules.sources.source import Source
+from modules.api import AudioBatch, pad_rows
+
+log = logging.getLogger(__name__)
+
+
+class AudioRows:
+    """Rows are crops of `segment_samples` for training; a sample gives one crop per started segment of its length.
+
+    Where a crop starts is a pure function of (seed, epoch, sample, crop). `segment_samples` = 0 reads whole samples.
+    A damaged sample is left out of its batch, counted in `num_damaged` and logged.
+    """
+
+    def __init__(self, index: ShardIndex, segment_samples: int, seed: int, window_size: int = 4096) -> None:
+        self.index, self.reader = index, ShardReader(index)
+        self.segment_samples, self.seed, self.window_size = segment_samples, seed, window_size
+        self.audio_format = index.header["audio_format"]
+        self.num_windows = num_windows(index, window_size)
+        self.num_damaged = 0
+
+    def rows(self, epoch: int, window: int) -> list[tuple[int, int]]:
+        """(sample, first audio sample) of every crop of the window, shuffled."""
+        samples = window_samples(self.index, self.seed, epoch, window, self.window_size)
+        lengths = self.index.lengths[samples]
+        samples = np.repeat(samples, np.maximum(1, -(-lengths // self.segment_samples)))
+        generator = np.random.default_rng([self.seed, epoch, window, 1])
+        room = np.maximum(0, self.index.lengths[samples] - self.segment_samples)
+        starts = (generator.random(len(samples)) * (room + 1)).astype(np.int64)
+        order = generator.permutation(len(samples))
+        return list(zip(samples[order].tolist(), starts[order].tolist(), strict=True))
+
+    def load(self, rows: Sequence[tuple[int, int]]) -> AudioBatch:
+        waves, keys, metadata = [], [], []
+        for sample, start in rows:
+            try:
+                wave, about = self._read(sample, start)
+            except (ValueError, OSError, KeyError) as error:
+                self.num_damaged += 1
+                log.warning("Skipped a damaged sample (%d so far): %s", self.num_damaged, error)
+                continue
+            waves.append(torch.from_numpy(wave))
+            keys.append(str(self.index.keys[sample]))
+            metadata.append(about)
+        if not waves:
+            raise ValueError(f"Expected a readable sample among {len(rows)} of `{self.index.folder}`, but got none.")
+        audio_BT, num_samples_B = pad_rows(waves)
+        if self.segment_samples:
+            audio_BT = torch.nn.functional.pad(audio_BT, (0, self.segment_samples - audio_BT.shape[1]))
+        return AudioBatch(audio_BT, num_samples_B, keys, metadata)
+
+    def _read(self, sample: int, start: int) -> tuple[np.ndarray, dict[str, Any]]:
+        import soundfile
+
+        files = self.reader.read(sample)
+        stop = start + self.segment_samples if self.segment_samples else None
+        wave, _ = soundfile.read(io.BytesIO(files[self.audio_format]), start=start, stop=stop, dtype="float32")
+        return wave, json.loads(files["json"])
+
+
+class AudioDataModule(L.LightningDataModule):
+    """Audio shards, one folder per split, prepared from `sources` where they are missing.
+
+    Args:
+        folder: Holds the prepared shards, `folder/SPLIT`.
+        sources: What to prepare them from; none where they stand already.
+        sample_rate: Hz of the shards.
+        audio_format: flac, wav or ogg, inside the shards.
+        train_split, validation_split: Names of splits.
+        predict_splits: The splits that `predict` reads, whole recordings; all where empty.
+        segment_seconds: Length of a training crop.
+        batch_size: Crops of one training batch on one rank.
+        num_batches: Batches of one pass of the Trainer.
+        evaluation_batch_size: Whole recordings of one validation or predict batch.
+        num_validation_samples: How many recordings of the validation split are used, the first by key; 0 for all.
+        num_workers: Loader processes.
+        seed: Of order and crops.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        sources: list[Source] | None = None,
+        sample_rate: int = 16000,
+        audio_format: str = "flac",
+        train_split: str = "train",
+        validation_split: str = "held_out",
+        predict_splits: list[str] | None = None,
+        segment_seconds: float = 1.0,
+        batch_size: int = 16,
+        num_batches: int = 1000,
+        evaluation_batch_size: int = 16,
+        num_validation_samples: int = 0,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.folder, self.sources, self.sample_rate, self.audio_format = (
+            Path(folder),
+            sources,
+            sample_rate,
+            audio_format,
+        )
+        self.train_split, self.validation_split, self.predict_splits = train_split, validation_split, predict_splits
+        self.segment_seconds, self.batch_size, self.num_batches = segment_seconds, batch_size, num_batches
+        self.evaluation_batch_size = evaluation_batch_size
+        self.num_validation_samples, self.num_workers, self.seed = num_validation_samples, num_workers, seed
+
+    def prepare_data(self) -> None:
+        if self.sources:
+            prepare_audio_shards(self.sources, self.folder, self.sample_rate, self.audio_format)
+
+    def setup(self, stage: str) -> None:
+        if stage == "predict" and not self.predict_splits:
+            self.predict_splits = sorted(path.parent.name for path in self.folder.glob("*/index.json"))
+            if not self.predict_splits:
+                raise FileNotFoundError(f"Expected audio shards in `{self.folder}`, but got none.")
+
+    def train_dataloader(self) -> ResumableLoader:
+        rows = AudioRows(self._index(self.train_split), round(self.segment_seconds * self.sample_rate), self.seed)
+        return ResumableLoader(
+            rows, self.batch_size, self.num_batches, self.trainer.global_rank, self.trainer.world_size, self.num_workers
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        return self._whole(self.validation_split, self.num_validation_samples)
+
+    def test_dataloader(self) -> DataLoader:
+        return self._whole(self.validation_split, self.num_validation_samples)
+
+    def predict_dataloader(self) -> list[DataLoader]:
+        return [self._whole(split, 0) for split in self.predict_splits]
+
+    def _index(self, split: str) -> ShardIndex:
+        index = ShardIndex.load(self.folder / split, "audio")
+        if index.header["sample_rate"] != self.sample_rate:
+            raise ValueError(
+                f"Expected `{index.folder}` at `sample_rate`={self.sample_rate}, but got {index.header['sample_rate']}."
+            )
+        return index
+
+    def _whole(self, split: str, limit: int) -> DataLoader:
+        """Whole recordings, like lengths together, every one once."""
+        index = self._index(split)
+        chosen = np.argsort(index.keys)[: limit or None]
+        chosen = chosen[np.argsort(index.lengths[chosen], kind="stable")]
+        size = self.evaluation_batch_size
+        batches = [[(int(sample), 0) for sample in chosen[i : i + size]] for i in range(0, len(chosen), size)]
+        rows = AudioRows(index, 0, self.seed)
+        return evaluation_loader(rows, batches, self.trainer.global_rank, self.trainer.world_size, self.num_workers)

@@ -1,0 +1,129 @@
+"""The order of rows, and a loader that resumes in the middle of it.
+
+The global order is a pure function of (seed, epoch): shards are permuted, then cut into windows of a fixed number of
+samples, and samples are permuted within their window. Ranks take strides of the rows. The position (epoch, window, row)
+is the whole resume state: it counts rows over all ranks, so it holds for any number of ranks and workers.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.shards import ShardIndex
+
+
+class RowPlan(Protocol):
+    """Rows by window, planned from the index alone, and the reading of them."""
+
+    num_windows: int
+
+    def rows(self, epoch: int, window: int) -> list[Any]:
+        """A pure function: what each row of the window is made of."""
+        ...
+
+    def load(self, rows: list[Any]) -> Any:
+        """Read the rows and collate them to one batch."""
+        ...
+
+
+def num_windows(index: ShardIndex, window_size: int) -> int:
+    return -(-len(index) // window_size)
+
+
+def window_samples(index: ShardIndex, seed: int, epoch: int, window: int, window_size: int) -> np.ndarray:
+    """Sample numbers of one window in the order of (seed, epoch)."""
+    counts = np.bincount(index.shard_of, minlength=len(index.shards))
+    starts = np.cumsum(counts) - counts
+    order = np.random.default_rng([seed, epoch]).permutation(len(counts))
+    ends = np.cumsum(counts[order])
+    places = np.arange(window * window_size, min((window + 1) * window_size, len(index)))
+    slot = np.searchsorted(ends, places, side="right")
+    samples = starts[order[slot]] + places - (ends[slot] - counts[order[slot]])
+    return np.random.default_rng([seed, epoch, window]).permutation(samples)
+
+
+class PlannedBatches(Dataset):
+    """Adapter for torch's DataLoader: a key is the list of rows of one batch."""
+
+    def __init__(self, plan: RowPlan) -> None:
+        self.plan = plan
+
+    def __getitem__(self, rows: list[Any]) -> Any:
+        return self.plan.load(rows)
+
+
+class ResumableLoader:
+    """An endless stream of training batches in the planned order, cut into `num_batches` per pass.
+
+    Lightning stores `state_dict()` in every checkpoint. Defining `__len__` keeps it from prefetching, so the stored
+    position is that of the next batch to train on.
+
+    Args:
+        plan: Rows and how to read them.
+        rows_per_batch: Rows of one batch on one rank.
+        num_batches: Batches of one pass ("epoch" of the Trainer).
+        rank, world_size: This process among all.
+        num_workers: Loader processes; 0 reads in this one.
+    """
+
+    def __init__(
+        self,
+        plan: RowPlan,
+        rows_per_batch: int,
+        num_batches: int,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+    ) -> None:
+        self.plan, self.rows_per_batch, self.num_batches = plan, rows_per_batch, num_batches
+        self.rank, self.world_size, self.num_workers = rank, world_size, num_workers
+        self.position = {"epoch": 0, "window": 0, "row": 0}
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def state_dict(self) -> dict[str, int]:
+        return dict(self.position)
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.position = dict(state)
+
+    def __iter__(self) -> Iterator[Any]:
+        ends: deque[dict[str, int]] = deque()
+
+        def batches() -> Iterator[list[Any]]:
+            stream = self._rows_from(self.position)
+            for _ in range(self.num_batches):
+                rows = [next(stream) for _ in range(self.rows_per_batch * self.world_size)]
+                ends.append(rows[-1][1])
+                yield [row for row, _ in rows[self.rank :: self.world_size]]
+
+        loader = DataLoader(PlannedBatches(self.plan), sampler=batches(), batch_size=None, num_workers=self.num_workers)
+        for batch in loader:
+            self.position = ends.popleft()
+            yield batch
+
+    def _rows_from(self, position: dict[str, int]) -> Iterator[tuple[Any, dict[str, int]]]:
+        """Every row from `position` on, with the position after it."""
+        epoch, window, first = position["epoch"], position["window"], position["row"]
+        num_empty = 0
+        while True:
+            rows = self.plan.rows(epoch, window)
+            num_empty = 0 if rows else num_empty + 1
+            if num_empty > self.plan.num_windows:
+                raise ValueError("Expected at least one usable row in the shards, but got none.")
+            for number in range(first, len(rows)):
+                yield rows[number], {"epoch": epoch, "window": window, "row": number + 1}
+            window, first = window + 1, 0
+            if window == self.plan.num_windows:
+                epoch, window = epoch + 1, 0
+
+
+def evaluation_loader(
+    plan: RowPlan, batches: list[list[Any]], rank: int, world_size: int, num_workers: int
+) -> DataLoader:
+    """Every batch once, strided over ranks, nothing repeated. Use with `use_distributed_sampler: false`."""
+    return DataLoader(PlannedBatches(plan), sampler=batches[rank::world_size], batch_size=None, num_workers=num_workers)

@@ -1,0 +1,200 @@
+"""Shards on disk: WebDataset tar files beside an index, written once, read by sample in any order.
+
+A shard folder holds `000000.tar` …, `index.json` (kind, shards, header, report) and `index.npz` (per sample: key, length,
+bytes of its text, shard, byte offset, byte size). The tar files are plain WebDataset and open with `webdataset.WebDataset(...)`; the
+offsets let us own the order of samples, which an exact resume needs and WebDataset's own pipeline cannot give.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+FORMAT = 1
+ARRAYS = ("keys", "lengths", "text_lengths", "shard_of", "offsets", "sizes")
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """What a shard folder holds.
+
+    `header` is what the writer was told of the data (token space, codec fingerprint, sample rate, …). `lengths` are in
+    samples of audio or in codes, `text_lengths` in UTF-8 bytes. `report` counts what preparation kept and skipped, with reasons.
+    """
+
+    folder: Path
+    kind: str
+    header: dict[str, Any]
+    report: dict[str, Any]
+    shards: list[str]
+    keys: np.ndarray
+    lengths: np.ndarray
+    text_lengths: np.ndarray
+    shard_of: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @classmethod
+    def load(cls, folder: Path | str, kind: str) -> "ShardIndex":
+        """Raises FileNotFoundError where there is no index, ValueError where it is of another kind or empty."""
+        folder = Path(folder)
+        if not (folder / "index.json").is_file():
+            raise FileNotFoundError(
+                f"Expected {kind} shards in `{folder}`, but there is no index.json. "
+                "Prepare or tokenise the data first (README, 'How to go on')."
+            )
+        about = json.loads((folder / "index.json").read_text())
+        if about["format"] != FORMAT or about["kind"] != kind:
+            raise ValueError(
+                f"Expected {kind} shards of format {FORMAT} in `{folder}`, "
+                f"but got {about['kind']} shards of format {about['format']}."
+            )
+        with np.load(folder / "index.npz") as arrays:
+            index = cls(
+                folder, kind, about["header"], about["report"], about["shards"], *(arrays[name] for name in ARRAYS)
+            )
+        if not len(index):
+            raise ValueError(f"Expected at least one sample in `{folder}`, but got none: {about['report']}.")
+        return index
+
+
+class ShardReader:
+    """Random access to the samples of an index. Opens each tar once per process; safe to send to loader workers."""
+
+    def __init__(self, index: ShardIndex) -> None:
+        self.index = index
+        self._files: dict[tuple[int, int], Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"index": self.index, "_files": {}}
+
+    def read(self, row: int) -> dict[str, Any]:
+        """{"__key__": str, extension: bytes, …} of one sample, read by WebDataset's tar reader.
+
+        Raises ValueError, naming shard and key, where the bytes are damaged.
+        """
+        from webdataset.tariterators import group_by_keys, tar_file_iterator
+
+        index = self.index
+        shard = int(index.shard_of[row])
+        source = (os.getpid(), shard)  # a file handle is never shared with a forked worker
+        if source not in self._files:
+            self._files[source] = (index.folder / index.shards[shard]).open("rb")
+        self._files[source].seek(int(index.offsets[row]))
+        chunk = self._files[source].read(int(index.sizes[row]))
+        try:
+            files = [dict(item, __url__="") for item in tar_file_iterator(io.BytesIO(chunk))]
+            (sample,) = group_by_keys(files)
+        except Exception as error:
+            raise ValueError(f"Expected a readable sample in `{index.shards[shard]}`, but got: {error}.") from error
+        if sample["__key__"] != index.keys[row]:
+            raise ValueError(f"Expected sample `{index.keys[row]}`, but got `{sample['__key__']}`: damaged shard.")
+        return sample
+
+
+class ShardWriter:
+    """Writes a shard folder. The index is written last, so that a folder with an index is complete.
+
+    Args:
+        folder: Where to write; leftovers of an interrupted writer are removed.
+        kind: "audio" or "tokens".
+        header: What readers must know (kept in index.json).
+        samples_per_shard: Samples in one tar file.
+    """
+
+    def __init__(self, folder: Path | str, kind: str, header: dict[str, Any], samples_per_shard: int = 1000) -> None:
+        self.folder, self.kind, self.header, self.samples_per_shard = Path(folder), kind, header, samples_per_shard
+        self._rows: list[tuple[str, int, int, int, int, int]] = []
+        self._keys: set[str] = set()
+        self._skipped: list[dict[str, str]] = []
+        self._tar: Any = None
+        self._stream: Any = None
+
+    def __enter__(self) -> "ShardWriter":
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for leftover in [*self.folder.glob("*.tar"), *self.folder.glob("index.*")]:
+            leftover.unlink()
+        return self
+
+    @property
+    def num_samples(self) -> int:
+        return len(self._rows)
+
+    @property
+    def total_length(self) -> int:
+        return sum(row[1] for row in self._rows)
+
+    def write(self, key: str, files: dict[str, Any], length: int, text: str) -> None:
+        """Add one sample: `files` by extension (bytes, or what webdataset's TarWriter encodes: npy, json)."""
+        if not key or any(character in key for character in "./ \\"):
+            raise ValueError(f"Expected `key` without dots, slashes and spaces, but got {key!r}.")
+        if key in self._keys:
+            raise ValueError(f"Expected every `key` once, but got {key!r} again.")
+        if len(self._rows) % self.samples_per_shard == 0:
+            self._open_next_shard()
+        start = self._tar.tarstream.offset
+        self._tar.write({"__key__": key, **files})
+        self._keys.add(key)
+        shard, size = len(self._rows) // self.samples_per_shard, self._tar.tarstream.offset - start
+        self._rows.append((key, length, len(text.encode()), shard, start, size))
+
+    def skip(self, key: str, reason: str) -> None:
+        """Count a sample that could not be used."""
+        self._skipped.append({"key": key, "reason": reason})
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._tar is not None:
+            self._tar.close()
+            self._stream.close()
+        if kind is None:
+            self._write_index()
+
+    def _open_next_shard(self) -> None:
+        from webdataset import TarWriter
+
+        if self._tar is not None:
+            self._tar.close()
+            self._stream.close()
+        number = len(self._rows) // self.samples_per_shard
+        self._stream = (self.folder / f"{number:06d}.tar").open("wb")
+        self._tar = TarWriter(self._stream, mtime=0)  # the same data gives the same bytes
+
+    def _write_index(self) -> None:
+        columns = zip(*self._rows, strict=True) if self._rows else [()] * len(ARRAYS)
+        arrays = {
+            name: np.array(column, dtype=np.str_ if name == "keys" else np.int64)
+            for name, column in zip(ARRAYS, columns, strict=True)
+        }
+        report = {
+            "num_samples": len(self._rows),
+            "num_skipped": len(self._skipped),
+            "skipped_by_reason": dict(Counter(item["reason"] for item in self._skipped)),
+            "skipped": self._skipped,
+        }
+        shards = sorted(path.name for path in self.folder.glob("*.tar"))
+        about = {"format": FORMAT, "kind": self.kind, "header": self.header, "report": report, "shards": shards}
+        with (self.folder / "index.npz.part").open("wb") as stream:
+            np.savez(stream, **arrays)
+        os.replace(self.folder / "index.npz.part", self.folder / "index.npz")
+        (self.folder / "index.json.part").write_text(json.dumps(about, indent=1, ensure_ascii=False))
+        os.replace(self.folder / "index.json.part", self.folder / "index.json")
+
+
+def held_out(key: str) -> bool:
+    """True for the tenth of all keys that no training run sees. A hash decides, so splits never drift."""
+    return int(hashlib.sha256(key.encode()).hexdigest(), 16) % 10 == 0

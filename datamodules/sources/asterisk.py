@@ -1,0 +1,246 @@
+"""AsteriskSource: the recorded telephone prompts of Debian's asterisk-core-sounds packages, five voices at 16 kHz."""
+
+import gzip
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from datamodules.sources.debian import download, find_packages, read_deb
+from datamodules.sources.folder import unique_keys
+from datamodules.sources.source import Recording, Skipped
+from modules.api import Audio
+
+SAMPLE_RATE = 16_000  # of G.722
+SOUNDS = "usr/share/asterisk/sounds/"
+TONES = re.compile(r"silence/.*|beep|beeperr|(a|de)scending-2tone|confbridge-(join|leave)|tt-monkeys")
+# A transcript line that swallowed the next one: `... eliminato vm-then-pound: poi premere cancelletto`.
+EMBEDDED_NAME = re.compile(r"(?:^|(?<=[\s.]))([A-Za-z0-9]+(?:[-/_][A-Za-z0-9]+)+):\s")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What the two packages of one language hold: audio and transcripts by prompt name, and the terms of use."""
+
+    voice: str
+    audio: dict[str, bytes]
+    transcripts: dict[str, list[str]]
+    license: str
+    copyright_holder: str
+    credits: str
+    copyright_file: str
+
+
+def decode_g722(data: bytes) -> Audio:
+    """G.722 at 64 kbit/s (each byte holds two samples of 16 kHz). Raises ValueError when there is nothing to decode."""
+    import av
+
+    if not data:
+        raise ValueError("the file is empty")
+    decoder = av.CodecContext.create("g722", "r")
+    decoder.sample_rate, decoder.layout = SAMPLE_RATE, "mono"
+    chunks = [frame.to_ndarray().reshape(-1) for packet in (av.Packet(data), None) for frame in decoder.decode(packet)]
+    samples_T = (
+        np.concatenate(chunks).astype(np.float32) / 32768
+    )  # numpy: torch's threads cost more than they give here
+    return Audio(torch.from_numpy(samples_T), SAMPLE_RATE)
+
+
+def read_transcripts(data: bytes, names: Collection[str]) -> dict[str, list[str]]:
+    """Every distinct text that a file of lines `name: text` gives for a prompt, by prompt name.
+
+    `;` starts a comment. A text that holds one of `names` and a colon is split there.
+    """
+    try:
+        lines = data.decode("utf-8").splitlines()  # the Italian file starts with a byte order mark
+    except UnicodeDecodeError:
+        lines = data.decode("latin-1").splitlines()
+    texts: dict[str, list[str]] = {}
+    embedded: dict[str, str] = {}
+    for line in lines:
+        name, colon, rest = line.partition(":")
+        if line.lstrip().startswith(";") or not colon:
+            continue
+        text, *others = EMBEDDED_NAME.split(" ".join(rest.split()))
+        for inner, words in zip(others[::2], others[1::2], strict=True):
+            if inner in names:
+                embedded[inner] = words.strip()
+            else:
+                text += f"{inner}: {words}"
+        if text.strip() and text.strip() not in texts.setdefault(name.strip(), []):
+            texts[name.strip()].append(text.strip())
+    for name, text in embedded.items():  # a line of its own is the better witness
+        if text and not texts.get(name):
+            texts[name] = [text]
+    return texts
+
+
+def spoken_text(name: str, transcripts: dict[str, list[str]], language: str) -> str | Skipped:
+    """What is said in the prompt `name`, or why that is not known (a Skipped without key)."""
+    if TONES.fullmatch(name):
+        return Skipped("", "a tone, noise or silence, not speech")
+    texts = transcripts.get(name)
+    if texts is None:  # the Italian file has phonetic/C_P for phonetic/c_p
+        alike = [key for key in transcripts if key.casefold() == name.casefold()]
+        texts = transcripts[alike[0]] if len(alike) == 1 else []
+    if not texts:
+        return Skipped("", "no transcript")
+    if len(texts) > 1:
+        return Skipped("", "several transcripts that differ")
+    text = texts[0]
+    if re.fullmatch(r"\[.*\]|\(.*\)|<.*>", text):
+        return Skipped("", "a tone, noise or silence, not speech")
+    text = re.sub(r"\s*\[\W*\]\s*", " ", text).strip()  # `at [@]`: the sign that is named
+    if re.search(r"[\[\](){}<>]", text):
+        return Skipped("", "the transcript holds a remark in brackets: which words are spoken is not certain")
+    if text.count('"') == 1:
+        text = text.replace('"', "")
+    if not re.search(r"\w", text):
+        return Skipped("", "no transcript")
+    if language == "ru" and not re.search(r"[\u0400-\u04ff]", text):
+        return Skipped("", "the transcript is not in the language of the recording")
+    return text
+
+
+def read_copyright(text: str, language: str) -> dict[str, str]:
+    """The paragraph of a machine-readable Debian copyright file that covers the sounds of `language`, by field."""
+    covering: dict[str, str] = {}
+    for paragraph in re.split(r"\n[ \t]*\n", text):
+        fields: dict[str, str] = {}
+        field = ""
+        for line in paragraph.splitlines():
+            if line[:1].isspace():
+                fields[field] = fields.get(field, "") + "\n" + line.strip()
+            elif ":" in line:
+                field, _, value = line.partition(":")
+                fields[field] = value.strip()
+        if any(fnmatch(f"{language}-sounds", pattern) for pattern in fields.get("Files", "").split()):
+            covering = fields  # the last one that matches holds
+    return covering
+
+
+class AsteriskSource:
+    """The prompts of `asterisk-core-sounds-{language}-g722` with the transcripts of `asterisk-core-sounds-{language}`.
+
+    16 kHz mono, one voice per language, 24 to 31 minutes each. The packages are fetched with `apt-get download` into
+    `cache`, with apt's own state there: nothing is installed, root is not needed; what is in the cache is not fetched
+    again. Tones, silences and prompts whose words are not certain are Skipped. Keys are `en_digits_1` for the English
+    prompt digits/1.
+
+    Args:
+        cache: Folder for the packages and apt's state.
+        languages: Of en, es, fr, it, ru.
+        packages: A folder of .deb files from elsewhere; nothing is fetched then.
+
+    Raises (on use):
+        FileNotFoundError: `packages` lacks a package.
+        RuntimeError: The packages could not be fetched (no apt-get, or offline); names the alternatives.
+        ValueError: A package is damaged or holds no prompts.
+    """
+
+    def __init__(
+        self, cache: Path, languages: Sequence[str] = ("en", "es", "fr", "it", "ru"), packages: Path | None = None
+    ) -> None:
+        odd = [language for language in languages if not re.fullmatch("[a-z]{2}", language)]
+        if odd or not languages or len(set(languages)) != len(languages):
+            raise ValueError(f"Expected `languages` to be distinct two-letter codes, but got {list(languages)}.")
+        self.cache = Path(cache)
+        self.languages = tuple(languages)
+        self.packages = None if packages is None else Path(packages)
+        self._prompts: dict[str, Prompts] = {}
+
+    @property
+    def num_recordings(self) -> int:
+        return sum(len(self._read(language).audio) for language in self.languages)
+
+    def recordings(self) -> Iterator[Recording | Skipped]:
+        for language in self.languages:
+            prompts = self._read(language)
+            names = sorted(prompts.audio)
+            for key, name in zip(unique_keys(names, f"{language}_"), names, strict=True):
+                yield self._recording(key, name, language, prompts)
+
+    def credits(self) -> str:
+        """Who spoke, under which licence, for each language; then the packages' copyright files, whole."""
+        parts = ["Prompts of the Asterisk core sounds (https://www.asterisk.org), decoded from G.722 to PCM.\n"]
+        files: list[str] = []
+        for language in self.languages:
+            prompts = self._read(language)
+            parts.append(
+                f"asterisk-core-sounds-{language} (voice {prompts.voice}): {prompts.license}, "
+                f"copyright {prompts.copyright_holder}\n{prompts.credits}\n"
+            )
+            if prompts.copyright_file not in files:
+                files.append(prompts.copyright_file)
+        return "\n".join([*parts, *files])
+
+    def _recording(self, key: str, name: str, language: str, prompts: Prompts) -> Recording | Skipped:
+        text = spoken_text(name, prompts.transcripts, language)
+        if isinstance(text, Skipped):
+            return Skipped(key, text.reason)
+        try:
+            audio = decode_g722(prompts.audio[name])
+        except (OSError, RuntimeError, ValueError) as error:
+            return Skipped(key, f"unreadable: {error}")
+        source = f"asterisk-core-sounds-{language}"
+        # The digits make up the training strings of DigitsSource: they are never held out.
+        split = "train" if re.fullmatch(r"en_digits_\d", key) else ""
+        return Recording(key, audio, text, prompts.voice, language, source, prompts.license, split)
+
+    def _read(self, language: str) -> Prompts:
+        if language not in self._prompts:
+            self._prompts[language] = read_prompts(*self._package_files(language), language)
+        return self._prompts[language]
+
+    def _package_files(self, language: str) -> list[Path]:
+        """The .deb files of the transcripts and of the sounds."""
+        folder = self.packages or self.cache / "packages"
+        names = package_names(language)
+        found = find_packages(folder, names)
+        if len(found) < len(names) and self.packages:
+            missing = ", ".join(f"{name}_*.deb" for name in names if name not in found)
+            raise FileNotFoundError(f"Expected `packages` to hold {missing}, but got {self.packages} without.")
+        if len(found) < len(names):
+            wanted = [name for language in self.languages for name in package_names(language)]
+            download([name for name in wanted if not find_packages(folder, [name])], folder, self.cache / "apt")
+            found = find_packages(folder, names)
+        return [found[name] for name in names]
+
+
+def package_names(language: str) -> list[str]:
+    """The Debian packages of the transcripts and of the sounds of a language."""
+    return [f"asterisk-core-sounds-{language}", f"asterisk-core-sounds-{language}-g722"]
+
+
+def read_prompts(transcripts: Path, sounds: Path, language: str) -> Prompts:
+    """The contents of a language's two packages. Raises ValueError when one of them is damaged or lacks its part."""
+    texts, files = read_deb(transcripts), read_deb(sounds)
+    audio = {path.removeprefix(SOUNDS): data for path, data in files.items() if path.startswith(SOUNDS)}
+    voices = sorted({path.partition("/")[0] for path in audio})
+    audio = {path.partition("/")[2].removesuffix(".g722"): data for path, data in audio.items() if path[-5:] == ".g722"}
+    if len(voices) != 1 or not audio:
+        raise ValueError(f"Expected `{sounds}` to hold the G.722 prompts of one voice, but got {voices or 'none'}.")
+    documents = f"usr/share/doc/asterisk-core-sounds-{language}/"
+    try:
+        lines = gzip.decompress(texts[f"{documents}core-sounds-{language}.txt.gz"])
+        copyright_file = texts[f"{documents}copyright"].decode("utf-8", "replace")
+    except (KeyError, OSError, EOFError) as error:
+        raise ValueError(
+            f"Expected `{transcripts}` to hold transcripts and a copyright file, but got {error}."
+        ) from error
+    terms = read_copyright(copyright_file, language)
+    if not terms.get("License"):
+        raise ValueError(f"Expected the copyright file of `{transcripts}` to name a licence, but got none.")
+    return Prompts(
+        voice=voices[0],
+        audio=audio,
+        transcripts=read_transcripts(lines, audio.keys()),
+        license=terms["License"].splitlines()[0],
+        copyright_holder=terms.get("Copyright", "not stated"),
+        credits=terms.get("Comment", "").replace("\n.\n", "\n\n"),  # a lone dot stands for an empty line
+        copyright_file=copyright_file,
+    )

@@ -1,0 +1,199 @@
+"""DigitsSource: spoken digit strings, composed from recordings of the ten digits. Shape letter: T audio samples."""
+
+import hashlib
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from datamodules.sources.source import Recording, Skipped, Source
+from modules.api import Audio
+
+DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+DIGIT_KEYS = tuple(f"en_digits_{digit}" for digit in range(10))
+MIN_HELD_OUT_DIGITS = 4  # shorter strings are too few to keep some from training
+PAUSE_SECONDS = (0.040, 0.160)  # between two digits
+EDGE_SECONDS = (0.050, 0.150)  # before the first and after the last
+GAIN_DECIBELS = (-3.0, 3.0)
+SILENCE_DECIBELS = -50.0  # below the loudest frame of a recording
+FRAME_SECONDS = 0.010
+MAX_ATTEMPTS = 200_000
+
+
+def spoken(digits: str) -> str:
+    """The words of a digit string: "42" gives "four two". Raises ValueError for anything but digits."""
+    if not digits.isascii() or not digits.isdigit():
+        raise ValueError(f"Expected `digits` to hold the characters 0 to 9 alone, but got {digits!r}.")
+    return " ".join(DIGIT_WORDS[int(digit)] for digit in digits)
+
+
+def is_held_out(digits: str) -> bool:
+    """Whether a string is kept for testing: one in ten of those with at least four digits, by their hash."""
+    return len(digits) >= MIN_HELD_OUT_DIGITS and int(hashlib.sha256(digits.encode()).hexdigest(), 16) % 10 == 0
+
+
+def trim_silence(samples_T: Tensor, sample_rate: int) -> Tensor:
+    """The recording without the silence at its ends.
+
+    Silent are frames of 10 ms whose energy is 50 dB or more below that of the loudest; one such frame is kept at each
+    end, for soft onsets. Raises ValueError when there is no sound at all.
+    """
+    hop = round(FRAME_SECONDS * sample_rate)
+    frames = functional.pad(samples_T, (0, -samples_T.numel() % hop)).reshape(-1, hop)
+    energy = frames.square().mean(dim=1)
+    if not energy.numel() or energy.max() <= 0:
+        raise ValueError("Expected `samples_T` to hold sound, but got silence.")
+    loud = torch.nonzero(energy > energy.max() * 10 ** (SILENCE_DECIBELS / 10)).flatten()
+    return samples_T[max(int(loud[0]) - 1, 0) * hop : (int(loud[-1]) + 2) * hop]
+
+
+def compose(words: Sequence[Tensor], pauses: Sequence[int], gain: float) -> Tensor:
+    """Silence and words in turn, times `gain`: pauses[0], words[0], pauses[1], ..., words[-1], pauses[-1].
+
+    Args:
+        words: Waveforms of any length.
+        pauses: Numbers of samples of silence; one more than there are words.
+        gain: Factor; lowered where the loudest sample would leave [-1, 1].
+    """
+    if len(pauses) != len(words) + 1:
+        raise ValueError(f"Expected `pauses` to be {len(words) + 1} for {len(words)} words, but got {len(pauses)}.")
+    peak = max(word.abs().max().item() for word in words)
+    audio_T = words[0].new_zeros(sum(pauses) + sum(word.numel() for word in words))
+    position = 0
+    for pause, word in zip(pauses, words, strict=False):
+        position += pause
+        audio_T[position : position + word.numel()] = word * min(gain, 1 / max(peak, 1e-9))
+        position += word.numel()
+    return audio_T
+
+
+class DigitsSource:
+    """Digit strings in one voice: real recorded words, compositional text.
+
+    String number `index` (its digits, pauses and gain) is a function of (seed, split, index) and the bounds on its
+    length; more strings leave the first ones as they are. Lengths are drawn evenly, then digits.
+    - train: strings that are not held out (`is_held_out`), possibly repeated.
+    - test: held-out strings, each once.
+    - hard: the same, of six to eight digits.
+
+    Args:
+        recordings: Gives the English digits under the keys en_digits_0 to en_digits_9. Read on first use.
+        num_strings: How many strings.
+        min_digits: Fewest digits of a string.
+        max_digits: Most digits of a string.
+        split: The set that the strings belong to.
+        seed: Another seed gives other strings.
+
+    Raises (on use):
+        ValueError: A digit is missing, or there are fewer than `num_strings` distinct held-out strings.
+    """
+
+    def __init__(
+        self,
+        recordings: Source,
+        num_strings: int,
+        min_digits: int,
+        max_digits: int,
+        split: Literal["train", "test", "hard"],
+        seed: int = 0,
+    ) -> None:
+        fewest, most = {"train": (1, None), "test": (MIN_HELD_OUT_DIGITS, None), "hard": (6, 8)}[split]
+        if num_strings < 1:
+            raise ValueError(f"Expected `num_strings` to be at least 1, but got {num_strings}.")
+        if min_digits < fewest:
+            raise ValueError(f"Expected `min_digits` to be at least {fewest} for {split}, but got {min_digits}.")
+        if max_digits < min_digits or (most and max_digits > most):
+            bounds = f"at least `min_digits`={min_digits}" + (f" and at most {most} for {split}" if most else "")
+            raise ValueError(f"Expected `max_digits` to be {bounds}, but got {max_digits}.")
+        self.digit_recordings = recordings
+        self.num_strings = num_strings
+        self.min_digits = min_digits
+        self.max_digits = max_digits
+        self.split = split
+        self.seed = seed
+        self._digits: list[Recording] = []
+
+    @property
+    def num_recordings(self) -> int:
+        return self.num_strings
+
+    def strings(self) -> Iterator[str]:
+        """The digit strings, in order. Reads no recording."""
+        seen: set[str] = set()
+        for index in range(self.num_strings):
+            noise = random.Random(f"digits/{self.seed}/{self.split}/{index}")
+            digits = next((string for string in self._draws(noise) if string not in seen), None)
+            if digits is None:
+                raise ValueError(
+                    f"Expected `num_strings` to be at most the number of held-out strings of {self.min_digits} to "
+                    f"{self.max_digits} digits, but got {self.num_strings}: no more found after {index}."
+                )
+            if self.split != "train":
+                seen.add(digits)
+            yield digits
+
+    def recordings(self) -> Iterator[Recording | Skipped]:
+        for index, digits in enumerate(self.strings()):
+            yield self._recording(index, digits)
+
+    def credits(self) -> str:
+        return (
+            f"Spoken digit strings, composed from ten recordings of single digits.\n\n{self.digit_recordings.credits()}"
+        )
+
+    def _draws(self, noise: random.Random) -> Iterator[str]:
+        """Strings of the split, without end for train, for a bounded number of attempts where they may run out."""
+        num_lengths = self.max_digits - self.min_digits + 1
+        for _ in range(MAX_ATTEMPTS):
+            # random() alone is the same in every version of Python.
+            num_digits = self.min_digits + int(noise.random() * num_lengths)
+            digits = "".join(str(int(noise.random() * 10)) for _ in range(num_digits))
+            if is_held_out(digits) == (self.split != "train"):
+                yield digits
+
+    def _recording(self, index: int, digits: str) -> Recording:
+        recordings = self._load()
+        first = recordings[0]
+        sample_rate = first.audio.sample_rate
+        noise = random.Random(f"sound/{self.seed}/{self.split}/{index}")
+        bounds = [EDGE_SECONDS, *[PAUSE_SECONDS] * (len(digits) - 1), EDGE_SECONDS]
+        pauses = [round((low + noise.random() * (high - low)) * sample_rate) for low, high in bounds]
+        decibels = GAIN_DECIBELS[0] + noise.random() * (GAIN_DECIBELS[1] - GAIN_DECIBELS[0])
+        words = [recordings[int(digit)].audio.samples_T for digit in digits]
+        return Recording(
+            key=f"digits_{self.split}_{index:05d}_{digits}",
+            audio=Audio(compose(words, pauses, 10 ** (decibels / 20)), sample_rate),
+            text=spoken(digits),
+            speaker=first.speaker,
+            language=first.language,
+            source=f"digit strings composed from {first.source}",
+            license=first.license,
+            split=self.split,
+        )
+
+    def _load(self) -> list[Recording]:
+        """The ten digits in order, trimmed; read once."""
+        if self._digits:
+            return self._digits
+        found: dict[str, Recording] = {}
+        reasons: dict[str, str] = dict.fromkeys(DIGIT_KEYS, "not there")
+        for item in self.digit_recordings.recordings():
+            if isinstance(item, Skipped):
+                reasons |= {item.key: item.reason} if item.key in reasons else {}
+            elif item.key in reasons:
+                samples_T = trim_silence(item.audio.samples_T, item.audio.sample_rate)
+                found[item.key] = replace(item, audio=Audio(samples_T, item.audio.sample_rate))
+            if len(found) == len(DIGIT_KEYS):
+                break
+        missing = [f"{key} ({reasons[key]})" for key in DIGIT_KEYS if key not in found]
+        if missing:
+            raise ValueError(f"Expected `recordings` to give the ten English digits, but got none of {missing}.")
+        rates = {recording.audio.sample_rate for recording in found.values()}
+        if len(rates) > 1:
+            raise ValueError(f"Expected `recordings` to share one sample rate, but got {sorted(rates)}.")
+        self._digits = [found[key] for key in DIGIT_KEYS]
+        return self._digits

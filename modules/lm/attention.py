@@ -1,0 +1,157 @@
+"""Document-exact attention over packed rows, as an attention function of transformers.
+
+A packed row holds several documents end to end. Here each document attends to itself alone, causally, so that a packed row
+gives what its documents give alone. The boundaries are found once per forward pass (`find_segments`) and handed to every
+layer through the keyword argument `segments`; no (L, L) mask is ever built.
+
+Shapes: R rows, L tokens of a row, H query heads, K key-value heads, D head size, S keys of a cache.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ATTENTION_NAME = "packed_documents"
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Runs of tokens of one document in the flattened (R * L) tokens.
+
+    `lengths` and `is_padding` (host lists) serve the loop, `boundaries` (int32, one more than there are segments) serves the
+    variable-length kernel; `max_length` bounds the length of a segment.
+    """
+
+    boundaries: Tensor
+    max_length: int
+    lengths: list[int]
+    is_padding: list[bool]
+
+
+def find_segments(documents_RL: Tensor) -> Segments:
+    """The segments of packed rows. `documents_RL` numbers the documents of each row; -1 is padding.
+
+    Costs one wait for the device where the rows are not on the CPU.
+    """
+    num_rows, row_length = documents_RL.shape
+    changes_RL = torch.ones_like(documents_RL, dtype=torch.bool)  # a row always begins a segment
+    changes_RL[:, 1:] = documents_RL[:, 1:] != documents_RL[:, :-1]
+    starts = changes_RL.flatten().nonzero().squeeze(1)
+    boundaries = torch.cat([starts, starts.new_tensor([num_rows * row_length])])
+    lengths = boundaries.diff().tolist()
+    is_padding = (documents_RL.flatten()[starts] < 0).tolist()
+    return Segments(boundaries.to(torch.int32), row_length, lengths, is_padding)
+
+
+def register_packed_attention() -> str:
+    """Make the attention known to transformers, and return the name for `attn_implementation`.
+
+    Only the attention function is registered: transformers builds no mask for a name that has no mask function.
+    """
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(ATTENTION_NAME, packed_attention)
+    return ATTENTION_NAME
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    segments: Segments | None = None,
+    **kwargs: object,
+) -> tuple[Tensor, None]:
+    """Attention of `query` (R, H, L, D) over `key` and `value` (R, K, S, D): (R, L, H, D), in transformers' signature.
+
+    With `segments`: causal within each segment. Without: one new token per row over a cache, where `attention_mask`
+    (R, 1, 1, S) is False on keys to leave out; or, with L = S, plain causal rows.
+    """
+    if dropout:
+        raise ValueError(f"Expected `attention_dropout` to be 0 with packed attention, but got {dropout}.")
+    if segments is not None:
+        return _attend_segments(query, key, value, segments, scaling), None
+    if query.shape[2] == 1:
+        return _attend_cache(query, key, value, attention_mask, scaling), None
+    if attention_mask is not None or query.shape[2] != key.shape[2]:
+        raise ValueError("Expected `segments`, one token per row, or whole rows without a mask, but got none of them.")
+    output = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
+    return output.transpose(1, 2), None
+
+
+def _attend_cache(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+    """The heads that share keys become the query tokens of one head: each key is read once."""
+    num_rows, num_heads, _, head_size = query.shape
+    num_key_value_heads = key.shape[1]
+    folded = query.reshape(num_rows, num_key_value_heads, num_heads // num_key_value_heads, head_size)
+    # Two plain products: for one token per row twice as fast on a CPU as the fused kernel, which a mask slows down.
+    scores = folded @ key.transpose(2, 3) * (head_size**-0.5 if scaling is None else scaling)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    output = scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
+    return output.reshape(num_rows, 1, num_heads, head_size)
+
+
+def _attend_segments(query: Tensor, key: Tensor, value: Tensor, segments: Segments, scaling: float | None) -> Tensor:
+    num_rows, num_heads, row_length, head_size = query.shape
+    tokens = [tensor.transpose(1, 2).flatten(0, 1) for tensor in (query, key, value)]  # each (R * L, heads, D)
+    kernel = _variable_length_kernel() if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) else None
+    if kernel is not None:
+        output = kernel(*tokens, segments.boundaries, segments.max_length, scaling)
+    else:
+        output = _loop_over_segments(*tokens, segments, scaling)
+    return output.view(num_rows, row_length, num_heads, head_size)
+
+
+def _loop_over_segments(query: Tensor, key: Tensor, value: Tensor, segments: Segments, scaling: float | None) -> Tensor:
+    """One causal attention per document; padding gives zeros. `split` keeps the backward pass linear in the tokens."""
+    outputs = []
+    parts = zip(*(tensor.split(segments.lengths) for tensor in (query, key, value)), segments.is_padding, strict=True)
+    for query_part, key_part, value_part, is_padding in parts:
+        if is_padding:
+            outputs.append(torch.zeros_like(query_part))
+            continue
+        heads = [part.transpose(0, 1).unsqueeze(0) for part in (query_part, key_part, value_part)]
+        output = F.scaled_dot_product_attention(*heads, is_causal=True, scale=scaling, enable_gqa=True)
+        outputs.append(output.squeeze(0).transpose(0, 1))
+    return torch.cat(outputs)
+
+
+@cache
+def _variable_length_kernel() -> Callable[..., Tensor] | None:
+    """torch's variable-length FlashAttention (CUDA, half precision), or None where this torch has none.
+
+    Its signature changed: torch 2.10 has `is_causal`, later ones `window_size`; `enable_gqa` came after 2.11.
+    """
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    parameters = inspect.signature(varlen_attn).parameters
+    options: dict[str, object] = {"is_causal": True} if "is_causal" in parameters else {"window_size": (-1, 0)}
+    has_groups = "enable_gqa" in parameters
+    if has_groups:
+        options["enable_gqa"] = True
+
+    def attend(
+        query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, max_length: int, scaling: float | None
+    ) -> Tensor:
+        if not has_groups and key.shape[1] != query.shape[1]:
+            num_repeats = query.shape[1] // key.shape[1]
+            key, value = (tensor.repeat_interleave(num_repeats, dim=1) for tensor in (key, value))
+        # `scale` is missing from early signatures; scaling the query by the ratio to the default is the same.
+        if scaling is not None:
+            query = query * (scaling * query.shape[-1] ** 0.5) if scaling != query.shape[-1] ** -0.5 else query
+        return varlen_attn(query, key, value, boundaries, boundaries, max_length, max_length, **options)
+
+    return attend

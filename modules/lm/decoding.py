@@ -1,0 +1,141 @@
+"""A batch of rows that are decoded together, until enough of them have ended.
+
+Shapes: R rows, V words of the cut head (end of speech, the markers before code 0, which are never drawn, the codes),
+A layers, K key-value heads, S tokens, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from modules.api import Branch, SamplingSettings
+from modules.lm.cache import RowCache
+from modules.lm.distribution import draw, restrict
+from modules.lm.noise import seed_tensor, uniform_noise
+from modules.tokens import TokenSpace
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+_MAX_FREE_COLUMNS = 128
+_ENDED_FRACTION = 0.25  # of the rows must have ended before the rest is copied into another batch
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What a Branch needs to be extended: the cache of all its tokens but the last, and the last."""
+
+    cache_A2KSD: Tensor
+    last_token: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in the cache."""
+        return self.cache_A2KSD.shape[3]
+
+
+@dataclass
+class Row:
+    """One child that is being drawn from `branch`. `codes` and `log_probability` are those drawn here.
+
+    `prefix` is the parent's, and once the row has left a batch without a stop, its own.
+    """
+
+    branch: Branch
+    prefix: Prefix
+    seed: int
+    codes: list[int] = field(default_factory=list)
+    log_probability: float = 0.0
+    stopped: bool = False
+
+
+class DecodingBatch:
+    """Rows that grow by one token per step.
+
+    Args:
+        network: Shares its weights.
+        token_space: Where the codes stand in the head.
+        settings: How a code is drawn.
+        rows: What to decode; filled in by `run`.
+        max_new_tokens: Tokens that a row may have drawn in all, over every batch that it has been in.
+    """
+
+    def __init__(
+        self,
+        network: LlamaForCausalLM,
+        token_space: TokenSpace,
+        settings: SamplingSettings,
+        rows: Sequence[Row],
+        max_new_tokens: int,
+    ):
+        self.network, self.token_space, self.settings = network, token_space, settings
+        self.rows, self.max_new_tokens = rows, max_new_tokens
+        device = network.lm_head.weight.device
+        num_free_columns = min(_MAX_FREE_COLUMNS, max(max_new_tokens - len(row.codes) for row in rows))
+        self.cache = RowCache([row.prefix.cache_A2KSD for row in rows], num_free_columns)
+        self.num_first_tokens = [row.prefix.num_tokens for row in rows]
+        self.num_first_codes = [len(row.codes) for row in rows]
+        self.tokens_R = torch.tensor([row.prefix.last_token for row in rows], device=device)
+        self.positions_R = torch.tensor(self.num_first_tokens, device=device)
+        self.code_positions_R = torch.tensor([row.branch.codes_S.numel() + len(row.codes) for row in rows], device=device)
+        self.seeds_R = seed_tensor([row.seed for row in rows], device)
+        # Rows are looked at after every step on a CPU; elsewhere each look waits for the device, so they wait their turn.
+        self.num_steps_per_look = 1 if device.type == "cpu" else 16
+
+    def run(self) -> None:
+        """Decode until a quarter of the rows have ended or the cache is full. Leaves each row's state in it."""
+        num_ended = 0
+        while num_ended == 0 or num_ended < _ENDED_FRACTION * len(self.rows):
+            num_steps = min(self.num_steps_per_look, self.cache.num_free_columns)
+            if num_steps == 0:
+                break
+            words, log_probabilities = zip(*(self._step() for _ in range(num_steps)), strict=True)
+            self._record(torch.stack(words).tolist(), torch.stack(log_probabilities).tolist())
+            num_ended = sum(self._has_ended(row) for row in self.rows)
+        for index, row in enumerate(self.rows):
+            if not row.stopped:
+                num_tokens = self.num_first_tokens[index] + len(row.codes) - self.num_first_codes[index]
+                cache = self.cache.row(index, num_tokens)
+                row.prefix = Prefix(cache, self.token_space.code_offset + row.codes[-1])
+
+    def _has_ended(self, row: Row) -> bool:
+        return row.stopped or len(row.codes) == self.max_new_tokens
+
+    def _step(self) -> tuple[Tensor, Tensor]:
+        """Feed each row's last token and draw the next: its word of the cut head, and its log-probability."""
+        space = self.token_space
+        hidden = self.network.model(
+            input_ids=self.tokens_R[:, None],
+            attention_mask=self.cache.attention_mask(),
+            position_ids=self.positions_R[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state[:, 0]
+        self.cache.advance()
+        head = self.network.lm_head.weight[space.speech_end : space.vocab_size]  # a view: the codes follow the markers
+        logits_RV = (hidden @ head.T).float()
+        logits_RV[:, 1 : space.code_offset - space.speech_end] = float("-inf")
+        words_R = draw(restrict(logits_RV, self.settings), uniform_noise(self.seeds_R, self.code_positions_R))
+        log_probabilities_R = logits_RV.log_softmax(-1).gather(1, words_R[:, None]).squeeze(1)
+        self.tokens_R = words_R + space.speech_end
+        self.positions_R = self.positions_R + 1
+        self.code_positions_R = self.code_positions_R + 1
+        return words_R, log_probabilities_R
+
+    def _record(self, words: list[list[int]], log_probabilities: list[list[float]]) -> None:
+        """Write what the steps drew into the rows; what came after a row's end is left out."""
+        first_code = self.token_space.code_offset - self.token_space.speech_end
+        for step_words, step_log_probabilities in zip(words, log_probabilities, strict=True):
+            for row, word, log_probability in zip(self.rows, step_words, step_log_probabilities, strict=True):
+                if self._has_ended(row):
+                    continue
+                row.log_probability += log_probability
+                if word == 0:
+                    row.stopped = True
+                else:
+                    row.codes.append(word - first_code)

@@ -1,0 +1,99 @@
+"""The language model's network: transformers' LlamaForCausalLM over packed rows, and its loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from modules.api import TokenBatch
+from modules.lm.attention import find_segments, register_packed_attention
+from modules.lm.loss import SummedLoss, linear_cross_entropy
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+
+@dataclass(frozen=True)
+class LlamaSize:
+    """The numbers of a Llama. The defaults are the demo's 5M parameters of body.
+
+    Args:
+        hidden_size: Channels of the residual stream.
+        intermediate_size: Channels of the gated feed-forward layer.
+        num_layers: Blocks.
+        num_heads: Query heads; divides hidden_size.
+        num_key_value_heads: Heads of keys and values; divides num_heads.
+        rope_theta: Base of the rotary position embedding.
+        max_positions: Longest sequence that the model is meant for, tokens.
+        tie_embeddings: Whether the head is the transposed embedding (Llasa-1B: yes).
+    """
+
+    hidden_size: int = 256
+    intermediate_size: int = 768
+    num_layers: int = 6
+    num_heads: int = 4
+    num_key_value_heads: int = 2
+    rope_theta: float = 10000.0
+    max_positions: int = 2048
+    tie_embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "intermediate_size", "num_layers", "num_heads", "num_key_value_heads", "max_positions"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Expected `{name}` to be at least 1, but got {getattr(self, name)}.")
+        if self.hidden_size % (2 * self.num_heads):
+            raise ValueError(
+                f"Expected `num_heads` to divide `hidden_size`={self.hidden_size} into an even head size, "
+                f"but got {self.num_heads}."
+            )
+        if self.num_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"Expected `num_key_value_heads` to divide `num_heads`={self.num_heads}, "
+                f"but got {self.num_key_value_heads}."
+            )
+
+
+def build_llama(size: LlamaSize, vocab_size: int) -> LlamaForCausalLM:
+    """A Llama with fresh weights whose attention is exact for packed documents (modules/lm/attention.py)."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=size.hidden_size,
+        intermediate_size=size.intermediate_size,
+        num_hidden_layers=size.num_layers,
+        num_attention_heads=size.num_heads,
+        num_key_value_heads=size.num_key_value_heads,
+        max_position_embeddings=size.max_positions,
+        rope_parameters={"rope_type": "default", "rope_theta": float(size.rope_theta)},
+        tie_word_embeddings=size.tie_embeddings,
+        use_cache=False,  # else every training step would fill a cache
+        bos_token_id=None,
+        eos_token_id=None,
+        attn_implementation=register_packed_attention(),
+    )
+    return LlamaForCausalLM(config)
+
+
+class SpeechLanguageModel(nn.Module):
+    """A Llama whose forward pass is the teacher-forced loss of packed rows.
+
+    The loss lives in `forward` so that FSDP2 gathers the head's weights for it, and so that tied weights stay in one group.
+    """
+
+    def __init__(self, llama: LlamaForCausalLM):
+        super().__init__()
+        self.llama = llama
+
+    def forward(self, batch: TokenBatch) -> SummedLoss:
+        """The loss summed over the targets of `batch.labels_RL`, and their number."""
+        output = self.llama.model(
+            input_ids=batch.tokens_RL,
+            position_ids=batch.positions_RL,
+            use_cache=False,
+            segments=find_segments(batch.documents_RL),
+        )
+        hidden_NC = output.last_hidden_state.flatten(0, 1)
+        return linear_cross_entropy(hidden_NC, self.llama.lm_head.weight, batch.labels_RL.flatten())

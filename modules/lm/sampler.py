@@ -1,0 +1,167 @@
+"""Draws speech codes with a KV cache: many candidates of many prompts in one batch.
+
+Each prompt is read once, whatever the number of its candidates. The head is cut to the codes and the end of speech. Rows
+that have stopped leave the batch and waiting ones take their place, so short candidates do not pay for long ones.
+
+Shapes: A layers, K key-value heads, S tokens, D head size, R rows, L tokens of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from modules.api import Branch, Prompt, PromptFormat, SamplingSettings
+from modules.lm.attention import find_segments
+from modules.lm.cache import PrefillCache
+from modules.lm.decoding import DecodingBatch, Prefix, Row
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+_MAX_PREFILL_TOKENS = 8192
+
+
+class KVCacheSampler:
+    """A modules.api.Sampler over a Llama in this process.
+
+    The code at place p of a candidate is drawn with one uniform number that is a function of (seed, p): a candidate is the
+    same alone or in any batch, in one call or continued over several, up to floating-point ties.
+
+    Args:
+        network: From modules.lm.network.build_llama; its weights are used as they are at each call.
+        prompt_format: Where text and codes stand.
+        settings: How a code is drawn.
+        max_batch_rows: Rows decoded together; bounds the memory.
+    """
+
+    def __init__(
+        self,
+        network: LlamaForCausalLM,
+        prompt_format: PromptFormat,
+        settings: SamplingSettings,
+        max_batch_rows: int = 64,
+    ):
+        if max_batch_rows < 1:
+            raise ValueError(f"Expected `max_batch_rows` to be at least 1, but got {max_batch_rows}.")
+        self.network = network
+        self.prompt_format = prompt_format
+        self.settings = settings
+        self.max_batch_rows = max_batch_rows
+
+    # ------------------------------------------------------------------------------------------------------ protocol
+
+    @torch.inference_mode()
+    def start(self, prompts: Sequence[Prompt]) -> list[Branch]:
+        """One branch without codes per prompt. Raises ValueError on text that the tokenizer refuses."""
+        branches = [Branch(prompt, torch.empty(0, dtype=torch.int64)) for prompt in prompts]
+        self._prefill(branches)
+        return branches
+
+    @torch.inference_mode()
+    def extend(
+        self, branches: Sequence[Branch], num_children: int, max_new_tokens: int, seeds: Sequence[int]
+    ) -> list[Branch]:
+        """`num_children` longer copies of each branch, side by side; a branch that has stopped is copied as it is.
+
+        At most `max_new_tokens` are drawn for each, the end of speech among them. Branches that have not ended keep
+        their cache until `drop`; one without a cache is read again.
+        """
+        if len(seeds) != len(branches) * num_children:
+            raise ValueError(f"Expected `seeds` to hold {len(branches) * num_children} seeds, but got {len(seeds)}.")
+        if max_new_tokens < 1:
+            raise ValueError(f"Expected `max_new_tokens` to be at least 1, but got {max_new_tokens}.")
+        self._prefill([branch for branch in branches if not branch.stopped and branch.state is None])
+        parents = [branch for branch in branches for _ in range(num_children)]
+        rows = [Row(parent, parent.state, seed) for parent, seed in zip(parents, seeds, strict=True)]
+        self._decode([row for row in rows if not row.branch.stopped], max_new_tokens)
+        return [self._child(row) for row in rows]
+
+    def drop(self, branches: Sequence[Branch]) -> None:
+        for branch in branches:
+            branch.state = None
+
+    def num_prompt_tokens(self, prompt: Prompt) -> int:
+        return len(self.prompt_format.prompt_tokens(prompt.text))
+
+    def flops(self, num_prompt_tokens: int, num_codes: int) -> float:
+        """FLOPs to read a prompt and draw `num_codes` tokens: 2 per weight and token, the attention, the cut head.
+
+        N candidates of one prompt cost flops(P, 0) + N * (flops(P, S) - flops(P, 0)): the prompt is read once.
+        """
+        config = self.network.config
+        num_weights = sum(parameter.numel() for parameter in self.network.model.layers.parameters())
+        num_tokens = num_prompt_tokens + num_codes
+        num_pairs = num_tokens * (num_tokens + 1) / 2  # query and key
+        attention_channels = config.num_attention_heads * config.head_dim
+        head = 2 * config.hidden_size * (self.prompt_format.token_space.codebook_size + 1) * num_codes
+        return 2 * num_weights * num_tokens + 4 * attention_channels * config.num_hidden_layers * num_pairs + head
+
+    # ------------------------------------------------------------------------------------------------------ prefill
+
+    @property
+    def _device(self) -> torch.device:
+        return self.network.lm_head.weight.device
+
+    def _prefill(self, branches: Sequence[Branch]) -> None:
+        """Give each branch its Prefix. The branches of one forward pass are packed like training documents."""
+        offset = self.prompt_format.token_space.code_offset
+        pending: list[tuple[Branch, list[int]]] = []
+        for branch in branches:
+            codes = [offset + code for code in branch.codes_S.tolist()]
+            pending.append((branch, self.prompt_format.prompt_tokens(branch.prompt.text) + codes))
+            if sum(len(tokens) for _, tokens in pending) >= _MAX_PREFILL_TOKENS:
+                self._prefill_pack(pending)
+                pending = []
+        if pending:
+            self._prefill_pack(pending)
+
+    def _prefill_pack(self, pending: Sequence[tuple[Branch, list[int]]]) -> None:
+        lengths = [len(tokens) - 1 for _, tokens in pending]  # the last token is fed by the first step
+        cache = PrefillCache()
+
+        def as_row(values: list[int]) -> Tensor:
+            return torch.tensor([values], device=self._device)
+
+        documents_RL = as_row([document for document, length in enumerate(lengths) for _ in range(length)])
+        self.network.model(
+            input_ids=as_row([token for _, tokens in pending for token in tokens[:-1]]),
+            position_ids=as_row([position for length in lengths for position in range(length)]),
+            past_key_values=cache,
+            use_cache=True,
+            segments=find_segments(documents_RL),
+        )
+        parts = cache.stacked()[:, :, 0].split(lengths, dim=3)
+        for (branch, tokens), part in zip(pending, parts, strict=True):
+            branch.state = Prefix(part.clone(), tokens[-1])  # a copy: a view would hold every prompt of the pack
+
+    # ------------------------------------------------------------------------------------------------------ decoding
+
+    def _decode(self, rows: Sequence[Row], max_new_tokens: int) -> None:
+        """Fill in what each row draws: rows that have ended leave the batch, waiting ones take their place."""
+        waiting = list(reversed(rows))
+        current: list[Row] = []
+        while waiting or current:
+            while waiting and len(current) < self.max_batch_rows:
+                current.append(waiting.pop())
+            space = self.prompt_format.token_space
+            DecodingBatch(self.network, space, self.settings, current, max_new_tokens).run()
+            remaining = []
+            for row in current:
+                if row.stopped:
+                    continue
+                if len(row.codes) < max_new_tokens:
+                    remaining.append(row)
+                else:  # its cache is a view of the whole batch's
+                    row.prefix = Prefix(row.prefix.cache_A2KSD.clone(), row.prefix.last_token)
+            current = remaining
+
+    def _child(self, row: Row) -> Branch:
+        parent = row.branch
+        codes_S = torch.cat([parent.codes_S, torch.tensor(row.codes, dtype=torch.int64)])
+        stopped = parent.stopped or row.stopped
+        state = None if stopped else row.prefix
+        return Branch(parent.prompt, codes_S, parent.log_probability + row.log_probability, stopped, state)

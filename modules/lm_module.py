@@ -1,0 +1,160 @@
+"""LMModule: the language model as a LightningModule."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torchmetrics import MeanMetric
+
+from modules.api import PromptBatch, PromptFormat, Sampler, SamplingSettings, TokenBatch
+from modules.lm.loss import SummedLoss
+from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama
+from modules.lm.parallel import shard_data_parallel
+from modules.lm.sampler import KVCacheSampler
+from modules.tokens import TokenSpace
+
+
+class LMModule(lightning.LightningModule):
+    """A Llama over text and speech tokens, trained on the speech.
+
+    The checkpoint is the model file: `load_from_checkpoint` rebuilds all of it, also with `weights_only=True` when the
+    module was built by the command line. Sampling settings are no part of it; `sampler` takes them.
+
+    Args:
+        prompt_format: Where text and codes stand; owns the vocabulary. The data must hold the same one.
+        size: The numbers of the Llama.
+        optimizer: Called with the parameters.
+        scheduler: Called with the optimizer; stepped once per optimizer step. None keeps the learning rate.
+
+    Raises:
+        ValueError: On loading a checkpoint of another TokenSpace.
+    """
+
+    def __init__(
+        self,
+        prompt_format: PromptFormat,
+        size: LlamaSize = LlamaSize(),  # noqa: B008 (frozen)
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        scheduler: LRSchedulerCallable | None = None,
+    ):
+        super().__init__()
+        self.save_hyperparameters()
+        self.prompt_format = prompt_format
+        self.size = size
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.model: SpeechLanguageModel | None = None
+        self.val_loss = MeanMetric()
+        self.test_loss = MeanMetric()
+
+    @property
+    def token_space(self) -> TokenSpace:
+        return self.prompt_format.token_space
+
+    @property
+    def network(self) -> SpeechLanguageModel:
+        """The network, once `configure_model` has built it."""
+        if self.model is None:
+            self.configure_model()
+        return self.model
+
+    # ----------------------------------------------------------------------------------------------------- building
+
+    def configure_model(self) -> None:
+        """Build the network once, sharded where there is a device mesh (ModelParallelStrategy), whole elsewhere.
+
+        Lightning calls this before it restores weights: nothing may initialise them later.
+        """
+        if self.model is not None:
+            return
+        model = SpeechLanguageModel(build_llama(self.size, self.token_space.vocab_size))
+        if self.device_mesh is not None:
+            num_tensor_parallel = self.device_mesh["tensor_parallel"].size()
+            if num_tensor_parallel != 1:
+                raise ValueError(f"Expected `tensor_parallel_size` to be 1, but got {num_tensor_parallel}.")
+            parameter_dtype = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
+            shard_data_parallel(model, self.device_mesh["data_parallel"], parameter_dtype)
+        self.model = model
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.parameters())
+        if self.scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"},
+        }
+
+    # -------------------------------------------------------------------------------------------------------- steps
+
+    def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
+        """The mean loss over the targets of all ranks: ranks with more targets weigh more."""
+        loss = self.network(batch)
+        mean = loss.total / loss.num_targets.clamp(min=1)
+        detached = mean.detach()
+        self.log("train/loss", detached, prog_bar=True, batch_size=1)
+        self.log("train/perplexity", detached.exp(), batch_size=1)
+        self.log("train/num_targets", loss.num_targets.float(), batch_size=1)
+        num_ranks = self.trainer.world_size
+        if num_ranks == 1:
+            return mean
+        # Gradients are averaged over ranks: a sum over ranks divided by all targets needs this factor.
+        num_targets = loss.num_targets.clone()
+        torch.distributed.all_reduce(num_targets)
+        return loss.total * num_ranks / num_targets.clamp(min=1)
+
+    def validation_step(self, batch: TokenBatch, batch_index: int) -> None:
+        self._update(self.val_loss, self.network(batch))
+        self.log("val/loss", self.val_loss, prog_bar=True, batch_size=1)
+
+    def test_step(self, batch: PromptBatch | TokenBatch, batch_index: int) -> None:
+        """The teacher-forced loss where the codes are known. Sampling belongs to callbacks."""
+        tokens = batch.tokens if isinstance(batch, PromptBatch) else batch
+        if tokens is not None:
+            self._update(self.test_loss, self.network(tokens))
+            self.log("test/loss", self.test_loss, batch_size=1)
+
+    def predict_step(self, batch: PromptBatch, batch_index: int) -> PromptBatch:
+        """The batch itself, for the callbacks that sample."""
+        return batch
+
+    @staticmethod
+    def _update(metric: MeanMetric, loss: SummedLoss) -> None:
+        metric.update(loss.total / loss.num_targets.clamp(min=1), weight=loss.num_targets)
+
+    # ----------------------------------------------------------------------------------------------------- sampling
+
+    def sampler(self, settings: SamplingSettings, max_batch_rows: int = 64) -> Sampler:
+        """Draws codes from the network as it is at each call. Needs whole weights: not under a sharding strategy."""
+        if self.device_mesh is not None:
+            raise ValueError("Expected whole weights to sample from, but got a sharded model: sample with one device.")
+        return KVCacheSampler(self.network.llama, self.prompt_format, settings, max_batch_rows)
+
+    @property
+    def model_hash(self) -> str:
+        """SHA-256 over the size, the TokenSpace and every weight: what identifies this model in stored candidates."""
+        digest = hashlib.sha256(repr((self.size, self.token_space)).encode())
+        for name, weight in sorted(self.network.state_dict().items()):
+            weight = weight.full_tensor() if isinstance(weight, DTensor) else weight
+            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+            digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    # -------------------------------------------------------------------------------------------------- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["token_space"] = self.token_space.as_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        stored = checkpoint.get("token_space")
+        if stored != self.token_space.as_dict():
+            raise ValueError(
+                f"Expected a checkpoint with the `token_space` {self.token_space.as_dict()}, but got one with {stored}. "
+                "The text tokenizer and the codec's codebook must be those that the model was trained with."
+            )

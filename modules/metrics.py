@@ -1,0 +1,192 @@
+"""Metrics that torchmetrics lacks: code usage, per-utterance values with an interval, STOI and PESQ that drop nothing.
+
+Shapes: B utterances, T audio samples, S code frames, K entries of the codebook.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+PESQ_RATES = {"wb": (16000,), "nb": (8000, 16000)}
+
+
+@dataclass
+class CodeStatistics:
+    """`usage` is the fraction of the codebook seen at least once; `perplexity` is exp(entropy) in [1, K], NaN without
+    codes; `counts_K` says how often each was seen."""
+
+    usage: Tensor
+    perplexity: Tensor
+    counts_K: Tensor
+
+
+@dataclass
+class UtteranceSummary:
+    """`mean` over the judged utterances with its interval `low` to `high`; NaN where nothing could be judged."""
+
+    mean: float
+    low: float
+    high: float
+    num_judged: int
+    num_unjudged: int
+
+
+def code_statistics(counts_K: Tensor) -> CodeStatistics:
+    """Usage and perplexity of how often each of K codes was seen (VQ-VAE's codebook perplexity, arXiv 1711.00937)."""
+    frequencies_K = counts_K.double() / counts_K.sum()
+    entropy = -torch.special.xlogy(frequencies_K, frequencies_K).sum()
+    return CodeStatistics((counts_K > 0).double().mean(), entropy.exp(), counts_K)
+
+
+class CodeUsage(Metric):
+    """Counts codes over batches and ranks; `compute` gives CodeStatistics.
+
+    Args:
+        codebook_size: Number of entries of the codebook, K.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    counts_K: Tensor
+
+    def __init__(self, codebook_size: int) -> None:
+        super().__init__()
+        if codebook_size < 1:
+            raise ValueError(f"Expected `codebook_size` to be at least 1, but got {codebook_size}.")
+        self.codebook_size = codebook_size
+        self.add_state("counts_K", torch.zeros(codebook_size, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, codes_BS: Tensor, num_codes_B: Tensor) -> None:
+        """Count `codes_BS` (int64 in [0, K)); row b is valid up to `num_codes_B[b]`, what follows is padding."""
+        frames_S = torch.arange(codes_BS.shape[1], device=codes_BS.device)
+        valid_BS = frames_S < num_codes_B.to(codes_BS.device).unsqueeze(1)
+        codes = codes_BS[valid_BS].to(self.counts_K.device)
+        self.counts_K += torch.bincount(codes, minlength=self.codebook_size)
+
+    def compute(self) -> CodeStatistics:
+        return code_statistics(self.counts_K)
+
+
+def bootstrap_interval(
+    values: Sequence[float] | np.ndarray | Tensor, seed: int, num_resamples: int = 2000, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean (Efron 1979). NaNs are left out; without values both ends are NaN.
+
+    The same values and seed give the same interval, whatever ran before.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    values = values[~np.isnan(values)]
+    if values.size == 0:
+        return float("nan"), float("nan")
+    generator = np.random.default_rng(seed)
+    rows_per_block = max(1, 4_000_000 // values.size)  # at most 32 MB at a time
+    means = [
+        values[generator.integers(values.size, size=(min(rows_per_block, num_resamples - start), values.size))].mean(1)
+        for start in range(0, num_resamples, rows_per_block)
+    ]
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+class PerUtterance(Metric):
+    """Gathers one value per utterance over batches and ranks; `compute` gives their UtteranceSummary.
+
+    NaN says that an utterance could not be judged: it is counted, never dropped in silence. Values are sorted before
+    the bootstrap, so the interval does not depend on how utterances were spread over ranks.
+
+    Args:
+        seed: Seed of the bootstrap.
+    """
+
+    full_state_update = False
+    values: list[Tensor]
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.seed = seed
+        self.set_dtype(torch.float64)  # also of the empty tensor that a rank without utterances contributes
+        self.add_state("values", [], dist_reduce_fx="cat")
+
+    def update(self, values_B: Tensor) -> None:
+        self.values.append(values_B.detach().double().reshape(-1).to(self.device))
+
+    def compute(self) -> UtteranceSummary:
+        # After a sync across ranks the state is one tensor, before it a list.
+        gathered = self.values if isinstance(self.values, Tensor) else torch.cat([*self.values, torch.zeros(0)])
+        gathered = gathered.double().cpu()
+        judged = gathered[~gathered.isnan()].sort().values
+        low, high = bootstrap_interval(judged.numpy(), self.seed)
+        mean = float(judged.mean()) if judged.numel() else float("nan")
+        return UtteranceSummary(mean, low, high, judged.numel(), gathered.numel() - judged.numel())
+
+
+def _trimmed_pairs(
+    reference_BT: Tensor, degraded_BT: Tensor, num_samples_B: Tensor
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Each utterance without its padding, as float64 pairs on the CPU."""
+    if reference_BT.shape != degraded_BT.shape:
+        expected, got = tuple(reference_BT.shape), tuple(degraded_BT.shape)
+        raise ValueError(f"Expected `degraded_BT` to have the shape of `reference_BT`={expected}, but got {got}.")
+    reference, degraded = reference_BT.detach().double().cpu().numpy(), degraded_BT.detach().double().cpu().numpy()
+    lengths = num_samples_B.tolist()
+    return [(reference[row, :length], degraded[row, :length]) for row, length in enumerate(lengths)]
+
+
+def _comparable(reference_T: np.ndarray, degraded_T: np.ndarray) -> bool:
+    """Neither is silent or holds a value that is not finite."""
+    return all(
+        np.isfinite(audio_T).all() and np.abs(audio_T).max(initial=0) > 0 for audio_T in (reference_T, degraded_T)
+    )
+
+
+def stoi_scores(
+    reference_BT: Tensor, degraded_BT: Tensor, num_samples_B: Tensor, sample_rate: int, extended: bool = False
+) -> Tensor:
+    """Short-time objective intelligibility of each utterance (Taal et al. 2011, through pystoi), float64 (B,).
+
+    NaN where it cannot be judged: silence, or under 30 frames (0.4 s) of speech, where pystoi gives a made-up 1e-5.
+    """
+    from pystoi import stoi
+
+    scores = []
+    for reference_T, degraded_T in _trimmed_pairs(reference_BT, degraded_BT, num_samples_B):
+        score = float("nan")
+        if _comparable(reference_T, degraded_T):
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error", RuntimeWarning)
+                    score = float(stoi(reference_T, degraded_T, sample_rate, extended=extended))
+            except (RuntimeWarning, ValueError, IndexError):  # too short for one window, or for 30 of them
+                pass
+        scores.append(score)
+    return torch.tensor(scores, dtype=torch.float64)
+
+
+def pesq_scores(
+    reference_BT: Tensor, degraded_BT: Tensor, num_samples_B: Tensor, sample_rate: int, mode: Literal["wb", "nb"] = "wb"
+) -> Tensor:
+    """PESQ of each utterance (ITU-T P.862.2 for wb, P.862 for nb, through the package pesq), float64 (B,).
+
+    NaN where it cannot be judged: silence, no utterance found, or under a quarter of a second.
+    Raises ValueError if `sample_rate` is not one that the mode is defined for (wb 16000; nb 8000 or 16000).
+    """
+    from pesq import PesqError, pesq
+
+    if mode not in PESQ_RATES:
+        raise ValueError(f"Expected `mode` to be one of {sorted(PESQ_RATES)}, but got {mode!r}.")
+    if sample_rate not in PESQ_RATES[mode]:
+        raise ValueError(f"Expected `sample_rate` in {PESQ_RATES[mode]} for mode {mode!r}, but got {sample_rate}.")
+    scores = []
+    for reference_T, degraded_T in _trimmed_pairs(reference_BT, degraded_BT, num_samples_B):
+        score = -1.0
+        if _comparable(reference_T, degraded_T):
+            pair = reference_T.astype(np.float32), degraded_T.astype(np.float32)
+            score = pesq(sample_rate, *pair, mode, on_error=PesqError.RETURN_VALUES)
+        scores.append(float(score) if score >= 0 else float("nan"))
+    return torch.tensor(scores, dtype=torch.float64)

@@ -1,0 +1,32 @@
+"""Learning-rate schedule that both LightningModules' optimizers use, stepped once per update."""
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+class WarmupCosine(LambdaLR):
+    """Linear warm-up, then a cosine down to a fraction of the peak.
+
+    Args:
+        num_warmup_steps: Updates until the peak.
+        num_steps: Updates until the end of the cosine; later ones keep the final rate.
+        final_fraction: Final rate over the peak.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, num_warmup_steps: int, num_steps: int, final_fraction: float = 0.02
+    ) -> None:
+        if not 0 <= num_warmup_steps < num_steps:
+            raise ValueError(
+                f"Expected `num_warmup_steps` in [0, `num_steps`={num_steps}), but got {num_warmup_steps}."
+            )
+
+        def factor(step: int) -> float:
+            if step < num_warmup_steps:
+                return (step + 1) / num_warmup_steps
+            progress = min(1.0, (step - num_warmup_steps) / (num_steps - num_warmup_steps))
+            return final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
+
+        super().__init__(optimizer, factor)

@@ -1,0 +1,186 @@
+"""CandidateStore: sampled candidates on disk, so that a stopped sweep resumes and a new selector needs no sampling."""
+
+import csv
+import json
+import logging
+import math
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modules.api import Candidate, Cost, Prompt, Trace
+from modules.search.identity import digest
+from modules.search.scoring import ScoreFailure
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+
+
+@dataclass
+class CandidateRecord:
+    """A prompt's trace and what is known of its candidates.
+
+    `score_identities` says for each verifier's name which model and settings gave its scores (see `score_identity`).
+    `hypotheses` holds (candidate index, verifier name) -> what the verifier understood.
+    """
+
+    trace: Trace
+    score_identities: dict[str, str] = field(default_factory=dict)
+    hypotheses: dict[tuple[int, str], str] = field(default_factory=dict)
+
+    def forget_scores_of_others(self, identities: dict[str, str]) -> None:
+        """Remove scores and hypotheses of verifiers in `identities` (name -> identity) that another version gave."""
+        for name, identity in identities.items():
+            if self.score_identities.get(name) == identity:
+                continue
+            for candidate in self.trace.candidates:
+                candidate.scores.pop(name, None)
+            self.hypotheses = {key: text for key, text in self.hypotheses.items() if key[1] != name}
+            self.score_identities[name] = identity
+
+
+class CandidateStore:
+    """One JSON file per (model, prompt, setting) in `folder`, one candidate a line.
+
+    A file's name holds the prompt's key and the digest of the identity (`candidate_identity`), which stands in the file
+    too, with a digest of the content. Files appear whole or not at all: they are written under a temporary name in the
+    same folder, flushed to the disk and renamed. A damaged file is reported and set aside as NAME.damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    def path(self, identity: dict[str, Any]) -> Path:
+        readable = re.sub(r"[^\w-]+", "_", identity["prompt"]["key"])[:80]
+        return self.folder / f"{readable}-{digest(identity)[:24]}.json"
+
+    def load(self, identity: dict[str, Any], prompt: Prompt) -> CandidateRecord | None:
+        """The stored candidates of `prompt` (without audio), or None if there are none or the file was damaged."""
+        path = self.path(identity)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return _record_from_content(content, identity, prompt)
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            aside = path.with_suffix(".json.damaged")
+            os.replace(path, aside)
+            logger.warning(
+                "The stored candidates %s are damaged (%r): set aside as %s and sampled again.", path, error, aside.name
+            )
+            return None
+
+    def save(
+        self,
+        identity: dict[str, Any],
+        record: CandidateRecord,
+        failures: Sequence[ScoreFailure] | set[ScoreFailure] = (),
+    ) -> None:
+        """Write the record. Scores in `failures` are left out, so that a later run asks the verifier again."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        failed = set(failures)
+        body = {
+            "format": FORMAT_VERSION,
+            "identity": identity,
+            "score_identities": record.score_identities,
+            "candidates": [_candidate_content(one, record.hypotheses, failed) for one in record.trace.candidates],
+        }
+        head = {key: value for key, value in body.items() if key != "candidates"} | {"digest": digest(body)}
+        lines = ",\n".join(json.dumps(one, ensure_ascii=False) for one in body["candidates"])
+        text = json.dumps(head, ensure_ascii=False, indent=1)[:-2] + f',\n "candidates": [\n{lines}\n]}}\n'
+        _write_whole(self.path(identity), text)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write through a temporary name in the same folder: a kill or a power cut leaves the old file or the new one."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _candidate_content(
+    candidate: Candidate, hypotheses: dict[tuple[int, str], str], failures: set[ScoreFailure]
+) -> dict[str, Any]:
+    scores = {
+        name: None if math.isnan(score) else score
+        for name, score in candidate.scores.items()
+        if (candidate.prompt_key, candidate.index, name) not in failures
+    }
+    return {
+        "index": candidate.index,
+        "seed": candidate.seed,
+        "stopped": bool(candidate.stopped),
+        "log_probability": float(candidate.log_probability),
+        "scores": scores,
+        "hypotheses": {name: text for (index, name), text in hypotheses.items() if index == candidate.index},
+        "cost": asdict(candidate.cost),
+        "codes": candidate.codes_S.tolist(),
+    }
+
+
+def _record_from_content(content: dict[str, Any], identity: dict[str, Any], prompt: Prompt) -> CandidateRecord:
+    expected_digest = content.pop("digest")
+    if digest(content) != expected_digest:
+        raise ValueError("the content does not match its digest")
+    if content["format"] != FORMAT_VERSION or content["identity"] != json.loads(json.dumps(identity)):
+        raise ValueError("the file is of another format, model, prompt or setting than its name says")
+    candidates, hypotheses = [], {}
+    for one in content["candidates"]:
+        scores = {name: math.nan if score is None else float(score) for name, score in one["scores"].items()}
+        hypotheses |= {(one["index"], name): text for name, text in one["hypotheses"].items()}
+        candidates.append(
+            Candidate(
+                prompt_key=prompt.key,
+                index=one["index"],
+                seed=one["seed"],
+                codes_S=torch.tensor(one["codes"], dtype=torch.int64),
+                log_probability=one["log_probability"],
+                stopped=one["stopped"],
+                scores=scores,
+                cost=Cost(**one["cost"]),
+            )
+        )
+    return CandidateRecord(Trace(prompt, candidates), content["score_identities"], hypotheses)
+
+
+def export_candidates(prompt_sets: dict[str, list[Trace]], verifier_names: Sequence[str], path: Path) -> None:
+    """The merged store as CSV, a row per candidate. An empty score: that verifier was not asked; nan: it could not judge."""
+    columns = [
+        "prompt_set",
+        "prompt_key",
+        "text",
+        "language",
+        "index",
+        "seed",
+        "stopped",
+        "num_codes",
+        "log_probability",
+    ]
+    costs = ["lm_flops", "codec_flops", "verifier_flops", "seconds"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow([*columns, *verifier_names, *costs])
+        for prompt_set, traces in prompt_sets.items():
+            for trace in traces:
+                prompt = trace.prompt
+                for one in trace.candidates:
+                    row = [prompt_set, prompt.key, prompt.text, prompt.language, one.index, one.seed, int(one.stopped)]
+                    row += [one.num_codes, one.log_probability]
+                    row += [one.scores.get(name, "") for name in verifier_names]
+                    writer.writerow(row + [getattr(one.cost, name) for name in costs])

@@ -1,0 +1,150 @@
+"""The curves of a sweep: every selector under every judge that is another model, chance, and the oracle."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from modules.api import Candidate, Codec, Trace, Verifier
+from modules.search.estimators import (
+    CurvePoint,
+    JudgedPrompt,
+    bootstrap_interval,
+    candidate_counts,
+    expected_scores,
+    judged_only_score,
+    resample_counts,
+    selection_weights,
+)
+from modules.search.ledger import best_of_n_flops
+from modules.search.sweep import Panel, chosen_index
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve: its label, who chooses (None: chance), whether it can be run in earnest, and the chance of each of a
+    prompt's candidates to be the chosen one of n: `weights(place of the prompt, n) -> (N,)`."""
+
+    label: str
+    selector: Verifier | None
+    weights: Callable[[int, int], np.ndarray]
+    is_oracle: bool = False
+
+
+@dataclass(frozen=True)
+class CurveCalculator:
+    """Turns the traces of one prompt set into curve points. All lines share one set of resamples (paired intervals)."""
+
+    prompt_set: str
+    algorithm_name: str
+    traces: Sequence[Trace]
+    panel: Panel
+    codec: Codec
+    seed: int
+    num_resamples: int = 2000
+
+    def points(self) -> list[CurvePoint]:
+        """In the order of judges, then lines, then n."""
+        counts_RP = resample_counts(len(self.traces), self.seed, self.num_resamples)
+        points = []
+        for judge in self.panel.judges:
+            judged = self._judged(judge)
+            for line in self._lines(judge, judged):
+                points += self._line_points(line, judge, judged, candidate_counts(self._num_candidates()), counts_RP)
+        ends = sorted({1, self._num_candidates()})
+        for judge in self.panel.final_judges:
+            judged = self._judged(judge)
+            for line in self._final_lines(judge):
+                points += self._line_points(line, judge, judged, ends, counts_RP)
+        return points
+
+    def _num_candidates(self) -> int:
+        numbers = {len(trace.candidates) for trace in self.traces}
+        if len(numbers) != 1:
+            raise ValueError(f"Expected every prompt to have as many candidates, but got {sorted(numbers)}.")
+        return numbers.pop()
+
+    def _judged(self, judge: Verifier) -> list[JudgedPrompt]:
+        return [
+            JudgedPrompt.from_scores(
+                scores_of(trace.candidates, judge.name),
+                np.array([one.stopped for one in trace.candidates]),
+                judge.worst_score,
+            )
+            for trace in self.traces
+        ]
+
+    def _lines(self, judge: Verifier, judged: list[JudgedPrompt]) -> list[Line]:
+        """Chance, every selector of another model than the judge's, and the oracle: chosen by the judge's own metric."""
+        uniform_N = np.full(self._num_candidates(), 1 / self._num_candidates())
+        lines = [Line("random", None, lambda place, n: uniform_N)]
+        for selector in self.panel.selectors:
+            if selector.model_hash != judge.model_hash:
+                scores_PN = [scores_of(trace.candidates, selector.name) for trace in self.traces]
+                lines.append(Line(selector.name, selector, _weights_by(scores_PN)))
+        metrics_PN = [prompt.metric_N for prompt in judged]
+        return [*lines, Line(f"oracle ({judge.name})", None, _weights_by(metrics_PN), is_oracle=True)]
+
+    def _final_lines(self, judge: Verifier) -> list[Line]:
+        """n = 1 is the first candidate (a sample by chance), N the one chosen from all."""
+        lines = [Line("random", None, lambda place, n: self._one_hot(place, None, n))]
+        for selector in self.panel.selectors:
+            is_oracle = selector.model_hash == judge.model_hash
+            label = f"oracle ({judge.name})" if is_oracle else selector.name
+            if label not in {line.label for line in lines}:
+                lines.append(
+                    Line(label, selector, lambda place, n, one=selector: self._one_hot(place, one, n), is_oracle)
+                )
+        return lines
+
+    def _one_hot(self, place: int, selector: Verifier | None, n: int) -> np.ndarray:
+        candidates = self.traces[place].candidates
+        weights_N = np.zeros(len(candidates))
+        weights_N[0 if selector is None or n == 1 else chosen_index(candidates, selector.name)] = 1
+        return weights_N
+
+    def _line_points(
+        self, line: Line, judge: Verifier, judged: list[JudgedPrompt], numbers: list[int], counts_RP: np.ndarray
+    ) -> list[CurvePoint]:
+        asked = [one for trace in self.traces for one in trace.candidates if judge.name in one.scores]
+        num_unjudged = sum(bool(np.isnan(one.scores[judge.name])) and one.stopped for one in asked)
+        num_runaways = sum(not one.stopped for one in asked)
+        points = []
+        for n in numbers:
+            weights_PN = [line.weights(place, n) for place in range(len(self.traces))]
+            scores_P = expected_scores(judged, weights_PN)
+            low, high = bootstrap_interval(scores_P, counts_RP)
+            points.append(
+                CurvePoint(
+                    algorithm=self.algorithm_name,
+                    selector=line.label,
+                    judge=judge.name,
+                    n=n,
+                    score=float(scores_P.mean()),
+                    low=low,
+                    high=high,
+                    num_prompts=len(self.traces),
+                    num_unjudged=num_unjudged,
+                    num_runaways=num_runaways,
+                    score_judged_only=judged_only_score(judged, weights_PN),
+                    prompt_set=self.prompt_set,
+                    flops=self._flops(line, n),
+                )
+            )
+        return points
+
+    def _flops(self, line: Line, n: int) -> float:
+        if line.is_oracle:
+            return float("nan")
+        num_drawn = 1 if line.selector is None else n  # chance needs no second sample
+        costs = [best_of_n_flops(trace.candidates, line.selector, self.codec, num_drawn) for trace in self.traces]
+        return float(np.mean(costs))
+
+
+def scores_of(candidates: Sequence[Candidate], name: str) -> np.ndarray:
+    """(N,) float64; NaN where the verifier could not judge or was not asked."""
+    return np.array([candidate.scores.get(name, np.nan) for candidate in candidates], dtype=np.float64)
+
+
+def _weights_by(scores_PN: list[np.ndarray]) -> Callable[[int, int], np.ndarray]:
+    return lambda place, n: selection_weights(scores_PN[place], n)

@@ -1,0 +1,120 @@
+"""Exact expected best-of-n from N samples, and bootstrap intervals over prompts. Pure functions on numpy arrays.
+
+Shapes: P prompts, N candidates, R resamples.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One row of curve.csv: the expected judge's score of the best of `n`, chosen by `selector`.
+
+    `score` and its 95 % interval [low, high] count a candidate that the judge could not score, or that never ended, as
+    the judge's worst score; `score_judged_only` leaves such choices out (NaN where nothing is left). `num_unjudged`
+    (ended, but NaN from the judge) and `num_runaways` (never ended) count candidates among all that the judge was asked
+    about. `flops` is the mean compute for one prompt: n samples, decoded, and scored by the selector where n > 1; NaN
+    for the oracle, which nobody can run.
+    """
+
+    algorithm: str
+    selector: str
+    judge: str
+    n: int
+    score: float
+    low: float
+    high: float
+    num_prompts: int
+    num_unjudged: int
+    num_runaways: int
+    score_judged_only: float
+    prompt_set: str = ""
+    flops: float = math.nan
+
+
+def candidate_counts(num_candidates: int) -> list[int]:
+    """1, 2, 4, ... up to `num_candidates`, which is always the last."""
+    if num_candidates < 1:
+        raise ValueError(f"Expected `num_candidates` to be at least 1, but got {num_candidates}.")
+    powers = [2**exponent for exponent in range(num_candidates.bit_length()) if 2**exponent < num_candidates]
+    return [*powers, num_candidates]
+
+
+def selection_weights(selector_scores_N: np.ndarray, n: int) -> np.ndarray:
+    """(N,) probability that a candidate is the chosen one of n drawn without replacement from the N.
+
+    The candidate of rank i (ascending, from 1) is best in C(i - 1, n - 1) of the C(N, n) subsets. Ties are broken by
+    chance, so tied candidates share the mean weight of their group; NaN ranks below every score (all NaN are tied).
+    """
+    num_candidates = len(selector_scores_N)
+    if not 1 <= n <= num_candidates:
+        raise ValueError(f"Expected `n` in [1, {num_candidates}], but got {n}.")
+    num_subsets = math.comb(num_candidates, n)
+    weight_by_rank_N = np.array([math.comb(rank, n - 1) / num_subsets for rank in range(num_candidates)])
+    missing_N = np.isnan(selector_scores_N)
+    order_N = np.lexsort((np.where(missing_N, 0.0, selector_scores_N), ~missing_N))
+    weights_N = np.empty(num_candidates)
+    start = 0
+    for stop in range(1, num_candidates + 1):
+        if stop == num_candidates or not _tied(selector_scores_N[order_N[start]], selector_scores_N[order_N[stop]]):
+            weights_N[order_N[start:stop]] = weight_by_rank_N[start:stop].mean()
+            start = stop
+    return weights_N
+
+
+def _tied(first: float, second: float) -> bool:
+    return bool(first == second or (np.isnan(first) and np.isnan(second)))
+
+
+@dataclass(frozen=True)
+class JudgedPrompt:
+    """One prompt's candidates under one judge: `metric_N` has no NaN; `judged_N` says which were really judged."""
+
+    metric_N: np.ndarray
+    judged_N: np.ndarray
+
+    @classmethod
+    def from_scores(cls, judge_scores_N: np.ndarray, stopped_N: np.ndarray, worst_score: float) -> "JudgedPrompt":
+        """A NaN of the judge, and a candidate that never ended, count as `worst_score`."""
+        judged_N = ~np.isnan(judge_scores_N) & stopped_N.astype(bool)
+        return cls(np.where(judged_N, judge_scores_N, worst_score), judged_N)
+
+
+def expected_scores(prompts: list[JudgedPrompt], weights_PN: list[np.ndarray]) -> np.ndarray:
+    """(P,) expected metric of the chosen candidate of each prompt."""
+    return np.array([weights @ prompt.metric_N for prompt, weights in zip(prompts, weights_PN, strict=True)])
+
+
+def judged_only_score(prompts: list[JudgedPrompt], weights_PN: list[np.ndarray]) -> float:
+    """Mean metric over the choices that were judged: each weighted by its chance of being chosen. NaN if there are none."""
+    total, mass = 0.0, 0.0
+    for prompt, weights_N in zip(prompts, weights_PN, strict=True):
+        chance_N = weights_N * prompt.judged_N
+        total += float(chance_N @ prompt.metric_N)
+        mass += float(chance_N.sum())
+    return total / mass if mass > 0 else math.nan
+
+
+def resample_counts(num_prompts: int, seed: int, num_resamples: int = 2000) -> np.ndarray:
+    """(R, P) how often each prompt is drawn in each bootstrap resample. A pure function: systems that are compared on
+    the same prompts use the same counts, which pairs them."""
+    if num_prompts < 1:
+        raise ValueError(f"Expected `num_prompts` to be at least 1, but got {num_prompts}.")
+    generator = np.random.default_rng(seed)
+    drawn_RP = generator.integers(0, num_prompts, size=(num_resamples, num_prompts))
+    return np.stack([np.bincount(drawn_P, minlength=num_prompts) for drawn_P in drawn_RP])
+
+
+def bootstrap_interval(values_P: np.ndarray, counts_RP: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of the mean of `values_P` over the resamples of `resample_counts` (Efron 1979).
+
+    For the difference of two systems give the difference of their values: the same counts make it a paired interval.
+    """
+    if counts_RP.shape[1] != len(values_P):
+        raise ValueError(f"Expected `values_P` to hold {counts_RP.shape[1]} prompts, but got {len(values_P)}.")
+    means_R = counts_RP @ values_P / len(values_P)
+    low, high = np.quantile(means_R, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

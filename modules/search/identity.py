@@ -1,0 +1,76 @@
+"""What makes a candidate, and what makes a score: plain records of settings and hashes, and their digests."""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+import torch
+
+from modules.api import Codec, Prompt, SamplingSettings, SearchAlgorithm, Verifier
+
+
+def digest(value: Any) -> str:
+    """sha256 (hex) of a JSON value; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """Settings as JSON: dataclasses and other objects become their class and public attributes, a verifier its hash."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(str, value))
+    if hasattr(value, "__qualname__"):  # a class or a function
+        return f"{value.__module__}.{value.__qualname__}"
+    record = {"class": f"{type(value).__module__}.{type(value).__qualname__}"}
+    if hasattr(value, "model_hash"):
+        return record | {"model_hash": value.model_hash, "settings": plain(getattr(value, "settings", None))}
+    if dataclasses.is_dataclass(value):
+        return record | {one.name: plain(getattr(value, one.name)) for one in dataclasses.fields(value)}
+    if not hasattr(value, "__dict__"):
+        return str(value)
+    return record | {name: plain(item) for name, item in vars(value).items() if not name.startswith("_")}
+
+
+def candidate_identity(
+    model_hash: str, codec: Codec, prompt: Prompt, sampling: SamplingSettings, algorithm: SearchAlgorithm, seed: int
+) -> dict[str, Any]:
+    """Everything that the drawn codes depend on. The codec counts by its encode path: what its codes mean."""
+    return {
+        "language_model": model_hash,
+        "codec": codec.fingerprint,
+        "prompt": {"key": prompt.key, "text": prompt.text, "language": prompt.language},
+        "sampling": dataclasses.asdict(sampling),
+        "algorithm": plain(algorithm),
+        "seed": seed,
+    }
+
+
+def score_identity(verifier: Verifier, prompt: Prompt, decoder_fingerprint: str) -> str:
+    """Digest of what a score depends on beside the codes: the verifier's model and settings, the codec's decoder, and
+    the reference recording where the verifier listens to it."""
+    reference = None
+    if verifier.needs_reference and prompt.reference is not None:
+        samples = prompt.reference.samples_T.detach().cpu().float().contiguous().numpy().tobytes()
+        reference = [hashlib.sha256(samples).hexdigest(), prompt.reference.sample_rate]
+    settings = plain(getattr(verifier, "settings", None))
+    return digest([verifier.model_hash, settings, decoder_fingerprint, reference])
+
+
+def decoder_fingerprint(codec: Codec) -> str:
+    """Hash of the decoder, since `Codec.fingerprint` covers the encode path only.
+
+    A codec may give it as `decoder_fingerprint`. For others it is measured: the loudness of eight stretches of audio
+    decoded from fixed codes, to three digits, so that rounding of another machine rarely changes it (if it does, stored
+    candidates are scored again; nothing is sampled again).
+    """
+    if own := getattr(codec, "decoder_fingerprint", None):
+        return str(own)
+    codes_S = torch.randint(codec.codebook_size, (64,), generator=torch.Generator().manual_seed(0))
+    audio_T = codec.decode(codes_S[None], torch.tensor([64]))[0].float().cpu()
+    return digest([f"{stretch.double().square().mean().sqrt():.3g}" for stretch in audio_T.chunk(8)])

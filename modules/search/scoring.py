@@ -1,0 +1,87 @@
+"""Decoding candidates in padded batches, and asking verifiers about them so that one failure spoils one score only."""
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+
+from modules.api import Audio, Candidate, Codec, Cost, Prompt, Verifier, pad_rows
+from modules.search.ledger import share_seconds
+
+logger = logging.getLogger(__name__)
+
+# (prompt key, candidate index, verifier name) of a score that is NaN because the verifier raised an exception.
+ScoreFailure = tuple[str, int, str]
+
+# Not a judgement on a candidate but a broken installation: these stop the sweep.
+BROKEN_INSTALLATION = (ImportError, FileNotFoundError, MemoryError)
+
+
+def decode_candidates(candidates: Sequence[Candidate], codec: Codec, batch_size: int = 16) -> None:
+    """Fill `audio` of the candidates that have none, and add the seconds it took to their cost.
+
+    Candidates of similar length share a batch, which saves padding. One without codes gets audio of 0 samples.
+    """
+    hop_length = round(codec.sample_rate / codec.frame_rate)
+    waiting = sorted((candidate for candidate in candidates if candidate.audio is None), key=lambda one: one.num_codes)
+    for candidate in waiting:
+        if candidate.num_codes == 0:
+            candidate.audio = Audio(torch.zeros(0), codec.sample_rate)
+    waiting = [candidate for candidate in waiting if candidate.audio is None]
+    for start in range(0, len(waiting), batch_size):
+        batch = waiting[start : start + batch_size]
+        started = time.perf_counter()
+        codes_BS, num_codes_B = pad_rows([candidate.codes_S for candidate in batch])
+        audio_BT = codec.decode(codes_BS, num_codes_B).float().cpu()
+        shares = share_seconds(time.perf_counter() - started, [candidate.num_codes for candidate in batch])
+        for candidate, audio_T, seconds in zip(batch, audio_BT, shares, strict=True):
+            # clone: a slice would keep the whole padded batch alive.
+            candidate.audio = Audio(audio_T[: candidate.num_codes * hop_length].clone(), codec.sample_rate)
+            candidate.cost += Cost(seconds=seconds)
+
+
+def score_candidates(prompt: Prompt, candidates: Sequence[Candidate], verifier: Verifier) -> set[ScoreFailure]:
+    """Fill `scores[verifier.name]` of every candidate (their audio must be decoded).
+
+    NaN stands for: the verifier said so, or gave a score that is not finite; the candidate has no audio; the verifier
+    needs a reference that the prompt lacks; the verifier raised. In the last case the candidates are tried one by one,
+    those that still fail are logged and returned, so that a later run can try again.
+    """
+    for candidate in candidates:
+        candidate.scores[verifier.name] = math.nan
+    if verifier.needs_reference and prompt.reference is None:
+        return set()
+    heard = [candidate for candidate in candidates if candidate.audio is not None and candidate.audio.samples_T.numel()]
+    if not heard:
+        return set()
+    try:
+        _ask(prompt, heard, verifier)
+        return set()
+    except BROKEN_INSTALLATION:
+        raise
+    except Exception:
+        logger.warning(
+            "%s failed on prompt %s; trying its candidates one by one.", verifier.name, prompt.key, exc_info=True
+        )
+    failures = set()
+    for candidate in heard:
+        try:
+            _ask(prompt, [candidate], verifier)
+        except BROKEN_INSTALLATION:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a verifier raises, the sweep goes on
+            failures.add((prompt.key, candidate.index, verifier.name))
+            logger.warning("%s could not score %s #%d: %r", verifier.name, prompt.key, candidate.index, error)
+    return failures
+
+
+def _ask(prompt: Prompt, candidates: Sequence[Candidate], verifier: Verifier) -> None:
+    scores_N = torch.as_tensor(verifier.score(prompt, candidates), dtype=torch.float64).cpu()
+    if scores_N.shape != (len(candidates),):
+        raise ValueError(
+            f"Expected `{verifier.name}.score` to return shape ({len(candidates)},), but got {tuple(scores_N.shape)}."
+        )
+    for candidate, score in zip(candidates, scores_N.tolist(), strict=True):
+        candidate.scores[verifier.name] = score if math.isfinite(score) else math.nan

@@ -1,0 +1,76 @@
+"""From the stored records of a sweep to SweepResults: curves, choices, and the description of what was run."""
+
+import datetime
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from modules.api import Prompt
+from modules.search.curves import CurveCalculator
+from modules.search.identity import plain
+from modules.search.results import SweepResults
+from modules.search.sweep import Sweep, chosen_index, silent_trace
+
+DISTRIBUTIONS = ("torch", "lightning", "transformers", "torchmetrics", "numpy", "faster-whisper", "pocketsphinx")
+
+
+def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamples: int = 2000) -> SweepResults:
+    """The results of a sweep whose every prompt is stored. The seed of the sweep also draws the bootstrap's resamples."""
+    names = [verifier.name for verifier in sweep.panel.everyone]
+    traces, points, chosen, hypotheses = {}, [], {}, {}
+    for prompt_set, prompts in prompt_sets.items():
+        records = [sweep.record(prompt) for prompt in prompts]
+        traces[prompt_set] = [silent_trace(record.trace, names) for record in records]
+        calculator = CurveCalculator(
+            prompt_set, sweep.algorithm.name, traces[prompt_set], sweep.panel, sweep.codec, sweep.seed, num_resamples
+        )
+        points += calculator.points()
+        chosen[prompt_set] = {
+            selector.name: {
+                trace.prompt.key: chosen_index(trace.candidates, selector.name) for trace in traces[prompt_set]
+            }
+            for selector in sweep.panel.selectors
+        }
+        for record in records:
+            for (index, name), text in record.hypotheses.items():
+                if name in names:
+                    hypotheses[record.trace.prompt.key, index, name] = text
+    num_candidates = max(len(trace.candidates) for trace in next(iter(traces.values())))
+    return SweepResults(traces, points, chosen, hypotheses, describe(sweep, prompt_sets, num_candidates))
+
+
+def describe(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_candidates: int) -> dict[str, Any]:
+    """What was run, ready for JSON (see SweepResults)."""
+    return {
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version()} | _versions(),
+        "seed": sweep.seed,
+        "num_candidates": num_candidates,
+        "algorithm": {"name": sweep.algorithm.name} | plain(sweep.algorithm),
+        "sampling": asdict(sweep.sampling),
+        "model_hash": sweep.model_hash,
+        "codec_fingerprint": sweep.codec.fingerprint,
+        "num_prompts": {name: len(prompts) for name, prompts in prompt_sets.items()},
+        "num_score_failures": len(sweep.failures),
+        "verifiers": [
+            {
+                "name": verifier.name,
+                "roles": sweep.panel.roles(verifier.name),
+                "model_hash": verifier.model_hash,
+                "settings": plain(getattr(verifier, "settings", None)),
+            }
+            for verifier in sweep.panel.everyone
+        ],
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in DISTRIBUTIONS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

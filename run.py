@@ -1,0 +1,145 @@
+"""python run.py {fit,validate,test,predict} --config FILE.yaml: every experiment of the suite is one such command.
+
+Later `--config` files and `--key value` options go over earlier ones; `${...}` in a value names another key of the
+same config. `stage` (callbacks/stage.py) skips what is finished and resumes what is not.
+"""
+
+import linecache
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from jsonargparse import Namespace
+from jsonargparse._optionals import omegaconf_apply
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf.errors import OmegaConfBaseException
+
+from callbacks.stage import Stage, StageFinished, StageSettings, newest_checkpoint
+
+REPOSITORY = Path(__file__).resolve().parent
+USER_ERRORS = (ValueError, OSError, RuntimeError, ImportError)
+
+
+class SuiteParser(LightningArgumentParser):
+    """Lightning's parser, with `${...}` counted from the top of the config file and one-line errors."""
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:
+        namespace = super().parse_args(*args, **kwargs)
+        if not hasattr(self, "subcommand"):
+            return namespace
+        # jsonargparse resolves for the whole command, where the keys of a file stand below `fit.`: too late.
+        try:
+            return omegaconf_apply(self, namespace)
+        except OmegaConfBaseException as error:
+            self.error(" ".join(str(error).split()), error)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Exit with status 2 and the message alone: the usage of a Trainer fills a screen."""
+        print(f"error: {message}\n(`{self.prog} --help` lists the options)", file=sys.stderr)
+        sys.exit(2)
+
+
+class SuiteCLI(LightningCLI):
+    """The one LightningCLI of the suite; model and data are named by class_path."""
+
+    def __init__(self, args: list[str] | None = None) -> None:
+        self.stage: Stage | None = None
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,  # a random seed would make every run another stage
+            parser_kwargs={"parser_mode": "omegaconf+"},
+            parser_class=SuiteParser,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--num_threads", type=int | None, default=None, help="CPU threads of torch; null: all.")
+        parser.add_argument("--flush_denormals", type=bool, default=True, help="Treat denormal floats as zero (CPU).")
+        parser.add_argument("--stage", type=StageSettings | None, default=None)
+        # Both sides must hold the same vocabulary. A class without the argument is left alone.
+        parser.link_arguments("data.init_args.prompt_format", "model.init_args.prompt_format")
+
+    def before_instantiate_classes(self) -> None:
+        if (num_threads := self._get(self.config, "num_threads")) is not None:
+            torch.set_num_threads(num_threads)
+        torch.set_flush_denormal(self._get(self.config, "flush_denormals"))
+        settings = self._get(self.config, "stage")
+        if settings is not None:
+            self._dump_config()
+            self.stage = Stage(StageSettings(**settings.as_dict()), self.subcommand, self.config_dump)
+            if rank_zero_only.rank == 0:
+                print(self.stage.begin(), flush=True)
+            else:
+                self.stage.follow()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        super()._run_subcommand(subcommand)
+        if self.stage is not None and rank_zero_only.rank == 0:
+            print(self.stage.finish(), flush=True)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """`ckpt_path: last` of a fit is the newest whole checkpoint, and nothing, quietly, before the first one."""
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand == "fit" and kwargs.get("ckpt_path") == "last":
+            savers = [saver for saver in self.trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
+            folders = [saver.dirpath for saver in savers if not saver.save_weights_only]
+            if folders and all(folders):
+                kwargs["ckpt_path"] = newest_checkpoint(map(Path, folders))
+        return kwargs
+
+
+def user_error(error: BaseException) -> BaseException | None:
+    """The error in a chain of causes that one of our files raised on purpose to tell the user something, or None."""
+    if isinstance(error, FileNotFoundError):
+        return error
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, USER_ERRORS) and frames:
+        last = frames[-1]
+        ours = Path(last.filename).is_relative_to(REPOSITORY) and "site-packages" not in last.filename
+        if ours and linecache.getline(last.filename, last.lineno or 0).strip().startswith("raise "):
+            return error
+    return user_error(error.__cause__) if error.__cause__ else None
+
+
+def quieten() -> None:
+    """Switch off the warnings that say nothing about a run."""
+    # torch's deprecation inside Lightning itself.
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
+    # Audio is prepared beforehand and read in the order of the shards: on few cores workers only compete with torch.
+    warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
+    # A run that resumes finds its own checkpoints.
+    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty.*")
+    # Short demo epochs; the logging interval is chosen in the config.
+    warnings.filterwarnings("ignore", message=r".*The number of training batches .* is smaller than the logging.*")
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run one command. Raises SystemExit with status 2, after one line, on an error that the user can put right."""
+    quieten()
+    try:
+        SuiteCLI(args)
+    except StageFinished as finished:
+        if rank_zero_only.rank == 0:
+            print(finished, flush=True)
+    except Exception as error:
+        mistake = user_error(error)
+        if mistake is None or os.environ.get("LOGLEVEL", "").upper() == "DEBUG":
+            raise
+        print(f"error: {mistake}\n(LOGLEVEL=DEBUG shows where it comes from)", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    main()

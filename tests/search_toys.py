@@ -1,0 +1,126 @@
+"""A sampler, a codec and verifiers that are simple enough to check by hand, and that count what they are asked."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from modules.api import Branch, Candidate, Prompt
+
+CODEBOOK_SIZE = 16
+HOP_LENGTH = 16
+
+
+def toy_prompts(num_prompts: int) -> list[Prompt]:
+    return [Prompt(key=f"prompt{index}", text="word " * (index + 1)) for index in range(num_prompts)]
+
+
+class ToySampler:
+    """Codes and length are a pure function of the seed. Fails at the call `fail_at_call` (from 1) of `extend`."""
+
+    def __init__(self, fail_at_call: int | None = None) -> None:
+        self.fail_at_call = fail_at_call
+        self.extended: list[tuple[int, int]] = []
+        self.num_drawn = 0
+        self.alive: set[int] = set()
+
+    def start(self, prompts: Sequence[Prompt]) -> list[Branch]:
+        return [self._born(Branch(prompt, torch.zeros(0, dtype=torch.int64))) for prompt in prompts]
+
+    def _born(self, branch: Branch) -> Branch:
+        self.alive.add(id(branch))
+        return branch
+
+    def extend(
+        self, branches: Sequence[Branch], num_children: int, max_new_tokens: int, seeds: Sequence[int]
+    ) -> list[Branch]:
+        self.extended.append((len(branches), num_children))
+        if len(self.extended) == self.fail_at_call:
+            raise KeyboardInterrupt("killed")
+        children = []
+        for place, seed in enumerate(seeds):
+            generator = torch.Generator().manual_seed(seed)
+            num_wanted = int(torch.randint(0, max_new_tokens + 2, (), generator=generator))
+            codes_S = torch.randint(CODEBOOK_SIZE, (min(num_wanted, max_new_tokens),), generator=generator)
+            branch = Branch(
+                branches[place // num_children].prompt, codes_S, -float(num_wanted), num_wanted < max_new_tokens
+            )
+            children.append(self._born(branch))
+        self.num_drawn += len(children)
+        return children
+
+    def drop(self, branches: Sequence[Branch]) -> None:
+        for branch in branches:
+            self.alive.remove(id(branch))
+
+    def flops(self, num_prompt_tokens: int, num_codes: int) -> float:
+        return 1000.0 * (num_prompt_tokens + num_codes)
+
+    def num_prompt_tokens(self, prompt: Prompt) -> int:
+        return len(prompt.text)
+
+
+class ToyCodec:
+    """Code c becomes HOP_LENGTH samples of c / 16 * gain. Keeps the shapes of the batches it decoded."""
+
+    sample_rate = 800
+    frame_rate = 50.0
+    codebook_size = CODEBOOK_SIZE
+    fingerprint = "toy codec"
+
+    def __init__(self, gain: float = 1.0) -> None:
+        self.gain = gain
+        self.batches: list[tuple[int, ...]] = []
+
+    def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
+        return (audio_BT[:, ::HOP_LENGTH] * CODEBOOK_SIZE / self.gain).long(), num_samples_B // HOP_LENGTH
+
+    def decode(self, codes_BS: Tensor, num_codes_B: Tensor, start_frame: int = 0) -> Tensor:
+        self.batches.append(tuple(codes_BS.shape))
+        return (codes_BS[:, start_frame:].float() / CODEBOOK_SIZE * self.gain).repeat_interleave(HOP_LENGTH, dim=1)
+
+    def decode_flops(self, num_codes: int) -> float:
+        return 10.0 * num_codes
+
+
+class ToyVerifier:
+    """Scores audio with `function(samples_T)`. `asked` lists the (prompt key, candidate index) it has heard."""
+
+    needs_reference = False
+    judges_partial = False
+    worst_score = -1.0
+
+    def __init__(self, name: str, function: Callable[[Tensor], float], model_hash: str | None = None) -> None:
+        self.name = name
+        self.function = function
+        self.model_hash = model_hash or f"hash of {name}"
+        self.asked: list[tuple[str, int]] = []
+
+    def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
+        self.asked += [(prompt.key, candidate.index) for candidate in candidates]
+        scores = [self.function(candidate.audio.samples_T) for candidate in candidates]
+        return torch.tensor(scores, dtype=torch.float64)
+
+    def flops(self, seconds: float) -> float:
+        return 100.0 * seconds
+
+
+class WritingVerifier(ToyVerifier):
+    """Also says what it understood."""
+
+    def hypotheses(self, prompt: Prompt, candidates: Sequence[Candidate]) -> list[str]:
+        return [f"{prompt.key} {candidate.index}: {candidate.num_codes}" for candidate in candidates]
+
+
+def mean_level(samples_T: Tensor) -> float:
+    return round(float(samples_T.mean()), 6)
+
+
+def first_level(samples_T: Tensor) -> float:
+    """Few distinct values, so that candidates tie."""
+    return float(samples_T[0] > 0.5)
+
+
+def last_level_or_nan(samples_T: Tensor) -> float:
+    """NaN (could not judge) for short audio."""
+    return float(samples_T[-1]) if samples_T.numel() > 3 * HOP_LENGTH else float("nan")

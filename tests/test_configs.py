@@ -1,0 +1,104 @@
+"""Every yaml in configs/ builds its model, data, callbacks and trainer, without data, weights or network."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import run
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
+
+
+class DryCLI(run.SuiteCLI):
+    """The command up to the point where it would touch a file."""
+
+    def before_instantiate_classes(self) -> None:
+        pass
+
+    def _parse_ckpt_path(self) -> None:
+        pass  # whether the checkpoint is there depends on what has run
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def read(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text()) or {}
+
+
+def is_experiment(path: Path) -> bool:
+    """A whole experiment, not an overlay or a part that another config names."""
+    return {"trainer", "model", "data"} <= read(path).keys()
+
+
+def subcommand_of(path: Path) -> str:
+    """The one that the comment at the top names: `python run.py fit --config ...`."""
+    head = path.read_text().split("\n\n")[0]
+    found = re.search(rf"run\.py ({'|'.join(SUBCOMMANDS)})\b", head)
+    assert found, f"{path}: the comment at the top names no command `python run.py SUBCOMMAND --config ...`"
+    return found[1]
+
+
+CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
+EXPERIMENTS = [path for path in CONFIGS if is_experiment(path)]
+
+
+def class_paths(value: Any) -> list[str]:
+    """Every class_path in a nested config."""
+    if isinstance(value, dict):
+        own = [value["class_path"]] if isinstance(value.get("class_path"), str) else []
+        return own + [name for item in value.values() for name in class_paths(item)]
+    return [name for item in value for name in class_paths(item)] if isinstance(value, list) else []
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: str(path.relative_to(REPOSITORY / "configs")))
+def test_an_experiment_builds(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a config whose names no longer exist in the code, and against parts that read files when built."""
+    monkeypatch.setattr("sys.argv", ["run.py"])
+    monkeypatch.chdir(tmp_path)  # no data, no checkpoints here
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+    cli = DryCLI([subcommand_of(path), "--config", str(path)])
+    wanted = read(path)["trainer"]
+    assert cli.trainer.max_steps == wanted.get("max_steps", -1)
+    config = read(path)
+    if isinstance(config["model"], dict):
+        assert type(cli.model).__qualname__ == config["model"]["class_path"].rpartition(".")[2]
+    assert type(cli.datamodule).__qualname__ == config["data"]["class_path"].rpartition(".")[2]
+    callbacks = {type(callback).__qualname__ for callback in cli.trainer.callbacks}
+    assert {item["class_path"].rpartition(".")[2] for item in wanted.get("callbacks", [])} <= callbacks
+    assert not list(tmp_path.iterdir()), "building the parts wrote files"
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: str(path.relative_to(REPOSITORY / "configs")))
+def test_a_misspelt_key_is_refused(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Guards against a setting that is silently without effect."""
+    monkeypatch.setattr("sys.argv", ["run.py"])
+    monkeypatch.chdir(tmp_path)
+    misspelt = tmp_path / "misspelt.yaml"
+    misspelt.write_text("trainer: {max_stepz: 1}\n")
+    with pytest.raises(SystemExit) as stop:
+        DryCLI([subcommand_of(path), "--config", str(path), "--config", str(misspelt)])
+    assert stop.value.code == 2
+    assert "max_stepz" in capsys.readouterr().err
+
+
+def test_every_config_is_an_experiment_or_a_part_of_one() -> None:
+    """Guards against a yaml that no test builds: one that no experiment names and that is no overlay."""
+    named = {path.parent / name for path in EXPERIMENTS for name in read(path).values() if isinstance(name, str)}
+    overlays = {"size", "data", "hardware"}
+    strays = [
+        path for path in CONFIGS if path not in EXPERIMENTS and path not in named and path.parent.name not in overlays
+    ]
+    assert not strays
+
+
+def test_every_class_path_is_in_a_room_or_a_package() -> None:
+    """Guards against a class_path into the tests or a script, which a user's checkout need not hold."""
+    names = [name for path in CONFIGS for name in class_paths(read(path))]
+    assert not [name for name in names if name.split(".")[0] in ("tests", "scripts", "benchmarks", "run")]

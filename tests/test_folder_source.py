@@ -1,0 +1,88 @@
+"""FolderSource: LJSpeech's layout and pairs of files."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from datamodules.sources.folder import FolderSource
+from datamodules.sources.source import Recording, Skipped
+
+
+def sine(num_samples: int, frequency: float = 440.0) -> np.ndarray:
+    return (0.4 * np.sin(2 * np.pi * frequency * np.arange(num_samples) / 16_000)).astype(np.float32)
+
+
+def by_key(items) -> dict[str, Recording | Skipped]:
+    listed = list(items)
+    keyed = {item.key: item for item in listed}
+    assert len(keyed) == len(listed), "keys are not unique"
+    return keyed
+
+
+def test_ljspeech_layout(tmp_path):
+    """Guards the normalised column, mixing, native rates and formats; every bad line is counted, none stops the run."""
+    wavs = tmp_path / "wavs"
+    wavs.mkdir()
+    stereo = np.stack([sine(4410), np.zeros(4410, np.float32)], axis=1)
+    soundfile.write(wavs / "LJ-1.wav", stereo, 44_100, subtype="FLOAT")
+    soundfile.write(wavs / "LJ-2.flac", sine(800), 8_000)
+    for name in ("LJ-3", "LJ-7", "loud"):
+        soundfile.write(wavs / f"{name}.wav", sine(1600) * (9000 if name == "loud" else 1), 16_000, subtype="FLOAT")
+    soundfile.write(wavs / "none.wav", sine(0), 16_000)
+    (wavs / "bad.wav").write_bytes(b"RIFF, but no sound")
+    (wavs / "._LJ-1.wav").write_bytes(b"resource fork")
+    lines = ["LJ-1|Dr. X|Doctor  X", 'LJ-2.flac|He said "no|', "LJ-3||", "gone|text|text", "bad|text", "LJ-2|again"]
+    lines += ["only-an-id", "none|text", "loud|text", "../../etc/passwd|text"]
+    (tmp_path / "metadata.csv").write_bytes(b"\xef\xbb\xbf" + "\n".join(lines).encode() + b"\nLJ-8|caf\xe9\n")
+    source = FolderSource(tmp_path, speaker="lj", license="public domain")
+    items = by_key(source.recordings())
+    assert source.num_recordings == len(items) == 12
+    kept = {key: item for key, item in items.items() if isinstance(item, Recording)}
+    assert {key: item.text for key, item in kept.items()} == {"LJ-1": "Doctor X", "LJ-2": 'He said "no'}
+    assert torch.allclose(kept["LJ-1"].audio.samples_T, torch.from_numpy(sine(4410)) / 2)
+    assert kept["LJ-1"].audio.sample_rate == 44_100 and kept["LJ-2"].audio.sample_rate == 8_000
+    reasons = {item.reason.split(":")[0] for item in items.values() if isinstance(item, Skipped)}
+    assert reasons >= {
+        "no transcript",
+        "no audio file for this line of metadata.csv",
+        "line 6 of metadata.csv repeats an id",
+        "line 7 of metadata.csv is not `id|text`",
+        "line 11 of metadata.csv is not UTF-8",
+        "not in metadata.csv",
+        "unreadable",
+    }
+    assert items["none"].reason == "unreadable: no audio samples" and "peaks at 3600" in items["loud"].reason
+    texts = {
+        item.text for item in FolderSource(tmp_path, require_text=False).recordings() if isinstance(item, Recording)
+    }
+    assert texts == {"Doctor X", 'He said "no', ""}
+
+
+def test_pairs_at_any_depth(tmp_path):
+    """Guards recursion, other formats, two audio files of one name, and audio alone where no text is asked for."""
+    (tmp_path / "deep/er").mkdir(parents=True)
+    for name in ("x.wav", "x.flac", "deep/y.ogg", "deep/er/z.wav", "alone.wav", "empty.wav"):
+        soundfile.write(tmp_path / name, sine(3200), 16_000)
+    for name, text in {"x": "first\n", "deep/y": " second  line ", "deep/er/z": "third", "empty": " \n"}.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    (tmp_path / "README.txt").write_text("no transcript of anything")
+    items = by_key(FolderSource(tmp_path).recordings())
+    texts = {key: item.text for key, item in items.items() if isinstance(item, Recording)}
+    assert sorted(texts.values()) == ["first", "second line", "third"] and len(items) == 6
+    assert {"deep_y", "deep_er_z"} < texts.keys()
+    assert items["alone"].reason == items["empty"].reason == "no transcript"
+    without = by_key(FolderSource(tmp_path, require_text=False).recordings())
+    assert without["alone"].text == "" and without["deep_y"].text == "second line"
+
+
+def test_folders_of_no_use_say_what_was_expected(tmp_path):
+    """An empty corpus must not prepare into empty shards."""
+    with pytest.raises(FileNotFoundError, match=r"`metadata\.csv`.*which is no folder"):
+        list(FolderSource(tmp_path / "missing").recordings())
+    with pytest.raises(ValueError, match=r"`x\.wav` and `x\.txt`.*no audio was found"):
+        list(FolderSource(tmp_path).recordings())
+    soundfile.write(tmp_path / "a.wav", sine(1600), 16_000)
+    with pytest.raises(ValueError, match=r"no audio file has a transcript.*`require_text`"):
+        list(FolderSource(tmp_path).recordings())
+    assert FolderSource(tmp_path, require_text=False).num_recordings == 1

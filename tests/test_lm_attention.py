@@ -1,0 +1,100 @@
+"""Packed rows against each document alone through transformers' own eager attention."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import LlamaForCausalLM
+
+from modules.api import TokenBatch
+from modules.lm.attention import find_segments
+from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama
+
+VOCAB_SIZE = 40
+SIZE = LlamaSize(hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4, num_key_value_heads=2)
+
+
+def packed_batch(rows: list[list[list[int]]], row_length: int, num_context: int) -> TokenBatch:
+    """Rows of documents; the first `num_context` tokens of each document carry no loss."""
+    fields = {name: torch.full((len(rows), row_length), fill) for name, fill in
+              {"tokens_RL": 0, "labels_RL": -100, "positions_RL": 0, "documents_RL": -1}.items()}  # fmt: skip
+    for r, documents in enumerate(rows):
+        start = 0
+        for d, document in enumerate(documents):
+            end = start + len(document)
+            fields["tokens_RL"][r, start:end] = torch.tensor(document)
+            fields["positions_RL"][r, start:end] = torch.arange(len(document))
+            fields["documents_RL"][r, start:end] = d
+            labels = [-100] * (num_context - 1) + document[num_context:] + [-100]
+            fields["labels_RL"][r, start:end] = torch.tensor(labels)
+            start = end
+    return TokenBatch(**fields)
+
+
+@pytest.fixture
+def documents() -> list[list[list[int]]]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        [torch.randint(VOCAB_SIZE, (length,), generator=generator).tolist() for length in lengths]
+        for lengths in ([9, 4, 11], [16], [5, 6])
+    ]
+
+
+def plain_copy(network: LlamaForCausalLM) -> LlamaForCausalLM:
+    config = type(network.config)(**{**network.config.to_dict(), "attn_implementation": "eager"})
+    plain = LlamaForCausalLM(config)
+    plain.load_state_dict(network.state_dict())
+    assert plain.config._attn_implementation == "eager"
+    return plain
+
+
+def test_packed_documents_give_the_losses_and_gradients_of_single_ones(documents):
+    """Guards against documents that see their neighbours, positions that run on, and padding that leaks into gradients."""
+    torch.manual_seed(0)
+    model = SpeechLanguageModel(build_llama(SIZE, VOCAB_SIZE))
+    plain = plain_copy(model.llama)
+    total, num_targets = model(packed_batch(documents, row_length=26, num_context=3))
+    total.backward()
+
+    expected, num_expected = torch.zeros(()), 0
+    for document in (document for row in documents for document in row):
+        logits = plain(torch.tensor([document])).logits[0]
+        expected = expected + F.cross_entropy(logits[2:-1], torch.tensor(document[3:]), reduction="sum")
+        num_expected += len(document) - 3
+    expected.backward()
+
+    assert num_targets == num_expected
+    torch.testing.assert_close(total, expected, rtol=1e-6, atol=1e-6)
+    reference = dict(plain.named_parameters())
+    for name, parameter in model.llama.named_parameters():
+        torch.testing.assert_close(parameter.grad, reference[name].grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_padding_changes_nothing_and_is_finite(documents):
+    """Guards against NaN from rows whose every key is masked, and against padding tokens that documents attend to."""
+    torch.manual_seed(0)
+    model = SpeechLanguageModel(build_llama(SIZE, VOCAB_SIZE))
+    rows = [*documents, []]  # the last row is padding alone
+    batch = packed_batch(rows, row_length=30, num_context=3)
+    before = model(batch).total
+    batch.tokens_RL[batch.documents_RL < 0] = 7
+    assert torch.equal(model(batch).total, before)
+    hidden = model.llama.model(
+        input_ids=batch.tokens_RL, position_ids=batch.positions_RL, segments=find_segments(batch.documents_RL)
+    ).last_hidden_state
+    assert hidden.isfinite().all()
+
+
+def test_segments_are_the_runs_of_documents():
+    """Guards against a segment that runs over the end of a row when both rows hold a document of the same number."""
+    segments = find_segments(torch.tensor([[0, 0, 1, -1], [0, 0, 0, 0], [0, -1, -1, -1]]))
+    assert segments.lengths == [2, 1, 1, 4, 1, 3]
+    assert segments.is_padding == [False, False, True, False, False, True]
+    assert segments.boundaries.tolist() == [0, 2, 3, 4, 8, 9, 12]
+
+
+def test_plain_rows_match_eager_attention():
+    """Guards against non-causal attention where no segments are given (an exported or probed network)."""
+    torch.manual_seed(0)
+    network = build_llama(SIZE, VOCAB_SIZE)
+    tokens = torch.randint(VOCAB_SIZE, (3, 12))
+    torch.testing.assert_close(network(tokens).logits, plain_copy(network)(tokens).logits, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,54 @@
+"""The chunked loss against torch's cross entropy over whole logits."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from modules.lm.loss import linear_cross_entropy
+
+
+def inputs(num_tokens: int = 37) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    hidden = torch.randn(num_tokens, 16, generator=generator).requires_grad_()
+    weight = torch.randn(50, 16, generator=generator).requires_grad_()
+    labels = torch.randint(50, (num_tokens,), generator=generator)
+    labels[::3] = -100
+    return hidden, weight, labels
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 24, 1000])
+def test_chunks_give_the_loss_and_gradients_of_whole_logits(chunk_size):
+    """Guards against a lost last chunk, ignored tokens that count, and gradients of the wrong scale."""
+    hidden, weight, labels = inputs()
+    total, num_targets = linear_cross_entropy(hidden, weight, labels, chunk_size)
+    gradients = torch.autograd.grad(total / num_targets, (hidden, weight))
+    expected = F.cross_entropy(hidden @ weight.T, labels, ignore_index=-100)
+    torch.testing.assert_close(total / num_targets, expected, rtol=1e-6, atol=1e-6)
+    for actual, reference in zip(gradients, torch.autograd.grad(expected, (hidden, weight)), strict=True):
+        torch.testing.assert_close(actual, reference, rtol=1e-6, atol=1e-6)
+    with torch.no_grad():
+        torch.testing.assert_close(linear_cross_entropy(hidden, weight, labels, chunk_size).total, total)
+
+
+def test_no_target_gives_zero_and_not_nan():
+    """Guards against a mean over nothing when a rank's rows hold padding only."""
+    hidden, weight, labels = inputs()
+    total, num_targets = linear_cross_entropy(hidden, weight, torch.full_like(labels, -100))
+    total.backward()
+    assert total == 0 and num_targets == 0
+    assert not hidden.grad.any() and not weight.grad.any()
+
+
+def test_whole_logits_are_never_held():
+    """Guards against a chunk loop that keeps every chunk's logits alive for the backward pass."""
+    hidden, weight, labels = inputs(4096)
+    largest = 0
+
+    def watch(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal largest
+        largest = max(largest, tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(watch, lambda tensor: tensor):
+        linear_cross_entropy(hidden, weight, labels, chunk_size=64)
+    assert largest <= hidden.numel()

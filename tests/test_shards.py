@@ -1,0 +1,88 @@
+"""Shards: what is written is what is read, by us and by plain WebDataset."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import webdataset
+
+from datamodules.shards import ShardIndex, ShardReader, ShardWriter, held_out
+
+
+def write(folder, num_samples=23, samples_per_shard=5):
+    with ShardWriter(folder, "tokens", {"codebook_size": 64}, samples_per_shard) as writer:
+        for number in range(num_samples):
+            codes = np.arange(number + 1, dtype=np.uint16)
+            files = {"codes.npy": codes, "json": json.dumps({"text": f"text {number}"}).encode()}
+            writer.write(f"key_{number}", files, len(codes), f"text {number}")
+        writer.skip("key_bad", "silent")
+    return ShardIndex.load(folder, "tokens")
+
+
+def test_any_order_gives_what_was_written(tmp_path):
+    """Guards against wrong byte offsets: the tar writer buffers, so the file position lags behind."""
+    index = write(tmp_path)
+    reader = ShardReader(index)
+    for row in np.random.default_rng(0).permutation(len(index)):
+        sample = reader.read(row)
+        number = int(sample["__key__"].removeprefix("key_"))
+        assert np.array_equal(np.load(io.BytesIO(sample["codes.npy"])), np.arange(number + 1))
+        assert index.lengths[row] == number + 1
+        assert index.text_lengths[row] == len(f"text {number}")
+
+
+def test_plain_webdataset_reads_the_shards(tmp_path):
+    """Guards against a private format: the tar files must open with WebDataset's own pipeline."""
+    write(tmp_path)
+    paths = [str(path) for path in sorted(tmp_path.glob("*.tar"))]
+    samples = list(webdataset.WebDataset(paths, shardshuffle=False, empty_check=False))
+    assert [sample["__key__"] for sample in samples] == [f"key_{number}" for number in range(23)]
+
+
+def test_same_data_gives_the_same_bytes(tmp_path):
+    """Guards against times in the tar headers, which would make every preparation look new."""
+    write(tmp_path / "a")
+    write(tmp_path / "b")
+    for path in (tmp_path / "a").glob("*.tar"):
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_keys_that_webdataset_would_merge_are_refused(tmp_path):
+    """WebDataset cuts names at the first dot: `a.1` and `a.2` would become one sample."""
+    with ShardWriter(tmp_path, "tokens", {}) as writer:
+        for key in ("a.1", "a/1", "a 1", ""):
+            with pytest.raises(ValueError, match="without dots"):
+                writer.write(key, {"json": b"{}"}, 1, "")
+        writer.write("a", {"json": b"{}"}, 1, "")
+        with pytest.raises(ValueError, match="once"):
+            writer.write("a", {"json": b"{}"}, 1, "")
+
+
+def test_damaged_and_missing_shards_are_named(tmp_path):
+    """Guards against a damaged byte range read as another sample, and against a half-written folder taken for whole."""
+    index = write(tmp_path)
+    path = tmp_path / index.shards[0]
+    content = bytearray(path.read_bytes())
+    content[index.offsets[1] : index.offsets[1] + 300] = b"x" * 300
+    path.write_bytes(content)
+    reader = ShardReader(index)
+    assert reader.read(0)["__key__"] == "key_0"
+    with pytest.raises(ValueError, match=r"000000\.tar"):
+        reader.read(1)
+    with pytest.raises(FileNotFoundError, match=r"no index\.json"):
+        ShardIndex.load(tmp_path / "nowhere", "tokens")
+    with pytest.raises(ValueError, match="audio shards"):
+        ShardIndex.load(tmp_path, "audio")
+    assert index.report["skipped_by_reason"] == {"silent": 1}
+    (tmp_path / "broken").mkdir()
+    with pytest.raises(RuntimeError), ShardWriter(tmp_path / "broken", "tokens", {}) as writer:
+        writer.write("a", {"json": b"{}"}, 1, "")
+        raise RuntimeError
+    with pytest.raises(FileNotFoundError):
+        ShardIndex.load(tmp_path / "broken", "tokens")
+
+
+def test_one_key_in_ten_is_held_out():
+    share = np.mean([held_out(f"key_{number}") for number in range(5000)])
+    assert 0.08 < share < 0.12
