@@ -26,12 +26,13 @@ INK = "#123457"  # a colour of its own, so that `inline_svg` can hand it to the 
 
 
 def log_mel(audio: Audio, num_mels: int = 80) -> np.ndarray:
-    """(num_mels, frames) mel spectrogram in dB under its loudest point, floored at -80; a frame each 10 ms."""
+    """(num_mels or fewer, frames) mel spectrogram in dB under its loudest point, floored at -80; a frame each 10 ms."""
     from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
     samples_T = audio.samples_T.detach().float().cpu().numpy()
     frame_length, hop_length = round(0.04 * audio.sample_rate), round(0.01 * audio.sample_rate)
     fft_length = 2 ** math.ceil(math.log2(frame_length))
+    num_mels = min(num_mels, fft_length // 8)  # no filter narrower than a bin, also at low rates
     samples_T = np.pad(samples_T, (0, max(0, fft_length - samples_T.size)))
     filters = mel_filter_bank(
         fft_length // 2 + 1, num_mels, 0.0, audio.sample_rate / 2, audio.sample_rate, mel_scale="slaney"

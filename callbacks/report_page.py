@@ -157,7 +157,7 @@ def readable_score(value: float, as_error: bool) -> str:
     """An error rate in percent, any other score with three digits; NaN as a dash."""
     if math.isnan(value):
         return "–"
-    return f"{100 * (1 - value):.1f} %" if as_error else f"{value:.3f}"
+    return f"{100 * (1 - value):.1f} %" if as_error else f"{value + 0.0:.3f}"  # no "-0.000"
 
 
 def readable_interval(point: CurvePoint, as_error: bool) -> str:

@@ -57,12 +57,12 @@ class RunLayout(Callback):
         self.folder = folder
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._print(trainer, f"{stage} starts")
+        self._print(trainer, "starts")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._print(trainer, f"{stage} ended")
+        self._print(trainer, "ended")
 
     def _print(self, trainer: Trainer, event: str) -> None:
         if trainer.is_global_zero:
             folder = Path(self.folder or trainer.default_root_dir)
-            print(f"{event}: {described_run(folder)}", flush=True)
+            print(f"{trainer.state.fn.value} {event}: {described_run(folder)}", flush=True)

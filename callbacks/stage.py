@@ -181,7 +181,7 @@ class Stage:
             raise StageFinished(f"{self.name}: finished earlier, skipping")
 
     def finish(self) -> str:
-        """Mark the stage as finished. Returns a line that says so. Raises FileNotFoundError when an output is missing."""
+        """Mark the stage as finished. Returns a line that says so. Raises FileNotFoundError: an output is missing."""
         missing = [path for path in self.outputs if not path.exists()]
         if missing:
             raise FileNotFoundError(f"Expected the stage to write {missing[0]}, but got nothing there.")

@@ -108,7 +108,8 @@ class CodecModule(L.LightningModule):
     def _discriminator_window(self, real_BT: Tensor, fake_BT: Tensor) -> tuple[Tensor, Tensor]:
         length = self.discriminator_samples or real_BT.shape[-1]
         room = max(0, real_BT.shape[-1] - length)
-        start = int(torch.randint(room + 1, (), device="cpu"))
+        # A function of the step, so that a resumed run looks at the same windows.
+        start = int(torch.randint(room + 1, (), generator=torch.Generator().manual_seed(self.global_step)))
         return real_BT[:, start : start + length], fake_BT[:, start : start + length]
 
     def _update_discriminator(self, real_BT: Tensor, fake_BT: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:

@@ -128,6 +128,15 @@ class LMModule(lightning.LightningModule):
     def _update(metric: MeanMetric, loss: SummedLoss) -> None:
         metric.update(loss.total / loss.num_targets.clamp(min=1), weight=loss.num_targets)
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_index: int) -> Any:
+        """Prompts stay where they are: Lightning cannot copy frozen records. Their tokens move as usual."""
+        if not isinstance(batch, PromptBatch):
+            return super().transfer_batch_to_device(batch, device, dataloader_index)
+        tokens = batch.tokens
+        if tokens is not None:
+            tokens = super().transfer_batch_to_device(tokens, device, dataloader_index)
+        return PromptBatch(batch.prompts, tokens)
+
     # ----------------------------------------------------------------------------------------------------- sampling
 
     def sampler(self, settings: SamplingSettings, max_batch_rows: int = 64) -> Sampler:

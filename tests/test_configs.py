@@ -47,12 +47,13 @@ CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
 EXPERIMENTS = [path for path in CONFIGS if is_experiment(path)]
 
 
-def class_paths(value: Any) -> list[str]:
-    """Every class_path in a nested config."""
+def strings(value: Any, key: str = "") -> list[tuple[str, str]]:
+    """Every (key, string) in a nested config."""
     if isinstance(value, dict):
-        own = [value["class_path"]] if isinstance(value.get("class_path"), str) else []
-        return own + [name for item in value.values() for name in class_paths(item)]
-    return [name for item in value for name in class_paths(item)] if isinstance(value, list) else []
+        return [found for name, item in value.items() for found in strings(item, name)]
+    if isinstance(value, list):
+        return [found for item in value for found in strings(item, key)]
+    return [(key, value)] if isinstance(value, str) else []
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: str(path.relative_to(REPOSITORY / "configs")))
@@ -90,7 +91,7 @@ def test_a_misspelt_key_is_refused(
 
 def test_every_config_is_an_experiment_or_a_part_of_one() -> None:
     """Guards against a yaml that no test builds: one that no experiment names and that is no overlay."""
-    named = {path.parent / name for path in EXPERIMENTS for name in read(path).values() if isinstance(name, str)}
+    named = {path.parent / value for path in CONFIGS for _, value in strings(read(path)) if value.endswith(".yaml")}
     overlays = {"size", "data", "hardware"}
     strays = [
         path for path in CONFIGS if path not in EXPERIMENTS and path not in named and path.parent.name not in overlays
@@ -100,5 +101,15 @@ def test_every_config_is_an_experiment_or_a_part_of_one() -> None:
 
 def test_every_class_path_is_in_a_room_or_a_package() -> None:
     """Guards against a class_path into the tests or a script, which a user's checkout need not hold."""
-    names = [name for path in CONFIGS for name in class_paths(read(path))]
+    names = [value for path in CONFIGS for key, value in strings(read(path)) if key == "class_path"]
+    assert names
     assert not [name for name in names if name.split(".")[0] in ("tests", "scripts", "benchmarks", "run")]
+
+
+def test_the_demo_runs_configs_that_are_there() -> None:
+    """Guards against a demo script whose commands no longer fit the configs."""
+    commands = re.findall(r"run\.py (\w+) --config (\S+\.yaml)", (REPOSITORY / "scripts/demo.sh").read_text())
+    assert len(commands) >= 4
+    for subcommand, name in commands:
+        assert (REPOSITORY / name) in EXPERIMENTS, name
+        assert subcommand_of(REPOSITORY / name) == subcommand, name

@@ -30,6 +30,11 @@ def packed_batch(rows: list[list[list[int]]], row_length: int, num_context: int)
     return TokenBatch(**fields)
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # the tensors are tiny: threads would only wait for each other
+
+
 @pytest.fixture
 def documents() -> list[list[list[int]]]:
     generator = torch.Generator().manual_seed(1)

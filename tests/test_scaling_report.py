@@ -5,142 +5,32 @@ import csv
 import io
 import math
 import re
-from dataclasses import replace
-from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
-from PIL import Image
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from callbacks.figures import curve_figure, inline_svg, rendered_pixels
 from callbacks.inference_scaling import InferenceScaling
 from callbacks.report_page import audio_bytes, judged_curves
+from callbacks.run_layout import RunLayout
 from callbacks.scaling_report import ScalingReport
-from modules.api import Audio, Candidate, Cost, Prompt, SamplingSettings, Trace
+from modules.api import Audio, PromptBatch, SamplingSettings
 from modules.search.best_of_n import BestOfN
-from modules.search.curves import CurveCalculator
-from modules.search.estimators import CurvePoint
-from modules.search.results import SweepResults
-from modules.search.sweep import Panel, chosen_index
-
-RATE, HOP = 16000, 320
-
-
-class ToneCodec:
-    """Code k is 20 ms of a tone of 200 + 50 k Hz; encoding picks the loudest bin, so that tones survive."""
-
-    sample_rate, frame_rate, codebook_size, fingerprint = RATE, RATE / HOP, 40, "tones"
-
-    def encode(self, audio_BT, num_samples_B):
-        frames_BSH = audio_BT[:, : audio_BT.shape[1] // HOP * HOP].unflatten(1, (-1, HOP))
-        loudest_BS = torch.fft.rfft(frames_BSH).abs()[..., 4:44].argmax(-1)
-        return loudest_BS, num_samples_B // HOP
-
-    def decode(self, codes_BS, num_codes_B, start_frame=0):
-        phase_BT = (2 * math.pi * (200 + 50 * codes_BS.double()) / RATE).repeat_interleave(HOP, 1).cumsum(1)
-        return (0.4 * phase_BT.sin()).float()
-
-    def decode_flops(self, num_codes):
-        return 1000.0 * num_codes
-
-
-class ToneVerifier:
-    """A verifier that compares something about a candidate with the prompt."""
-
-    worst_score, needs_reference, judges_partial = 0.0, False, True
-
-    def __init__(self, name, rule):
-        self.name, self.model_hash, self.rule, self.settings = name, f"hash of {name}", rule, {"normaliser": "tones"}
-
-    def score(self, prompt, candidates):
-        return torch.tensor([self.rule(prompt, candidate) for candidate in candidates], dtype=torch.float64)
-
-    def flops(self, seconds):
-        return seconds
-
-
-class WritingVerifier(ToneVerifier):
-    def hypotheses(self, prompt, candidates):
-        return [f"<tone> {int(one.codes_S[0])} & more" if one.num_codes else "" for one in candidates]
-
-
-def tone_sweep(folder):
-    """An InferenceScaling that has just ended: 3 prompts x 4 candidates, one runaway, one without codes."""
-    generator = np.random.default_rng(0)
-    judge = WritingVerifier("listener", lambda prompt, one: 1 - abs(int(one.codes_S[0]) - len(prompt.text)) / 40)
-    close = ToneVerifier("closeness", lambda prompt, one: -abs(int(one.codes_S[0]) - len(prompt.text)) + one.seed % 3)
-    short = ToneVerifier("likelihood", lambda prompt, one: one.log_probability)
-    codec, traces, hypotheses = ToneCodec(), [], {}
-    for index in range(3):
-        reference_T = codec.decode(torch.full((1, 50), 5 + index), torch.tensor([50]))[0]
-        prompt = Prompt(f"prompt{index}", f"say <b>{index}</b>", speaker="tone", reference=Audio(reference_T, RATE))
-        candidates = []
-        for number in range(4):
-            codes_S = torch.full((30 + 5 * number,), int(generator.integers(40)))
-            one = Candidate(
-                prompt.key, number, number, codes_S, -float(number), number != 3, cost=Cost(1e9, 1e6, 1e7, 0.5)
-            )
-            one.scores = {who.name: float(who.score(prompt, [one])) for who in (judge, close, short)}
-            candidates.append(one)
-            hypotheses[prompt.key, number, "listener"] = judge.hypotheses(prompt, [one])[0]
-        traces.append(Trace(prompt, candidates))
-    traces[2].candidates[0] = replace(traces[2].candidates[0], codes_S=torch.zeros(0, dtype=torch.int64))
-    traces[1].candidates[1].scores["listener"] = math.nan
-    panel = Panel([close, short], [judge])
-    points = CurveCalculator("tones", "best_of_n", traces, panel, codec, seed=0, num_resamples=200).points()
-    chosen = {
-        one.name: {trace.prompt.key: chosen_index(trace.candidates, one.name) for trace in traces}
-        for one in panel.selectors
-    }
-    verifiers = [
-        {"name": one.name, "roles": panel.roles(one.name), "model_hash": one.model_hash, "settings": one.settings}
-        for one in panel.everyone
-    ]
-    description = {"seed": 17, "num_candidates": 4, "versions": {"torch": "2.x"}, "verifiers": verifiers}
-    scaling = InferenceScaling(codec, BestOfN(4, 50), SamplingSettings(), [close, short], [judge], folder)
-    scaling.results = SweepResults({"tones": traces}, points, {"tones": chosen}, hypotheses, description)
-    return scaling
-
-
-class Page(HTMLParser):
-    """What a browser would load and show."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.sources, self.links, self.open_tags, self.words, self.tables = [], [], [], [], {}
-        self.audio, self.cell, self.row, self.table = [], None, None, None
-        self.feed(text)
-        self.text = " ".join(" ".join(self.words).split())
-
-    def handle_starttag(self, tag, attributes):
-        attributes = dict(attributes)
-        self.open_tags.append(tag)
-        self.sources += [attributes[name] for name in ("src", "srcset", "poster", "data") if name in attributes]
-        self.links += [attributes["href"]] if "href" in attributes else []
-        if tag == "audio":
-            self.audio.append(attributes["src"])
-        if tag == "table":
-            self.table = self.tables.setdefault(attributes.get("id", len(self.tables)), [])
-        if tag == "tr":
-            self.row = []
-            self.table.append(self.row)
-        if tag in ("td", "th"):
-            self.row.append("")
-            self.cell = True
-
-    def handle_endtag(self, tag):
-        if tag in ("td", "th"):
-            self.cell = False
-
-    def handle_data(self, data):
-        if "style" not in self.open_tags[-1:]:
-            self.words.append(data)
-        if self.cell:
-            self.row[-1] += data
+from tests.report_toys import RATE, Page, ToneCodec, curve, tone_sweep
+from tests.search_toys import (
+    CODEBOOK_SIZE,
+    ToyCodec,
+    ToySampler,
+    ToyVerifier,
+    last_level_or_nan,
+    mean_level,
+    toy_prompts,
+)
+from tests.search_toys import WritingVerifier as ToysWriter
 
 
 @pytest.fixture(scope="module")
@@ -285,44 +175,41 @@ def test_long_examples_are_stored_as_vorbis_and_stay_recognisable():
     assert np.corrcoef(samples, tone.samples_T.numpy())[0, 1] > 0.99
 
 
-def curve(selector, scores):
-    return [
-        CurvePoint(
-            "best_of_n", selector, "listener", 2**power, score, score - 0.1, score + 0.1, 9, 0, 0, score, "tones"
-        )
-        for power, score in enumerate(scores)
-    ]
+class ToyModule(LightningModule):
+    model_hash = "toy model"
+    prompt_format = SimpleNamespace(token_space=SimpleNamespace(codebook_size=CODEBOOK_SIZE))
+
+    def sampler(self, settings):
+        return ToySampler()
+
+    def test_step(self, batch, batch_idx):
+        return None
+
+    def transfer_batch_to_device(self, batch, device, dataloader_idx):
+        return batch
 
 
-def test_figure_holds_the_numbers_and_names_the_oracle():
-    """Guards against an axis that is not logarithmic, an error drawn upside down, and an oracle without its label."""
-    points = [
-        *curve("random", [0.5] * 4),
-        *curve("a", [0.5, 0.6, 0.7, 0.8]),
-        *curve("oracle (listener)", [0.5, 0.8, 0.9, 1]),
-    ]
-    panel = curve_figure(points, as_error=True).axes[0]
-    lines = {line.get_label().replace("\n", " "): line for line in panel.lines}
-    assert set(lines) == {"random choice", "best by a", "oracle (selected by the judge)"}
-    np.testing.assert_allclose(lines["best by a"].get_ydata(), [0.5, 0.4, 0.3, 0.2])
-    np.testing.assert_array_equal(lines["best by a"].get_xdata(), [1, 2, 4, 8])
-    assert lines["oracle (selected by the judge)"].get_linestyle() == "--"
-    assert panel.get_xscale() == "log"
-    bands = [band.get_datalim(panel.transData).bounds for band in panel.collections]
-    assert len(bands) == 2  # random and a: the oracle is a bound, not an estimate to lean on
-    svg = inline_svg(curve_figure(points), 'a "quoted" name')
-    assert "http" not in svg and "currentColor" in svg
-    assert svg == inline_svg(curve_figure(points), 'a "quoted" name')
-
-
-def test_figure_ink_lies_inside_the_picture():
-    """Guards against long selector names cut off at the edge: the outermost pixels are empty."""
-    names = ["transcript of a recogniser with a very long name", "b"]
-    points = [point for name in names for point in curve(name, [0.1, 0.2, 0.4])]
-    pixels = rendered_pixels(curve_figure(points))
-    edges = np.concatenate([pixels[:2].ravel(), pixels[-2:].ravel(), pixels[:, :2].ravel(), pixels[:, -2:].ravel()])
-    assert (edges == 255).all()
-    assert Image.fromarray(pixels).convert("L").getextrema()[0] < 100
+def test_trainer_test_leaves_a_page_of_the_sweep_beside_it(tmp_path, capsys):
+    """Guards against hooks that run before the sweep has its results, and against a report of stale results."""
+    scaling = InferenceScaling(
+        codec=ToyCodec(), algorithm=BestOfN(4, 12), sampling=SamplingSettings(),
+        selectors=[ToyVerifier("level", mean_level)], judges=[ToysWriter("judge", last_level_or_nan)],
+        folder=tmp_path, num_resamples=100,
+    )  # fmt: skip
+    trainer = Trainer(
+        accelerator="cpu", logger=CSVLogger(tmp_path),
+        callbacks=[ScalingReport(num_examples=1), scaling, RunLayout(tmp_path)],
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    prompts = torch.utils.data.DataLoader(toy_prompts(3), batch_size=2, collate_fn=lambda rows: PromptBatch(list(rows)))
+    trainer.test(ToyModule(), prompts, verbose=False)
+    page = Page((tmp_path / "report" / "index.html").read_text(encoding="utf-8"))
+    rows = list(csv.DictReader((tmp_path / "report" / "curve.csv").open()))
+    assert len(page.tables["curve-csv"]) == 1 + len(rows)
+    assert page.text.count("best of 4 by level") == 1
+    printed = capsys.readouterr().out
+    assert printed.count((tmp_path / "report" / "index.html").as_uri()) == 2  # by the report and by the layout
+    assert "test starts" in printed and "test ended" in printed
 
 
 def test_judge_without_independent_selector_has_no_best():

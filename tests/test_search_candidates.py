@@ -94,7 +94,10 @@ def test_scores_of_another_verifier_decoder_or_reference_are_not_reused(tmp_path
     assert all_of_them > 0
     assert num_asked(model_hash="second version") == 0
     assert num_asked(model_hash="second version", settings={"normaliser": "numbers"}) == all_of_them
+    assert num_asked() == all_of_them  # back to the first version, so that next only the decoder differs
+    assert num_asked() == 0
     assert num_asked(codec=ToyCodec(gain=0.5)) == all_of_them
+    assert num_asked(codec=ToyCodec(gain=0.5)) == 0
     voices = [Audio(torch.full((8,), level), 800) for level in (0.1, 0.2)]
     spoken = [[Prompt(one.key, one.text, reference=voice) for one in prompts] for voice in voices]
     assert num_asked(spoken[0], needs_reference=True) == all_of_them
@@ -119,6 +122,15 @@ def test_another_setting_samples_again(tmp_path, change):
     sampler = ToySampler()
     sweep_in(tmp_path, **change).run(toy_prompts(1), sampler)
     assert len(sampler.extended) == 1
+
+
+@pytest.mark.parametrize("changed", [Prompt("prompt0", "other text"), Prompt("prompt0", "word ", language="es")])
+def test_another_text_under_the_same_key_samples_again(tmp_path, changed):
+    """Guards against candidates of an earlier text that are scored as if they spoke the new one."""
+    sweep_in(tmp_path).run(toy_prompts(1), ToySampler())
+    sampler = ToySampler()
+    sweep_in(tmp_path).run([changed], sampler)
+    assert sampler.num_drawn == 4
 
 
 def truncated(text: str) -> str:
@@ -163,9 +175,10 @@ def test_a_write_that_is_cut_off_leaves_the_old_file(tmp_path, monkeypatch):
     def killed(descriptor):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("os.fsync", killed)
-        sweep_in(tmp_path, [ToyVerifier("later", mean_level)]).run(prompts, ToySampler(fail_at_call=1))
+    sweep = sweep_in(tmp_path, [ToyVerifier("later", mean_level)])
+    monkeypatch.setattr("os.fsync", killed)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run(prompts, ToySampler(fail_at_call=1))
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
     assert path.read_text() == before
 

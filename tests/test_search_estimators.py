@@ -108,7 +108,7 @@ def test_interval_equals_a_naive_loop_and_agrees_with_scipy():
 
 
 def test_systems_are_paired():
-    """Guards against independent resamples: a system that is always better by 0.1 has a difference without any spread."""
+    """Guards against independent resamples: a system that is always better by 0.1 differs without any spread."""
     values_P = np.random.default_rng(2).normal(size=30)
     first = bootstrap_interval(values_P, resample_counts(30, seed=3))
     second = bootstrap_interval(values_P + 0.1, resample_counts(30, seed=3))

@@ -241,7 +241,12 @@ def test_errors_name_the_alternatives(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match=r"Could not resolve.*apt-get download asterisk.*`packages`.*FolderSource"):
         list(AsteriskSource(tmp_path / "cache", ["en"]).recordings())
     assert not list((tmp_path / "cache/packages").iterdir())
-    fake_apt(tmp_path / "silent", "exit 0", monkeypatch)  # apt-get update succeeds with warnings when offline
+    # Offline, apt-get update succeeds with warnings: the reason must not be lost behind the download's complaint.
+    script = 'if [[ "$*" == *update ]]; then echo "W: no route" >&2; else echo "E: no such package" >&2; exit 100; fi'
+    fake_apt(tmp_path / "warning", script, monkeypatch)
+    with pytest.raises(RuntimeError, match=r"`apt-get download`.*no route.*no such package.*FolderSource"):
+        list(AsteriskSource(tmp_path / "cache", ["en"]).recordings())
+    fake_apt(tmp_path / "silent", "exit 0", monkeypatch)
     with pytest.raises(RuntimeError, match=r"got nothing.*FolderSource"):
         list(AsteriskSource(tmp_path / "cache", ["en"]).recordings())
     monkeypatch.setattr(debian.shutil, "which", lambda name: None)

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from torch.utils.data import DataLoader
 
 import run
-from callbacks.stage import changed_keys, content_hash, newest_checkpoint
+from callbacks.stage import Stage, StageFinished, StageSettings, changed_keys, content_hash, newest_checkpoint
 
 # What the toy's runs did, in order: ("fit", first step, last step) or ("predict", value read).
 JOURNAL: list[tuple] = []
@@ -239,3 +239,18 @@ def test_changed_keys_names_every_difference() -> None:
     new = {"a": {"b": 1, "c": [1, 3]}, "e": 2, "g": 0}
     assert changed_keys(old, new) == ["a.c", "d", "e", "g"]
     assert changed_keys(old, old) == []
+
+
+def test_other_ranks_wait_for_rank_0(tmp_path: Path) -> None:
+    """Guards against a second rank that moves the folder too, trains in the old one, or runs where rank 0 skips."""
+    settings = StageSettings(tmp_path / "train")
+    first, second = (Stage(settings, "fit", {"rate": 1}) for _ in range(2))
+    with pytest.raises(TimeoutError, match="Expected rank 0 to write"):
+        second.follow(timeout=0)
+    first.begin()
+    second.follow(timeout=0)
+    first.finish()
+    with pytest.raises(StageFinished):
+        second.follow(timeout=0)
+    with pytest.raises(TimeoutError):  # the marker of another config is not the one it waits for
+        Stage(settings, "fit", {"rate": 2}).follow(timeout=0)

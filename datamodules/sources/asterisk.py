@@ -56,7 +56,7 @@ def read_transcripts(data: bytes, names: Collection[str]) -> dict[str, list[str]
     `;` starts a comment. A text that holds one of `names` and a colon is split there.
     """
     try:
-        lines = data.decode("utf-8").splitlines()  # the Italian file starts with a byte order mark
+        lines = data.decode("utf-8-sig").splitlines()  # the Italian file starts with a byte order mark
     except UnicodeDecodeError:
         lines = data.decode("latin-1").splitlines()
     texts: dict[str, list[str]] = {}

@@ -74,15 +74,18 @@ def download(names: Sequence[str], folder: Path, state: Path) -> None:
     options = [f"-oDir::State::Lists={state.resolve()}/lists", f"-oDir::Cache={state.resolve()}/cache"]
     apt = ["apt-get", "-q", *options, "-oDebug::NoLocking=1", "-oAcquire::Retries=2", "-oAcquire::http::Timeout=30"]
     with tempfile.TemporaryDirectory(dir=folder) as arrivals:
-        for command in ([*apt, "update"], [*apt, "download", *names]):
-            run = subprocess.run(command, cwd=arrivals, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        report = ""
+        for command in (["update"], ["download", *names]):
+            run = subprocess.run(
+                [*apt, *command], cwd=arrivals, capture_output=True, text=True, stdin=subprocess.DEVNULL
+            )
+            report += " ".join(run.stderr.split())[:500] + " "  # offline, update succeeds: why stands in its warnings
             if run.returncode:
-                report = " ".join((run.stderr or run.stdout).split())[-600:]
-                raise RuntimeError(
-                    f"Expected `{command[0]} {command[len(apt)]}` to work, but got: {report} {alternatives}"
-                )
+                raise RuntimeError(f"Expected `apt-get {command[0]}` to work, but got: {report}{alternatives}")
         missing = [name for name in names if not find_packages(Path(arrivals), [name])]
         if missing:
-            raise RuntimeError(f"Expected `apt-get` to fetch {', '.join(missing)}, but got nothing. {alternatives}")
+            raise RuntimeError(
+                f"Expected `apt-get` to fetch {', '.join(missing)}, but got nothing: {report}{alternatives}"
+            )
         for path in Path(arrivals).glob("*.deb"):
             os.replace(path, folder / path.name)

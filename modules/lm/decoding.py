@@ -82,7 +82,9 @@ class DecodingBatch:
         self.num_first_codes = [len(row.codes) for row in rows]
         self.tokens_R = torch.tensor([row.prefix.last_token for row in rows], device=device)
         self.positions_R = torch.tensor(self.num_first_tokens, device=device)
-        self.code_positions_R = torch.tensor([row.branch.codes_S.numel() + len(row.codes) for row in rows], device=device)
+        self.code_positions_R = torch.tensor(
+            [row.branch.codes_S.numel() + len(row.codes) for row in rows], device=device
+        )
         self.seeds_R = seed_tensor([row.seed for row in rows], device)
         # Rows are looked at after every step on a CPU; elsewhere each look waits for the device, so they wait their turn.
         self.num_steps_per_look = 1 if device.type == "cpu" else 16

@@ -40,7 +40,14 @@ class LlamaSize:
     tie_embeddings: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "intermediate_size", "num_layers", "num_heads", "num_key_value_heads", "max_positions"):
+        for name in (
+            "hidden_size",
+            "intermediate_size",
+            "num_layers",
+            "num_heads",
+            "num_key_value_heads",
+            "max_positions",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"Expected `{name}` to be at least 1, but got {getattr(self, name)}.")
         if self.hidden_size % (2 * self.num_heads):

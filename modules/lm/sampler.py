@@ -93,7 +93,7 @@ class KVCacheSampler:
         N candidates of one prompt cost flops(P, 0) + N * (flops(P, S) - flops(P, 0)): the prompt is read once.
         """
         config = self.network.config
-        num_weights = sum(parameter.numel() for parameter in self.network.model.layers.parameters())
+        num_weights = sum(weight.numel() for weight in self.network.model.layers.parameters() if weight.ndim == 2)
         num_tokens = num_prompt_tokens + num_codes
         num_pairs = num_tokens * (num_tokens + 1) / 2  # query and key
         attention_channels = config.num_attention_heads * config.head_dim

@@ -159,7 +159,7 @@ def _record_from_content(content: dict[str, Any], identity: dict[str, Any], prom
 
 
 def export_candidates(prompt_sets: dict[str, list[Trace]], verifier_names: Sequence[str], path: Path) -> None:
-    """The merged store as CSV, a row per candidate. An empty score: that verifier was not asked; nan: it could not judge."""
+    """The merged store as CSV, a row per candidate. Empty score: not asked; nan: the verifier could not judge."""
     columns = [
         "prompt_set",
         "prompt_key",

@@ -75,7 +75,7 @@ class CurveCalculator:
         ]
 
     def _lines(self, judge: Verifier, judged: list[JudgedPrompt]) -> list[Line]:
-        """Chance, every selector of another model than the judge's, and the oracle: chosen by the judge's own metric."""
+        """Chance, every selector of another model than the judge's, and the oracle: chosen by the judge's metric."""
         uniform_N = np.full(self._num_candidates(), 1 / self._num_candidates())
         lines = [Line("random", None, lambda place, n: uniform_N)]
         for selector in self.panel.selectors:

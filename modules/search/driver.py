@@ -18,7 +18,7 @@ def no_progress(stage: str, num_finished: int) -> None:
 
 @dataclass
 class RunningSearch:
-    """One prompt's generator, the request it waits on, every branch it was given, and seconds not yet on a candidate."""
+    """One prompt's generator, the request it waits on, every branch it was given, and seconds not yet shared out."""
 
     root: Branch
     generator: Generator[Extend | Score, list[Branch] | None, Trace]

@@ -89,7 +89,7 @@ def expected_scores(prompts: list[JudgedPrompt], weights_PN: list[np.ndarray]) -
 
 
 def judged_only_score(prompts: list[JudgedPrompt], weights_PN: list[np.ndarray]) -> float:
-    """Mean metric over the choices that were judged: each weighted by its chance of being chosen. NaN if there are none."""
+    """Mean metric over the judged choices, weighted by their chance of being chosen. NaN if there is none."""
     total, mass = 0.0, 0.0
     for prompt, weights_N in zip(prompts, weights_PN, strict=True):
         chance_N = weights_N * prompt.judged_N

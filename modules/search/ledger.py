@@ -1,4 +1,4 @@
-"""The compute ledger: what candidates and points of a curve cost. Pure functions; FLOPs per part, wall seconds shared."""
+"""The compute ledger: what candidates and points of a curve cost, in FLOPs by part and shared wall seconds."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,10 @@ def candidate_seconds(num_codes: int, codec: Codec) -> float:
 
 
 def sampling_cost(sampler: Sampler, codec: Codec, num_prompt_tokens: int, num_codes: int) -> Cost:
-    """FLOPs to draw one candidate (its prompt included) and to decode it; no codes, nothing to decode."""
+    """FLOPs to draw one candidate by itself (its prompt included) and to decode it; no codes, nothing to decode.
+
+    A sampler that reads a prompt once for all candidates spends less: the sum over candidates is an upper bound.
+    """
     codec_flops = codec.decode_flops(num_codes) if num_codes else 0.0
     return Cost(lm_flops=sampler.flops(num_prompt_tokens, num_codes), codec_flops=codec_flops)
 
@@ -23,7 +26,7 @@ def verifier_cost(verifiers: Sequence[Verifier], codec: Codec, num_codes: int) -
 
 
 def share_seconds(seconds: float, amounts: Sequence[float]) -> list[float]:
-    """Wall seconds of a batch shared out in proportion to `amounts`, equally where all are 0; they add up to `seconds`."""
+    """Wall seconds of a batch shared out in proportion to `amounts`, equally if all are 0; their sum is `seconds`."""
     total = sum(amounts)
     if total == 0:
         return [seconds / len(amounts)] * len(amounts) if amounts else []

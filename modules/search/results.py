@@ -21,14 +21,14 @@ class SweepResults:
             Candidates carry their scores by verifier name (selectors and judges: always there, NaN = could not judge;
             final judges: only where they were asked) and their cost. Their audio was dropped: decode `codes_S` again.
         points: All curves, in the order of curve.csv: `point.prompt_set`, `point.selector`, `point.judge`, `point.n`.
-            Selectors are the verifiers' names, "random" and "oracle (NAME)". Final judges have points at n = 1 and N only.
+            Selectors are the verifiers' names, "random" and "oracle (NAME)". Final judges have n = 1 and N only.
         chosen: Prompt set -> selector name (the verifiers only) -> prompt key -> index into `trace.candidates` of the
             best of all N. The lowest index wins among ties.
         hypotheses: (prompt key, candidate index, verifier name) -> what that verifier understood; for the first
             candidate and the chosen ones, of verifiers that have a method `hypotheses(prompt, candidates)`.
-        description: What was run, ready for JSON: "date", "versions", "seed", "num_candidates", "algorithm", "sampling",
-            "model_hash", "codec_fingerprint", "num_prompts", "num_score_failures", and "verifiers": a list of
-            {"name", "roles" (of "selector", "judge", "final judge"), "model_hash", "settings"}.
+        description: What was run, ready for JSON: "date", "versions", "seed", "num_candidates", "algorithm",
+            "sampling", "model_hash", "codec_fingerprint", "num_prompts", "num_score_failures", and "verifiers": a list
+            of {"name", "roles" (of "selector", "judge", "final judge"), "model_hash", "settings"}.
     """
 
     prompt_sets: dict[str, list[Trace]]

@@ -17,7 +17,7 @@ DISTRIBUTIONS = ("torch", "lightning", "transformers", "torchmetrics", "numpy", 
 
 
 def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamples: int = 2000) -> SweepResults:
-    """The results of a sweep whose every prompt is stored. The seed of the sweep also draws the bootstrap's resamples."""
+    """The results of a sweep whose every prompt is stored. The sweep's seed also draws the bootstrap's resamples."""
     names = [verifier.name for verifier in sweep.panel.everyone]
     traces, points, chosen, hypotheses = {}, [], {}, {}
     for prompt_set, prompts in prompt_sets.items():

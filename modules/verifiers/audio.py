@@ -1,0 +1,90 @@
+"""Audio as verifiers need it: at the model's rate, known again by its content, judged clip by clip.
+
+T audio samples.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from modules.api import Audio, Candidate
+
+MIN_SECONDS = 0.1
+
+logger = logging.getLogger(__name__)
+
+
+def resampled(audio: Audio, sample_rate: int) -> np.ndarray:
+    """The samples at `sample_rate` Hz: (T,) float32, contiguous. Band-limited (soxr, high quality)."""
+    samples_T = np.ascontiguousarray(audio.samples_T.detach().cpu().numpy(), dtype=np.float32)
+    if audio.sample_rate == sample_rate:
+        return samples_T
+    import soxr
+
+    return soxr.resample(samples_T, audio.sample_rate, sample_rate).astype(np.float32, copy=False)
+
+
+def audio_hash(audio: Audio) -> str:
+    """SHA-256 over the rate and the samples: equal for equal audio, whichever candidate holds it."""
+    digest = hashlib.sha256(str(audio.sample_rate).encode())
+    digest.update(resampled(audio, audio.sample_rate).tobytes())
+    return digest.hexdigest()
+
+
+def checked(audio: Audio | None) -> Audio:
+    """The audio itself; raises ValueError where there is too little of it, or NaN in it, for any model to judge."""
+    if audio is None or audio.seconds < MIN_SECONDS:
+        seconds = 0.0 if audio is None else audio.seconds
+        raise ValueError(f"Expected `audio` of at least {MIN_SECONDS} s, but got {seconds:.3f} s.")
+    if not bool(torch.isfinite(audio.samples_T).all()):
+        raise ValueError("Expected `audio` to be finite, but got NaN or infinity in it.")
+    return audio
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass
+class Failures:
+    """Counts the clips that a verifier could not judge; warns at the first only."""
+
+    verifier: str
+    count: int = 0
+
+    def add(self, error: Exception) -> None:
+        self.count += 1
+        if self.count == 1:
+            logger.warning("%s could not judge a clip, and counts it: %s", self.verifier, error)
+
+
+def judged(
+    judge: Callable[[Audio], float], candidates: Sequence[Candidate], failures: Failures, num_workers: int = 1
+) -> torch.Tensor:
+    """`judge` over the candidates' audio, in `num_workers` threads: (N,) float64, NaN where it failed."""
+
+    def attempt(candidate: Candidate) -> float | Exception:
+        try:
+            return float(judge(checked(candidate.audio)))
+        except Exception as error:  # noqa: BLE001 - one bad clip must not stop a sweep; it is counted
+            return error
+
+    if num_workers > 1 and len(candidates) > 1:
+        with ThreadPoolExecutor(num_workers) as pool:
+            outcomes = list(pool.map(attempt, candidates))
+    else:
+        outcomes = [attempt(candidate) for candidate in candidates]
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            failures.add(outcome)
+        elif outcome != outcome:
+            failures.add(ValueError("Expected a finite score, but got NaN."))
+    scores = [float("nan") if isinstance(outcome, Exception) else outcome for outcome in outcomes]
+    return torch.tensor(scores, dtype=torch.float64)

@@ -1,0 +1,27 @@
+"""The files of a verifier's model: where an installed package keeps them, and the hash of their content."""
+
+import hashlib
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+
+def package_folder(package: str, install: str) -> Path:
+    """Folder of an installed package, without importing it.
+
+    Raises:
+        ImportError: It is not installed; names the command `pip install {install}`.
+    """
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError(f"Expected the package `{package}` to be installed: pip install {install}")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def content_hash(files: Iterable[Path]) -> str:
+    """SHA-256 over the content of the files, in the order given; their names and places do not matter."""
+    digest = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

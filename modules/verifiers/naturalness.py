@@ -1,0 +1,107 @@
+"""How natural and clean speech sounds, without a reference: DNSMOS (Reddy et al., arXiv 2110.01763)."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from modules.api import Audio, Candidate, Prompt
+from modules.verifiers.audio import Failures, judged, num_cores, resampled
+from modules.verifiers.model_files import content_hash, package_folder
+
+SAMPLE_RATE = 16_000
+WINDOW_SECONDS = 9.01
+# Multiply-adds of one window of 900 frames x 161 bins (P.835; 3 x 3 convolutions, channels 1-128-64-64-32, then pooled
+# by 2 each: 32, 32, 64) or 900 x 120 (P.808: 32-32-32-64 with pooling after each, counted as if like P.835's tail).
+P835_WINDOW_FLOPS = 2 * 9 * (900 * 161 * (128 + 128 * 64 + 64 * 64 + 64 * 32) + 450 * 80 * 32 * 32 * 1.25)
+P808_WINDOW_FLOPS = 2 * 9 * 900 * 120 * 32 * (1 + 32 / 4 + 32 / 16 + 64 / 64)
+
+
+class Dnsmos:
+    """Mean opinion score, 1 (bad) to 5, predicted by the networks that the package speechmos carries. CPU.
+
+    A clip is repeated until it fills 9.01 s and judged in windows that step by 1 s, as the reference does; each window
+    costs 0.17 CPU-seconds (P.835) or 0.01 (P.808). Clips are judged in parallel, one thread each, which gives the same
+    numbers as one clip on all threads, sooner. `ovrl_mos`, `sig_mos` and `bak_mos` come from one network and so
+    have one model hash; `p808_mos` comes from another.
+
+    Args:
+        field: Which opinion: overall, signal or background (ITU-T P.835), or overall by ITU-T P.808.
+        num_workers: Clips judged at a time; 0 is one per core.
+    """
+
+    worst_score = 1.0
+    needs_reference = False
+    judges_partial = True
+
+    def __init__(
+        self, field: Literal["ovrl_mos", "sig_mos", "bak_mos", "p808_mos"] = "ovrl_mos", num_workers: int = 0
+    ) -> None:
+        if field not in ("ovrl_mos", "sig_mos", "bak_mos", "p808_mos"):
+            raise ValueError(f"Expected `field` to be ovrl_mos, sig_mos, bak_mos or p808_mos, but got {field!r}.")
+        self.field = field
+        self.num_workers = num_workers
+        self._failures = Failures(self.name)
+
+    @property
+    def name(self) -> str:
+        return f"naturalness_{self.field.removesuffix('_mos')}"
+
+    @property
+    def num_failures(self) -> int:
+        return self._failures.count
+
+    @cached_property
+    def model_hash(self) -> str:
+        folder = package_folder("speechmos", "speechmos") / "dnsmos_models"
+        return content_hash([folder / ("model_v8.onnx" if self.field == "p808_mos" else "sig_bak_ovr.onnx")])
+
+    @cached_property
+    def _model(self) -> Any:
+        try:
+            import onnxruntime
+            from speechmos.dnsmos import DNSMOS
+        except ImportError as error:
+            raise ImportError("DNSMOS needs speechmos: pip install speechmos onnxruntime librosa") from error
+        folder = package_folder("speechmos", "speechmos") / "dnsmos_models"
+        primary, p808 = str(folder / "sig_bak_ovr.onnx"), str(folder / "model_v8.onnx")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        model = DNSMOS(primary, p808)
+        # One thread per clip and several clips at once; the network that the field does not need is not run.
+        if self.field == "p808_mos":
+            model.onnx_sess = _NotRun()
+            model.p808_onnx_sess = onnxruntime.InferenceSession(p808, options)
+        else:
+            model.onnx_sess = onnxruntime.InferenceSession(primary, options)
+            model.p808_onnx_sess = _NotRun()
+        return model
+
+    def _judge(self, audio: Audio) -> float:
+        samples_T = np.clip(resampled(audio, SAMPLE_RATE), -1, 1)  # as a file of integer samples would hold them
+        if not samples_T.any():
+            raise ValueError("Expected `audio` with some sound in it, but got silence.")
+        return self._model(samples_T, SAMPLE_RATE, False)[self.field]
+
+    def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
+        """(N,) float64, about 1 to 5."""
+        self._model  # noqa: B018 - loaded here, once, rather than by several threads at a time
+        return judged(self._judge, candidates, self._failures, self.num_workers or num_cores())
+
+    def flops(self, seconds: float) -> float:
+        """Windows x the convolutions of one (nearly all of the cost; see the constants above)."""
+        if seconds <= 0:
+            return 0.0
+        while seconds < WINDOW_SECONDS:
+            seconds *= 2
+        num_windows = int(np.floor(np.floor(seconds) - WINDOW_SECONDS)) + 1
+        return max(1, num_windows) * (P808_WINDOW_FLOPS if self.field == "p808_mos" else P835_WINDOW_FLOPS)
+
+
+class _NotRun:
+    """Stands where the field does not need a network: NaN for every opinion."""
+
+    def run(self, outputs: None, inputs: dict[str, np.ndarray]) -> list[list[list[float]]]:
+        return [[[float("nan")] * 3]]

@@ -1,0 +1,153 @@
+"""The GAN step: what counts as a step, when discriminators act, and that a resumed run is the uninterrupted one."""
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from datamodules.audio import AudioDataModule
+from datamodules.shards import ShardIndex
+from modules.api import Audio
+from modules.codec.checkpoints import CodecCheckpoint, load_generator
+from modules.codec.decoder import VocosDecoder
+from modules.codec.discriminators import DiscriminatorEnsemble, MultiPeriodDiscriminator
+from modules.codec.encoder import SpectralEncoder
+from modules.codec.generator import CodecGenerator
+from modules.codec.losses import MultiResolutionMelLoss
+from modules.codec.quantizer import FiniteScalarQuantizer
+from modules.codec_module import CodecModule
+from modules.schedule import WarmupCosine
+
+
+class Recorder(L.Callback):
+    """Weights after every step: equal weights mean equal losses, gradients, orders and crops before them."""
+
+    def __init__(self):
+        self.generator, self.discriminator, self.steps = [], [], []
+
+    def on_train_batch_end(self, trainer, module, *_):
+        self.steps.append(trainer.global_step)
+        for kept, part in ((self.generator, module.generator), (self.discriminator, module.discriminator)):
+            kept.append(torch.nn.utils.parameters_to_vector(part.parameters()).detach().clone())
+
+
+def build(**changes):
+    torch.manual_seed(0)
+    settings = {
+        "generator": CodecGenerator(
+            SpectralEncoder(16000, 320, num_mels=20, channels=16, num_layers=1, hidden_channels=16),
+            FiniteScalarQuantizer(16, [4, 4]),
+            VocosDecoder(16000, 320, channels=16, num_layers=1, hidden_channels=16),
+        ),
+        "discriminator": DiscriminatorEnsemble([MultiPeriodDiscriminator([2, 3], [4, 4])]),
+        "reconstruction_loss": MultiResolutionMelLoss(16000, [256, 512], [10, 20]),
+        "optimizer": lambda weights: torch.optim.AdamW(weights, lr=1e-3),
+        "discriminator_optimizer": lambda weights: torch.optim.AdamW(weights, lr=1e-3),
+        "scheduler": lambda optimizer: WarmupCosine(optimizer, 2, 20),
+        "discriminator_start_step": 3,
+        "discriminator_samples": 2000,
+    }
+    return CodecModule(**{**settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    from datamodules.preparation import prepare_audio_shards
+    from datamodules.sources.source import Recording
+
+    class Noise:
+        num_recordings = 24
+
+        def recordings(self):
+            for number in range(24):
+                samples = 0.1 * torch.randn(4000 + 500 * number, generator=torch.Generator().manual_seed(number))
+                split = "held_out" if number % 6 == 0 else "train"
+                yield Recording(f"n{number}", Audio(samples, 16000), "one", "a", "en", "noise", "none", split)
+
+        def credits(self):
+            return "none"
+
+    folder = tmp_path_factory.mktemp("audio")
+    prepare_audio_shards([Noise()], folder / "shards", 16000, "wav")
+    return folder / "shards"
+
+
+def fit(shards, folder, max_steps, module=None, resume=None, **options):
+    recorder = Recorder()
+    saver = ModelCheckpoint(folder, every_n_train_steps=5, save_top_k=-1, filename="{step}")
+    trainer = L.Trainer(
+        max_steps=max_steps, accelerator="cpu", logger=False, callbacks=[recorder, saver], enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0, limit_val_batches=0,
+        log_every_n_steps=1, **options,
+    )  # fmt: skip
+    data = AudioDataModule(shards, segment_seconds=0.25, batch_size=4, num_batches=7)
+    trainer.fit(module or build(), data, ckpt_path=resume, weights_only=False)
+    return recorder, trainer
+
+
+def test_steps_are_generator_updates_and_discriminators_start_when_told(shards, tmp_path):
+    """Guards against Lightning counting both optimizers, which halves max_steps and moves checkpoints."""
+    recorder, trainer = fit(shards, tmp_path, 10)
+    assert recorder.steps == list(range(1, 11))
+    assert {path.name for path in tmp_path.glob("*.ckpt")} == {"step=5.ckpt", "step=10.ckpt"}
+    for before, after in zip(recorder.generator, recorder.generator[1:], strict=False):
+        assert not torch.equal(before, after)
+    assert torch.equal(recorder.discriminator[0], recorder.discriminator[2]), "idle before step 3"
+    for before, after in zip(recorder.discriminator[2:], recorder.discriminator[3:], strict=False):
+        assert not torch.equal(before, after)
+    rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
+    assert rates == [pytest.approx(1e-3 * (0.02 + 0.98 * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * 8 / 18)))))]
+
+
+def test_discriminators_change_what_the_generator_learns(shards, tmp_path):
+    """Guards against adversarial terms that are logged but have no gradient."""
+    with_gan, _ = fit(shards, tmp_path / "a", 6)
+    without, _ = fit(shards, tmp_path / "b", 6, build(discriminator_start_step=100))
+    assert torch.equal(with_gan.generator[2], without.generator[2])
+    assert not torch.allclose(with_gan.generator[5], without.generator[5])
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(shards, tmp_path):
+    """Bit for bit: both networks, both optimizers, schedule, order, crops and windows; over a pass's border."""
+    whole, _ = fit(shards, tmp_path / "whole", 12)
+    fit(shards, tmp_path / "cut", 5)
+    torch.manual_seed(123)
+    torch.rand(7)
+    rest, _ = fit(shards, tmp_path / "cut", 12, resume=tmp_path / "cut" / "step=5.ckpt")
+    assert rest.steps == list(range(6, 13))
+    for name in ("generator", "discriminator"):
+        for kept, again in zip(getattr(whole, name)[5:], getattr(rest, name), strict=True):
+            assert torch.equal(kept, again)
+
+
+def test_sixteen_bit_floats_are_refused(shards, tmp_path):
+    with pytest.raises(ValueError, match="16-mixed"):
+        module = build()
+        module.trainer = type("Trainer", (), {"precision": "16-mixed"})()
+        module.setup("fit")
+
+
+def test_a_checkpoint_that_is_no_codec_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="Train the codec first"):
+        CodecCheckpoint(tmp_path / "none.ckpt").encode(torch.zeros(1, 320), torch.tensor([320]))
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match="CodecModule"):
+        load_generator(tmp_path / "other.ckpt")
+
+
+def test_damaged_recordings_are_skipped_and_counted(shards, tmp_path):
+    """Guards against one damaged file that stops a run, or is dropped without a word."""
+    import shutil
+
+    from datamodules.audio import AudioRows
+
+    shutil.copytree(shards / "train", tmp_path / "train")
+    index = ShardIndex.load(tmp_path / "train", "audio")
+    path = tmp_path / "train" / index.shards[0]
+    content = bytearray(path.read_bytes())
+    content[index.offsets[2] : index.offsets[2] + 2000] = b"\0" * 2000
+    path.write_bytes(content)
+    rows = AudioRows(index, 0, 0)
+    batch = rows.load([(number, 0) for number in range(5)])
+    assert batch.keys == [str(key) for key in index.keys[[0, 1, 3, 4]]]
+    assert rows.num_damaged == 1
