@@ -5,6 +5,7 @@ same config. `stage` (callbacks/stage.py) skips what is finished and resumes wha
 """
 
 import linecache
+import logging
 import os
 import sys
 import traceback
@@ -113,8 +114,14 @@ def user_error(error: BaseException) -> BaseException | None:
     return user_error(error.__cause__) if error.__cause__ else None
 
 
+def is_no_tip(record: logging.LogRecord) -> bool:
+    """False for Lightning's advertisements of other packages."""
+    return "💡 Tip" not in str(record.msg)
+
+
 def quieten() -> None:
-    """Switch off the warnings that say nothing about a run."""
+    """Switch off the messages that say nothing about a run."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_tip)
     # torch's deprecation inside Lightning itself.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
     # Audio is prepared beforehand and read in the order of the shards: on few cores workers only compete with torch.

@@ -13,7 +13,7 @@ from modules.api import CodePrediction
 
 
 class TokenShardWriter(BasePredictionWriter):
-    """Writes `folder/SPLIT` token shards: KEY.codes.npy (uint16 where it fits) and KEY.json, in the order of the batches.
+    """Writes `folder/SPLIT` token shards: KEY.codes.npy (uint16 where it fits) and KEY.json, in batch order.
 
     The index's header holds codebook size, frame rate and the codec's fingerprint; the language model refuses shards of
     another codec. With several ranks each writes `folder/SPLIT/rank-R`.

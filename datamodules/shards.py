@@ -1,8 +1,9 @@
 """Shards on disk: WebDataset tar files beside an index, written once, read by sample in any order.
 
-A shard folder holds `000000.tar` …, `index.json` (kind, shards, header, report) and `index.npz` (per sample: key, length,
-bytes of its text, shard, byte offset, byte size). The tar files are plain WebDataset and open with `webdataset.WebDataset(...)`; the
-offsets let us own the order of samples, which an exact resume needs and WebDataset's own pipeline cannot give.
+A shard folder holds `000000.tar` …, `index.json` (kind, shards, header, report) and `index.npz` (per sample: key,
+length, bytes of its text, shard, byte offset, byte size). The tar files are plain WebDataset and open with
+`webdataset.WebDataset(...)`; the offsets let us own the order of samples, which an exact resume needs and WebDataset's
+own pipeline cannot give.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ class ShardIndex:
     """What a shard folder holds.
 
     `header` is what the writer was told of the data (token space, codec fingerprint, sample rate, …). `lengths` are in
-    samples of audio or in codes, `text_lengths` in UTF-8 bytes. `report` counts what preparation kept and skipped, with reasons.
+    samples of audio or in codes, `text_lengths` in UTF-8 bytes. `report` counts what was kept and skipped, and why.
     """
 
     folder: Path

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from modules.tokens import TokenSpace
 
-# ---------------------------------------------------------------------------------------------------------- records
-
 
 @dataclass(frozen=True)
 class Audio:
@@ -137,9 +135,6 @@ class Score:
     candidates: list[Candidate]
 
 
-# -------------------------------------------------------------------------------------------------------- protocols
-
-
 @runtime_checkable
 class TextTokenizer(Protocol):
     """Text to ids in [0, vocab_size) and back. `encode` raises ValueError on text that it cannot express."""
@@ -152,22 +147,21 @@ class TextTokenizer(Protocol):
 
 @runtime_checkable
 class PromptFormat(Protocol):
-    """Where text and codes stand in a sequence. The data and the model hold the same one."""
+    """Where text and codes stand in a sequence. The data and the model hold the same one.
+
+    `prompt_tokens` end with the start of speech; `example_tokens` are the whole sequence, and how many carry no loss.
+    """
 
     @property
     def token_space(self) -> TokenSpace: ...
-    def prompt_tokens(self, text: str) -> list[int]:
-        """The tokens up to and with the start of speech."""
-        ...
+    def prompt_tokens(self, text: str) -> list[int]: ...
 
-    def example_tokens(self, text: str, codes: Sequence[int]) -> tuple[list[int], int]:
-        """The whole sequence, and how many of its first tokens carry no loss."""
-        ...
+    def example_tokens(self, text: str, codes: Sequence[int]) -> tuple[list[int], int]: ...
 
 
 @runtime_checkable
 class Codec(Protocol):
-    """Audio to codes of one codebook and back. A batch gives what single items give.
+    """Audio to codes_BS (int64, one codebook) with num_codes_B, and back. A batch gives what single items give.
 
     `fingerprint` is a hash of the encode path only: a retrained decoder keeps token shards valid.
     """
@@ -180,9 +174,7 @@ class Codec(Protocol):
     def codebook_size(self) -> int: ...
     @property
     def fingerprint(self) -> str: ...
-    def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
-        """codes_BS (int64) and num_codes_B."""
-        ...
+    def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]: ...
 
     def decode(self, codes_BS: Tensor, num_codes_B: Tensor, start_frame: int = 0) -> Tensor:
         """audio_BT from `start_frame` on; item b is valid up to (num_codes_B[b] - start_frame) * hop samples."""
@@ -204,19 +196,16 @@ class Resynthesiser(Protocol):
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Draws speech codes for prompts. Noise is a pure function of (seed, position): batches do not matter."""
+    """Draws speech codes for prompts. Noise is a pure function of (seed, position): batches do not matter.
+
+    `extend` gives len(branches) * num_children branches, the children of one branch side by side; `drop` frees them.
+    """
 
     def start(self, prompts: Sequence[Prompt]) -> list[Branch]: ...
     def extend(
         self, branches: Sequence[Branch], num_children: int, max_new_tokens: int, seeds: Sequence[int]
-    ) -> list[Branch]:
-        """len(branches) * num_children branches, the children of one branch side by side."""
-        ...
-
-    def drop(self, branches: Sequence[Branch]) -> None:
-        """Free what the branches hold."""
-        ...
-
+    ) -> list[Branch]: ...
+    def drop(self, branches: Sequence[Branch]) -> None: ...
     def flops(self, num_prompt_tokens: int, num_codes: int) -> float: ...
     def num_prompt_tokens(self, prompt: Prompt) -> int: ...
 
@@ -239,9 +228,7 @@ class Verifier(Protocol):
     def needs_reference(self) -> bool: ...
     @property
     def judges_partial(self) -> bool: ...
-    def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
-        """(N,) float64."""
-        ...
+    def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor: ...  # (N,) float64
 
     def flops(self, seconds: float) -> float:
         """FLOPs to judge one candidate of so many seconds of audio."""
@@ -250,7 +237,7 @@ class Verifier(Protocol):
 
 @runtime_checkable
 class SearchAlgorithm(Protocol):
-    """A search is a generator: it yields Extend (answered with branches) and Score (answered with None), returns a Trace.
+    """A search is a generator: yields Extend (answered with branches) and Score (answered with None), returns a Trace.
 
     One driver runs the generators of many prompts at once, so generation and scoring are batched across prompts.
     """
@@ -260,7 +247,6 @@ class SearchAlgorithm(Protocol):
     def search(self, root: Branch, seed: int) -> Generator[Extend | Score, list[Branch] | None, Trace]: ...
 
 
-# ---------------------------------------------------------------------------------------------------------- batches
 # Not frozen: Lightning moves them to a device by setting their fields.
 
 

@@ -73,8 +73,8 @@ class CodecModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.trainer.precision == "16-mixed":
             raise ValueError(
-                "Expected `precision` 32-true or bf16-mixed, but got 16-mixed: the discriminator's optimizer is stepped "
-                "outside Lightning, which then cannot unscale its gradients."
+                "Expected `precision` 32-true or bf16-mixed, but got 16-mixed: the discriminator's optimizer is "
+                "stepped outside Lightning, which then cannot unscale its gradients."
             )
 
     def training_step(self, batch: AudioBatch, batch_index: int) -> None:

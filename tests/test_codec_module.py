@@ -121,9 +121,9 @@ def test_a_resumed_run_is_the_uninterrupted_one(shards, tmp_path):
 
 
 def test_sixteen_bit_floats_are_refused(shards, tmp_path):
+    module = build()
+    module.trainer = type("Trainer", (), {"precision": "16-mixed"})()
     with pytest.raises(ValueError, match="16-mixed"):
-        module = build()
-        module.trainer = type("Trainer", (), {"precision": "16-mixed"})()
         module.setup("fit")
 
 

@@ -76,9 +76,9 @@ def test_damaged_and_missing_shards_are_named(tmp_path):
         ShardIndex.load(tmp_path, "audio")
     assert index.report["skipped_by_reason"] == {"silent": 1}
     (tmp_path / "broken").mkdir()
-    with pytest.raises(RuntimeError), ShardWriter(tmp_path / "broken", "tokens", {}) as writer:
-        writer.write("a", {"json": b"{}"}, 1, "")
-        raise RuntimeError
+    writer = ShardWriter(tmp_path / "broken", "tokens", {}).__enter__()
+    writer.write("a", {"json": b"{}"}, 1, "")
+    writer.__exit__(RuntimeError, RuntimeError(), None)
     with pytest.raises(FileNotFoundError):
         ShardIndex.load(tmp_path / "broken", "tokens")
 

@@ -68,7 +68,7 @@ class CodecCheckpoint:
 def load_generator(path: Path) -> CodecGenerator:
     """The generator of a CodecModule checkpoint, in evaluation mode, without gradients.
 
-    Raises FileNotFoundError where there is no file, ValueError where it is no codec or a tensor is missing or left over.
+    Raises FileNotFoundError where there is no file, ValueError where it is no codec or a tensor is missing or surplus.
     """
     if not path.is_file():
         raise FileNotFoundError(f"Expected a codec checkpoint at `{path}`, but there is none. Train the codec first.")

@@ -46,7 +46,7 @@ class SpectralEncoder(nn.Module):
         audible = audio_BT * frame_mask(num_samples_B, audio_BT.shape[-1])
         audible = F.pad(audible, (0, (-audible.shape[-1]) % self.hop_length))
         mel_BMS = (self.mel(audible) + 5) / 3  # about zero mean, unit variance for speech
-        batch, num_mels, num_mel_frames = mel_BMS.shape
+        batch, _, num_mel_frames = mel_BMS.shape
         stacked = mel_BMS.transpose(1, 2).reshape(batch, num_mel_frames // self.mels_per_code, -1)
         num_frames_B = -(-num_samples_B // self.hop_length)
         return self.trunk(stacked, frame_mask(num_frames_B, stacked.shape[1])), num_frames_B

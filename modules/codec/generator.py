@@ -6,7 +6,6 @@ Shapes: B batch, T samples, S frames, C channels.
 import hashlib
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from modules.codec.quantizer import Quantized
@@ -87,8 +86,3 @@ class CodecGenerator(nn.Module):
     def _quantize(self, audio_BT: Tensor, num_samples_B: Tensor) -> tuple[Quantized, Tensor]:
         latent_BSC, num_codes_B = self.encoder(audio_BT, num_samples_B)
         return self.quantizer(latent_BSC), num_codes_B
-
-
-@torch.no_grad()
-def count_parameters(module: nn.Module) -> int:
-    return sum(weight.numel() for weight in module.parameters())

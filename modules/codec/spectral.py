@@ -16,7 +16,7 @@ def frame_mask(num_frames_B: Tensor, num_frames: int) -> Tensor:
 
 
 def mel_filters(sample_rate: int, fft_size: int, num_mels: int) -> Tensor:
-    """(F, M) triangular filters, Slaney's mel scale and area normalisation (as librosa's default), 0 Hz to half the rate."""
+    """(F, M) triangular filters on Slaney's mel scale with equal areas (librosa's default), 0 Hz to half the rate."""
 
     def to_mel(hertz: float) -> float:
         return hertz * 3 / 200 if hertz < 1000 else 15 + 27 * math.log(hertz / 1000) / math.log(6.4)

@@ -13,10 +13,12 @@ from modules.verifiers.model_files import content_hash, package_folder
 
 SAMPLE_RATE = 16_000
 WINDOW_SECONDS = 9.01
-# Multiply-adds of one window of 900 frames x 161 bins (P.835; 3 x 3 convolutions, channels 1-128-64-64-32, then pooled
-# by 2 each: 32, 32, 64) or 900 x 120 (P.808: 32-32-32-64 with pooling after each, counted as if like P.835's tail).
-P835_WINDOW_FLOPS = 2 * 9 * (900 * 161 * (128 + 128 * 64 + 64 * 64 + 64 * 32) + 450 * 80 * 32 * 32 * 1.25)
-P808_WINDOW_FLOPS = 2 * 9 * 900 * 120 * 32 * (1 + 32 / 4 + 32 / 16 + 64 / 64)
+# FLOPs of one window, 2 per multiply-add, over the 3 x 3 convolutions; pooling by 2 stands where the picture shrinks.
+# P.835: 900 frames x 161 bins, channels 1-128-64-64-32, then 32-32-64. P.808: 900 x 120, channels 1-32-32-32-32-64.
+P835_WINDOW_FLOPS = 18 * (
+    900 * 161 * (128 + 128 * 64 + 64 * 64 + 64 * 32) + (450 * 80 + 225 * 40) * 32 * 32 + 112 * 20 * 32 * 64
+)
+P808_WINDOW_FLOPS = 18 * (900 * 120 * 32 + (450 * 60 + 2 * 225 * 30) * 32 * 32 + 112 * 15 * 32 * 64)
 
 
 class Dnsmos:

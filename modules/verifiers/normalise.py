@@ -1,0 +1,117 @@
+"""What counts as the same text: normalisers applied to reference and transcript alike before they are compared."""
+
+import json
+import re
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+# The one table that turns what a recogniser wrote for a spoken digit into that digit: names, and words that sound so.
+DIGIT_WORDS: dict[str, tuple[str, ...]] = {
+    "0": ("zero", "zeros", "oh", "o", "ow", "nought", "naught", "nil"),
+    "1": ("one", "ones", "won", "wan"),
+    "2": ("two", "twos", "to", "too", "tu"),
+    "3": ("three", "threes", "tree", "free"),
+    "4": ("four", "fours", "for", "fore", "fours"),
+    "5": ("five", "fives", "fife"),
+    "6": ("six", "sixes", "sicks", "sics"),
+    "7": ("seven", "sevens"),
+    "8": ("eight", "eights", "ate", "ait", "aight"),
+    "9": ("nine", "nines", "niner", "nein"),
+}
+TEENS = ("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")
+TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+REPEATS = {"double": 2, "triple": 3}
+
+
+class Normaliser(Protocol):
+    """Text in the form in which it is compared. `name` is printed beside every rate computed with it."""
+
+    @property
+    def name(self) -> str: ...
+    def __call__(self, text: str) -> str: ...
+
+
+class EnglishWords:
+    """Whisper's English normaliser, as transformers carries it: lower case, no punctuation, contractions written out,
+    numbers as figures.
+
+    Whisper's own also maps British to American spelling with a table of 1,700 words. No package carries that table;
+    without it the spelling stays as it is, and the name says so.
+
+    Args:
+        spelling: JSON file of that table ({"colour": "color", ...}; `normalizer.json` of any Whisper model).
+    """
+
+    def __init__(self, spelling: Path | None = None) -> None:
+        self.spelling = spelling
+
+    @property
+    def name(self) -> str:
+        return "english words" if self.spelling else "english words (no spelling table)"
+
+    @cached_property
+    def _normalise(self) -> Callable[[str], str]:
+        from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+        return EnglishTextNormalizer(json.loads(Path(self.spelling).read_text("utf-8")) if self.spelling else {})
+
+    def __call__(self, text: str) -> str:
+        return self._normalise(text).strip()
+
+
+class BasicWords:
+    """Whisper's normaliser for any language: lower case, no punctuation, nothing in brackets. Numbers stay as written."""
+
+    name = "basic words"
+
+    @cached_property
+    def _normalise(self) -> Callable[[str], str]:
+        from transformers.models.whisper.english_normalizer import BasicTextNormalizer
+
+        return BasicTextNormalizer()
+
+    def __call__(self, text: str) -> str:
+        return self._normalise(text).strip()
+
+
+class Digits:
+    """English text to the digits that were spoken: "four, two" and "for to" and "4-2." and "forty-two" give "42".
+
+    Homophones count as the digit (DIGIT_WORDS), words that are no number are left out. Numbers are read as a
+    recogniser writes digits that it heard in a row: "forty two" is 42, "forty" alone 40, "two hundred (and) five" 205,
+    "double five" 55.
+    """
+
+    name = "digits"
+
+    def __call__(self, text: str) -> str:
+        tokens = re.findall(r"\d|[^\W\d_]+", text.lower().replace("'", ""))
+        digits = []
+        for index, token in enumerate(tokens):
+            following = tokens[index + 1 :]
+            if following[:1] == ["and"] and token == "hundred":
+                following = following[1:]
+            digits.append(_spoken_digits(token, following[0] if following else "", tokens[index - 1] if index else ""))
+        return "".join(digits)
+
+
+def _spoken_digits(token: str, following: str, preceding: str) -> str:
+    """The digits that one word stands for, given its neighbours; empty for a word that is no number."""
+    if token.isdecimal():
+        return str(int(token))
+    digit = _digit(token)
+    if digit:
+        return digit * REPEATS.get(preceding, 1)
+    if token in TEENS:
+        return str(10 + TEENS.index(token))
+    if token in TENS:
+        return str(2 + TENS.index(token)) + ("" if _digit(following) not in ("", "0") else "0")
+    if token == "hundred" and _digit(preceding):
+        return "" if following in TEENS + TENS else "0" if _digit(following) not in ("", "0") else "00"
+    return ""
+
+
+def _digit(word: str) -> str:
+    return next((digit for digit, words in DIGIT_WORDS.items() if word in words), "")
