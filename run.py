@@ -52,18 +52,22 @@ class SuiteCLI(LightningCLI):
 
     def __init__(self, args: list[str] | None = None) -> None:
         self.stage: Stage | None = None
-        super().__init__(
-            LightningModule,
-            LightningDataModule,
-            save_config_kwargs={"overwrite": True},
-            seed_everything_default=0,  # a random seed would make every run another stage
-            parser_kwargs={"parser_mode": "omegaconf+"},
-            parser_class=SuiteParser,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            args=args,
-        )
+        try:
+            super().__init__(
+                LightningModule,
+                LightningDataModule,
+                save_config_kwargs={"overwrite": True},
+                seed_everything_default=0,  # a random seed would make every run another stage
+                parser_kwargs={"parser_mode": "omegaconf+"},
+                parser_class=SuiteParser,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                args=args,
+            )
+        finally:
+            if self.stage is not None:
+                self.stage.release()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--num_threads", type=int | None, default=None, help="CPU threads of torch; null: all.")

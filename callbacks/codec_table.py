@@ -9,34 +9,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
 
 from modules.api import Audio, pad_rows
 from modules.metrics import bootstrap_interval, pesq_scores, stoi_scores
+from modules.verifiers.normalise import Normaliser
+from modules.verifiers.transcript import Recogniser
 
 METRIC_RATE = 16000  # Hz, at which all systems are judged: PESQ-WB knows no other
-METRICS = ("wer", "stoi", "pesq_nb", "pesq_wb", "bit_rate")
-
-
-@runtime_checkable
-class Recogniser(Protocol):
-    """Speech to text. `model_hash` says which model it was."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def model_hash(self) -> str: ...
-    def transcribe(self, audios: Sequence[Audio]) -> list[str]: ...
-
-
-@runtime_checkable
-class Normaliser(Protocol):
-    """Text to words that can be compared: one spelling, no punctuation."""
-
-    def normalise(self, text: str) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -71,7 +54,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, or a ratio of sums, over the `num` judged utterances, with its 95 % bootstrap interval over utterances."""
+    """A mean, or a ratio of sums, over the `num` judged utterances, with its 95 % bootstrap interval over them."""
 
     value: float
     low: float
@@ -109,8 +92,13 @@ def judge(
     num_bits: Sequence[float],
     recogniser: Recogniser,
     normaliser: Normaliser,
+    language: str,
 ) -> list[Judgement]:
-    """What `system` made of the utterances: `heard` are its resyntheses, `num_bits` what their streams took."""
+    """What `system` made of the utterances: `heard` are its resyntheses, `num_bits` what their streams took.
+
+    All are judged at 16 kHz. A resynthesis that is not finite has no STOI and PESQ, and is recognised with silence in
+    the places of those samples.
+    """
     originals = [at_rate(utterance.audio, METRIC_RATE) for utterance in utterances]
     heard = [
         at_rate(audio, METRIC_RATE, original.samples_T.numel())
@@ -125,10 +113,11 @@ def judge(
         pesq_scores(*pair, mode="wb").tolist(),
         strict=True,
     )
-    hypotheses = recogniser.transcribe(heard)
+    audible = [Audio(audio.samples_T.nan_to_num(0, 0, 0), METRIC_RATE) for audio in heard]
+    hypotheses = recogniser.transcribe(audible, language)
     judgements = []
     for utterance, bits, hypothesis, values in zip(utterances, num_bits, hypotheses, scores, strict=True):
-        reference, hypothesis = normaliser.normalise(utterance.text), normaliser.normalise(hypothesis)
+        reference, hypothesis = normaliser(utterance.text), normaliser(hypothesis)
         errors = word_errors(reference, hypothesis)
         about = system, utterance.key, utterance.audio.seconds, bits, len(reference.split()), errors
         judgements.append(Judgement(*about, *values, reference, hypothesis))
@@ -159,7 +148,7 @@ def mean_estimate(values: Sequence[float], seed: int, num_resamples: int = 2000)
 
 
 def summarise(judgements: Sequence[Judgement], seed: int, num_resamples: int = 2000) -> dict[str, dict[str, Estimate]]:
-    """System -> metric (METRICS) -> Estimate, the systems in the order of their first row.
+    """System -> metric (wer, stoi, pesq_nb, pesq_wb, bit_rate) -> Estimate, systems in the order of their first row.
 
     `wer` is that of the whole corpus, all errors over all words; `bit_rate` (bit/s) all bits over all seconds. The
     order of the rows of one system does not matter, and all systems are resampled with the same draws of utterances.
@@ -186,10 +175,10 @@ def formatted_table(table: dict[str, dict[str, Estimate]]) -> str:
         rows.append([system, f"{estimates['bit_rate'].value:.0f}", _cell(estimates["wer"], 1, 100)])
         rows[-1] += [_cell(estimates["stoi"], 3), _cell(estimates["pesq_nb"], 2), _cell(estimates["pesq_wb"], 2)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
+    lines = []
+    for name, *cells in rows:
+        aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *aligned]))
     lines += [
         f"{system}: {metric} of {estimate.num_unjudged} utterances could not be judged"
         for system, estimates in table.items()

@@ -4,6 +4,7 @@ A stage owns a folder. `stage_SUBCOMMAND.json` in it, the marker, holds the hash
 contents of the inputs. Nothing is ever deleted.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 NOT_HASHED = ("stage", "config", "num_threads")  # they say where to write and how fast, not what comes out
 SHARD_INDEX = ("index.json", "index.npz")
@@ -130,6 +131,7 @@ class Stage:
         self.outputs = settings.outputs
         self.subcommand = subcommand
         self.marker_path = self.folder / f"stage_{subcommand}.json"
+        self._lock: IO[str] | None = None
         if Path.cwd().is_relative_to(self.folder.resolve()):
             raise ValueError(f"Expected `stage.folder` to be a folder of its own, but got {self.folder}.")
         strangers = [path for path in sorted(self.folder.rglob("stage_*.json")) if path != self.marker_path]
@@ -149,8 +151,10 @@ class Stage:
     def begin(self) -> str:
         """Make the folder ready and mark the stage as running. Returns a line that says what happens.
 
-        Raises StageFinished, with a line that says so, when there is nothing to do.
+        Raises StageFinished, with a line that says so, when there is nothing to do; ValueError while another process
+        runs in the folder.
         """
+        self._acquire()
         earlier = self._read()
         line = f"{self.name}: {self.subcommand} starts"
         if earlier is not None and earlier.hash == self.marker.hash:
@@ -190,6 +194,23 @@ class Stage:
         self.marker.finished, self.marker.date, self.marker.attempt_start = True, date.today().isoformat(), 0.0
         self._write()
         return f"{self.name}: finished in {_duration(self.marker.seconds)}, peak {self.marker.peak_gb:.1f} GB"
+
+    def release(self) -> None:
+        """Let other processes use the folder. The end of a process, however it comes, does the same."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _acquire(self) -> None:
+        """Lock a file beside the folder: a second run would move the folder of the first away under its feet."""
+        path = self.folder.with_name(f".{self.name}.lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = path.open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            raise ValueError(f"Expected no other run in {self.folder}, but got one that is still going.") from None
 
     def _lost_seconds(self, earlier: Marker) -> float:
         """How long an attempt ran that ended without a word (killed, out of memory): until its last write."""

@@ -164,6 +164,7 @@ class LMModule(lightning.LightningModule):
         stored = checkpoint.get("token_space")
         if stored != self.token_space.as_dict():
             raise ValueError(
-                f"Expected a checkpoint with the `token_space` {self.token_space.as_dict()}, but got one with {stored}. "
+                f"Expected a checkpoint with the `token_space` {self.token_space.as_dict()}, "
+                f"but got one with {stored}. "
                 "The text tokenizer and the codec's codebook must be those that the model was trained with."
             )

@@ -4,7 +4,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from callbacks.figures import curve_figure, frequency_figure, inline_svg, log_mel, mel_figure, rendered_pixels
+from callbacks.figures import (
+    curve_figure,
+    frequency_figure,
+    inline_svg,
+    log_mel,
+    mel_figure,
+    mel_thumbnail,
+    rendered_pixels,
+)
 from modules.api import Audio
 from tests.report_toys import RATE, curve
 
@@ -51,6 +59,8 @@ def test_mel_picture_shows_the_tone_where_it_is():
     assert abs(centres[picture[:, 75].argmax()] - 1000) < 60
     assert picture[:, 75].max() > -1
     assert picture[:, 20].max() < -70
+    drawn = rendered_pixels(mel_thumbnail(Audio(tone, RATE), 1.0)).mean(-1)[:, -30]
+    assert drawn.argmax() > 0.6 * drawn.size  # low pitches lie at the bottom
     pixels = rendered_pixels(mel_figure([("a", Audio(tone, RATE)), ("b", Audio(tone[:10], RATE))]))
     assert pixels.dtype == np.uint8 and pixels.shape[2] == 3
     assert (pixels[:2] == 255).all() and (pixels[:, -2:] == 255).all()

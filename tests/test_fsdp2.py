@@ -1,4 +1,4 @@
-"""FSDP2 on two processes against one process, without a GPU. Run as a script, this file is the training that is compared."""
+"""FSDP2 on two processes against one process, without a GPU. Run as a script, this file is one of the trainings."""
 
 import json
 import os
@@ -117,10 +117,8 @@ def folder(tmp_path_factory) -> Path:
 def test_two_sharded_processes_train_as_one(folder):
     """Guards against gradients that are summed or averaged wrongly over ranks, ranks with more targets that weigh the
     same, clipping by a rank's own norm, and ranks that see the same rows."""
-    records = {
-        key: json.loads((folder / f"record_{key}.json").read_text())
-        for key in ("1_0", "2_0", "2_1")
-    }  # fmt: skip
+    keys = ("1_0", "2_0", "2_1")
+    records = {key: json.loads((folder / f"record_{key}.json").read_text()) for key in keys}
     weights = {key: torch.load(folder / f"weights_{key}.pt", weights_only=True) for key in records}
     ranks_differ = False
     for step in range(NUM_STEPS):

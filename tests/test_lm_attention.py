@@ -15,8 +15,8 @@ SIZE = LlamaSize(hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4
 
 def packed_batch(rows: list[list[list[int]]], row_length: int, num_context: int) -> TokenBatch:
     """Rows of documents; the first `num_context` tokens of each document carry no loss."""
-    fields = {name: torch.full((len(rows), row_length), fill) for name, fill in
-              {"tokens_RL": 0, "labels_RL": -100, "positions_RL": 0, "documents_RL": -1}.items()}  # fmt: skip
+    fills = {"tokens_RL": 0, "labels_RL": -100, "positions_RL": 0, "documents_RL": -1}
+    fields = {name: torch.full((len(rows), row_length), fill) for name, fill in fills.items()}
     for r, documents in enumerate(rows):
         start = 0
         for d, document in enumerate(documents):
@@ -53,7 +53,7 @@ def plain_copy(network: LlamaForCausalLM) -> LlamaForCausalLM:
 
 
 def test_packed_documents_give_the_losses_and_gradients_of_single_ones(documents):
-    """Guards against documents that see their neighbours, positions that run on, and padding that leaks into gradients."""
+    """Guards against documents that see their neighbours, positions that run on, and padding that leaks."""
     torch.manual_seed(0)
     model = SpeechLanguageModel(build_llama(SIZE, VOCAB_SIZE))
     plain = plain_copy(model.llama)

@@ -108,7 +108,7 @@ def trained(tmp_path_factory) -> tuple[LightningCLI, Path]:
 
 
 def test_training_learns_the_examples_and_the_sampler_speaks_them(trained):
-    """Guards against labels off by one, a loss that does not reach the weights, and a sampler that reads other tokens."""
+    """Guards against labels off by one, a loss that does not reach the weights, a sampler that reads other tokens."""
     cli, _ = trained
     assert float(cli.trainer.callback_metrics["train/loss"]) < 0.1
     assert float(cli.trainer.callback_metrics["train/num_targets"]) == 4 + 3 + 6 + 3

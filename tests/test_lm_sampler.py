@@ -9,6 +9,7 @@ from transformers import LlamaForCausalLM
 from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from modules.api import Prompt, Sampler, SamplingSettings
+from modules.lm.decoding import DecodingBatch
 from modules.lm.distribution import draw, restrict
 from modules.lm.network import LlamaSize, build_llama
 from modules.lm.noise import seed_tensor, uniform_noise
@@ -85,7 +86,8 @@ def naive_candidate(plain, prompt, settings, seed, max_new_tokens):
 
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_candidates_are_those_of_a_loop_without_a_cache(network, plain, settings):
-    """Guards against caches of the wrong row, positions off by one, rows that see padding, and refills that mix rows."""
+    """Guards against caches of the wrong row, positions off by one, rows that see padding, refills that mix rows."""
+    assert isinstance(KVCacheSampler(network, FORMAT, settings), Sampler)
     seeds = list(range(100, 112))
     expected = [naive_candidate(plain, PROMPTS[index // 4], settings, seed, 24) for index, seed in enumerate(seeds)]
     assert len({len(codes) for codes, _, _ in expected}) > 3 and any(stopped for _, _, stopped in expected)
@@ -115,6 +117,25 @@ def test_a_candidate_does_not_depend_on_its_batch_nor_on_pauses(network):
         assert paused.codes_S.tolist() == whole.codes_S.tolist()
         assert paused.stopped == whole.stopped
         assert paused.log_probability == pytest.approx(whole.log_probability, abs=1e-3)
+
+
+def test_looking_at_rows_less_often_changes_nothing(network, monkeypatch):
+    """Guards against codes drawn after a row's end (a GPU is asked only every 16 steps) that reach it or its cache."""
+    sampler = KVCacheSampler(network, FORMAT, SamplingSettings(), max_batch_rows=5)
+    branches = sampler.start(PROMPTS)
+    expected = sampler.extend(sampler.extend(branches, 4, 9, list(range(12))), 1, 30, list(range(12)))
+    initialise = DecodingBatch.__init__
+
+    def look_rarely(batch: DecodingBatch, *arguments: object) -> None:
+        initialise(batch, *arguments)
+        batch.num_steps_per_look = 16
+
+    monkeypatch.setattr(DecodingBatch, "__init__", look_rarely)
+    actual = sampler.extend(sampler.extend(branches, 4, 9, list(range(12))), 1, 30, list(range(12)))
+    for branch, reference in zip(actual, expected, strict=True):
+        assert branch.codes_S.tolist() == reference.codes_S.tolist()
+        assert branch.stopped == reference.stopped
+        assert branch.log_probability == pytest.approx(reference.log_probability, abs=1e-3)
 
 
 def test_runaways_are_marked_and_ended_branches_are_left_alone(network):
@@ -167,8 +188,8 @@ def test_restricted_distribution_is_that_of_transformers(settings):
 def test_draws_follow_the_distribution_and_never_leave_it():
     """Guards against a biased draw and against words of probability zero at the ends of the unit interval."""
     logits = torch.tensor([[-math.inf, 0.0, 1.0, -math.inf, 2.0, -math.inf]])
-    uniform = torch.cat([uniform_noise(torch.arange(20000), torch.zeros(20000, dtype=torch.int64)),
-                         torch.tensor([2.0**-49, 1 - 2.0**-49], dtype=torch.float64)])  # fmt: skip
+    ends = torch.tensor([2.0**-49, 1 - 2.0**-49], dtype=torch.float64)
+    uniform = torch.cat([uniform_noise(torch.arange(20000), torch.zeros(20000, dtype=torch.int64)), ends])
     words = draw(logits.expand(len(uniform), -1), uniform)
     frequencies = words.bincount(minlength=6) / len(words)
     expected = logits[0].softmax(-1)

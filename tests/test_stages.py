@@ -250,7 +250,21 @@ def test_other_ranks_wait_for_rank_0(tmp_path: Path) -> None:
     first.begin()
     second.follow(timeout=0)
     first.finish()
+    first.release()
     with pytest.raises(StageFinished):
         second.follow(timeout=0)
     with pytest.raises(TimeoutError):  # the marker of another config is not the one it waits for
         Stage(settings, "fit", {"rate": 2}).follow(timeout=0)
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    """Guards against a second run that moves the folder of a running one aside, or writes into it."""
+    first, second = (Stage(StageSettings(tmp_path / "train"), "fit", {"rate": rate}) for rate in (1, 2))
+    first.begin()
+    with pytest.raises(ValueError, match="Expected no other run in"):
+        second.begin()
+    assert json.loads(first.marker_path.read_text())["hash"] == first.marker.hash
+    first.release()  # as when its process is killed
+    second.begin()
+    assert json.loads(second.marker_path.read_text())["hash"] == second.marker.hash
+    second.release()

@@ -89,6 +89,7 @@ def fitted(callbacks, logger, max_steps=6):
     trainer = Trainer(
         accelerator="cpu", max_steps=max_steps, val_check_interval=3, logger=logger, callbacks=callbacks,
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, log_every_n_steps=1,
+        num_sanity_val_steps=1,  # sees less than a validation does
     )  # fmt: skip
     trainer.fit(module, Loader(batches(6, seed=0)), Loader(batches(2, seed=1)))
     return module, trainer
@@ -126,7 +127,8 @@ def test_audio_samples_logs_fixed_items_at_every_validation():
 def test_audio_samples_every_n_steps():
     """Guards against a step counter that fires at validation as well, or twice at one step."""
     logger = RecordingLogger()
-    fitted([AudioSamples(RATE, num_items=1, every_n_steps=2)], logger)
+    module, _ = fitted([AudioSamples(RATE, num_items=1, every_n_steps=2)], logger)
+    assert module.modes_at_resynthesis == [False] * 3  # and training_step asserts that the mode is given back
     assert [step for name, step, _, _ in logger.audio if name.startswith("reconstruction/")] == [2, 4, 6]
     with pytest.raises(ValueError, match="Expected `every_n_steps`"):
         AudioSamples(RATE, every_n_steps=0)

@@ -1,8 +1,8 @@
 """Document-exact attention over packed rows, as an attention function of transformers.
 
-A packed row holds several documents end to end. Here each document attends to itself alone, causally, so that a packed row
-gives what its documents give alone. The boundaries are found once per forward pass (`find_segments`) and handed to every
-layer through the keyword argument `segments`; no (L, L) mask is ever built.
+A packed row holds several documents end to end. Here each document attends to itself alone, causally, so that a packed
+row gives what its documents give alone. The boundaries are found once per forward pass (`find_segments`) and handed to
+every layer through the keyword argument `segments`; no (L, L) mask is ever built.
 
 Shapes: R rows, L tokens of a row, H query heads, K key-value heads, D head size, S keys of a cache.
 """
@@ -25,8 +25,8 @@ ATTENTION_NAME = "packed_documents"
 class Segments:
     """Runs of tokens of one document in the flattened (R * L) tokens.
 
-    `lengths` and `is_padding` (host lists) serve the loop, `boundaries` (int32, one more than there are segments) serves the
-    variable-length kernel; `max_length` bounds the length of a segment.
+    `lengths` and `is_padding` (host lists) serve the loop; `boundaries` (int32, one more than there are segments) and
+    `max_length`, which no segment exceeds, serve the variable-length kernel.
     """
 
     boundaries: Tensor

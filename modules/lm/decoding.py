@@ -86,7 +86,7 @@ class DecodingBatch:
             [row.branch.codes_S.numel() + len(row.codes) for row in rows], device=device
         )
         self.seeds_R = seed_tensor([row.seed for row in rows], device)
-        # Rows are looked at after every step on a CPU; elsewhere each look waits for the device, so they wait their turn.
+        # On a CPU rows are looked at after every step; elsewhere each look would wait for the device.
         self.num_steps_per_look = 1 if device.type == "cpu" else 16
 
     def run(self) -> None:

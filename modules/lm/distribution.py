@@ -12,8 +12,8 @@ from modules.api import SamplingSettings
 def restrict(logits_RV: Tensor, settings: SamplingSettings) -> Tensor:
     """Logits over temperature, with -inf outside the `top_k` largest and then outside the nucleus of mass `top_p`.
 
-    The nucleus (Holtzman et al., arXiv 1904.09751) is the smallest set of largest words whose mass reaches `top_p`; words
-    that tie with its smallest stay in it, so the result never depends on how a sort orders ties.
+    The nucleus (Holtzman et al., arXiv 1904.09751) is the smallest set of largest words whose mass reaches `top_p`;
+    words that tie with its smallest stay in it, so the result never depends on how a sort orders ties.
     """
     logits_RV = logits_RV / settings.temperature
     num_words = logits_RV.shape[-1]
@@ -41,8 +41,8 @@ def _sort_descending(values_RV: Tensor) -> Tensor:
 def draw(logits_RV: Tensor, uniform_R: Tensor) -> Tensor:
     """One word per row by the inverse of the cumulative distribution in index order; `uniform_R` in (0, 1), float64.
 
-    In index order a rounding difference of the logits moves the bounds between words by as little, so another batch size
-    draws the same words except where a uniform number falls within rounding of a bound.
+    In index order a rounding difference of the logits moves the bounds between words by as little, so another batch
+    size draws the same words except where a uniform number falls within rounding of a bound.
     """
     cumulative_RV = logits_RV.float().softmax(-1).cumsum(-1, dtype=torch.float64)
     target_R1 = uniform_R[:, None] * cumulative_RV[:, -1:]

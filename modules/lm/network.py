@@ -87,7 +87,7 @@ def build_llama(size: LlamaSize, vocab_size: int) -> LlamaForCausalLM:
 class SpeechLanguageModel(nn.Module):
     """A Llama whose forward pass is the teacher-forced loss of packed rows.
 
-    The loss lives in `forward` so that FSDP2 gathers the head's weights for it, and so that tied weights stay in one group.
+    The loss lives in `forward` so that FSDP2 gathers the head's weights for it, and tied weights stay in one group.
     """
 
     def __init__(self, llama: LlamaForCausalLM):

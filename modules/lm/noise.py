@@ -1,4 +1,4 @@
-"""Noise as a pure function of (seed, position), so that a candidate does not depend on what it is drawn together with."""
+"""Noise as a pure function of (seed, position): a candidate does not depend on what it is drawn together with."""
 
 from collections.abc import Sequence
 

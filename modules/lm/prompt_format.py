@@ -9,7 +9,8 @@ from modules.tokens import TokenSpace
 class TextToSpeech:
     """Text in, speech out, in Llasa's order (arXiv 2502.04128) without the chat template around it:
 
-        <|TEXT_UNDERSTANDING_START|> text <|TEXT_UNDERSTANDING_END|> <|SPEECH_GENERATION_START|> codes <|SPEECH_GENERATION_END|>
+        <|TEXT_UNDERSTANDING_START|> text <|TEXT_UNDERSTANDING_END|>
+        <|SPEECH_GENERATION_START|> codes <|SPEECH_GENERATION_END|>
 
     Only the codes and the end of speech carry loss.
 
@@ -35,7 +36,7 @@ class TextToSpeech:
         """The whole sequence, and how many of its first tokens carry no loss.
 
         Raises:
-            ValueError: If there are no codes, a code lies outside [0, codebook_size), or the tokenizer refuses the text.
+            ValueError: If there are no codes, one lies outside [0, codebook_size), or the tokenizer refuses the text.
         """
         space = self._token_space
         codes = [int(code) for code in codes]

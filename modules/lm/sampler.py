@@ -1,7 +1,7 @@
 """Draws speech codes with a KV cache: many candidates of many prompts in one batch.
 
-Each prompt is read once, whatever the number of its candidates. The head is cut to the codes and the end of speech. Rows
-that have stopped leave the batch and waiting ones take their place, so short candidates do not pay for long ones.
+Each prompt is read once, whatever the number of its candidates. The head is cut to the codes and the end of speech.
+Rows that have stopped leave the batch and waiting ones take their place, so short candidates do not pay for long ones.
 
 Shapes: A layers, K key-value heads, S tokens, D head size, R rows, L tokens of a row.
 """
@@ -28,8 +28,8 @@ _MAX_PREFILL_TOKENS = 8192
 class KVCacheSampler:
     """A modules.api.Sampler over a Llama in this process.
 
-    The code at place p of a candidate is drawn with one uniform number that is a function of (seed, p): a candidate is the
-    same alone or in any batch, in one call or continued over several, up to floating-point ties.
+    The code at place p of a candidate is drawn with one uniform number that is a function of (seed, p): a candidate is
+    the same alone or in any batch, in one call or continued over several, up to floating-point ties.
 
     Args:
         network: From modules.lm.network.build_llama; its weights are used as they are at each call.

@@ -13,7 +13,7 @@ DIGIT_WORDS: dict[str, tuple[str, ...]] = {
     "1": ("one", "ones", "won", "wan"),
     "2": ("two", "twos", "to", "too", "tu"),
     "3": ("three", "threes", "tree", "free"),
-    "4": ("four", "fours", "for", "fore", "fours"),
+    "4": ("four", "fours", "for", "fore"),
     "5": ("five", "fives", "fife"),
     "6": ("six", "sixes", "sicks", "sics"),
     "7": ("seven", "sevens"),
@@ -62,7 +62,7 @@ class EnglishWords:
 
 
 class BasicWords:
-    """Whisper's normaliser for any language: lower case, no punctuation, nothing in brackets. Numbers stay as written."""
+    """Whisper's normaliser for any language: lower case, no punctuation or brackets. Numbers stay as written."""
 
     name = "basic words"
 
@@ -87,29 +87,26 @@ class Digits:
     name = "digits"
 
     def __call__(self, text: str) -> str:
-        tokens = re.findall(r"\d|[^\W\d_]+", text.lower().replace("'", ""))
-        digits = []
-        for index, token in enumerate(tokens):
-            following = tokens[index + 1 :]
-            if following[:1] == ["and"] and token == "hundred":
-                following = following[1:]
-            digits.append(_spoken_digits(token, following[0] if following else "", tokens[index - 1] if index else ""))
-        return "".join(digits)
+        words = re.findall(r"\d|[^\W\d_]+", text.lower().replace("'", ""))
+        words = ["", *(word for word in words if word != "and"), ""]
+        neighbours = zip(words[:-2], words[1:-1], words[2:], strict=True)
+        return "".join(_spoken_digits(word, before, after) for before, word, after in neighbours)
 
 
-def _spoken_digits(token: str, following: str, preceding: str) -> str:
+def _spoken_digits(word: str, before: str, after: str) -> str:
     """The digits that one word stands for, given its neighbours; empty for a word that is no number."""
-    if token.isdecimal():
-        return str(int(token))
-    digit = _digit(token)
+    if word.isdecimal():
+        return str(int(word))
+    digit = _digit(word)
     if digit:
-        return digit * REPEATS.get(preceding, 1)
-    if token in TEENS:
-        return str(10 + TEENS.index(token))
-    if token in TENS:
-        return str(2 + TENS.index(token)) + ("" if _digit(following) not in ("", "0") else "0")
-    if token == "hundred" and _digit(preceding):
-        return "" if following in TEENS + TENS else "0" if _digit(following) not in ("", "0") else "00"
+        return digit * REPEATS.get(before, 1)
+    if word in TEENS:
+        return str(10 + TEENS.index(word))
+    units_follow = _digit(after) not in ("", "0")
+    if word in TENS:
+        return str(2 + TENS.index(word)) + ("" if units_follow else "0")
+    if word == "hundred" and _digit(before):
+        return "" if after in TEENS + TENS else "0" if units_follow else "00"
     return ""
 
 

@@ -31,7 +31,7 @@ class SpeakerEncoder(Protocol):
 
     @property
     def model_hash(self) -> str: ...
-    def embed(self, audios: Sequence[Audio]) -> list[np.ndarray | Exception]:
+    def embed(self, audios: Sequence[Audio | None]) -> list[np.ndarray | Exception]:
         """One (D,) float32 of length 1 each, or why there is none."""
         ...
 
@@ -73,7 +73,7 @@ class Resemblyzer:
                 raise ImportError(f"The speaker encoder needs resemblyzer: {command}") from error
         return VoiceEncoder(self.device, verbose=False, weights_fpath=self._weights)
 
-    def embed(self, audios: Sequence[Audio]) -> list[np.ndarray | Exception]:
+    def embed(self, audios: Sequence[Audio | None]) -> list[np.ndarray | Exception]:
         """One (D,) float32 of length 1 each, or why there is none."""
         encoder = self._encoder
         mels: list[list[np.ndarray] | Exception] = []
@@ -91,7 +91,7 @@ class Resemblyzer:
         rows = iter(embedded)
         return [clip if isinstance(clip, Exception) else _mean_direction([next(rows) for _ in clip]) for clip in mels]
 
-    def _mel_windows(self, audio: Audio) -> list[np.ndarray]:
+    def _mel_windows(self, audio: Audio | None) -> list[np.ndarray]:
         """resemblyzer's overlapping windows of the voiced parts, each (160, 40) float32."""
         from resemblyzer import preprocess_wav
         from resemblyzer.audio import wav_to_mel_spectrogram
@@ -149,19 +149,13 @@ class Speaker:
 
     def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
         """(N,) float64 in [-1, 1]."""
-        similarities = torch.full((len(candidates),), float("nan"), dtype=torch.float64)
-        if not candidates:
-            return similarities
         reference = self._reference(prompt)
-        present = [index for index, candidate in enumerate(candidates) if candidate.audio is not None]
-        embeddings: dict[int, np.ndarray | Exception] = {}
-        if not isinstance(reference, Exception):
-            embedded = self.encoder.embed([candidates[index].audio for index in present])
-            embeddings = dict(zip(present, embedded, strict=True))
-        for index in range(len(candidates)):
-            embedding = embeddings.get(index, reference)
-            if index not in embeddings and not isinstance(embedding, Exception):
-                embedding = ValueError("Expected `candidate.audio`, but got None.")
+        if isinstance(reference, Exception):
+            embeddings = [reference] * len(candidates)
+        else:
+            embeddings = self.encoder.embed([candidate.audio for candidate in candidates])
+        similarities = torch.full((len(candidates),), float("nan"), dtype=torch.float64)
+        for index, embedding in enumerate(embeddings):
             if isinstance(embedding, Exception):
                 self._failures.add(embedding)
             else:

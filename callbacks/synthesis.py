@@ -1,0 +1,295 @@
+"""SpeechWriter: speaks texts in `trainer.predict`: a search draws candidates, a selector chooses one to keep.
+
+Shapes: T audio samples.
+"""
+
+import datetime
+import importlib.metadata
+import io
+import json
+import logging
+import math
+import os
+import platform
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from modules.api import (
+    Audio,
+    Candidate,
+    Codec,
+    Prompt,
+    PromptBatch,
+    SamplingSettings,
+    SearchAlgorithm,
+    Trace,
+    Verifier,
+)
+from modules.search.driver import run_searches
+from modules.search.identity import candidate_identity, decoder_fingerprint, digest, plain, score_identity
+from modules.search.scoring import decode_candidates
+from modules.search.summary import DISTRIBUTIONS
+from modules.search.sweep import chosen_index
+
+logger = logging.getLogger(__name__)
+
+MAX_NAME_CHARACTERS = 40
+
+
+class SpeechWriter(Callback):
+    """Writes NAME.wav (16-bit PCM, the codec's rate) and NAME.json for every prompt that `predict` is given.
+
+    Batches are PromptBatch. The module under prediction offers `sampler(settings)`, `model_hash` and `prompt_format`.
+    Candidates are drawn, decoded and scored as in a sweep: with the same settings and prompt key they are the sweep's.
+    NAME is the text made readable, and a hash of all that the audio depends on: another setting writes another file,
+    the same command writes the same one. `written` lists the wavs of the last run.
+
+    With several ranks each writes the prompts that its dataloader gives it.
+
+    Args:
+        codec: Turns codes into audio.
+        algorithm: The search. Its number of candidates is N.
+        sampling: How codes are drawn.
+        selector: The verifier that chooses (the first of equals; one it cannot score ranks last). None: no choice, the
+            first candidate.
+        reference: A recording of the wanted voice, for a selector that compares voices; any format libsndfile reads,
+            its channels are averaged. None: that of the prompt, where it has one.
+        folder: Where the files go.
+        seed: Of the candidates.
+        keep_all: Also write every candidate as NAME/candidate_INDEX.wav.
+        decode_batch_size: Candidates that the codec decodes at once.
+
+    Raises:
+        ValueError: The codec has another codebook than the model; the selector needs a reference and there is none.
+        FileNotFoundError: `reference` does not exist.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        algorithm: SearchAlgorithm,
+        sampling: SamplingSettings,
+        folder: Path,
+        selector: Verifier | None = None,
+        reference: Path | None = None,
+        seed: int = 0,
+        keep_all: bool = False,
+        decode_batch_size: int = 16,
+    ) -> None:
+        if decode_batch_size < 1:
+            raise ValueError(f"Expected `decode_batch_size` to be at least 1, but got {decode_batch_size}.")
+        self.codec = codec
+        self.algorithm = algorithm
+        self.sampling = sampling
+        self.folder = Path(folder)
+        self.selector = selector
+        self.reference = reference
+        self.seed = seed
+        self.keep_all = keep_all
+        self.decode_batch_size = decode_batch_size
+        self.written: list[Path] = []
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What can be refused is refused before the first sample is drawn."""
+        self.written = []
+        codebook_size = pl_module.prompt_format.token_space.codebook_size
+        if self.codec.codebook_size != codebook_size:
+            raise ValueError(
+                f"Expected `codec` to have the language model's codebook_size={codebook_size}, "
+                f"but got {self.codec.codebook_size}."
+            )
+        self._model_hash = pl_module.model_hash
+        self._decoder = decoder_fingerprint(self.codec)
+        self._voice = None if self.reference is None else read_audio(Path(self.reference))
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: PromptBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not isinstance(batch, PromptBatch):
+            raise TypeError(f"Expected predict batches to be PromptBatch, but got {type(batch).__name__}.")
+        for trace in self._search([self._with_voice(prompt) for prompt in batch.prompts], pl_module):
+            chosen = 0 if self.selector is None else chosen_index(trace.candidates, self.selector.name)
+            path = self._write(trace, chosen)
+            self.written.append(path)
+            print(f"{path}: {self._sentence(trace, chosen)}", flush=True)
+            self._warn(trace, chosen)
+
+    @torch.inference_mode()
+    def _search(self, prompts: Sequence[Prompt], pl_module: LightningModule) -> list[Trace]:
+        selectors = [] if self.selector is None else [self.selector]
+        traces = run_searches(
+            prompts,
+            self.algorithm,
+            pl_module.sampler(self.sampling),
+            self.codec,
+            selectors,
+            self.seed,
+            self.decode_batch_size,
+        )
+        decode_candidates([one for trace in traces for one in trace.candidates], self.codec, self.decode_batch_size)
+        return traces
+
+    def _with_voice(self, prompt: Prompt) -> Prompt:
+        voiced = prompt if self._voice is None else replace(prompt, reference=self._voice)
+        if self.selector is not None and self.selector.needs_reference and voiced.reference is None:
+            raise ValueError(
+                f"Expected `reference`, a recording of the wanted voice, for the selector {self.selector.name}, "
+                "but got none."
+            )
+        return voiced
+
+    def _write(self, trace: Trace, chosen: int) -> Path:
+        record = self._record(trace, chosen)
+        path = self.folder / f"{readable_name(trace.prompt.text)}-{record['hash'][:8]}.wav"
+        if self.keep_all:
+            for one in trace.candidates:
+                write_wav(one.audio, path.with_suffix("") / f"candidate_{one.index:03d}.wav")
+        write_wav(trace.candidates[chosen].audio, path)
+        text = json.dumps({"wav": path.name, **record}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        write_whole(path.with_suffix(".json"), text.encode())
+        return path
+
+    def _record(self, trace: Trace, chosen: int) -> dict[str, Any]:
+        """What was run and what came of it, ready for JSON; NaN scores are null. `hash` is of the former."""
+        prompt, selector = trace.prompt, self.selector
+        identity = candidate_identity(
+            self._model_hash, self.codec, prompt, self.sampling, self.algorithm, self.seed
+        ) | {
+            "decoder": self._decoder,
+            "selector": selector and [selector.name, score_identity(selector, prompt, self._decoder)],
+        }
+        best = trace.candidates[chosen]
+        return {
+            "text": prompt.text,
+            "language": prompt.language,
+            "prompt_key": prompt.key,
+            "chosen": best.index,
+            "seconds": best.audio.seconds,
+            "sample_rate": best.audio.sample_rate,
+            "ran_away": not best.stopped,
+            "num_candidates": len(trace.candidates),
+            "num_runaways": sum(not one.stopped for one in trace.candidates),
+            "candidates": [candidate_record(one) for one in trace.candidates],
+            "selector": selector
+            and {
+                "name": selector.name,
+                "model_hash": selector.model_hash,
+                "settings": plain(getattr(selector, "settings", None)),
+            },
+            "reference": None if self.reference is None else str(self.reference),
+            "algorithm": {"name": self.algorithm.name} | plain(self.algorithm),
+            "sampling": asdict(self.sampling),
+            "seed": self.seed,
+            "model_hash": self._model_hash,
+            "codec_fingerprint": self.codec.fingerprint,
+            "decoder_fingerprint": self._decoder,
+            "cost": asdict(trace.cost),
+            "hash": digest(identity),
+            "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            "versions": {"python": platform.python_version()} | package_versions(),
+        }
+
+    def _sentence(self, trace: Trace, chosen: int) -> str:
+        """What was chosen, for people."""
+        candidates, best = trace.candidates, trace.candidates[chosen]
+        if self.selector is None:
+            how = f"candidate 1 of {len(candidates)}, the first (no selector)"
+        else:
+            scores = [one.scores.get(self.selector.name, math.nan) for one in candidates]
+            num_worse = sum(not score >= scores[chosen] for score in scores)  # NaN is worse
+            how = f"candidate {best.index + 1} of {len(candidates)}, {self.selector.name} {scores[chosen]:.3g}"
+            if len(candidates) > 1 and not math.isnan(scores[chosen]):
+                how += f" (better than {num_worse} of them)"
+        return f"{trace.prompt.text!r}, {best.audio.seconds:.1f} s, {how}"
+
+    def _warn(self, trace: Trace, chosen: int) -> None:
+        best = trace.candidates[chosen]
+        if self.selector is not None and math.isnan(best.scores.get(self.selector.name, math.nan)):
+            logger.warning("%s could score none of the candidates: the first was written.", self.selector.name)
+        if not best.stopped:
+            logger.warning(
+                "The chosen candidate never ended: it was cut after %d codes. More candidates, another seed or a "
+                "larger `max_new_tokens` may help.",
+                best.num_codes,
+            )
+        if best.num_codes == 0:
+            logger.warning("The chosen candidate is empty: the model ended before the first code.")
+
+
+def candidate_record(candidate: Candidate) -> dict[str, Any]:
+    """A decoded candidate, ready for JSON: without its codes, NaN scores as None."""
+    return {
+        "index": candidate.index,
+        "seed": candidate.seed,
+        "stopped": bool(candidate.stopped),
+        "num_codes": candidate.num_codes,
+        "seconds": candidate.audio.seconds,
+        "log_probability": float(candidate.log_probability),
+        "scores": {name: None if math.isnan(score) else score for name, score in candidate.scores.items()},
+    }
+
+
+def readable_name(text: str) -> str:
+    """The text as a file name, at most 40 characters: letters and digits of any script, the rest as underscores."""
+    words = "_".join(re.findall(r"\w+", text.lower()))
+    return words[:MAX_NAME_CHARACTERS].strip("_") or "speech"
+
+
+def package_versions() -> dict[str, str]:
+    """Those packages that the result depends on, as far as they are installed."""
+    versions = {}
+    for name in DISTRIBUTIONS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def read_audio(path: Path) -> Audio:
+    """A recording of any format that libsndfile reads, its channels averaged. Raises FileNotFoundError, ValueError."""
+    import soundfile
+
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected `reference` to be a recording, but got no file at `{path}`.")
+    try:
+        samples_TC, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise ValueError(f"Expected `reference` to be audio that libsndfile reads, but got `{path}`.") from error
+    return Audio(torch.from_numpy(samples_TC).mean(dim=1), sample_rate)
+
+
+def write_wav(audio: Audio, path: Path) -> None:
+    """16-bit PCM, 1.0 = 32767; samples beyond [-1, 1] are clipped. Raises ValueError on NaN or infinity."""
+    import soundfile
+
+    samples_T = audio.samples_T.detach().float().cpu()
+    if not bool(samples_T.isfinite().all()):
+        raise ValueError(f"Expected the codec to decode finite audio, but got NaN or infinity for `{path}`.")
+    pcm_T = (samples_T.clamp(-1, 1) * 32767).round().to(torch.int16)
+    stream = io.BytesIO()
+    soundfile.write(stream, pcm_T.numpy(), audio.sample_rate, format="WAV", subtype="PCM_16")
+    write_whole(path, stream.getvalue())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Through a temporary name in the same folder: a kill leaves the old file, or none, but no half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,131 @@
+"""Whether a candidate says its text: a recogniser writes down what it hears, which is compared with the text."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from modules.api import Audio, Candidate, Prompt
+from modules.verifiers.audio import Failures, audio_hash, checked
+from modules.verifiers.normalise import Normaliser
+
+MAX_CACHED_TEXTS = 100_000
+
+
+class Recogniser(Protocol):
+    """Audio to text."""
+
+    @property
+    def model_hash(self) -> str: ...
+    def transcribe(self, audios: Sequence[Audio], language: str) -> list[str]:
+        """One text per clip, which does not depend on the other clips; raises what the model raises."""
+        ...
+
+    def flops(self, seconds: float) -> float: ...
+
+
+def error_rate(reference: str, hypothesis: str, unit: Literal["word", "character"]) -> float:
+    """Edit distance / length of the reference, over words or characters (jiwer); above 1 when much is inserted.
+
+    Raises:
+        ValueError: The reference is empty.
+    """
+    import jiwer
+
+    if not reference.strip():
+        raise ValueError(f"Expected `reference` to hold at least one {unit}, but got {reference!r}.")
+    return float((jiwer.wer if unit == "word" else jiwer.cer)(reference, hypothesis))
+
+
+class Transcript:
+    """1 - min(1, error rate) between the prompt's text and what a recogniser hears: 1.0 is every word, 0.0 none.
+
+    Both texts pass the normaliser first. What was heard is kept by the hash of the audio, so scoring again, or several
+    candidates with the same audio, costs nothing. NaN where the recogniser failed or the text normalises to nothing.
+
+    Args:
+        recogniser: Such as FasterWhisper() or Pocketsphinx().
+        normaliser: Such as EnglishWords(), BasicWords() or Digits().
+        unit: Count words or characters; Digits() makes one string of digits: characters.
+        name: Column of tables.
+    """
+
+    worst_score = 0.0
+    needs_reference = False
+    judges_partial = False
+
+    def __init__(
+        self,
+        recogniser: Recogniser,
+        normaliser: Normaliser,
+        unit: Literal["word", "character"] = "word",
+        name: str = "transcript",
+    ) -> None:
+        if unit not in ("word", "character"):
+            raise ValueError(f"Expected `unit` to be word or character, but got {unit!r}.")
+        self.recogniser = recogniser
+        self.normaliser = normaliser
+        self.unit = unit
+        self.name = name
+        self._failures = Failures(name)
+        self._texts: OrderedDict[tuple[str, str], str] = OrderedDict()
+
+    @property
+    def model_hash(self) -> str:
+        return self.recogniser.model_hash
+
+    @property
+    def num_failures(self) -> int:
+        return self._failures.count
+
+    def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
+        """(N,) float64 in [0, 1]."""
+        reference = self.normaliser(prompt.text)
+        scores = torch.full((len(candidates),), float("nan"), dtype=torch.float64)
+        for index, heard in enumerate(self._heard(prompt, candidates)):
+            try:
+                if isinstance(heard, Exception):
+                    raise heard
+                scores[index] = 1 - min(1.0, error_rate(reference, self.normaliser(heard), self.unit))
+            except Exception as error:  # noqa: BLE001 - one bad clip must not stop a sweep; it is counted
+                self._failures.add(error)
+        return scores
+
+    def hypotheses(self, prompt: Prompt, candidates: Sequence[Candidate]) -> list[str]:
+        """What the recogniser heard, as it wrote it; empty where it failed."""
+        return ["" if isinstance(text, Exception) else text for text in self._heard(prompt, candidates)]
+
+    def flops(self, seconds: float) -> float:
+        """One pass of the recogniser."""
+        return self.recogniser.flops(seconds)
+
+    def _heard(self, prompt: Prompt, candidates: Sequence[Candidate]) -> list[str | Exception]:
+        """The texts, from the cache where they are there; the new ones are recognised together."""
+        keys: list[tuple[str, str] | Exception] = []
+        clips: dict[tuple[str, str], Audio] = {}
+        for candidate in candidates:
+            try:
+                keys.append((audio_hash(checked(candidate.audio)), prompt.language))
+                clips[keys[-1]] = candidate.audio
+            except Exception as error:  # noqa: BLE001 - counted by whoever asked
+                keys.append(error)
+        found: dict[tuple[str, str], str | Exception] = {key: self._texts[key] for key in clips if key in self._texts}
+        new = [key for key in clips if key not in found]
+        found.update(zip(new, self._recognise([clips[key] for key in new], prompt.language), strict=True))
+        self._texts.update((key, found[key]) for key in new if isinstance(found[key], str))
+        while len(self._texts) > MAX_CACHED_TEXTS:
+            self._texts.popitem(last=False)
+        return [key if isinstance(key, Exception) else found[key] for key in keys]
+
+    def _recognise(self, audios: Sequence[Audio], language: str) -> list[str | Exception]:
+        """All clips in one call; where that fails, one by one, to find those that fail."""
+        if not audios:
+            return []
+        try:
+            return list(self.recogniser.transcribe(audios, language))
+        except Exception as error:  # noqa: BLE001 - counted by whoever asked
+            if len(audios) == 1:
+                return [error]
+        return [text for audio in audios for text in self._recognise([audio], language)]

