@@ -132,6 +132,14 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
     # A run that resumes finds its own checkpoints.
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty.*")
+    # The codec steps its optimizers by hand; its checkpoints are taken after the step on purpose.
+    warnings.filterwarnings("ignore", message=r".*no pre-optimization state was saved.*")
+    # A run that resumes finds its own checkpoints; a later stage reads them without the callbacks that wrote them.
+    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`, callbacks.*")
+    # Prompts hold recordings, which stay on the CPU; our loaders plan whole batches, which have no indices.
+    warnings.filterwarnings("ignore", message=r"You have overridden `transfer_batch_to_device`.*")
+    warnings.filterwarnings("ignore", message=r"Couldn't infer the batch indices.*")
     # Short demo epochs; the logging interval is chosen in the config.
     warnings.filterwarnings("ignore", message=r".*The number of training batches .* is smaller than the logging.*")
 

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from modules.api import Codec, Prompt, PromptBatch, SamplingSettings, SearchAlgorithm, Verifier
 from modules.search.candidates import CandidateStore, export_candidates
+from modules.search.identity import check_codec
 from modules.search.results import SweepResults, write_curves, write_summary
 from modules.search.summary import summarise
 from modules.search.sweep import Panel, Sweep, unique_prompts
@@ -87,11 +88,7 @@ class InferenceScaling(Callback):
         self.results, self._prompts = None, {}
         self.panel = Panel(self.selectors, self.judges, self.final_judges)
         codebook_size = pl_module.prompt_format.token_space.codebook_size
-        if self.codec.codebook_size != codebook_size:
-            raise ValueError(
-                f"Expected `codec` to have the language model's codebook_size={codebook_size}, "
-                f"but got {self.codec.codebook_size}."
-            )
+        check_codec(self.codec, codebook_size, getattr(pl_module, "codec_fingerprint", ""))
 
     def on_test_batch_end(
         self,

@@ -179,15 +179,11 @@ class SpeechWriter(Callback):
             "seconds": best.audio.seconds,
             "sample_rate": best.audio.sample_rate,
             "ran_away": not best.stopped,
+            "heard": self._heard(prompt, best),
             "num_candidates": len(trace.candidates),
             "num_runaways": sum(not one.stopped for one in trace.candidates),
             "candidates": [candidate_record(one) for one in trace.candidates],
-            "selector": selector
-            and {
-                "name": selector.name,
-                "model_hash": selector.model_hash,
-                "settings": plain(getattr(selector, "settings", None)),
-            },
+            "selector": selector and {"name": selector.name} | plain(selector),
             "reference": None if self.reference is None else str(self.reference),
             "algorithm": {"name": self.algorithm.name} | plain(self.algorithm),
             "sampling": asdict(self.sampling),
@@ -201,6 +197,11 @@ class SpeechWriter(Callback):
             "versions": {"python": platform.python_version()} | package_versions(),
         }
 
+    def _heard(self, prompt: Prompt, candidate: Candidate) -> str | None:
+        """What a selector that writes down what it hears understood; None for another one, or silence."""
+        writes = hasattr(self.selector, "hypotheses") and candidate.num_codes > 0
+        return self.selector.hypotheses(prompt, [candidate])[0] if writes else None
+
     def _sentence(self, trace: Trace, chosen: int) -> str:
         """What was chosen, for people."""
         candidates, best = trace.candidates, trace.candidates[chosen]
@@ -208,10 +209,12 @@ class SpeechWriter(Callback):
             how = f"candidate 1 of {len(candidates)}, the first (no selector)"
         else:
             scores = [one.scores.get(self.selector.name, math.nan) for one in candidates]
-            num_worse = sum(not score >= scores[chosen] for score in scores)  # NaN is worse
-            how = f"candidate {best.index + 1} of {len(candidates)}, {self.selector.name} {scores[chosen]:.3g}"
-            if len(candidates) > 1 and not math.isnan(scores[chosen]):
-                how += f" (better than {num_worse} of them)"
+            how = f"number {best.index + 1} of {len(candidates)}, {self.selector.name} {scores[chosen]:.3g}"
+            if num_equals := scores.count(scores[chosen]) - 1:
+                how += f" (as {num_equals} more)"
+        heard = self._heard(trace.prompt, best)
+        if heard is not None:
+            how += f", heard as {heard!r}"
         return f"{trace.prompt.text!r}, {best.audio.seconds:.1f} s, {how}"
 
     def _warn(self, trace: Trace, chosen: int) -> None:

@@ -51,7 +51,7 @@ class LMModule(lightning.LightningModule):
         self.scheduler = scheduler
         self.model: SpeechLanguageModel | None = None
         self.val_loss = MeanMetric()
-        self.test_loss = MeanMetric()
+        self.codec_fingerprint = ""  # of the codec whose codes it learned; known after training or loading
 
     @property
     def token_space(self) -> TokenSpace:
@@ -113,14 +113,15 @@ class LMModule(lightning.LightningModule):
         self._update(self.val_loss, self.network(batch))
         self.log("val/loss", self.val_loss, prog_bar=True, batch_size=1)
 
-    def test_step(self, batch: PromptBatch | TokenBatch, batch_index: int) -> None:
+    def test_step(self, batch: PromptBatch | TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
         """The teacher-forced loss where the codes are known. Sampling belongs to callbacks."""
         tokens = batch.tokens if isinstance(batch, PromptBatch) else batch
         if tokens is not None:
-            self._update(self.test_loss, self.network(tokens))
-            self.log("test/loss", self.test_loss, batch_size=1)
+            loss = self.network(tokens)
+            mean = loss.total / loss.num_targets.clamp(min=1)
+            self.log("test/loss", mean, batch_size=int(loss.num_targets), sync_dist=True)
 
-    def predict_step(self, batch: PromptBatch, batch_index: int) -> PromptBatch:
+    def predict_step(self, batch: PromptBatch, batch_index: int, dataloader_idx: int = 0) -> PromptBatch:
         """The batch itself, for the callbacks that sample."""
         return batch
 
@@ -159,6 +160,8 @@ class LMModule(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["token_space"] = self.token_space.as_dict()
+        data = getattr(self.trainer, "datamodule", None)
+        checkpoint["codec_fingerprint"] = getattr(data, "codec_fingerprint", self.codec_fingerprint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         stored = checkpoint.get("token_space")
@@ -168,3 +171,4 @@ class LMModule(lightning.LightningModule):
                 f"but got one with {stored}. "
                 "The text tokenizer and the codec's codebook must be those that the model was trained with."
             )
+        self.codec_fingerprint = checkpoint.get("codec_fingerprint", "")

@@ -1,11 +1,11 @@
-"""modules/codec/external.py: Opus and Codec2 against their input, against the programs' own files, and in time with it."""
+"""modules/codec/external.py: Opus and Codec2 against their input, in time with it, and against the programs' files."""
 
+import struct
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 from modules.api import Audio, Resynthesiser
@@ -52,24 +52,25 @@ def decibels(original: Audio, heard: Audio) -> float:
 def test_opus_at_a_high_rate_gives_back_its_input(speech: Audio) -> None:
     """Guards against a delay that is not trimmed, a wrong gain and a wrong rate: all destroy the signal-to-noise ratio.
 
-    One sample of delay alone costs more: the reference is the same output, shifted."""
-    heard, num_bits = Opus(200).resynthesise(speech)
+    A single sample of delay costs 10 dB: the reference is the same output, shifted."""
+    heard, _ = Opus(200).resynthesise(speech)
     assert heard.sample_rate == speech.sample_rate
     assert heard.samples_T.shape == speech.samples_T.shape
-    assert decibels(speech, heard) > 12
-    assert decibels(speech, Audio(heard.samples_T.roll(8), speech.sample_rate)) < decibels(speech, heard) - 3
-    assert num_bits / speech.seconds == pytest.approx(200_000, rel=0.3)
+    assert decibels(speech, heard) > 15
+    for shift in (-1, 1):
+        shifted = Audio(heard.samples_T.roll(shift), speech.sample_rate)
+        assert decibels(speech, shifted) < decibels(speech, heard) - 6
 
 
 @needs_opus
-def test_more_bits_give_a_better_copy_and_the_bits_are_those_of_the_packets(speech: Audio, tmp_path: Path) -> None:
+def test_more_bits_give_a_better_copy_and_the_bits_are_those_of_the_packets(speech: Audio) -> None:
     """Guards against a bit rate that is set but not obeyed, and against bits that are claimed rather than counted.
 
     The reference is PyAV's demuxer on the very stream."""
     import av
 
     quality = {}
-    for kilobits in (6, 24, 128):
+    for kilobits in (6, 12, 24):
         codec = Opus(kilobits)
         heard, num_bits = codec.resynthesise(speech)
         quality[kilobits] = decibels(speech, heard)
@@ -77,7 +78,7 @@ def test_more_bits_give_a_better_copy_and_the_bits_are_those_of_the_packets(spee
         with av.open(stream) as container:
             assert sum(packet.size * 8 for packet in container.demux() if packet.size) == counted == num_bits
         assert num_bits / speech.seconds / 1000 == pytest.approx(kilobits, rel=0.3)
-    assert quality[6] < quality[24] < quality[128]
+    assert quality[6] < quality[12] - 3 < quality[24] - 6
 
 
 @needs_opus
@@ -115,21 +116,17 @@ def test_codec2_is_in_time_and_has_its_nominal_rate(speech: Audio, mode: str) ->
 
 @needs_codec2
 def test_codec2_gives_what_the_programs_write_into_files(tmp_path: Path) -> None:
-    """Guards against samples lost in pipes, a wrong byte order and a wrong scale: the reference reads and writes files."""
+    """Guards against frames lost in pipes, a wrong byte order and a wrong scale. The reference goes through files."""
     samples_T = speech_like(WORDS, 150.0, torch.Generator().manual_seed(5)).float()[::2][:16000].contiguous()
     heard, _ = Codec2("3200").resynthesise(Audio(samples_T, 8000))
-    soundfile.write(tmp_path / "in.wav", np.pad(samples_T.numpy(), (0, 160)), 8000, subtype="PCM_16")
-    pulses, _ = soundfile.read(tmp_path / "in.wav", dtype="int16")
-    pulses.tofile(tmp_path / "in.raw")
+    pulses = [round(32767 * sample) for sample in samples_T.tolist()] + [0] * 160
+    (tmp_path / "in.raw").write_bytes(struct.pack(f"<{len(pulses)}h", *pulses))
     subprocess.run(["c2enc", "3200", tmp_path / "in.raw", tmp_path / "bits"], check=True, capture_output=True)
     subprocess.run(["c2dec", "3200", tmp_path / "bits", tmp_path / "out.raw"], check=True, capture_output=True)
+    decoded = (tmp_path / "out.raw").read_bytes()
+    expected = [pulse / 32768 for pulse in struct.unpack(f"<{len(decoded) // 2}h", decoded)]
     delay = CODEC2_MODES["3200"][2]
-    expected_T = np.fromfile(tmp_path / "out.raw", "<i2").astype(np.float32)[delay:] / 32768
-    num_compared = min(len(expected_T), heard.samples_T.numel())
-    assert num_compared > 15_900
-    # A sample may be rounded to the other side: the vocoder then differs by a little.
-    difference = np.abs(expected_T[:num_compared] - heard.samples_T.numpy()[:num_compared])
-    assert difference.mean() < 0.01 * np.abs(expected_T).mean() + 1e-4
+    assert heard.samples_T.tolist() == pytest.approx(expected[delay : delay + 16000], abs=1e-6)
 
 
 class HalvingCodec:
@@ -170,7 +167,7 @@ def test_bad_input_is_refused(monkeypatch: pytest.MonkeyPatch, speech: Audio) ->
     """Guards against a stack trace where a sentence would do."""
     with pytest.raises(ValueError, match=r"`kilobits_per_second` in \[6, 256\], but got 0.6"):
         Opus(0.6)
-    with pytest.raises(ValueError, match="`mode` to be one of .*but got '2400X'"):
+    with pytest.raises(ValueError, match=r"`mode` to be one of .*but got '2400X'"):
         Codec2("2400X")
     if Opus(6).available:
         with pytest.raises(ValueError, match="to hold samples"):

@@ -48,6 +48,10 @@ class CodecCheckpoint:
     def fingerprint(self) -> str:
         return self.generator.fingerprint
 
+    @cached_property
+    def decoder_fingerprint(self) -> str:
+        return self.generator.decoder_fingerprint
+
     @torch.no_grad()
     def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
         codes_BS, num_codes_B = self.generator.encode(self._here(audio_BT), self._here(num_samples_B))

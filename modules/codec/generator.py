@@ -4,6 +4,7 @@ Shapes: B batch, T samples, S frames, C channels.
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -48,13 +49,13 @@ class CodecGenerator(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of what decides the codes: the weights of encoder and quantizer's input side."""
-        digest = hashlib.sha256()
-        for part in (self.encoder, self.quantizer):
-            for name, tensor in sorted(part.state_dict().items()):
-                if not name.startswith("project_out"):
-                    digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        """Hash of what decides the codes: the weights of the encoder and the quantizer's input side."""
+        return self._weights_hash(lambda name: name.startswith(("encoder.", "quantizer.")) and "project_out" not in name)
+
+    @property
+    def decoder_fingerprint(self) -> str:
+        """Hash of all weights: what decides how codes sound."""
+        return self._weights_hash(lambda name: True)
 
     def forward(self, audio_BT: Tensor, num_samples_B: Tensor) -> Resynthesis:
         """Audio of the same length as the input, differentiable through the quantizer's straight-through estimator."""
@@ -82,6 +83,13 @@ class CodecGenerator(nn.Module):
         """2 FLOPs per weight and frame; the inverse STFT is left out (under 1%)."""
         parts = (self.bridge, self.quantizer, self.decoder)
         return 2.0 * num_codes * sum(weight.numel() for part in parts for weight in part.parameters())
+
+    def _weights_hash(self, covers: Callable[[str], bool]) -> str:
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            if covers(name):
+                digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def _quantize(self, audio_BT: Tensor, num_samples_B: Tensor) -> tuple[Quantized, Tensor]:
         latent_BSC, num_codes_B = self.encoder(audio_BT, num_samples_B)

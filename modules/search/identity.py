@@ -74,3 +74,17 @@ def decoder_fingerprint(codec: Codec) -> str:
     codes_S = torch.randint(codec.codebook_size, (64,), generator=torch.Generator().manual_seed(0))
     audio_T = codec.decode(codes_S[None], torch.tensor([64]))[0].float().cpu()
     return digest([f"{stretch.double().square().mean().sqrt():.3g}" for stretch in audio_T.chunk(8)])
+
+
+def check_codec(codec: Codec, codebook_size: int, fingerprint: str) -> None:
+    """Raises ValueError where the codec is not the one whose codes the language model learned (empty: not recorded)."""
+    if codec.codebook_size != codebook_size:
+        raise ValueError(
+            f"Expected `codec` to have the language model's codebook_size={codebook_size}, "
+            f"but got {codec.codebook_size}."
+        )
+    if fingerprint and codec.fingerprint != fingerprint:
+        raise ValueError(
+            f"Expected `codec` with the fingerprint {fingerprint}, whose codes the language model learned, "
+            f"but got {codec.fingerprint}: another codec gives the codes another sound."
+        )

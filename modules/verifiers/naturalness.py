@@ -98,8 +98,13 @@ class Dnsmos:
             return 0.0
         while seconds < WINDOW_SECONDS:
             seconds *= 2
-        num_windows = int(np.floor(np.floor(seconds) - WINDOW_SECONDS)) + 1
-        return max(1, num_windows) * (P808_WINDOW_FLOPS if self.field == "p808_mos" else P835_WINDOW_FLOPS)
+        # speechmos leaves out a window that comes out a sample short by rounding.
+        num_steps = int(np.floor(seconds) - WINDOW_SECONDS) + 1
+        starts = range(0, num_steps * SAMPLE_RATE, SAMPLE_RATE)
+        stops = [int((step + WINDOW_SECONDS) * SAMPLE_RATE) for step in range(num_steps)]
+        full = int(WINDOW_SECONDS * SAMPLE_RATE)
+        num_windows = sum(stop - start >= full for start, stop in zip(starts, stops, strict=True))
+        return num_windows * (P808_WINDOW_FLOPS if self.field == "p808_mos" else P835_WINDOW_FLOPS)
 
 
 class _NotRun:

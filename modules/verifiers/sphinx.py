@@ -35,8 +35,8 @@ class Pocketsphinx:
     def __init__(
         self,
         grammar: str | None = DIGITS_GRAMMAR,
-        silence_probability: float = 0.1,
-        word_insertion_penalty: float = 1e-3,
+        silence_probability: float = 0.3,
+        word_insertion_penalty: float = 1e-4,
     ) -> None:
         self.grammar = grammar
         self.silence_probability = silence_probability

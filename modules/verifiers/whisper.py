@@ -4,6 +4,7 @@ import math
 import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -161,25 +162,38 @@ class FasterWhisper:
         return texts
 
     @cached_property
-    def _num_weights(self) -> dict[str, int]:
-        return whisper_num_weights(self._folder / "model.bin")
+    def _size(self) -> "WhisperSize":
+        return whisper_size(self._folder / "model.bin")
 
     def flops(self, seconds: float) -> float:
-        """2 x weights x positions, from the sizes in the model's file, attention over positions (under 15 %) left out.
+        """2 x weights x positions and 4 x width x positions seen per attention, sizes from the model's file.
 
-        The encoder hears every window whole (50 positions a second, padding included); the decoder adds about 4
-        tokens a second of speech and 3 marks.
+        The encoder hears every window whole, padding included, at 50 positions a second; its cross-attention keys and
+        values are made once. The decoder adds about 4 tokens a second of speech and 3 marks per window and beam.
         """
+        size = self._size
         num_windows = max(1, math.ceil(seconds / WHISPER_SECONDS))
-        heard = max(self.window_seconds, min(math.ceil(seconds), WHISPER_SECONDS))
-        num_positions = num_windows * heard * WHISPER_POSITIONS_PER_SECOND
+        window = max(self.window_seconds, min(math.ceil(seconds), WHISPER_SECONDS)) * WHISPER_POSITIONS_PER_SECOND
+        attention = 4 * size.num_layers * size.width * window
+        keys_and_values = 4 * size.num_layers * size.width**2
         num_tokens = self.beam_size * (4 * seconds + 3 * num_windows)
-        return 2 * (self._num_weights["encoder"] * num_positions + self._num_weights["decoder"] * num_tokens)
+        encoder = num_windows * window * (2 * size.encoder_weights + attention + keys_and_values)
+        return encoder + num_tokens * (2 * size.decoder_weights + attention)
 
 
-def whisper_num_weights(file: Path) -> dict[str, int]:
-    """Numbers of weights of `encoder` and `decoder`, read from the headers in CTranslate2's model.bin."""
-    counts = {"encoder": 0, "decoder": 0}
+@dataclass(frozen=True)
+class WhisperSize:
+    """Numbers of weights, and what attention costs: width of the encoder and number of its layers."""
+
+    encoder_weights: int
+    decoder_weights: int
+    width: int
+    num_layers: int
+
+
+def whisper_size(file: Path) -> WhisperSize:
+    """Read from the headers of the variables in CTranslate2's model.bin; the weights themselves are skipped."""
+    shapes: dict[str, tuple[int, ...]] = {}
     with open(file, "rb") as stream:
 
         def read(layout: str) -> tuple[int, ...]:
@@ -190,14 +204,18 @@ def whisper_num_weights(file: Path) -> dict[str, int]:
 
         read("I"), text(), read("I")
         for _ in range(read("I")[0]):
-            part = text().split("/")[0]
+            name = text()
             (rank,) = read("B")
-            size = math.prod(read(f"{rank}I"))
+            shapes[name] = read(f"{rank}I")
             _, num_bytes = read("BI")
             stream.seek(num_bytes, 1)
-            if part in counts:
-                counts[part] += size
-    return counts
+    layers = {name.split("/")[1] for name in shapes if name.startswith("encoder/layer_") and name.count("/") > 2}
+    weights = {
+        part: sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(part))
+        for part in ("encoder/", "decoder/")
+    }
+    width = shapes["encoder/layer_norm/gamma"][0]
+    return WhisperSize(weights["encoder/"], weights["decoder/"], width, len(layers))
 
 
 def _pieces(audio: Audio) -> list[np.ndarray]:
