@@ -5,7 +5,8 @@ T audio samples, W windows, F mel frames, D embedding dimensions.
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -84,7 +85,7 @@ class Resemblyzer:
                 mels.append(error)
         windows = [window for clip in mels if not isinstance(clip, Exception) for window in clip]
         embedded: list[np.ndarray] = []
-        with torch.no_grad():
+        with torch.no_grad(), _one_thread():
             for start in range(0, len(windows), MAX_BATCH_WINDOWS):
                 mels_WFM = torch.from_numpy(np.stack(windows[start : start + MAX_BATCH_WINDOWS]))
                 embedded += list(encoder(mels_WFM.to(encoder.device)).cpu().numpy())
@@ -175,6 +176,18 @@ class Speaker:
             if len(self._references) > MAX_CACHED_REFERENCES:
                 self._references.popitem(last=False)
         return self._references[key]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch on one CPU thread. An LSTM of 256 is so small that more threads mostly wait for each other, spinning: on 2
+    cores that something else also uses, two threads took ten times the CPU time of one and longer on the clock."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def _mean_direction(rows: Sequence[np.ndarray]) -> np.ndarray:
