@@ -32,7 +32,7 @@ from modules.api import (
     Verifier,
 )
 from modules.search.driver import run_searches
-from modules.search.identity import candidate_identity, decoder_fingerprint, digest, plain, score_identity
+from modules.search.identity import candidate_identity, check_codec, decoder_fingerprint, digest, plain, score_identity
 from modules.search.scoring import decode_candidates
 from modules.search.summary import DISTRIBUTIONS
 from modules.search.sweep import chosen_index
@@ -99,11 +99,7 @@ class SpeechWriter(Callback):
         """What can be refused is refused before the first sample is drawn."""
         self.written = []
         codebook_size = pl_module.prompt_format.token_space.codebook_size
-        if self.codec.codebook_size != codebook_size:
-            raise ValueError(
-                f"Expected `codec` to have the language model's codebook_size={codebook_size}, "
-                f"but got {self.codec.codebook_size}."
-            )
+        check_codec(self.codec, codebook_size, getattr(pl_module, "codec_fingerprint", ""))
         self._model_hash = pl_module.model_hash
         self._decoder = decoder_fingerprint(self.codec)
         self._voice = None if self.reference is None else read_audio(Path(self.reference))

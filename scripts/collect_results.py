@@ -1,18 +1,23 @@
-"""Gather what runs measured into one JSON file: docs/results/demo.json and the tables of docs/results/demo.md.
+"""Gather what runs measured into one JSON file, docs/results/demo.json, and print it as markdown tables.
 
-    python scripts/collect_results.py --run runs/demo --codec codec_45min=runs/results/codec_45min_evaluation \
-        --curve runs/results/sweep128/report/curve.csv --output docs/results/demo.json
+    python scripts/collect_results.py [--run runs/demo] [--results runs/results] [--output docs/results/demo.json]
 
-Reads the stage markers (seconds, peak memory), codec_evaluation.json and curve.csv; computes nothing new.
+`scripts/results.sh` runs what is gathered. Reads stage markers (seconds, peak memory), codec_evaluation.json and
+curve.csv, and computes nothing new but error = 1 - score.
 """
 
 import argparse
 import csv
 import json
+import os
+import platform
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-CODEC_METRICS = {"wer": "wer", "stoi": "stoi", "pesq_wb": "pesq_wb", "pesq_nb": "pesq_nb"}
+CODEC_METRICS = ("wer", "stoi", "pesq_nb", "pesq_wb")
+CODEC_RUNS = {"codec": "demo", "codec_45min": "codec_45min", "codec_without_discriminators": "codec_mel_only"}
+NUM_CANDIDATES = 16
 
 
 def stages(run: Path) -> dict[str, dict[str, float]]:
@@ -21,24 +26,90 @@ def stages(run: Path) -> dict[str, dict[str, float]]:
     for path in sorted(run.glob("*/stage_*.json")):
         marker = json.loads(path.read_text())
         if marker["finished"]:
-            name = path.parent.name if path.parent.name != "report" else "sweep"
+            name = "sweep" if path.parent.name == "report" else path.parent.name
             found[name] = {"seconds": round(marker["seconds"], 1), "peak_gb": round(marker["peak_gb"], 2)}
     return found
 
 
-def codec(folder: Path, system: str | None = None) -> dict[str, Any]:
-    """{metric: {value, low, high, num}} of one system of a codec evaluation; our codec where none is named."""
-    table = json.loads((folder / "codec_evaluation.json").read_text())["systems"]
-    row = table[system or next(name for name in table if name.startswith("codec"))]
-    return {ours: {key: row[name][key] for key in ("value", "low", "high", "num")} for name, ours in CODEC_METRICS.items()}
+def codec_table(folder: Path) -> dict[str, dict[str, Any]]:
+    """{system: {metric: {value, low, high, num}}} of a codec evaluation."""
+    systems = json.loads((folder / "codec_evaluation.json").read_text())["systems"]
+    keep = ("value", "low", "high", "num")
+    return {
+        system: {metric: {key: row[metric][key] for key in keep} for metric in (*CODEC_METRICS, "bit_rate")}
+        for system, row in systems.items()
+    }
 
 
-def digit_error(curve: Path, prompt_set: str, selector: str, judge: str, n: int) -> dict[str, float]:
-    """1 - score of one point of a curve, with its interval."""
+def digit_errors(curve: Path, judge: str = "whisper", selector: str = "pocketsphinx") -> dict[str, dict[str, Any]]:
+    """{prompt set: {n1, best_of_16}}: 1 - score of one selector under one judge, with the interval turned over."""
+    errors: dict[str, dict[str, Any]] = {}
     with curve.open() as stream:
         for row in csv.DictReader(stream):
-            if (row["prompt_set"], row["selector"], row["judge"], int(row["n"])) == (prompt_set, selector, judge, n):
+            n = int(row["n"])
+            if row["selector"] == selector and row["judge"] == judge and n in (1, NUM_CANDIDATES):
                 value, low, high = (1 - float(row[name]) for name in ("score", "high", "low"))
-                return {"value": 1 - float(row["score"]), "low": low and 1 - float(row["high"]), "high": high,
-                        "num": int(row["num_prompts"])}  # fmt: skip
-    raise ValueError(f"Expected a point of {selector} judged by {judge} at n={n} for {prompt_set!r} in `{curve}`.")
+                name = "n1" if n == 1 else f"best_of_{n}"
+                point = {"value": value, "low": low, "high": high, "num": int(row["num_prompts"])}
+                errors.setdefault(row["prompt_set"], {})[name] = point
+    return errors
+
+
+def gather(run: Path, results: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "date": date.today().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "stages": stages(run),
+    }
+    for name, folder in CODEC_RUNS.items():
+        evaluation = (run if folder == "demo" else results / folder) / "codec_evaluation"
+        if (evaluation / "codec_evaluation.json").is_file():
+            table = codec_table(evaluation)
+            found[name] = table.pop("codec")
+            if name == "codec":
+                found["comparisons"] = table
+            else:
+                found[name]["stages"] = stages(results / folder)
+    demo_errors = digit_errors(run / "report" / "curve.csv")
+    more = results / "sweep_128" / "report" / "curve.csv"
+    errors = digit_errors(more) if more.is_file() else demo_errors
+    found["lm"] = {"digit_error": errors["4 digits"], "digit_error_6_to_8": errors["6 to 8 digits"]}
+    found["lm_in_the_demo"] = {"digit_error": demo_errors["4 digits"], "digit_error_6_to_8": demo_errors["6 to 8 digits"]}
+    return found
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The same numbers as tables."""
+
+    def cell(point: dict[str, float], digits: int = 3) -> str:
+        return f"{point['value']:.{digits}f} [{point['low']:.{digits}f}, {point['high']:.{digits}f}]"
+
+    lines = ["| system | bit/s | WER | STOI | PESQ-NB | PESQ-WB | prompts |", "|---|---|---|---|---|---|---|"]
+    rows = {name: found[name] for name in CODEC_RUNS if name in found} | found.get("comparisons", {})
+    for name, row in rows.items():
+        cells = [cell(row[metric], 2 if metric.startswith("pesq") else 3) for metric in CODEC_METRICS]
+        lines.append(f"| {name} | {row['bit_rate']['value']:.0f} | {' | '.join(cells)} | {row['wer']['num']} |")
+    lines += ["", "| strings | error at n = 1 | best of 16 | prompts |", "|---|---|---|---|"]
+    for where in ("lm", "lm_in_the_demo"):
+        for name, errors in found[where].items():
+            one, best = errors["n1"], errors[f"best_of_{NUM_CANDIDATES}"]
+            lines.append(f"| {where}.{name} | {cell(one)} | {cell(best)} | {one['num']} |")
+    lines += ["", "| stage | seconds | peak memory, GB |", "|---|---|---|"]
+    lines += [f"| {name} | {stage['seconds']:.0f} | {stage['peak_gb']:.2f} |" for name, stage in found["stages"].items()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--results", type=Path, default=Path("runs/results"))
+    parser.add_argument("--output", type=Path, default=Path("docs/results/demo.json"))
+    arguments = parser.parse_args()
+    found = gather(arguments.run, arguments.results)
+    arguments.output.write_text(json.dumps(found, indent=1) + "\n")
+    print(markdown(found))
+    print(f"\nwritten to {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()
