@@ -90,16 +90,20 @@ def frequency_figure(counts_K: np.ndarray, title: str) -> Figure:
     return figure
 
 
-def curve_figure(points: Sequence[CurvePoint], as_error: bool = False) -> Figure:
+def curve_figure(
+    points: Sequence[CurvePoint], as_error: bool = False, all_selectors: Sequence[str] | None = None
+) -> Figure:
     """The curves of one prompt set and one judge: a line with its 95 % band per selector, over n on a log2 axis.
 
     Random is flat and grey, the oracle dashed and named as such. With `as_error` the picture shows 1 - score.
+    `all_selectors` are those of every figure of a page: each keeps its colour in all of them.
     """
     figure = Figure(figsize=(8.6, 3.9), layout="constrained", facecolor="none")
     panel = figure.subplots()
     panel.set_facecolor("none")
     selectors = list(dict.fromkeys(point.selector for point in points))
-    colours = dict(zip([name for name in selectors if not is_baseline(name)], PALETTE * len(selectors), strict=False))
+    coloured = [name for name in dict.fromkeys(all_selectors or selectors) if not is_baseline(name)]
+    colours = {name: PALETTE[place % len(PALETTE)] for place, name in enumerate(coloured)}
     for selector in sorted(selectors, key=lambda name: (name != "random", is_oracle(name))):
         curve = sorted((point for point in points if point.selector == selector), key=lambda point: point.n)
         _draw_curve(panel, curve, colours.get(selector), as_error)

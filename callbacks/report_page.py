@@ -50,6 +50,7 @@ class JudgedCurves:
 
     points: list[CurvePoint]
     as_error: bool
+    all_selectors: tuple[str, ...] = ()  # of the whole page: each keeps its colour
 
     @property
     def prompt_set(self) -> str:
@@ -101,7 +102,8 @@ def judged_curves(points: Sequence[CurvePoint], error_judges: frozenset[str]) ->
     groups: dict[tuple[str, str], list[CurvePoint]] = {}
     for point in points:
         groups.setdefault((point.prompt_set, point.judge), []).append(point)
-    return [JudgedCurves(group, judge in error_judges) for (_, judge), group in groups.items()]
+    selectors = tuple(dict.fromkeys(point.selector for point in points))
+    return [JudgedCurves(group, judge in error_judges, selectors) for (_, judge), group in groups.items()]
 
 
 def report_page(report: ReportInput) -> str:
@@ -150,7 +152,7 @@ def curve_picture(curves: JudgedCurves, as_error: bool) -> Markup:
     """The curves as an inline SVG that takes the page's text colour."""
     what = "error" if as_error else "score"
     description = f"{curves.prompt_set}: {what} by {curves.judge} against the number of candidates"
-    return Markup(inline_svg(curve_figure(curves.points, as_error), description))
+    return Markup(inline_svg(curve_figure(curves.points, as_error, curves.all_selectors), description))
 
 
 def readable_score(value: float, as_error: bool) -> str:

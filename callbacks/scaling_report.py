@@ -84,7 +84,8 @@ class ScalingReport(Callback):
         step = trainer.global_step
         for prompt_set, judge in dict.fromkeys((point.prompt_set, point.judge) for point in results.points):
             points = [point for point in results.points if (point.prompt_set, point.judge) == (prompt_set, judge)]
-            figure = curve_figure(points, as_error=judge in error_judges)
+            selectors = [point.selector for point in results.points]
+            figure = curve_figure(points, judge in error_judges, selectors)
             log_figure(trainer.loggers, f"curves/{prompt_set}/{judge}", figure, step)
         for example in examples:
             name = f"{example.prompt_set}/{example.prompt.key}"

@@ -18,7 +18,7 @@ MARKERS = (
 class TokenSpace:
     """One vocabulary for text and speech: text tokens, then eight markers, then one token per code.
 
-    The order is Llasa's (arXiv 2502.04128): with 128,256 text tokens and 65,536 codes it gives the published 193,800 ids.
+    The order is Llasa's (arXiv 2502.04128): 128,256 text tokens and 65,536 codes give the published 193,800 ids.
 
     Args:
         text_vocab_size: Number of text tokens, ids 0 to text_vocab_size - 1.

@@ -74,7 +74,10 @@ def gather(run: Path, results: Path) -> dict[str, Any]:
     more = results / "sweep_128" / "report" / "curve.csv"
     errors = digit_errors(more) if more.is_file() else demo_errors
     found["lm"] = {"digit_error": errors["4 digits"], "digit_error_6_to_8": errors["6 to 8 digits"]}
-    found["lm_in_the_demo"] = {"digit_error": demo_errors["4 digits"], "digit_error_6_to_8": demo_errors["6 to 8 digits"]}
+    found["lm_in_the_demo"] = {
+        "digit_error": demo_errors["4 digits"],
+        "digit_error_6_to_8": demo_errors["6 to 8 digits"],
+    }
     return found
 
 
@@ -95,7 +98,9 @@ def markdown(found: dict[str, Any]) -> str:
             one, best = errors["n1"], errors[f"best_of_{NUM_CANDIDATES}"]
             lines.append(f"| {where}.{name} | {cell(one)} | {cell(best)} | {one['num']} |")
     lines += ["", "| stage | seconds | peak memory, GB |", "|---|---|---|"]
-    lines += [f"| {name} | {stage['seconds']:.0f} | {stage['peak_gb']:.2f} |" for name, stage in found["stages"].items()]
+    lines += [
+        f"| {name} | {stage['seconds']:.0f} | {stage['peak_gb']:.2f} |" for name, stage in found["stages"].items()
+    ]
     return "\n".join(lines)
 
 

@@ -17,7 +17,12 @@ import run
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "configs" / "demo"
 
-FEW_SAMPLES = ["--trainer.callbacks.algorithm.num_candidates", "4", "--trainer.callbacks.algorithm.max_new_tokens", "20"]
+FEW_SAMPLES = [
+    "--trainer.callbacks.algorithm.num_candidates",
+    "4",
+    "--trainer.callbacks.algorithm.max_new_tokens",
+    "20",
+]
 
 AUDIO = """
 data:

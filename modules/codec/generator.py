@@ -50,7 +50,9 @@ class CodecGenerator(nn.Module):
     @property
     def fingerprint(self) -> str:
         """Hash of what decides the codes: the weights of the encoder and the quantizer's input side."""
-        return self._weights_hash(lambda name: name.startswith(("encoder.", "quantizer.")) and "project_out" not in name)
+        return self._weights_hash(
+            lambda name: name.startswith(("encoder.", "quantizer.")) and "project_out" not in name
+        )
 
     @property
     def decoder_fingerprint(self) -> str:

@@ -48,6 +48,11 @@ class Dnsmos:
         self._failures = Failures(self.name)
 
     @property
+    def settings(self) -> dict[str, str]:
+        """What decides the score beside the model."""
+        return {"field": self.field}
+
+    @property
     def name(self) -> str:
         return f"naturalness_{self.field.removesuffix('_mos')}"
 

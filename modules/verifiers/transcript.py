@@ -39,6 +39,10 @@ def error_rate(reference: str, hypothesis: str, unit: Literal["word", "character
     return float((jiwer.wer if unit == "word" else jiwer.cer)(reference, hypothesis))
 
 
+# Attributes of a recogniser that say how fast it works, not what it hears; and its cached hash.
+NOT_SETTINGS = {"device", "num_workers", "cpu_threads", "batch_size", "model_hash"}
+
+
 class Transcript:
     """1 - min(1, error rate) between the prompt's text and what a recogniser hears: 1.0 is every word, 0.0 none.
 
@@ -75,6 +79,16 @@ class Transcript:
     @property
     def model_hash(self) -> str:
         return self.recogniser.model_hash
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What decides the score beside the model: kept with stored scores and printed in reports."""
+        recogniser = {
+            name: str(value)
+            for name, value in vars(self.recogniser).items()
+            if not name.startswith("_") and name not in NOT_SETTINGS
+        }
+        return {"normaliser": self.normaliser.name, "unit": self.unit, **recogniser}
 
     @property
     def num_failures(self) -> int:
