@@ -11,9 +11,13 @@ import csv
 import json
 import os
 import platform
+import sys
+from dataclasses import fields
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the rooms are not installed
 
 CODEC_METRICS = ("wer", "stoi", "pesq_nb", "pesq_wb")
 CODEC_RUNS = {"codec": "demo", "codec_45min": "codec_45min", "codec_without_discriminators": "codec_mel_only"}
@@ -104,6 +108,19 @@ def markdown(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def draw(curve: Path, picture: Path, prompt_set: str = "4 digits", judge: str = "whisper") -> None:
+    """The error against n under one judge, as the report draws it."""
+    from callbacks.figures import curve_figure
+    from modules.search.estimators import CurvePoint
+
+    with curve.open() as stream:
+        rows = [row for row in csv.DictReader(stream) if (row["prompt_set"], row["judge"]) == (prompt_set, judge)]
+    kinds = {field.name: field.type for field in fields(CurvePoint)}
+    points = [CurvePoint(**{name: kinds[name](row[name]) for name in kinds}) for row in rows]
+    figure = curve_figure(points, as_error=True)
+    figure.savefig(picture, dpi=110, facecolor="white")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("runs/demo"))
@@ -112,6 +129,8 @@ def main() -> None:
     arguments = parser.parse_args()
     found = gather(arguments.run, arguments.results)
     arguments.output.write_text(json.dumps(found, indent=1) + "\n")
+    more = arguments.results / "sweep_128" / "report" / "curve.csv"
+    draw(more if more.is_file() else arguments.run / "report" / "curve.csv", arguments.output.with_suffix(".png"))
     print(markdown(found))
     print(f"\nwritten to {arguments.output}")
 

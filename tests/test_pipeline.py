@@ -164,6 +164,11 @@ def test_a_language_model_of_another_codec_is_refused(folder, capsys):
 
 
 def test_a_typing_error_is_one_line(folder, capsys):
-    with pytest.raises(SystemExit):
-        command("fit", "lm", "--trainer.max_step", "3")
-    assert "max_step" in capsys.readouterr().err
+    """Guards against a misspelt key that is taken for nothing, on the command line and in a file."""
+    Path("typo.yaml").write_text("trainer: {maximal_steps: 3}")
+    for mistake in (["--trainer.maximal_steps", "3"], ["--config", "typo.yaml"]):
+        with pytest.raises(SystemExit):
+            command("fit", "lm", *mistake)
+        errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1
+        assert "maximal_steps" in errors[0]
