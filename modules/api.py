@@ -1,5 +1,4 @@
 """The protocols and records that every room shares. Imports nothing of ours but modules.tokens.
-
 Shapes: B batch, T audio samples, S code frames, N candidates. Audio is float32 in [-1, 1], mono.
 """
 
