@@ -12,14 +12,13 @@ PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 .PHONY: demo test bench lint clean distclean
 
 demo: $(INSTALLED)
-	@scripts/demo.sh
+	@PYTHON=$(VENV)/bin/python scripts/demo.sh
 
 test: $(INSTALLED)
 	@$(VENV)/bin/python -m pytest --durations=20
 
 bench: $(INSTALLED)
-	@set -e; for file in benchmarks/*.py; do \
-		case $$file in */__init__.py) continue;; esac; \
+	@set -e; for file in $(wildcard benchmarks/*.py); do \
 		echo "== $$file"; PYTHONPATH=. $(VENV)/bin/python $$file; \
 	done
 

@@ -66,8 +66,8 @@ def content_hash(path: Path) -> str:
     """
     if not path.exists():
         raise FileNotFoundError(
-            f"Expected the input `{path}` of this stage to exist, but got nothing there. An earlier step makes it: "
-            "scripts/demo.sh lists the steps in order."
+            f"Expected the input `{path}` of this stage to exist, but got nothing there. Is the name right? "
+            "What an earlier step makes: scripts/demo.sh lists the steps in order."
         )
     if path.is_file():
         with path.open("rb") as file:
@@ -137,7 +137,8 @@ class Stage:
         strangers = [path for path in sorted(self.folder.rglob("stage_*.json")) if path != self.marker_path]
         if strangers:
             raise ValueError(
-                f"Expected `stage.folder` to belong to one stage, but got {strangers[0]} of another there."
+                f"Expected `stage.folder` to belong to one stage, but got {strangers[0]} of another there. "
+                "Name another folder, or run without a stage: --stage null."
             )
         # Through JSON and back, so that it compares equal to what a marker file gives.
         config = json.loads(json.dumps({k: v for k, v in config.items() if k not in NOT_HASHED}, default=str))

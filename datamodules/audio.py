@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning as L
 import numpy as np
+import soundfile
 import torch
 from torch.utils.data import DataLoader
 
@@ -54,7 +55,7 @@ class AudioRows:
         for sample, start in rows:
             try:
                 wave, about = self._read(sample, start)
-            except (ValueError, OSError, KeyError) as error:
+            except (ValueError, OSError, KeyError, soundfile.SoundFileError) as error:
                 self.num_damaged += 1
                 log.warning("Skipped a damaged sample (%d so far): %s", self.num_damaged, error)
                 continue
@@ -69,8 +70,6 @@ class AudioRows:
         return AudioBatch(audio_BT, num_samples_B, keys, metadata)
 
     def _read(self, sample: int, start: int) -> tuple[np.ndarray, dict[str, Any]]:
-        import soundfile
-
         files = self.reader.read(sample)
         stop = start + self.segment_samples if self.segment_samples else None
         wave, _ = soundfile.read(io.BytesIO(files[self.audio_format]), start=start, stop=stop, dtype="float32")

@@ -2,7 +2,7 @@
 
 import io
 import json
-import shutil
+import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,8 +21,10 @@ def prepare_audio_shards(
 ) -> dict[str, ShardIndex]:
     """Turn sources into `folder/SPLIT` audio shards; does nothing where they stand already.
 
-    A recording that cannot be used is skipped, counted and listed in the index's report; it never stops the run.
-    Raises ValueError where the folder was prepared from other sources or settings, or where nothing could be used.
+    A recording that cannot be used is skipped, counted and listed in the index's report; it never stops the run. The
+    shards are written beside `folder` and moved there whole; nothing in `folder` is ever removed.
+    Raises ValueError where the folder was prepared from other sources or settings or holds something else, or where
+    nothing could be used.
     """
     about = {
         "sample_rate": sample_rate,
@@ -38,14 +40,15 @@ def prepare_audio_shards(
                 "Name another folder, or remove this one to prepare it anew."
             )
         return {split: ShardIndex.load(folder / split, "audio") for split in prepared["splits"]}
-    if folder.exists():
-        shutil.rmtree(folder)  # no marker: an interrupted preparation, nothing of worth
-    folder.mkdir(parents=True)
-    splits = _write_splits(sources, folder, sample_rate, audio_format, samples_per_shard)
-    (folder / "CREDITS.txt").write_text("\n\n".join(source.credits() for source in sources))
-    partial = folder / "prepared.json.part"
-    partial.write_text(json.dumps({**about, "splits": splits}, indent=1))
-    partial.replace(marker)
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"Expected `folder` to be new, empty or prepared shards, but `{folder}` holds other files.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        whole = Path(scratch) / folder.name
+        splits = _write_splits(sources, whole, sample_rate, audio_format, samples_per_shard)
+        (whole / "CREDITS.txt").write_text("\n\n".join(source.credits() for source in sources))
+        (whole / marker.name).write_text(json.dumps({**about, "splits": splits}, indent=1))
+        whole.replace(folder)
     indexes = {split: ShardIndex.load(folder / split, "audio") for split in splits}
     for split, index in indexes.items():
         minutes = index.lengths.sum() / sample_rate / 60
@@ -79,9 +82,14 @@ def _write_splits(
     header = {"sample_rate": sample_rate, "audio_format": audio_format}
     writers: dict[str, ShardWriter] = {}
     skipped: list[Skipped] = []
+    keys: set[str] = set()
     with ExitStack() as stack:
         progress = stack.enter_context(
-            tqdm(total=sum(source.num_recordings for source in sources), desc=f"preparing {folder}", unit="recording")
+            tqdm(
+                total=sum(source.num_recordings for source in sources),
+                desc=f"preparing {folder.name}",
+                unit="recording",
+            )
         )
         for source in sources:
             for item in source.recordings():
@@ -90,6 +98,10 @@ def _write_splits(
                 if isinstance(samples, str):
                     skipped.append(Skipped(item.key, samples))
                     continue
+                if item.key in keys:
+                    skipped.append(Skipped(item.key, "another recording has this key"))
+                    continue
+                keys.add(item.key)
                 split = item.split or ("held_out" if held_out(item.key) else "train")
                 if split not in writers:
                     writer = ShardWriter(folder / split, "audio", header, samples_per_shard)

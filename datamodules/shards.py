@@ -52,7 +52,8 @@ class ShardIndex:
         if not (folder / "index.json").is_file():
             raise FileNotFoundError(
                 f"Expected {kind} shards in `{folder}`, but there is no index.json. "
-                "Prepare or tokenise the data first (README, 'How to go on')."
+                "Audio shards are prepared from `sources`, token shards by `predict`; "
+                f"the splits beside it: {_splits(folder.parent)}."
             )
         about = json.loads((folder / "index.json").read_text())
         if about["format"] != FORMAT or about["kind"] != kind:
@@ -67,6 +68,10 @@ class ShardIndex:
         if not len(index):
             raise ValueError(f"Expected at least one sample in `{folder}`, but got none: {about['report']}.")
         return index
+
+
+def _splits(folder: Path) -> list[str]:
+    return sorted(path.parent.name for path in folder.glob("*/index.json"))
 
 
 class ShardReader:

@@ -22,6 +22,7 @@ from modules.api import PromptFormat, TokenBatch
 log = logging.getLogger(__name__)
 
 NO_LABEL = -100
+MAX_WARNINGS = 10  # of single samples; then one in a thousand
 NUM_MARKERS = 4  # of one document: text start and end, speech start and end
 
 
@@ -78,7 +79,7 @@ class TokenRows:
         self.index, self.reader, self.prompt_format = index, ShardReader(index), prompt_format
         self.row_length, self.seed, self.window_size = row_length, seed, window_size
         self.num_windows = num_windows(index, window_size)
-        self.num_damaged = 0
+        self.num_damaged, self.last_error = 0, ""
         self.document_lengths = index.lengths + index.text_lengths + NUM_MARKERS
         num_long = int((self.document_lengths > row_length).sum())
         if num_long == len(index):
@@ -97,17 +98,24 @@ class TokenRows:
 
     def load(self, rows: Sequence[Sequence[int]]) -> TokenBatch:
         documents = [[document for sample in row if (document := self.document(sample))] for row in rows]
+        if not any(documents):
+            raise ValueError(
+                f"Expected a usable sample in {len(rows)} rows of `{self.index.folder}`, but got none; "
+                f"the last reason: {self.last_error}"
+            )
         return token_batch(documents, self.row_length)
 
     def document(self, sample: int) -> tuple[list[int], int] | None:
-        """Tokens of a sample and how many carry no loss; None, counted and logged, where the sample is damaged."""
+        """Tokens of a sample and how many carry no loss; None, counted and logged, where the sample cannot be used:
+        damaged bytes, a code outside the codebook, a text that the tokenizer refuses."""
         try:
             files = self.reader.read(sample)
             codes = np.load(io.BytesIO(files["codes.npy"]), allow_pickle=False)
             return self.prompt_format.example_tokens(json.loads(files["json"])["text"], codes.tolist())
         except (ValueError, KeyError, OSError, EOFError) as error:
-            self.num_damaged += 1
-            log.warning("Skipped a damaged sample (%d so far): %s", self.num_damaged, error)
+            self.num_damaged, self.last_error = self.num_damaged + 1, str(error)
+            if self.num_damaged <= MAX_WARNINGS or self.num_damaged % 1000 == 0:
+                log.warning("Skipped a sample (%d so far): %s", self.num_damaged, error)
             return None
 
 

@@ -145,9 +145,36 @@ def test_damaged_recordings_are_skipped_and_counted(shards, tmp_path):
     index = ShardIndex.load(tmp_path / "train", "audio")
     path = tmp_path / "train" / index.shards[0]
     content = bytearray(path.read_bytes())
-    content[index.offsets[2] : index.offsets[2] + 2000] = b"\0" * 2000
+    content[index.offsets[2] : index.offsets[2] + 2000] = b"\0" * 2000  # the tar's header
+    start = content.index(b"RIFF", index.offsets[7])  # the recording itself, in a whole tar
+    content[start : start + 12] = b"no recording"
     path.write_bytes(content)
     rows = AudioRows(index, 0, 0)
-    batch = rows.load([(number, 0) for number in range(5)])
-    assert batch.keys == [str(key) for key in index.keys[[0, 1, 3, 4]]]
-    assert rows.num_damaged == 1
+    batch = rows.load([(number, 0) for number in range(9)])
+    assert batch.keys == [str(key) for key in index.keys[[0, 1, 3, 4, 5, 6, 8]]]
+    assert rows.num_damaged == 2
+
+
+def test_preparation_removes_nothing_and_skips_repeated_keys(shards, tmp_path):
+    """Guards against a folder of recordings deleted because it was named as the folder for shards."""
+    from datamodules.preparation import prepare_audio_shards
+    from datamodules.sources.source import Recording
+
+    class Twice:
+        num_recordings = 2
+
+        def recordings(self):
+            for number in range(2):
+                yield Recording("same", Audio(torch.full((4000,), 0.1 + number / 10), 16000), "a", "a", "en", "x", "x")
+
+        def credits(self):
+            return ""
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "precious.wav").write_bytes(b"x")
+    with pytest.raises(ValueError, match="holds other files"):
+        prepare_audio_shards([Twice()], tmp_path / "mine", 16000)
+    assert (tmp_path / "mine" / "precious.wav").is_file()
+    (index,) = prepare_audio_shards([Twice()], tmp_path / "new", 16000).values()
+    assert len(index) == 1
+    assert index.report["skipped_by_reason"] == {"another recording has this key": 1}

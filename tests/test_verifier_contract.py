@@ -116,6 +116,14 @@ def test_one_failure_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) 
     assert verifier.score(Prompt("k", "..."), candidates).isnan().all()  # nothing to compare with
 
 
+def test_a_recogniser_that_always_fails_is_not_a_judgement() -> None:
+    """Guards against a sweep of worst scores that ends as if it were one: a dead model, a missing library."""
+    verifier = Transcript(Stubborn(), BasicWords())
+    clips = [candidate(Audio(torch.full((5000,), level), RATE)) for level in (0.1, 0.2)]
+    with pytest.raises(RuntimeError, match="not this one"):
+        verifier.score(Prompt("k", "one two"), clips)
+
+
 def test_equal_audio_is_heard_once() -> None:
     """Guards against paying again for the same audio, and against a cache that mixes languages or rates."""
     recogniser = Stubborn()

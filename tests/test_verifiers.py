@@ -233,3 +233,13 @@ def test_flops_follow_the_models(english_prompts: list[Recording], whisper: Fast
         audio = Audio(torch.randn(int(seconds * RATE)) * 0.1, RATE)
         verifier.score(prompt_of(english_prompts[0]), [candidate(audio)])
         assert verifier.flops(seconds) / verifier.flops(9.01) == len(calls)
+
+
+def test_pocketsphinx_does_not_remember_the_clip_before(english_prompts: list[Recording]) -> None:
+    """Guards against scores that depend on the order of clips: the decoder carries noise and mean along."""
+    recogniser = Pocketsphinx()
+    first, *others = [prompt.audio for prompt in english_prompts[:3]]
+    recogniser.transcribe([first], "en")
+    alone = recogniser._decoder.hyp().prob
+    recogniser.transcribe([*others, first], "en")
+    assert recogniser._decoder.hyp().prob == alone

@@ -65,6 +65,10 @@ class Failures:
             logger.warning("%s could not judge a clip, and counts it: %s", self.verifier, error)
 
 
+# Says nothing of a clip: these must stop whoever asked.
+BROKEN_INSTALLATION = (ImportError, FileNotFoundError, MemoryError)
+
+
 def judged(
     judge: Callable[[Audio], float], candidates: Sequence[Candidate], failures: Failures, num_workers: int = 1
 ) -> torch.Tensor:
@@ -73,6 +77,8 @@ def judged(
     def attempt(candidate: Candidate) -> float | Exception:
         try:
             return float(judge(checked(candidate.audio)))
+        except BROKEN_INSTALLATION:
+            raise
         except Exception as error:  # noqa: BLE001 - one bad clip must not stop a sweep; it is counted
             return error
 

@@ -78,6 +78,7 @@ class Pocketsphinx:
         if speech_T.size == 0:
             return ""
         decoder = self._decoder
+        decoder.reinit_feat()  # else noise and mean of the clip before go on
         decoder.start_utt()
         decoder.process_raw((speech_T * 32767).astype(np.int16).tobytes(), full_utt=True)
         decoder.end_utt()

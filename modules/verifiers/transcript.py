@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from modules.api import Audio, Candidate, Prompt
-from modules.verifiers.audio import Failures, audio_hash, checked
+from modules.verifiers.audio import BROKEN_INSTALLATION, Failures, audio_hash, checked
 from modules.verifiers.normalise import Normaliser
 
 MAX_CACHED_TEXTS = 100_000
@@ -95,10 +95,14 @@ class Transcript:
         return self._failures.count
 
     def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
-        """(N,) float64 in [0, 1]."""
+        """(N,) float64 in [0, 1]. Raises what the recogniser raised where it failed on every clip."""
         reference = self.normaliser(prompt.text)
         scores = torch.full((len(candidates),), float("nan"), dtype=torch.float64)
-        for index, heard in enumerate(self._heard(prompt, candidates)):
+        texts = self._heard(prompt, candidates)
+        broken = [text for text in texts if isinstance(text, Exception) and not isinstance(text, ValueError)]
+        if broken and len(broken) == len(texts):  # not the clips' fault
+            raise broken[0]
+        for index, heard in enumerate(texts):
             try:
                 if isinstance(heard, Exception):
                     raise heard
@@ -139,6 +143,8 @@ class Transcript:
             return []
         try:
             return list(self.recogniser.transcribe(audios, language))
+        except BROKEN_INSTALLATION:
+            raise
         except Exception as error:  # noqa: BLE001 - counted by whoever asked
             if len(audios) == 1:
                 return [error]
