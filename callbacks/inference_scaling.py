@@ -121,7 +121,7 @@ class InferenceScaling(Callback):
         sampler = pl_module.sampler(self.sampling)
         for prompt_set, prompts in prompt_sets.items():
             own = prompts[trainer.global_rank :: trainer.world_size]
-            with tqdm(total=len(own), unit="prompt", disable=not trainer.is_global_zero) as bar:
+            with tqdm(total=len(own), unit="prompt", smoothing=0, disable=not trainer.is_global_zero) as bar:
 
                 def show(stage: str, num_finished: int, label: str = prompt_set, bar: tqdm = bar) -> None:
                     bar.set_description(f"{label}: {stage}")

@@ -16,7 +16,7 @@ class TokenShardWriter(BasePredictionWriter):
     """Writes `folder/SPLIT` token shards: KEY.codes.npy (uint16 where it fits) and KEY.json, in batch order.
 
     The index's header holds codebook size, frame rate and the codec's fingerprint; the language model refuses shards of
-    another codec. With several ranks each writes `folder/SPLIT/rank-R`.
+    another codec. One device writes all: ValueError on more.
 
     Args:
         folder: Where the shards go.
@@ -39,13 +39,17 @@ class TokenShardWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         split = trainer.datamodule.predict_splits[dataloader_idx]
-        writer = self._writer(split, trainer, pl_module)
+        writer = self._writer(split, pl_module)
         codes_BS = prediction.codes_BS.cpu().numpy()
         kind = np.uint16 if writer.header["codebook_size"] <= 2**16 else np.int32
         for row, num_codes in enumerate(prediction.num_codes_B.tolist()):
             codes_S = codes_BS[row, :num_codes].astype(kind)
             files = {"codes.npy": codes_S, "json": json.dumps(batch.metadata[row]).encode()}
             writer.write(batch.keys[row], files, num_codes, batch.metadata[row]["text"])
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.world_size > 1:
+            raise ValueError(f"Expected one device to write token shards, but got {trainer.world_size}.")
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for split, writer in self._writers.items():
@@ -57,7 +61,7 @@ class TokenShardWriter(BasePredictionWriter):
         for writer in self._writers.values():
             writer.__exit__(type(exception), exception, exception.__traceback__)
 
-    def _writer(self, split: str, trainer: L.Trainer, pl_module: L.LightningModule) -> ShardWriter:
+    def _writer(self, split: str, pl_module: L.LightningModule) -> ShardWriter:
         if split not in self._writers:
             codec = pl_module.generator
             header = {
@@ -66,8 +70,7 @@ class TokenShardWriter(BasePredictionWriter):
                 "sample_rate": codec.sample_rate,
                 "codec_fingerprint": codec.fingerprint,
             }
-            folder = self.folder / split
-            if trainer.world_size > 1:
-                folder = folder / f"rank-{trainer.global_rank}"
-            self._writers[split] = ShardWriter(folder, "tokens", header, self.samples_per_shard).__enter__()
+            self._writers[split] = ShardWriter(
+                self.folder / split, "tokens", header, self.samples_per_shard
+            ).__enter__()
         return self._writers[split]

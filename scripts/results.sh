@@ -20,12 +20,14 @@ evaluate $OUT/codec_45min
 
 # The demo's codec without discriminators, for as long as the demo trains with them: more updates in the same time.
 "$PYTHON" run.py fit --config configs/demo/codec.yaml --stage.folder $OUT/codec_mel_only/codec \
-    --trainer.max_steps "${MEL_ONLY_STEPS:-3600}" --model.init_args.discriminator_start_step 1000000
+    --trainer.max_steps "${MEL_ONLY_STEPS:-3550}" --model.init_args.discriminator_start_step 1000000
 evaluate $OUT/codec_mel_only
 
-# The demo's sweep over all 128 held-out strings of four digits, and 64 longer ones.
+# The demo's sweep over all 128 held-out strings of four digits; samples that are stored already are taken from there.
+mkdir -p $OUT/sweep_128
+cp -r runs/demo/candidates $OUT/sweep_128/
 "$PYTHON" run.py test --config configs/demo/sweep.yaml --stage.folder $OUT/sweep_128/report \
-    --trainer.callbacks.folder $OUT/sweep_128 --data.init_args.num_prompts "[128, 64]" \
+    --trainer.callbacks.folder $OUT/sweep_128 --data.init_args.num_prompts "[128, 16]" \
     --trainer.callbacks.final_judges "[]"
 
 "$PYTHON" scripts/collect_results.py

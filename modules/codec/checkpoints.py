@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modules.codec.generator import CodecGenerator
 
@@ -93,11 +93,14 @@ def load_generator(path: Path) -> CodecGenerator:
 
 
 def _instantiate(value: Any) -> Any:
-    """Build what jsonargparse's {class_path, init_args} describes."""
+    """Build what jsonargparse's {class_path, init_args} describes: modules and nothing else, for a checkpoint is data."""
     if isinstance(value, dict) and "class_path" in value:
         module, name = value["class_path"].rsplit(".", 1)
+        kind = getattr(importlib.import_module(module), name)
+        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+            raise ValueError(f"Expected the checkpoint to describe parts of a codec, but got {value['class_path']}.")
         arguments = {key: _instantiate(item) for key, item in (value.get("init_args") or {}).items()}
-        return getattr(importlib.import_module(module), name)(**arguments)
+        return kind(**arguments)
     if isinstance(value, list):
         return [_instantiate(item) for item in value]
     return value
