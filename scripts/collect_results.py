@@ -17,21 +17,21 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the rooms are not installed
-
 CODEC_METRICS = ("wer", "stoi", "pesq_nb", "pesq_wb")
 CODEC_RUNS = {"codec": "demo", "codec_45min": "codec_45min", "codec_without_discriminators": "codec_mel_only"}
 NUM_CANDIDATES = 16
 
 
-def stages(run: Path) -> dict[str, dict[str, float]]:
+def stages(run: Path) -> dict[str, dict[str, Any]]:
     """Seconds and peak memory (1e9 bytes) of every finished stage under a run folder."""
     found = {}
     for path in sorted(run.glob("*/stage_*.json")):
         marker = json.loads(path.read_text())
         if marker["finished"]:
             name = "sweep" if path.parent.name == "report" else path.parent.name
-            found[name] = {"seconds": round(marker["seconds"], 1), "peak_gb": round(marker["peak_gb"], 2)}
+            measured = {"seconds": round(marker["seconds"], 1), "peak_gb": round(marker["peak_gb"], 2)}
+            # One run each: no interval.
+            found[name] = {key: {"value": v, "low": None, "high": None, "num": 1} for key, v in measured.items()}
     return found
 
 
@@ -89,6 +89,8 @@ def markdown(found: dict[str, Any]) -> str:
     """The same numbers as tables."""
 
     def cell(point: dict[str, float], digits: int = 3) -> str:
+        if point["value"] is None:
+            return "–"
         return f"{point['value']:.{digits}f} [{point['low']:.{digits}f}, {point['high']:.{digits}f}]"
 
     lines = ["| system | bit/s | WER | STOI | PESQ-NB | PESQ-WB | prompts |", "|---|---|---|---|---|---|---|"]
@@ -103,13 +105,15 @@ def markdown(found: dict[str, Any]) -> str:
             lines.append(f"| {where}.{name} | {cell(one)} | {cell(best)} | {one['num']} |")
     lines += ["", "| stage | seconds | peak memory, GB |", "|---|---|---|"]
     lines += [
-        f"| {name} | {stage['seconds']:.0f} | {stage['peak_gb']:.2f} |" for name, stage in found["stages"].items()
+        f"| {name} | {stage['seconds']['value']:.0f} | {stage['peak_gb']['value']:.2f} |"
+        for name, stage in found["stages"].items()
     ]
     return "\n".join(lines)
 
 
 def draw(curve: Path, picture: Path, prompt_set: str = "4 digits", judge: str = "whisper") -> None:
     """The error against n under one judge, as the report draws it."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the rooms are not installed
     from callbacks.figures import curve_figure
     from modules.search.estimators import CurvePoint
 
@@ -128,6 +132,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/results/demo.json"))
     arguments = parser.parse_args()
     found = gather(arguments.run, arguments.results)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(found, indent=1) + "\n")
     more = arguments.results / "sweep_128" / "report" / "curve.csv"
     draw(more if more.is_file() else arguments.run / "report" / "curve.csv", arguments.output.with_suffix(".png"))

@@ -93,7 +93,7 @@ def load_generator(path: Path) -> CodecGenerator:
 
 
 def _instantiate(value: Any) -> Any:
-    """Build what jsonargparse's {class_path, init_args} describes: modules and nothing else, for a checkpoint is data."""
+    """Build what jsonargparse's {class_path, init_args} describes: modules only, for a checkpoint is data."""
     if isinstance(value, dict) and "class_path" in value:
         module, name = value["class_path"].rsplit(".", 1)
         kind = getattr(importlib.import_module(module), name)
