@@ -97,7 +97,7 @@ def markdown(found: dict[str, Any]) -> str:
     rows = {name: found[name] for name in CODEC_RUNS if name in found} | found.get("comparisons", {})
     for name, row in rows.items():
         cells = [cell(row[metric], 2 if metric.startswith("pesq") else 3) for metric in CODEC_METRICS]
-        lines.append(f"| {name} | {row['bit_rate']['value']:.0f} | {' | '.join(cells)} | {row['wer']['num']} |")
+        lines.append(f"| {name} | {row['bit_rate']['value'] or 0:.0f} | {' | '.join(cells)} | {row['wer']['num']} |")
     lines += ["", "| strings | error at n = 1 | best of 16 | prompts |", "|---|---|---|---|"]
     for where in ("lm", "lm_in_the_demo"):
         for name, errors in found[where].items():
