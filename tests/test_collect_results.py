@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "collect_results.py"
-COLUMNS = "algorithm,selector,judge,n,score,low,high,num_prompts,num_unjudged,num_runaways,score_judged_only,prompt_set"
+COLUMNS = (
+    "algorithm,selector,judge,n,score,low,high,num_prompts,num_unjudged,num_runaways,score_judged_only,prompt_set,flops"
+)
 
 
 @pytest.fixture(scope="module")
