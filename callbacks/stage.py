@@ -138,7 +138,7 @@ class Stage:
         if strangers:
             raise ValueError(
                 f"Expected `stage.folder` to belong to one stage, but got {strangers[0]} of another there. "
-                "Name another folder, or run without a stage: --stage null."
+                "Name another: --stage.folder FOLDER."
             )
         # Through JSON and back, so that it compares equal to what a marker file gives.
         config = json.loads(json.dumps({k: v for k, v in config.items() if k not in NOT_HASHED}, default=str))
