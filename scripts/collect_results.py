@@ -1,6 +1,6 @@
 """Gather what runs measured into one JSON file, docs/results/demo.json, and print it as markdown tables.
 
-    python scripts/collect_results.py [--run runs/demo] [--results runs/results] [--timed RUN] [--output docs/results/demo.json]
+    python scripts/collect_results.py [--run runs/demo] [--results runs/results] [--timed RUN] [--output FILE.json]
 
 `scripts/results.sh` runs what is gathered. Reads stage markers (seconds, peak memory), codec_evaluation.json and
 curve.csv, and computes nothing new but error = 1 - score.
