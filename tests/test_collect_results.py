@@ -40,20 +40,8 @@ def write_runs(run: Path) -> None:
             for n, score in ((1, 0.9), (16, 0.99)):
                 for judge in ("whisper", "speaker"):
                     own = score if judge == "whisper" else 0.1
-                    line = [
-                        "best_of_n",
-                        "pocketsphinx",
-                        judge,
-                        n,
-                        own,
-                        own - 0.05,
-                        own + 0.01,
-                        32,
-                        0,
-                        0,
-                        own,
-                        prompt_set,
-                    ]
+                    interval = (own, own - 0.05, own + 0.01)
+                    line = ["best_of_n", "pocketsphinx", judge, n, *interval, 32, 0, 0, own, prompt_set, 1.0]
                     writer.writerow(line)
 
 
