@@ -4,7 +4,6 @@ Shapes: T audio samples.
 """
 
 import datetime
-import importlib.metadata
 import io
 import json
 import logging
@@ -34,7 +33,7 @@ from modules.api import (
 from modules.search.driver import run_searches
 from modules.search.identity import candidate_identity, check_codec, decoder_fingerprint, digest, plain, score_identity
 from modules.search.scoring import decode_candidates
-from modules.search.summary import DISTRIBUTIONS
+from modules.search.summary import package_versions
 from modules.search.sweep import chosen_index
 
 logger = logging.getLogger(__name__)
@@ -244,17 +243,6 @@ def readable_name(text: str) -> str:
     """The text as a file name, at most 40 characters: letters and digits of any script, the rest as underscores."""
     words = "_".join(re.findall(r"\w+", text.lower()))
     return words[:MAX_NAME_CHARACTERS].strip("_") or "speech"
-
-
-def package_versions() -> dict[str, str]:
-    """Those packages that the result depends on, as far as they are installed."""
-    versions = {}
-    for name in DISTRIBUTIONS:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def read_audio(path: Path) -> Audio:

@@ -45,7 +45,7 @@ def describe(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_candida
     """What was run, ready for JSON (see SweepResults)."""
     return {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version()} | _versions(),
+        "versions": {"python": platform.python_version()} | package_versions(),
         "seed": sweep.seed,
         "num_candidates": num_candidates,
         "algorithm": {"name": sweep.algorithm.name} | plain(sweep.algorithm),
@@ -66,7 +66,8 @@ def describe(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_candida
     }
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Those packages that the result depends on, as far as they are installed."""
     versions = {}
     for name in DISTRIBUTIONS:
         try:
