@@ -1,0 +1,103 @@
+"""transformers' own codecs, small, with every parameter perturbed: what ours are held against."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import (
+    NeuCodecConfig,
+    NeuCodecModel,
+    SeamlessM4TFeatureExtractor,
+    Wav2Vec2BertConfig,
+    Xcodec2Config,
+    Xcodec2Model,
+)
+
+HOP = 320
+
+
+def semantic_config(**changes: Any) -> dict[str, Any]:
+    settings = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "conv_depthwise_kernel_size": 5,
+    }
+    return Wav2Vec2BertConfig(**{**settings, **changes}).to_diff_dict()
+
+
+SMALL = {
+    "hidden_size": 128,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "encoder_hidden_size": 4,
+    "quantization_dim": 160,
+}
+CONFIGS = {
+    "xcodec2": (Xcodec2Config, {}),
+    # Another quantizer, other strides, other heads, and relative positions in the semantic network.
+    "odd": (
+        Xcodec2Config,
+        {
+            "quantization_levels": [8, 5, 4, 3],
+            "downsampling_ratios": [4, 5, 4, 2, 2],
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "head_dim": 32,
+            "num_hidden_layers": 1,
+            "semantic": {"position_embeddings_type": "relative", "num_hidden_layers": 1},
+        },
+    ),
+    "neucodec": (NeuCodecConfig, {}),
+}
+
+
+def perturbed(module: nn.Module, seed: int) -> nn.Module:
+    """Every parameter off its start, norms and SnakeBeta's included, yet activations of ordinary size."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in module.named_parameters():
+            noise = torch.randn(weight.shape, generator=generator)
+            if weight.ndim > 1 and "distance_embedding" not in name and "pos_bias" not in name:
+                weight.copy_(1.2 * noise / weight[0].numel() ** 0.5)
+            else:
+                weight += 0.3 * noise
+    return module.eval().requires_grad_(False)
+
+
+def reference_model(kind: str, seed: int = 0) -> nn.Module:
+    config_class, changes = CONFIGS[kind]
+    changes = dict(changes)
+    config = config_class(**{**SMALL, **changes, "semantic_model_config": semantic_config(**changes.pop("semantic", {}))})
+    model = (NeuCodecModel if config_class is NeuCodecConfig else Xcodec2Model)(config)
+    return perturbed(model, seed)
+
+
+def reference_inputs(audio_T: Tensor, edge_padding: int) -> dict[str, Tensor]:
+    """What transformers' Xcodec2FeatureExtractor or NeuCodec's makes of one item, without torchaudio."""
+    padded_T = torch.nn.functional.pad(audio_T, (0, HOP - len(audio_T) % HOP))
+    edged = np.pad(padded_T.numpy(), edge_padding)
+    features = SeamlessM4TFeatureExtractor()(edged, sampling_rate=16000, return_tensors="pt")
+    return {"input_values": padded_T[None, None], "input_features": features["input_features"]}
+
+
+def reference_codes(model: nn.Module, audio_T: Tensor) -> Tensor:
+    """(S,) codes of one item."""
+    edge_padding = 0 if isinstance(model, NeuCodecModel) else 160
+    return model.encode(**reference_inputs(audio_T, edge_padding)).audio_codes[0, 0].long()
+
+
+def reference_audio(model: nn.Module, codes_S: Tensor) -> Tensor:
+    """(S * hop,) waveform of one item."""
+    return model.decode(audio_codes=codes_S[None, None]).audio_values[0, 0]
+
+
+def noise_items(*lengths: int, seed: int = 1) -> tuple[Tensor, Tensor]:
+    """Noise with a swell, and garbage beyond each length that a codec must not look at."""
+    generator = torch.Generator().manual_seed(seed)
+    audio_BT = 0.3 * torch.randn(len(lengths), max(lengths), generator=generator)
+    return audio_BT * torch.linspace(0.1, 1, max(lengths)), torch.tensor(lengths)
