@@ -63,7 +63,9 @@ def perturbed(module: nn.Module, seed: int) -> nn.Module:
         for name, weight in module.named_parameters():
             noise = torch.randn(weight.shape, generator=generator)
             if weight.ndim > 1 and "distance_embedding" not in name and "pos_bias" not in name:
-                weight.copy_(1.2 * noise / weight[0].numel() ** 0.5)
+                # Snake's periodic part is bounded: signals of the acoustic encoder must stay small for it to count.
+                gain = 0.6 if "acoustic" in name and "acoustic_decoder" not in name else 1.2
+                weight.copy_(gain * noise / weight[0].numel() ** 0.5)
             else:
                 weight += 0.3 * noise
     return module.eval().requires_grad_(False)
@@ -72,9 +74,49 @@ def perturbed(module: nn.Module, seed: int) -> nn.Module:
 def reference_model(kind: str, seed: int = 0) -> nn.Module:
     config_class, changes = CONFIGS[kind]
     changes = dict(changes)
-    config = config_class(**{**SMALL, **changes, "semantic_model_config": semantic_config(**changes.pop("semantic", {}))})
+    config = config_class(
+        **{**SMALL, **changes, "semantic_model_config": semantic_config(**changes.pop("semantic", {}))}
+    )
     model = (NeuCodecModel if config_class is NeuCodecConfig else Xcodec2Model)(config)
-    return perturbed(model, seed)
+    return calibrated(perturbed(model, seed))
+
+
+def calibrated(model: nn.Module) -> nn.Module:
+    """With codes that spread over the book, and depend on both encoders alike, as after training.
+
+    Else a wrong encoder might give the same few codes.
+    """
+    kept = {}
+
+    def keep(name):
+        return lambda module, inputs, output: kept.update({name: (inputs[0], output)})
+
+    audio_T = noise_items(32000, seed=7)[0][0]
+    parts = {"acoustic_encoder": model.acoustic_encoder.conv2, "semantic_adapter": model.semantic_adapter.conv4}
+    hooks = [module.register_forward_hook(keep(name)) for name, module in parts.items()]
+    hooks.append(model.quantizer.project_in.register_forward_hook(keep("quantizer")))
+    with torch.no_grad():
+        reference_codes(model, audio_T)
+        for name, module in parts.items():
+            equalise(module, kept[name][1][0])
+        reference_codes(model, audio_T)
+        spread(model.quantizer.project_in, kept["quantizer"][0][0])
+    for hook in hooks:
+        hook.remove()
+    return model
+
+
+def equalise(convolution: nn.Conv1d, output_CS: Tensor) -> None:
+    """Scale a convolution so that its channels vary by about 1 over time, and take out their means."""
+    convolution.weight.div_(output_CS.std(1)[:, None, None])
+    if convolution.bias is not None:
+        convolution.bias.sub_(output_CS.mean(1)).div_(output_CS.std(1))
+
+
+def spread(project: nn.Linear, latent_SC: Tensor) -> None:
+    """Let the projection's outputs, the quantizer's inputs, lie around its steps."""
+    project.weight.mul_((0.7 / (latent_SC @ project.weight.T).std(0))[:, None])
+    project.bias.copy_(-0.2 - (latent_SC @ project.weight.T).mean(0))
 
 
 def reference_inputs(audio_T: Tensor, edge_padding: int) -> dict[str, Tensor]:

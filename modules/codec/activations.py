@@ -37,10 +37,9 @@ def repeat_edges(x_BCT: Tensor, left: int, right: int, lengths_B: Tensor | None)
     padded = F.pad(x_BCT, (left, right), mode="replicate")
     if lengths_B is None:
         return padded
-    channels = padded.shape[1]
-    last_B = lengths_B + left - 1
-    last_BC1 = padded.gather(2, last_B[:, None, None].expand(-1, channels, 1))
-    beyond_BR = last_B[:, None] + 1 + torch.arange(right, device=last_B.device)
+    channels, last_B = x_BCT.shape[1], (lengths_B - 1).clamp(min=0)
+    last_BC1 = x_BCT.gather(2, last_B[:, None, None].expand(-1, channels, 1))
+    beyond_BR = left + last_B[:, None] + 1 + torch.arange(right, device=last_B.device)
     return padded.scatter_(2, beyond_BR[:, None].expand(-1, channels, -1), last_BC1.expand(-1, -1, right))
 
 

@@ -32,8 +32,8 @@ class KaldiFilterBank(nn.Module):
     def __init__(self, edge_padding: int = 160, num_mels: int = 80, num_stacked: int = 2) -> None:
         super().__init__()
         self.edge_padding, self.num_mels, self.num_stacked = edge_padding, num_mels, num_stacked
-        self.register_buffer("window", _povey_window(), persistent=False)
-        self.register_buffer("filters_FM", kaldi_mel_filters(self.sample_rate, num_mels), persistent=False)
+        # No buffers: casting the codec to another precision must not round them.
+        self.window, self.filters_FM = _povey_window(), kaldi_mel_filters(self.sample_rate, num_mels)
 
     def forward(self, audio_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S, num_stacked * M) float32, zero beyond an item's frames; and the number of frames of each item."""
@@ -47,6 +47,7 @@ class KaldiFilterBank(nn.Module):
 
     def _energies(self, audio_BT: Tensor) -> Tensor:
         """(B, W, M) log-mel energies. At least one frame, whatever T."""
+        self.window, self.filters_FM = (constant.to(audio_BT.device) for constant in (self.window, self.filters_FM))
         shortest = WINDOW_LENGTH + WINDOW_SHIFT * (self.num_stacked - 1)
         missing = max(0, shortest - audio_BT.shape[-1] - 2 * self.edge_padding)
         padded = F.pad(audio_BT.double() * 2**15, (self.edge_padding, self.edge_padding + missing))
@@ -64,16 +65,17 @@ def kaldi_mel_filters(sample_rate: int, num_mels: int) -> Tensor:
     def to_mel(hertz: Tensor) -> Tensor:
         return 1127 * torch.log1p(hertz / 700)
 
-    ends = to_mel(torch.tensor([LOWEST_FREQUENCY, sample_rate / 2], dtype=torch.float64))
-    edges = torch.linspace(0, 1, num_mels + 2, dtype=torch.float64) * (ends[1] - ends[0]) + ends[0]
-    bins = to_mel(torch.arange(FFT_SIZE // 2 + 1, dtype=torch.float64) * sample_rate / FFT_SIZE)[:, None]
+    exact = {"dtype": torch.float64, "device": "cpu"}
+    ends = to_mel(torch.tensor([LOWEST_FREQUENCY, sample_rate / 2], **exact))
+    edges = torch.linspace(0, 1, num_mels + 2, **exact) * (ends[1] - ends[0]) + ends[0]
+    bins = to_mel(torch.arange(FFT_SIZE // 2 + 1, **exact) * sample_rate / FFT_SIZE)[:, None]
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
     return torch.minimum(rising, falling).clamp(min=0)
 
 
 def _povey_window() -> Tensor:
-    return torch.hann_window(WINDOW_LENGTH, periodic=False, dtype=torch.float64).pow(0.85)
+    return torch.hann_window(WINDOW_LENGTH, periodic=False, dtype=torch.float64, device="cpu").pow(0.85)
 
 
 def _normalised(energies_BWM: Tensor, num_windows_B: Tensor) -> Tensor:

@@ -71,10 +71,12 @@ class SemanticEncoder(nn.Module):
     def forward(self, audio_BT: Tensor, num_samples_B: Tensor) -> Encoded:
         """(B, S, C) without gradient, and the number of frames of each item."""
         with torch.no_grad():
+            audible = audio_BT * frame_mask(num_samples_B, audio_BT.shape[-1])
+            audible = F.pad(audible, (0, (-audible.shape[-1]) % self.hop_length))
             num_samples_B = -(-num_samples_B // self.hop_length) * self.hop_length
-            audio_BT = F.pad(audio_BT, (0, (-audio_BT.shape[-1]) % self.hop_length))
-            inputs, num_frames_B = self.front_end(audio_BT, num_samples_B)
+            inputs, num_frames_B = self.front_end(audible, num_samples_B)
             network = self.network.to(audio_BT.device)
+            inputs = inputs.to(network.dtype)
             run = _masked if self.front_end.masks_padding else _by_length
             states_BSC = run(network, inputs, num_samples_B, num_frames_B)
             return Encoded(states_BSC, num_frames_B, states_BSC)
@@ -184,8 +186,8 @@ def _random_network(config: dict[str, Any], num_layers: int) -> nn.Module:
     from transformers import AutoConfig, AutoModel
 
     settings = AutoConfig.for_model(**config)
-    total, settings.num_hidden_layers = _cut(settings, num_layers)
-    return _without_final_norm(AutoModel.from_config(settings), num_layers < total)
+    settings.num_hidden_layers = _cut(settings, num_layers)
+    return _without_final_norm(AutoModel.from_config(settings))
 
 
 def _pretrained_network(model: str, num_layers: int) -> tuple[nn.Module, dict[str, Any]]:
@@ -194,18 +196,18 @@ def _pretrained_network(model: str, num_layers: int) -> tuple[nn.Module, dict[st
     try:
         settings = AutoConfig.from_pretrained(model)
         config = settings.to_diff_dict()
-        total, settings.num_hidden_layers = _cut(settings, num_layers)
+        settings.num_hidden_layers = _cut(settings, num_layers)
         network = AutoModel.from_pretrained(model, config=settings, dtype=torch.float32)
     except OSError as error:
         raise ValueError(
             f"Expected `model` to be a folder or a hub id of a speech encoder that can be fetched, but got {model!r}: "
             f"{error}"
         ) from error
-    return _without_final_norm(network, num_layers < total), config
+    return _without_final_norm(network), config
 
 
-def _cut(settings: Any, num_layers: int) -> tuple[int, int]:
-    """How many layers there are, and how many are wanted. Raises ValueError for what is no such encoder."""
+def _cut(settings: Any, num_layers: int) -> int:
+    """How many layers are wanted. Raises ValueError where there are fewer, and for what is no such encoder."""
     kinds = ("wav2vec2-bert", "wav2vec2", "hubert", "wavlm")
     if settings.model_type not in kinds:
         raise ValueError(f"Expected a speech encoder of type {', '.join(kinds)}, but got {settings.model_type}.")
@@ -213,12 +215,12 @@ def _cut(settings: Any, num_layers: int) -> tuple[int, int]:
         raise ValueError("Expected a speech encoder with `add_adapter` false, for frames must keep their rate.")
     if not 1 <= num_layers <= settings.num_hidden_layers:
         raise ValueError(f"Expected `num_layers` in [1, {settings.num_hidden_layers}], but got {num_layers}.")
-    return settings.num_hidden_layers, num_layers
+    return num_layers
 
 
-def _without_final_norm(network: nn.Module, cut: bool) -> nn.Module:
-    """Encoders with pre-norm layers normalise behind the last one; a state between layers has not been through that."""
-    if cut and getattr(network.config, "do_stable_layer_norm", False):
+def _without_final_norm(network: nn.Module) -> nn.Module:
+    """Encoders of pre-norm layers normalise behind the last one, which is no part of what a layer says."""
+    if getattr(network.config, "do_stable_layer_norm", False):
         network.encoder.layer_norm = nn.Identity()
     return network
 

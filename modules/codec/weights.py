@@ -52,7 +52,9 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], surplus: Sequence[str
     try:
         missing, unexpected = module.load_state_dict(tensors, strict=False)
     except RuntimeError as error:
-        raise ValueError(f"Expected the tensors of `{source}` to fit the codec, but got: {error}") from error
+        raise ValueError(
+            f"Expected the tensors of `{source}` to fit the codec, but got: {' '.join(str(error).split())}"
+        ) from error
     surplus = [*surplus, *unexpected]
     if missing or surplus:
         raise ValueError(
