@@ -14,6 +14,14 @@ from transformers import (
     Xcodec2Model,
 )
 
+from modules.codec.acoustic import AcousticEncoder
+from modules.codec.filter_bank import KaldiFilterBank
+from modules.codec.fusion import SemanticAcousticEncoder, SemanticAdapter
+from modules.codec.generator import CodecGenerator
+from modules.codec.quantizer import Xcodec2Quantizer
+from modules.codec.semantic import SemanticEncoder
+from modules.codec.transformer import TransformerDecoder
+
 HOP = 320
 
 
@@ -143,3 +151,27 @@ def noise_items(*lengths: int, seed: int = 1) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     audio_BT = 0.3 * torch.randn(len(lengths), max(lengths), generator=generator)
     return audio_BT * torch.linspace(0.1, 1, max(lengths)), torch.tensor(lengths)
+
+
+def small_codec(output_sample_rate: int = 16000, edge_padding: int = 160, time_rotary: bool = False) -> CodecGenerator:
+    """X-codec2 with its weight norms, small; every parameter off its start; codes that spread over the book."""
+    torch.manual_seed(0)
+    encoder = SemanticAcousticEncoder(
+        AcousticEncoder(base_channels=4, channels=64),
+        SemanticEncoder(KaldiFilterBank(edge_padding), 2, 32, config=semantic_config()),
+        SemanticAdapter(32),
+    )
+    hop_length = 320 * output_sample_rate // 16000
+    decoder = TransformerDecoder(output_sample_rate, hop_length, 64, 2, 2, 96, time_rotary=time_rotary)
+    codec = perturbed(CodecGenerator(encoder, Xcodec2Quantizer(96), decoder), 3)
+    perturbed(encoder.semantic.network, 4)
+    audio = noise_items(16000)
+    with torch.no_grad():
+        output_CS = encoder.acoustic(*audio).latent_BSC[0].T
+        weight = encoder.acoustic.final_convolution.parametrizations.weight.original0
+        weight.div_(output_CS.std(1)[:, None, None])
+        encoder.acoustic.final_convolution.bias.sub_(output_CS.mean(1)).div_(output_CS.std(1))
+        states = encoder.semantic(*audio)
+        equalise(encoder.adapter.output, encoder.adapter(states.latent_BSC, states.num_frames_B)[0].T)
+        spread(codec.quantizer.project_in, encoder(*audio).latent_BSC[0])
+    return codec

@@ -6,6 +6,7 @@ Shapes: B batch, T samples, S frames, C channels.
 import math
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
@@ -71,9 +72,13 @@ class AcousticEncoder(nn.Module):
 
 
 def unequal_lengths(lengths_B: Tensor, length: int) -> Tensor | None:
-    """None where it is known for free that all items fill `length`: on the CPU. Elsewhere a look would cost a sync."""
-    filled = lengths_B.device.type == "cpu" and bool((lengths_B == length).all())
-    return None if filled else lengths_B
+    """None where it is known for free that all items fill `length`: on the CPU.
+
+    Elsewhere a look would cost a sync, and under torch.compile a break of the graph.
+    """
+    if lengths_B.device.type != "cpu" or torch.compiler.is_compiling():
+        return lengths_B
+    return None if bool((lengths_B == length).all()) else lengths_B
 
 
 class _ResidualUnit(nn.Module):

@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
         return load_file(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise ValueError(
             f"Expected `{path}` to hold tensors and plain data, but got more, which could run code on loading. If you "
