@@ -57,6 +57,7 @@ CONFIGS = {
             "num_key_value_heads": 4,
             "head_dim": 32,
             "num_hidden_layers": 1,
+            "activation_dropout": 0.25,
             "semantic": {"position_embeddings_type": "relative", "num_hidden_layers": 1},
         },
     ),
@@ -82,9 +83,8 @@ def perturbed(module: nn.Module, seed: int) -> nn.Module:
 def reference_model(kind: str, seed: int = 0) -> nn.Module:
     config_class, changes = CONFIGS[kind]
     changes = dict(changes)
-    config = config_class(
-        **{**SMALL, **changes, "semantic_model_config": semantic_config(**changes.pop("semantic", {}))}
-    )
+    semantic = semantic_config(**changes.pop("semantic", {}))
+    config = config_class(**{**SMALL, **changes, "semantic_model_config": semantic})
     model = (NeuCodecModel if config_class is NeuCodecConfig else Xcodec2Model)(config)
     return calibrated(perturbed(model, seed))
 

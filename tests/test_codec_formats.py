@@ -62,6 +62,9 @@ def test_transformers_folders_are_read_and_written_without_a_change(kind, seed, 
     save_transformers(codec, tmp_path / "ours")
     again, report = type(model).from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(report.values())
+    assert again.config.to_dict() == type(model).from_pretrained(tmp_path / "theirs").config.to_dict() | {
+        "_name_or_path": str(tmp_path / "ours")
+    }
     before, after = model.state_dict(), again.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)

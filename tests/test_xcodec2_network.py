@@ -2,6 +2,8 @@
 
 import math
 
+import librosa
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,7 @@ from modules.codec.activations import AliasFreeSnake
 from modules.codec.discriminators import DiscriminatorEnsemble, MultiPeriodDiscriminator, MultiResolutionDiscriminator
 from modules.codec.fusion import SemanticAdapter, SemanticDecoder
 from modules.codec.quantizer import FiniteScalarQuantizer, SimVQ, Xcodec2Quantizer
+from modules.codec.spectral import CentredMagnitude
 from modules.codec.transformer import TransformerDecoder, masked_group_norm
 from tests.codec_references import noise_items, perturbed, small_codec
 
@@ -203,6 +206,16 @@ def test_the_discriminators_of_the_paper_have_its_size():
     judgement = DiscriminatorEnsemble([periods, spectra])(torch.randn(1, 4800))
     assert len(judgement.scores) == 13
     assert all(len(maps) == 5 for maps in judgement.features)
+
+
+@pytest.mark.parametrize("fft_size", [78, 206])
+def test_the_discriminators_spectrograms_are_librosas(fft_size):
+    """Guards against frames at another place or hop than the released discriminators see."""
+    audio_T = noise_items(4001)[0][0]
+    settings = {"n_fft": fft_size, "hop_length": fft_size // 2, "pad_mode": "reflect"}
+    expected_FS = np.clip(np.abs(librosa.stft(audio_T.numpy(), **settings)) ** 2, 1e-7, 1e3) ** 0.5
+    given_FS = CentredMagnitude(fft_size, fft_size // 2)(audio_T[None])[0]
+    np.testing.assert_allclose(given_FS.numpy(), expected_FS, atol=1e-4)
 
 
 def test_the_network_has_the_released_size():

@@ -132,9 +132,7 @@ class _Attention(nn.Module):
         queries_BHSD, keys_BHSD, values_BHSD = joint.permute(2, 0, 3, 1, 4)
         if rotation_SD is not None:
             queries_BHSD, keys_BHSD = (_rotated(heads, rotation_SD) for heads in (queries_BHSD, keys_BHSD))
-        # An item without frames looks at its first one: its output is cut anyway, and must not become NaN.
-        seen = None if mask_BS is None else mask_BS.index_fill(1, mask_BS.new_zeros(1, dtype=torch.long), True)
-        seen = None if seen is None else seen[:, None, None]
+        seen = None if mask_BS is None else mask_BS[:, None, None]
         mixed_BHSD = F.scaled_dot_product_attention(queries_BHSD, keys_BHSD, values_BHSD, attn_mask=seen)
         return self.output(mixed_BHSD.transpose(1, 2).flatten(2))
 
