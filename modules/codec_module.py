@@ -3,17 +3,26 @@
 Shapes: B batch, T samples, S frames.
 """
 
+from itertools import chain
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from modules.api import AudioBatch, CodePrediction
 from modules.codec.discriminators import judge_pair
-from modules.codec.generator import CodecGenerator
-from modules.codec.losses import LossWeights, adversarial_loss, discriminator_loss, feature_matching_loss
+from modules.codec.generator import CodecGenerator, Resynthesis
+from modules.codec.losses import (
+    LossWeights,
+    adversarial_loss,
+    discriminator_loss,
+    feature_matching_loss,
+    semantic_loss,
+)
+from modules.codec.parallel import clip_gradients, shard_codec
 
 
 class CodecModule(L.LightningModule):
@@ -26,12 +35,16 @@ class CodecModule(L.LightningModule):
         generator: Encoder, quantizer and decoder.
         discriminator: forward(audio_BT) -> Judgement.
         reconstruction_loss: forward(generated_BT, target_BT) -> scalar.
-        optimizer, scheduler: Of the generator; the scheduler steps once per update.
+        optimizer, scheduler: Of the generator (and the semantic decoder); the scheduler steps once per update.
         discriminator_optimizer, discriminator_scheduler: Of the discriminator.
         loss_weights: Weights of the generator's terms.
         discriminator_start_step: First generator update with discriminators; at or above max_steps: none.
         discriminator_samples: Length of the random window that discriminators see; 0 for whole crops.
         gradient_clip: Largest gradient norm of either network.
+        semantic_decoder: forward(latent_BSC, num_codes_B) -> semantic_BSC: what the encoder's frozen speech encoder
+            said, read back from the codes. Of training alone.
+        perceptual_loss: forward(generated_BT, target_BT) -> scalar, with a weight in `loss_weights`.
+        perceptual_start_step: First generator update with it.
     """
 
     def __init__(
@@ -47,6 +60,9 @@ class CodecModule(L.LightningModule):
         discriminator_start_step: int = 0,
         discriminator_samples: int = 0,
         gradient_clip: float = 1.0,
+        semantic_decoder: nn.Module | None = None,
+        perceptual_loss: nn.Module | None = None,
+        perceptual_start_step: int = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -56,9 +72,30 @@ class CodecModule(L.LightningModule):
         self.scheduler, self.discriminator_scheduler = scheduler, discriminator_scheduler
         self.loss_weights, self.gradient_clip = loss_weights, gradient_clip
         self.discriminator_start_step, self.discriminator_samples = discriminator_start_step, discriminator_samples
+        self.semantic_decoder, self.perceptual_loss = semantic_decoder, perceptual_loss
+        self.perceptual_start_step = perceptual_start_step
+        self._sharded = False
+
+    def configure_model(self) -> None:
+        """Shard the networks where there is a device mesh (ModelParallelStrategy): FSDP2, one unit each."""
+        if self.device_mesh is None or self._sharded:
+            return
+        if any(isinstance(callback, WeightAveraging) for callback in self.trainer.callbacks):
+            raise ValueError(
+                "Expected no average of weights (EMAWeightAveraging) under ModelParallelStrategy, but got one: "
+                "sharded weights cannot be copied. Train with `strategy: ddp_find_unused_parameters_true`, or without."
+            )
+        for network in (self.generator, self.semantic_decoder, self.discriminator):
+            if network is not None:
+                shard_codec(network, self.device_mesh["data_parallel"])
+        self._sharded = True
+
+    def _generator_weights(self) -> list[nn.Parameter]:
+        decoder = self.semantic_decoder.parameters() if self.semantic_decoder is not None else ()
+        return list(chain(self.generator.parameters(), decoder))
 
     def configure_optimizers(self) -> Any:
-        generator = self.optimizer(self.generator.parameters())
+        generator = self.optimizer(self._generator_weights())
         discriminator = self.discriminator_optimizer(self.discriminator.parameters())
         schedulers = [
             schedule(optimizer)
@@ -76,6 +113,11 @@ class CodecModule(L.LightningModule):
                 "Expected `precision` 32-true or bf16-mixed, but got 16-mixed: the discriminator's optimizer is "
                 "stepped outside Lightning, which then cannot unscale its gradients."
             )
+        if stage == "fit" and self.generator.sample_rate != self.generator.input_sample_rate:
+            raise ValueError(
+                f"Expected a generator that gives audio at the rate it takes, {self.generator.input_sample_rate}, to "
+                f"train it, but got {self.generator.sample_rate}: such a codec is loaded and run, not trained, here."
+            )
 
     def training_step(self, batch: AudioBatch, batch_index: int) -> None:
         # The raw discriminator optimizer does not count into global_step.
@@ -84,30 +126,40 @@ class CodecModule(L.LightningModule):
         timed = self.trainer.profiler.profile
         target_BT = batch.audio_BT
         with timed("codec: generator"):
-            generated_BT = self.generator(target_BT, batch.num_samples_B).audio_BT
+            made = self.generator(target_BT, batch.num_samples_B)
         with timed("codec: reconstruction loss"):
-            reconstruction = self.reconstruction_loss(generated_BT, target_BT)
-        terms = {"mel": reconstruction}
-        loss = self.loss_weights.mel * reconstruction
+            terms = self._reconstruction_terms(made, target_BT)
+        logged = {}
         if self.global_step >= self.discriminator_start_step:
-            real_BT, fake_BT = self._discriminator_window(target_BT, generated_BT)
+            real_BT, fake_BT = self._discriminator_window(target_BT, made.audio_BT)
             with timed("codec: discriminator update"):
-                terms["discriminator"] = self._update_discriminator(real_BT, fake_BT, discriminator_optimizer)
+                logged |= self._update_discriminator(real_BT, fake_BT, discriminator_optimizer)
             with timed("codec: adversarial terms"):
                 terms["adversarial"], terms["feature_matching"] = self._adversarial_terms(real_BT, fake_BT)
-            loss = loss + self.loss_weights.adversarial * terms["adversarial"]
-            loss = loss + self.loss_weights.feature_matching * terms["feature_matching"]
+        loss = sum(getattr(self.loss_weights, name) * term for name, term in terms.items())
         generator_optimizer.zero_grad()
         with timed("codec: backward"):
             self.manual_backward(loss)
         with timed("codec: generator update"):
-            norm = nn.utils.clip_grad_norm_(self.generator.parameters(), self.gradient_clip)
+            logged["generator_gradient_norm"] = clip_gradients(self._generator_weights(), self.gradient_clip)
             generator_optimizer.step()
         self._step_schedulers()
-        terms |= {"loss": loss, "generator_gradient_norm": norm}
         if self._logs_now():
-            self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
-            self.log("train/mel_bar", reconstruction.detach(), prog_bar=True, logger=False)
+            logged |= terms | {"loss": loss}
+            self.log_dict({f"train/{name}": value.detach() for name, value in logged.items()})
+            self.log("train/mel_bar", terms["mel"].detach(), prog_bar=True, logger=False)
+
+    def _reconstruction_terms(self, made: Resynthesis, target_BT: Tensor) -> dict[str, Tensor]:
+        """The terms that need no discriminator, by their names in `loss_weights`."""
+        terms = {"mel": self.reconstruction_loss(made.audio_BT, target_BT)}
+        if made.commitment_loss is not None:
+            terms["commitment"] = made.commitment_loss
+        if self.semantic_decoder is not None:
+            read_BSC = self.semantic_decoder(made.latent_BSC, made.num_codes_B)
+            terms["semantic"] = semantic_loss(read_BSC, made.semantic_BSC, made.num_codes_B)
+        if self.perceptual_loss is not None and self.global_step >= self.perceptual_start_step:
+            terms["perceptual"] = self.perceptual_loss(made.audio_BT, target_BT)
+        return terms
 
     def _logs_now(self) -> bool:
         return self.global_step % self.trainer.log_every_n_steps == 0
@@ -119,14 +171,17 @@ class CodecModule(L.LightningModule):
         start = int(torch.randint(room + 1, (), generator=torch.Generator().manual_seed(self.global_step)))
         return real_BT[:, start : start + length], fake_BT[:, start : start + length]
 
-    def _update_discriminator(self, real_BT: Tensor, fake_BT: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
+    def _update_discriminator(
+        self, real_BT: Tensor, fake_BT: Tensor, optimizer: torch.optim.Optimizer
+    ) -> dict[str, Tensor]:
+        """What to log: its loss and the norm of its gradient before clipping."""
         real, fake = judge_pair(self.discriminator, real_BT, fake_BT.detach())
         loss = discriminator_loss(real.scores, fake.scores)
         optimizer.zero_grad()
         self.manual_backward(loss)
-        nn.utils.clip_grad_norm_(self.discriminator.parameters(), self.gradient_clip)
+        norm = clip_gradients(list(self.discriminator.parameters()), self.gradient_clip)
         optimizer.step()
-        return loss
+        return {"discriminator": loss, "discriminator_gradient_norm": norm}
 
     def _adversarial_terms(self, real_BT: Tensor, fake_BT: Tensor) -> tuple[Tensor, Tensor]:
         """The generator's terms; the discriminator's weights get no gradient here."""

@@ -1,6 +1,6 @@
 """Losses of the codec: multi-resolution mel, least-squares GAN, feature matching.
 
-Shapes: B batch, T samples.
+Shapes: B batch, T samples, S frames, C channels.
 """
 
 from collections.abc import Sequence
@@ -10,16 +10,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.codec.spectral import LogMel
+from modules.codec.spectral import LogMel, frame_mask
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the generator's loss terms. The defaults are X-codec2's."""
+    """Weights of the generator's loss terms. The defaults are X-codec2's, but for two.
+
+    `perceptual`: the released configuration says 0, and what the released weights were trained with was never said.
+    `commitment`: X-codec2's quantizer has no such loss; SimVQ has.
+    """
 
     mel: float = 15.0
     adversarial: float = 1.0
     feature_matching: float = 1.0
+    semantic: float = 5.0
+    perceptual: float = 1.0
+    commitment: float = 1.0
 
 
 class MultiResolutionMelLoss(nn.Module):
@@ -80,3 +87,15 @@ def feature_matching_loss(
         for real, fake in zip(real_maps, fake_maps, strict=True)
     ]
     return torch.stack(distances).sum()
+
+
+def semantic_loss(read_BSC: Tensor, semantic_BSC: Tensor | None, num_frames_B: Tensor) -> Tensor:
+    """Mean square distance over the frames of each item. Raises ValueError where the encoder gave no target."""
+    if semantic_BSC is None:
+        raise ValueError(
+            "Expected an encoder that holds a frozen speech encoder, the teacher of `semantic_decoder`, but got one "
+            "without."
+        )
+    mask_BS1 = frame_mask(num_frames_B, read_BSC.shape[1])[..., None]
+    num_values = mask_BS1.sum() * read_BSC.shape[-1]
+    return ((read_BSC - semantic_BSC).square() * mask_BS1).sum() / num_values.clamp(min=1)

@@ -46,15 +46,15 @@ class SemanticEncoder(nn.Module):
         super().__init__()
         self.front_end, self.num_layers, self.channels = front_end, num_layers, channels
         self.model, self.hop_length, self.sample_rate = model, hop_length, front_end.sample_rate
-        self._frozen = _Frozen()
+        self._frozen = Frozen()
         if config is not None:
-            self._freeze(_random_network(config, num_layers), config)
+            self._freeze(random_network(config, num_layers), config)
 
     @property
     def network(self) -> nn.Module:
         """The frozen layers. Reads `model` on first use; raises ValueError where it does not fit."""
         if self._frozen.network is None:
-            self._freeze(*_pretrained_network(self.model, self.num_layers))
+            self._freeze(*pretrained_network(self.model, self.num_layers))
         return self._frozen.network
 
     @property
@@ -109,7 +109,7 @@ class SemanticEncoder(nn.Module):
             return
         config = json.loads(bytes(state_dict[f"{prefix}config"].tolist()))
         if config != self._frozen.config:
-            self._freeze(_random_network(config, self.num_layers), config)
+            self._freeze(random_network(config, self.num_layers), config)
         start = f"{prefix}network."
         weights = {name.removeprefix(start): value for name, value in state_dict.items() if name.startswith(start)}
         error_msgs += _shape_errors(self.network, weights, start)
@@ -152,14 +152,14 @@ class NormalisedWaveform(nn.Module):
         return F.pad(audible, (self.edge_padding, self.edge_padding)), num_samples_B // self.hop_length
 
 
-class _Frozen:
+class Frozen:
     """Holds a network out of reach of parameters(), train() and copies."""
 
     def __init__(self) -> None:
         self.network: nn.Module | None = None
         self.config: dict[str, Any] | None = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_Frozen":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Frozen":
         return self
 
 
@@ -182,7 +182,8 @@ def _by_length(network: nn.Module, inputs: Tensor, num_samples_B: Tensor, num_fr
     return nn.utils.rnn.pad_sequence(states, batch_first=True)
 
 
-def _random_network(config: dict[str, Any], num_layers: int) -> nn.Module:
+def random_network(config: dict[str, Any], num_layers: int) -> nn.Module:
+    """The first layers of a speech encoder with random weights. `config` is as transformers writes it."""
     from transformers import AutoConfig, AutoModel
 
     settings = AutoConfig.for_model(**config)
@@ -190,7 +191,8 @@ def _random_network(config: dict[str, Any], num_layers: int) -> nn.Module:
     return _without_final_norm(AutoModel.from_config(settings))
 
 
-def _pretrained_network(model: str, num_layers: int) -> tuple[nn.Module, dict[str, Any]]:
+def pretrained_network(model: str, num_layers: int) -> tuple[nn.Module, dict[str, Any]]:
+    """The first layers of a folder or hub id, in float32, and the configuration of the whole."""
     from transformers import AutoConfig, AutoModel
 
     try:
