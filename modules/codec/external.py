@@ -144,7 +144,9 @@ class CodecResynthesiser:
     @torch.no_grad()
     def resynthesise(self, audio: Audio) -> tuple[Audio, float]:
         """The audio after the codec, and the bits of its codes. Raises ValueError for no samples."""
-        samples_T = _resampled(_samples(audio), audio.sample_rate, self.codec.sample_rate)
+        # A codec may take another rate than it gives.
+        rate = getattr(self.codec, "input_sample_rate", self.codec.sample_rate)
+        samples_T = _resampled(_samples(audio), audio.sample_rate, rate)
         num_samples_B = torch.tensor([len(samples_T)])
         codes_BS, num_codes_B = self.codec.encode(torch.from_numpy(samples_T)[None], num_samples_B)
         decoded_T = self.codec.decode(codes_BS, num_codes_B)[0].float().cpu().numpy()
