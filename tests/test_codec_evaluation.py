@@ -13,7 +13,8 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 
-from callbacks.codec_evaluation import CodecEvaluation, PromptSelection, resynthesise
+from callbacks.codec_evaluation import CodecEvaluation, PromptSelection
+from callbacks.codec_systems import CodecUnderTest
 from datamodules.audio import AudioDataModule
 from datamodules.sources.folder import FolderSource
 from modules.api import Audio, AudioBatch, Codec
@@ -83,13 +84,14 @@ def test_the_selection(key: str, metadata: dict, seconds: float, reason: str) ->
     assert PromptSelection().reason_against(key, metadata, seconds) == reason
 
 
-def test_a_batch_of_resyntheses_is_each_of_them_alone() -> None:
+def test_the_codec_under_test() -> None:
     """Guards against padding in the output or in the bits. The reference is numpy, sample by sample."""
     codec = MuLawCodec()
     assert isinstance(codec, Codec)
     audios = [Audio(spoken(number), SAMPLE_RATE) for number in range(len(TEXTS))]
     with torch.no_grad():
-        pairs = resynthesise(codec, audios, torch.device("cpu"))
+        under_test = CodecUnderTest(codec, "mu-law", SAMPLE_RATE, torch.device("cpu"))
+        pairs = [under_test.resynthesise(audio) for audio in audios]
     for audio, (heard, num_bits) in zip(audios, pairs, strict=True):
         assert num_bits == 8 * audio.samples_T.numel()
         assert heard.samples_T.shape == audio.samples_T.shape
