@@ -88,7 +88,7 @@ class QuotedTable:
         header, *rows = list(csv.reader(line for line in lines if line and not line.startswith("#")))
         if not caption or any(len(row) != len(header) for row in rows):
             raise ValueError(
-                f"Expected `quoted` with # lines of caption and rows as long as its header, but got {path}."
+                f"Expected `quoted` with a caption (# lines) and rows as long as its header, but got {path}."
             )
         return cls(caption, header, rows)
 

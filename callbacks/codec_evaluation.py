@@ -193,6 +193,7 @@ class CodecEvaluation(Callback):
                 if utterance.key in logged:
                     audios = {system: one.audio for system, one in zip(heard, ones, strict=True)}
                     self._examples.append((utterance, audios))
+            bar.set_description("verifiers")
             for system, rows in self._scored(batch, heard):
                 bar.set_description(system)
                 yield from rows
