@@ -95,6 +95,7 @@ def described_run(trainer: Trainer, seed: int, num_resamples: int) -> dict[str, 
             "processor": platform.processor() or platform.machine(),
             "num_cores": os.cpu_count(),
             "num_threads": torch.get_num_threads(),
+            "omp_num_threads": os.environ.get("OMP_NUM_THREADS", ""),  # CTranslate2 hears otherwise with another number
         },
         "versions": {"python": platform.python_version(), **versions(PACKAGES)},
         "date": date.today().isoformat(),

@@ -293,16 +293,15 @@ def test_the_page_plays_what_was_judged(data: AudioDataModule, tmp_path: Path) -
     assert not re.search(r"url\(\s*['\"]?(?!#)|@import|<script|<link", text)
     assert "CC0 <nobody>" in page.text and "Codecs & more" in page.text
     expected = [audio for _, audios in callback.results.examples for audio in audios.values()]
-    assert [list(audios) for _, audios in callback.results.examples] == [
-        ["recording", "mu-law", "nothing", "halves"]
-    ] * 2
+    names = ["recording", "mu-law", "nothing", "halves"]
+    assert [list(audios) for _, audios in callback.results.examples] == [names] * 2
     assert len(page.audio) == len(expected) == 8
     for source, audio in zip(page.audio, expected, strict=True):
         samples, rate = soundfile.read(io.BytesIO(base64.b64decode(source.split(",")[1])))
         assert rate == audio.sample_rate
         np.testing.assert_allclose(samples, audio.samples_T.clamp(-1, 1).numpy(), atol=2**-15)
     badges = re.findall(r'class="badge">([^<]+)<', text)
-    assert badges == systems * 2
+    assert badges == names * 2
     measured, _, apart = text.partition('id="quoted"')
     assert "X-codec2" not in measured and "X-codec2" in apart
     (first, _), *_ = callback.results.examples
