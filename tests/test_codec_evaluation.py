@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from callbacks.codec_evaluation import CodecEvaluation, PromptSelection
 from callbacks.codec_report import CodecReport
 from callbacks.codec_systems import CodecUnderTest
+from callbacks.codec_table import Utterance
 from datamodules.audio import AudioDataModule
 from datamodules.sources.folder import FolderSource
 from modules.api import Audio, AudioBatch, Candidate, Codec, Prompt
@@ -320,6 +321,43 @@ def test_a_page_without_an_evaluation_or_with_missing_credits_is_refused(data: A
         run_test(data, callback, tmp_path)
     with pytest.raises(ValueError, match="one CodecEvaluation among the trainer's `callbacks`, but got 0"):
         run_test(data, CodecReport(), tmp_path)
+
+
+def test_two_ranks_give_the_table_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a table of rank 0's utterances alone, and against a card whose data depend on the ranks."""
+    utterances = [
+        Utterance(key, text, Audio(spoken(number), SAMPLE_RATE)) for number, (key, text) in enumerate(TEXTS.items())
+    ]
+    model = SimpleNamespace(generator=MuLawCodec(), device=torch.device("cpu"))
+
+    def judged(own: list[Utterance], rank: int, num_ranks: int) -> CodecEvaluation:
+        trainer = SimpleNamespace(
+            world_size=num_ranks, is_global_zero=rank == 0, loggers=[], global_step=0,
+            datamodule=SimpleNamespace(sample_rate=SAMPLE_RATE), strategy=SimpleNamespace(root_device="cpu"),
+        )  # fmt: skip
+        callback = evaluation(tmp_path)
+        callback._utterances = own
+        callback.on_test_epoch_end(trainer, model)
+        return callback
+
+    sent: list[object] = []
+
+    def gather(all_ranks: list[object], own: object) -> None:
+        sent.append(own)
+        all_ranks[:] = [own, sent[0]]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    judged(utterances[1:3], 1, 2)
+    two = judged([utterances[0], utterances[3]], 0, 2)
+    one = judged(utterances, 0, 1)
+    assert two.results.description["data"] == one.results.description["data"]
+    assert two.results.description["num_prompts"] == 4
+    for system, estimates in one.table.items():
+        for name, estimate in estimates.items():
+            if not name.endswith("_rtf"):
+                expected = pytest.approx([estimate.value, estimate.low, estimate.high], nan_ok=True)
+                got = two.table[system][name]
+                assert [got.value, got.low, got.high] == expected, (system, name)
 
 
 def test_nothing_to_judge_and_two_of_one_name_are_refused(data: AudioDataModule, tmp_path: Path) -> None:
