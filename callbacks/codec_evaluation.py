@@ -1,44 +1,27 @@
-"""CodecEvaluation: what is left of held-out recordings after the codec, beside other codecs. The sums: codec_table.py.
+"""CodecEvaluation: what is left of held-out recordings after the codec, beside other codecs; sums: codec_table.py."""
 
-Shapes: B utterances, T audio samples, S code frames.
-"""
-
-import hashlib
 import math
-import platform
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from datetime import date
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
 from tqdm import tqdm
 
-from callbacks.codec_table import (
-    Estimate,
-    Judgement,
-    Utterance,
-    formatted_table,
-    judge,
-    summarise,
-    write_evaluation,
-    write_judgements,
-    write_table,
-)
+from callbacks.codec_card import described_data, described_judges, described_run, described_systems, utterance_hash
+from callbacks.codec_columns import QuotedTable
+from callbacks.codec_estimates import Estimate
+from callbacks.codec_results import EvaluatedCodecs, write_results
+from callbacks.codec_systems import CodecUnderTest, Heard, Recording, SystemFacts, gathered_systems, hear
+from callbacks.codec_table import Judgement, Utterance, judge, summarise, verify
 from callbacks.media import log_audio
-from modules.api import Audio, AudioBatch, Codec, Resynthesiser, pad_rows
-from modules.search.identity import plain
+from modules.api import Audio, AudioBatch, Resynthesiser, Verifier
 from modules.verifiers.normalise import Normaliser
 from modules.verifiers.transcript import Recogniser
-
-RECORDING = "recording"
-PACKAGES = ("torch", "lightning", "pystoi", "pesq", "jiwer", "faster-whisper", "transformers", "av", "soxr")
 
 
 @dataclass(frozen=True)
@@ -69,12 +52,14 @@ class PromptSelection:
 
 
 class CodecEvaluation(Callback):
-    """Judges the module's codec on the test split: word error rate, STOI, PESQ and bit rate, with intervals.
+    """Judges the module's codec on the test split: the columns of the Llasa paper's Table 1 and more, with intervals.
 
-    Test batches are AudioBatch; the module's `generator` is the Codec. Every comparison that is installed, and the
-    recording itself (as 16-bit PCM), stand in the same table. Writes `folder`/codec_table.csv, codec_utterances.csv and
-    codec_evaluation.json ({"systems": {NAME: {METRIC: {value, low, high, num, num_unjudged}}}, what was run}), prints
-    the table and logs "codec/METRIC/SYSTEM". `table` holds the Estimates after the test, on rank 0 only.
+    Word error rate, STOI, PESQ, bit rate, the verifiers' scores (such as speaker similarity and DNSMOS), code usage and
+    perplexity, and how fast each system works, one utterance at a time. Test batches are AudioBatch; the module's
+    `generator` is the Codec. Every comparison that is installed, and the recording itself (as 16-bit PCM), stand in the
+    same table. Writes `folder`/codec_table.csv and .md, codec_utterances.csv and the card codec_evaluation.json
+    ({"systems": {NAME: {METRIC: {value, low, high, num, num_unjudged}}}, what was run}), prints the table and logs
+    "codec/METRIC/SYSTEM". `table` and `results` hold it after the test, on rank 0 only.
 
     With several ranks each judges the utterances of its batches.
 
@@ -82,16 +67,19 @@ class CodecEvaluation(Callback):
         folder: Where the files go.
         recogniser: Speech to text.
         normaliser: Applied to transcripts and to what was recognised before words are compared.
-        comparisons: Other codecs. One with `available` False is left out, with a line that says what to install.
+        comparisons: Other codecs. One with `available` False is left out, with a line that says what to install; one
+            with `with_codec` and no codec of its own runs over the codec under test.
+        verifiers: Judge every system, with the recording as `reference`; each is a column.
+        quoted: CSV of published rows, which stand beside the table (codec_columns.QuotedTable).
         selection: Which recordings of the split are judged.
         name: The module's row in the table.
-        batch_size: Utterances that the codec and the recogniser are handed at once.
-        num_logged: Utterances whose audio goes to the loggers, the first by key.
+        batch_size: Utterances that the recogniser is handed at once.
+        num_logged: Utterances whose audio goes to the loggers and to the page, the first by key.
         seed: Of the bootstrap.
         num_resamples: Of the bootstrap.
 
     Raises:
-        ValueError: Two systems of one name; no recording of the split is to be judged.
+        ValueError: Two systems or two verifiers of one name; no recording of the split is to be judged.
     """
 
     def __init__(
@@ -100,6 +88,8 @@ class CodecEvaluation(Callback):
         recogniser: Recogniser,
         normaliser: Normaliser,
         comparisons: list[Resynthesiser] | None = None,
+        verifiers: list[Verifier] | None = None,
+        quoted: Path | None = None,
         selection: PromptSelection = PromptSelection(),  # frozen
         name: str = "codec",
         batch_size: int = 8,
@@ -107,20 +97,31 @@ class CodecEvaluation(Callback):
         seed: int = 0,
         num_resamples: int = 2000,
     ) -> None:
-        names = [RECORDING, name, *(comparison.name for comparison in comparisons or [])]
+        names = [Recording.name, name, *(comparison.name for comparison in comparisons or [])]
         if len(set(names)) < len(names):
             raise ValueError(f"Expected `comparisons` and `name` to have names of their own, but got {names}.")
+        columns = [verifier.name for verifier in verifiers or []]
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"Expected `verifiers` to have names of their own, but got {columns}.")
         self.folder, self.name = Path(folder), name
         self.recogniser, self.normaliser = recogniser, normaliser
-        self.comparisons, self.selection = comparisons or [], selection
+        self.comparisons, self.verifiers, self.selection = comparisons or [], verifiers or [], selection
+        self.quoted = Path(quoted) if quoted else None
         self.batch_size, self.num_logged = batch_size, num_logged
         self.seed, self.num_resamples = seed, num_resamples
-        self.table: dict[str, dict[str, Estimate]] | None = None
+        self.results: EvaluatedCodecs | None = None
         self._utterances: list[Utterance] = []
         self._left_out: Counter[str] = Counter()
+        self._examples: list[tuple[Utterance, dict[str, Audio]]] = []
+
+    @property
+    def table(self) -> dict[str, dict[str, Estimate]] | None:
+        return self.results.table if self.results else None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.table, self._utterances, self._left_out = None, [], Counter()
+        if self.quoted:
+            QuotedTable.read(self.quoted)  # a mistake in it is said before the work
+        self.results, self._utterances, self._left_out, self._examples = None, [], Counter(), []
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: AudioBatch, batch_idx: int,
@@ -138,64 +139,99 @@ class CodecEvaluation(Callback):
 
     @torch.inference_mode()
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        systems = [one for one in self.comparisons if getattr(one, "available", True)]
+        under_test = CodecUnderTest(pl_module.generator, self.name, trainer.datamodule.sample_rate, pl_module.device)
+        systems = gathered_systems(under_test, self.comparisons)
         judgements, left_out = [], self._left_out
-        total = len(self._utterances) * (2 + len(systems))
-        with tqdm(total=total, unit="clip", disable=not trainer.is_global_zero) as bar:
-            for row in self._judged(trainer, pl_module, systems, bar):
-                judgements.append(row)
+        hashes = {utterance.key: utterance_hash(utterance) for utterance in self._utterances}
+        with tqdm(total=len(self._utterances) * len(systems), unit="clip", disable=not trainer.is_global_zero) as bar:
+            judgements.extend(self._judged(trainer, systems, bar))
         if trainer.world_size > 1:
             gathered: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(gathered, (judgements, left_out))
-            judgements = [row for rows, _ in gathered for row in rows]
-            left_out = sum((counts for _, counts in gathered), Counter())
+            torch.distributed.all_gather_object(gathered, (judgements, left_out, hashes))
+            judgements = [row for rows, _, _ in gathered for row in rows]
+            left_out = sum((counts for _, counts, _ in gathered), Counter())
+            hashes = {key: value for _, _, some in gathered for key, value in some.items()}
         if not judgements:
             raise ValueError(f"Expected recordings that {self.selection} accepts, but got none: {dict(left_out)}.")
         if trainer.is_global_zero:
-            self.table = summarise(judgements, self.seed, self.num_resamples)
-            self._report(trainer, pl_module, judgements, left_out)
+            self.results = self._results(trainer, systems, judgements, left_out, hashes)
+            write_results(self.results, self.folder)
+            self._log(trainer, self.results)
 
-    def _judged(
-        self, trainer: Trainer, pl_module: LightningModule, comparisons: Sequence[Resynthesiser], bar: tqdm
-    ) -> Iterator[Judgement]:
+    def _results(
+        self,
+        trainer: Trainer,
+        systems: Sequence[Resynthesiser],
+        judgements: list[Judgement],
+        left_out: Counter[str],
+        hashes: dict[str, str],
+    ) -> EvaluatedCodecs:
+        facts = {system.name: SystemFacts.of(system) for system in systems}
+        sizes = {name: int(one.codebook_size) for name, one in facts.items() if not math.isnan(one.codebook_size)}
+        return EvaluatedCodecs(
+            summarise(judgements, self.seed, self.num_resamples, sizes),
+            facts,
+            judgements,
+            self._description(trainer, systems, judgements, left_out, hashes),
+            QuotedTable.read(self.quoted) if self.quoted else None,
+            sorted(self._examples, key=lambda pair: pair[0].key),
+        )
+
+    def _judged(self, trainer: Trainer, systems: Sequence[Resynthesiser], bar: tqdm) -> Iterator[Judgement]:
         """Every system on every utterance of this rank, a batch at a time."""
         utterances = sorted(self._utterances, key=lambda one: (one.audio.samples_T.numel(), one.key))
         logged = sorted(one.key for one in utterances)[: self.num_logged] if trainer.is_global_zero else []
+        for system in systems[1:] if utterances else []:
+            hear(system, utterances[0].audio)  # reads its weights, and is not timed
         for start in range(0, len(utterances), self.batch_size):
             batch = utterances[start : start + self.batch_size]
-            originals = [one.audio for one in batch]
-            heard = {
-                RECORDING: [(audio, 16.0 * audio.samples_T.numel()) for audio in originals],
-                self.name: resynthesise(pl_module.generator, originals, pl_module.device),
-            }
-            heard |= {one.name: [one.resynthesise(audio) for audio in originals] for one in comparisons}
-            for system, pairs in heard.items():
+            heard: dict[str, list[Heard]] = {}
+            for system in systems:
+                bar.set_description(system.name)
+                heard[system.name] = [hear(system, utterance.audio) for utterance in batch]
+            for utterance, *ones in zip(batch, *heard.values(), strict=True):
+                if utterance.key in logged:
+                    audios = {system: one.audio for system, one in zip(heard, ones, strict=True)}
+                    self._examples.append((utterance, audios))
+            bar.set_description("verifiers")
+            for system, rows in self._scored(batch, heard):
                 bar.set_description(system)
-                audios, num_bits = zip(*pairs, strict=True)
-                yield from judge(
-                    system, batch, audios, num_bits, self.recogniser, self.normaliser, self.selection.language
-                )
+                yield from rows
                 bar.update(len(batch))
-                for utterance, audio in zip(batch, audios, strict=True):
-                    if utterance.key in logged:
-                        log_audio(trainer.loggers, f"codec/{utterance.key}/{system}", audio, trainer.global_step)
 
-    def _report(
-        self, trainer: Trainer, pl_module: LightningModule, judgements: Sequence[Judgement], left_out: Counter[str]
-    ) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_table(self.table, self.folder / "codec_table.csv")
-        write_judgements(judgements, self.folder / "codec_utterances.csv")
-        description = self._description(pl_module, judgements, left_out)
-        write_evaluation(self.table, description, self.folder / "codec_evaluation.json")
-        print(f"\n{description['num_prompts']} prompts, {description['seconds']:.0f} s; left out: {dict(left_out)}")
-        print(formatted_table(self.table))
-        for name, requirement in description["missing_comparisons"].items():
-            print(f"{name}: left out, needs {requirement}")
-        print(f"{self.folder}: codec_table.csv, codec_utterances.csv, codec_evaluation.json", flush=True)
+    def _scored(
+        self, batch: Sequence[Utterance], heard: dict[str, list[Heard]]
+    ) -> Iterator[tuple[str, list[Judgement]]]:
+        """The batch's rows of one system after the other."""
+        language = self.selection.language
+        scores = [
+            verify(utterance, {name: ones[place].audio for name, ones in heard.items()}, self.verifiers, language)
+            for place, utterance in enumerate(batch)
+        ]
+        for system, ones in heard.items():
+            audios, num_bits = [one.audio for one in ones], [one.num_bits for one in ones]
+            rows = judge(system, batch, audios, num_bits, self.recogniser, self.normaliser, language)
+            yield (
+                system,
+                [
+                    replace(
+                        row,
+                        encode_seconds=one.encode_seconds,
+                        decode_seconds=one.decode_seconds,
+                        codes_QS=one.codes_QS,
+                        scores=by_system[system],
+                    )
+                    for row, one, by_system in zip(rows, ones, scores, strict=True)
+                ],
+            )
+
+    def _log(self, trainer: Trainer, results: EvaluatedCodecs) -> None:
+        for utterance, audios in results.examples:
+            for system, audio in audios.items():
+                log_audio(trainer.loggers, f"codec/{utterance.key}/{system}", audio, trainer.global_step)
         scalars = {
             f"codec/{metric}/{system}": estimate.value
-            for system, estimates in self.table.items()
+            for system, estimates in results.table.items()
             for metric, estimate in estimates.items()
             if not math.isnan(estimate.value)
         }
@@ -204,55 +240,23 @@ class CodecEvaluation(Callback):
             logger.save()
 
     def _description(
-        self, pl_module: LightningModule, judgements: Sequence[Judgement], left_out: Counter[str]
+        self,
+        trainer: Trainer,
+        systems: Sequence[Resynthesiser],
+        judgements: Sequence[Judgement],
+        left_out: Counter[str],
+        hashes: dict[str, str],
     ) -> dict[str, Any]:
         """What was run, as JSON holds it."""
-        codec = pl_module.generator
         own = [row for row in judgements if row.system == self.name]
-        missing = [one for one in self.comparisons if not getattr(one, "available", True)]
+        data = described_data(trainer, hashes, self.selection, left_out)
         return {
             "num_prompts": len(own),
             "seconds": sum(row.seconds for row in own),
-            "selection": asdict(self.selection),
-            "num_left_out": dict(left_out),
-            "codec": {
-                "name": self.name,
-                "model_hash": weights_hash(codec),
-                "fingerprint": codec.fingerprint,
-                "frame_rate": codec.frame_rate,
-                "codebook_size": codec.codebook_size,
-            },
-            "missing_comparisons": {one.name: getattr(one, "requirement", "") for one in missing},
-            "recogniser": plain({**public(self.recogniser), "model_hash": self.recogniser.model_hash}),
-            "normaliser": self.normaliser.name,
-            "interval": f"95 %, percentile bootstrap over utterances, {self.num_resamples} resamples",
-            "seed": self.seed,
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-            "date": date.today().isoformat(),
+            "selection": data.pop("selection"),
+            "num_left_out": data.pop("num_left_out"),
+            "data": data,
+            **described_systems(systems[1], systems, self.comparisons),
+            **described_judges(self.recogniser, self.normaliser, self.verifiers),
+            **described_run(trainer, self.seed, self.num_resamples),
         }
-
-
-def resynthesise(codec: Codec, audios: Sequence[Audio], device: torch.device) -> list[tuple[Audio, float]]:
-    """The audios (of one rate, the encoder's) after the codec, at the codec's rate, and the bits of their codes."""
-    audio_BT, num_samples_B = pad_rows([audio.samples_T for audio in audios])
-    codes_BS, num_codes_B = codec.encode(audio_BT.to(device), num_samples_B.to(device))
-    decoded_BT = codec.decode(codes_BS, num_codes_B).float().cpu()
-    pairs = []
-    for audio, decoded_T, num_codes in zip(audios, decoded_BT, num_codes_B.tolist(), strict=True):
-        length = round(audio.samples_T.numel() * codec.sample_rate / audio.sample_rate)
-        pairs.append((Audio(decoded_T[:length], codec.sample_rate), num_codes * math.log2(codec.codebook_size)))
-    return pairs
-
-
-def public(value: object) -> dict[str, Any]:
-    """The class and the public attributes of an object."""
-    settings = {name: item for name, item in vars(value).items() if not name.startswith("_")}
-    return {"class": type(value).__qualname__, **settings}
-
-
-def weights_hash(network: nn.Module) -> str:
-    """sha256 over the names and values of all weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -1,23 +1,25 @@
-"""The codec's table as pure functions: judge resyntheses, put the judgements together, write and print them.
+"""The codec's table as pure functions: judge resyntheses, put the judgements together. codec_columns.py prints them.
 
-Shapes: B utterances, T audio samples.
+Shapes: B utterances, T audio samples, Q codebooks, S code frames.
 """
 
-import csv
-import json
+import logging
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
 
-from modules.api import Audio, pad_rows
-from modules.metrics import bootstrap_interval, pesq_scores, stoi_scores
+from callbacks.codec_estimates import Estimate, code_estimates, mean_estimate, ratio_estimate
+from modules.api import Audio, Candidate, Prompt, Verifier, pad_rows
+from modules.metrics import pesq_scores, stoi_scores
+from modules.search.scoring import score_candidates
+from modules.verifiers.audio import BROKEN_INSTALLATION
 from modules.verifiers.normalise import Normaliser
 from modules.verifiers.transcript import Recogniser
+
+logger = logging.getLogger(__name__)
 
 METRIC_RATE = 16000  # Hz, at which all systems are judged: PESQ-WB knows no other
 
@@ -36,7 +38,10 @@ class Judgement:
     """What one system made of one utterance: a row of codec_utterances.csv.
 
     `reference` and `hypothesis` are normalised; `num_errors` are substituted, deleted and inserted words. NaN = could
-    not be judged (no words in the reference; silence or too little speech for STOI and PESQ).
+    not be judged (no words in the reference; silence or too little speech for STOI and PESQ; a verifier or the
+    recogniser failed), or not measured (seconds of a system whose halves cannot be timed apart).
+
+    `scores` by verifier; `codes_QS`, the codes that were sent, stay in memory.
     """
 
     system: str
@@ -50,17 +55,10 @@ class Judgement:
     pesq_wb: float
     reference: str
     hypothesis: str
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean, or a ratio of sums, over the `num` judged utterances, with its 95 % bootstrap interval over them."""
-
-    value: float
-    low: float
-    high: float
-    num: int
-    num_unjudged: int
+    encode_seconds: float = math.nan
+    decode_seconds: float = math.nan
+    scores: dict[str, float] = field(default_factory=dict)
+    codes_QS: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
 def at_rate(audio: Audio, sample_rate: int, num_samples: int | None = None) -> Audio:
@@ -114,116 +112,94 @@ def judge(
         strict=True,
     )
     audible = [Audio(audio.samples_T.nan_to_num(0, 0, 0), METRIC_RATE) for audio in heard]
-    hypotheses = recogniser.transcribe(audible, language)
+    hypotheses = recognised(recogniser, audible, language)
     judgements = []
-    for utterance, bits, hypothesis, values in zip(utterances, num_bits, hypotheses, scores, strict=True):
-        reference, hypothesis = normaliser(utterance.text), normaliser(hypothesis)
-        errors = word_errors(reference, hypothesis)
+    for utterance, bits, text, values in zip(utterances, num_bits, hypotheses, scores, strict=True):
+        reference, hypothesis = normaliser(utterance.text), normaliser(text or "")
+        errors = math.nan if text is None else word_errors(reference, hypothesis)
         about = system, utterance.key, utterance.audio.seconds, bits, len(reference.split()), errors
         judgements.append(Judgement(*about, *values, reference, hypothesis))
     return judgements
 
 
-def ratio_estimate(
-    numerators: Sequence[float], denominators: Sequence[float], seed: int, num_resamples: int = 2000
-) -> Estimate:
-    """Sum over sum, with a bootstrap interval that draws the pairs together (NaN in either: counted, left out)."""
-    pairs = np.array([numerators, denominators], dtype=np.float64)
-    judged = pairs[:, ~np.isnan(pairs).any(axis=0)]
-    num, num_unjudged = judged.shape[1], pairs.shape[1] - judged.shape[1]
-    if not num or not judged[1].sum():
-        return Estimate(math.nan, math.nan, math.nan, num, num_unjudged)
-    rows = np.random.default_rng(seed).integers(num, size=(num_resamples, num))
-    low, high = np.quantile(judged[0][rows].sum(1) / judged[1][rows].sum(1), [0.025, 0.975])
-    return Estimate(float(judged[0].sum() / judged[1].sum()), float(low), float(high), num, num_unjudged)
+def recognised(recogniser: Recogniser, audios: Sequence[Audio], language: str) -> list[str | None]:
+    """What the recogniser hears in all clips at once; where that fails, one by one: None for those that fail.
+
+    Raises what it raised where the installation is broken, or where each of several clips fails.
+    """
+    try:
+        return list(recogniser.transcribe(audios, language))
+    except BROKEN_INSTALLATION:
+        raise
+    except Exception as error:
+        if len(audios) == 1:
+            logger.warning("The recogniser failed on a clip of %.1f s: %r", audios[0].seconds, error)
+            return [None]
+        texts = [recognised(recogniser, [audio], language)[0] for audio in audios]
+        if all(text is None for text in texts):
+            raise
+        return texts
 
 
-def mean_estimate(values: Sequence[float], seed: int, num_resamples: int = 2000) -> Estimate:
-    """The mean of what could be judged."""
-    array = np.array(values, dtype=np.float64)
-    judged = array[~np.isnan(array)]
-    low, high = bootstrap_interval(judged, seed, num_resamples)
-    value = float(judged.mean()) if judged.size else math.nan
-    return Estimate(value, low, high, judged.size, array.size - judged.size)
+def verify(
+    utterance: Utterance, heard: Mapping[str, Audio], verifiers: Sequence[Verifier], language: str
+) -> dict[str, dict[str, float]]:
+    """System -> verifier -> score of what each made of the utterance, at 16 kHz; the reference is the recording."""
+    original = at_rate(utterance.audio, METRIC_RATE)
+    prompt = Prompt(utterance.key, utterance.text, language, reference=original)
+    num_samples, no_codes = original.samples_T.numel(), torch.zeros(0, dtype=torch.int64)
+    audios = [at_rate(audio, METRIC_RATE, num_samples) for audio in heard.values()]
+    candidates = [
+        Candidate(utterance.key, index, 0, no_codes, math.nan, stopped=True, audio=audio)
+        for index, audio in enumerate(audios)
+    ]
+    for verifier in verifiers:
+        score_candidates(prompt, candidates, verifier)
+    return {system: candidate.scores for system, candidate in zip(heard, candidates, strict=True)}
 
 
-def summarise(judgements: Sequence[Judgement], seed: int, num_resamples: int = 2000) -> dict[str, dict[str, Estimate]]:
-    """System -> metric (wer, stoi, pesq_nb, pesq_wb, bit_rate) -> Estimate, systems in the order of their first row.
+def summarise(
+    judgements: Sequence[Judgement],
+    seed: int,
+    num_resamples: int = 2000,
+    codebook_sizes: Mapping[str, int] | None = None,
+) -> dict[str, dict[str, Estimate]]:
+    """System -> metric -> Estimate, systems in the order of their first row.
 
-    `wer` is that of the whole corpus, all errors over all words; `bit_rate` (bit/s) all bits over all seconds. The
-    order of the rows of one system does not matter, and all systems are resampled with the same draws of utterances.
+    Always wer, stoi, pesq_nb, pesq_wb and bit_rate; then the verifiers' names, and what was measured of the system:
+    code_usage, code_perplexity (where `codebook_sizes` has it), encode_rtf, decode_rtf. `wer` is that of the whole
+    corpus, all errors over all words; `bit_rate` (bit/s) all bits over all seconds; `*_rtf` seconds spent over seconds
+    of audio, below 1 is faster than real time. The order of the rows of one system does not matter, and all systems
+    are resampled with the same draws of utterances.
     """
     by_system: dict[str, list[Judgement]] = {}
     for row in judgements:
         by_system.setdefault(row.system, []).append(row)
-    table = {}
-    for system, rows in by_system.items():
-        rows = sorted(rows, key=lambda row: row.key)
-        column = {field.name: [getattr(row, field.name) for row in rows] for field in fields(Judgement)}
-        table[system] = {
-            "wer": ratio_estimate(column["num_errors"], column["num_words"], seed, num_resamples),
-            **{name: mean_estimate(column[name], seed, num_resamples) for name in ("stoi", "pesq_nb", "pesq_wb")},
-            "bit_rate": ratio_estimate(column["num_bits"], column["seconds"], seed, num_resamples),
-        }
-    return table
-
-
-def formatted_table(table: dict[str, dict[str, Estimate]]) -> str:
-    """The table as aligned text: one row per system, values with their intervals; unjudged utterances are named."""
-    rows = [["system", "bit/s", "WER %", "STOI", "PESQ-NB", "PESQ-WB"]]
-    for system, estimates in table.items():
-        rows.append([system, f"{estimates['bit_rate'].value:.0f}", _cell(estimates["wer"], 1, 100)])
-        rows[-1] += [_cell(estimates["stoi"], 3), _cell(estimates["pesq_nb"], 2), _cell(estimates["pesq_wb"], 2)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for name, *cells in rows:
-        aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        lines.append("  ".join([name.ljust(widths[0]), *aligned]))
-    lines += [
-        f"{system}: {metric} of {estimate.num_unjudged} utterances could not be judged"
-        for system, estimates in table.items()
-        for metric, estimate in estimates.items()
-        if estimate.num_unjudged
-    ]
-    return "\n".join(lines)
-
-
-def write_table(table: dict[str, dict[str, Estimate]], path: Path) -> None:
-    """One line per system and metric: system, metric, value, low, high, num, num_unjudged."""
-    rows = [
-        {"system": system, "metric": metric} | asdict(estimate)
-        for system, estimates in table.items()
-        for metric, estimate in estimates.items()
-    ]
-    _write_csv(rows, path)
-
-
-def write_judgements(judgements: Sequence[Judgement], path: Path) -> None:
-    """One line per system and utterance."""
-    _write_csv([asdict(row) for row in judgements], path)
-
-
-def write_evaluation(table: dict[str, dict[str, Estimate]], description: dict[str, Any], path: Path) -> None:
-    """The table and what was run as strict JSON (NaN becomes null), under a temporary name first."""
-    systems = {
-        system: {
-            metric: {name: None if isinstance(x, float) and math.isnan(x) else x for name, x in asdict(one).items()}
-            for metric, one in estimates.items()
-        }
-        for system, estimates in table.items()
+    sizes = codebook_sizes or {}
+    return {
+        system: _estimates(sorted(rows, key=lambda row: row.key), seed, num_resamples, sizes.get(system, 0))
+        for system, rows in by_system.items()
     }
-    partial = path.with_name(f"{path.name}.part")
-    partial.write_text(json.dumps({"systems": systems, **description}, indent=1, allow_nan=False), encoding="utf-8")
-    partial.replace(path)
 
 
-def _cell(estimate: Estimate, digits: int, factor: float = 1.0) -> str:
-    value, low, high = (f"{factor * x:.{digits}f}" for x in (estimate.value, estimate.low, estimate.high))
-    return f"{value} [{low}, {high}]"
+def _estimates(rows: Sequence[Judgement], seed: int, num_resamples: int, codebook_size: int) -> dict[str, Estimate]:
+    """Metric -> Estimate of one system."""
+    column = {field.name: [getattr(row, field.name) for row in rows] for field in fields(Judgement)}
 
+    def ratio(name: str, over: str) -> Estimate:
+        return ratio_estimate(column[name], column[over], seed, num_resamples)
 
-def _write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    estimates = {
+        "wer": ratio("num_errors", "num_words"),
+        **{name: mean_estimate(column[name], seed, num_resamples) for name in ("stoi", "pesq_nb", "pesq_wb")},
+        "bit_rate": ratio("num_bits", "seconds"),
+    }
+    for name in dict.fromkeys(name for scores in column["scores"] for name in scores):
+        values = [scores.get(name, math.nan) for scores in column["scores"]]
+        estimates[name] = mean_estimate(values, seed, num_resamples)
+    if codebook_size:
+        estimates |= code_estimates(column["codes_QS"], codebook_size, seed, num_resamples)
+    for half in ("encode", "decode"):
+        if not np.isnan(column[f"{half}_seconds"]).all():
+            estimates[f"{half}_rtf"] = ratio(f"{half}_seconds", "seconds")
+    return estimates

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import soundfile
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from callbacks.figures import curve_figure, inline_svg, is_baseline, is_oracle, mel_thumbnail, png_bytes
@@ -24,7 +24,7 @@ from modules.api import Audio
 from modules.search.estimators import CurvePoint
 from modules.search.results import SweepResults
 
-TEMPLATE = Path(__file__).with_name("report_page.html")
+TEMPLATES = Path(__file__).parent
 # FLAC is exact and plays everywhere; beyond these bytes of 16-bit audio the page takes Vorbis, a fifth of the size.
 MAX_LOSSLESS_BYTES = 4_000_000
 
@@ -110,7 +110,7 @@ def report_page(report: ReportInput) -> str:
     """The page. Pictures, players and the CSV are data URIs; it asks the network for nothing."""
     num_bytes = sum(2 * clip.audio.samples_T.numel() for example in report.examples for clip in example.clips)
     audio_format: AudioFormat = "flac" if num_bytes <= MAX_LOSSLESS_BYTES else "ogg"
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment = page_environment()
     environment.tests["oracle"] = is_oracle
     environment.filters |= {
         "score": readable_score,
@@ -125,12 +125,18 @@ def report_page(report: ReportInput) -> str:
         "mel_uri": lambda audio, seconds: data_uri(png_bytes(mel_thumbnail(audio, seconds)), "image/png"),
         "csv_uri": lambda text: data_uri(text.encode(), "text/csv"),
     }
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return environment.get_template("report_page.html").render(
         report=report,
         results=report.results,
         curves=judged_curves(report.results.points, report.error_judges),
         csv_rows=list(csv.DictReader(io.StringIO(report.curve_csv))),
     )
+
+
+def page_environment() -> Environment:
+    """Jinja over the templates beside this file: everything escaped, nothing undefined."""
+    loader = FileSystemLoader(TEMPLATES)
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
 
 
 def audio_bytes(audio: Audio, audio_format: AudioFormat) -> bytes:

@@ -1,10 +1,9 @@
-"""Metrics that torchmetrics lacks: code usage, per-utterance values with an interval, STOI and PESQ that drop nothing.
+"""Metrics that torchmetrics lacks: code usage, STOI and PESQ that drop nothing.
 
 Shapes: B utterances, T audio samples, S code frames, K entries of the codebook.
 """
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,17 +23,6 @@ class CodeStatistics:
     usage: Tensor
     perplexity: Tensor
     counts_K: Tensor
-
-
-@dataclass
-class UtteranceSummary:
-    """`mean` over the judged utterances with its interval `low` to `high`; NaN where nothing could be judged."""
-
-    mean: float
-    low: float
-    high: float
-    num_judged: int
-    num_unjudged: int
 
 
 def code_statistics(counts_K: Tensor) -> CodeStatistics:
@@ -71,59 +59,6 @@ class CodeUsage(Metric):
 
     def compute(self) -> CodeStatistics:
         return code_statistics(self.counts_K)
-
-
-def bootstrap_interval(
-    values: Sequence[float] | np.ndarray | Tensor, seed: int, num_resamples: int = 2000, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean (Efron 1979). NaNs are left out; without values both ends are NaN.
-
-    The same values and seed give the same interval, whatever ran before.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    values = values[~np.isnan(values)]
-    if values.size == 0:
-        return float("nan"), float("nan")
-    generator = np.random.default_rng(seed)
-    rows_per_block = max(1, 4_000_000 // values.size)  # at most 32 MB at a time
-    means = [
-        values[generator.integers(values.size, size=(min(rows_per_block, num_resamples - start), values.size))].mean(1)
-        for start in range(0, num_resamples, rows_per_block)
-    ]
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-class PerUtterance(Metric):
-    """Gathers one value per utterance over batches and ranks; `compute` gives their UtteranceSummary.
-
-    NaN says that an utterance could not be judged: it is counted, never dropped in silence. Values are sorted before
-    the bootstrap, so the interval does not depend on how utterances were spread over ranks.
-
-    Args:
-        seed: Seed of the bootstrap.
-    """
-
-    full_state_update = False
-    values: list[Tensor]
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        self.seed = seed
-        self.set_dtype(torch.float64)  # also of the empty tensor that a rank without utterances contributes
-        self.add_state("values", [], dist_reduce_fx="cat")
-
-    def update(self, values_B: Tensor) -> None:
-        self.values.append(values_B.detach().double().reshape(-1).to(self.device))
-
-    def compute(self) -> UtteranceSummary:
-        # After a sync across ranks the state is one tensor, before it a list.
-        gathered = self.values if isinstance(self.values, Tensor) else torch.cat([*self.values, torch.zeros(0)])
-        gathered = gathered.double().cpu()
-        judged = gathered[~gathered.isnan()].sort().values
-        low, high = bootstrap_interval(judged.numpy(), self.seed)
-        mean = float(judged.mean()) if judged.numel() else float("nan")
-        return UtteranceSummary(mean, low, high, judged.numel(), gathered.numel() - judged.numel())
 
 
 def _trimmed_pairs(

@@ -13,7 +13,9 @@ from pystoi import stoi
 from scipy import stats
 from torch import Tensor
 
-from callbacks.codec_table import Judgement, Utterance, formatted_table, judge, mean_estimate, ratio_estimate, summarise
+from callbacks.codec_columns import formatted_table
+from callbacks.codec_estimates import mean_estimate, ratio_estimate
+from callbacks.codec_table import Judgement, Utterance, judge, summarise
 from datamodules.sources.source import Recording
 from modules.api import Audio
 from modules.codec.external import Codec2, Opus

@@ -9,7 +9,7 @@ from pesq import pesq
 from pystoi import stoi
 from scipy import stats
 
-from modules.metrics import CodeUsage, PerUtterance, bootstrap_interval, pesq_scores, stoi_scores
+from modules.metrics import CodeUsage, pesq_scores, stoi_scores
 
 
 def speech_like(seconds: float, rate: int = 16000, seed: int = 0) -> torch.Tensor:
@@ -28,11 +28,7 @@ def ranked(metric_class, updates_by_rank, **arguments):
         for update in updates:
             metric.update(*update)
 
-    def state(metric, like):
-        value = metric.counts_K if isinstance(metric, CodeUsage) else torch.cat(metric.values)
-        return value.to(like.dtype)
-
-    ranks[0].dist_sync_fn = lambda tensor, group=None: [state(metric, tensor) for metric in ranks_before]
+    ranks[0].dist_sync_fn = lambda tensor, group=None: [metric.counts_K.to(tensor.dtype) for metric in ranks_before]
     ranks_before = [metric.clone() for metric in ranks]
     ranks[0].distributed_available_fn = lambda: True
     return ranks[0].compute()
@@ -72,35 +68,6 @@ def test_code_usage_sums_over_ranks():
     result = ranked(CodeUsage, [[halves[0]], [halves[1]]], codebook_size=16)
     assert float(result.usage) == 1
     assert float(result.perplexity) == pytest.approx(16)
-
-
-def test_bootstrap_interval_agrees_with_scipy_and_is_deterministic():
-    """Guards against an interval of single values instead of means, and against a seed that does nothing."""
-    values = np.random.default_rng(1).gamma(2.0, size=80)
-    low, high = bootstrap_interval(values, seed=3, num_resamples=8000)
-    reference = stats.bootstrap((values,), np.mean, n_resamples=8000, method="percentile", random_state=0)
-    width = reference.confidence_interval.high - reference.confidence_interval.low
-    assert low == pytest.approx(reference.confidence_interval.low, abs=0.04 * width)
-    assert high == pytest.approx(reference.confidence_interval.high, abs=0.04 * width)
-    assert bootstrap_interval(values, seed=3) == bootstrap_interval(torch.tensor(values), seed=3)
-    assert bootstrap_interval(values, seed=3) != bootstrap_interval(values, seed=4)
-    assert all(np.isnan(bootstrap_interval([float("nan")], seed=0)))
-
-
-def test_per_utterance_counts_what_could_not_be_judged_and_ignores_the_spread_over_ranks():
-    """Guards against NaN dropped in silence, and against an interval that changes with the number of ranks."""
-    values = torch.tensor([0.2, float("nan"), 0.9, 0.4, 0.1])
-    single = PerUtterance(seed=5)
-    for part in values.split(2):
-        single.update(part)
-    one = single.compute()
-    assert one.mean == pytest.approx(float(np.nanmean(values.numpy())))
-    assert (one.num_judged, one.num_unjudged) == (4, 1)
-    assert (one.low, one.high) == bootstrap_interval(np.sort(values[~values.isnan()].double().numpy()), seed=5)
-    split = ranked(PerUtterance, [[(values[[1, 4]],)], [(values[[3, 0]],), (values[[2]],)]], seed=5)
-    assert split == one
-    empty = PerUtterance().compute()
-    assert np.isnan(empty.mean) and empty.num_judged == 0
 
 
 def test_stoi_and_pesq_equal_their_packages_on_unpadded_audio():

@@ -1,7 +1,8 @@
 """Resynthesisers: Opus and Codec2, what a codec of ours is compared with, and any Codec in the same dress.
 
 All give audio at the rate and of the length of their input, aligned with it, and the bits of the whole stream
-(frames, without a container). Shapes: T audio samples.
+(frames, without a container). `compress` and `decompress` are its two halves, so that they can be timed apart.
+Shapes: T audio samples, B batch, Q codebooks, S code frames.
 """
 
 import io
@@ -12,8 +13,10 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import nn
 
 from modules.api import Audio, Codec
+from modules.codec.compressed import CodeLayout, Compressed, audio_like, samples_at
 
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 OPUS_LIMITS = (6.0, 256.0)  # kbit/s for one channel
@@ -59,11 +62,18 @@ class Opus:
 
     def resynthesise(self, audio: Audio) -> tuple[Audio, float]:
         """The audio after Opus, and the bits of its packets. Raises ValueError for no samples, ImportError."""
+        compressed = self.compress(audio)
+        return self.decompress(compressed), compressed.num_bits
+
+    def compress(self, audio: Audio) -> Compressed:
         if not self.available:
             raise ImportError(f"Expected {self.requirement}, but got no libopus encoder.")
         rate = next((rate for rate in OPUS_RATES if rate >= audio.sample_rate), OPUS_RATES[-1])
-        stream, num_bits = self._encode(_resampled(_samples(audio), audio.sample_rate, rate), rate)
-        return _like(audio, *_decode_ogg(stream)), num_bits
+        stream, num_bits = self._encode(samples_at(audio, rate), rate)
+        return Compressed(stream, num_bits, audio.samples_T.numel(), audio.sample_rate)
+
+    def decompress(self, compressed: Compressed) -> Audio:
+        return audio_like(compressed, *_decode_ogg(compressed.payload))
 
     def _encode(self, samples_T: np.ndarray, rate: int) -> tuple[io.BytesIO, float]:
         import av
@@ -114,16 +124,24 @@ class Codec2:
 
         Raises ValueError for no samples, FileNotFoundError without the programs, RuntimeError where they fail.
         """
+        compressed = self.compress(audio)
+        return self.decompress(compressed), compressed.num_bits
+
+    def compress(self, audio: Audio) -> Compressed:
         if not self.available:
             raise FileNotFoundError(f"Expected {self.requirement}, but got none on the PATH.")
         bits_per_frame, frame_length, delay = CODEC2_MODES[self.mode]
-        samples_T = _resampled(_samples(audio), audio.sample_rate, CODEC2_RATE)
+        samples_T = samples_at(audio, CODEC2_RATE)
         num_frames = math.ceil((len(samples_T) + delay) / frame_length)  # so that the last samples come out too
         samples_T = np.pad(samples_T, (0, num_frames * frame_length - len(samples_T)))
         pulses = np.round(samples_T * 32767).astype("<i2").tobytes()
-        decoded = _run("c2dec", self.mode, _run("c2enc", self.mode, pulses))
+        frames = _run("c2enc", self.mode, pulses)
+        return Compressed(frames, float(num_frames * bits_per_frame), audio.samples_T.numel(), audio.sample_rate)
+
+    def decompress(self, compressed: Compressed) -> Audio:
+        decoded = _run("c2dec", self.mode, compressed.payload)
         heard_T = np.frombuffer(decoded, "<i2").astype(np.float32) / 32768
-        return _like(audio, heard_T[delay:], CODEC2_RATE), float(num_frames * bits_per_frame)
+        return audio_like(compressed, heard_T[CODEC2_MODES[self.mode][2] :], CODEC2_RATE)
 
 
 class CodecResynthesiser:
@@ -141,40 +159,52 @@ class CodecResynthesiser:
     def name(self) -> str:
         return self._name
 
-    @torch.no_grad()
+    @property
+    def layout(self) -> CodeLayout:
+        return CodeLayout(self.codec.codebook_size, 1, self.codec.frame_rate)
+
+    @property
+    def model_hash(self) -> str:
+        return codec_hash(self.codec)
+
     def resynthesise(self, audio: Audio) -> tuple[Audio, float]:
         """The audio after the codec, and the bits of its codes. Raises ValueError for no samples."""
-        # A codec may take another rate than it gives.
-        rate = getattr(self.codec, "input_sample_rate", self.codec.sample_rate)
-        samples_T = _resampled(_samples(audio), audio.sample_rate, rate)
-        num_samples_B = torch.tensor([len(samples_T)])
-        codes_BS, num_codes_B = self.codec.encode(torch.from_numpy(samples_T)[None], num_samples_B)
-        decoded_T = self.codec.decode(codes_BS, num_codes_B)[0].float().cpu().numpy()
-        num_bits = int(num_codes_B[0]) * math.log2(self.codec.codebook_size)
-        return _like(audio, decoded_T, self.codec.sample_rate), num_bits
+        compressed = self.compress(audio)
+        return self.decompress(compressed), compressed.num_bits
+
+    @torch.no_grad()
+    def compress(self, audio: Audio) -> Compressed:
+        samples_T = torch.from_numpy(samples_at(audio, input_rate(self.codec))).to(device_of(self.codec))
+        codes_BS, num_codes_B = self.codec.encode(samples_T[None], torch.tensor([len(samples_T)]).to(samples_T.device))
+        return compressed_codes(audio, codes_BS[0, : int(num_codes_B[0])], self.codec)
+
+    @torch.no_grad()
+    def decompress(self, compressed: Compressed) -> Audio:
+        codes_S = compressed.payload
+        num_codes_B = torch.tensor([codes_S.numel()], device=codes_S.device)
+        decoded_T = self.codec.decode(codes_S[None], num_codes_B)[0].float().cpu().numpy()
+        return audio_like(compressed, decoded_T, self.codec.sample_rate)
 
 
-def _samples(audio: Audio) -> np.ndarray:
-    """float32 in [-1, 1]."""
-    if audio.samples_T.numel() == 0:
-        raise ValueError("Expected `audio` to hold samples, but got none.")
-    return audio.samples_T.detach().float().cpu().clamp(-1, 1).numpy()
+def compressed_codes(audio: Audio, codes_S: torch.Tensor, codec: Codec) -> Compressed:
+    """The codes of one codebook as a stream of log2(codebook_size) bits each."""
+    num_bits = codes_S.numel() * math.log2(codec.codebook_size)
+    return Compressed(codes_S, num_bits, audio.samples_T.numel(), audio.sample_rate, codes_S.cpu()[None])
 
 
-def _resampled(samples_T: np.ndarray, source: int, target: int) -> np.ndarray:
-    if source == target:
-        return samples_T
-    import soxr
-
-    return np.clip(soxr.resample(samples_T, source, target), -1, 1)
+def input_rate(codec: Codec) -> int:
+    """Hz of what `encode` takes: `input_sample_rate` of a codec whose output has another rate (as NeuCodec's)."""
+    return getattr(codec, "input_sample_rate", codec.sample_rate)
 
 
-def _like(audio: Audio, samples_T: np.ndarray, sample_rate: int) -> Audio:
-    """The samples at the rate and of the length of `audio`, cut or padded at the end."""
-    samples_T = _resampled(samples_T, sample_rate, audio.sample_rate)
-    length = audio.samples_T.numel()
-    samples_T = np.pad(samples_T[:length], (0, max(0, length - len(samples_T))))
-    return Audio(torch.from_numpy(np.ascontiguousarray(samples_T, dtype=np.float32)), audio.sample_rate)
+def device_of(codec: Codec) -> torch.device:
+    """Where a codec that is a network runs; other Codecs take tensors on the CPU."""
+    return next(codec.parameters()).device if isinstance(codec, nn.Module) else torch.device("cpu")
+
+
+def codec_hash(codec: Codec) -> str:
+    """Of all weights where the codec gives that, else of the encode path."""
+    return getattr(codec, "decoder_fingerprint", codec.fingerprint)
 
 
 def _decode_ogg(stream: io.BytesIO) -> tuple[np.ndarray, int]:

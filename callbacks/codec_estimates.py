@@ -1,0 +1,77 @@
+"""Values over utterances with their bootstrap intervals; every system is resampled with the same draws of utterances.
+
+Shapes: U utterances, R resamples, Q codebooks, S code frames, K entries of a codebook.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from modules.metrics import code_statistics
+from modules.search.estimators import bootstrap_interval, resample_counts
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, or a ratio of sums, over the `num` judged utterances, with its 95 % bootstrap interval over them."""
+
+    value: float
+    low: float
+    high: float
+    num: int
+    num_unjudged: int
+
+
+def ratio_estimate(
+    numerators: Sequence[float], denominators: Sequence[float], seed: int, num_resamples: int = 2000
+) -> Estimate:
+    """Sum over sum, with a bootstrap interval that draws the pairs together (NaN in either: counted, left out)."""
+    pairs = np.array([numerators, denominators], dtype=np.float64)
+    judged = pairs[:, ~np.isnan(pairs).any(axis=0)]
+    num, num_unjudged = judged.shape[1], pairs.shape[1] - judged.shape[1]
+    if not num or not judged[1].sum():
+        return Estimate(math.nan, math.nan, math.nan, num, num_unjudged)
+    drawn_2R = judged @ resample_counts(num, seed, num_resamples).T
+    low, high = np.quantile(drawn_2R[0] / drawn_2R[1], [0.025, 0.975])
+    return Estimate(float(judged[0].sum() / judged[1].sum()), float(low), float(high), num, num_unjudged)
+
+
+def mean_estimate(values: Sequence[float], seed: int, num_resamples: int = 2000) -> Estimate:
+    """The mean of what could be judged."""
+    array = np.array(values, dtype=np.float64)
+    judged = array[~np.isnan(array)]
+    if not judged.size:
+        return Estimate(math.nan, math.nan, math.nan, 0, array.size)
+    low, high = bootstrap_interval(judged, resample_counts(judged.size, seed, num_resamples))
+    return Estimate(float(judged.mean()), low, high, judged.size, array.size - judged.size)
+
+
+def code_estimates(
+    codes: Sequence[np.ndarray | None], codebook_size: int, seed: int, num_resamples: int = 2000
+) -> dict[str, Estimate]:
+    """`code_usage` (fraction of the entries sent at least once) and `code_perplexity`, means over the codebooks.
+
+    `codes` holds (Q, S) of each utterance, or None. Both grow with the number of utterances, and a resample with
+    replacement has fewer distinct ones: the interval is the spread of the resamples around the value, not their place.
+    """
+    judged = [codes_QS for codes_QS in codes if codes_QS is not None and codes_QS.size]
+    num, num_unjudged = len(judged), len(codes) - len(judged)
+    if not num:
+        return dict.fromkeys(("code_usage", "code_perplexity"), Estimate(*3 * [math.nan], 0, num_unjudged))
+    counts_RU = np.vstack([np.ones(num), resample_counts(num, seed, num_resamples)])  # first the utterances themselves
+    owner_S = np.repeat(np.arange(num), [codes_QS.shape[1] for codes_QS in judged])
+    both_2R = np.zeros((2, len(counts_RU)))
+    for codes_S in np.concatenate(judged, axis=1):
+        for row, counts_U in enumerate(counts_RU):
+            counts_K = torch.from_numpy(np.bincount(codes_S, counts_U[owner_S], codebook_size))
+            one = code_statistics(counts_K)
+            both_2R[:, row] += float(one.usage), float(one.perplexity)
+    both_2R /= judged[0].shape[0]
+    estimates = {}
+    for name, (value, *drawn) in zip(("code_usage", "code_perplexity"), both_2R, strict=True):
+        low, high = value + np.quantile(drawn, [0.025, 0.975]) - np.mean(drawn)
+        estimates[name] = Estimate(float(value), float(low), float(high), num, num_unjudged)
+    return estimates

@@ -1,0 +1,144 @@
+"""What the codec's table compares: the recording, the codec under test, and any Resynthesiser, heard and timed alike.
+
+A Resynthesiser may say more of itself than its protocol asks: `compress` and `decompress` (halves that are timed
+apart), `layout` (codebook_size, num_codebooks, frame_rate), `latency_seconds` of a stream, `available` and
+`requirement`, `with_codec` (to run over the codec under test), `model_hash` and `settings` (for the evaluation card).
+
+Shapes: B batch, T audio samples, Q codebooks, S code frames.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from modules.api import Audio, Codec, Resynthesiser
+
+RECORDING_BITS = 16
+
+
+@dataclass(frozen=True)
+class SystemFacts:
+    """What is known of a system without measuring; NaN where it does not apply. `latency_seconds` is algorithmic: how
+    long the first sample of a chunk waits for codes, NaN where it waits for the whole recording or nobody says."""
+
+    codebook_size: float = math.nan
+    num_codebooks: float = math.nan
+    frame_rate: float = math.nan
+    latency_seconds: float = math.nan
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.num_codebooks * self.frame_rate
+
+    @classmethod
+    def of(cls, system: Resynthesiser) -> "SystemFacts":
+        layout = getattr(system, "layout", None)
+        known = {name: getattr(layout, name) for name in ("codebook_size", "num_codebooks", "frame_rate") if layout}
+        return cls(**known, latency_seconds=getattr(system, "latency_seconds", math.nan))
+
+
+@dataclass(frozen=True)
+class Heard:
+    """An utterance after a system, the bits it took, and the wall seconds of both halves (NaN: not apart)."""
+
+    audio: Audio
+    num_bits: float
+    encode_seconds: float = math.nan
+    decode_seconds: float = math.nan
+    codes_QS: np.ndarray | None = None
+
+
+def hear(system: Resynthesiser, audio: Audio) -> Heard:
+    """One utterance alone through the system. Resampling to and from its rate counts as the system's time."""
+    if not hasattr(system, "compress"):
+        return Heard(*system.resynthesise(audio))
+    start = time.perf_counter()
+    compressed = system.compress(audio)
+    middle = time.perf_counter()
+    heard = system.decompress(compressed)
+    end = time.perf_counter()
+    codes_QS = None if compressed.codes_QS is None else compressed.codes_QS.cpu().numpy()
+    return Heard(heard, compressed.num_bits, middle - start, end - middle, codes_QS)
+
+
+class Recording:
+    """The recording itself, as 16-bit PCM."""
+
+    name = "recording"
+
+    def resynthesise(self, audio: Audio) -> tuple[Audio, float]:
+        return audio, float(RECORDING_BITS * audio.samples_T.numel())
+
+
+@dataclass(frozen=True)
+class CodecStream:
+    """An utterance as the codec under test stores it: `codes_QS` on the CPU, and where they came from."""
+
+    codes_BS: Tensor
+    num_codes_B: Tensor
+    num_bits: float
+    num_samples: int
+    codes_QS: Tensor
+
+
+class CodecUnderTest:
+    """The module's codec as a Resynthesiser: input at `sample_rate`, output at the codec's own.
+
+    Args:
+        codec: On `device`.
+        name: Its row in the table.
+        sample_rate: Hz of the audio that the module is given.
+        device: Of the module.
+    """
+
+    def __init__(self, codec: Codec, name: str, sample_rate: int, device: torch.device) -> None:
+        self.codec, self.name, self.sample_rate, self.device = codec, name, sample_rate, device
+        self.layout = SystemFacts(codec.codebook_size, 1, codec.frame_rate)
+
+    def resynthesise(self, audio: Audio) -> tuple[Audio, float]:
+        stream = self.compress(audio)
+        return self.decompress(stream), stream.num_bits
+
+    def compress(self, audio: Audio) -> CodecStream:
+        """Raises ValueError for audio at another rate."""
+        if audio.sample_rate != self.sample_rate:
+            raise ValueError(f"Expected `audio` at {self.sample_rate} Hz, but got {audio.sample_rate}.")
+        num_samples = audio.samples_T.numel()
+        lengths_B = torch.tensor([num_samples], device=self.device)
+        codes_BS, num_codes_B = self.codec.encode(audio.samples_T[None].to(self.device), lengths_B)
+        codes_BS = codes_BS[:, : int(num_codes_B[0])]
+        num_bits = codes_BS.shape[1] * math.log2(self.codec.codebook_size)
+        return CodecStream(codes_BS, num_codes_B, num_bits, num_samples, codes_BS.cpu())
+
+    def decompress(self, stream: CodecStream) -> Audio:
+        decoded_BT = self.codec.decode(stream.codes_BS, stream.num_codes_B).float().cpu()
+        length = round(stream.num_samples * self.codec.sample_rate / self.sample_rate)
+        return Audio(decoded_BT[0, :length], self.codec.sample_rate)
+
+
+def gathered_systems(under_test: CodecUnderTest, comparisons: Sequence[Resynthesiser]) -> list[Resynthesiser]:
+    """The rows of the table: recording, codec under test, and what is installed of the comparisons."""
+    here = [one for one in comparisons if getattr(one, "available", True)]
+    bound = [one.with_codec(under_test.codec) if hasattr(one, "with_codec") else one for one in here]
+    return [Recording(), under_test, *bound]
+
+
+def weights_hash(network: nn.Module) -> str:
+    """sha256 over the names and values of all weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def public(value: object) -> dict[str, Any]:
+    """The class and the public attributes of an object."""
+    settings = {name: item for name, item in vars(value).items() if not name.startswith("_")}
+    return {"class": type(value).__qualname__, **settings}

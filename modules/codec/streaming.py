@@ -1,0 +1,243 @@
+"""Long audio in bounded memory, over any Codec: decode as codes arrive, encode in overlapping windows.
+
+A stream holds one window at a time. Where the decoder sees no further than the look-back and the look-ahead, the
+chunks joined are the offline decode; where it sees further (attention over everything), each chunk is decoded from its
+window alone. Shapes: B batch, T audio samples, S code frames.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modules.api import Audio, Codec
+from modules.codec.compressed import CodeLayout, Compressed, audio_like, samples_at
+from modules.codec.external import codec_hash, compressed_codes, device_of, input_rate
+
+
+def _check_frames(frames: dict[str, int], positive: str) -> None:
+    for name, value in frames.items():
+        if value < (name == positive):
+            raise ValueError(f"Expected `{name}` to be at least {int(name == positive)}, but got {value}.")
+
+
+@dataclass(frozen=True)
+class DecodeWindow:
+    """How a stream is decoded: `chunk_frames` at a time, from codes that reach so far back and ahead."""
+
+    chunk_frames: int = 25
+    look_back_frames: int = 50
+    look_ahead_frames: int = 5
+
+    def __post_init__(self) -> None:
+        _check_frames(asdict(self), "chunk_frames")
+
+    @property
+    def latency_frames(self) -> int:
+        """Codes that must be there before the first sample of a chunk can be heard."""
+        return self.chunk_frames + self.look_ahead_frames
+
+
+@dataclass(frozen=True)
+class EncodeWindow:
+    """How long audio is encoded: the codes of `window_frames` from audio that is `context_frames` longer on each side.
+
+    The codes are those of the whole where the encoder sees no further than the context.
+    """
+
+    window_frames: int = 500
+    context_frames: int = 100
+
+    def __post_init__(self) -> None:
+        _check_frames(asdict(self), "window_frames")
+
+
+class StreamingDecoder:
+    """Audio from codes as they arrive. Holds at most look-back + chunk + look-ahead codes between calls.
+
+    Args:
+        codec: Any Codec; its frames must have a whole number of samples.
+        window: Chunk and context.
+    """
+
+    def __init__(self, codec: Codec, window: DecodeWindow) -> None:
+        self.codec, self.window = codec, window
+        self.hop_length = whole_samples(codec.sample_rate, codec.frame_rate)
+        self._codes_S = torch.zeros(0, dtype=torch.int64, device=device_of(codec))
+        self._num_back = 0  # of the codes held, how many are decoded already
+
+    @property
+    def _num_pending(self) -> int:
+        return self._codes_S.numel() - self._num_back
+
+    def push(self, codes_S: Tensor) -> Iterator[Tensor]:
+        """Take codes; gives (chunk_frames * hop_length,) samples for every chunk that is now ready."""
+        for part_S in codes_S.split(self.window.chunk_frames):
+            self._codes_S = torch.cat([self._codes_S, part_S.to(self._codes_S)])
+            while self._num_pending >= self.window.latency_frames:
+                yield self._decode(self.window.chunk_frames)
+
+    def flush(self) -> Iterator[Tensor]:
+        """The end of the stream: the chunks that waited for more codes. The decoder can then take another stream."""
+        while self._num_pending:
+            yield self._decode(min(self.window.chunk_frames, self._num_pending))
+        self._codes_S, self._num_back = self._codes_S[:0], 0
+
+    @torch.no_grad()
+    def _decode(self, num_frames: int) -> Tensor:
+        stop = self._num_back + num_frames
+        codes_BS = self._codes_S[None, : stop + self.window.look_ahead_frames]
+        num_codes_B = torch.tensor([codes_BS.shape[1]], device=codes_BS.device)
+        audio_BT = self.codec.decode(codes_BS, num_codes_B, start_frame=self._num_back)
+        first = max(0, stop - self.window.look_back_frames)
+        self._codes_S, self._num_back = self._codes_S[first:], stop - first
+        return audio_BT[0, : num_frames * self.hop_length]
+
+
+class StreamingEncoder:
+    """Codes from audio as it arrives. Holds at most window + 2 contexts of audio, and what one call brings.
+
+    Args:
+        codec: Any Codec; its frames must have a whole number of samples at the encoder's rate.
+        window: Window and context.
+    """
+
+    def __init__(self, codec: Codec, window: EncodeWindow) -> None:
+        self.codec, self.window = codec, window
+        self.hop_length = whole_samples(input_rate(codec), codec.frame_rate)
+        self._audio_T = torch.zeros(0, device=device_of(codec))
+        self._num_back = 0  # frames of the audio held whose codes are out already
+
+    def push(self, audio_T: Tensor) -> Iterator[Tensor]:
+        """Take samples at the encoder's rate; gives (window_frames,) codes for every window that is now ready."""
+        for part_T in audio_T.split(self.window.window_frames * self.hop_length):
+            self._audio_T = torch.cat([self._audio_T, part_T.to(self._audio_T.device)])
+            while self._audio_T.numel() >= self._frames_needed * self.hop_length:
+                codes_S = self._encode(self._audio_T[: self._frames_needed * self.hop_length])
+                stop = self._num_back + self.window.window_frames
+                yield codes_S[self._num_back : stop]
+                first = max(0, stop - self.window.context_frames)
+                self._audio_T, self._num_back = self._audio_T[first * self.hop_length :], stop - first
+
+    def flush(self) -> Iterator[Tensor]:
+        """The end of the stream: the last codes. The encoder can then take another stream."""
+        if self._audio_T.numel():
+            yield self._encode(self._audio_T)[self._num_back :]
+        self._audio_T, self._num_back = self._audio_T[:0], 0
+
+    @property
+    def _frames_needed(self) -> int:
+        return self._num_back + self.window.window_frames + self.window.context_frames
+
+    @torch.no_grad()
+    def _encode(self, audio_T: Tensor) -> Tensor:
+        num_samples_B = torch.tensor([audio_T.numel()], device=audio_T.device)
+        codes_BS, num_codes_B = self.codec.encode(audio_T[None], num_samples_B)
+        return codes_BS[0, : int(num_codes_B[0])]
+
+
+def decode_in_chunks(codec: Codec, codes_S: Iterable[Tensor] | Tensor, window: DecodeWindow) -> Iterator[Tensor]:
+    """The audio of codes (in one piece or in pieces), a chunk at a time."""
+    decoder = StreamingDecoder(codec, window)
+    for part_S in [codes_S] if isinstance(codes_S, Tensor) else codes_S:
+        yield from decoder.push(part_S)
+    yield from decoder.flush()
+
+
+def encode_in_windows(codec: Codec, audio_T: Iterable[Tensor] | Tensor, window: EncodeWindow) -> Iterator[Tensor]:
+    """The codes of audio (in one piece or in pieces), a window at a time."""
+    encoder = StreamingEncoder(codec, window)
+    for part_T in [audio_T] if isinstance(audio_T, Tensor) else audio_T:
+        yield from encoder.push(part_T)
+    yield from encoder.flush()
+
+
+class StreamingResynthesiser:
+    """A codec decoded as a stream, as one more system of the codec's table: what chunk and context cost.
+
+    Args:
+        codec: The codec; None stands for the codec under test, which the evaluation puts in by `with_codec`.
+        decode_window: Chunk and context of the decoder.
+        encode_window: Where given, the recording is encoded in windows too.
+        name: The row in tables; empty for "stream CHUNK/BACK/AHEAD".
+    """
+
+    def __init__(
+        self,
+        codec: Codec | None = None,
+        decode_window: DecodeWindow = DecodeWindow(),
+        encode_window: EncodeWindow | None = None,
+        name: str = "",
+    ) -> None:
+        self.codec, self.decode_window, self.encode_window = codec, decode_window, encode_window
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        window = self.decode_window
+        frames = (window.chunk_frames, window.look_back_frames, window.look_ahead_frames)
+        return self._name or f"stream {'/'.join(map(str, frames))}"
+
+    def with_codec(self, codec: Codec) -> "StreamingResynthesiser":
+        """The same, over `codec` where it has none of its own."""
+        if self.codec is not None:
+            return self
+        return StreamingResynthesiser(codec, self.decode_window, self.encode_window, self._name)
+
+    @property
+    def layout(self) -> CodeLayout:
+        return CodeLayout(self._codec.codebook_size, 1, self._codec.frame_rate)
+
+    @property
+    def latency_seconds(self) -> float:
+        """Algorithmic: from the first code of a chunk to the last one that its first sample waits for."""
+        return self.decode_window.latency_frames / self._codec.frame_rate
+
+    @property
+    def model_hash(self) -> str:
+        return codec_hash(self._codec)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        windows = {"decode": self.decode_window, "encode": self.encode_window}
+        return {name: asdict(window) for name, window in windows.items() if window is not None}
+
+    def resynthesise(self, audio: Audio) -> tuple[Audio, float]:
+        """The audio after the codec, and the bits of its codes. Raises ValueError for no samples."""
+        compressed = self.compress(audio)
+        return self.decompress(compressed), compressed.num_bits
+
+    @torch.no_grad()
+    def compress(self, audio: Audio) -> Compressed:
+        samples_T = torch.from_numpy(samples_at(audio, input_rate(self._codec))).to(device_of(self._codec))
+        if self.encode_window is not None:
+            codes_S = torch.cat(list(encode_in_windows(self._codec, samples_T, self.encode_window)))
+        else:
+            num_samples_B = torch.tensor([samples_T.numel()], device=samples_T.device)
+            codes_BS, num_codes_B = self._codec.encode(samples_T[None], num_samples_B)
+            codes_S = codes_BS[0, : int(num_codes_B[0])]
+        return compressed_codes(audio, codes_S, self._codec)
+
+    def decompress(self, compressed: Compressed) -> Audio:
+        chunks = decode_in_chunks(self._codec, compressed.payload, self.decode_window)
+        decoded_T = torch.cat([chunk_T.float().cpu() for chunk_T in chunks])
+        return audio_like(compressed, decoded_T.numpy(), self._codec.sample_rate)
+
+    @property
+    def _codec(self) -> Codec:
+        if self.codec is None:
+            raise ValueError("Expected `codec` to be given, or put in by `with_codec`, but got None.")
+        return self.codec
+
+
+def whole_samples(sample_rate: int, frame_rate: float) -> int:
+    """Samples of one frame. Raises ValueError where that is no whole number: windows could not be cut."""
+    hop_length = round(sample_rate / frame_rate)
+    if abs(hop_length * frame_rate - sample_rate) > 1e-6 * sample_rate:
+        raise ValueError(
+            f"Expected `frame_rate` to divide `sample_rate`={sample_rate}, but got {frame_rate}: a frame of "
+            f"{sample_rate / frame_rate} samples."
+        )
+    return hop_length
