@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 
 NO_LABEL = -100
 MAX_WARNINGS = 10  # of single samples; then one in a thousand
-NUM_MARKERS = 4  # of one document: text start and end, speech start and end
 
 
 def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
@@ -80,7 +79,7 @@ class TokenRows:
         self.row_length, self.seed, self.window_size = row_length, seed, window_size
         self.num_windows = num_windows(index, window_size)
         self.num_damaged, self.last_error = 0, ""
-        self.document_lengths = index.lengths + index.text_lengths + NUM_MARKERS
+        self.document_lengths = index.lengths + index.text_lengths + prompt_format.num_extra_tokens
         num_long = int((self.document_lengths > row_length).sum())
         if num_long == len(index):
             raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning
 import torch
@@ -13,11 +13,16 @@ from torch.distributed.tensor import DTensor
 from torchmetrics import MeanMetric
 
 from modules.api import PromptBatch, PromptFormat, Sampler, SamplingSettings, TokenBatch
+from modules.lm.adapters import LowRankAdapters, add_adapters
 from modules.lm.loss import SummedLoss
 from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama
 from modules.lm.parallel import shard_data_parallel
+from modules.lm.pretrained import PretrainedNetwork, load_pretrained
 from modules.lm.sampler import KVCacheSampler
 from modules.tokens import TokenSpace
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class LMModule(lightning.LightningModule):
@@ -28,9 +33,12 @@ class LMModule(lightning.LightningModule):
 
     Args:
         prompt_format: Where text and codes stand; owns the vocabulary. The data must hold the same one.
-        size: The numbers of the Llama.
-        optimizer: Called with the parameters.
+        size: The numbers of a new Llama.
+        optimizer: Called with the parameters that are trained.
         scheduler: Called with the optimizer; stepped once per optimizer step. None keeps the learning rate.
+        pretrained: A network to start from, in place of a new one of `size`.
+        adapters: Train low-rank adapters and leave the rest as it is.
+        recompute_activations: Keep the blocks' inputs only and compute the rest again in the backward pass.
 
     Raises:
         ValueError: On loading a checkpoint of another TokenSpace.
@@ -42,6 +50,9 @@ class LMModule(lightning.LightningModule):
         size: LlamaSize = LlamaSize(),  # noqa: B008 (frozen)
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable | None = None,
+        pretrained: PretrainedNetwork | None = None,
+        adapters: LowRankAdapters | None = None,
+        recompute_activations: bool = False,
     ):
         super().__init__()
         self.save_hyperparameters()
@@ -49,6 +60,9 @@ class LMModule(lightning.LightningModule):
         self.size = size
         self.optimizer = optimizer
         self.scheduler = scheduler
+        self.pretrained = pretrained
+        self.adapters = adapters
+        self.recompute_activations = recompute_activations
         self.model: SpeechLanguageModel | None = None
         self.val_loss = MeanMetric()
         self.codec_fingerprint = ""  # of the codec whose codes it learned; known after training or loading
@@ -73,7 +87,7 @@ class LMModule(lightning.LightningModule):
         """
         if self.model is not None:
             return
-        model = SpeechLanguageModel(build_llama(self.size, self.token_space.vocab_size))
+        model = SpeechLanguageModel(self._new_network())
         if self.device_mesh is not None:
             num_tensor_parallel = self.device_mesh["tensor_parallel"].size()
             if num_tensor_parallel != 1:
@@ -82,8 +96,19 @@ class LMModule(lightning.LightningModule):
             shard_data_parallel(model, self.device_mesh["data_parallel"], parameter_dtype)
         self.model = model
 
+    def _new_network(self) -> PreTrainedModel:
+        if self.pretrained is not None:
+            network = load_pretrained(self.pretrained, self.token_space)
+        else:
+            network = build_llama(self.size, self.token_space.vocab_size)
+        if self.adapters is not None:
+            add_adapters(network, self.adapters)
+        if self.recompute_activations:
+            network.gradient_checkpointing_enable()
+        return network
+
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.parameters())
+        optimizer = self.optimizer([weight for weight in self.parameters() if weight.requires_grad])
         if self.scheduler is None:
             return optimizer
         return {
@@ -160,6 +185,7 @@ class LMModule(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["token_space"] = self.token_space.as_dict()
+        checkpoint["network_config"] = self.network.llama.config.to_json_string(use_diff=False)
         data = getattr(self.trainer, "datamodule", None)
         checkpoint["codec_fingerprint"] = getattr(data, "codec_fingerprint", self.codec_fingerprint)
 
