@@ -99,9 +99,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        grad_hidden_NC = None if ctx.grad_hidden_NC is None else ctx.grad_hidden_NC * grad_total
+        grad_hidden_NC = None if ctx.grad_hidden_NC is None else ctx.grad_hidden_NC.mul_(grad_total)
         grad_weight_VC = None
         if ctx.grad_weight_VC is not None:
-            grad_weight_VC = (ctx.grad_weight_VC * grad_total).to(ctx.weight_dtype)
+            grad_weight_VC = ctx.grad_weight_VC.mul_(grad_total).to(ctx.weight_dtype)  # (V, C) once
         ctx.grad_hidden_NC = ctx.grad_weight_VC = None
         return grad_hidden_NC, grad_weight_VC, None, None
