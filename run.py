@@ -102,6 +102,8 @@ class SuiteCLI(LightningCLI):
             folders = [saver.dirpath for saver in savers if not saver.save_weights_only]
             if folders and all(folders):
                 kwargs["ckpt_path"] = newest_checkpoint(map(Path, folders))
+                if rank_zero_only.rank == 0:
+                    print(f"fit starts from {kwargs['ckpt_path'] or 'the first step: no checkpoint yet'}", flush=True)
         return kwargs
 
 

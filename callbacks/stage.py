@@ -84,7 +84,8 @@ def newest_checkpoint(folders: Iterable[Path]) -> Path | None:
     ValueError when nothing but such files is there, since a run must not start over in silence.
     """
     paths = [path for folder in folders if folder.is_dir() for path in folder.glob("*.ckpt")]
-    whole = [path for path in paths if zipfile.is_zipfile(path) or (path / ".metadata").is_file()]
+    # A folder of shards is whole with the file that is written last.
+    whole = [path for path in paths if zipfile.is_zipfile(path) or (path / "meta.pt").is_file()]
     if paths and not whole:
         raise ValueError(
             f"Expected a whole checkpoint to resume from, but got only damaged ones ({', '.join(map(str, paths))}). "

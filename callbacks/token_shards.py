@@ -44,8 +44,9 @@ class TokenShardWriter(BasePredictionWriter):
         kind = np.uint16 if writer.header["codebook_size"] <= 2**16 else np.int32
         for row, num_codes in enumerate(prediction.num_codes_B.tolist()):
             codes_S = codes_BS[row, :num_codes].astype(kind)
-            files = {"codes.npy": codes_S, "json": json.dumps(batch.metadata[row]).encode()}
-            writer.write(batch.keys[row], files, num_codes, batch.metadata[row]["text"])
+            metadata = batch.metadata[row]
+            files = {"codes.npy": codes_S, "json": json.dumps(metadata).encode()}
+            writer.write(batch.keys[row], files, num_codes, metadata["text"], metadata.get("speaker", ""))
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.world_size > 1:

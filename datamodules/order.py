@@ -45,6 +45,17 @@ def window_samples(index: ShardIndex, seed: int, epoch: int, window: int, window
     return np.random.default_rng([seed, epoch, window]).permutation(samples)
 
 
+def stream_samples(index: ShardIndex, seed: int, start: int, stop: int, window_size: int) -> np.ndarray:
+    """Places `start` to `stop` of the endless stream of samples, in the order of `window_samples` epoch by epoch."""
+    pieces = [np.empty(0, dtype=np.int64)]
+    while start < stop:
+        epoch, place = divmod(start, len(index))
+        window, first = divmod(place, window_size)
+        pieces.append(window_samples(index, seed, epoch, window, window_size)[first : first + stop - start])
+        start += len(pieces[-1])
+    return np.concatenate(pieces)
+
+
 class PlannedBatches(Dataset):
     """Adapter for torch's DataLoader: a key is the list of rows of one batch."""
 

@@ -41,6 +41,7 @@ class ShardIndex:
     shard_of: np.ndarray
     offsets: np.ndarray
     sizes: np.ndarray
+    speaker_of: np.ndarray | None = None  # number of the speaker of each sample; None in shards of before
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -63,7 +64,13 @@ class ShardIndex:
             )
         with np.load(folder / "index.npz") as arrays:
             index = cls(
-                folder, kind, about["header"], about["report"], about["shards"], *(arrays[name] for name in ARRAYS)
+                folder,
+                kind,
+                about["header"],
+                about["report"],
+                about["shards"],
+                *(arrays[name] for name in ARRAYS),
+                speaker_of=arrays.get("speaker_of"),
             )
         if not len(index):
             raise ValueError(f"Expected at least one sample in `{folder}`, but got none: {about['report']}.")
@@ -125,6 +132,8 @@ class ShardWriter:
         self.folder, self.kind, self.header, self.samples_per_shard = Path(folder), kind, header, samples_per_shard
         self._rows: list[tuple[str, int, int, int, int, int]] = []
         self._keys: set[str] = set()
+        self._speakers: dict[str, int] = {}  # name to number, in order of appearance
+        self._speaker_of: list[int] = []
         self._skipped: list[dict[str, str]] = []
         self._tar: Any = None
         self._stream: Any = None
@@ -143,7 +152,7 @@ class ShardWriter:
     def total_length(self) -> int:
         return sum(row[1] for row in self._rows)
 
-    def write(self, key: str, files: dict[str, Any], length: int, text: str) -> None:
+    def write(self, key: str, files: dict[str, Any], length: int, text: str, speaker: str = "") -> None:
         """Add one sample: `files` by extension (bytes, or what webdataset's TarWriter encodes: npy, json)."""
         if not key or any(character in key for character in "./ \\"):
             raise ValueError(f"Expected `key` without dots, slashes and spaces, but got {key!r}.")
@@ -154,6 +163,7 @@ class ShardWriter:
         start = self._tar.tarstream.offset
         self._tar.write({"__key__": key, **files})
         self._keys.add(key)
+        self._speaker_of.append(self._speakers.setdefault(speaker, len(self._speakers)))
         shard, size = len(self._rows) // self.samples_per_shard, self._tar.tarstream.offset - start
         self._rows.append((key, length, len(text.encode()), shard, start, size))
 
@@ -186,6 +196,7 @@ class ShardWriter:
             name: np.array(column, dtype=np.str_ if name == "keys" else np.int64)
             for name, column in zip(ARRAYS, columns, strict=True)
         }
+        arrays["speaker_of"] = np.array(self._speaker_of, dtype=np.int64)
         report = {
             "num_samples": len(self._rows),
             "num_skipped": len(self._skipped),

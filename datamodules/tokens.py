@@ -6,64 +6,21 @@ Shapes: R rows, L tokens of a row.
 import io
 import json
 import logging
-from bisect import bisect_left, insort
 from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
 import numpy as np
-import torch
 from torch.utils.data import DataLoader
 
+from datamodules.mixture import MixedRows
 from datamodules.order import ResumableLoader, evaluation_loader, num_windows, window_samples
+from datamodules.packing import count_skipped, pack, token_batch
 from datamodules.shards import ShardIndex, ShardReader
+from datamodules.tasks import Task
 from modules.api import PromptFormat, TokenBatch
 
 log = logging.getLogger(__name__)
-
-NO_LABEL = -100
-MAX_WARNINGS = 10  # of single samples; then one in a thousand
-NUM_MARKERS = 4  # of one document: text start and end, speech start and end
-
-
-def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
-    """Best-fit packing: each document goes into the fullest row that still takes it. Longer documents are left out."""
-    rows: list[list[int]] = []
-    rooms: list[tuple[int, int]] = []  # (room left, row), sorted
-    for document, length in enumerate(lengths):
-        if length > row_length:
-            continue
-        place = bisect_left(rooms, (length, -1))
-        if place < len(rooms):
-            room, row = rooms.pop(place)
-        else:
-            room, row = row_length, len(rows)
-            rows.append([])
-        rows[row].append(document)
-        insort(rooms, (room - length, row))
-    return rows
-
-
-def token_batch(rows: Sequence[Sequence[tuple[Sequence[int], int]]], row_length: int) -> TokenBatch:
-    """Lay documents (tokens, number of context tokens without loss) side by side in rows of `row_length`."""
-    shape = (len(rows), row_length)
-    batch = TokenBatch(
-        tokens_RL=torch.zeros(shape, dtype=torch.int64),
-        labels_RL=torch.full(shape, NO_LABEL, dtype=torch.int64),
-        positions_RL=torch.zeros(shape, dtype=torch.int64),
-        documents_RL=torch.full(shape, -1, dtype=torch.int64),
-    )
-    for row, documents in enumerate(rows):
-        start = 0
-        for number, (tokens, num_context) in enumerate(documents):
-            stop = start + len(tokens)
-            batch.tokens_RL[row, start:stop] = torch.tensor(tokens)
-            first = max(num_context, 1)  # nothing predicts the first token
-            batch.labels_RL[row, start + first - 1 : stop - 1] = batch.tokens_RL[row, start + first : stop]
-            batch.positions_RL[row, start:stop] = torch.arange(len(tokens))
-            batch.documents_RL[row, start:stop] = number
-            start = stop
-    return batch
 
 
 class TokenRows:
@@ -80,7 +37,7 @@ class TokenRows:
         self.row_length, self.seed, self.window_size = row_length, seed, window_size
         self.num_windows = num_windows(index, window_size)
         self.num_damaged, self.last_error = 0, ""
-        self.document_lengths = index.lengths + index.text_lengths + NUM_MARKERS
+        self.document_lengths = index.lengths + index.text_lengths + prompt_format.num_extra_tokens
         num_long = int((self.document_lengths > row_length).sum())
         if num_long == len(index):
             raise ValueError(
@@ -113,9 +70,7 @@ class TokenRows:
             codes = np.load(io.BytesIO(files["codes.npy"]), allow_pickle=False)
             return self.prompt_format.example_tokens(json.loads(files["json"])["text"], codes.tolist())
         except (ValueError, KeyError, OSError, EOFError) as error:
-            self.num_damaged, self.last_error = self.num_damaged + 1, str(error)
-            if self.num_damaged <= MAX_WARNINGS or self.num_damaged % 1000 == 0:
-                log.warning("Skipped a sample (%d so far): %s", self.num_damaged, error)
+            self.num_damaged, self.last_error = count_skipped(self.num_damaged, error), str(error)
             return None
 
 
@@ -144,6 +99,7 @@ class TokenDataModule(L.LightningDataModule):
         num_validation_rows: Rows that validation uses.
         num_workers: Loader processes.
         seed: Of the order.
+        tasks: What is learned, mixed by weight (datamodules/tasks.py). None: text-to-speech alone.
     """
 
     def __init__(
@@ -158,24 +114,28 @@ class TokenDataModule(L.LightningDataModule):
         num_validation_rows: int = 16,
         num_workers: int = 0,
         seed: int = 0,
+        tasks: list[Task] | None = None,
     ) -> None:
         super().__init__()
         self.folder, self.prompt_format, self.row_length = Path(folder), prompt_format, row_length
         self.batch_size, self.num_batches = batch_size, num_batches
         self.train_split, self.validation_split = train_split, validation_split
         self.num_validation_rows, self.num_workers, self.seed = num_validation_rows, num_workers, seed
+        self.tasks = tasks or []
 
     @property
     def codec_fingerprint(self) -> str:
         """Of the codec that made the shards."""
-        return load_token_index(self.folder / self.train_split, self.prompt_format).header["codec_fingerprint"]
+        return self._fingerprints(self.train_split)[0]
+
+    @property
+    def task_names(self) -> list[str]:
+        """What the numbers in TokenBatch.tasks_RL stand for; empty where one task is trained alone."""
+        return [task.name for task in self.tasks]
 
     def setup(self, stage: str) -> None:
-        headers = {}
-        for split in (self.train_split, self.validation_split):
-            index = load_token_index(self.folder / split, self.prompt_format)
-            headers[split] = index.header["codec_fingerprint"]
-        if len(set(headers.values())) > 1:
+        headers = {split: self._fingerprints(split) for split in (self.train_split, self.validation_split)}
+        if len({fingerprint for found in headers.values() for fingerprint in found}) > 1:
             raise ValueError(f"Expected the token shards of one codec in `{self.folder}`, but got {headers}.")
 
     def train_dataloader(self) -> ResumableLoader:
@@ -193,6 +153,25 @@ class TokenDataModule(L.LightningDataModule):
         batches = [chosen[i : i + self.batch_size] for i in range(0, len(chosen), self.batch_size)]
         return evaluation_loader(rows, batches, self.trainer.global_rank, self.trainer.world_size, self.num_workers)
 
-    def _rows(self, split: str) -> TokenRows:
-        index = load_token_index(self.folder / split, self.prompt_format)
-        return TokenRows(index, self.prompt_format, self.row_length, self.seed)
+    def _rows(self, split: str) -> TokenRows | MixedRows:
+        indices = self._indices(split)
+        if not self.tasks:
+            return TokenRows(indices[0], self.prompt_format, self.row_length, self.seed)
+        pairs = list(zip(self.tasks, indices, strict=True))
+        return MixedRows(pairs, self.prompt_format, self.row_length, self.seed)
+
+    def _indices(self, split: str) -> list[ShardIndex]:
+        """Of each task, or of the one folder."""
+        if not self.tasks:
+            return [load_token_index(self.folder / split, self.prompt_format)]
+        folders = [(task.kind, Path(task.folder or self.folder) / split) for task in self.tasks]
+        return [
+            load_token_index(folder, self.prompt_format) if kind == "tokens" else ShardIndex.load(folder, kind)
+            for kind, folder in folders
+        ]
+
+    def _fingerprints(self, split: str) -> list[str]:
+        indices = [index for index in self._indices(split) if index.kind == "tokens"]
+        if not indices:
+            raise ValueError("Expected a task with speech among the `tasks`, but got text alone.")
+        return [index.header["codec_fingerprint"] for index in indices]

@@ -3,7 +3,7 @@ Shapes: B batch, T audio samples, S code frames, N candidates. Audio is float32 
 """
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -77,12 +77,7 @@ class Cost:
     seconds: float = 0.0
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(
-            self.lm_flops + other.lm_flops,
-            self.codec_flops + other.codec_flops,
-            self.verifier_flops + other.verifier_flops,
-            self.seconds + other.seconds,
-        )
+        return Cost(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(self)))
 
 
 @dataclass
@@ -153,6 +148,8 @@ class PromptFormat(Protocol):
 
     @property
     def token_space(self) -> TokenSpace: ...
+    @property
+    def num_extra_tokens(self) -> int: ...  # of an example, beside those of its text and codes
     def prompt_tokens(self, text: str) -> list[int]: ...
 
     def example_tokens(self, text: str, codes: Sequence[int]) -> tuple[list[int], int]: ...
@@ -264,13 +261,14 @@ class TokenBatch:
     """Packed rows of documents. R rows of L tokens.
 
     `tokens_RL` int64; `labels_RL` the next token to learn or -100; `positions_RL` restart at each document;
-    `documents_RL` numbers the documents of a row from 0, padding is -1.
+    `documents_RL` numbers the documents of a row from 0, padding is -1; `tasks_RL` is each token's task, where mixed.
     """
 
     tokens_RL: Tensor
     labels_RL: Tensor
     positions_RL: Tensor
     documents_RL: Tensor
+    tasks_RL: Tensor | None = None
 
 
 @dataclass

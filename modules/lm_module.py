@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning
 import torch
@@ -13,11 +13,16 @@ from torch.distributed.tensor import DTensor
 from torchmetrics import MeanMetric
 
 from modules.api import PromptBatch, PromptFormat, Sampler, SamplingSettings, TokenBatch
-from modules.lm.loss import SummedLoss
+from modules.lm.adapters import LowRankAdapters, add_adapters
+from modules.lm.loss import IGNORED, SummedLoss
 from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama
 from modules.lm.parallel import shard_data_parallel
+from modules.lm.pretrained import PretrainedNetwork, load_pretrained
 from modules.lm.sampler import KVCacheSampler
 from modules.tokens import TokenSpace
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class LMModule(lightning.LightningModule):
@@ -28,9 +33,12 @@ class LMModule(lightning.LightningModule):
 
     Args:
         prompt_format: Where text and codes stand; owns the vocabulary. The data must hold the same one.
-        size: The numbers of the Llama.
-        optimizer: Called with the parameters.
+        size: The numbers of a new Llama.
+        optimizer: Called with the parameters that are trained.
         scheduler: Called with the optimizer; stepped once per optimizer step. None keeps the learning rate.
+        pretrained: A network to start from, in place of a new one of `size`.
+        adapters: Train low-rank adapters and leave the rest as it is.
+        recompute_activations: Keep the blocks' inputs only and compute the rest again in the backward pass.
 
     Raises:
         ValueError: On loading a checkpoint of another TokenSpace.
@@ -42,6 +50,9 @@ class LMModule(lightning.LightningModule):
         size: LlamaSize = LlamaSize(),  # noqa: B008 (frozen)
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable | None = None,
+        pretrained: PretrainedNetwork | None = None,
+        adapters: LowRankAdapters | None = None,
+        recompute_activations: bool = False,
     ):
         super().__init__()
         self.save_hyperparameters()
@@ -49,8 +60,13 @@ class LMModule(lightning.LightningModule):
         self.size = size
         self.optimizer = optimizer
         self.scheduler = scheduler
+        self.pretrained = pretrained
+        self.adapters = adapters
+        self.recompute_activations = recompute_activations
         self.model: SpeechLanguageModel | None = None
         self.val_loss = MeanMetric()
+        self.val_task_losses = torch.nn.ModuleDict()
+        self._task_totals: Tensor | None = None  # (2, tasks): sum of losses and number of targets since the last log
         self.codec_fingerprint = ""  # of the codec whose codes it learned; known after training or loading
 
     @property
@@ -73,7 +89,7 @@ class LMModule(lightning.LightningModule):
         """
         if self.model is not None:
             return
-        model = SpeechLanguageModel(build_llama(self.size, self.token_space.vocab_size))
+        model = SpeechLanguageModel(self._new_network())
         if self.device_mesh is not None:
             num_tensor_parallel = self.device_mesh["tensor_parallel"].size()
             if num_tensor_parallel != 1:
@@ -82,8 +98,19 @@ class LMModule(lightning.LightningModule):
             shard_data_parallel(model, self.device_mesh["data_parallel"], parameter_dtype)
         self.model = model
 
+    def _new_network(self) -> PreTrainedModel:
+        if self.pretrained is not None:
+            network = load_pretrained(self.pretrained, self.token_space)
+        else:
+            network = build_llama(self.size, self.token_space.vocab_size)
+        if self.adapters is not None:
+            add_adapters(network, self.adapters)
+        if self.recompute_activations:
+            network.gradient_checkpointing_enable()
+        return network
+
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.parameters())
+        optimizer = self.optimizer([weight for weight in self.parameters() if weight.requires_grad])
         if self.scheduler is None:
             return optimizer
         return {
@@ -101,6 +128,7 @@ class LMModule(lightning.LightningModule):
         self.log("train/loss", detached, prog_bar=True, batch_size=1)
         self.log("train/perplexity", detached.exp(), batch_size=1)
         self.log("train/num_targets", loss.num_targets.float(), batch_size=1)
+        self._log_tasks(batch, loss)
         num_ranks = self.trainer.world_size
         if num_ranks == 1:
             return mean
@@ -110,8 +138,14 @@ class LMModule(lightning.LightningModule):
         return loss.total * num_ranks / num_targets.clamp(min=1)
 
     def validation_step(self, batch: TokenBatch, batch_index: int) -> None:
-        self._update(self.val_loss, self.network(batch))
+        loss = self.network(batch)
+        self._update(self.val_loss, loss)
         self.log("val/loss", self.val_loss, prog_bar=True, batch_size=1)
+        if batch.tasks_RL is not None:
+            sums, counts = self._sums_by_task(batch, loss)
+            for metric, total, count in zip(self.val_task_losses.values(), sums, counts, strict=True):
+                metric.update(total / count.clamp(min=1), weight=count)
+            self.log_dict({f"val/loss_{name}": metric for name, metric in self.val_task_losses.items()}, batch_size=1)
 
     def test_step(self, batch: PromptBatch | TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
         """The teacher-forced loss where the codes are known. Sampling belongs to callbacks."""
@@ -124,6 +158,29 @@ class LMModule(lightning.LightningModule):
     def predict_step(self, batch: PromptBatch, batch_index: int, dataloader_idx: int = 0) -> PromptBatch:
         """The batch itself, for the callbacks that sample."""
         return batch
+
+    def setup(self, stage: str) -> None:
+        names = getattr(getattr(self.trainer, "datamodule", None), "task_names", [])
+        self.val_task_losses = torch.nn.ModuleDict({name: MeanMetric() for name in names}).to(self.device)
+
+    def _sums_by_task(self, batch: TokenBatch, loss: SummedLoss) -> Tensor:
+        """(2, tasks), float64: sum of the losses, and number of targets."""
+        tasks_N = batch.tasks_RL[batch.labels_RL != IGNORED]
+        sums = torch.zeros(2, len(self.val_task_losses), dtype=torch.float64, device=tasks_N.device)
+        return sums.index_add_(1, tasks_N, torch.stack([loss.losses_N, torch.ones_like(loss.losses_N)]).double())
+
+    def _log_tasks(self, batch: TokenBatch, loss: SummedLoss) -> None:
+        """The mean loss of each task that this rank has seen since the last time, each `log_every_n_steps`."""
+        if batch.tasks_RL is None:
+            return
+        sums = self._sums_by_task(batch, loss)
+        self._task_totals = sums if self._task_totals is None else self._task_totals + sums
+        if (self.global_step + 1) % self.trainer.log_every_n_steps:
+            return
+        for name, (total, count) in zip(self.val_task_losses, self._task_totals.T.tolist(), strict=True):
+            if count:
+                self.log(f"train/loss_{name}", total / count, batch_size=1)
+        self._task_totals = None
 
     @staticmethod
     def _update(metric: MeanMetric, loss: SummedLoss) -> None:
@@ -160,6 +217,7 @@ class LMModule(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["token_space"] = self.token_space.as_dict()
+        checkpoint["network_config"] = self.network.llama.config.to_json_string(use_diff=False)
         data = getattr(self.trainer, "datamodule", None)
         checkpoint["codec_fingerprint"] = getattr(data, "codec_fingerprint", self.codec_fingerprint)
 

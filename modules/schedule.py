@@ -10,14 +10,16 @@ class WarmupCosine(LambdaLR):
     """Linear warm-up, then a cosine down to a fraction of the peak.
 
     Args:
-        num_warmup_steps: Updates until the peak.
+        num_warmup_steps: Updates until the peak; below 1: a fraction of `num_steps`.
         num_steps: Updates until the end of the cosine; later ones keep the final rate.
         final_fraction: Final rate over the peak.
     """
 
     def __init__(
-        self, optimizer: Optimizer, num_warmup_steps: int, num_steps: int, final_fraction: float = 0.02
+        self, optimizer: Optimizer, num_warmup_steps: int | float, num_steps: int, final_fraction: float = 0.02
     ) -> None:
+        if 0 < num_warmup_steps < 1:
+            num_warmup_steps = max(1, round(num_warmup_steps * num_steps))
         if not 0 <= num_warmup_steps < num_steps:
             raise ValueError(
                 f"Expected `num_warmup_steps` in [0, `num_steps`={num_steps}), but got {num_warmup_steps}."

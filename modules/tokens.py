@@ -1,5 +1,6 @@
-"""TokenSpace: the frozen dataclass that owns the vocabulary."""
+"""TokenSpace: the frozen dataclass that owns the vocabulary; and Utterance, what is written in it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 MARKERS = (
@@ -64,3 +65,13 @@ class TokenSpace:
 
     def as_dict(self) -> dict[str, int]:
         return {"text_vocab_size": self.text_vocab_size, "codebook_size": self.codebook_size}
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """Text and the codes of its recording, where there is one; who speaks in which language, where that is known."""
+
+    text: str
+    codes: Sequence[int] = ()
+    speaker: str = ""
+    language: str = ""

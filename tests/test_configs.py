@@ -35,6 +35,12 @@ def is_experiment(path: Path) -> bool:
     return {"trainer", "model", "data"} <= read(path).keys()
 
 
+def part(path: Path, name: str) -> Any:
+    """A group of an experiment, which may be a file of its own beside it."""
+    value = read(path)[name]
+    return read(path.parent / value) if isinstance(value, str) else value
+
+
 def subcommand_of(path: Path) -> str:
     """The one that the comment at the top names: `python run.py fit --config ...`."""
     head = path.read_text().split("\n\n")[0]
@@ -63,9 +69,9 @@ def test_an_experiment_builds(path: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)  # no data, no checkpoints here
     monkeypatch.syspath_prepend(str(REPOSITORY))
     cli = DryCLI([subcommand_of(path), "--config", str(path)])
-    wanted = read(path)["trainer"]
+    config = {name: part(path, name) for name in ("trainer", "model", "data")}
+    wanted = config["trainer"]
     assert cli.trainer.max_steps == wanted.get("max_steps", -1)
-    config = read(path)
     if isinstance(config["model"], dict):
         assert type(cli.model).__qualname__ == config["model"]["class_path"].rpartition(".")[2]
     assert type(cli.datamodule).__qualname__ == config["data"]["class_path"].rpartition(".")[2]

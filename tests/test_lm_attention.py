@@ -57,7 +57,7 @@ def test_packed_documents_give_the_losses_and_gradients_of_single_ones(documents
     torch.manual_seed(0)
     model = SpeechLanguageModel(build_llama(SIZE, VOCAB_SIZE))
     plain = plain_copy(model.llama)
-    total, num_targets = model(packed_batch(documents, row_length=26, num_context=3))
+    total, num_targets, _ = model(packed_batch(documents, row_length=26, num_context=3))
     total.backward()
 
     expected, num_expected = torch.zeros(()), 0

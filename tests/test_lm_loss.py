@@ -20,10 +20,13 @@ def inputs(num_tokens: int = 37) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
 def test_chunks_give_the_loss_and_gradients_of_whole_logits(chunk_size):
     """Guards against a lost last chunk, ignored tokens that count, and gradients of the wrong scale."""
     hidden, weight, labels = inputs()
-    total, num_targets = linear_cross_entropy(hidden, weight, labels, chunk_size)
+    total, num_targets, losses_N = linear_cross_entropy(hidden, weight, labels, chunk_size)
     gradients = torch.autograd.grad(total / num_targets, (hidden, weight))
     expected = F.cross_entropy(hidden @ weight.T, labels, ignore_index=-100)
     torch.testing.assert_close(total / num_targets, expected, rtol=1e-6, atol=1e-6)
+    single = F.cross_entropy(hidden @ weight.T, labels, reduction="none")[labels >= 0]
+    torch.testing.assert_close(losses_N, single, rtol=1e-6, atol=1e-6)
+    assert not losses_N.requires_grad
     for actual, reference in zip(gradients, torch.autograd.grad(expected, (hidden, weight)), strict=True):
         torch.testing.assert_close(actual, reference, rtol=1e-6, atol=1e-6)
     with torch.no_grad():
@@ -33,7 +36,7 @@ def test_chunks_give_the_loss_and_gradients_of_whole_logits(chunk_size):
 def test_no_target_gives_zero_and_not_nan():
     """Guards against a mean over nothing when a rank's rows hold padding only."""
     hidden, weight, labels = inputs()
-    total, num_targets = linear_cross_entropy(hidden, weight, torch.full_like(labels, -100))
+    total, num_targets, _ = linear_cross_entropy(hidden, weight, torch.full_like(labels, -100))
     total.backward()
     assert total == 0 and num_targets == 0
     assert not hidden.grad.any() and not weight.grad.any()

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from datamodules.packing import NO_LABEL, pack
 from datamodules.shards import ShardIndex, ShardWriter
-from datamodules.tokens import NO_LABEL, TokenDataModule, TokenRows, load_token_index, pack
+from datamodules.tokens import TokenDataModule, TokenRows, load_token_index
 from modules.lm.prompt_format import TextToSpeech
 from modules.lm.tokenizer import ByteTokenizer
 

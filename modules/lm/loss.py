@@ -21,41 +21,66 @@ IGNORED = -100
 class SummedLoss(NamedTuple):
     """Sum of the losses over the targets (nats, scalar, float32) and how many targets there were (scalar, int64).
 
+    `losses_N` holds the targets' losses one by one, in order, without gradient.
+
     A NamedTuple because FSDP2 looks for the tensors of a module's output inside tuples, not inside dataclasses.
     """
 
     total: Tensor
     num_targets: Tensor
+    losses_N: Tensor
 
 
-def linear_cross_entropy(hidden_NC: Tensor, weight_VC: Tensor, labels_N: Tensor, chunk_size: int = 1024) -> SummedLoss:
+def chosen_chunk_size(vocab_size: int, is_cpu: bool) -> int:
+    """Tokens of a chunk: as many as the matrix product needs to be limited by arithmetic, and no more.
+
+    A GPU needs some 512 to 1024 rows for that; a CPU is as fast with 256, and keeps an eighth of the logits.
+    """
+    return max(256, min(1024, 2**26 // vocab_size // 256 * 256)) if is_cpu else 1024
+
+
+def linear_cross_entropy(
+    hidden_NC: Tensor, weight_VC: Tensor, labels_N: Tensor, chunk_size: int | None = None
+) -> SummedLoss:
     """Summed cross entropy of `hidden_NC @ weight_VC.T` against `labels_N` (-100 = no target).
 
-    The sum over no target is zero, with zero gradients.
+    `chunk_size` is chosen for the matrix product where it is not given. The sum over no target is zero, with zero
+    gradients.
     """
+    chunk_size = chunk_size or chosen_chunk_size(weight_VC.shape[0], weight_VC.device.type == "cpu")
     kept = (labels_N != IGNORED).nonzero().squeeze(1)
     hidden_NC, labels_N = hidden_NC.index_select(0, kept), labels_N.index_select(0, kept)
     if torch.is_grad_enabled():
-        total = _ChunkedCrossEntropy.apply(hidden_NC, weight_VC, labels_N, chunk_size)
+        total, losses_N = _ChunkedCrossEntropy.apply(hidden_NC, weight_VC, labels_N, chunk_size)
     else:
-        total = hidden_NC.new_zeros((), dtype=torch.float32)
+        total, losses_N = hidden_NC.new_zeros((), dtype=torch.float32), hidden_NC.new_zeros(0, dtype=torch.float32)
         for hidden, labels in zip(hidden_NC.split(chunk_size), labels_N.split(chunk_size), strict=True):
-            total += F.cross_entropy((hidden @ weight_VC.T).float(), labels, reduction="sum")
-    return SummedLoss(total, torch.tensor(labels_N.numel(), device=labels_N.device))
+            losses = F.cross_entropy((hidden @ weight_VC.T).float(), labels, reduction="none")
+            total, losses_N = total + losses.sum(), torch.cat([losses_N, losses])
+    return SummedLoss(total, torch.tensor(labels_N.numel(), device=labels_N.device), losses_N)
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    """Overwrites `logits` on a CPU, where the kernel reads a row to its end before it writes it."""
+    return torch.log_softmax(logits, -1, out=logits) if logits.device.type == "cpu" else logits.log_softmax(-1)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_NC: Tensor, weight_VC: Tensor, labels_N: Tensor, chunk_size: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden_NC: Tensor, weight_VC: Tensor, labels_N: Tensor, chunk_size: int
+    ) -> tuple[Tensor, Tensor]:
         total = hidden_NC.new_zeros((), dtype=torch.float32)
+        losses_N = hidden_NC.new_zeros(labels_N.numel(), dtype=torch.float32)
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         grad_hidden_NC = torch.zeros_like(hidden_NC) if needs_hidden else None
         grad_weight_VC = torch.zeros_like(weight_VC, dtype=torch.float32) if needs_weight else None
         for start in range(0, labels_N.numel(), chunk_size):
             chunk = slice(start, start + chunk_size)
             hidden, labels_n1 = hidden_NC[chunk], labels_N[chunk, None]
-            log_probabilities = (hidden @ weight_VC.T).float().log_softmax(-1)
-            total -= log_probabilities.gather(1, labels_n1).sum()
+            log_probabilities = _log_softmax((hidden @ weight_VC.T).float())
+            losses_N[chunk] = -log_probabilities.gather(1, labels_n1).squeeze(1)
+            total += losses_N[chunk].sum()
             if not (needs_hidden or needs_weight):
                 continue
             grad_logits = log_probabilities.exp_()  # softmax minus one at the target
@@ -64,15 +89,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if grad_hidden_NC is not None:
                 grad_hidden_NC[chunk] = grad_logits @ weight_VC
             if grad_weight_VC is not None:
-                grad_weight_VC += grad_logits.T @ hidden
+                if grad_logits.dtype == hidden.dtype == torch.float32:
+                    grad_weight_VC.addmm_(grad_logits.T, hidden)  # no (V, C) product beside the sum
+                else:
+                    grad_weight_VC += grad_logits.T @ hidden
         ctx.grad_hidden_NC, ctx.grad_weight_VC, ctx.weight_dtype = grad_hidden_NC, grad_weight_VC, weight_VC.dtype
-        return total
+        ctx.mark_non_differentiable(losses_N)
+        return total, losses_N
 
     @staticmethod
-    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        grad_hidden_NC = None if ctx.grad_hidden_NC is None else ctx.grad_hidden_NC * grad_total
+    def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        grad_hidden_NC = None if ctx.grad_hidden_NC is None else ctx.grad_hidden_NC.mul_(grad_total)
         grad_weight_VC = None
         if ctx.grad_weight_VC is not None:
-            grad_weight_VC = (ctx.grad_weight_VC * grad_total).to(ctx.weight_dtype)
+            grad_weight_VC = ctx.grad_weight_VC.mul_(grad_total).to(ctx.weight_dtype)  # (V, C) once
         ctx.grad_hidden_NC = ctx.grad_weight_VC = None
         return grad_hidden_NC, grad_weight_VC, None, None

@@ -1,9 +1,16 @@
 """Where text and codes stand in a sequence. Each class satisfies modules.api.PromptFormat."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 from modules.api import TextTokenizer
-from modules.tokens import TokenSpace
+from modules.lm.documents import Document, Frame, answered, code_tokens, synthesis_prompt, understanding_prompt
+from modules.lm.huggingface_tokenizer import HuggingFaceTokenizer
+from modules.tokens import TokenSpace, Utterance
+
+NUM_MARKERS = 4  # start and end of the request, start and end of the answer
+MAX_PREFIX_NAMES = 32  # bytes of speaker and language in a prefix that rows are planned for
+SLOT = "\x02"  # stands for the request while a chat template is taken apart
 
 
 class TextToSpeech:
@@ -12,40 +19,142 @@ class TextToSpeech:
         <|TEXT_UNDERSTANDING_START|> text <|TEXT_UNDERSTANDING_END|>
         <|SPEECH_GENERATION_START|> codes <|SPEECH_GENERATION_END|>
 
-    Only the codes and the end of speech carry loss.
+    Only the codes and the end of speech carry loss. A spoken prompt (`voice`) puts its text before the text and its
+    codes before the codes, without loss. The other way round, speech understanding:
+
+        <|SPEECH_UNDERSTANDING_START|> codes <|SPEECH_UNDERSTANDING_END|>
+        <|TEXT_GENERATION_START|> text <|TEXT_GENERATION_END|>
 
     Args:
         tokenizer: Turns text into ids in [0, vocab_size).
         codebook_size: Number of codes of the codec that made the codes.
+        prefix: Stands before the text and may name {speaker} and {language}: "{speaker}: ". Left out where a name that
+            it asks for is not known, so that a model learns to do without.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, codebook_size: int):
-        self.tokenizer = tokenizer
-        self._token_space = TokenSpace(text_vocab_size=tokenizer.vocab_size, codebook_size=codebook_size)
+    def __init__(self, tokenizer: TextTokenizer, codebook_size: int, prefix: str = ""):
+        self.tokenizer, self.codebook_size, self.prefix = tokenizer, codebook_size, prefix
+        try:
+            prefix.format(speaker="", language="")
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(
+                f"Expected `prefix` to name {{speaker}} and {{language}} only, but got {prefix!r}."
+            ) from error
+
+    @cached_property
+    def token_space(self) -> TokenSpace:
+        return TokenSpace(text_vocab_size=self.tokenizer.vocab_size, codebook_size=self.codebook_size)
 
     @property
-    def token_space(self) -> TokenSpace:
-        return self._token_space
+    def num_extra_tokens(self) -> int:
+        """Tokens of an example beside those of its text and codes: what rows are planned with."""
+        frame = max(self._synthesis_frame.num_tokens, self._understanding_frame.num_tokens)
+        return NUM_MARKERS + frame + (len(self.prefix.encode()) + MAX_PREFIX_NAMES if self.prefix else 0)
 
-    def prompt_tokens(self, text: str) -> list[int]:
-        """The tokens up to and with the start of speech. Raises ValueError on text that the tokenizer refuses."""
-        space = self._token_space
-        return [space.text_start, *self.tokenizer.encode(text), space.text_end, space.speech_start]
+    # ---------------------------------------------------------------------------------------------------- synthesis
 
-    def example_tokens(self, text: str, codes: Sequence[int]) -> tuple[list[int], int]:
+    def prompt_tokens(
+        self, text: str, speaker: str = "", language: str = "", voice: Utterance | None = None
+    ) -> list[int]:
+        """The tokens up to and with the start of speech, or the codes of the spoken prompt `voice`.
+
+        Raises ValueError on text that the tokenizer refuses.
+        """
+        said = text if voice is None else f"{voice.text} {text}"
+        names = {"speaker": speaker, "language": language}
+        if all(value for name, value in names.items() if f"{{{name}}}" in self.prefix):
+            said = self.prefix.format(**names) + said
+        prompt = synthesis_prompt(self.token_space, self._synthesis_frame, self.tokenizer.encode(said))
+        return prompt if voice is None else prompt + code_tokens(self.token_space, voice.codes, voice.text)
+
+    def example_tokens(
+        self, text: str, codes: Sequence[int], speaker: str = "", language: str = "", voice: Utterance | None = None
+    ) -> Document:
         """The whole sequence, and how many of its first tokens carry no loss.
 
         Raises:
             ValueError: If there are no codes, one lies outside [0, codebook_size), or the tokenizer refuses the text.
         """
-        space = self._token_space
-        codes = [int(code) for code in codes]
-        if not codes:
-            raise ValueError(f"Expected `codes` to hold at least one code, but got none for {text!r}.")
-        lowest, highest = min(codes), max(codes)
-        if lowest < 0 or highest >= space.codebook_size:
-            raise ValueError(
-                f"Expected `codes` in [0, `codebook_size`={space.codebook_size}), but got {lowest} to {highest}."
-            )
-        prompt = self.prompt_tokens(text)
-        return [*prompt, *(space.code_offset + code for code in codes), space.speech_end], len(prompt)
+        answer = code_tokens(self.token_space, codes, text)
+        return answered(self.prompt_tokens(text, speaker, language, voice), answer, self.token_space.speech_end)
+
+    # ------------------------------------------------------------------------------------------------ understanding
+
+    def understanding_prompt_tokens(self, codes: Sequence[int]) -> list[int]:
+        """Speech that is heard, up to and with the start of the text. Raises ValueError on codes like the above."""
+        speech = code_tokens(self.token_space, codes, "speech")
+        return understanding_prompt(self.token_space, self._understanding_frame, speech)
+
+    def understanding_tokens(self, text: str, codes: Sequence[int]) -> Document:
+        """Speech in, text out; the text and its end carry loss. Raises ValueError like `example_tokens`."""
+        end = self.token_space.marker("<|TEXT_GENERATION_END|>")
+        return answered(self.understanding_prompt_tokens(codes), self.tokenizer.encode(text), end)
+
+    # ------------------------------------------------------------------------------------------------------- frames
+
+    @property
+    def _synthesis_frame(self) -> Frame:
+        return Frame()
+
+    @property
+    def _understanding_frame(self) -> Frame:
+        return Frame()
+
+
+class LlasaChat(TextToSpeech):
+    """The same requests and answers inside the text model's chat template, as the released Llasa models have them:
+
+        ...user: Convert the text to speech:<|TEXT_UNDERSTANDING_START|>...<|TEXT_UNDERSTANDING_END|><|eot_id|>
+        ...assistant: <|SPEECH_GENERATION_START|>...<|SPEECH_GENERATION_END|>
+
+    Llama 3's template tells the model the day, so that its prompts change from day to day; here the date is pinned.
+    The released models end a turn after the end of speech, but were never taught to: nothing follows it here.
+
+    Args:
+        tokenizer: Of an instruction-tuned model; its chat template is used.
+        codebook_size, prefix: As for TextToSpeech.
+        date: What the template is told of the day; the default is the template's own.
+        synthesis_instruction, understanding_instruction: What the user's turn says before the request. The first is
+            that of the released models; for the second none was published.
+    """
+
+    def __init__(
+        self,
+        tokenizer: HuggingFaceTokenizer,
+        codebook_size: int = 65536,
+        prefix: str = "",
+        date: str = "26 Jul 2024",
+        synthesis_instruction: str = "Convert the text to speech:",
+        understanding_instruction: str = "Convert the speech to text:",
+    ):
+        super().__init__(tokenizer, codebook_size, prefix)
+        self.date = date
+        self.synthesis_instruction, self.understanding_instruction = synthesis_instruction, understanding_instruction
+
+    @cached_property
+    def _synthesis_frame(self) -> Frame:
+        return self._frame(self.synthesis_instruction)
+
+    @cached_property
+    def _understanding_frame(self) -> Frame:
+        return self._frame(self.understanding_instruction)
+
+    def _frame(self, instruction: str) -> Frame:
+        """Markers split a text before it is tokenised: the pieces around them can be tokenised apart."""
+        rendered = self.tokenizer.render([{"role": "user", "content": instruction + SLOT}], self.date)
+        opening, turn = rendered.split(SLOT)
+        return Frame(tuple(self.tokenizer.encode_template(opening)), tuple(self.tokenizer.encode_template(turn)))
+
+    def chat_tokens(self, messages: Sequence[dict[str, str]]) -> Document:
+        """A conversation without speech; its last turn, the assistant's, carries loss with its end of turn.
+
+        Raises ValueError where the last turn is not the assistant's, or the template does not simply append turns.
+        """
+        if len(messages) < 2 or messages[-1]["role"] != "assistant":
+            raise ValueError("Expected `messages` to end with an answer of the assistant, but got another turn.")
+        prompt = self.tokenizer.render(messages[:-1], self.date)
+        whole = self.tokenizer.render(messages, self.date, begin_answer=False)
+        if not whole.startswith(prompt):
+            raise ValueError("Expected a chat template that appends turns, but its last turn changes earlier ones.")
+        context = self.tokenizer.encode_template(prompt)
+        return [*context, *self.tokenizer.encode_template(whole[len(prompt) :])], len(context)

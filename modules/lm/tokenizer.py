@@ -1,6 +1,15 @@
 """Text tokenizers that need no download. Each satisfies modules.api.TextTokenizer."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from modules.lm.huggingface_tokenizer import with_speech_tokens
+from modules.tokens import TokenSpace
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class ByteTokenizer:
@@ -38,3 +47,21 @@ class ByteTokenizer:
     def decode(self, tokens: Sequence[int]) -> str:
         """The text; bytes that are not valid UTF-8 (a cut-off character) become U+FFFD."""
         return bytes(tokens).decode("utf-8", errors="replace")
+
+    def with_codes(self, space: TokenSpace) -> PreTrainedTokenizerBase:
+        """The same tokens as a Hugging Face tokenizer that also knows the markers and codes, for export.
+
+        `characters` is not part of it: it takes every text.
+        """
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+        from transformers import PreTrainedTokenizerFast
+
+        # Byte-level tokenizers write bytes as printable characters: those that are printable as themselves, the others
+        # as the characters from U+0100 on.
+        printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+        others = [byte for byte in range(256) if byte not in printable]
+        written = {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
+        tokenizer = Tokenizer(models.BPE(vocab={written[byte]: byte for byte in range(256)}, merges=[]))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        return with_speech_tokens(PreTrainedTokenizerFast(tokenizer_object=tokenizer), space)

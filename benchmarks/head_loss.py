@@ -1,0 +1,128 @@
+"""Head loss: ours against cross entropy over whole logits, in one process, in turns.
+
+    python benchmarks/head_loss.py [--num_tokens 1024] [--hidden_size 256] [--vocab_size 193800] [--rounds 5]
+
+Loss and gradients are compared before anything is timed. Printed: medians and their ratio, the peak of the resident
+set over what it was before (CUDA: of allocated memory), versions and machine. Two thirds of the tokens carry loss, as
+speech does beside its text.
+"""
+
+import argparse
+import gc
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modules.lm.loss import chosen_chunk_size, linear_cross_entropy
+
+Inputs = tuple[Tensor, Tensor, Tensor]
+CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+def inputs(num_tokens: int, hidden_size: int, vocab_size: int, device: str, dtype: torch.dtype) -> Inputs:
+    generator = torch.Generator().manual_seed(0)
+    hidden_NC = torch.randn(num_tokens, hidden_size, generator=generator)
+    weight_VC = torch.randn(vocab_size, hidden_size, generator=generator) * hidden_size**-0.5
+    labels_N = torch.randint(vocab_size, (num_tokens,), generator=generator)
+    labels_N[: num_tokens // 3] = -100
+    hidden_NC, weight_VC = (tensor.to(device, dtype).requires_grad_() for tensor in (hidden_NC, weight_VC))
+    return hidden_NC, weight_VC, labels_N.to(device)
+
+
+def naive(hidden_NC: Tensor, weight_VC: Tensor, labels_N: Tensor) -> Tensor:
+    """As transformers' ForCausalLMLoss: whole logits in float32, ignored rows among them."""
+    return F.cross_entropy((hidden_NC @ weight_VC.T).float(), labels_N, reduction="mean")
+
+
+def ours(hidden_NC: Tensor, weight_VC: Tensor, labels_N: Tensor) -> Tensor:
+    loss = linear_cross_entropy(hidden_NC, weight_VC, labels_N)
+    return loss.total / loss.num_targets
+
+
+def gradients(loss: Callable[..., Tensor], given: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+    value = loss(*given)
+    return value.detach(), *torch.autograd.grad(value, given[:2])
+
+
+def seconds_of(loss: Callable[..., Tensor], given: Inputs) -> float:
+    start = time.perf_counter()
+    gradients(loss, given)
+    if given[0].is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def resident_bytes(name: str) -> int:
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
+def peak_bytes(loss: Callable[..., Tensor], given: Inputs) -> int:
+    """The most memory that a step takes beside its inputs, gradients included."""
+    gc.collect()
+    if given[0].is_cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        gradients(loss, given)
+        return torch.cuda.max_memory_allocated() - before
+    CLEAR_REFS.write_text("5")  # the high-water mark starts again from here (Linux)
+    before = resident_bytes("VmRSS")
+    gradients(loss, given)
+    return resident_bytes("VmHWM") - before
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num_tokens", type=int, default=1024)
+    parser.add_argument("--hidden_size", type=int, default=256)
+    parser.add_argument("--vocab_size", type=int, default=193_800)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--num_threads", type=int, default=1)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    given = parser.parse_args()
+    torch.set_num_threads(given.num_threads)
+    dtype = torch.bfloat16 if given.device == "cuda" else torch.float32
+    tensors = inputs(given.num_tokens, given.hidden_size, given.vocab_size, given.device, dtype)
+    tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-5
+    for name, expected, actual in zip(
+        ("loss", "hidden gradient", "weight gradient"), gradients(naive, tensors), gradients(ours, tensors), strict=True
+    ):
+        torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
+        print(f"{name}: equal to {tolerance:g} of the largest")
+    del expected, actual
+    peaks = {loss.__name__: peak_bytes(loss, tensors) for loss in (naive, ours)}
+    times: dict[str, list[float]] = {"naive": [], "ours": []}
+    for _ in range(given.rounds):
+        for loss in (naive, ours):
+            times[loss.__name__].append(seconds_of(loss, tensors))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    on_cpu = given.device == "cpu"
+    result = {
+        "seconds": {name: round(value, 3) for name, value in medians.items()},
+        "time_ratio": round(medians["ours"] / medians["naive"], 3),
+        "peak_megabytes": {name: round(value / 1e6) for name, value in peaks.items()},
+        "peak_ratio": round(peaks["ours"] / peaks["naive"], 3),
+        "num_tokens": given.num_tokens,
+        "hidden_size": given.hidden_size,
+        "vocab_size": given.vocab_size,
+        "chunk_size": chosen_chunk_size(given.vocab_size, on_cpu),
+        "rounds": given.rounds,
+        "num_threads": given.num_threads,
+        "device": platform.processor() or platform.machine() if on_cpu else torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "date": date.today().isoformat(),
+    }
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

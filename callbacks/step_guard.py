@@ -1,0 +1,82 @@
+"""StepGuard: a step whose gradient is not finite or explodes is skipped and counted; too many in a row end the run."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+
+class StepGuard(Callback):
+    """Looks at the norm of all gradients before each update, after they are reduced over ranks: all ranks agree.
+
+    A skipped step leaves weights and the optimizer's state as they are; the schedule and the data go on. What the guard
+    has counted is part of the checkpoint, so that a run that resumes decides as the uninterrupted one. Costs one wait
+    for the device per update. Logs `train/gradient_norm` and `train/num_skipped_steps`.
+
+    Args:
+        max_skipped_in_a_row: More end the run; the last checkpoint then holds weights that no skipped step touched.
+        max_norm_ratio: A norm above so many times the running mean of accepted ones explodes. None: only norms that are
+            not finite count.
+        num_warmup_steps: Accepted steps before norms are compared with their mean.
+
+    Raises:
+        RuntimeError: From the training loop, after too many skipped steps in a row.
+    """
+
+    def __init__(
+        self, max_skipped_in_a_row: int = 10, max_norm_ratio: float | None = 20.0, num_warmup_steps: int = 100
+    ) -> None:
+        if max_skipped_in_a_row < 1:
+            raise ValueError(f"Expected `max_skipped_in_a_row` to be at least 1, but got {max_skipped_in_a_row}.")
+        if max_norm_ratio is not None and max_norm_ratio <= 1:
+            raise ValueError(f"Expected `max_norm_ratio` above 1, but got {max_norm_ratio}.")
+        self.max_skipped_in_a_row, self.max_norm_ratio = max_skipped_in_a_row, max_norm_ratio
+        self.num_warmup_steps = num_warmup_steps
+        self.mean_norm, self.num_accepted = 0.0, 0
+        self.num_skipped, self.num_skipped_in_a_row = 0, 0
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        norm = gradient_norm(weights)
+        pl_module.log("train/gradient_norm", norm, batch_size=1)
+        if self._accepts(norm):
+            self.mean_norm += (norm - self.mean_norm) / min(self.num_accepted + 1, 100)
+            self.num_accepted += 1
+            self.num_skipped_in_a_row = 0
+        else:
+            for weight in weights:
+                weight.grad = None  # AdamW then changes nothing, not even by decay
+            self.num_skipped += 1
+            self.num_skipped_in_a_row += 1
+        pl_module.log("train/num_skipped_steps", float(self.num_skipped), batch_size=1)
+        if self.num_skipped_in_a_row > self.max_skipped_in_a_row:
+            raise RuntimeError(
+                f"Expected a finite gradient that does not explode, but got {self.num_skipped_in_a_row} others in a "
+                f"row until step {trainer.global_step} (the last norm: {norm:g}, the mean: {self.mean_norm:g}). "
+                "The weights and the last checkpoint are as before the first of them."
+            )
+
+    def _accepts(self, norm: float) -> bool:
+        if not norm < float("inf"):  # also NaN
+            return False
+        compares = self.max_norm_ratio is not None and self.num_accepted >= self.num_warmup_steps
+        return not compares or norm <= self.max_norm_ratio * self.mean_norm
+
+    def state_dict(self) -> dict[str, Any]:
+        names = ("mean_norm", "num_accepted", "num_skipped", "num_skipped_in_a_row")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name, value in state_dict.items():
+            setattr(self, name, value)
+
+
+def gradient_norm(weights: list[torch.Tensor]) -> float:
+    """The Euclidean norm of all gradients, over all ranks where they are sharded."""
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    if not gradients:
+        return 0.0
+    norm = torch.nn.utils.get_total_norm(gradients)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)

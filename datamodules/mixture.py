@@ -1,0 +1,147 @@
+"""Rows that mix the documents of several tasks by weight. The order is a pure function of (seed, window).
+
+Each task has an endless stream of its samples, reshuffled every time round. A window takes the next piece of each
+stream, as long as the task's share: after any number of windows, no share is off by more than one document.
+"""
+
+import io
+import json
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from datamodules.order import stream_samples
+from datamodules.packing import count_skipped, pack, token_batch
+from datamodules.shards import ShardIndex, ShardReader
+from datamodules.tasks import Document, Sample, Task, TaskFormat, Voices, shares
+from modules.api import TokenBatch
+
+log = logging.getLogger(__name__)
+
+SEED_STEP = 7919  # between tasks that read the same shards: each has an order of its own
+Planned = tuple[int, int, int]  # task, sample, sample of the voice or -1
+
+
+@dataclass(frozen=True)
+class Source:
+    """A task's samples of one split."""
+
+    task: Task
+    index: ShardIndex
+    reader: ShardReader
+    voices: Voices | None
+    lengths: np.ndarray
+
+
+class MixedRows:
+    """A RowPlan over several tasks. Rows are lists of (task, sample, voice) that fit into `row_length` tokens.
+
+    Args:
+        tasks: With the index of the samples that each reads.
+        prompt_format: Which tokens a document is made of.
+        row_length: Tokens of a row.
+        seed: Of the order.
+        window_size: Documents that are drawn and packed together.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[tuple[Task, ShardIndex]],
+        prompt_format: TaskFormat,
+        row_length: int,
+        seed: int,
+        window_size: int = 1024,
+    ) -> None:
+        self.prompt_format, self.row_length, self.seed, self.window_size = prompt_format, row_length, seed, window_size
+        self.shares = shares([task for task, _ in tasks])
+        if any(task.kind == "text" for task, _ in tasks) and not hasattr(prompt_format, "chat_tokens"):
+            raise ValueError(
+                f"Expected a prompt format with a chat template for text, but got {type(prompt_format).__name__}: "
+                "modules.lm.prompt_format.LlasaChat has one."
+            )
+        extra = prompt_format.num_extra_tokens
+        self.sources = [
+            Source(
+                task, index, ShardReader(index), Voices(index) if task.needs_voice else None, task.lengths(index, extra)
+            )
+            for task, index in tasks
+        ]
+        self.num_windows = math.ceil(sum(len(index) for _, index in tasks) / window_size)
+        self.num_damaged, self.last_error = 0, ""
+        for source in self.sources:
+            num_long = int((source.lengths > row_length).sum())
+            if num_long == len(source.index):
+                raise ValueError(
+                    f"Expected `row_length` to hold at least one sample of `{source.index.folder}`, the shortest of "
+                    f"which has {source.lengths.min()} tokens, but got {row_length}."
+                )
+            if num_long:
+                log.warning(
+                    "%s: %d samples have more than %d tokens: left out.", source.task.name, num_long, row_length
+                )
+
+    def rows(self, epoch: int, window: int) -> list[list[Planned]]:
+        number = epoch * self.num_windows + window
+        documents: list[Planned] = []
+        lengths: list[int] = []
+        for place, (source, share) in enumerate(zip(self.sources, self.shares, strict=True)):
+            start, stop = (int(share * self.window_size * count + 0.5) for count in (number, number + 1))
+            seed = self.seed + SEED_STEP * place
+            samples = stream_samples(source.index, seed, start, stop, self.window_size)
+            planned = source.lengths[samples]
+            voices = np.full(len(samples), -1)
+            if source.voices is not None:
+                voices = source.voices.draw(samples, np.random.default_rng([seed, number, 2]))
+                added = source.index.lengths[voices] + source.index.text_lengths[voices] + 1  # a space between texts
+                planned = np.where(voices < 0, self.row_length + 1, planned + added)  # alone: left out
+            documents += [(place, *pair) for pair in zip(samples.tolist(), voices.tolist(), strict=True)]
+            lengths += planned.tolist()
+        packed = pack(lengths, self.row_length)
+        order = np.random.default_rng([self.seed, number, 1]).permutation(len(packed))
+        return [[documents[document] for document in packed[row]] for row in order]
+
+    def load(self, rows: Sequence[Sequence[Planned]]) -> TokenBatch:
+        documents, tasks = [], []
+        for row in rows:
+            documents.append([])
+            tasks.append([])
+            room = self.row_length
+            for planned in row:
+                document = self.document(planned, room)
+                if document is not None:
+                    documents[-1].append(document)
+                    tasks[-1].append(planned[0])
+                    room -= len(document[0])
+        if not any(documents):
+            raise ValueError(
+                f"Expected a usable sample in {len(rows)} rows, but got none; the last reason: {self.last_error}"
+            )
+        return token_batch(documents, self.row_length, tasks)
+
+    def document(self, planned: Planned, room: int) -> Document | None:
+        """Tokens and how many carry no loss; None, counted and logged, where the sample cannot be used: damaged bytes,
+        a code outside the codebook, a text that the tokenizer refuses, more tokens than planned and than `room`."""
+        place, number, voice = planned
+        source = self.sources[place]
+        try:
+            sample = self._sample(source, number)
+            document = source.task.document(
+                self.prompt_format, sample, self._sample(source, voice) if voice >= 0 else None
+            )
+            if len(document[0]) > room:
+                raise ValueError(f"Expected a document of at most {room} tokens, but got {len(document[0])}.")
+        except (ValueError, KeyError, OSError, EOFError) as error:
+            self.num_damaged, self.last_error = count_skipped(self.num_damaged, error), str(error)
+            return None
+        return document
+
+    @staticmethod
+    def _sample(source: Source, number: int) -> Sample:
+        files = source.reader.read(number)
+        codes: list[int] = []
+        if source.task.kind == "tokens":
+            codes = np.load(io.BytesIO(files["codes.npy"]), allow_pickle=False).tolist()
+        return Sample(json.loads(files["json"]), codes)

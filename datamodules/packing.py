@@ -1,0 +1,72 @@
+"""Packing: documents of many lengths side by side in rows of one length.
+
+Shapes: R rows, L tokens of a row.
+"""
+
+import logging
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+
+import torch
+
+from modules.api import TokenBatch
+
+log = logging.getLogger(__name__)
+
+NO_LABEL = -100
+MAX_WARNINGS = 10  # of single samples; then one in a thousand
+
+
+def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
+    """Best-fit packing: each document goes into the fullest row that still takes it. Longer documents are left out."""
+    rows: list[list[int]] = []
+    rooms: list[tuple[int, int]] = []  # (room left, row), sorted
+    for document, length in enumerate(lengths):
+        if length > row_length:
+            continue
+        place = bisect_left(rooms, (length, -1))
+        if place < len(rooms):
+            room, row = rooms.pop(place)
+        else:
+            room, row = row_length, len(rows)
+            rows.append([])
+        rows[row].append(document)
+        insort(rooms, (room - length, row))
+    return rows
+
+
+def token_batch(
+    rows: Sequence[Sequence[tuple[Sequence[int], int]]], row_length: int, tasks: Sequence[Sequence[int]] | None = None
+) -> TokenBatch:
+    """Lay documents (tokens, number of context tokens without loss) side by side in rows of `row_length`.
+
+    `tasks` numbers each document's task, where several are mixed.
+    """
+    shape = (len(rows), row_length)
+    batch = TokenBatch(
+        tokens_RL=torch.zeros(shape, dtype=torch.int64),
+        labels_RL=torch.full(shape, NO_LABEL, dtype=torch.int64),
+        positions_RL=torch.zeros(shape, dtype=torch.int64),
+        documents_RL=torch.full(shape, -1, dtype=torch.int64),
+        tasks_RL=None if tasks is None else torch.zeros(shape, dtype=torch.int64),
+    )
+    for row, documents in enumerate(rows):
+        start = 0
+        for number, (tokens, num_context) in enumerate(documents):
+            stop = start + len(tokens)
+            batch.tokens_RL[row, start:stop] = torch.tensor(tokens)
+            first = max(num_context, 1)  # nothing predicts the first token
+            batch.labels_RL[row, start + first - 1 : stop - 1] = batch.tokens_RL[row, start + first : stop]
+            batch.positions_RL[row, start:stop] = torch.arange(len(tokens))
+            batch.documents_RL[row, start:stop] = number
+            if tasks is not None:
+                batch.tasks_RL[row, start:stop] = tasks[row][number]
+            start = stop
+    return batch
+
+
+def count_skipped(num_before: int, error: Exception) -> int:
+    """One more sample that could not be used, and a warning: of the first ones, then of one in a thousand."""
+    if num_before < MAX_WARNINGS or (num_before + 1) % 1000 == 0:
+        log.warning("Skipped a sample (%d so far): %s", num_before + 1, error)
+    return num_before + 1

@@ -1,0 +1,73 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685) through peft: few weights to train beside frozen ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class LowRankAdapters:
+    """What to train beside a frozen network.
+
+    Args:
+        rank: Of the update of each matrix.
+        alpha: The update is scaled by alpha / rank.
+        dropout: On the adapters' input.
+        layers: Names of the linear layers that get one.
+        train_embeddings: Train embedding and head whole. New words (markers, codes) need it; a released Llasa knows
+            them.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    layers: list[str] = field(default_factory=lambda: list(LINEAR_LAYERS))
+    train_embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"Expected `rank` to be at least 1, but got {self.rank}.")
+
+
+def add_adapters(network: PreTrainedModel, adapters: LowRankAdapters) -> None:
+    """Freeze `network` and put adapters into it, in place. At first they change nothing.
+
+    Raises ImportError without peft.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ImportError("Expected peft for adapters, but it is not installed: pip install peft.") from error
+    config = LoraConfig(
+        r=adapters.rank,
+        lora_alpha=adapters.alpha,
+        lora_dropout=adapters.dropout,
+        target_modules=list(adapters.layers),
+    )
+    inject_adapter_in_model(config, network)
+    if adapters.train_embeddings:
+        network.model.embed_tokens.weight.requires_grad_(True)
+        network.lm_head.weight.requires_grad_(True)
+
+
+def merge_adapters(network: nn.Module) -> None:
+    """Add each adapter's update to its frozen matrix, and leave plain linear layers, in place."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, BaseTunerLayer):
+                child.merge()
+                setattr(module, name, child.get_base_layer())
+    network.requires_grad_(True)
+    for attribute in ("peft_config", "_hf_peft_config_loaded"):
+        if attribute in vars(network):
+            delattr(network, attribute)

@@ -1,0 +1,126 @@
+"""Checkpoints of LMModule as folders that transformers, vLLM, SGLang and llama.cpp's converter read.
+
+    python -m modules.lm.checkpoints export runs/demo/lm/checkpoints/last.ckpt FOLDER
+
+writes config.json, model.safetensors (a tied head once, adapters merged), generation_config.json (the end of speech
+stops) and a tokenizer that knows the markers and <|s_0|>, <|s_1|>, ... AutoModelForCausalLM and AutoTokenizer load it,
+and so does `pretrained: {source: FOLDER}` of LMModule.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from modules.api import PromptFormat
+from modules.lm.adapters import LowRankAdapters, add_adapters, merge_adapters
+from modules.lm.attention import register_packed_attention
+from modules.lm.network import LlamaSize, build_llama
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PREFIX = "model.llama."
+ROOM = "modules.lm."
+
+
+def export(checkpoint_path: Path, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write a checkpoint of LMModule as a Hugging Face folder.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint.
+        ValueError: It is a folder of shards, or no language model, or the target holds files.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"Expected `{folder}` to be empty, but it holds files.")
+    checkpoint = read_checkpoint(checkpoint_path)
+    prompt_format: PromptFormat = instantiate(checkpoint["hyper_parameters"]["prompt_format"])
+    space = prompt_format.token_space
+    if checkpoint["token_space"] != space.as_dict():
+        raise ValueError(
+            f"Expected a tokenizer for the `token_space` {checkpoint['token_space']}, "
+            f"but got one for {space.as_dict()}."
+        )
+    tokenizer = prompt_format.tokenizer.with_codes(space)
+    network = restored_network(checkpoint).to(dtype)
+    network.generation_config.eos_token_id = space.speech_end
+    network.generation_config.pad_token_id = space.speech_end
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise ValueError(
+            f"Expected a checkpoint file, but `{path}` is a folder of shards: join them first with "
+            f"python -m lightning.fabric.utilities.consolidate_checkpoint {path}"
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected a checkpoint of LMModule at `{path}`, but there is none.")
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if "token_space" not in checkpoint or "prompt_format" not in checkpoint.get("hyper_parameters", {}):
+        raise ValueError(f"Expected a checkpoint of LMModule at `{path}`, but it describes none.")
+    return checkpoint
+
+
+def restored_network(checkpoint: dict[str, Any]) -> PreTrainedModel:
+    """The network of a checkpoint with its weights, adapters merged, in evaluation mode."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    parameters, space = checkpoint["hyper_parameters"], checkpoint["token_space"]
+    if stored := checkpoint.get("network_config"):
+        about = json.loads(stored)
+        config = AutoConfig.for_model(about.pop("model_type"), **about)
+        network = AutoModelForCausalLM.from_config(config, attn_implementation=register_packed_attention())
+    else:  # of a version that built nothing but LlamaSize
+        network = build_llama(LlamaSize(**parameters["size"]), space["text_vocab_size"] + 8 + space["codebook_size"])
+    adapters = parameters.get("adapters")
+    if adapters:
+        add_adapters(network, LowRankAdapters(**adapters))
+    weights = {
+        name.removeprefix(PREFIX): weight
+        for name, weight in checkpoint["state_dict"].items()
+        if name.startswith(PREFIX)
+    }
+    network.load_state_dict(weights)
+    if adapters:
+        merge_adapters(network)
+    return network.eval()
+
+
+def instantiate(value: Any) -> Any:
+    """Build what jsonargparse's {class_path, init_args} describes: classes of this room only, for a checkpoint is data.
+
+    Raises ValueError for any other class.
+    """
+    if isinstance(value, dict) and "class_path" in value:
+        module, name = value["class_path"].rsplit(".", 1)
+        if not module.startswith(ROOM):
+            raise ValueError(f"Expected the checkpoint to describe classes of {ROOM}*, but got {value['class_path']}.")
+        arguments = {key: instantiate(item) for key, item in (value.get("init_args") or {}).items()}
+        return getattr(importlib.import_module(module), name)(**arguments)
+    return value
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m modules.lm.checkpoints", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("export", help="a checkpoint as a Hugging Face folder")
+    command.add_argument("checkpoint", type=Path)
+    command.add_argument("folder", type=Path)
+    command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    given = parser.parse_args(arguments)
+    try:
+        export(given.checkpoint, given.folder, getattr(torch, given.dtype))
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"error: {error}\n")
+    print(f"{given.folder}: written")
+
+
+if __name__ == "__main__":
+    main()
