@@ -9,9 +9,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
-from modules.api import Codec, Prompt, PromptBatch, SamplingSettings, SearchAlgorithm, Verifier
+from modules.api import Codec, Prompt, PromptBatch, SamplingSettings, Verifier
 from modules.search.candidates import CandidateStore, export_candidates
 from modules.search.identity import check_codec
+from modules.search.protocol import SearchAlgorithm
 from modules.search.results import SweepResults, write_curves, write_summary
 from modules.search.summary import summarise
 from modules.search.sweep import Panel, Sweep, unique_prompts

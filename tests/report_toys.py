@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from callbacks.inference_scaling import InferenceScaling
-from modules.api import Audio, Candidate, Cost, Prompt, SamplingSettings, Trace
+from modules.api import Audio, Candidate, Cost, Prompt, SamplingSettings
 from modules.search.best_of_n import BestOfN
 from modules.search.curves import CurveCalculator
 from modules.search.estimators import CurvePoint
+from modules.search.protocol import Trace
 from modules.search.results import SweepResults
 from modules.search.sweep import Panel, chosen_index
 

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from modules.api import Cost, Prompt, Sampler, SearchAlgorithm, Verifier
+from modules.api import Cost, Prompt, Sampler, Verifier
 from modules.search.best_of_n import BestOfN, candidate_seed
 from modules.search.driver import run_searches
 from modules.search.ledger import best_of_n_flops, share_seconds
+from modules.search.protocol import SearchAlgorithm
 from modules.search.sweep import chosen_index
 from tests.search_toys import HOP_LENGTH, ToyCodec, ToySampler, ToyVerifier, mean_level, toy_prompts
 

@@ -4,7 +4,8 @@ import hashlib
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from modules.api import Branch, Candidate, Extend, Score, Trace
+from modules.api import Branch, Candidate
+from modules.search.protocol import Extend, Score, Trace
 
 
 def candidate_seed(seed: int, prompt_key: str, index: int) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modules.api import Candidate, Codec, Trace, Verifier
+from modules.api import Candidate, Codec, Verifier
 from modules.search.estimators import (
     CurvePoint,
     JudgedPrompt,
@@ -17,6 +17,7 @@ from modules.search.estimators import (
     selection_weights,
 )
 from modules.search.ledger import best_of_n_flops
+from modules.search.protocol import Trace
 from modules.search.sweep import Panel, chosen_index
 
 

@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
-from modules.api import Branch, Candidate, Codec, Cost, Extend, Prompt, Sampler, Score, SearchAlgorithm, Trace, Verifier
+from modules.api import Branch, Candidate, Codec, Cost, Prompt, Sampler, Verifier
 from modules.search.ledger import sampling_cost, share_seconds, verifier_cost
+from modules.search.protocol import Extend, Score, SearchAlgorithm, Trace
 from modules.search.scoring import ScoreFailure, decode_candidates, score_candidates
 
 # Called with the name of the stage that begins and how many prompts have been finished since the last call.

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from modules.api import Codec, Prompt, SamplingSettings, SearchAlgorithm, Verifier
+from modules.api import Codec, Prompt, SamplingSettings, Verifier
+from modules.search.protocol import SearchAlgorithm
 
 
 def digest(value: Any) -> str:
@@ -45,10 +46,16 @@ def candidate_identity(
         "language_model": model_hash,
         "codec": codec.fingerprint,
         "prompt": {"key": prompt.key, "text": prompt.text, "language": prompt.language},
-        "sampling": dataclasses.asdict(sampling),
+        "sampling": _sampling_identity(sampling),
         "algorithm": plain(algorithm),
         "seed": seed,
     }
+
+
+def _sampling_identity(sampling: SamplingSettings) -> dict[str, Any]:
+    """The settings; those that came later than the first stored candidates only where they do something."""
+    neutral = {"min_p": 0.0, "repetition_penalty": 1.0}
+    return {name: value for name, value in dataclasses.asdict(sampling).items() if neutral.get(name) != value}
 
 
 def score_identity(verifier: Verifier, prompt: Prompt, decoder_fingerprint: str) -> str:

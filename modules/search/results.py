@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modules.api import Candidate, Trace
+from modules.api import Candidate
 from modules.search.estimators import CurvePoint
+from modules.search.protocol import Trace
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from modules.api import Candidate, Codec, Prompt, Sampler, SamplingSettings, SearchAlgorithm, Trace, Verifier
+from modules.api import Candidate, Codec, Prompt, Sampler, SamplingSettings, Verifier
 from modules.search.candidates import CandidateRecord, CandidateStore
 from modules.search.driver import Progress, no_progress, run_searches, score_with_cost
 from modules.search.identity import candidate_identity, decoder_fingerprint, plain, score_identity
+from modules.search.protocol import SearchAlgorithm, Trace
 from modules.search.scoring import ScoreFailure, decode_candidates, score_candidates
 
 logger = logging.getLogger(__name__)
