@@ -80,12 +80,21 @@ class Branch:
 
 @dataclass(frozen=True)
 class Cost:
-    """Compute spent: floating-point operations by part, and wall seconds."""
+    """Compute spent: floating-point operations by part, and wall seconds.
+
+    `prompt_flops` is the part of `lm_flops` that read the prompt: candidates of one prompt share it, so that a sum over
+    them counts it once (`Trace.cost`).
+    """
 
     lm_flops: float = 0.0
     codec_flops: float = 0.0
     verifier_flops: float = 0.0
     seconds: float = 0.0
+    prompt_flops: float = 0.0
+
+    @property
+    def flops(self) -> float:
+        return self.lm_flops + self.codec_flops + self.verifier_flops
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(
@@ -93,12 +102,17 @@ class Cost:
             self.codec_flops + other.codec_flops,
             self.verifier_flops + other.verifier_flops,
             self.seconds + other.seconds,
+            self.prompt_flops + other.prompt_flops,
         )
 
 
 @dataclass
 class Candidate:
-    """One finished sample: its codes, what verifiers said of it (by verifier name; NaN = could not judge), its cost."""
+    """One sample: its codes, what verifiers said of it (by verifier name; NaN = could not judge), its cost.
+
+    `is_partial`: a search is still growing it. Its `audio` may then be that of the first codes only, which is where the
+    decoder goes on.
+    """
 
     prompt_key: str
     index: int
@@ -109,6 +123,7 @@ class Candidate:
     audio: Audio | None = None
     scores: dict[str, float] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)
+    is_partial: bool = False
 
     @property
     def num_codes(self) -> int:
@@ -143,7 +158,8 @@ class PromptFormat(Protocol):
 class Codec(Protocol):
     """Audio to codes_BS (int64, one codebook) with num_codes_B, and back. A batch gives what single items give.
 
-    `fingerprint` is a hash of the encode path only: a retrained decoder keeps token shards valid.
+    `fingerprint` is a hash of the encode path only: a retrained decoder keeps token shards valid. A codec may say in
+    `look_back_frames` how many frames before `start_frame` it decodes to give a tail; the ledger counts them.
     """
 
     @property
@@ -196,6 +212,7 @@ class Verifier(Protocol):
 
     `name` is the column of tables. `worst_score` stands for a candidate that a judge cannot score or that never ended.
     Two verifiers with one `model_hash` are the same verifier, whatever their settings: one may not judge the other.
+    One that is made of others lists their hashes as `member_hashes`, and may not be judged by any of them.
     """
 
     @property
@@ -204,6 +221,8 @@ class Verifier(Protocol):
     def model_hash(self) -> str: ...
     @property
     def worst_score(self) -> float: ...
+    @property
+    def needs_text(self) -> bool: ...
     @property
     def needs_reference(self) -> bool: ...
     @property

@@ -40,7 +40,7 @@ class ToneCodec:
 class ToneVerifier:
     """A verifier that compares something about a candidate with the prompt."""
 
-    worst_score, needs_reference, judges_partial = 0.0, False, True
+    worst_score, needs_text, needs_reference, judges_partial = 0.0, True, False, True
 
     def __init__(self, name, rule):
         self.name, self.model_hash, self.rule, self.settings = name, f"hash of {name}", rule, {"normaliser": "tones"}

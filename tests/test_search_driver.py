@@ -75,7 +75,10 @@ def test_costs_add_up():
             assert cost.seconds >= 0
     flops = [best_of_n_flops(trace.candidates, selectors[0], ToyCodec(), n) for n in (1, 2, 4)]
     total = trace.cost
-    assert flops[0] == pytest.approx((total.lm_flops + total.codec_flops) / 4)
+    prompt_flops = 1000 * len(trace.prompt.text)  # read once, for one candidate or for all
+    assert total.prompt_flops == prompt_flops
+    assert total.lm_flops == prompt_flops + 1000 * sum(candidate.num_codes for candidate in trace.candidates)
+    assert flops[0] == pytest.approx(prompt_flops + (total.lm_flops + total.codec_flops - prompt_flops) / 4)
     assert flops[2] == pytest.approx(total.lm_flops + total.codec_flops + total.verifier_flops / 2)
     assert sum(share_seconds(3.0, [1, 2, 0])) == pytest.approx(3.0)
     assert share_seconds(3.0, [0, 0]) == [1.5, 1.5]

@@ -66,7 +66,7 @@ trainer:
 class VoiceLevel(ToyVerifier):
     """Likeness to the reference: the level nearer to that of the reference scores higher."""
 
-    needs_reference = True
+    needs_text, needs_reference = True, True
 
     def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> torch.Tensor:
         wanted = float(prompt.reference.samples_T.mean())

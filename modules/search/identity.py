@@ -39,10 +39,19 @@ def plain(value: Any) -> Any:
 
 
 def candidate_identity(
-    model_hash: str, codec: Codec, prompt: Prompt, sampling: SamplingSettings, algorithm: SearchAlgorithm, seed: int
+    model_hash: str,
+    codec: Codec,
+    prompt: Prompt,
+    sampling: SamplingSettings,
+    algorithm: SearchAlgorithm,
+    seed: int,
+    steering: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Everything that the drawn codes depend on. The codec counts by its encode path: what its codes mean."""
-    return {
+    """Everything that the drawn codes depend on. The codec counts by its encode path: what its codes mean.
+
+    `steering`: the score identities of the verifiers that steer the search, by name; there are none in best-of-n.
+    """
+    return ({"steering": steering} if steering else {}) | {
         "language_model": model_hash,
         "codec": codec.fingerprint,
         "prompt": {"key": prompt.key, "text": prompt.text, "language": prompt.language},

@@ -8,7 +8,7 @@ from typing import Any
 
 from modules.api import Candidate, Codec, Prompt, Sampler, SamplingSettings, Verifier
 from modules.search.candidates import CandidateRecord, CandidateStore
-from modules.search.driver import Progress, no_progress, run_searches, score_with_cost
+from modules.search.driver import Progress, check_selectors, no_progress, run_searches, score_with_cost
 from modules.search.identity import candidate_identity, decoder_fingerprint, plain, score_identity
 from modules.search.protocol import SearchAlgorithm, Trace
 from modules.search.scoring import ScoreFailure, decode_candidates, score_candidates
@@ -96,6 +96,7 @@ class Sweep:
     failures: set[ScoreFailure] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        check_selectors(self.algorithm, self.panel.selectors)
         self._decoder = decoder_fingerprint(self.codec)
 
     def run(
@@ -124,7 +125,11 @@ class Sweep:
         return record
 
     def _identity(self, prompt: Prompt) -> dict[str, Any]:
-        return candidate_identity(self.model_hash, self.codec, prompt, self.sampling, self.algorithm, self.seed)
+        identities = self._score_identities(prompt)
+        steering = {name: identities[name] for name in self.algorithm.verifier_names}
+        return candidate_identity(
+            self.model_hash, self.codec, prompt, self.sampling, self.algorithm, self.seed, steering
+        )
 
     def _score_identities(self, prompt: Prompt) -> dict[str, str]:
         return {one.name: score_identity(one, prompt, self._decoder) for one in self.panel.everyone}

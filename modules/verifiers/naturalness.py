@@ -35,6 +35,7 @@ class Dnsmos:
     """
 
     worst_score = 1.0
+    needs_text = False
     needs_reference = False
     judges_partial = True
 

@@ -131,6 +131,7 @@ class Speaker:
     """
 
     worst_score = -1.0
+    needs_text = False
     needs_reference = True
     judges_partial = True
 

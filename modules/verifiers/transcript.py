@@ -57,6 +57,7 @@ class Transcript:
     """
 
     worst_score = 0.0
+    needs_text = True
     needs_reference = False
     judges_partial = False
 
