@@ -11,9 +11,11 @@ from tqdm import tqdm
 
 from modules.api import Codec, Prompt, PromptBatch, SamplingSettings, Verifier
 from modules.search.candidates import CandidateStore, export_candidates
+from modules.search.comparisons import Comparison
 from modules.search.identity import check_codec
+from modules.search.overoptimisation import OverOptimisation
 from modules.search.protocol import SearchAlgorithm
-from modules.search.results import SweepResults, write_curves, write_summary
+from modules.search.results import SweepResults, write_curves, write_rows, write_summary
 from modules.search.summary import summarise
 from modules.search.sweep import Panel, Sweep, unique_prompts
 
@@ -163,6 +165,8 @@ class InferenceScaling(Callback):
         report = self.folder / "report"
         write_curves(results.points, report / "curve.csv")
         write_summary(results, report / "summary.json")
+        write_rows(results.comparisons, Comparison, report / "comparisons.csv")
+        write_rows(results.over_optimisation, OverOptimisation, report / "over_optimisation.csv")
         names = [verifier.name for verifier in self.panel.everyone]
         export_candidates(results.prompt_sets, names, report / "candidates.csv")
 

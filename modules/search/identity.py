@@ -78,6 +78,11 @@ def score_identity(verifier: Verifier, prompt: Prompt, decoder_fingerprint: str)
     return digest([verifier.model_hash, settings, decoder_fingerprint, reference])
 
 
+def models_of(verifier: Verifier) -> frozenset[str]:
+    """Hashes of the models that a verifier listens with: its own, or those of its members."""
+    return frozenset(getattr(verifier, "member_hashes", None) or [verifier.model_hash])
+
+
 def decoder_fingerprint(codec: Codec) -> str:
     """Hash of the decoder, since `Codec.fingerprint` covers the encode path only.
 
