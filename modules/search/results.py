@@ -34,6 +34,8 @@ class SweepResults:
             of {"name", "roles" (of "selector", "judge", "final judge"), "model_hash", "settings"}.
         comparisons: Paired differences between lines at equal n, in the order of comparisons.csv.
         over_optimisation: Each selector's own score beside each independent judge's, with warnings.
+        others: Those of the sweep's other algorithms and temperatures, on the same prompts; `comparisons` and
+            `over_optimisation` are of all.
     """
 
     prompt_sets: dict[str, list[Trace]]
@@ -43,6 +45,12 @@ class SweepResults:
     description: dict[str, Any] = field(default_factory=dict)
     comparisons: list[Comparison] = field(default_factory=list)
     over_optimisation: list[OverOptimisation] = field(default_factory=list)
+    others: list["SweepResults"] = field(default_factory=list)
+
+    @property
+    def all_points(self) -> list[CurvePoint]:
+        """The curves of every algorithm and temperature."""
+        return [*self.points, *(point for other in self.others for point in other.points)]
 
     def chosen_candidate(self, prompt_set: str, selector: str, trace: Trace) -> Candidate:
         """The candidate that `selector` chose from all N of this trace's prompt."""
@@ -97,7 +105,7 @@ def write_summary(results: SweepResults, path: Path) -> None:
             name: None if isinstance(value := getattr(point, name), float) and math.isnan(value) else value
             for name in CURVE_COLUMNS
         }
-        for point in results.points
+        for point in results.all_points
     ]
     hypotheses = [
         {"prompt": key, "candidate": index, "verifier": name, "text": text}

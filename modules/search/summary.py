@@ -4,7 +4,7 @@ import datetime
 import importlib.metadata
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from modules.api import Prompt
@@ -54,6 +54,16 @@ def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamp
     return SweepResults(traces, points, chosen, hypotheses, description, comparisons, over_optimised)
 
 
+def combined(results: Sequence[SweepResults], seed: int, num_resamples: int = 2000) -> SweepResults:
+    """The first one's results, with the others beside it and comparisons over all."""
+    first, *others = results
+    if not others:
+        return first
+    warned = [row for one in results for row in one.over_optimisation]
+    together = replace(first, others=others, over_optimisation=warned)
+    return replace(together, comparisons=compare(together.all_points, seed, num_resamples))
+
+
 def describe(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_candidates: int) -> dict[str, Any]:
     """What was run, ready for JSON (see SweepResults)."""
     return {
@@ -67,6 +77,7 @@ def describe(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_candida
         "codec_fingerprint": sweep.codec.fingerprint,
         "num_prompts": {name: len(prompts) for name, prompts in prompt_sets.items()},
         "num_score_failures": len(sweep.failures),
+        "most_flops_per_prompt": sweep.most_flops,
         "verifiers": [
             {
                 "name": verifier.name,
