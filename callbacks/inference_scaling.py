@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,15 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
-from modules.api import Codec, Prompt, PromptBatch, SamplingSettings, SearchAlgorithm, Verifier
+from modules.api import Codec, Prompt, PromptBatch, Sampler, SamplingSettings, Verifier
 from modules.search.candidates import CandidateStore, export_candidates
+from modules.search.comparisons import Comparison, line_label
+from modules.search.driver import check_selectors
 from modules.search.identity import check_codec
-from modules.search.results import SweepResults, write_curves, write_summary
-from modules.search.summary import summarise
+from modules.search.overoptimisation import OverOptimisation
+from modules.search.protocol import SearchAlgorithm
+from modules.search.results import SweepResults, write_curves, write_rows, write_summary
+from modules.search.summary import combined, summarise
 from modules.search.sweep import Panel, Sweep, unique_prompts
 
 logger = logging.getLogger(__name__)
@@ -45,6 +50,9 @@ class InferenceScaling(Callback):
         prompts_per_group: Prompts that are sampled in one batch: N times as many sequences.
         decode_batch_size: Candidates that the codec decodes at once.
         num_resamples: Of the bootstrap over prompts.
+        more_algorithms: Searches to run beside `algorithm` on the same prompts: their points stand in curve.csv and
+            comparisons.csv; the pictures show `algorithm` at the temperature of `sampling`.
+        more_temperatures: Temperatures to run every algorithm at, beside that of `sampling`.
 
     Raises:
         ValueError: Two different verifiers of one name, no judge, another codebook than the model's, no prompts.
@@ -64,6 +72,8 @@ class InferenceScaling(Callback):
         prompts_per_group: int = 8,
         decode_batch_size: int = 16,
         num_resamples: int = 2000,
+        more_algorithms: list[SearchAlgorithm] | None = None,
+        more_temperatures: list[float] | None = None,
     ) -> None:
         for argument, value in (("prompts_per_group", prompts_per_group), ("decode_batch_size", decode_batch_size)):
             if value < 1:
@@ -80,6 +90,8 @@ class InferenceScaling(Callback):
         self.prompts_per_group = prompts_per_group
         self.decode_batch_size = decode_batch_size
         self.num_resamples = num_resamples
+        self.algorithms = [algorithm, *(more_algorithms or [])]
+        self.temperatures = [sampling.temperature, *(more_temperatures or [])]
         self.results: SweepResults | None = None
         self._prompts: dict[int, list[Prompt]] = {}
 
@@ -87,6 +99,8 @@ class InferenceScaling(Callback):
         """Everything that can be refused is refused before the first sample is drawn."""
         self.results, self._prompts = None, {}
         self.panel = Panel(self.selectors, self.judges, self.final_judges)
+        for algorithm in self.algorithms:
+            check_selectors(algorithm, self.selectors)
         codebook_size = pl_module.prompt_format.token_space.codebook_size
         check_codec(self.codec, codebook_size, getattr(pl_module, "codec_fingerprint", ""))
 
@@ -107,34 +121,39 @@ class InferenceScaling(Callback):
     @torch.inference_mode()
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         prompt_sets = self._prompt_sets(trainer)
+        sweeps = [
+            self._sweep(pl_module, algorithm, replace(self.sampling, temperature=temperature))
+            for temperature in self.temperatures
+            for algorithm in self.algorithms
+        ]
+        for sweep in sweeps:
+            self._run(trainer, sweep, pl_module.sampler(sweep.sampling), prompt_sets)
+        trainer.strategy.barrier("inference_scaling")
+        if num_failures := sum(len(sweep.failures) for sweep in sweeps):
+            logger.warning("%d scores failed with an exception; run again to retry them.", num_failures)
+        if trainer.is_global_zero:
+            results = [summarise(sweep, prompt_sets, self.num_resamples) for sweep in sweeps]
+            self.results = combined(results, self.seed, self.num_resamples)
+            self._write(self.results)
+            self._log(trainer, self.results)
+
+    def _sweep(self, pl_module: LightningModule, algorithm: SearchAlgorithm, sampling: SamplingSettings) -> Sweep:
         store = CandidateStore(self.folder / "candidates")
-        sweep = Sweep(
-            self.codec,
-            self.algorithm,
-            self.sampling,
-            self.panel,
-            store,
-            pl_module.model_hash,
-            self.seed,
-            self.decode_batch_size,
-        )
-        sampler = pl_module.sampler(self.sampling)
+        model_hash = pl_module.model_hash
+        return Sweep(self.codec, algorithm, sampling, self.panel, store, model_hash, self.seed, self.decode_batch_size)
+
+    def _run(self, trainer: Trainer, sweep: Sweep, sampler: Sampler, prompt_sets: dict[str, list[Prompt]]) -> None:
+        """This rank's stride of every prompt set."""
+        setting = "" if len(self.algorithms) * len(self.temperatures) == 1 else f"{sweep.algorithm.name} "
         for prompt_set, prompts in prompt_sets.items():
             own = prompts[trainer.global_rank :: trainer.world_size]
             with tqdm(total=len(own), unit="prompt", smoothing=0, disable=not trainer.is_global_zero) as bar:
 
-                def show(stage: str, num_finished: int, label: str = prompt_set, bar: tqdm = bar) -> None:
+                def show(stage: str, num_finished: int, label: str = setting + prompt_set, bar: tqdm = bar) -> None:
                     bar.set_description(f"{label}: {stage}")
                     bar.update(num_finished)
 
                 sweep.run(own, sampler, self.prompts_per_group, show)
-        trainer.strategy.barrier("inference_scaling")
-        if sweep.failures:
-            logger.warning("%d scores failed with an exception; run again to retry them.", len(sweep.failures))
-        if trainer.is_global_zero:
-            self.results = summarise(sweep, prompt_sets, self.num_resamples)
-            self._write(self.results)
-            self._log(trainer, self.results)
 
     def _prompt_sets(self, trainer: Trainer) -> dict[str, list[Prompt]]:
         """All prompts of all ranks by set; equal on every rank."""
@@ -160,14 +179,20 @@ class InferenceScaling(Callback):
 
     def _write(self, results: SweepResults) -> None:
         report = self.folder / "report"
-        write_curves(results.points, report / "curve.csv")
+        write_curves(results.all_points, report / "curve.csv")
         write_summary(results, report / "summary.json")
+        write_rows(results.comparisons, Comparison, report / "comparisons.csv")
+        write_rows(results.over_optimisation, OverOptimisation, report / "over_optimisation.csv")
         names = [verifier.name for verifier in self.panel.everyone]
         export_candidates(results.prompt_sets, names, report / "candidates.csv")
+        for number, other in enumerate(results.others, 2):
+            export_candidates(other.prompt_sets, names, report / f"candidates_{number}.csv")
 
     def _log(self, trainer: Trainer, results: SweepResults) -> None:
         for one in trainer.loggers:
             for point in results.points:
                 tag = f"{point.prompt_set}/{point.judge}/{point.selector}"
                 one.log_metrics({tag: point.score}, step=point.n)
+            for point in results.all_points[len(results.points) :]:
+                one.log_metrics({f"{point.prompt_set}/{point.judge}/{line_label(point)}": point.score}, step=point.n)
             one.save()

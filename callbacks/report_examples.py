@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 import soxr
 import torch
 
-from modules.api import Audio, Candidate, Codec, Prompt, Trace, Verifier
+from modules.api import Audio, Candidate, Codec, Prompt, Verifier
+from modules.search.protocol import Trace
 from modules.search.results import SweepResults
 from modules.search.scoring import decode_candidates, score_candidates
 

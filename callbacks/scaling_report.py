@@ -66,7 +66,7 @@ class ScalingReport(Callback):
         error_judges = frozenset(name for name, one in verifiers.items() if hasattr(one, "hypotheses"))
         examples = gather_examples(results, scaling.codec, list(verifiers.values()), self.num_examples)
         curve_csv = scaling.folder / "report" / "curve.csv"
-        write_curves(results.points, curve_csv)
+        write_curves(results.all_points, curve_csv)
         report = ReportInput(
             title=self.title,
             results=results,

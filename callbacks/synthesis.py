@@ -26,12 +26,11 @@ from modules.api import (
     Prompt,
     PromptBatch,
     SamplingSettings,
-    SearchAlgorithm,
-    Trace,
     Verifier,
 )
 from modules.search.driver import run_searches
 from modules.search.identity import candidate_identity, check_codec, decoder_fingerprint, digest, plain, score_identity
+from modules.search.protocol import SearchAlgorithm, Trace
 from modules.search.scoring import decode_candidates
 from modules.search.summary import package_versions
 from modules.search.sweep import chosen_index

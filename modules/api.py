@@ -2,7 +2,7 @@
 Shapes: B batch, T audio samples, S code frames, N candidates. Audio is float32 in [-1, 1], mono.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, runtime_checkable
 
@@ -37,11 +37,18 @@ class Prompt:
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How the next code is drawn. top_k = 0 and top_p = 1 leave the distribution whole."""
+    """How the next code is drawn. The defaults leave the distribution whole.
+
+    In this order: `repetition_penalty` on the codes that the candidate already holds (Keskar et al., arXiv 1909.05858:
+    a logit above 0 is divided by it, one below multiplied), `temperature`, the `top_k` likeliest, the nucleus of mass
+    `top_p`, and what has at least `min_p` times the probability of the likeliest (Nguyen et al., arXiv 2407.01082).
+    """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
@@ -50,6 +57,10 @@ class SamplingSettings:
             raise ValueError(f"Expected `top_p` in (0, 1], but got {self.top_p}.")
         if self.top_k < 0:
             raise ValueError(f"Expected `top_k` to be at least 0, but got {self.top_k}.")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"Expected `min_p` in [0, 1], but got {self.min_p}.")
+        if self.repetition_penalty <= 0:
+            raise ValueError(f"Expected `repetition_penalty` to be above 0, but got {self.repetition_penalty}.")
 
 
 @dataclass
@@ -69,12 +80,21 @@ class Branch:
 
 @dataclass(frozen=True)
 class Cost:
-    """Compute spent: floating-point operations by part, and wall seconds."""
+    """Compute spent: floating-point operations by part, and wall seconds.
+
+    `prompt_flops` is the part of `lm_flops` that read the prompt: candidates of one prompt share it, so that a sum over
+    them counts it once (`Trace.cost`).
+    """
 
     lm_flops: float = 0.0
     codec_flops: float = 0.0
     verifier_flops: float = 0.0
     seconds: float = 0.0
+    prompt_flops: float = 0.0
+
+    @property
+    def flops(self) -> float:
+        return self.lm_flops + self.codec_flops + self.verifier_flops
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(self)))
@@ -82,7 +102,11 @@ class Cost:
 
 @dataclass
 class Candidate:
-    """One finished sample: its codes, what verifiers said of it (by verifier name; NaN = could not judge), its cost."""
+    """One sample: its codes, what verifiers said of it (by verifier name; NaN = could not judge), its cost.
+
+    `is_partial`: a search is still growing it. Its `audio` may then be that of the first codes only, which is where the
+    decoder goes on.
+    """
 
     prompt_key: str
     index: int
@@ -93,40 +117,11 @@ class Candidate:
     audio: Audio | None = None
     scores: dict[str, float] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)
+    is_partial: bool = False
 
     @property
     def num_codes(self) -> int:
         return int(self.codes_S.numel())
-
-
-@dataclass(frozen=True)
-class Trace:
-    """What a search did for one prompt: every candidate, in sampling order, with its cost."""
-
-    prompt: Prompt
-    candidates: list[Candidate]
-
-    @property
-    def cost(self) -> Cost:
-        return sum((candidate.cost for candidate in self.candidates), Cost())
-
-
-@dataclass(frozen=True)
-class Extend:
-    """Request of a search: grow each branch into `num_children`, by at most `max_new_tokens`; one seed per child."""
-
-    branches: list[Branch]
-    num_children: int
-    max_new_tokens: int
-    seeds: list[int]
-
-
-@dataclass(frozen=True)
-class Score:
-    """Request of a search: decode the candidates and let every selector score them (fills `candidate.scores`)."""
-
-    prompt: Prompt
-    candidates: list[Candidate]
 
 
 @runtime_checkable
@@ -159,7 +154,8 @@ class PromptFormat(Protocol):
 class Codec(Protocol):
     """Audio to codes_BS (int64, one codebook) with num_codes_B, and back. A batch gives what single items give.
 
-    `fingerprint` is a hash of the encode path only: a retrained decoder keeps token shards valid.
+    `fingerprint` is a hash of the encode path only: a retrained decoder keeps token shards valid. A codec may say in
+    `look_back_frames` how many frames before `start_frame` it decodes to give a tail; the ledger counts them.
     """
 
     @property
@@ -212,6 +208,7 @@ class Verifier(Protocol):
 
     `name` is the column of tables. `worst_score` stands for a candidate that a judge cannot score or that never ended.
     Two verifiers with one `model_hash` are the same verifier, whatever their settings: one may not judge the other.
+    One that is made of others lists their hashes as `member_hashes`, and may not be judged by any of them.
     """
 
     @property
@@ -221,6 +218,8 @@ class Verifier(Protocol):
     @property
     def worst_score(self) -> float: ...
     @property
+    def needs_text(self) -> bool: ...
+    @property
     def needs_reference(self) -> bool: ...
     @property
     def judges_partial(self) -> bool: ...
@@ -229,18 +228,6 @@ class Verifier(Protocol):
     def flops(self, seconds: float) -> float:
         """FLOPs to judge one candidate of so many seconds of audio."""
         ...
-
-
-@runtime_checkable
-class SearchAlgorithm(Protocol):
-    """A search is a generator: yields Extend (answered with branches) and Score (answered with None), returns a Trace.
-
-    One driver runs the generators of many prompts at once, so generation and scoring are batched across prompts.
-    """
-
-    @property
-    def name(self) -> str: ...
-    def search(self, root: Branch, seed: int) -> Generator[Extend | Score, list[Branch] | None, Trace]: ...
 
 
 # Not frozen: Lightning moves them to a device by setting their fields.

@@ -153,7 +153,7 @@ def draw(curve: Path, picture: Path, prompt_set: str = "4 digits", judge: str = 
     with curve.open() as stream:
         rows = [row for row in csv.DictReader(stream) if (row["prompt_set"], row["judge"]) == (prompt_set, judge)]
     kinds = {field.name: field.type for field in fields(CurvePoint)}
-    points = [CurvePoint(**{name: kinds[name](row[name]) for name in kinds}) for row in rows]
+    points = [CurvePoint(**{name: kinds[name](row[name]) for name in kinds if name in row}) for row in rows]
     figure = curve_figure(points, as_error=True)
     figure.savefig(picture, dpi=110, facecolor="white")
 

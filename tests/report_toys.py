@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from callbacks.inference_scaling import InferenceScaling
-from modules.api import Audio, Candidate, Cost, Prompt, SamplingSettings, Trace
+from modules.api import Audio, Candidate, Cost, Prompt, SamplingSettings
 from modules.search.best_of_n import BestOfN
 from modules.search.curves import CurveCalculator
 from modules.search.estimators import CurvePoint
+from modules.search.protocol import Trace
 from modules.search.results import SweepResults
 from modules.search.sweep import Panel, chosen_index
 
@@ -39,7 +40,7 @@ class ToneCodec:
 class ToneVerifier:
     """A verifier that compares something about a candidate with the prompt."""
 
-    worst_score, needs_reference, judges_partial = 0.0, False, True
+    worst_score, needs_text, needs_reference, judges_partial = 0.0, True, False, True
 
     def __init__(self, name, rule):
         self.name, self.model_hash, self.rule, self.settings = name, f"hash of {name}", rule, {"normaliser": "tones"}
@@ -79,7 +80,7 @@ def tone_sweep(folder):
     traces[2].candidates[0] = replace(traces[2].candidates[0], codes_S=torch.zeros(0, dtype=torch.int64))
     traces[1].candidates[1].scores["listener"] = math.nan
     panel = Panel([close, short], [judge])
-    points = CurveCalculator("tones", "best_of_n", traces, panel, codec, seed=0, num_resamples=200).points()
+    points = CurveCalculator("tones", BestOfN(4, 12), traces, panel, codec, seed=0, num_resamples=200).points()
     chosen = {
         one.name: {trace.prompt.key: chosen_index(trace.candidates, one.name) for trace in traces}
         for one in panel.selectors

@@ -60,6 +60,47 @@ class ToySampler:
         return len(prompt.text)
 
 
+class TreeSampler(ToySampler):
+    """The code at each place is a pure function of the seed, the place and the code before, so that branches can fork.
+
+    With `num_codes` every candidate has that many; otherwise each code is the last with a chance of 4 %.
+    """
+
+    def __init__(self, num_codes: int | None = None) -> None:
+        super().__init__()
+        self.num_codes = num_codes
+        self.num_tokens = 0  # codes drawn, over all branches
+        self.max_alive = 0
+
+    def next_code(self, codes: list[int], seed: int) -> int | None:
+        """None: the end."""
+        bits = hash((seed, len(codes), codes[-1] if codes else -1))
+        is_end = bits // 16 % 100 < 4 if self.num_codes is None else len(codes) == self.num_codes
+        return None if is_end else bits % 16
+
+    def extend(
+        self, branches: Sequence[Branch], num_children: int, max_new_tokens: int, seeds: Sequence[int]
+    ) -> list[Branch]:
+        self.extended.append((len(branches), num_children))
+        children = []
+        for place, seed in enumerate(seeds):
+            parent = branches[place // num_children]
+            assert id(parent) in self.alive, "a branch that was dropped"
+            codes, stopped = parent.codes_S.tolist(), parent.stopped
+            for _ in range(0 if stopped else max_new_tokens):
+                code = self.next_code(codes, seed)
+                if code is None:
+                    stopped = True
+                    break
+                codes.append(code)
+            self.num_tokens += len(codes) - parent.codes_S.numel()
+            log_probability = -float(len(codes))
+            codes_S = torch.tensor(codes, dtype=torch.int64)
+            children.append(self._born(Branch(parent.prompt, codes_S, log_probability, stopped)))
+        self.max_alive = max(self.max_alive, len(self.alive))
+        return children
+
+
 class ToyCodec:
     """Code c becomes HOP_LENGTH samples of c / 16 * gain. Keeps the shapes of the batches it decoded."""
 
@@ -70,6 +111,7 @@ class ToyCodec:
 
     def __init__(self, gain: float = 1.0) -> None:
         self.gain = gain
+        self.starts: list[int] = []
         self.batches: list[tuple[int, ...]] = []
 
     def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,6 +119,7 @@ class ToyCodec:
 
     def decode(self, codes_BS: Tensor, num_codes_B: Tensor, start_frame: int = 0) -> Tensor:
         self.batches.append(tuple(codes_BS.shape))
+        self.starts.append(start_frame)
         return (codes_BS[:, start_frame:].float() / CODEBOOK_SIZE * self.gain).repeat_interleave(HOP_LENGTH, dim=1)
 
     def decode_flops(self, num_codes: int) -> float:
@@ -86,6 +129,7 @@ class ToyCodec:
 class ToyVerifier:
     """Scores audio with `function(samples_T)`. `asked` lists the (prompt key, candidate index) it has heard."""
 
+    needs_text = False
     needs_reference = False
     judges_partial = False
     worst_score = -1.0

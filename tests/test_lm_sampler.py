@@ -6,35 +6,26 @@ import numpy as np
 import pytest
 import torch
 from transformers import LlamaForCausalLM
-from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers.generation import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from modules.api import Prompt, Sampler, SamplingSettings
 from modules.lm.decoding import DecodingBatch
 from modules.lm.distribution import draw, restrict
-from modules.lm.network import LlamaSize, build_llama
 from modules.lm.noise import seed_tensor, uniform_noise
-from modules.lm.prompt_format import TextToSpeech
 from modules.lm.sampler import KVCacheSampler
-from modules.lm.tokenizer import ByteTokenizer
+from tests.lm_toys import FORMAT, PROMPTS, SIZE, eager_copy, splitmix_uniform, toy_network
 
-FORMAT = TextToSpeech(ByteTokenizer(), codebook_size=24)
-SIZE = LlamaSize(
-    hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4, num_key_value_heads=2, tie_embeddings=False
-)
-PROMPTS = [Prompt("a", "one"), Prompt("b", "seven eight"), Prompt("c", "four two four")]
-SETTINGS = [SamplingSettings(), SamplingSettings(temperature=1.2, top_k=20, top_p=0.95)]
-
-
-def splitmix_uniform(seed: int, position: int) -> float:
-    """The same noise in Python's unbounded integers."""
-    mask, gamma = 2**64 - 1, 0x9E3779B97F4A7C15
-
-    def mix(z: int) -> int:
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & mask
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EB & mask
-        return z ^ (z >> 31)
-
-    return ((mix(mix((seed & mask) + gamma & mask) + (position + 1) * gamma & mask) >> 16) + 0.5) / 2**48
+SETTINGS = [
+    SamplingSettings(),
+    SamplingSettings(temperature=1.2, top_k=20, top_p=0.95),
+    SamplingSettings(temperature=1.1, min_p=0.02, repetition_penalty=1.4),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -44,20 +35,12 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def network() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    network = build_llama(SIZE, FORMAT.token_space.vocab_size)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.mul_(12 if parameter.ndim == 2 else 1)  # fresh weights give a nearly flat distribution
-    return network
+    return toy_network()
 
 
 @pytest.fixture(scope="module")
 def plain(network) -> LlamaForCausalLM:
-    config = type(network.config)(**{**network.config.to_dict(), "attn_implementation": "eager"})
-    plain = LlamaForCausalLM(config).eval()
-    plain.load_state_dict(network.state_dict())
-    return plain
+    return eager_copy(network)
 
 
 @torch.no_grad()
@@ -69,11 +52,15 @@ def naive_candidate(plain, prompt, settings, seed, max_new_tokens):
     for position in range(max_new_tokens):
         logits = plain(torch.tensor([tokens])).logits[:, -1, allowed]
         log_probabilities = logits.double().log_softmax(-1)[0]
-        scores = TemperatureLogitsWarper(settings.temperature)(None, logits)
+        seen = torch.tensor([[code + 1 for code in codes]], dtype=torch.int64)  # words of the cut head
+        scores = RepetitionPenaltyLogitsProcessor(settings.repetition_penalty)(seen, logits)
+        scores = TemperatureLogitsWarper(settings.temperature)(None, scores)
         if settings.top_k:
             scores = TopKLogitsWarper(settings.top_k)(None, scores)
         if settings.top_p < 1:
             scores = TopPLogitsWarper(settings.top_p)(None, scores)
+        if settings.min_p:
+            scores = MinPLogitsWarper(settings.min_p)(None, scores)
         cumulative = np.cumsum(scores[0].double().softmax(-1).numpy())
         word = int(np.argmax(cumulative > splitmix_uniform(seed, position) * cumulative[-1]))
         log_probability += float(log_probabilities[word])
@@ -169,17 +156,23 @@ def test_log_probability_is_the_teacher_forced_one_under_any_settings(network, p
         assert child.log_probability == pytest.approx(float(expected), abs=1e-3)
 
 
-@pytest.mark.parametrize("settings", [(0.7, 0, 1.0), (1.0, 5, 1.0), (1.3, 0, 0.6), (0.9, 20, 0.75), (1.0, 1, 0.5)])
+@pytest.mark.parametrize(
+    "settings",
+    [(0.7, 0, 1.0, 0), (1.0, 5, 1.0, 0), (1.3, 0, 0.6, 0), (0.9, 20, 0.75, 0), (1.0, 1, 0.5, 0), (0.8, 0, 1.0, 0.1),
+     (1.5, 30, 0.9, 0.05), (1.0, 0, 1.0, 1.0)],
+)  # fmt: skip
 def test_restricted_distribution_is_that_of_transformers(settings):
     """Guards against the nucleus losing the word that crosses its mass, and against top-p before top-k."""
     logits = torch.randn(50, 200, generator=torch.Generator().manual_seed(5)) * 3
-    temperature, top_k, top_p = settings
+    temperature, top_k, top_p, min_p = settings
     expected = TemperatureLogitsWarper(temperature)(None, logits)
     if top_k:
         expected = TopKLogitsWarper(top_k)(None, expected)
     if top_p < 1:
         expected = TopPLogitsWarper(top_p)(None, expected)
-    actual = restrict(logits, SamplingSettings(temperature, top_k, top_p))
+    if min_p:
+        expected = MinPLogitsWarper(min_p)(None, expected)
+    actual = restrict(logits, SamplingSettings(temperature, top_k, top_p, min_p))
     torch.testing.assert_close(actual.softmax(-1), expected.softmax(-1))
     # The sort of other devices is another code path.
     assert torch.equal(logits.sort(-1, descending=True).values, torch.from_numpy(np.sort(logits.numpy())).flip(-1))

@@ -10,6 +10,7 @@ import torch
 from modules.api import Audio, Prompt, SamplingSettings
 from modules.search.best_of_n import BestOfN
 from modules.search.candidates import CandidateStore, export_candidates
+from modules.search.identity import candidate_identity, digest
 from modules.search.sweep import Panel, Sweep, chosen_index, unique_prompts
 from tests.search_toys import (
     ToyCodec,
@@ -103,6 +104,18 @@ def test_scores_of_another_verifier_decoder_or_reference_are_not_reused(tmp_path
     assert num_asked(spoken[0], needs_reference=True) == all_of_them
     assert num_asked(spoken[0], needs_reference=True) == 0
     assert num_asked(spoken[1], needs_reference=True) == all_of_them
+
+
+def test_candidates_of_earlier_versions_are_still_found():
+    """Guards against a new setting that, left alone, makes every stored candidate unknown: the digest is that of the
+    first version. A setting that does something is another setting."""
+
+    def name_of(**settings):
+        sampling = SamplingSettings(0.8, **settings)
+        return digest(candidate_identity("m", ToyCodec(), Prompt("k", "t"), sampling, BestOfN(4, 12), 7))
+
+    assert name_of() == "f2829196535be96f0399e2761b00d147b7858be0e748461693b722cc2f636b05"
+    assert len({name_of(), name_of(min_p=0.1), name_of(repetition_penalty=1.1)}) == 3
 
 
 @pytest.mark.parametrize(

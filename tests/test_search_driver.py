@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from modules.api import Cost, Prompt, Sampler, SearchAlgorithm, Verifier
+from modules.api import Cost, Prompt, Sampler, Verifier
 from modules.search.best_of_n import BestOfN, candidate_seed
 from modules.search.driver import run_searches
 from modules.search.ledger import best_of_n_flops, share_seconds
+from modules.search.protocol import SearchAlgorithm
 from modules.search.sweep import chosen_index
 from tests.search_toys import HOP_LENGTH, ToyCodec, ToySampler, ToyVerifier, mean_level, toy_prompts
 
@@ -74,7 +75,10 @@ def test_costs_add_up():
             assert cost.seconds >= 0
     flops = [best_of_n_flops(trace.candidates, selectors[0], ToyCodec(), n) for n in (1, 2, 4)]
     total = trace.cost
-    assert flops[0] == pytest.approx((total.lm_flops + total.codec_flops) / 4)
+    prompt_flops = 1000 * len(trace.prompt.text)  # read once, for one candidate or for all
+    assert total.prompt_flops == prompt_flops
+    assert total.lm_flops == prompt_flops + 1000 * sum(candidate.num_codes for candidate in trace.candidates)
+    assert flops[0] == pytest.approx(prompt_flops + (total.lm_flops + total.codec_flops - prompt_flops) / 4)
     assert flops[2] == pytest.approx(total.lm_flops + total.codec_flops + total.verifier_flops / 2)
     assert sum(share_seconds(3.0, [1, 2, 0])) == pytest.approx(3.0)
     assert share_seconds(3.0, [0, 0]) == [1.5, 1.5]

@@ -5,6 +5,7 @@ import math
 import re
 import wave
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ trainer:
 class VoiceLevel(ToyVerifier):
     """Likeness to the reference: the level nearer to that of the reference scores higher."""
 
-    needs_reference = True
+    needs_text, needs_reference = True, True
 
     def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> torch.Tensor:
         wanted = float(prompt.reference.samples_T.mean())
@@ -166,7 +167,7 @@ def test_the_json_tells_what_was_drawn_and_how(model: LMModule, drawn: list, tmp
     assert record["heard"].startswith("text-") and record["heard"].endswith(f"{record['chosen']}: {MAX_NEW_TOKENS}")
     assert record["selector"]["name"] == "long" and record["selector"]["model_hash"] == "abc"
     assert record["model_hash"] == model.model_hash and record["codec_fingerprint"] == ToyCodec.fingerprint
-    assert record["sampling"] == {"temperature": 0.9, "top_k": 0, "top_p": 1.0}
+    assert record["sampling"] == asdict(SamplingSettings(temperature=0.9))
     assert record["algorithm"]["num_candidates"] == record["num_candidates"] == NUM_CANDIDATES
     assert record["seed"] == 0 and record["text"] == TEXT and record["versions"]["torch"] == torch.__version__
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from modules.api import Branch, SamplingSettings
 from modules.lm.cache import RowCache
-from modules.lm.distribution import draw, restrict
+from modules.lm.distribution import draw, penalised, restrict
 from modules.lm.noise import seed_tensor, uniform_noise
 from modules.tokens import TokenSpace
 
@@ -86,6 +86,7 @@ class DecodingBatch:
             [row.branch.codes_S.numel() + len(row.codes) for row in rows], device=device
         )
         self.seeds_R = seed_tensor([row.seed for row in rows], device)
+        self.seen_RV = self._seen_words() if settings.repetition_penalty != 1 else None
         # On a CPU rows are looked at after every step; elsewhere each look would wait for the device.
         self.num_steps_per_look = 1 if device.type == "cpu" else 16
 
@@ -105,6 +106,15 @@ class DecodingBatch:
                 cache = self.cache.row(index, num_tokens)
                 row.prefix = Prefix(cache, self.token_space.code_offset + row.codes[-1])
 
+    def _seen_words(self) -> Tensor:
+        """(R, V) True on the codes that each row already holds."""
+        space = self.token_space
+        seen_RV = torch.zeros(len(self.rows), space.vocab_size - space.speech_end, dtype=torch.bool)
+        for seen_V, row in zip(seen_RV, self.rows, strict=True):
+            codes_S = torch.cat([row.branch.codes_S, torch.tensor(row.codes, dtype=torch.int64)])
+            seen_V[codes_S + space.code_offset - space.speech_end] = True
+        return seen_RV.to(self.tokens_R.device)
+
     def _has_ended(self, row: Row) -> bool:
         return row.stopped or len(row.codes) == self.max_new_tokens
 
@@ -122,7 +132,12 @@ class DecodingBatch:
         head = self.network.lm_head.weight[space.speech_end : space.vocab_size]  # a view: the codes follow the markers
         logits_RV = (hidden @ head.T).float()
         logits_RV[:, 1 : space.code_offset - space.speech_end] = float("-inf")
-        words_R = draw(restrict(logits_RV, self.settings), uniform_noise(self.seeds_R, self.code_positions_R))
+        wanted_RV = logits_RV
+        if self.seen_RV is not None:
+            wanted_RV = penalised(logits_RV, self.seen_RV, self.settings.repetition_penalty)
+        words_R = draw(restrict(wanted_RV, self.settings), uniform_noise(self.seeds_R, self.code_positions_R))
+        if self.seen_RV is not None:
+            self.seen_RV.scatter_(1, words_R[:, None], True)
         log_probabilities_R = logits_RV.log_softmax(-1).gather(1, words_R[:, None]).squeeze(1)
         self.tokens_R = words_R + space.speech_end
         self.positions_R = self.positions_R + 1

@@ -1,7 +1,9 @@
-"""From logits to the next token: temperature, top-k, nucleus, and the draw itself.
+"""From logits to the next token: repetition penalty, temperature, top-k, nucleus, min-p, and the draw itself.
 
 Shapes: R rows, V words.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -9,13 +11,25 @@ from torch import Tensor
 from modules.api import SamplingSettings
 
 
+def penalised(logits_RV: Tensor, seen_RV: Tensor, penalty: float) -> Tensor:
+    """A logit of a seen word is divided by `penalty` if it is above 0 and multiplied by it if below."""
+    return torch.where(seen_RV, torch.where(logits_RV > 0, logits_RV / penalty, logits_RV * penalty), logits_RV)
+
+
 def restrict(logits_RV: Tensor, settings: SamplingSettings) -> Tensor:
-    """Logits over temperature, with -inf outside the `top_k` largest and then outside the nucleus of mass `top_p`.
+    """Logits over temperature, with -inf outside the `top_k` largest, the nucleus of mass `top_p` and `min_p`.
 
     The nucleus (Holtzman et al., arXiv 1904.09751) is the smallest set of largest words whose mass reaches `top_p`;
     words that tie with its smallest stay in it, so the result never depends on how a sort orders ties.
     """
     logits_RV = logits_RV / settings.temperature
+    if settings.min_p > 0:  # a ratio of probabilities: what the other two leave out does not change it
+        floor_R1 = logits_RV.amax(-1, keepdim=True) + math.log(settings.min_p)
+        return _nucleus(logits_RV, settings).masked_fill(logits_RV < floor_R1, float("-inf"))
+    return _nucleus(logits_RV, settings)
+
+
+def _nucleus(logits_RV: Tensor, settings: SamplingSettings) -> Tensor:
     num_words = logits_RV.shape[-1]
     top_k = min(settings.top_k or num_words, num_words)
     if top_k == num_words and settings.top_p == 1:

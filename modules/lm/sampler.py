@@ -31,6 +31,10 @@ class KVCacheSampler:
     The code at place p of a candidate is drawn with one uniform number that is a function of (seed, p): a candidate is
     the same alone or in any batch, in one call or continued over several, up to floating-point ties.
 
+    Branches fork, change places and are dropped without reading anything again: a child starts from a copy of its
+    parent's cache. `num_recomputed_tokens` counts the tokens of branches that `extend` had to read again because they
+    had been dropped; a search that grows what it has kept leaves it at 0.
+
     Args:
         network: From modules.lm.network.build_llama; its weights are used as they are at each call.
         prompt_format: Where text and codes stand.
@@ -51,6 +55,7 @@ class KVCacheSampler:
         self.prompt_format = prompt_format
         self.settings = settings
         self.max_batch_rows = max_batch_rows
+        self.num_recomputed_tokens = 0
 
     # ------------------------------------------------------------------------------------------------------ protocol
 
@@ -74,7 +79,7 @@ class KVCacheSampler:
             raise ValueError(f"Expected `seeds` to hold {len(branches) * num_children} seeds, but got {len(seeds)}.")
         if max_new_tokens < 1:
             raise ValueError(f"Expected `max_new_tokens` to be at least 1, but got {max_new_tokens}.")
-        self._prefill([branch for branch in branches if not branch.stopped and branch.state is None])
+        self.num_recomputed_tokens += self._prefill([one for one in branches if not one.stopped and one.state is None])
         parents = [branch for branch in branches for _ in range(num_children)]
         rows = [Row(parent, parent.state, seed) for parent, seed in zip(parents, seeds, strict=True)]
         self._decode([row for row in rows if not row.branch.stopped], max_new_tokens)
@@ -106,18 +111,22 @@ class KVCacheSampler:
     def _device(self) -> torch.device:
         return self.network.lm_head.weight.device
 
-    def _prefill(self, branches: Sequence[Branch]) -> None:
-        """Give each branch its Prefix. The branches of one forward pass are packed like training documents."""
+    def _prefill(self, branches: Sequence[Branch]) -> int:
+        """Give each branch its Prefix; how many tokens were read. One forward pass reads many, packed like training
+        documents; a branch that stands twice in the list is read once."""
         offset = self.prompt_format.token_space.code_offset
+        num_tokens = 0
         pending: list[tuple[Branch, list[int]]] = []
-        for branch in branches:
+        for branch in {id(branch): branch for branch in branches}.values():
             codes = [offset + code for code in branch.codes_S.tolist()]
             pending.append((branch, self.prompt_format.prompt_tokens(branch.prompt.text) + codes))
+            num_tokens += len(pending[-1][1])
             if sum(len(tokens) for _, tokens in pending) >= _MAX_PREFILL_TOKENS:
                 self._prefill_pack(pending)
                 pending = []
         if pending:
             self._prefill_pack(pending)
+        return num_tokens
 
     def _prefill_pack(self, pending: Sequence[tuple[Branch, list[int]]]) -> None:
         lengths = [len(tokens) - 1 for _, tokens in pending]  # the last token is fed by the first step

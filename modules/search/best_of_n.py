@@ -1,14 +1,17 @@
 """Best-of-n: draw N independent samples of a prompt and let verifiers choose afterwards."""
 
 import hashlib
-from collections.abc import Generator
 from dataclasses import dataclass
 
-from modules.api import Branch, Candidate, Extend, Score, Trace
+from modules.api import Audio, Branch, Candidate
+from modules.search.protocol import Estimate, Extend, Score, Search, Span, Trace
 
 
-def candidate_seed(seed: int, prompt_key: str, index: int) -> int:
-    """The seed of one candidate, in [0, 2**63): it depends on nothing else, so more candidates keep the first ones."""
+def candidate_seed(seed: int, prompt_key: str, index: int | str) -> int:
+    """The seed of one candidate, in [0, 2**63): it depends on nothing else, so more candidates keep the first ones.
+
+    A branch inside a tree has a path such as "2.0.1" for its index.
+    """
     digest = hashlib.sha256(f"{seed}\n{prompt_key}\n{index}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -20,6 +23,20 @@ def finished_candidate(branch: Branch, index: int, seed: int) -> Candidate:
     )
 
 
+def partial_candidate(branch: Branch, index: int, seed: int, audio: Audio | None) -> Candidate:
+    """A branch that will grow, as a candidate to be judged so far; `audio` is what was decoded of its parent."""
+    candidate = finished_candidate(branch, index, seed)
+    candidate.audio, candidate.is_partial = audio, True
+    return candidate
+
+
+def require_positive(settings: object, *names: str) -> None:
+    """Raises ValueError where an attribute is below 1."""
+    for name in names:
+        if getattr(settings, name) < 1:
+            raise ValueError(f"Expected `{name}` to be at least 1, but got {getattr(settings, name)}.")
+
+
 @dataclass(frozen=True)
 class BestOfN:
     """`num_candidates` samples of up to `max_new_tokens` tokens (the end token counts) for every prompt, all scored."""
@@ -28,15 +45,25 @@ class BestOfN:
     max_new_tokens: int
 
     def __post_init__(self) -> None:
-        for name in ("num_candidates", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Expected `{name}` to be at least 1, but got {getattr(self, name)}.")
+        require_positive(self, "num_candidates", "max_new_tokens")
 
     @property
     def name(self) -> str:
         return "best_of_n"
 
-    def search(self, root: Branch, seed: int) -> Generator[Extend | Score, list[Branch] | None, Trace]:
+    @property
+    def verifier_names(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def independent_candidates(self) -> bool:
+        return True
+
+    def estimate(self, num_codes: int) -> Estimate:
+        whole = (Span(self.num_candidates, 0, min(num_codes, self.max_new_tokens)),)
+        return Estimate(whole[0].stop, self.num_candidates, whole, whole)
+
+    def search(self, root: Branch, seed: int) -> Search:
         """One Extend of the root, one Score of all its children."""
         seeds = [candidate_seed(seed, root.prompt.key, index) for index in range(self.num_candidates)]
         branches = yield Extend([root], self.num_candidates, self.max_new_tokens, seeds)

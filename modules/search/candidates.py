@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from modules.api import Candidate, Cost, Prompt, Trace
+from modules.api import Candidate, Cost, Prompt
 from modules.search.identity import digest
+from modules.search.protocol import Trace
 from modules.search.scoring import ScoreFailure
 
 logger = logging.getLogger(__name__)

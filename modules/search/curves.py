@@ -1,22 +1,27 @@
 """The curves of a sweep: every selector under every judge that is another model, chance, and the oracle."""
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from modules.api import Candidate, Codec, Trace, Verifier
+from modules.api import Candidate, Codec, Verifier
 from modules.search.estimators import (
     CurvePoint,
     JudgedPrompt,
     bootstrap_interval,
     candidate_counts,
+    corpus_score,
+    expected_runaways,
     expected_scores,
     judged_only_score,
     resample_counts,
     selection_weights,
 )
-from modules.search.ledger import best_of_n_flops
+from modules.search.identity import models_of
+from modules.search.ledger import best_of_n_flops, search_flops
+from modules.search.protocol import SearchAlgorithm, Trace
 from modules.search.sweep import Panel, chosen_index
 
 
@@ -36,12 +41,13 @@ class CurveCalculator:
     """Turns the traces of one prompt set into curve points. All lines share one set of resamples (paired intervals)."""
 
     prompt_set: str
-    algorithm_name: str
+    algorithm: SearchAlgorithm
     traces: Sequence[Trace]
     panel: Panel
     codec: Codec
     seed: int
     num_resamples: int = 2000
+    temperature: float = math.nan
 
     def points(self) -> list[CurvePoint]:
         """In the order of judges, then lines, then n."""
@@ -50,19 +56,34 @@ class CurveCalculator:
         for judge in self.panel.judges:
             judged = self._judged(judge)
             for line in self._lines(judge, judged):
-                points += self._line_points(line, judge, judged, candidate_counts(self._num_candidates()), counts_RP)
-        ends = sorted({1, self._num_candidates()})
+                points += self._line_points(line, judge, judged, self._counts(), counts_RP)
+        ends = sorted({self._counts()[0], self._counts()[-1]})
         for judge in self.panel.final_judges:
             judged = self._judged(judge)
             for line in self._final_lines(judge):
                 points += self._line_points(line, judge, judged, ends, counts_RP)
-        return points
+        return self._with_gains(points, counts_RP)
 
-    def _num_candidates(self) -> int:
+    def _counts(self) -> list[int]:
+        """The n of the curves. A search whose candidates know of each other has one: the most that a prompt has."""
         numbers = {len(trace.candidates) for trace in self.traces}
+        if not self.algorithm.independent_candidates:
+            return [max(numbers)]
         if len(numbers) != 1:
             raise ValueError(f"Expected every prompt to have as many candidates, but got {sorted(numbers)}.")
-        return numbers.pop()
+        return candidate_counts(numbers.pop())
+
+    def _with_gains(self, points: list[CurvePoint], counts_RP: np.ndarray) -> list[CurvePoint]:
+        """Each with the paired difference to chance at its n, under its judge."""
+        chance = {(point.judge, point.n): point.scores_P for point in points if point.selector == "random"}
+        gained = []
+        for point in points:
+            if (baseline_P := chance.get((point.judge, point.n))) is not None:
+                low, high = bootstrap_interval(point.scores_P - baseline_P, counts_RP)
+                mean = float((point.scores_P - baseline_P).mean())
+                point = replace(point, gain=mean, gain_low=low, gain_high=high)
+            gained.append(point)
+        return gained
 
     def _judged(self, judge: Verifier) -> list[JudgedPrompt]:
         return [
@@ -70,26 +91,42 @@ class CurveCalculator:
                 scores_of(trace.candidates, judge.name),
                 np.array([one.stopped for one in trace.candidates]),
                 judge.worst_score,
+                float(judge.reference_length(trace.prompt)) if hasattr(judge, "reference_length") else math.nan,
             )
             for trace in self.traces
         ]
 
     def _lines(self, judge: Verifier, judged: list[JudgedPrompt]) -> list[Line]:
-        """Chance, every selector of another model than the judge's, and the oracle: chosen by the judge's metric."""
-        uniform_N = np.full(self._num_candidates(), 1 / self._num_candidates())
-        lines = [Line("random", None, lambda place, n: uniform_N)]
+        """Chance, every selector of other models than the judge's, and the oracle: chosen by the judge's metric.
+
+        Where the judge has steered the search, only the oracle: what is left was chosen by the judge already.
+        """
+        sizes = [len(trace.candidates) for trace in self.traces]
+        lines = [Line("random", None, lambda place, n: np.full(sizes[place], 1 / sizes[place]))]
         for selector in self.panel.selectors:
-            if selector.model_hash != judge.model_hash:
+            if not models_of(selector) & models_of(judge):
                 scores_PN = [scores_of(trace.candidates, selector.name) for trace in self.traces]
-                lines.append(Line(selector.name, selector, _weights_by(scores_PN)))
+                lines.append(Line(selector.name, selector, self._weights_by(scores_PN)))
         metrics_PN = [prompt.metric_N for prompt in judged]
-        return [*lines, Line(f"oracle ({judge.name})", None, _weights_by(metrics_PN), is_oracle=True)]
+        oracle = Line(f"oracle ({judge.name})", None, self._weights_by(metrics_PN), is_oracle=True)
+        return [oracle] if self._has_steered(judge) else [*lines, oracle]
+
+    def _weights_by(self, scores_PN: list[np.ndarray]) -> Callable[[int, int], np.ndarray]:
+        if self.algorithm.independent_candidates:
+            return lambda place, n: selection_weights(scores_PN[place], n)
+        return lambda place, n: selection_weights(scores_PN[place], len(scores_PN[place]))
+
+    def _has_steered(self, judge: Verifier) -> bool:
+        steering = [one for one in self.panel.selectors if one.name in self.algorithm.verifier_names]
+        return any(models_of(one) & models_of(judge) for one in steering)
 
     def _final_lines(self, judge: Verifier) -> list[Line]:
         """n = 1 is the first candidate (a sample by chance), N the one chosen from all."""
         lines = [Line("random", None, lambda place, n: self._one_hot(place, None, n))]
+        if self._has_steered(judge):
+            lines = []
         for selector in self.panel.selectors:
-            is_oracle = selector.model_hash == judge.model_hash
+            is_oracle = bool(models_of(selector) & models_of(judge)) or self._has_steered(judge)
             label = f"oracle ({judge.name})" if is_oracle else selector.name
             if label not in {line.label for line in lines}:
                 lines.append(
@@ -100,7 +137,8 @@ class CurveCalculator:
     def _one_hot(self, place: int, selector: Verifier | None, n: int) -> np.ndarray:
         candidates = self.traces[place].candidates
         weights_N = np.zeros(len(candidates))
-        weights_N[0 if selector is None or n == 1 else chosen_index(candidates, selector.name)] = 1
+        is_first = selector is None or (n == 1 and self.algorithm.independent_candidates)
+        weights_N[0 if is_first else chosen_index(candidates, selector.name)] = 1
         return weights_N
 
     def _line_points(
@@ -116,7 +154,7 @@ class CurveCalculator:
             low, high = bootstrap_interval(scores_P, counts_RP)
             points.append(
                 CurvePoint(
-                    algorithm=self.algorithm_name,
+                    algorithm=self.algorithm.name,
                     selector=line.label,
                     judge=judge.name,
                     n=n,
@@ -129,6 +167,10 @@ class CurveCalculator:
                     score_judged_only=judged_only_score(judged, weights_PN),
                     prompt_set=self.prompt_set,
                     flops=self._flops(line, n),
+                    temperature=self.temperature,
+                    score_corpus=corpus_score(judged, scores_P),
+                    chosen_runaways=expected_runaways(judged, weights_PN),
+                    scores_P=scores_P,
                 )
             )
         return points
@@ -137,14 +179,14 @@ class CurveCalculator:
         if line.is_oracle:
             return float("nan")
         num_drawn = 1 if line.selector is None else n  # chance needs no second sample
-        costs = [best_of_n_flops(trace.candidates, line.selector, self.codec, num_drawn) for trace in self.traces]
-        return float(np.mean(costs))
+        if not self.algorithm.verifier_names:
+            costs = [best_of_n_flops(trace.candidates, line.selector, self.codec, num_drawn) for trace in self.traces]
+            return float(np.mean(costs))
+        others = [one for one in self.panel.selectors if one.name not in self.algorithm.verifier_names]
+        share = num_drawn if self.algorithm.independent_candidates else None
+        return float(np.mean([search_flops(trace, line.selector, others, self.codec, share) for trace in self.traces]))
 
 
 def scores_of(candidates: Sequence[Candidate], name: str) -> np.ndarray:
     """(N,) float64; NaN where the verifier could not judge or was not asked."""
     return np.array([candidate.scores.get(name, np.nan) for candidate in candidates], dtype=np.float64)
-
-
-def _weights_by(scores_PN: list[np.ndarray]) -> Callable[[int, int], np.ndarray]:
-    return lambda place, n: selection_weights(scores_PN[place], n)

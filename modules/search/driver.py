@@ -1,12 +1,21 @@
 """The driver: runs the searches of many prompts at once, so that sampling, decoding and scoring are batched."""
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from modules.api import Branch, Candidate, Codec, Cost, Extend, Prompt, Sampler, Score, SearchAlgorithm, Trace, Verifier
-from modules.search.ledger import sampling_cost, share_seconds, verifier_cost
-from modules.search.scoring import ScoreFailure, decode_candidates, score_candidates
+from modules.api import Branch, Candidate, Codec, Cost, Prompt, Sampler, Verifier
+from modules.search.ledger import (
+    decoding_flops,
+    growth_flops,
+    sampling_cost,
+    share_seconds,
+    verifier_cost,
+    with_shared_costs,
+)
+from modules.search.protocol import Drop, Extend, Request, Score, Search, SearchAlgorithm, Trace
+from modules.search.scoring import ScoreFailure, decode_candidates, num_decoded, score_candidates
 
 # Called with the name of the stage that begins and how many prompts have been finished since the last call.
 Progress = Callable[[str, int], None]
@@ -18,21 +27,67 @@ def no_progress(stage: str, num_finished: int) -> None:
 
 @dataclass
 class RunningSearch:
-    """One prompt's generator, the request it waits on, every branch it was given, and seconds not yet shared out."""
+    """One prompt's generator, the request it waits on, every branch that it may still grow, and what it has spent.
+
+    `seconds` of sampling are not yet shared out to candidates.
+    """
 
     root: Branch
-    generator: Generator[Extend | Score, list[Branch] | None, Trace]
-    request: Extend | Score | None = None
+    generator: Search
+    num_prompt_tokens: int
+    spent: Cost
+    request: Request | None = None
     branches: list[Branch] = field(default_factory=list)
     seconds: float = 0.0
     trace: Trace | None = None
 
-    def advance(self, answer: list[Branch] | None) -> None:
-        """Hand over the answer and take the next request, or the trace."""
+    @classmethod
+    def begin(cls, root: Branch, algorithm: SearchAlgorithm, sampler: Sampler, seed: int) -> "RunningSearch":
+        num_prompt_tokens = sampler.num_prompt_tokens(root.prompt)
+        prompt_flops = sampler.flops(num_prompt_tokens, 0)
+        spent = Cost(lm_flops=prompt_flops, prompt_flops=prompt_flops)
+        return cls(root, algorithm.search(root, seed), num_prompt_tokens, spent, branches=[root])
+
+    def advance(self, answer: list[Branch] | None, sampler: Sampler) -> None:
+        """Hand over the answer and take the next request that others may share, or the trace."""
         try:
             self.request = self.generator.send(answer)
+            while isinstance(self.request, Drop):
+                self._drop(self.request, sampler)
+                self.request = self.generator.send(None)
         except StopIteration as stop:
             self.request, self.trace = None, stop.value
+
+    def _drop(self, request: Drop, sampler: Sampler) -> None:
+        unwanted = {id(branch) for branch in request.branches}
+        sampler.drop([branch for branch in self.branches if id(branch) in unwanted])
+        self.branches = [branch for branch in self.branches if id(branch) not in unwanted]
+
+    def finish(self) -> Trace:
+        """The trace; its candidates carry all that was spent."""
+        assert self.trace is not None, "a search ends with a Trace"
+        self.spent += Cost(seconds=self.seconds)
+        self.spend_seconds(self.trace.candidates)
+        return with_shared_costs(self.trace, self.spent)
+
+    def spend_seconds(self, candidates: Sequence[Candidate]) -> None:
+        shares = share_seconds(self.seconds, [candidate.num_codes for candidate in candidates])
+        for candidate, seconds in zip(candidates, shares, strict=True):
+            candidate.cost += Cost(seconds=seconds)
+        self.seconds = 0.0
+
+
+def check_selectors(algorithm: SearchAlgorithm, selectors: Sequence[Verifier]) -> None:
+    """Raises ValueError where a verifier that steers the search is no selector, or cannot judge partial audio."""
+    by_name = {selector.name: selector for selector in selectors}
+    for name in algorithm.verifier_names:
+        if name not in by_name:
+            raise ValueError(
+                f"Expected what steers {algorithm.name} to be one of the selectors {sorted(by_name)}, but got {name!r}."
+            )
+    for name in algorithm.estimate(1).heard:
+        if not by_name[name].judges_partial:
+            raise ValueError(f"Expected what steers {algorithm.name} to judge partial audio, but got {name!r}.")
 
 
 def run_searches(
@@ -50,16 +105,18 @@ def run_searches(
 
     Extend requests with equal `num_children` and `max_new_tokens` become one call of the sampler; all candidates to be
     scored are decoded together. A candidate's cost is the FLOPs to draw it, to decode it and to show it to every
-    selector, and its share of the wall seconds. A verifier's exception gives NaN and is added to `failures`. Every
-    branch is dropped at the end, also when something raises.
+    selector, and its share of the wall seconds; what went into branches that a search gave up is shared among its
+    candidates. A verifier's exception gives NaN and, for final candidates, is added to `failures`. Every branch is
+    dropped at the end, also when something raises. ValueError where a verifier that steers is no selector.
     """
     if not prompts:
         return []
+    check_selectors(algorithm, selectors)
     roots = sampler.start(prompts)
-    searches = [RunningSearch(root, algorithm.search(root, seed), branches=[root]) for root in roots]
+    searches = [RunningSearch.begin(root, algorithm, sampler, seed) for root in roots]
     try:
         for search in searches:
-            search.advance(None)
+            search.advance(None, sampler)
         while waiting := [search for search in searches if search.request is not None]:
             growing = [search for search in waiting if isinstance(search.request, Extend)]
             if growing:
@@ -70,7 +127,7 @@ def run_searches(
             progress("searching", sum(search.request is None for search in waiting))
     finally:
         sampler.drop([branch for search in searches for branch in search.branches])
-    return [_finished(search) for search in searches]
+    return [search.finish() for search in searches]
 
 
 def _answer_extends(searches: Sequence[RunningSearch], sampler: Sampler) -> None:
@@ -94,7 +151,19 @@ def _answer_extends(searches: Sequence[RunningSearch], sampler: Sampler) -> None
             own, children = (children[: len(search.request.seeds)], children[len(search.request.seeds) :])
             search.branches += own
             search.seconds += seconds
-            search.advance(own)
+            search.spent += Cost(lm_flops=_grown_flops(search, own, sampler))
+            search.advance(own, sampler)
+
+
+def _grown_flops(search: RunningSearch, children: Sequence[Branch], sampler: Sampler) -> float:
+    """FLOPs of the language model from the parents' codes to the children's."""
+    parents = [branch for branch in search.request.branches for _ in range(search.request.num_children)]
+    lengths = Counter(
+        (parent.codes_S.numel(), child.codes_S.numel()) for parent, child in zip(parents, children, strict=True)
+    )
+    return sum(
+        count * growth_flops(sampler, search.num_prompt_tokens, start, stop) for (start, stop), count in lengths.items()
+    )
 
 
 def _answer_scores(
@@ -107,21 +176,42 @@ def _answer_scores(
     failures: set[ScoreFailure] | None,
 ) -> None:
     progress("decoding", 0)
-    decode_candidates([one for search in searches for one in search.request.candidates], codec, decode_batch_size)
-    for search in searches:
-        num_prompt_tokens = sampler.num_prompt_tokens(search.request.prompt)
-        for candidate in search.request.candidates:
-            if candidate.cost.lm_flops == candidate.cost.codec_flops == 0:
-                candidate.cost += sampling_cost(sampler, codec, num_prompt_tokens, candidate.num_codes)
+    asked = [(search, candidate) for search in searches for candidate in search.request.candidates]
+    before = [candidate.cost for _, candidate in asked]
+    starts = [num_decoded(candidate, codec) for _, candidate in asked]
+    decode_candidates([candidate for _, candidate in asked], codec, decode_batch_size)
+    for (search, candidate), start in zip(asked, starts, strict=True):
+        codec_flops = decoding_flops(codec, start, candidate.num_codes)
+        search.spent += Cost(codec_flops=codec_flops)
+        if candidate.is_partial:
+            candidate.cost += Cost(codec_flops=codec_flops)
+        elif candidate.cost.lm_flops == candidate.cost.codec_flops == 0:
+            candidate.cost += sampling_cost(sampler, codec, search.num_prompt_tokens, candidate.num_codes)
     for verifier in selectors:
-        progress(verifier.name, 0)
         for search in searches:
-            failed = score_with_cost(search.request.prompt, search.request.candidates, verifier, codec)
-            if failures is not None:
+            failed = _ask(search.request, verifier, codec, progress)
+            if failures is not None and search.request.verifiers is None:
                 failures |= failed
     for search in searches:
-        _spend_seconds(search, search.request.candidates)
-        search.advance(None)
+        search.spend_seconds(search.request.candidates)
+    for (search, candidate), earlier in zip(asked, before, strict=True):
+        verifier_flops = candidate.cost.verifier_flops - earlier.verifier_flops
+        search.spent += Cost(verifier_flops=verifier_flops, seconds=candidate.cost.seconds - earlier.seconds)
+    for search in searches:
+        search.advance(None, sampler)
+
+
+def _ask(request: Score, verifier: Verifier, codec: Codec, progress: Progress) -> set[ScoreFailure]:
+    """Let the verifier score those candidates that it has not heard, if the request wants it."""
+    if request.verifiers is not None and verifier.name not in request.verifiers:
+        return set()
+    candidates = [candidate for candidate in request.candidates if verifier.name not in candidate.scores]
+    if not candidates:
+        return set()
+    if not verifier.judges_partial and any(candidate.is_partial for candidate in candidates):
+        raise ValueError(f"Expected a verifier that judges partial audio, but got {verifier.name!r}.")
+    progress(verifier.name, 0)
+    return score_with_cost(request.prompt, candidates, verifier, codec)
 
 
 def score_with_cost(
@@ -134,16 +224,3 @@ def score_with_cost(
     for candidate, seconds in zip(candidates, shares, strict=True):
         candidate.cost += verifier_cost([verifier], codec, candidate.num_codes) + Cost(seconds=seconds)
     return failed
-
-
-def _spend_seconds(search: RunningSearch, candidates: Sequence[Candidate]) -> None:
-    shares = share_seconds(search.seconds, [candidate.num_codes for candidate in candidates])
-    for candidate, seconds in zip(candidates, shares, strict=True):
-        candidate.cost += Cost(seconds=seconds)
-    search.seconds = 0.0
-
-
-def _finished(search: RunningSearch) -> Trace:
-    assert search.trace is not None, "a search ends with a Trace"
-    _spend_seconds(search, search.trace.candidates)
-    return search.trace

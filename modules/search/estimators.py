@@ -4,7 +4,7 @@ Shapes: P prompts, N candidates, R resamples.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,8 +16,13 @@ class CurvePoint:
     `score` and its 95 % interval [low, high] count a candidate that the judge could not score, or that never ended, as
     the judge's worst score; `score_judged_only` leaves such choices out (NaN where nothing is left). `num_unjudged`
     (ended, but NaN from the judge) and `num_runaways` (never ended) count candidates among all that the judge was asked
-    about. `flops` is the mean compute for one prompt: n samples, decoded, and scored by the selector where n > 1; NaN
-    for the oracle, which nobody can run.
+    about. `flops` is the mean compute for one prompt: n samples, decoded, and scored by the selector where n > 1, or
+    all that a search of another kind spent; NaN for the oracle, which nobody can run.
+
+    `gain` with its paired interval is the difference to the line "random" at the same n (NaN where there is none).
+    Of judges that count errors against a text: `score_corpus` weighs every prompt by the length of its text (1 - corpus
+    error rate, at most 100 % for one prompt), and `chosen_runaways` is the expected number of prompts whose choice has
+    an error above 50 % or never ended. `scores_P` is the expected score of every prompt, for comparisons between lines.
     """
 
     algorithm: str
@@ -33,6 +38,13 @@ class CurvePoint:
     score_judged_only: float
     prompt_set: str = ""
     flops: float = math.nan
+    temperature: float = math.nan
+    gain: float = math.nan
+    gain_low: float = math.nan
+    gain_high: float = math.nan
+    score_corpus: float = math.nan
+    chosen_runaways: float = math.nan
+    scores_P: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
 
 
 def candidate_counts(num_candidates: int) -> list[int]:
@@ -71,16 +83,22 @@ def _tied(first: float, second: float) -> bool:
 
 @dataclass(frozen=True)
 class JudgedPrompt:
-    """One prompt's candidates under one judge: `metric_N` has no NaN; `judged_N` says which were really judged."""
+    """One prompt's candidates under one judge: `metric_N` has no NaN; `judged_N` says which were really judged.
+
+    `length` is that of the text in the judge's units (words, characters); NaN for a judge that counts no errors.
+    """
 
     metric_N: np.ndarray
     judged_N: np.ndarray
+    length: float = math.nan
 
     @classmethod
-    def from_scores(cls, judge_scores_N: np.ndarray, stopped_N: np.ndarray, worst_score: float) -> "JudgedPrompt":
+    def from_scores(
+        cls, judge_scores_N: np.ndarray, stopped_N: np.ndarray, worst_score: float, length: float = math.nan
+    ) -> "JudgedPrompt":
         """A NaN of the judge, and a candidate that never ended, count as `worst_score`."""
         judged_N = ~np.isnan(judge_scores_N) & stopped_N.astype(bool)
-        return cls(np.where(judged_N, judge_scores_N, worst_score), judged_N)
+        return cls(np.where(judged_N, judge_scores_N, worst_score), judged_N, length)
 
 
 def expected_scores(prompts: list[JudgedPrompt], weights_PN: list[np.ndarray]) -> np.ndarray:
@@ -96,6 +114,23 @@ def judged_only_score(prompts: list[JudgedPrompt], weights_PN: list[np.ndarray])
         total += float(chance_N @ prompt.metric_N)
         mass += float(chance_N.sum())
     return total / mass if mass > 0 else math.nan
+
+
+def corpus_score(prompts: list[JudgedPrompt], scores_P: np.ndarray) -> float:
+    """Mean of the scores weighted by the lengths of the texts; NaN where the judge gives no lengths."""
+    lengths_P = np.array([prompt.length for prompt in prompts])
+    return float(scores_P @ lengths_P / lengths_P.sum()) if lengths_P.sum() > 0 else math.nan
+
+
+def expected_runaways(prompts: list[JudgedPrompt], weights_PN: list[np.ndarray]) -> float:
+    """Expected number of prompts whose choice scores below 0.5 (an error above 50 %), or was not judged."""
+    if any(math.isnan(prompt.length) for prompt in prompts):
+        return math.nan
+    chances = [
+        float(weights_N @ ((prompt.metric_N < 0.5) | ~prompt.judged_N))
+        for prompt, weights_N in zip(prompts, weights_PN, strict=True)
+    ]
+    return sum(chances)
 
 
 def resample_counts(num_prompts: int, seed: int, num_resamples: int = 2000) -> np.ndarray:
@@ -118,3 +153,18 @@ def bootstrap_interval(values_P: np.ndarray, counts_RP: np.ndarray, level: float
     means_R = counts_RP @ values_P / len(values_P)
     low, high = np.quantile(means_R, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def sign_flip_p_value(differences_P: np.ndarray, seed: int, num_flips: int = 10_000) -> float:
+    """Two-sided p-value of the paired permutation test (Fisher 1935): how often chance signs give as large a mean.
+
+    All 2**P sign patterns where there are at most 12 prompts, `num_flips` random ones (and the observed) else.
+    """
+    num_prompts = len(differences_P)
+    observed = abs(differences_P.sum())
+    if num_prompts <= 12:
+        patterns = np.arange(2**num_prompts)[:, None] >> np.arange(num_prompts) & 1
+        sums = (2 * patterns - 1) @ differences_P
+        return float(np.mean(np.abs(sums) >= observed - 1e-12))
+    signs = 2 * np.random.default_rng(seed).integers(0, 2, size=(num_flips, num_prompts)) - 1
+    return float((np.sum(np.abs(signs @ differences_P) >= observed - 1e-12) + 1) / (num_flips + 1))

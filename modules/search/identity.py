@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from modules.api import Codec, Prompt, SamplingSettings, SearchAlgorithm, Verifier
+from modules.api import Codec, Prompt, SamplingSettings, Verifier
+from modules.search.protocol import SearchAlgorithm
 
 
 def digest(value: Any) -> str:
@@ -38,17 +39,32 @@ def plain(value: Any) -> Any:
 
 
 def candidate_identity(
-    model_hash: str, codec: Codec, prompt: Prompt, sampling: SamplingSettings, algorithm: SearchAlgorithm, seed: int
+    model_hash: str,
+    codec: Codec,
+    prompt: Prompt,
+    sampling: SamplingSettings,
+    algorithm: SearchAlgorithm,
+    seed: int,
+    steering: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Everything that the drawn codes depend on. The codec counts by its encode path: what its codes mean."""
-    return {
+    """Everything that the drawn codes depend on. The codec counts by its encode path: what its codes mean.
+
+    `steering`: the score identities of the verifiers that steer the search, by name; there are none in best-of-n.
+    """
+    return ({"steering": steering} if steering else {}) | {
         "language_model": model_hash,
         "codec": codec.fingerprint,
         "prompt": {"key": prompt.key, "text": prompt.text, "language": prompt.language},
-        "sampling": dataclasses.asdict(sampling),
+        "sampling": _sampling_identity(sampling),
         "algorithm": plain(algorithm),
         "seed": seed,
     }
+
+
+def _sampling_identity(sampling: SamplingSettings) -> dict[str, Any]:
+    """The settings; those that came later than the first stored candidates only where they do something."""
+    neutral = {"min_p": 0.0, "repetition_penalty": 1.0}
+    return {name: value for name, value in dataclasses.asdict(sampling).items() if neutral.get(name) != value}
 
 
 def score_identity(verifier: Verifier, prompt: Prompt, decoder_fingerprint: str) -> str:
@@ -60,6 +76,11 @@ def score_identity(verifier: Verifier, prompt: Prompt, decoder_fingerprint: str)
         reference = [hashlib.sha256(samples).hexdigest(), prompt.reference.sample_rate]
     settings = plain(getattr(verifier, "settings", None))
     return digest([verifier.model_hash, settings, decoder_fingerprint, reference])
+
+
+def models_of(verifier: Verifier) -> frozenset[str]:
+    """Hashes of the models that a verifier listens with: its own, or those of its members."""
+    return frozenset(getattr(verifier, "member_hashes", None) or [verifier.model_hash])
 
 
 def decoder_fingerprint(codec: Codec) -> str:

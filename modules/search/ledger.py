@@ -1,8 +1,12 @@
 """The compute ledger: what candidates and points of a curve cost, in FLOPs by part and shared wall seconds."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from modules.api import Candidate, Codec, Cost, Sampler, Verifier
+from modules.search.protocol import Estimate, Trace
 
 
 def candidate_seconds(num_codes: int, codec: Codec) -> float:
@@ -11,12 +15,22 @@ def candidate_seconds(num_codes: int, codec: Codec) -> float:
 
 
 def sampling_cost(sampler: Sampler, codec: Codec, num_prompt_tokens: int, num_codes: int) -> Cost:
-    """FLOPs to draw one candidate by itself (its prompt included) and to decode it; no codes, nothing to decode.
+    """FLOPs to draw one candidate by itself (its prompt included) and to decode it; no codes, nothing to decode."""
+    prompt_flops = sampler.flops(num_prompt_tokens, 0)
+    lm_flops = sampler.flops(num_prompt_tokens, num_codes)
+    return Cost(lm_flops, decoding_flops(codec, 0, num_codes), prompt_flops=prompt_flops)
 
-    A sampler that reads a prompt once for all candidates spends less: the sum over candidates is an upper bound.
-    """
-    codec_flops = codec.decode_flops(num_codes) if num_codes else 0.0
-    return Cost(lm_flops=sampler.flops(num_prompt_tokens, num_codes), codec_flops=codec_flops)
+
+def growth_flops(sampler: Sampler, num_prompt_tokens: int, start: int, stop: int) -> float:
+    """FLOPs of the language model to go from `start` to `stop` codes; what is before them is in its cache."""
+    return sampler.flops(num_prompt_tokens, stop) - sampler.flops(num_prompt_tokens, start)
+
+
+def decoding_flops(codec: Codec, start: int, stop: int) -> float:
+    """FLOPs to decode the codes from `start` to `stop`, with the frames before them that the codec looks back on."""
+    if stop <= start:
+        return 0.0
+    return codec.decode_flops(stop - max(0, start - getattr(codec, "look_back_frames", 0)))
 
 
 def verifier_cost(verifiers: Sequence[Verifier], codec: Codec, num_codes: int) -> Cost:
@@ -34,9 +48,151 @@ def share_seconds(seconds: float, amounts: Sequence[float]) -> list[float]:
 
 
 def best_of_n_flops(candidates: Sequence[Candidate], selector: Verifier | None, codec: Codec, n: int) -> float:
-    """Expected FLOPs of best-of-n on one prompt: n of these candidates drawn and decoded, and, where there is a choice
-    to make (n > 1), scored by `selector` (None chooses by chance, for free)."""
-    flops = sum(candidate.cost.lm_flops + candidate.cost.codec_flops for candidate in candidates)
+    """Expected FLOPs of best-of-n on one prompt: the prompt read once, n of these candidates drawn and decoded, and,
+    where there is a choice to make (n > 1), scored by `selector` (None chooses by chance, for free)."""
+    prompt_flops = max(candidate.cost.prompt_flops for candidate in candidates)
+    costs = [candidate.cost for candidate in candidates]
+    flops = sum(cost.lm_flops - cost.prompt_flops + cost.codec_flops for cost in costs)
     if selector is not None and n > 1:
         flops += sum(verifier_cost([selector], codec, candidate.num_codes).verifier_flops for candidate in candidates)
-    return flops * n / len(candidates)
+    return prompt_flops + flops * n / len(candidates)
+
+
+def search_flops(
+    trace: Trace, selector: Verifier | None, others: Sequence[Verifier], codec: Codec, n: int | None = None
+) -> float:
+    """FLOPs of a search on one prompt: all that it spent, less what `others` cost that scored its candidates for other
+    lines of the table. With `n`, the share of n of its independent candidates."""
+    flops = trace.cost.flops
+    for verifier in others:
+        if selector is None or verifier.name != selector.name:
+            costs = [verifier_cost([verifier], codec, one.num_codes) for one in trace.candidates]
+            flops -= sum(cost.verifier_flops for cost in costs)
+    prompt_flops = trace.cost.prompt_flops
+    return flops if n is None else prompt_flops + (flops - prompt_flops) * n / len(trace.candidates)
+
+
+def estimated_cost(
+    estimate: Estimate, sampler: Sampler, codec: Codec, selectors: Sequence[Verifier], num_prompt_tokens: int
+) -> Cost:
+    """What the search of one prompt will cost by its estimate; `seconds` stay 0."""
+    prompt_flops = sampler.flops(num_prompt_tokens, 0)
+    lm_flops = prompt_flops + sum(
+        span.count * growth_flops(sampler, num_prompt_tokens, span.start, span.stop) for span in estimate.drawn
+    )
+    codec_flops = sum(span.count * decoding_flops(codec, span.start, span.stop) for span in estimate.decoded)
+    verifier_flops = 0.0
+    for selector in selectors:
+        for span in estimate.heard.get(selector.name, ()):
+            verifier_flops += span.count * verifier_cost([selector], codec, span.stop).verifier_flops
+        if not (estimate.ended_early and selector.name in estimate.heard):
+            verifier_flops += estimate.num_final * verifier_cost([selector], codec, estimate.num_codes).verifier_flops
+    return Cost(lm_flops, codec_flops, verifier_flops, prompt_flops=prompt_flops)
+
+
+def with_shared_costs(trace: Trace, spent: Cost) -> Trace:
+    """The trace with candidates whose costs are all that was `spent`: their own where nothing else was spent, equal
+    shares of it otherwise (the prompt, which they share, is in each)."""
+    own = trace.cost
+    parts = ("lm_flops", "codec_flops", "verifier_flops")
+    if all(math.isclose(getattr(own, part), getattr(spent, part), rel_tol=1e-9) for part in parts):
+        return trace
+    number = len(trace.candidates)
+    share = Cost(
+        (spent.lm_flops - spent.prompt_flops) / number + spent.prompt_flops,
+        spent.codec_flops / number,
+        spent.verifier_flops / number,
+        spent.seconds / number,
+        spent.prompt_flops,
+    )
+    for candidate in trace.candidates:
+        candidate.cost = share
+    return trace
+
+
+@dataclass(frozen=True)
+class TransformerSize:
+    """What decides the FLOPs of a Llama. `from_config` reads it from a transformers configuration.
+
+    A layer's weights: queries and output (hidden x heads x head size), keys and values (hidden x key-value heads x head
+    size), three matrices of the gated feed-forward. Norms and embeddings do no matrix product.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_key_value_heads: int
+    head_size: int
+    vocab_size: int
+
+    @classmethod
+    def from_config(cls, config: Any) -> "TransformerSize":
+        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return cls(
+            config.hidden_size,
+            config.intermediate_size,
+            config.num_hidden_layers,
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            head_size,
+            config.vocab_size,
+        )
+
+    @property
+    def num_weights(self) -> int:
+        """Weights of all layers that multiply; neither the embedding nor the head."""
+        attention = 2 * self.hidden_size * self.head_size * (self.num_heads + self.num_key_value_heads)
+        return self.num_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
+
+    def forward_flops(self, num_tokens: float, num_pairs: float, num_targets: float, num_words: int = 0) -> float:
+        """2 per weight and token, 4 per channel and pair of query and key (scores and values), 2 per weight of the head
+        and predicted token; the head has `num_words` words (0: all)."""
+        attention = 4 * self.num_layers * self.num_heads * self.head_size * num_pairs
+        head = 2 * self.hidden_size * (num_words or self.vocab_size) * num_targets
+        return 2 * self.num_weights * num_tokens + attention + head
+
+    def training_flops(self, num_tokens: float, document_tokens: float, target_share: float = 1.0) -> float:
+        """FLOPs to train on `num_tokens` in documents of `document_tokens`: 6ND, the attention and the head.
+
+        The backward pass costs twice the forward. A token sees itself and those before it in its document, which are
+        (document_tokens + 1) / 2 on average. `target_share`: tokens that carry a loss; the others need no head.
+        """
+        num_pairs = num_tokens * (document_tokens + 1) / 2
+        return 3 * self.forward_flops(num_tokens, num_pairs, target_share * num_tokens)
+
+    def speech_flops(self, num_prompt_tokens: int, num_codes: int, num_words: int = 0) -> float:
+        """FLOPs to read a prompt and draw codes from a head of `num_words`: what a Sampler's `flops` says."""
+        num_tokens = num_prompt_tokens + num_codes
+        return self.forward_flops(num_tokens, num_tokens * (num_tokens + 1) / 2, num_codes, num_words)
+
+
+@dataclass(frozen=True)
+class SpeechCost:
+    """FLOPs per second of audio, by part; `verifiers` by name."""
+
+    prefill: float
+    decode: float
+    codec: float
+    verifiers: Mapping[str, float]
+
+    @property
+    def total(self) -> float:
+        return self.prefill + self.decode + self.codec + sum(self.verifiers.values())
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The part of each in the whole."""
+        parts = {"prefill": self.prefill, "decode": self.decode, "codec": self.codec} | dict(self.verifiers)
+        return {name: flops / self.total for name, flops in parts.items()}
+
+
+def speech_cost(
+    sampler: Sampler, codec: Codec, verifiers: Sequence[Verifier], num_prompt_tokens: int, seconds: float
+) -> SpeechCost:
+    """What a second of audio costs at inference, in one candidate of so many `seconds`."""
+    num_codes = round(seconds * codec.frame_rate)
+    prefill = sampler.flops(num_prompt_tokens, 0)
+    decode = growth_flops(sampler, num_prompt_tokens, 0, num_codes)
+    heard = {verifier.name: verifier.flops(seconds) / seconds for verifier in verifiers}
+    return SpeechCost(prefill / seconds, decode / seconds, decoding_flops(codec, 0, num_codes) / seconds, heard)

@@ -4,12 +4,15 @@ import csv
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from modules.api import Candidate, Trace
+from modules.api import Candidate
+from modules.search.comparisons import Comparison
 from modules.search.estimators import CurvePoint
+from modules.search.overoptimisation import OverOptimisation
+from modules.search.protocol import Trace
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,10 @@ class SweepResults:
         description: What was run, ready for JSON: "date", "versions", "seed", "num_candidates", "algorithm",
             "sampling", "model_hash", "codec_fingerprint", "num_prompts", "num_score_failures", and "verifiers": a list
             of {"name", "roles" (of "selector", "judge", "final judge"), "model_hash", "settings"}.
+        comparisons: Paired differences between lines at equal n, in the order of comparisons.csv.
+        over_optimisation: Each selector's own score beside each independent judge's, with warnings.
+        others: Those of the sweep's other algorithms and temperatures, on the same prompts; `comparisons` and
+            `over_optimisation` are of all.
     """
 
     prompt_sets: dict[str, list[Trace]]
@@ -36,6 +43,14 @@ class SweepResults:
     chosen: dict[str, dict[str, dict[str, int]]]
     hypotheses: dict[tuple[str, int, str], str] = field(default_factory=dict)
     description: dict[str, Any] = field(default_factory=dict)
+    comparisons: list[Comparison] = field(default_factory=list)
+    over_optimisation: list[OverOptimisation] = field(default_factory=list)
+    others: list["SweepResults"] = field(default_factory=list)
+
+    @property
+    def all_points(self) -> list[CurvePoint]:
+        """The curves of every algorithm and temperature."""
+        return [*self.points, *(point for other in self.others for point in other.points)]
 
     def chosen_candidate(self, prompt_set: str, selector: str, trace: Trace) -> Candidate:
         """The candidate that `selector` chose from all N of this trace's prompt."""
@@ -56,6 +71,12 @@ CURVE_COLUMNS = (
     "num_runaways",
     "score_judged_only",
     "flops",
+    "temperature",
+    "gain",
+    "gain_low",
+    "gain_high",
+    "score_corpus",
+    "chosen_runaways",
 )
 
 
@@ -65,17 +86,26 @@ def write_curves(points: Sequence[CurvePoint], path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, CURVE_COLUMNS)
         writer.writeheader()
-        writer.writerows(asdict(point) for point in points)
+        writer.writerows({name: getattr(point, name) for name in CURVE_COLUMNS} for point in points)
+
+
+def write_rows(rows: Sequence[Any], kind: type, path: Path) -> None:
+    """Flat dataclass instances of one `kind` as CSV, a column per field; the header also where there are none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, [one.name for one in fields(kind)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
 
 
 def write_summary(results: SweepResults, path: Path) -> None:
     """What was run, the curves, the chosen candidates and the hypotheses as strict JSON (NaN becomes null)."""
     points = [
         {
-            name: None if isinstance(value, float) and math.isnan(value) else value
-            for name, value in asdict(point).items()
+            name: None if isinstance(value := getattr(point, name), float) and math.isnan(value) else value
+            for name in CURVE_COLUMNS
         }
-        for point in results.points
+        for point in results.all_points
     ]
     hypotheses = [
         {"prompt": key, "candidate": index, "verifier": name, "text": text}
@@ -85,6 +115,7 @@ def write_summary(results: SweepResults, path: Path) -> None:
         "description": results.description,
         "prompt_sets": {name: [trace.prompt.key for trace in traces] for name, traces in results.prompt_sets.items()},
         "points": points,
+        "warnings": sorted({f"{row.selector}: {row.warning}" for row in results.over_optimisation if row.warning}),
         "chosen": results.chosen,
         "hypotheses": hypotheses,
     }

@@ -22,36 +22,55 @@ BROKEN_INSTALLATION = (ImportError, FileNotFoundError, MemoryError)
 def decode_candidates(candidates: Sequence[Candidate], codec: Codec, batch_size: int = 16) -> None:
     """Fill `audio` of the candidates that have none, and add the seconds it took to their cost.
 
-    Candidates of similar length share a batch, which saves padding. One without codes gets audio of 0 samples.
+    A partial candidate is decoded from where its audio ends; whole ones from the start. Candidates of similar length
+    share a batch, which saves padding. One without codes gets audio of 0 samples.
     """
-    hop_length = round(codec.sample_rate / codec.frame_rate)
-    waiting = sorted((candidate for candidate in candidates if candidate.audio is None), key=lambda one: one.num_codes)
-    for candidate in waiting:
-        if candidate.num_codes == 0:
+    groups: dict[int, list[Candidate]] = {}
+    for candidate in candidates:
+        if candidate.audio is None and candidate.num_codes == 0:
             candidate.audio = Audio(torch.zeros(0), codec.sample_rate)
-    waiting = [candidate for candidate in waiting if candidate.audio is None]
-    for start in range(0, len(waiting), batch_size):
-        batch = waiting[start : start + batch_size]
-        started = time.perf_counter()
-        codes_BS, num_codes_B = pad_rows([candidate.codes_S for candidate in batch])
-        audio_BT = codec.decode(codes_BS, num_codes_B).float().cpu()
-        shares = share_seconds(time.perf_counter() - started, [candidate.num_codes for candidate in batch])
-        for candidate, audio_T, seconds in zip(batch, audio_BT, shares, strict=True):
-            # clone: a slice would keep the whole padded batch alive.
-            candidate.audio = Audio(audio_T[: candidate.num_codes * hop_length].clone(), codec.sample_rate)
-            candidate.cost += Cost(seconds=seconds)
+        if candidate.audio is None or (candidate.is_partial and num_decoded(candidate, codec) < candidate.num_codes):
+            groups.setdefault(num_decoded(candidate, codec), []).append(candidate)
+    for start_frame, group in groups.items():
+        waiting = sorted(group, key=lambda one: one.num_codes)
+        for first in range(0, len(waiting), batch_size):
+            _decode_batch(waiting[first : first + batch_size], codec, start_frame)
+
+
+def num_decoded(candidate: Candidate, codec: Codec) -> int:
+    """How many of the candidate's codes its audio holds already."""
+    return 0 if candidate.audio is None else candidate.audio.samples_T.numel() // _hop_length(codec)
+
+
+def _hop_length(codec: Codec) -> int:
+    return round(codec.sample_rate / codec.frame_rate)
+
+
+def _decode_batch(batch: Sequence[Candidate], codec: Codec, start_frame: int) -> None:
+    """Add the audio from `start_frame` on, where all of them end so far."""
+    started = time.perf_counter()
+    codes_BS, num_codes_B = pad_rows([candidate.codes_S for candidate in batch])
+    audio_BT = codec.decode(codes_BS, num_codes_B, start_frame).float().cpu()
+    shares = share_seconds(time.perf_counter() - started, [candidate.num_codes for candidate in batch])
+    for candidate, audio_T, seconds in zip(batch, audio_BT, shares, strict=True):
+        # clone: a slice would keep the whole padded batch alive.
+        new_T = audio_T[: (candidate.num_codes - start_frame) * _hop_length(codec)].clone()
+        if start_frame:
+            new_T = torch.cat([candidate.audio.samples_T, new_T])
+        candidate.audio = Audio(new_T, codec.sample_rate)
+        candidate.cost += Cost(seconds=seconds)
 
 
 def score_candidates(prompt: Prompt, candidates: Sequence[Candidate], verifier: Verifier) -> set[ScoreFailure]:
     """Fill `scores[verifier.name]` of every candidate (their audio must be decoded).
 
     NaN stands for: the verifier said so, or gave a score that is not finite; the candidate has no audio; the verifier
-    needs a reference that the prompt lacks; the verifier raised. In the last case the candidates are tried one by one,
-    those that still fail are logged and returned, so that a later run can try again.
+    needs a reference or a text that the prompt lacks; the verifier raised. In the last case the candidates are tried
+    one by one, those that still fail are logged and returned, so that a later run can try again.
     """
     for candidate in candidates:
         candidate.scores[verifier.name] = math.nan
-    if verifier.needs_reference and prompt.reference is None:
+    if (verifier.needs_reference and prompt.reference is None) or (verifier.needs_text and not prompt.text.strip()):
         return set()
     heard = [candidate for candidate in candidates if candidate.audio is not None and candidate.audio.samples_T.numel()]
     if not heard:

@@ -4,12 +4,14 @@ import datetime
 import importlib.metadata
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from modules.api import Prompt
+from modules.search.comparisons import compare
 from modules.search.curves import CurveCalculator
 from modules.search.identity import plain
+from modules.search.overoptimisation import over_optimisation
 from modules.search.results import SweepResults
 from modules.search.sweep import Sweep, chosen_index, silent_trace
 
@@ -19,14 +21,23 @@ DISTRIBUTIONS = ("torch", "lightning", "transformers", "torchmetrics", "numpy", 
 def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamples: int = 2000) -> SweepResults:
     """The results of a sweep whose every prompt is stored. The sweep's seed also draws the bootstrap's resamples."""
     names = [verifier.name for verifier in sweep.panel.everyone]
-    traces, points, chosen, hypotheses = {}, [], {}, {}
+    traces, points, chosen, hypotheses, over_optimised = {}, [], {}, {}, []
     for prompt_set, prompts in prompt_sets.items():
         records = [sweep.record(prompt) for prompt in prompts]
         traces[prompt_set] = [silent_trace(record.trace, names) for record in records]
         calculator = CurveCalculator(
-            prompt_set, sweep.algorithm.name, traces[prompt_set], sweep.panel, sweep.codec, sweep.seed, num_resamples
+            prompt_set,
+            sweep.algorithm,
+            traces[prompt_set],
+            sweep.panel,
+            sweep.codec,
+            sweep.seed,
+            num_resamples,
+            sweep.sampling.temperature,
         )
-        points += calculator.points()
+        own = calculator.points()
+        points += own
+        over_optimised += over_optimisation(own, traces[prompt_set], sweep.panel, sweep.seed, num_resamples)
         chosen[prompt_set] = {
             selector.name: {
                 trace.prompt.key: chosen_index(trace.candidates, selector.name) for trace in traces[prompt_set]
@@ -38,7 +49,19 @@ def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamp
                 if name in names:
                     hypotheses[record.trace.prompt.key, index, name] = text
     num_candidates = max(len(trace.candidates) for trace in next(iter(traces.values())))
-    return SweepResults(traces, points, chosen, hypotheses, describe(sweep, prompt_sets, num_candidates))
+    description = describe(sweep, prompt_sets, num_candidates)
+    comparisons = compare(points, sweep.seed, num_resamples)
+    return SweepResults(traces, points, chosen, hypotheses, description, comparisons, over_optimised)
+
+
+def combined(results: Sequence[SweepResults], seed: int, num_resamples: int = 2000) -> SweepResults:
+    """The first one's results, with the others beside it and comparisons over all."""
+    first, *others = results
+    if not others:
+        return first
+    warned = [row for one in results for row in one.over_optimisation]
+    together = replace(first, others=others, over_optimisation=warned)
+    return replace(together, comparisons=compare(together.all_points, seed, num_resamples))
 
 
 def describe(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_candidates: int) -> dict[str, Any]:
@@ -54,6 +77,7 @@ def describe(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_candida
         "codec_fingerprint": sweep.codec.fingerprint,
         "num_prompts": {name: len(prompts) for name, prompts in prompt_sets.items()},
         "num_score_failures": len(sweep.failures),
+        "most_flops_per_prompt": sweep.most_flops,
         "verifiers": [
             {
                 "name": verifier.name,

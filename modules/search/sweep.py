@@ -2,14 +2,17 @@
 
 import logging
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from modules.api import Candidate, Codec, Prompt, Sampler, SamplingSettings, SearchAlgorithm, Trace, Verifier
+from modules.api import Candidate, Codec, Cost, Prompt, Sampler, SamplingSettings, Verifier
 from modules.search.candidates import CandidateRecord, CandidateStore
-from modules.search.driver import Progress, no_progress, run_searches, score_with_cost
+from modules.search.driver import Progress, check_selectors, no_progress, run_searches, score_with_cost
 from modules.search.identity import candidate_identity, decoder_fingerprint, plain, score_identity
+from modules.search.ledger import estimated_cost
+from modules.search.protocol import SearchAlgorithm, Trace
 from modules.search.scoring import ScoreFailure, decode_candidates, score_candidates
 
 logger = logging.getLogger(__name__)
@@ -93,18 +96,32 @@ class Sweep:
     seed: int
     decode_batch_size: int = 16
     failures: set[ScoreFailure] = field(default_factory=set)
+    most_flops: float | None = None
 
     def __post_init__(self) -> None:
+        check_selectors(self.algorithm, self.panel.selectors)
         self._decoder = decoder_fingerprint(self.codec)
 
     def run(
         self, prompts: Sequence[Prompt], sampler: Sampler, prompts_per_group: int = 8, progress: Progress = no_progress
     ) -> None:
-        """Sample and score every prompt, `prompts_per_group` at a time, until the store holds it all."""
+        """Sample and score every prompt, `prompts_per_group` at a time, until the store holds it all.
+
+        Says first what it may cost: `most_flops` is the search's own bound for a prompt, on average over them.
+        """
+        if prompts:
+            bounds = [self.estimated_cost(prompt, sampler).flops for prompt in prompts]
+            self.most_flops = sum(bounds) / len(bounds)
+            logger.info("%s: at most %.3g FLOPs a prompt", self.algorithm.name, self.most_flops)
         for start in range(0, len(prompts), prompts_per_group):
             group = prompts[start : start + prompts_per_group]
             self._run_group(group, sampler, lambda stage, _: progress(stage, 0))
             progress("stored", len(group))
+
+    def estimated_cost(self, prompt: Prompt, sampler: Sampler, num_codes: int = sys.maxsize) -> Cost:
+        """What the search of a prompt costs if its candidates have so many codes; the default is the most it can."""
+        estimate = self.algorithm.estimate(num_codes)
+        return estimated_cost(estimate, sampler, self.codec, self.panel.selectors, sampler.num_prompt_tokens(prompt))
 
     def record(self, prompt: Prompt) -> CandidateRecord:
         """A finished prompt from the store. Scores that a verifier was asked for but could not give are NaN."""
@@ -123,7 +140,11 @@ class Sweep:
         return record
 
     def _identity(self, prompt: Prompt) -> dict[str, Any]:
-        return candidate_identity(self.model_hash, self.codec, prompt, self.sampling, self.algorithm, self.seed)
+        identities = self._score_identities(prompt)
+        steering = {name: identities[name] for name in self.algorithm.verifier_names}
+        return candidate_identity(
+            self.model_hash, self.codec, prompt, self.sampling, self.algorithm, self.seed, steering
+        )
 
     def _score_identities(self, prompt: Prompt) -> dict[str, str]:
         return {one.name: score_identity(one, prompt, self._decoder) for one in self.panel.everyone}

@@ -6,14 +6,16 @@ T audio samples.
 import hashlib
 import logging
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from modules.api import Audio, Candidate
+from modules.api import Audio
 
 MIN_SECONDS = 0.1
 
@@ -69,28 +71,58 @@ class Failures:
 BROKEN_INSTALLATION = (ImportError, FileNotFoundError, MemoryError)
 
 
-def judged(
-    judge: Callable[[Audio], float], candidates: Sequence[Candidate], failures: Failures, num_workers: int = 1
-) -> torch.Tensor:
-    """`judge` over the candidates' audio, in `num_workers` threads: (N,) float64, NaN where it failed."""
+class ContentCache:
+    """What `compute` says of clips, kept by the content of their audio: equal clips are computed once.
 
-    def attempt(candidate: Candidate) -> float | Exception:
-        try:
-            return float(judge(checked(candidate.audio)))
-        except BROKEN_INSTALLATION:
-            raise
-        except Exception as error:  # noqa: BLE001 - one bad clip must not stop a sweep; it is counted
-            return error
+    A clip that cannot be judged gives an exception, which is not kept. `compute` gets the new clips together.
+    """
 
-    if num_workers > 1 and len(candidates) > 1:
-        with ThreadPoolExecutor(num_workers) as pool:
-            outcomes = list(pool.map(attempt, candidates))
-    else:
-        outcomes = [attempt(candidate) for candidate in candidates]
+    def __init__(self, compute: Callable[[list[Audio]], list[Any]], size: int = 20_000) -> None:
+        self.compute, self.size = compute, size
+        self._kept: OrderedDict[str, Any] = OrderedDict()
+
+    def __call__(self, audios: Sequence[Audio | None]) -> list[Any]:
+        keys: list[str | Exception] = []
+        clips: dict[str, Audio] = {}
+        for audio in audios:
+            try:
+                keys.append(audio_hash(checked(audio)))
+                clips[keys[-1]] = audio
+            except ValueError as error:
+                keys.append(error)
+        found = {key: self._kept[key] for key in clips if key in self._kept}
+        new = [key for key in clips if key not in found]
+        if new:
+            found.update(zip(new, self.compute([clips[key] for key in new]), strict=True))
+        self._kept.update((key, found[key]) for key in new if not isinstance(found[key], Exception))
+        while len(self._kept) > self.size:
+            self._kept.popitem(last=False)
+        return [key if isinstance(key, Exception) else found[key] for key in keys]
+
+
+def scores_or_nan(outcomes: Sequence[Any], failures: Failures) -> torch.Tensor:
+    """(N,) float64: the numbers, and NaN, counted, for exceptions and NaN."""
     for outcome in outcomes:
         if isinstance(outcome, Exception):
             failures.add(outcome)
         elif outcome != outcome:
             failures.add(ValueError("Expected a finite score, but got NaN."))
-    scores = [float("nan") if isinstance(outcome, Exception) else outcome for outcome in outcomes]
+    scores = [float("nan") if isinstance(outcome, Exception) else float(outcome) for outcome in outcomes]
     return torch.tensor(scores, dtype=torch.float64)
+
+
+def in_threads(judge: Callable[[Audio], float], audios: Sequence[Audio], num_workers: int) -> list[float | Exception]:
+    """`judge` over the clips in `num_workers` threads; an exception where it failed."""
+
+    def attempt(audio: Audio) -> float | Exception:
+        try:
+            return float(judge(audio))
+        except BROKEN_INSTALLATION:
+            raise
+        except Exception as error:  # noqa: BLE001 - one bad clip must not stop a sweep; it is counted
+            return error
+
+    if num_workers == 1 or len(audios) < 2:
+        return [attempt(audio) for audio in audios]
+    with ThreadPoolExecutor(num_workers) as pool:
+        return list(pool.map(attempt, audios))

@@ -18,6 +18,7 @@ class Likelihood:
     name = "likelihood"
     model_hash = "likelihood"
     worst_score = -20.0
+    needs_text = False
     needs_reference = False
     judges_partial = True
 

@@ -8,7 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from modules.api import Audio, Candidate, Prompt
-from modules.verifiers.audio import Failures, judged, num_cores, resampled
+from modules.verifiers.audio import ContentCache, Failures, in_threads, num_cores, resampled, scores_or_nan
+from modules.verifiers.audio_models import AudioModel
 from modules.verifiers.model_files import content_hash, package_folder
 
 SAMPLE_RATE = 16_000
@@ -35,6 +36,7 @@ class Dnsmos:
     """
 
     worst_score = 1.0
+    needs_text = False
     needs_reference = False
     judges_partial = True
 
@@ -46,6 +48,7 @@ class Dnsmos:
         self.field = field
         self.num_workers = num_workers
         self._failures = Failures(self.name)
+        self._scores = ContentCache(self._judge_all)
 
     @property
     def settings(self) -> dict[str, str]:
@@ -94,8 +97,11 @@ class Dnsmos:
 
     def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
         """(N,) float64, about 1 to 5."""
+        return scores_or_nan(self._scores([candidate.audio for candidate in candidates]), self._failures)
+
+    def _judge_all(self, audios: list[Audio]) -> list[float | Exception]:
         self._model  # noqa: B018 - loaded here, once, rather than by several threads at a time
-        return judged(self._judge, candidates, self._failures, self.num_workers or num_cores())
+        return in_threads(self._judge, audios, self.num_workers or num_cores())
 
     def flops(self, seconds: float) -> float:
         """Windows x the convolutions of one (nearly all of the cost; see the constants above)."""
@@ -110,6 +116,55 @@ class Dnsmos:
         full = int(WINDOW_SECONDS * SAMPLE_RATE)
         num_windows = sum(stop - start >= full for start, stop in zip(starts, stops, strict=True))
         return num_windows * (P808_WINDOW_FLOPS if self.field == "p808_mos" else P835_WINDOW_FLOPS)
+
+
+class AudioRegressor:
+    """What a regressor of transformers says of a clip: any audio classification model with one output, such as a
+    fine-tuned wav2vec2 that predicts opinion scores. Higher must be better.
+
+    Args:
+        model: A folder, or a name on the hub.
+        name: Column of tables.
+        worst_score: The low end of the scale that the model was trained on.
+        device: Where it runs.
+        batch_size: Clips at a time.
+
+    Raises:
+        ValueError: At the first score, where the model has not exactly one output.
+    """
+
+    needs_text = False
+    needs_reference = False
+    judges_partial = True
+
+    def __init__(
+        self, model: str, name: str = "naturalness", worst_score: float = 1.0, device: str = "cpu", batch_size: int = 16
+    ) -> None:
+        self.name, self.worst_score = name, worst_score
+        self._audio_model = AudioModel(model, "AutoModelForAudioClassification", device, batch_size)
+        self._failures = Failures(name)
+        self._scores = ContentCache(self._judge_all)
+
+    @property
+    def model_hash(self) -> str:
+        return self._audio_model.model_hash
+
+    @property
+    def num_failures(self) -> int:
+        return self._failures.count
+
+    def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
+        """(N,) float64, on the model's own scale."""
+        if self._audio_model.config.num_labels != 1:
+            number = self._audio_model.config.num_labels
+            raise ValueError(f"Expected `model` of {self.name} to have 1 output, but got {number}.")
+        return scores_or_nan(self._scores([candidate.audio for candidate in candidates]), self._failures)
+
+    def _judge_all(self, audios: list[Audio]) -> list[float | Exception]:
+        return self._audio_model.judge(audios, lambda output, _: output.logits[:, 0].tolist())
+
+    def flops(self, seconds: float) -> float:
+        return self._audio_model.flops(seconds)
 
 
 class _NotRun:

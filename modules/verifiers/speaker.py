@@ -4,7 +4,6 @@ T audio samples, W windows, F mel frames, D embedding dimensions.
 """
 
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -16,7 +15,8 @@ import torch
 from torch import Tensor
 
 from modules.api import Audio, Candidate, Prompt
-from modules.verifiers.audio import Failures, audio_hash, checked, resampled
+from modules.verifiers.audio import ContentCache, Failures, checked, resampled
+from modules.verifiers.audio_models import AudioModel
 from modules.verifiers.model_files import content_hash, package_folder
 
 SAMPLE_RATE = 16_000
@@ -24,7 +24,6 @@ MIN_VOICED_SECONDS = 0.3
 WINDOWS_PER_SECOND = 1.3
 WINDOW_FRAMES = 160
 MAX_BATCH_WINDOWS = 64
-MAX_CACHED_REFERENCES = 4096
 
 
 class SpeakerEncoder(Protocol):
@@ -119,10 +118,41 @@ class Resemblyzer:
         return num_windows * (2.0 * WINDOW_FRAMES * num_weights + 2.0 * 256 * 256)
 
 
+class XVector:
+    """A speaker model of transformers, such as WavLM-SV (Chen et al., arXiv 2110.13900): WavLMForXVector and its kin.
+
+    Seed-TTS-eval's similarity comes from a fine-tuned WavLM large with an ECAPA head, which transformers does not hold:
+    numbers of this class are not comparable with those tables.
+
+    Args:
+        model: A folder, or a name on the hub such as microsoft/wavlm-base-plus-sv.
+        device: Where it runs.
+        batch_size: Clips at a time.
+    """
+
+    def __init__(self, model: str, device: str = "cpu", batch_size: int = 16) -> None:
+        self._audio_model = AudioModel(model, "AutoModelForAudioXVector", device, batch_size)
+
+    @property
+    def model_hash(self) -> str:
+        return self._audio_model.model_hash
+
+    def embed(self, audios: Sequence[Audio | None]) -> list[np.ndarray | Exception]:
+        """One (D,) float32 of length 1 each, or why there is none."""
+        return self._audio_model.judge(audios, _directions)
+
+    def flops(self, seconds: float) -> float:
+        return self._audio_model.flops(seconds)
+
+
+def _directions(output: Any, num_samples: Sequence[int]) -> list[np.ndarray]:
+    return list(torch.nn.functional.normalize(output.embeddings.float(), dim=-1).cpu().numpy())
+
+
 class Speaker:
     """Cosine similarity between a candidate's voice and that of `prompt.reference`; NaN where either is missing.
 
-    The references' embeddings are kept, by the hash of their audio. The number says how near two clips are for this
+    Embeddings are kept, by the hash of the audio. The number says how near two clips are for this
     encoder; it is comparable between systems only with the same encoder and the same references.
 
     Args:
@@ -131,6 +161,7 @@ class Speaker:
     """
 
     worst_score = -1.0
+    needs_text = False
     needs_reference = True
     judges_partial = True
 
@@ -138,7 +169,7 @@ class Speaker:
         self.encoder = encoder
         self.name = name
         self._failures = Failures(name)
-        self._references: OrderedDict[str, np.ndarray | Exception] = OrderedDict()
+        self._embeddings = ContentCache(encoder.embed)
 
     @property
     def model_hash(self) -> str:
@@ -154,7 +185,7 @@ class Speaker:
         if isinstance(reference, Exception):
             embeddings = [reference] * len(candidates)
         else:
-            embeddings = self.encoder.embed([candidate.audio for candidate in candidates])
+            embeddings = self._embeddings([candidate.audio for candidate in candidates])
         similarities = torch.full((len(candidates),), float("nan"), dtype=torch.float64)
         for index, embedding in enumerate(embeddings):
             if isinstance(embedding, Exception):
@@ -170,12 +201,7 @@ class Speaker:
     def _reference(self, prompt: Prompt) -> np.ndarray | Exception:
         if prompt.reference is None:
             return ValueError(f"Expected a `reference` recording in the prompt {prompt.key}, but got None.")
-        key = audio_hash(prompt.reference)
-        if key not in self._references:
-            self._references[key] = self.encoder.embed([prompt.reference])[0]
-            if len(self._references) > MAX_CACHED_REFERENCES:
-                self._references.popitem(last=False)
-        return self._references[key]
+        return self._embeddings([prompt.reference])[0]
 
 
 @contextmanager

@@ -39,6 +39,25 @@ def error_rate(reference: str, hypothesis: str, unit: Literal["word", "character
     return float((jiwer.wer if unit == "word" else jiwer.cer)(reference, hypothesis))
 
 
+def prefix_error_rate(reference: str, hypothesis: str, unit: Literal["word", "character"]) -> float:
+    """Edit distance to the prefix of the reference that is nearest / length of the whole reference.
+
+    The errors that a hypothesis of partial audio has made already, on the scale of `error_rate`: what follows can only
+    add to them. Nothing heard yet is no error. Raises ValueError where the reference is empty.
+    """
+    expected = reference.split() if unit == "word" else list(reference)
+    heard = hypothesis.split() if unit == "word" else list(hypothesis)
+    if not expected:
+        raise ValueError(f"Expected `reference` to hold at least one {unit}, but got {reference!r}.")
+    distances = list(range(len(expected) + 1))  # to every prefix, of what was heard so far
+    for number, one in enumerate(heard, 1):
+        previous, distances = distances, [number]
+        for place, other in enumerate(expected, 1):
+            change = previous[place - 1] + (one != other)
+            distances.append(min(change, previous[place] + 1, distances[-1] + 1))
+    return min(distances) / len(expected)
+
+
 # Attributes of a recogniser that say how fast it works, not what it hears; and its cached hash.
 NOT_SETTINGS = {"device", "num_workers", "cpu_threads", "batch_size", "model_hash"}
 
@@ -48,6 +67,7 @@ class Transcript:
 
     Both texts pass the normaliser first. What was heard is kept by the hash of the audio, so scoring again, or several
     candidates with the same audio, costs nothing. NaN where the recogniser failed or the text normalises to nothing.
+    Of a partial candidate only the best prefix of the text is expected (`prefix_error_rate`).
 
     Args:
         recogniser: Such as FasterWhisper() or Pocketsphinx().
@@ -57,8 +77,9 @@ class Transcript:
     """
 
     worst_score = 0.0
+    needs_text = True
     needs_reference = False
-    judges_partial = False
+    judges_partial = True
 
     def __init__(
         self,
@@ -106,10 +127,16 @@ class Transcript:
             try:
                 if isinstance(heard, Exception):
                     raise heard
-                scores[index] = 1 - min(1.0, error_rate(reference, self.normaliser(heard), self.unit))
+                rate = prefix_error_rate if candidates[index].is_partial else error_rate
+                scores[index] = 1 - min(1.0, rate(reference, self.normaliser(heard), self.unit))
             except Exception as error:  # noqa: BLE001 - one bad clip must not stop a sweep; it is counted
                 self._failures.add(error)
         return scores
+
+    def reference_length(self, prompt: Prompt) -> int:
+        """Words or characters of the prompt's text, as they are counted; 0 where it normalises to nothing."""
+        text = self.normaliser(prompt.text).strip()
+        return len(text.split()) if self.unit == "word" else len(text)
 
     def hypotheses(self, prompt: Prompt, candidates: Sequence[Candidate]) -> list[str]:
         """What the recogniser heard, as it wrote it; empty where it failed."""

@@ -1,0 +1,48 @@
+"""Paired comparisons of the lines of a sweep at equal n: selectors, algorithms and temperatures on the same prompts."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from modules.search.estimators import CurvePoint, bootstrap_interval, resample_counts, sign_flip_p_value
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`difference` = first - second in the judge's score, with its paired 95 % interval over prompts and the two-sided
+    p-value of the sign-flip test (of this pair alone: where many are compared, some are small by chance)."""
+
+    prompt_set: str
+    judge: str
+    n: int
+    first: str
+    second: str
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    num_prompts: int
+
+
+def line_label(point: CurvePoint) -> str:
+    """What distinguishes a line from the others under one judge."""
+    return f"{point.algorithm} T={point.temperature:g}: {point.selector}"
+
+
+def compare(points: Sequence[CurvePoint], seed: int, num_resamples: int = 2000) -> list[Comparison]:
+    """Every pair of lines that share prompts, judge and n; the oracle, which nobody can run, is left out."""
+    groups: dict[tuple[str, str, int], list[CurvePoint]] = {}
+    for point in points:
+        if not point.selector.startswith("oracle ("):
+            groups.setdefault((point.prompt_set, point.judge, point.n), []).append(point)
+    comparisons = []
+    for (prompt_set, judge, n), group in groups.items():
+        counts_RP = resample_counts(group[0].num_prompts, seed, num_resamples)
+        for first, second in itertools.combinations(group, 2):
+            difference_P = first.scores_P - second.scores_P
+            low, high = bootstrap_interval(difference_P, counts_RP)
+            p_value = sign_flip_p_value(difference_P, seed)
+            mean = float(difference_P.mean())
+            labels = (line_label(first), line_label(second))
+            comparisons.append(Comparison(prompt_set, judge, n, *labels, mean, low, high, p_value, len(difference_P)))
+    return comparisons

@@ -1,0 +1,149 @@
+"""What a selector's rising score is worth: the same choices under judges that did not choose.
+
+Gao et al., arXiv 2210.10760: past some n the proxy's score goes on rising while the true one falls.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from modules.api import Verifier
+from modules.search.curves import scores_of
+from modules.search.estimators import (
+    CurvePoint,
+    JudgedPrompt,
+    bootstrap_interval,
+    expected_scores,
+    resample_counts,
+    selection_weights,
+)
+from modules.search.identity import models_of
+from modules.search.protocol import Trace
+from modules.search.sweep import Panel
+
+NO_INDEPENDENT_JUDGE = "no independent judge: what this selector bought is not known"
+
+
+@dataclass(frozen=True)
+class OverOptimisation:
+    """One selector under one judge of other models, from n = 1 to N.
+
+    Gains are changes of the mean score from n = 1 to N, each in standard deviations of that verifier's scores of single
+    candidates, with 95 % intervals over prompts (paired). `gap` = the selector's own gain - the judge's. `turning_n`:
+    the n where the judge's score is highest, if the fall from there to N excludes 0 (at a level corrected for the
+    number of n looked at); 0 if it does not turn down. `warning` is empty or says what to beware of; a selector without
+    any independent judge has one row with no numbers and that warning.
+    """
+
+    prompt_set: str
+    algorithm: str
+    selector: str
+    judge: str
+    n: int
+    own_score: float = math.nan
+    judge_score: float = math.nan
+    own_gain: float = math.nan
+    own_low: float = math.nan
+    own_high: float = math.nan
+    judge_gain: float = math.nan
+    judge_low: float = math.nan
+    judge_high: float = math.nan
+    gap: float = math.nan
+    gap_low: float = math.nan
+    gap_high: float = math.nan
+    turning_n: int = 0
+    warning: str = ""
+
+
+def over_optimisation(
+    points: Sequence[CurvePoint], traces: Sequence[Trace], panel: Panel, seed: int, num_resamples: int = 2000
+) -> list[OverOptimisation]:
+    """A row for each selector and judge of one prompt set and algorithm; `points` are its curves.
+
+    A search whose candidates know of each other has no curve over n: of it only missing judges are reported.
+    """
+    counts_RP = resample_counts(len(traces), seed, num_resamples)
+    rows = []
+    for selector in panel.selectors:
+        own = {
+            judge.name: sorted((one for one in points if _is_of(one, selector, judge)), key=lambda point: point.n)
+            for judge in [*panel.judges, *panel.final_judges]
+            if not models_of(judge) & models_of(selector)
+        }
+        curves = {name: curve for name, curve in own.items() if curve}
+        if not curves:
+            first = points[0]
+            n = max(len(trace.candidates) for trace in traces)
+            rows.append(
+                OverOptimisation(first.prompt_set, first.algorithm, selector.name, "", n, warning=NO_INDEPENDENT_JUDGE)
+            )
+        for judge in [*panel.judges, *panel.final_judges]:
+            if len(curve := curves.get(judge.name, [])) > 1:
+                rows.append(_row(curve, traces, selector, judge, counts_RP))
+    return rows
+
+
+def _is_of(point: CurvePoint, selector: Verifier, judge: Verifier) -> bool:
+    return (point.selector, point.judge) == (selector.name, judge.name)
+
+
+def _row(
+    curve: Sequence[CurvePoint], traces: Sequence[Trace], selector: Verifier, judge: Verifier, counts_RP: np.ndarray
+) -> OverOptimisation:
+    last = curve[-1]
+    own_P = {n: _own_scores(traces, selector, n) for n in (1, last.n)}
+    own_change_P = (own_P[last.n] - own_P[1]) / _spread(traces, selector)
+    judge_spread = _spread(traces, judge)
+    judge_change_P = (last.scores_P - curve[0].scores_P) / judge_spread
+    own_low, own_high = bootstrap_interval(own_change_P, counts_RP)
+    judge_low, judge_high = bootstrap_interval(judge_change_P, counts_RP)
+    gap_low, gap_high = bootstrap_interval(own_change_P - judge_change_P, counts_RP)
+    turning_n = _turning_n(curve, counts_RP)
+    is_over_optimised = own_low > 0 and turning_n > 0
+    return OverOptimisation(
+        prompt_set=last.prompt_set,
+        algorithm=last.algorithm,
+        selector=selector.name,
+        judge=judge.name,
+        n=last.n,
+        own_score=float(own_P[last.n].mean()),
+        judge_score=last.score,
+        own_gain=float(own_change_P.mean()),
+        own_low=own_low,
+        own_high=own_high,
+        judge_gain=float(judge_change_P.mean()),
+        judge_low=judge_low,
+        judge_high=judge_high,
+        gap=float((own_change_P - judge_change_P).mean()),
+        gap_low=gap_low,
+        gap_high=gap_high,
+        turning_n=turning_n,
+        warning=f"over-optimised: {judge.name} falls after n = {turning_n}" if is_over_optimised else "",
+    )
+
+
+def _turning_n(curve: Sequence[CurvePoint], counts_RP: np.ndarray) -> int:
+    """The n of the judge's highest score if its fall from there to the last n excludes 0; else 0."""
+    peak = max(curve, key=lambda point: point.score)  # the first among equals
+    level = 1 - 0.05 / max(1, len(curve) - 1)
+    _, high = bootstrap_interval(curve[-1].scores_P - peak.scores_P, counts_RP, level)
+    return peak.n if high < 0 else 0
+
+
+def _own_scores(traces: Sequence[Trace], selector: Verifier, n: int) -> np.ndarray:
+    """(P,) the selector's expected score of its own choice among n; NaN counts as its worst score."""
+    prompts, weights_PN = [], []
+    for trace in traces:
+        scores_N = scores_of(trace.candidates, selector.name)
+        prompts.append(JudgedPrompt.from_scores(scores_N, np.ones(len(scores_N)), selector.worst_score))
+        weights_PN.append(selection_weights(scores_N, n))
+    return expected_scores(prompts, weights_PN)
+
+
+def _spread(traces: Sequence[Trace], verifier: Verifier) -> float:
+    """Standard deviation of the verifier's scores of single candidates, those that it gave; 1 if they are all equal."""
+    given = [one.scores[verifier.name] for trace in traces for one in trace.candidates if verifier.name in one.scores]
+    known = np.array([score for score in given if not math.isnan(score)])
+    return float(known.std()) or 1.0 if known.size else 1.0

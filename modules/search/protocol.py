@@ -1,0 +1,119 @@
+"""What a search algorithm says and hears: its requests to the driver, its estimate, and the trace that it leaves."""
+
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
+
+from modules.api import Branch, Candidate, Cost, Prompt
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a search did for one prompt: every candidate that it ended with, in sampling order, with its cost.
+
+    The costs of the candidates, the prompt counted once, are all that the search spent: what went into branches that it
+    gave up is shared among them.
+    """
+
+    prompt: Prompt
+    candidates: list[Candidate]
+
+    @property
+    def cost(self) -> Cost:
+        total = sum((candidate.cost for candidate in self.candidates), Cost())
+        prompt_flops = max((candidate.cost.prompt_flops for candidate in self.candidates), default=0.0)
+        lm_flops = total.lm_flops - total.prompt_flops + prompt_flops
+        return replace(total, lm_flops=lm_flops, prompt_flops=prompt_flops)
+
+
+@dataclass(frozen=True)
+class Extend:
+    """Request: grow each branch into `num_children`, by at most `max_new_tokens`; one seed per child.
+
+    Answered with the children, those of one branch side by side.
+    """
+
+    branches: list[Branch]
+    num_children: int
+    max_new_tokens: int
+    seeds: list[int]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Request: decode the candidates and let selectors score them (fills `candidate.scores`; answered with None).
+
+    `verifiers` names those to ask; None asks every selector that has not scored a candidate yet. Partial candidates are
+    decoded from where their audio ends, and only verifiers that judge partial audio may be asked about them.
+    """
+
+    prompt: Prompt
+    candidates: list[Candidate]
+    verifiers: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Request: these branches will not be grown again, their memory is free (answered with None)."""
+
+    branches: list[Branch]
+
+
+Request = Extend | Score | Drop
+Search = Generator[Request, list[Branch] | None, Trace]
+
+
+@dataclass(frozen=True)
+class Span:
+    """`count` branches that go from `start` to `stop` codes."""
+
+    count: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a search will ask for, for one prompt: known before it runs.
+
+    `drawn`: by the language model. `decoded`: by the codec. `heard`: by verifier name, partial candidates (a verifier
+    hears them from the start). The `num_final` candidates of `num_codes` codes are heard by every selector at the end,
+    but for those in `heard` if `ended_early`: they heard the final candidates when these ended.
+    """
+
+    num_codes: int
+    num_final: int
+    drawn: tuple[Span, ...]
+    decoded: tuple[Span, ...]
+    heard: dict[str, tuple[Span, ...]] = field(default_factory=dict)
+    ended_early: bool = False
+
+    @property
+    def num_tokens(self) -> int:
+        """Codes that the language model draws."""
+        return sum(span.count * (span.stop - span.start) for span in self.drawn)
+
+
+@runtime_checkable
+class SearchAlgorithm(Protocol):
+    """A search is a generator that yields Extend, Score and Drop and returns a Trace.
+
+    One driver runs the generators of many prompts at once, so generation and scoring are batched across prompts.
+
+    `verifier_names` are the selectors whose scores steer it: its candidates depend on them. With
+    `independent_candidates` the candidates are samples that do not know of each other, so that the expected best of any
+    n of them is what the search with n would have given; without, a curve has one point.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def verifier_names(self) -> tuple[str, ...]: ...
+    @property
+    def independent_candidates(self) -> bool: ...
+
+    def estimate(self, num_codes: int) -> Estimate:
+        """What it will ask for if every candidate has `num_codes` codes; at `max_new_tokens` an upper bound."""
+        ...
+
+    def search(self, root: Branch, seed: int) -> Search: ...

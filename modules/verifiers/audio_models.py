@@ -1,0 +1,161 @@
+"""transformers' audio models as verifiers need them: by folder or name, batched, hashed, their FLOPs counted.
+
+T audio samples.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from modules.api import Audio
+from modules.verifiers.audio import BROKEN_INSTALLATION, checked, resampled
+from modules.verifiers.model_files import content_hash
+
+# From a network's output and the number of samples of each clip to one result per clip.
+Reader = Callable[[Any, list[int]], list[Any]]
+
+WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+
+
+class AudioModel:
+    """A network with its feature extractor, read on first use.
+
+    Clips are judged in batches, and a batch gives what single clips give: models that were trained with an attention
+    mask (their extractor says so) hear padded clips with it, the others hear clips of equal length together.
+
+    Args:
+        model: A folder as `save_pretrained` writes it (with preprocessor_config.json), or a name on the model hub.
+        auto_class: Of transformers, such as "AutoModelForCTC".
+        device: Where it runs.
+        batch_size: Clips at a time.
+    """
+
+    def __init__(self, model: str, auto_class: str, device: str = "cpu", batch_size: int = 16) -> None:
+        if batch_size < 1:
+            raise ValueError(f"Expected `batch_size` to be at least 1, but got {batch_size}.")
+        self.model, self.auto_class, self.device, self.batch_size = str(model), auto_class, device, batch_size
+
+    @cached_property
+    def folder(self) -> Path:
+        if Path(self.model).is_dir():
+            return Path(self.model)
+        if self.model.count("/") > 1 or self.model.startswith((".", "/", "~")):
+            raise FileNotFoundError(f"Expected `model` to be a folder or a hub name, but got {self.model}.")
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(self.model))
+
+    @cached_property
+    def model_hash(self) -> str:
+        """Of the weights alone. Raises FileNotFoundError where the folder holds none."""
+        for pattern in WEIGHT_FILES:
+            if files := sorted(self.folder.glob(pattern)):
+                return content_hash(files)
+        raise FileNotFoundError(f"Expected weights ({' or '.join(WEIGHT_FILES)}) in {self.folder}, but found none.")
+
+    @cached_property
+    def config(self) -> Any:
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(self.folder)
+
+    @cached_property
+    def extractor(self) -> Any:
+        from transformers import AutoFeatureExtractor
+
+        return AutoFeatureExtractor.from_pretrained(self.folder)
+
+    @cached_property
+    def network(self) -> Any:
+        import transformers
+
+        network = getattr(transformers, self.auto_class).from_pretrained(self.folder, dtype=torch.float32)
+        return network.to(self.device).eval().requires_grad_(False)
+
+    @property
+    def hears_padding(self) -> bool:
+        """The model takes no attention mask: clips of different lengths must be kept apart."""
+        return not getattr(self.extractor, "return_attention_mask", False)
+
+    def judge(self, audios: Sequence[Audio | None], read: Reader) -> list[Any | Exception]:
+        """What `read(output of the network, samples of each clip)` says of every clip; an exception where it failed."""
+        rate = self.extractor.sampling_rate
+        clips: list[np.ndarray | Exception] = []
+        for audio in audios:
+            try:
+                clips.append(resampled(checked(audio), rate))
+            except Exception as error:  # noqa: BLE001 - one bad clip must not stop the others
+                clips.append(error)
+        results: list[Any] = list(clips)
+        for places in self._batches(clips):
+            for place, result in zip(places, self._judge_batch([clips[place] for place in places], read), strict=True):
+                results[place] = result
+        return results
+
+    def _batches(self, clips: Sequence[np.ndarray | Exception]) -> list[list[int]]:
+        places = [place for place, clip in enumerate(clips) if not isinstance(clip, Exception)]
+        batches: list[list[int]] = []
+        for place in sorted(places, key=lambda place: len(clips[place])):
+            full = not batches or len(batches[-1]) == self.batch_size
+            if full or (self.hears_padding and len(clips[batches[-1][0]]) != len(clips[place])):
+                batches.append([])
+            batches[-1].append(place)
+        return batches
+
+    @torch.inference_mode()
+    def _judge_batch(self, clips: list[np.ndarray], read: Reader) -> list[Any]:
+        try:
+            return read(self.network(**self._inputs(clips)), [len(clip) for clip in clips])
+        except BROKEN_INSTALLATION:
+            raise
+        except Exception as error:  # noqa: BLE001 - counted by whoever asked
+            if len(clips) == 1:
+                return [error]
+        return [result for clip in clips for result in self._judge_batch([clip], read)]
+
+    def _inputs(self, clips: list[np.ndarray]) -> dict[str, torch.Tensor]:
+        inputs = self.extractor(clips, sampling_rate=self.extractor.sampling_rate, padding=True, return_tensors="pt")
+        return {name: value.to(self.device) for name, value in inputs.items()}
+
+    def flops(self, seconds: float) -> float:
+        """Matrix products and convolutions for one clip: counted by torch at three lengths, a parabola between."""
+        if seconds <= 0:
+            return 0.0
+        constant, linear, square = self._flops_parabola
+        return max(0.0, constant + linear * seconds + square * seconds**2)
+
+    @cached_property
+    def _flops_parabola(self) -> tuple[float, float, float]:
+        lengths = np.array([1.0, 3.0, 6.0])
+        counted = [self._count_flops(seconds) for seconds in lengths]
+        return tuple(np.linalg.solve(np.vander(lengths, increasing=True), counted).tolist())
+
+    def _count_flops(self, seconds: float) -> int:
+        """On the meta device: shapes without numbers. Eager attention, whose products the counter sees."""
+        import transformers
+        from torch.utils.flop_counter import FlopCounterMode
+
+        clip = np.zeros(round(seconds * self.extractor.sampling_rate), np.float32)
+        inputs = {name: value.to("meta") for name, value in self._inputs([clip]).items() if name != "attention_mask"}
+        with torch.device("meta"):
+            network = getattr(transformers, self.auto_class).from_config(self.config, attn_implementation="eager")
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network.eval()(**inputs)
+        return counter.get_total_flops()
+
+
+def unmasked_lengths(network: Any, num_samples: Sequence[int]) -> list[int]:
+    """Frames of each clip that are no padding."""
+    return [int(network._get_feat_extract_output_lengths(number)) for number in num_samples]
+
+
+def mean_hidden(network: Any, hidden_BSC: torch.Tensor, num_samples: Sequence[int]) -> list[np.ndarray]:
+    """Direction of the mean over each clip's own frames, (C,) float32 of length 1."""
+    has_frames = hasattr(network, "_get_feat_extract_output_lengths")
+    lengths = unmasked_lengths(network, num_samples) if has_frames else [hidden_BSC.shape[1]] * len(num_samples)
+    means = [row_SC[:length].mean(0) for row_SC, length in zip(hidden_BSC, lengths, strict=True)]
+    return [torch.nn.functional.normalize(mean_C, dim=0).cpu().numpy() for mean_C in means]

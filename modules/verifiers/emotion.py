@@ -1,0 +1,125 @@
+"""Whether speech has the wanted emotion: a classifier's probability of a label, or likeness to a reference."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modules.api import Audio, Candidate, Prompt
+from modules.verifiers.audio import ContentCache, Failures, scores_or_nan
+from modules.verifiers.audio_models import AudioModel, mean_hidden
+
+
+class EmotionLabel:
+    """Probability of one label, by any audio classifier of transformers.
+
+    Args:
+        model: A folder, or a name on the hub.
+        label: As the model's configuration calls it (`id2label`).
+        name: Column of tables.
+        device: Where it runs.
+        batch_size: Clips at a time.
+
+    Raises:
+        ValueError: At the first score, where the model has no such label.
+    """
+
+    worst_score = 0.0
+    needs_text = False
+    needs_reference = False
+    judges_partial = True
+
+    def __init__(
+        self, model: str, label: str, name: str = "emotion", device: str = "cpu", batch_size: int = 16
+    ) -> None:
+        self.label, self.name = label, name
+        self._audio_model = AudioModel(model, "AutoModelForAudioClassification", device, batch_size)
+        self._failures = Failures(name)
+        self._scores = ContentCache(self._judge_all)
+
+    @property
+    def model_hash(self) -> str:
+        return self._audio_model.model_hash
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What decides the score beside the model."""
+        return {"label": self.label}
+
+    @property
+    def num_failures(self) -> int:
+        return self._failures.count
+
+    @property
+    def _place(self) -> int:
+        labels = {name: int(place) for place, name in self._audio_model.config.id2label.items()}
+        if self.label not in labels:
+            raise ValueError(f"Expected `label` to be one of {sorted(labels)}, but got {self.label!r}.")
+        return labels[self.label]
+
+    def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
+        """(N,) float64 in [0, 1]."""
+        self._place  # noqa: B018 - a wrong label must stop the sweep, not count as failures
+        return scores_or_nan(self._scores([candidate.audio for candidate in candidates]), self._failures)
+
+    def _judge_all(self, audios: list[Audio]) -> list[float | Exception]:
+        return self._audio_model.judge(audios, lambda output, _: output.logits.softmax(-1)[:, self._place].tolist())
+
+    def flops(self, seconds: float) -> float:
+        return self._audio_model.flops(seconds)
+
+
+class EmotionSimilarity:
+    """Cosine between the mean hidden states of a candidate and of `prompt.reference`, in any audio encoder.
+
+    With emotion2vec or a model fine-tuned for emotions this is the similarity of Llasa's table 4 (arXiv 2502.04128).
+
+    Args:
+        model: A folder, or a name on the hub.
+        name: Column of tables.
+        device: Where it runs.
+        batch_size: Clips at a time.
+    """
+
+    worst_score = -1.0
+    needs_text = False
+    needs_reference = True
+    judges_partial = True
+
+    def __init__(self, model: str, name: str = "emotion", device: str = "cpu", batch_size: int = 16) -> None:
+        self.name = name
+        self._audio_model = AudioModel(model, "AutoModel", device, batch_size)
+        self._failures = Failures(name)
+        self._directions = ContentCache(self._embed)
+
+    @property
+    def model_hash(self) -> str:
+        return self._audio_model.model_hash
+
+    @property
+    def num_failures(self) -> int:
+        return self._failures.count
+
+    def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
+        """(N,) float64 in [-1, 1]; NaN where there is no reference or no candidate to hear."""
+        if prompt.reference is None:
+            return torch.full((len(candidates),), math.nan, dtype=torch.float64)
+        reference, *own = self._directions([prompt.reference, *(candidate.audio for candidate in candidates)])
+        outcomes: list[Any] = []
+        for direction in own:
+            failed = next((one for one in (reference, direction) if isinstance(one, Exception)), None)
+            outcomes.append(failed if failed is not None else float(np.dot(reference, direction)))
+        return scores_or_nan(outcomes, self._failures)
+
+    def _embed(self, audios: list[Audio]) -> list[np.ndarray | Exception]:
+        def read(output: Any, num_samples: Sequence[int]) -> list[np.ndarray]:
+            return mean_hidden(self._audio_model.network, output.last_hidden_state.float(), num_samples)
+
+        return self._audio_model.judge(audios, read)
+
+    def flops(self, seconds: float) -> float:
+        """One pass over the candidate; the reference's is paid once per prompt and not counted."""
+        return self._audio_model.flops(seconds)

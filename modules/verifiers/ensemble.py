@@ -1,0 +1,135 @@
+"""Several verifiers as one: less of each one's weakness, and a number for how much they disagree. M members."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from modules.api import Candidate, Prompt, Verifier
+
+Method = Literal["mean", "rank", "worst"]
+
+
+def z_scores(scores_MN: Tensor) -> Tensor:
+    """Each row in its own standard deviations from its own mean, NaN left out and kept; a row of equals gives 0."""
+    known_MN = ~scores_MN.isnan()
+    count_M1 = known_MN.sum(1, keepdim=True).clamp(min=1)
+    mean_M1 = scores_MN.nan_to_num(0).sum(1, keepdim=True) / count_M1
+    centred_MN = (scores_MN - mean_M1).nan_to_num(0)
+    spread_M1 = (centred_MN.square().sum(1, keepdim=True) / count_M1).sqrt()
+    floor_M1 = 1e-9 * (1 + mean_M1.abs())  # equal scores differ by rounding
+    return torch.where(spread_M1 > floor_M1, (scores_MN - mean_M1) / spread_M1, scores_MN * 0)
+
+
+def rank_scores(scores_MN: Tensor) -> Tensor:
+    """The share of a row's other scores that each beats, ties by half, in [0, 1]; NaN stays; alone: 0.5."""
+    better_MNN = (scores_MN[:, :, None] > scores_MN[:, None, :]).double()
+    tied_MNN = (scores_MN[:, :, None] == scores_MN[:, None, :]).double()
+    num_others_M1 = (~scores_MN.isnan()).sum(1, keepdim=True) - 1
+    beaten_MN = better_MNN.sum(2) + (tied_MNN.sum(2) - 1) / 2
+    share_MN = torch.where(num_others_M1 > 0, beaten_MN / num_others_M1.clamp(min=1), torch.full_like(scores_MN, 0.5))
+    return share_MN.masked_fill(scores_MN.isnan(), float("nan"))
+
+
+class Ensemble:
+    """One score from several verifiers, comparable among the candidates of one call only: those of one prompt.
+
+    A candidate that a member could not judge gets NaN: what is left of the ensemble would be another one. The ensemble
+    may be judged by no member (`member_hashes`), and needs what any member needs.
+
+    Args:
+        members: At least two.
+        method: "mean" of z-scores within the candidates; "rank": mean share of the others that it beats; "worst":
+            the lowest z-score.
+        weights: One for each member, learned elsewhere, for "mean" and "rank"; None weighs them alike.
+        name: Column of tables.
+    """
+
+    def __init__(
+        self,
+        members: list[Verifier],
+        method: Method = "mean",
+        weights: list[float] | None = None,
+        name: str = "ensemble",
+    ) -> None:
+        if len(members) < 2 or len({member.name for member in members}) < len(members):
+            raise ValueError(
+                f"Expected `members` to be two or more of different names, but got {[one.name for one in members]}."
+            )
+        if method not in ("mean", "rank", "worst"):
+            raise ValueError(f"Expected `method` to be mean, rank or worst, but got {method!r}.")
+        if weights is not None and (len(weights) != len(members) or method == "worst" or not any(weights)):
+            raise ValueError(
+                f"Expected `weights` to hold {len(members)} numbers for mean or rank, not all 0, but got {weights}."
+            )
+        self.members, self.method, self.weights, self.name = members, method, weights, name
+        self.disagreements: list[float] = []
+
+    @property
+    def model_hash(self) -> str:
+        return hashlib.sha256("\n".join(sorted(self.member_hashes)).encode()).hexdigest()
+
+    @property
+    def member_hashes(self) -> frozenset[str]:
+        """Of all members, and of their members."""
+        return frozenset(
+            model_hash
+            for member in self.members
+            for model_hash in getattr(member, "member_hashes", None) or [member.model_hash]
+        )
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What decides the score beside the models."""
+        members = {member.name: getattr(member, "settings", None) for member in self.members}
+        return {"method": self.method, "weights": self.weights, "members": members}
+
+    @property
+    def worst_score(self) -> float:
+        """Below what any of up to 100 candidates can get: |z| is at most sqrt(N - 1)."""
+        return -1.0 if self.method == "rank" else -10.0
+
+    @property
+    def needs_text(self) -> bool:
+        return any(member.needs_text for member in self.members)
+
+    @property
+    def needs_reference(self) -> bool:
+        return any(member.needs_reference for member in self.members)
+
+    @property
+    def judges_partial(self) -> bool:
+        return all(member.judges_partial for member in self.members)
+
+    @property
+    def num_failures(self) -> int:
+        return sum(getattr(member, "num_failures", 0) for member in self.members)
+
+    @property
+    def mean_disagreement(self) -> float:
+        """Mean over all candidates judged so far of the standard deviation of the members' z-scores; NaN before."""
+        known = [value for value in self.disagreements if value == value]
+        return sum(known) / len(known) if known else float("nan")
+
+    def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
+        """(N,) float64. What each member says is in `disagreements` and the members' own caches."""
+        if not candidates:
+            return torch.zeros(0, dtype=torch.float64)
+        scores_MN = torch.stack([member.score(prompt, candidates).double() for member in self.members])
+        self.disagreements += self.disagreement(scores_MN).tolist()
+        if self.method == "worst":
+            return z_scores(scores_MN).amin(0).masked_fill(scores_MN.isnan().any(0), float("nan"))
+        comparable_MN = rank_scores(scores_MN) if self.method == "rank" else z_scores(scores_MN)
+        weights_M = torch.tensor(self.weights or [1.0] * len(self.members), dtype=torch.float64)
+        return weights_M @ comparable_MN / weights_M.abs().sum()
+
+    @staticmethod
+    def disagreement(scores_MN: Tensor) -> Tensor:
+        """(N,) standard deviation of the members' z-scores of each candidate: 0 is one opinion, 1 is chance."""
+        return z_scores(scores_MN).std(0, unbiased=False)
+
+    def flops(self, seconds: float) -> float:
+        """Of all members."""
+        return sum(member.flops(seconds) for member in self.members)
