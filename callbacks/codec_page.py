@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from callbacks.codec_columns import EMPTY, EXPLANATIONS, notes, table_cells
+from callbacks.codec_columns import EMPTY, EXPLANATIONS, PAPER_COLUMNS, notes, table_cells
 from callbacks.codec_results import EvaluatedCodecs
 from callbacks.codec_table import Judgement, Utterance
 from callbacks.figures import mel_thumbnail, png_bytes
@@ -61,13 +61,19 @@ def codec_page(results: EvaluatedCodecs, title: str, command: str, credits: Mapp
     return environment.get_template("codec_page.html").render(
         title=title,
         description=results.description,
-        cells=table_cells(results.table, results.facts, all_columns=True),
+        tables=split_table(table_cells(results.table, results.facts, all_columns=True)),
         explanations=[*EXPLANATIONS, *notes(results.table)],
         quoted=results.quoted,
         examples=examples,
         command=command,
         credits=credits,
     )
+
+
+def split_table(cells: list[list[str]]) -> dict[str, list[list[str]]]:
+    """The paper's columns and the others, each beside the system's name: the whole is wider than a page."""
+    last = len(PAPER_COLUMNS) + 1
+    return {"measured": [row[:last] for row in cells], "measured-more": [row[:1] + row[last:] for row in cells]}
 
 
 def heard_example(
