@@ -41,6 +41,11 @@ def part(path: Path, name: str) -> Any:
     return read(path.parent / value) if isinstance(value, str) else value
 
 
+def is_overlay(path: Path) -> bool:
+    """Goes over an experiment: by its folder, or because its first line says so."""
+    return path.parent.name in {"size", "data", "hardware"} or path.read_text().startswith("# Overlay")
+
+
 def subcommand_of(path: Path) -> str:
     """The one that the comment at the top names: `python run.py fit --config ...`."""
     head = path.read_text().split("\n\n")[0]
@@ -98,11 +103,33 @@ def test_a_misspelt_key_is_refused(
 def test_every_config_is_an_experiment_or_a_part_of_one() -> None:
     """Guards against a yaml that no test builds: one that no experiment names and that is no overlay."""
     named = {path.parent / value for path in CONFIGS for _, value in strings(read(path)) if value.endswith(".yaml")}
-    overlays = {"size", "data", "hardware"}
-    strays = [
-        path for path in CONFIGS if path not in EXPERIMENTS and path not in named and path.parent.name not in overlays
-    ]
+    strays = [path for path in CONFIGS if path not in EXPERIMENTS and path not in named and not is_overlay(path)]
     assert not strays
+
+
+class ParsingCLI(DryCLI):
+    """The command up to the point where it would build anything: devices that this machine lacks are no error."""
+
+    def instantiate_classes(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("codec/ema.yaml")) + sorted(
+    (REPOSITORY / "configs/hardware").glob("codec_*.yaml")
+), ids=lambda path: path.stem)  # fmt: skip
+def test_an_overlay_of_the_codec_fits_its_recipe(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against an overlay that replaces what it should add to, or whose keys no longer exist."""
+    monkeypatch.setattr("sys.argv", ["run.py"])
+    base = REPOSITORY / "configs/codec/xcodec2.yaml"
+    alone, both = (
+        ParsingCLI(["fit", *[word for part in parts for word in ("--config", str(part))]]).config.fit.trainer
+        for parts in ([base], [base, path])
+    )
+    own = read(path)["trainer"]
+    num_added = int("callbacks+" in own)
+    assert len(both.callbacks) == len(alone.callbacks) + num_added
+    assert both.max_steps == alone.max_steps and both.precision == alone.precision
+    assert all(both[key] == own[key] for key in own.keys() & {"devices", "num_nodes", "accelerator"})
 
 
 def test_every_class_path_is_in_a_room_or_a_package() -> None:

@@ -7,7 +7,14 @@ from transformers import LlamaForCausalLM
 
 from modules.api import SamplingSettings
 from modules.lm.sampler import KVCacheSampler
+from modules.search.adaptive import Adaptive
+from modules.search.best_of_n import BestOfN
+from modules.search.diverse_beam import DiverseBeam
+from modules.search.driver import run_searches
+from modules.search.partial_beam import PartialBeam
+from modules.search.process_beam import ProcessBeam
 from tests.lm_toys import FORMAT, PROMPTS, eager_copy, splitmix_uniform, toy_network
+from tests.search_toys import ToyCodec, ToyVerifier, mean_level
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +76,26 @@ def test_a_fork_goes_on_where_its_parent_stood(network, plain):
                 break
             codes.append(word - 1)
         assert child.codes_S.tolist() == codes
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        ProcessBeam("reward", 3, 2, 24, 5),
+        PartialBeam("reward", 3, 2, 2, 24, 10, 5),
+        DiverseBeam("reward", 2, 2, 24, 2, 5),
+        Adaptive("reward", 4, 24, price=0.0, health="reward", min_health=0.3, block_tokens=6),
+        BestOfN(4, 24),
+    ],
+    ids=lambda algorithm: algorithm.name,
+)
+def test_no_search_reads_a_token_twice(network, algorithm):
+    """Guards against a search that grows what it has dropped: the real sampler would read its prefix again, silently,
+    and the ledger, which counts from the cache, would be wrong."""
+    reward = ToyVerifier("reward", mean_level)
+    reward.judges_partial = True
+    sampler = KVCacheSampler(network, FORMAT, SamplingSettings(), max_batch_rows=7)
+    traces = run_searches(PROMPTS, algorithm, sampler, ToyCodec(), [reward], 5)
+    assert sampler.num_recomputed_tokens == 0
+    assert all(trace.candidates and not candidate.is_partial for trace in traces for candidate in trace.candidates)
+    assert all(trace.cost.lm_flops > trace.cost.prompt_flops > 0 for trace in traces)
