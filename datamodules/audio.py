@@ -16,7 +16,7 @@ import soundfile
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.order import ResumableLoader, evaluation_loader, num_windows, window_samples
+from datamodules.order import ResumableLoader, evaluation_loader, like_lengths_together, num_windows, window_samples
 from datamodules.preparation import prepare_audio_shards
 from datamodules.shards import ShardIndex, ShardReader
 from datamodules.sources.source import Source
@@ -158,11 +158,10 @@ class AudioDataModule(L.LightningDataModule):
         return index
 
     def _whole(self, split: str, limit: int) -> DataLoader:
-        """Whole recordings, like lengths together, every one once."""
+        """Whole recordings, every one once, in batches of like lengths."""
         index = self._index(split)
         chosen = np.argsort(index.keys)[: limit or None]
-        chosen = chosen[np.argsort(index.lengths[chosen], kind="stable")]
-        size = self.evaluation_batch_size
-        batches = [[(int(sample), 0) for sample in chosen[i : i + size]] for i in range(0, len(chosen), size)]
+        batches = like_lengths_together(index.lengths[chosen], self.evaluation_batch_size, self.seed)
         rows = AudioRows(index, 0, self.seed)
+        batches = [[(int(chosen[place]), 0) for place in batch] for batch in batches]
         return evaluation_loader(rows, batches, self.trainer.global_rank, self.trainer.world_size, self.num_workers)

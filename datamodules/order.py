@@ -122,6 +122,22 @@ class ResumableLoader:
                 epoch, window = epoch + 1, 0
 
 
+def like_lengths_together(lengths: np.ndarray, batch_size: int, seed: int, num_batches: int = 32) -> list[np.ndarray]:
+    """Every place in `lengths` once, in batches of like lengths.
+
+    Places are sorted by length within each run of `num_batches` batches, and the batches of a run come in random order.
+    Shards that are written batch by batch then hold every length everywhere: a training window over shards sorted by
+    length from end to end would show the model one length at a time.
+    """
+    batches = []
+    for number, start in enumerate(range(0, len(lengths), batch_size * num_batches)):
+        run = start + np.argsort(lengths[start : start + batch_size * num_batches], kind="stable")
+        parts = [run[first : first + batch_size] for first in range(0, len(run), batch_size)]
+        order = np.random.default_rng([seed, number]).permutation(len(parts))
+        batches += [parts[place] for place in order]
+    return batches
+
+
 def evaluation_loader(
     plan: RowPlan, batches: list[list[Any]], rank: int, world_size: int, num_workers: int
 ) -> DataLoader:

@@ -81,21 +81,28 @@ class CodecModule(L.LightningModule):
         # The raw discriminator optimizer does not count into global_step.
         generator_optimizer, _ = self.optimizers()
         _, discriminator_optimizer = self.optimizers(use_pl_optimizer=False)
+        timed = self.trainer.profiler.profile
         target_BT = batch.audio_BT
-        generated_BT = self.generator(target_BT, batch.num_samples_B).audio_BT
-        reconstruction = self.reconstruction_loss(generated_BT, target_BT)
+        with timed("codec: generator"):
+            generated_BT = self.generator(target_BT, batch.num_samples_B).audio_BT
+        with timed("codec: reconstruction loss"):
+            reconstruction = self.reconstruction_loss(generated_BT, target_BT)
         terms = {"mel": reconstruction}
         loss = self.loss_weights.mel * reconstruction
         if self.global_step >= self.discriminator_start_step:
             real_BT, fake_BT = self._discriminator_window(target_BT, generated_BT)
-            terms["discriminator"] = self._update_discriminator(real_BT, fake_BT, discriminator_optimizer)
-            terms["adversarial"], terms["feature_matching"] = self._adversarial_terms(real_BT, fake_BT)
+            with timed("codec: discriminator update"):
+                terms["discriminator"] = self._update_discriminator(real_BT, fake_BT, discriminator_optimizer)
+            with timed("codec: adversarial terms"):
+                terms["adversarial"], terms["feature_matching"] = self._adversarial_terms(real_BT, fake_BT)
             loss = loss + self.loss_weights.adversarial * terms["adversarial"]
             loss = loss + self.loss_weights.feature_matching * terms["feature_matching"]
         generator_optimizer.zero_grad()
-        self.manual_backward(loss)
-        norm = nn.utils.clip_grad_norm_(self.generator.parameters(), self.gradient_clip)
-        generator_optimizer.step()
+        with timed("codec: backward"):
+            self.manual_backward(loss)
+        with timed("codec: generator update"):
+            norm = nn.utils.clip_grad_norm_(self.generator.parameters(), self.gradient_clip)
+            generator_optimizer.step()
         self._step_schedulers()
         terms |= {"loss": loss, "generator_gradient_norm": norm}
         if self._logs_now():

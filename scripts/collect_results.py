@@ -20,6 +20,20 @@ from typing import Any
 CODEC_METRICS = ("wer", "stoi", "pesq_nb", "pesq_wb")
 CODEC_RUNS = {"codec": "demo", "codec_45min": "codec_45min", "codec_without_discriminators": "codec_mel_only"}
 NUM_CANDIDATES = 16
+# Lightning's name of an action: what the page calls it.
+STEP_PARTS = {"run_training_batch": "step", "[_TrainingEpochLoop].train_dataloader_next": "data, before the step"}
+LM_PARTS = STEP_PARTS | {
+    "[Strategy]SingleDeviceStrategy.training_step": "forward",
+    "[Strategy]SingleDeviceStrategy.backward": "backward",
+}
+CODEC_PARTS = STEP_PARTS | {
+    "codec: generator": "generator, forward",
+    "codec: reconstruction loss": "mel loss, forward",
+    "codec: discriminator update": "discriminator update",
+    "codec: adversarial terms": "adversarial terms, forward",
+    "codec: backward": "generator, backward",
+    "codec: generator update": "generator update",
+}
 
 
 def stages(run: Path) -> dict[str, dict[str, Any]]:
@@ -59,6 +73,18 @@ def digit_errors(curve: Path, judge: str = "whisper", selector: str = "pocketsph
     return errors
 
 
+def step_profile(report: Path) -> dict[str, float]:
+    """Milliseconds per training step of each part, from the text that Lightning's SimpleProfiler writes."""
+    calls, seconds = {}, {}
+    for line in report.read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) >= 4 and cells[2].isdigit():
+            calls[cells[0]], seconds[cells[0]] = int(cells[2]), float(cells[3])
+    parts = CODEC_PARTS if "codec: generator" in seconds else LM_PARTS
+    num_steps = calls["run_training_batch"]
+    return {parts[name]: round(1000 * seconds[name] / num_steps, 1) for name in parts if name in seconds}
+
+
 def gather(run: Path, results: Path, timed: Path | None = None) -> dict[str, Any]:
     """Everything that was measured; `timed` is the run whose seconds and memory count, where that is another one."""
     found: dict[str, Any] = {
@@ -75,6 +101,9 @@ def gather(run: Path, results: Path, timed: Path | None = None) -> dict[str, Any
                 found["comparisons"] = table
             else:
                 found[name]["stages"] = stages(results / folder)
+    found["profiles_ms"] = {
+        path.stem.removeprefix("fit-"): step_profile(path) for path in sorted((results / "profile").glob("fit-*.txt"))
+    }
     demo_errors = digit_errors(run / "report" / "curve.csv")
     more = results / "sweep_128" / "report" / "curve.csv"
     errors = digit_errors(more) if more.is_file() else demo_errors
@@ -109,6 +138,9 @@ def markdown(found: dict[str, Any]) -> str:
         f"| {name} | {stage['seconds']['value']:.0f} | {stage['peak_gb']['value']:.2f} |"
         for name, stage in found["stages"].items()
     ]
+    for name, parts in found["profiles_ms"].items():
+        lines += ["", f"| {name} | ms per step |", "|---|---|"]
+        lines += [f"| {part} | {value:.1f} |" for part, value in parts.items()]
     return "\n".join(lines)
 
 

@@ -30,4 +30,16 @@ cp -r runs/demo/candidates $OUT/sweep_128/
     --trainer.callbacks.folder $OUT/sweep_128 --data.init_args.num_prompts "[128, 16]" \
     --trainer.callbacks.final_judges "[]"
 
+# Where the time of a training step goes: the codec without and with discriminators, then the language model.
+profile() { # NAME CONFIG OPTIONS: 200 steps under Lightning's profiler
+    local name=$1 config=$2
+    shift 2
+    "$PYTHON" run.py fit --config "$config" --stage.folder $OUT/profile/"$name" --trainer.max_steps 200 \
+        --trainer.val_check_interval 1000 --trainer.profiler.class_path lightning.pytorch.profilers.SimpleProfiler \
+        --trainer.profiler.init_args.dirpath $OUT/profile --trainer.profiler.init_args.filename "$name" "$@"
+}
+profile codec_reconstruction configs/demo/codec.yaml --model.init_args.discriminator_start_step 1000000
+profile codec_adversarial configs/demo/codec.yaml --model.init_args.discriminator_start_step 0
+profile lm configs/demo/lm.yaml
+
 "$PYTHON" scripts/collect_results.py

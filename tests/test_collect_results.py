@@ -63,3 +63,18 @@ def test_numbers_arrive_where_the_page_looks(script, tmp_path):
     assert "| Opus 6k |" in page, "a system that nothing could judge is a dash, not a crash"
     script.draw(tmp_path / "demo" / "report" / "curve.csv", tmp_path / "demo.png")
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_profile_is_read_per_step(script, tmp_path):
+    """Guards against the mean of a part that runs twice a step, and against a part of the other module's step."""
+    report = tmp_path / "fit-codec.txt"
+    report.write_text(
+        "FIT Profiler Report\n\n"
+        "|  Action  |  Mean duration (s)  |  Num calls  |  Total time (s)  |  Percentage %  |\n"
+        "|  Total  |  -  |  100  |  9.0  |  100 %  |\n"
+        "|  run_training_batch  |  0.4  |  10  |  4.0  |  44  |\n"
+        "|  [Strategy]SingleDeviceStrategy.backward  |  0.1  |  20  |  2.0  |  22  |\n"
+        "|  codec: generator  |  0.1  |  10  |  1.0  |  11  |\n"
+        "|  codec: backward  |  0.1  |  20  |  2.0  |  22  |\n"
+    )
+    assert script.step_profile(report) == {"step": 400.0, "generator, forward": 100.0, "generator, backward": 200.0}

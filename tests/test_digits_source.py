@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from datamodules.sources.digits import DIGIT_WORDS, DigitsSource, compose, is_held_out, spoken, trim_silence
+from datamodules.sources.digits import DIGIT_WORDS, DigitsSource, compose, is_held_out, on_grid, spoken, trim_silence
 from datamodules.sources.source import Recording, Skipped
 from modules.api import Audio
 
@@ -119,6 +119,25 @@ def test_recordings_hold_the_words_of_their_text():
     assert 0.70 < min(levels) < 0.80 and 1.25 < max(levels) < 1.42  # -3 to +3 dB
 
 
+def test_words_begin_on_the_grid():
+    """Guards against words between two frames of the codec, and against pauses that grow or shrink by more than half a
+    frame: both by the sound itself, whose words are ones here."""
+    noise = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        lengths = torch.randint(300, 900, (4,), generator=noise).tolist()
+        pauses = torch.randint(640, 2560, (5,), generator=noise).tolist()
+        moved = on_grid(pauses, lengths, 320)
+        audio_T = compose([torch.ones(length) for length in lengths], moved, 1.0)
+        starts = torch.nonzero((audio_T == 1) & (audio_T.roll(1) == 0)).flatten()
+        assert len(starts) == 4 and not (starts % 320).any()
+        assert all(abs(after - before) <= 160 for before, after in zip(pauses, moved, strict=True))
+    assert on_grid(pauses, lengths, 0) == pauses
+    on, free = (
+        next(iter(DigitsSource(Tones(), 1, 4, 4, "test", grid_seconds=grid).recordings())) for grid in (0.02, 0.0)
+    )
+    assert on.text == free.text and on.audio.samples_T.numel() != free.audio.samples_T.numel()
+
+
 def test_trim_keeps_the_sound_and_its_soft_ends():
     """Guards against cut words: a fade down to -40 dB stays, the noise floor goes."""
     torch.manual_seed(0)
@@ -165,3 +184,5 @@ def test_what_cannot_be_is_refused():
     for odd in ("", "4a", "\u0664"):
         with pytest.raises(ValueError, match="Expected `digits`"):
             spoken(odd)
+    with pytest.raises(ValueError, match="grid_seconds"):
+        DigitsSource(Tones(), 1, 4, 4, "test", grid_seconds=0.5)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from datamodules.order import ResumableLoader, num_windows, window_samples
+from datamodules.order import ResumableLoader, like_lengths_together, num_windows, window_samples
 from datamodules.shards import ShardIndex, ShardWriter
 
 
@@ -78,3 +78,17 @@ def test_resume_continues_with_the_next_batch(index, num_workers):
 def test_resume_with_another_number_of_ranks(index):
     whole, states = stream(index, 20, world_size=2)
     assert stream(index, 12, world_size=4, start=states[7])[0] == whole[8:]
+
+
+def test_batches_of_like_lengths_are_spread_over_the_whole():
+    """Guards against shards sorted by length, whose training windows showed the model one length at a time."""
+    lengths = np.random.default_rng(0).integers(10, 200, 4000)
+    batches = like_lengths_together(lengths, 32, seed=0)
+    places = np.concatenate(batches)
+    assert sorted(places.tolist()) == list(range(4000))
+    used = sum(lengths[batch].sum() for batch in batches)
+    padded = sum(lengths[batch].max() * len(batch) for batch in batches)
+    assert padded < 1.05 * used, "a batch must hold like lengths"
+    for start in range(0, 4000, 500):
+        part = lengths[places[start : start + 500]]
+        assert abs(part.mean() - lengths.mean()) < 20 and part.std() > 0.7 * lengths.std()

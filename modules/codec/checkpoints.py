@@ -1,9 +1,14 @@
-"""CodecCheckpoint: a trained codec as a yaml names it, read from a Lightning checkpoint on first use.
+"""Codecs from files: our checkpoints, X-codec2's and NeuCodec's released files, transformers' folders.
+
+On the command line: python -m modules.codec.checkpoints convert SOURCE FOLDER
 
 Shapes: B batch, T samples, S frames.
 """
 
+import argparse
 import importlib
+import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,29 +17,37 @@ import torch
 from torch import Tensor, nn
 
 from modules.codec.generator import CodecGenerator
+from modules.codec.released import is_released, load_released
+from modules.codec.transformers_folder import MODEL_TYPES, load_transformers, save_transformers
+from modules.codec.weights import fill, read_checkpoint, read_folder
 
 PREFIX = "generator."
 
 
 class CodecCheckpoint:
-    """The codec of a CodecModule checkpoint, frozen. Satisfies Codec; constructing it does not touch the file.
+    """A trained codec, frozen, as a yaml names it. Satisfies Codec; constructing it does not touch the file.
 
     Args:
-        path: A checkpoint of CodecModule.
+        path: As of load_codec.
         device: Where it runs; "auto" is CUDA where there is one.
+        semantic_model: As of load_codec.
     """
 
-    def __init__(self, path: Path, device: str = "auto") -> None:
-        self.path, self.device = Path(path), device
+    def __init__(self, path: Path, device: str = "auto", semantic_model: str | None = None) -> None:
+        self.path, self.device, self.semantic_model = Path(path), device, semantic_model
 
     @cached_property
     def generator(self) -> CodecGenerator:
         device = self.device if self.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-        return load_generator(self.path).to(device)
+        return load_codec(self.path, self.semantic_model).to(device)
 
     @property
     def sample_rate(self) -> int:
         return self.generator.sample_rate
+
+    @property
+    def input_sample_rate(self) -> int:
+        return self.generator.input_sample_rate
 
     @property
     def frame_rate(self) -> float:
@@ -69,14 +82,42 @@ class CodecCheckpoint:
         return tensor.to(next(self.generator.parameters()).device)
 
 
+def load_codec(path: Path | str, semantic_model: str | None = None) -> CodecGenerator:
+    """The codec of a file or folder, in evaluation mode, without gradients.
+
+    Args:
+        path: A checkpoint of CodecModule; a released file (.safetensors, .ckpt, .bin) or a folder that holds one; a
+            folder of transformers' Xcodec2Model or NeuCodecModel.
+        semantic_model: Folder or hub id of the semantic network, for a released file that does not hold it.
+
+    Raises FileNotFoundError where there is nothing, ValueError where it is no codec, or where a tensor is missing, is
+    surplus, has another shape or would not be used.
+    """
+    path = Path(path)
+    if path.is_dir():
+        config = path / "config.json"
+        if config.is_file() and json.loads(config.read_text()).get("model_type") in MODEL_TYPES:
+            return _frozen(load_transformers(path))
+        content = read_folder(path)
+    else:
+        content = read_checkpoint(path)
+    if "generator" in content.get("hyper_parameters", {}):
+        return load_generator(path)
+    tensors = content.get("state_dict", content)
+    if is_released(tensors):
+        return _frozen(load_released(tensors, path, semantic_model))
+    raise ValueError(
+        f"Expected a checkpoint of CodecModule, a released X-codec2 or NeuCodec, or the folder of transformers' "
+        f"Xcodec2Model or NeuCodecModel at `{path}`, but it describes no generator and holds no such tensors."
+    )
+
+
 def load_generator(path: Path) -> CodecGenerator:
     """The generator of a CodecModule checkpoint, in evaluation mode, without gradients.
 
     Raises FileNotFoundError where there is no file, ValueError where it is no codec or a tensor is missing or surplus.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected a codec checkpoint at `{path}`, but there is none. Train the codec first.")
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoint = read_checkpoint(Path(path))
     description = checkpoint.get("hyper_parameters", {}).get("generator")
     if description is None:
         raise ValueError(f"Expected a checkpoint of CodecModule at `{path}`, but it describes no generator.")
@@ -86,10 +127,25 @@ def load_generator(path: Path) -> CodecGenerator:
         if name.startswith(PREFIX)
     }
     generator = _instantiate(description)
-    missing, surplus = generator.load_state_dict(weights, strict=False)
-    if missing or surplus:
-        raise ValueError(f"Expected the weights of the codec in `{path}`, but missing {missing}, surplus {surplus}.")
-    return generator.eval().requires_grad_(False)
+    fill(generator, weights, [], path)
+    return _frozen(generator)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Convert any codec file into a folder of transformers."""
+    parser = argparse.ArgumentParser(prog="python -m modules.codec.checkpoints", description=main.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    convert = commands.add_parser("convert", help="write a folder that transformers loads")
+    convert.add_argument("source", type=Path, help="checkpoint, released file or transformers' folder")
+    convert.add_argument("folder", type=Path, help="is made where it is not there")
+    convert.add_argument("--semantic_model", help="folder or hub id, where SOURCE lacks the semantic network")
+    given = parser.parse_args(arguments)
+    save_transformers(load_codec(given.source, given.semantic_model), given.folder)
+    print(f"wrote {given.folder}")
+
+
+def _frozen(codec: CodecGenerator) -> CodecGenerator:
+    return codec.eval().requires_grad_(False)
 
 
 def _instantiate(value: Any) -> Any:
@@ -104,3 +160,7 @@ def _instantiate(value: Any) -> Any:
     if isinstance(value, list):
         return [_instantiate(item) for item in value]
     return value
+
+
+if __name__ == "__main__":
+    main()

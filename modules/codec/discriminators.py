@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from modules.codec.spectral import Magnitude
+from modules.codec.spectral import CentredMagnitude, Magnitude
 
 
 @dataclass
@@ -44,23 +44,34 @@ class _ConvolutionStack(nn.Module):
 
 
 class MultiPeriodDiscriminator(nn.Module):
-    """Folds the waveform at each period into two dimensions. `channels` are the widths of the strided layers."""
+    """Folds the waveform at each period into two dimensions.
+
+    Args:
+        periods: Samples per row.
+        channels: Widths of the strided layers.
+        output_kernel_size: Of the layer that gives the scores; 2 in X-codec2 (and BigCodec).
+    """
 
     def __init__(
-        self, periods: Sequence[int] = (2, 3, 5, 7, 11), channels: Sequence[int] = (16, 64, 256, 512, 512)
+        self,
+        periods: Sequence[int] = (2, 3, 5, 7, 11),
+        channels: Sequence[int] = (16, 64, 256, 512, 512),
+        output_kernel_size: int = 3,
     ) -> None:
         super().__init__()
         self.periods = tuple(periods)
-        self.stacks = nn.ModuleList(self._stack(channels) for _ in periods)
+        self.stacks = nn.ModuleList(self._stack(channels, output_kernel_size) for _ in periods)
 
     @staticmethod
-    def _stack(channels: Sequence[int]) -> nn.Module:
+    def _stack(channels: Sequence[int], output_kernel_size: int) -> nn.Module:
         widths = [1, *channels]
         strides = [3] * (len(channels) - 1) + [1]
         layers = [
             nn.Conv2d(widths[i], widths[i + 1], (5, 1), (stride, 1), padding=(2, 0)) for i, stride in enumerate(strides)
         ]
-        return _ConvolutionStack([*layers, nn.Conv2d(channels[-1], 1, (3, 1), padding=(1, 0))], slope=0.1)
+        size = output_kernel_size
+        output = nn.Conv2d(channels[-1], 1, (size, 1), padding=(size // 2, 0))
+        return _ConvolutionStack([*layers, output], slope=0.1)
 
     def forward(self, audio_BT: Tensor) -> Judgement:
         judgement = Judgement([], [])
@@ -72,15 +83,26 @@ class MultiPeriodDiscriminator(nn.Module):
 
 
 class MultiResolutionDiscriminator(nn.Module):
-    """Looks at magnitude spectrograms of several resolutions. Hop is half the window."""
+    """Looks at magnitude spectrograms of several resolutions. Hop is half the window.
+
+    Args:
+        fft_sizes: Windows, samples.
+        channels: Widths of the layers; all but the last are strided.
+        centred: Frames as X-codec2's, around multiples of the hop with the signal mirrored at its ends; else zeros
+            beyond the ends and an even hop.
+    """
 
     def __init__(
         self,
         fft_sizes: Sequence[int] = (78, 126, 206, 334, 542, 876, 1418, 2296),
         channels: Sequence[int] = (32, 64, 128, 256, 512),
+        centred: bool = False,
     ) -> None:
         super().__init__()
-        self.magnitudes = nn.ModuleList(Magnitude(size, size // 2 - (size // 2) % 2) for size in fft_sizes)
+        self.magnitudes = nn.ModuleList(
+            CentredMagnitude(size, size // 2) if centred else Magnitude(size, size // 2 - (size // 2) % 2)
+            for size in fft_sizes
+        )
         self.stacks = nn.ModuleList(self._stack(channels) for _ in fft_sizes)
 
     @staticmethod

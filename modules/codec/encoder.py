@@ -3,11 +3,23 @@
 Shapes: B batch, T samples, S frames, C channels.
 """
 
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.codec.convnext import ConvNeXtStack
 from modules.codec.spectral import LogMel, frame_mask
+
+
+@dataclass
+class Encoded:
+    """What every encoder returns: `latent_BSC`, `num_frames_B`, and, where there is one, what its frozen speech encoder
+    gave, `semantic_BSC`: the target of the semantic loss."""
+
+    latent_BSC: Tensor
+    num_frames_B: Tensor
+    semantic_BSC: Tensor | None = None
 
 
 class SpectralEncoder(nn.Module):
@@ -41,7 +53,7 @@ class SpectralEncoder(nn.Module):
         self.mel = LogMel(sample_rate, fft_size, hop_length // mels_per_code, num_mels)
         self.trunk = ConvNeXtStack(num_mels * mels_per_code, channels, num_layers, hidden_channels)
 
-    def forward(self, audio_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, audio_BT: Tensor, num_samples_B: Tensor) -> Encoded:
         """(B, S, C) and the number of frames of each item, ceil(num_samples / hop_length)."""
         audible = audio_BT * frame_mask(num_samples_B, audio_BT.shape[-1])
         audible = F.pad(audible, (0, (-audible.shape[-1]) % self.hop_length))
@@ -49,4 +61,4 @@ class SpectralEncoder(nn.Module):
         batch, _, num_mel_frames = mel_BMS.shape
         stacked = mel_BMS.transpose(1, 2).reshape(batch, num_mel_frames // self.mels_per_code, -1)
         num_frames_B = -(-num_samples_B // self.hop_length)
-        return self.trunk(stacked, frame_mask(num_frames_B, stacked.shape[1])), num_frames_B
+        return Encoded(self.trunk(stacked, frame_mask(num_frames_B, stacked.shape[1])), num_frames_B)

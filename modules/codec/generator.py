@@ -9,25 +9,34 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from modules.codec.quantizer import Quantized
+from modules.codec.spectral import frame_mask
 
 
 @dataclass
 class Resynthesis:
-    """What one pass through the codec gives: `audio_BT`, `codes_BS`, `num_codes_B`."""
+    """What one pass through the codec gives.
+
+    `audio_BT` at the output rate, `codes_BS` and `num_codes_B`; and what losses need: `latent_BSC` the quantized
+    vectors, `semantic_BSC` the states of a frozen speech encoder where the encoder has one, `commitment_loss` (scalar)
+    where the quantizer has a learned codebook.
+    """
 
     audio_BT: Tensor
     codes_BS: Tensor
     num_codes_B: Tensor
+    latent_BSC: Tensor
+    semantic_BSC: Tensor | None = None
+    commitment_loss: Tensor | None = None
 
 
 class CodecGenerator(nn.Module):
     """Encoder, quantizer, decoder.
 
     Args:
-        encoder: forward(audio_BT, num_samples_B) -> (latent_BSC, num_frames_B); has sample_rate, hop_length, channels.
+        encoder: forward(audio_BT, num_samples_B) -> Encoded; has sample_rate, hop_length, channels.
         quantizer: forward(latent_BSC) -> Quantized; lookup(codes_BS) -> latent_BSC; has codebook_size.
-        decoder: forward(latent_BSC, num_frames_B) -> audio_BT; has sample_rate, hop_length, channels, receptive_frames.
+        decoder: forward(latent_BSC, num_frames_B) -> audio_BT; has sample_rate, hop_length, channels, receptive_frames
+            (math.inf: a tail is decoded from the first frame on).
     """
 
     def __init__(self, encoder: nn.Module, quantizer: nn.Module, decoder: nn.Module) -> None:
@@ -40,6 +49,11 @@ class CodecGenerator(nn.Module):
         return self.decoder.sample_rate
 
     @property
+    def input_sample_rate(self) -> int:
+        """Of the audio that `encode` takes; `sample_rate` is that of the audio that `decode` gives."""
+        return self.encoder.sample_rate
+
+    @property
     def frame_rate(self) -> float:
         return self.encoder.sample_rate / self.encoder.hop_length
 
@@ -49,9 +63,13 @@ class CodecGenerator(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of what decides the codes: the weights of the encoder and the quantizer's input side."""
+        """Hash of what decides the codes: encoder and the quantizer's input side, their weights and `encode_settings`.
+
+        A part has the string `encode_settings` where its weights alone do not decide the codes.
+        """
+        settings = [getattr(part, "encode_settings", "") for part in (self.encoder, self.quantizer)]
         return self._weights_hash(
-            lambda name: name.startswith(("encoder.", "quantizer.")) and "project_out" not in name
+            lambda name: name.startswith(("encoder.", "quantizer.")) and "project_out" not in name, "".join(settings)
         )
 
     @property
@@ -61,9 +79,18 @@ class CodecGenerator(nn.Module):
 
     def forward(self, audio_BT: Tensor, num_samples_B: Tensor) -> Resynthesis:
         """Audio of the same length as the input, differentiable through the quantizer's straight-through estimator."""
-        quantized, num_codes_B = self._quantize(audio_BT, num_samples_B)
-        decoded = self.decoder(self.bridge(quantized.latent_BSC), num_codes_B)
-        return Resynthesis(decoded[:, : audio_BT.shape[-1]], quantized.codes_BS, num_codes_B)
+        encoded = self.encoder(audio_BT, num_samples_B)
+        quantized = self.quantizer(encoded.latent_BSC)
+        decoded = self.decoder(self.bridge(quantized.latent_BSC), encoded.num_frames_B)
+        num_samples = -(-audio_BT.shape[-1] * self.sample_rate // self.input_sample_rate)
+        return Resynthesis(
+            decoded[:, :num_samples],
+            quantized.codes_BS,
+            encoded.num_frames_B,
+            quantized.latent_BSC,
+            encoded.semantic_BSC,
+            _mean_over_frames(quantized.commitment_BS, encoded.num_frames_B),
+        )
 
     def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
         if audio_BT.ndim != 2 or num_samples_B.shape != audio_BT.shape[:1]:
@@ -71,8 +98,8 @@ class CodecGenerator(nn.Module):
                 "Expected `audio_BT` of shape (B, T) and `num_samples_B` of shape (B,), "
                 f"but got {tuple(audio_BT.shape)} and {tuple(num_samples_B.shape)}."
             )
-        quantized, num_codes_B = self._quantize(audio_BT, num_samples_B)
-        return quantized.codes_BS, num_codes_B
+        encoded = self.encoder(audio_BT, num_samples_B)
+        return self.quantizer(encoded.latent_BSC).codes_BS, encoded.num_frames_B
 
     def decode(self, codes_BS: Tensor, num_codes_B: Tensor, start_frame: int = 0) -> Tensor:
         """As Codec.decode. The look-back is the decoder's receptive field, so a tail equals the end of the whole."""
@@ -86,13 +113,16 @@ class CodecGenerator(nn.Module):
         parts = (self.bridge, self.quantizer, self.decoder)
         return 2.0 * num_codes * sum(weight.numel() for part in parts for weight in part.parameters())
 
-    def _weights_hash(self, covers: Callable[[str], bool]) -> str:
-        digest = hashlib.sha256()
+    def _weights_hash(self, covers: Callable[[str], bool], settings: str = "") -> str:
+        digest = hashlib.sha256(settings.encode())
         for name, tensor in sorted(self.state_dict().items()):
             if covers(name):
                 digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def _quantize(self, audio_BT: Tensor, num_samples_B: Tensor) -> tuple[Quantized, Tensor]:
-        latent_BSC, num_codes_B = self.encoder(audio_BT, num_samples_B)
-        return self.quantizer(latent_BSC), num_codes_B
+
+def _mean_over_frames(loss_BS: Tensor | None, num_frames_B: Tensor) -> Tensor | None:
+    if loss_BS is None:
+        return None
+    mask_BS = frame_mask(num_frames_B, loss_BS.shape[1])
+    return (loss_BS * mask_BS).sum() / mask_BS.sum().clamp(min=1)

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 @dataclass
 class Quantized:
-    """`latent_BSC` with straight-through gradient, and `codes_BS` (int64)."""
+    """`latent_BSC` with straight-through gradient, `codes_BS` (int64), and, of a learned codebook, `commitment_BS`: the
+    loss of each frame that keeps vectors and codes together."""
 
     latent_BSC: Tensor
     codes_BS: Tensor
+    commitment_BS: Tensor | None = None
 
 
 class FiniteScalarQuantizer(nn.Module):
@@ -43,4 +45,77 @@ class FiniteScalarQuantizer(nn.Module):
 
     def lookup(self, codes_BS: Tensor) -> Tensor:
         """(B, S, C) of codes; the same numbers that `forward` gave."""
+        return self.project_out(self.quantizer.indices_to_codes(codes_BS))
+
+
+class Xcodec2Quantizer(FiniteScalarQuantizer):
+    """Finite scalar quantization as the weights of X-codec2 want it: the bound is applied twice.
+
+    The reference code bounds before it calls a quantizer that bounds again. With four levels a dimension's value steps
+    at -.8095, -.2434 and .4079 (one bound: -1.1497, -.3462 and .4573). transformers' Xcodec2Model does the same.
+    """
+
+    encode_settings = "bound twice"
+
+    def __init__(self, channels: int = 2048, levels: Sequence[int] = (4,) * 8) -> None:
+        super().__init__(channels, levels)
+        levels_D = torch.tensor(levels)
+        half_range_D = (levels_D - 1) * (1 + 1e-3) / 2
+        offset_D = torch.where(levels_D % 2 == 0, 0.5, 0.0)
+        self.levels = tuple(levels)
+        self.register_buffer("half_range_D", half_range_D, persistent=False)
+        self.register_buffer("offset_D", offset_D, persistent=False)
+        self.register_buffer("shift_D", (offset_D / half_range_D).atanh(), persistent=False)
+
+    def forward(self, x_BSC: Tensor) -> Quantized:
+        with torch.autocast(x_BSC.device.type, enabled=False):
+            bounded_BSD = (self.project_in(x_BSC.float()) + self.shift_D).tanh() * self.half_range_D - self.offset_D
+            quantized_BSD, codes_BS = self.quantizer(bounded_BSD)
+            return Quantized(self.project_out(quantized_BSD), codes_BS.long())
+
+
+class SimVQ(nn.Module):
+    """Vector quantization with a frozen random codebook behind a learned linear map (arXiv 2411.02038), in float32.
+
+    All codes move together, so none dies. Through vector-quantize-pytorch.
+
+    Args:
+        channels: Width before and after.
+        codebook_size: Number of codes.
+        code_channels: Width of a code.
+        commitment_weight: Of the encoder's side of the loss against the codebook's side, whose weight is 1.
+        rotation_trick: Carry gradients by rotation (arXiv 2410.06424) instead of straight through.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        codebook_size: int,
+        code_channels: int = 8,
+        commitment_weight: float = 0.25,
+        rotation_trick: bool = False,
+    ) -> None:
+        super().__init__()
+        from vector_quantize_pytorch import SimVQ as Quantizer
+
+        self.codebook_size, self.commitment_weight = codebook_size, commitment_weight
+        self.project_in = nn.Linear(channels, code_channels)
+        self.quantizer = Quantizer(code_channels, codebook_size, rotation_trick=rotation_trick)
+        self.project_out = nn.Linear(code_channels, channels)
+
+    def forward(self, x_BSC: Tensor) -> Quantized:
+        with torch.autocast(x_BSC.device.type, enabled=False):
+            x_BSD = self.project_in(x_BSC.float())
+            quantized_BSD, codes_BS, _ = self.quantizer(x_BSD)
+            return Quantized(self.project_out(quantized_BSD), codes_BS, self._commitment(x_BSD, codes_BS))
+
+    def _commitment(self, x_BSD: Tensor, codes_BS: Tensor) -> Tensor:
+        """Per frame, where the library takes the mean: frames beyond an item's length must not count."""
+        nearest_BSD = self.quantizer.indices_to_codes(codes_BS)
+        codebook_side = (x_BSD.detach() - nearest_BSD).square().mean(-1)
+        encoder_side = (x_BSD - nearest_BSD.detach()).square().mean(-1)
+        return codebook_side + self.commitment_weight * encoder_side
+
+    def lookup(self, codes_BS: Tensor) -> Tensor:
+        """(B, S, C) of codes; the numbers that `forward` gave, to rounding."""
         return self.project_out(self.quantizer.indices_to_codes(codes_BS))

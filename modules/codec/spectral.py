@@ -56,6 +56,20 @@ class Magnitude(nn.Module):
         return (spectrum.real.square() + spectrum.imag.square()).clamp(min=1e-10).sqrt()
 
 
+class CentredMagnitude(nn.Module):
+    """Magnitude spectrogram as X-codec2's discriminators see it: mirrored ends, power clamped to [1e-7, 1e3]."""
+
+    def __init__(self, fft_size: int, hop_length: int) -> None:
+        super().__init__()
+        self.fft_size, self.hop_length = fft_size, hop_length
+        self.register_buffer("window", torch.hann_window(fft_size), persistent=False)
+
+    def forward(self, audio_BT: Tensor) -> Tensor:
+        """(B, F, 1 + T // hop_length)."""
+        spectrum = torch.stft(audio_BT, self.fft_size, self.hop_length, window=self.window, return_complex=True)
+        return (spectrum.real.square() + spectrum.imag.square()).clamp(1e-7, 1e3).sqrt()
+
+
 class LogMel(nn.Module):
     """Natural-log mel spectrogram, (B, M, S), floor 1e-5."""
 
