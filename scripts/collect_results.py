@@ -41,7 +41,7 @@ def stages(run: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for path in sorted(run.glob("*/stage_*.json")):
         marker = json.loads(path.read_text())
-        if marker["finished"]:
+        if marker["finished"] and "superseded" not in path.parent.name:
             name = "sweep" if path.parent.name == "report" else path.parent.name
             measured = {"seconds": round(marker["seconds"], 1), "peak_gb": round(marker["peak_gb"], 2)}
             # One run each: no interval.

@@ -76,6 +76,7 @@ def test_what_was_measured_of_a_system_is_in_its_row_and_only_that() -> None:
 class Comparing:
     """How far a clip is from the reference, and a failure for silence; remembers the rates it was handed."""
 
+    needs_text = False
     name, model_hash, worst_score, needs_reference, judges_partial = "distance", "x", -1.0, True, True
 
     def __init__(self) -> None:
