@@ -21,6 +21,7 @@ from modules.codec.streaming import (
     encode_in_windows,
     whole_samples,
 )
+from tests.codec_references import small_codec
 from tests.conftest import SAMPLE_RATE, speech_like
 
 HOP = 4
@@ -208,3 +209,26 @@ def test_windows_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match="`frame_rate` to divide `sample_rate`=24000, but got 51"):
         whole_samples(24000, 51.0)
     assert whole_samples(24000, 12.5) == 1920
+
+
+def test_a_decoder_that_attends_to_everything_is_decoded_window_by_window(speech: Audio) -> None:
+    """Guards against a stream that decodes X-codec2's or NeuCodec's transformer from the start each time, and against
+    seams at the wrong sample where the output has another rate (16 kHz in, 24 kHz out). The reference is a loop."""
+    codec = small_codec(output_sample_rate=24000, edge_padding=0).eval()
+    stream = StreamingResynthesiser(codec, DecodeWindow(10, 20, 3))
+    compressed = stream.compress(speech)
+    codes_S, hop = compressed.payload, 480
+    expected = []
+    for start in range(0, codes_S.numel(), 10):
+        first, stop = max(0, start - 20), min(start + 10, codes_S.numel())
+        window_BS = codes_S[None, first : stop + 3]
+        with torch.no_grad():
+            audio_T = codec.decode(window_BS, torch.tensor([window_BS.shape[1]]))[0]
+        expected.append(audio_T[(start - first) * hop : (stop - first) * hop])
+    heard_T = torch.cat(list(decode_in_chunks(codec, codes_S, stream.decode_window)))
+    torch.testing.assert_close(heard_T, torch.cat(expected), atol=1e-6, rtol=0)
+    assert heard_T.numel() == codes_S.numel() * hop
+    heard = stream.decompress(compressed)
+    assert (heard.sample_rate, heard.samples_T.shape) == (SAMPLE_RATE, speech.samples_T.shape)
+    whole_T = codec.decode(codes_S[None], torch.tensor([codes_S.numel()]))[0]
+    assert (heard_T - whole_T).abs().max() > 1e-4 * whole_T.abs().max(), "the context makes no difference here"
