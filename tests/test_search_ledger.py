@@ -69,8 +69,8 @@ def test_shares_per_second_of_audio():
 
 
 def test_llasa_1b_costs_what_is_published():
-    """Guards against a factor: Llasa-1B has 973.1M weights in its layers, and a second of audio (50 codes) was estimated
-    independently at 137 GF with the whole head of 193,800 words; the head of 65,537 saves 26 GF of it."""
+    """Guards against a factor: Llasa-1B has 973.1M weights in its layers, and a second of audio (50 codes) was
+    estimated independently at 137 GF with the whole head of 193,800 words; the head of 65,537 saves 26 GF of it."""
     size = TransformerSize(2048, 8192, 16, 32, 8, 64, 193_800)
     assert size.num_weights == pytest.approx(973.1e6, rel=0.001)
     whole, cut = (
