@@ -184,8 +184,11 @@ class CodecModule(L.LightningModule):
         return {"discriminator": loss, "discriminator_gradient_norm": norm}
 
     def _adversarial_terms(self, real_BT: Tensor, fake_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """The generator's terms; the discriminator's weights get no gradient here."""
-        self.discriminator.requires_grad_(False)
+        """The generator's terms; the discriminator's weights get no gradient here.
+
+        But for sharded ones, whose flag does not reach what is gathered: theirs is dropped before their own update.
+        """
+        self.discriminator.requires_grad_(self._sharded)
         with torch.no_grad():
             real = self.discriminator(real_BT)
         fake = self.discriminator(fake_BT)

@@ -65,7 +65,9 @@ def build(**changes) -> CodecModule:
         "perceptual_start_step": 4,
         "loss_weights": LossWeights(perceptual=1.0),
     }
-    return CodecModule(**{**settings, **changes})
+    module = CodecModule(**{**settings, **changes})
+    module.hparams.clear()  # the command line stores descriptions; whole modules do not go into a checkpoint
+    return module
 
 
 class Crops(Dataset):

@@ -40,6 +40,7 @@ def data(tmp_path: Path) -> AudioDataModule:
 class Loudness:
     """A verifier: the peak of a clip; cannot judge silence."""
 
+    needs_text = False
     name, model_hash, worst_score, needs_reference, judges_partial = "loudness", "peak", 0.0, False, True
     settings: ClassVar = {"unit": "full scale"}
 

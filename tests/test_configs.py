@@ -115,7 +115,7 @@ class ParsingCLI(DryCLI):
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("codec/ema.yaml")) + sorted(
-    (REPOSITORY / "configs/hardware").glob("codec_*.yaml")
+    (REPOSITORY / "configs/codec/hardware").glob("*.yaml")
 ), ids=lambda path: path.stem)  # fmt: skip
 def test_an_overlay_of_the_codec_fits_its_recipe(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards against an overlay that replaces what it should add to, or whose keys no longer exist."""

@@ -293,7 +293,7 @@ def test_the_options_that_the_config_names_are_there(tmp_path: Path, monkeypatch
         callbacks = DryCLI(["predict", *arguments]).trainer.callbacks
         (speech_writer,) = (one for one in callbacks if isinstance(one, SpeechWriter))
         assert speech_writer.algorithm.num_candidates == 64 and speech_writer.keep_all and speech_writer.seed == 1
-        assert speech_writer.sampling.temperature == 0.7 and speech_writer.folder == Path("FOLDER")
+        assert speech_writer.sampling.temperature == 0.9 and speech_writer.folder == Path("FOLDER")
         selector = speech_writer.selector
         chosen.append(f"{type(getattr(selector, 'recogniser', selector)).__qualname__} {getattr(selector, 'name', '')}")
     names = ["NoneType ", "Likelihood likelihood", "Dnsmos naturalness_ovrl", "FasterWhisper transcript"]
