@@ -132,8 +132,6 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
     # Audio is prepared beforehand and read in the order of the shards: on few cores workers only compete with torch.
     warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
-    # A run that resumes finds its own checkpoints.
-    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty.*")
     # The codec steps its optimizers by hand; its checkpoints are taken after the step on purpose.
     warnings.filterwarnings("ignore", message=r".*no pre-optimization state was saved.*")
     # A run that resumes finds its own checkpoints; a later stage reads them without the callbacks that wrote them.

@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_CLASS_LINES = 300, 60, 220
 FORBIDDEN_NAMES = ("utils", "helpers")
-MACHINE_PATH = re.compile(r"(?<![\w.$}])/(?:work|root|home|Users|mnt|scratch|workspace)/\w")
+MACHINE_PATH = re.compile(r"(?<![\w.$}])/(?:work|root|home|Users|mnt|scratch|workspace|tmp)/\w")
 CALLS_AT_IMPORT = (ast.For, ast.While, ast.With)
 
 

@@ -6,8 +6,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from modules.api import SamplingSettings
+from modules.codec.decoder import VocosDecoder
+from modules.codec.encoder import SpectralEncoder
+from modules.codec.generator import CodecGenerator
+from modules.codec.quantizer import FiniteScalarQuantizer
 from modules.lm.sampler import KVCacheSampler
-from modules.search.ledger import TransformerSize, speech_cost
+from modules.search.ledger import TransformerSize, decoding_flops, speech_cost
 from tests.lm_toys import FORMAT, PROMPTS, toy_network
 from tests.search_toys import ToyCodec, ToySampler, ToyVerifier, mean_level
 
@@ -78,3 +82,20 @@ def test_llasa_1b_costs_what_is_published():
     )
     assert whole == pytest.approx(137e9, rel=0.05)
     assert whole - cut == pytest.approx(26.3e9, rel=0.01)
+
+
+@pytest.mark.parametrize("receptive_frames", [None, float("inf")])
+def test_a_tail_costs_every_frame_that_is_decoded_again(receptive_frames):
+    """Guards against searches that decode partial audio and look cheaper than they are: counted at the decoder."""
+    codec = CodecGenerator(
+        SpectralEncoder(16000, 320, num_mels=20, channels=8, num_layers=1, hidden_channels=8),
+        FiniteScalarQuantizer(8, [4, 4]),
+        VocosDecoder(16000, 320, channels=8, num_layers=2, hidden_channels=8),
+    )
+    if receptive_frames is not None:
+        codec.decoder.receptive_frames = receptive_frames
+    decoded = []
+    codec.decoder.register_forward_pre_hook(lambda module, arguments: decoded.append(arguments[0].shape[1]))
+    codec.decode(torch.zeros(1, 50, dtype=torch.long), torch.tensor([50]), start_frame=25)
+    assert decoded[0] == 50 if receptive_frames else 25 < decoded[0] < 50
+    assert decoding_flops(codec, 25, 50) == codec.decode_flops(decoded[0])

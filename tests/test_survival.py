@@ -57,6 +57,7 @@ trainer:
   gradient_clip_val: 1.0
   limit_val_batches: 0
   logger: false
+  default_root_dir: FOLDER/run  # else config.yaml lands where the command runs
   enable_progress_bar: false
   enable_model_summary: false
   use_distributed_sampler: false

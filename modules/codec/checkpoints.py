@@ -57,6 +57,10 @@ class CodecCheckpoint:
     def codebook_size(self) -> int:
         return self.generator.codebook_size
 
+    @property
+    def look_back_frames(self) -> float:
+        return self.generator.look_back_frames
+
     @cached_property
     def fingerprint(self) -> str:
         return self.generator.fingerprint

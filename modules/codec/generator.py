@@ -62,6 +62,11 @@ class CodecGenerator(nn.Module):
         return self.quantizer.codebook_size
 
     @property
+    def look_back_frames(self) -> float:
+        """Frames before `start_frame` that `decode` computes too; infinite: all of them."""
+        return self.decoder.receptive_frames
+
+    @property
     def fingerprint(self) -> str:
         """Hash of what decides the codes: encoder and the quantizer's input side, their weights and `encode_settings`.
 

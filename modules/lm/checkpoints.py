@@ -58,7 +58,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if path.is_dir():
         raise ValueError(
             f"Expected a checkpoint file, but `{path}` is a folder of shards: join them first with "
-            f"python -m lightning.fabric.utilities.consolidate_checkpoint {path}"
+            f"python -m lightning.pytorch.utilities.consolidate_checkpoint {path}"
         )
     if not path.is_file():
         raise FileNotFoundError(f"Expected a checkpoint of LMModule at `{path}`, but there is none.")
