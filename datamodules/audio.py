@@ -1,6 +1,6 @@
 """AudioDataModule: audio shards for the codec, prepared from sources where they are missing.
 
-Shapes: B batch, T samples.
+Shapes: B batch, T samples, S frames, C channels.
 """
 
 import io
@@ -20,7 +20,7 @@ from datamodules.order import ResumableLoader, evaluation_loader, like_lengths_t
 from datamodules.preparation import prepare_audio_shards
 from datamodules.shards import ShardIndex, ShardReader
 from datamodules.sources.source import Source
-from modules.api import AudioBatch, pad_rows
+from modules.api import AudioBatch, SpeechStates, pad_rows
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +29,19 @@ class AudioRows:
     """Rows are crops of `segment_samples` for training; a sample gives one crop per started segment of its length.
 
     Where a crop starts is a pure function of (seed, epoch, sample, crop). `segment_samples` = 0 reads whole samples.
-    A damaged sample is left out of its batch, counted in `num_damaged` and logged.
+    A damaged sample is left out of its batch, counted in `num_damaged` and logged. With `states_hop` the states of a
+    speech encoder that stand beside the audio are read too, one per so many samples; crops then start on that grid.
     """
 
-    def __init__(self, index: ShardIndex, segment_samples: int, seed: int, window_size: int = 4096) -> None:
+    def __init__(
+        self, index: ShardIndex, segment_samples: int, seed: int, window_size: int = 4096, states_hop: int = 0
+    ) -> None:
+        if states_hop and segment_samples % states_hop:
+            raise ValueError(
+                f"Expected `segment_seconds` to hold whole frames of {states_hop} samples, as `semantic` gives them, "
+                f"but got {segment_samples} samples."
+            )
+        self.states_hop = states_hop
         self.index, self.reader = index, ShardReader(index)
         self.segment_samples, self.seed, self.window_size = segment_samples, seed, window_size
         self.audio_format = index.header["audio_format"]
@@ -47,14 +56,16 @@ class AudioRows:
         generator = np.random.default_rng([self.seed, epoch, window, 1])
         room = np.maximum(0, self.index.lengths[samples] - self.segment_samples)
         starts = (generator.random(len(samples)) * (room + 1)).astype(np.int64)
+        if self.states_hop:
+            starts -= starts % self.states_hop
         order = generator.permutation(len(samples))
         return list(zip(samples[order].tolist(), starts[order].tolist(), strict=True))
 
     def load(self, rows: Sequence[tuple[int, int]]) -> AudioBatch:
-        waves, keys, metadata = [], [], []
+        waves, keys, metadata, states = [], [], [], []
         for sample, start in rows:
             try:
-                wave, about = self._read(sample, start)
+                wave, about, states_SC = self._read(sample, start)
             except (ValueError, OSError, KeyError, soundfile.SoundFileError) as error:
                 self.num_damaged += 1
                 log.warning("Skipped a damaged sample (%d so far): %s", self.num_damaged, error)
@@ -62,18 +73,36 @@ class AudioRows:
             waves.append(torch.from_numpy(wave))
             keys.append(str(self.index.keys[sample]))
             metadata.append(about)
+            states.append(states_SC)
         if not waves:
             raise ValueError(f"Expected a readable sample among {len(rows)} of `{self.index.folder}`, but got none.")
         audio_BT, num_samples_B = pad_rows(waves)
         if self.segment_samples:
             audio_BT = torch.nn.functional.pad(audio_BT, (0, self.segment_samples - audio_BT.shape[1]))
-        return AudioBatch(audio_BT, num_samples_B, keys, metadata)
+        return AudioBatch(audio_BT, num_samples_B, keys, metadata, self._joined(states, audio_BT.shape[1]))
 
-    def _read(self, sample: int, start: int) -> tuple[np.ndarray, dict[str, Any]]:
+    def _joined(self, states: Sequence[np.ndarray | None], num_samples: int) -> torch.Tensor | None:
+        """(B, S, C) float32, zeros beyond each item, for audio of so many samples."""
+        if not self.states_hop:
+            return None
+        num_frames, channels = -(-num_samples // self.states_hop), states[0].shape[1]
+        states_BSC = torch.zeros(len(states), num_frames, channels)
+        for row, states_SC in zip(states_BSC, states, strict=True):
+            row[: len(states_SC)] = torch.from_numpy(states_SC)
+        return states_BSC
+
+    def _read(self, sample: int, start: int) -> tuple[np.ndarray, dict[str, Any], np.ndarray | None]:
         files = self.reader.read(sample)
         stop = start + self.segment_samples if self.segment_samples else None
         wave, _ = soundfile.read(io.BytesIO(files[self.audio_format]), start=start, stop=stop, dtype="float32")
-        return wave, json.loads(files["json"])
+        return wave, json.loads(files["json"]), self._read_states(files, start, len(wave))
+
+    def _read_states(self, files: dict[str, Any], start: int, num_samples: int) -> np.ndarray | None:
+        """The frames of a crop, (S, C)."""
+        if not self.states_hop:
+            return None
+        states_SC = np.load(io.BytesIO(files["states.npy"]))
+        return states_SC[start // self.states_hop :][: -(-num_samples // self.states_hop)]
 
 
 class AudioDataModule(L.LightningDataModule):
@@ -93,6 +122,8 @@ class AudioDataModule(L.LightningDataModule):
         num_validation_samples: How many recordings of the validation split are used, the first by key; 0 for all.
         num_workers: Loader processes.
         seed: Of order and crops.
+        semantic: A frozen speech encoder whose states stand in the shards, computed once per recording when they are
+            prepared. Crops then start on its grid of frames.
     """
 
     def __init__(
@@ -111,8 +142,10 @@ class AudioDataModule(L.LightningDataModule):
         num_validation_samples: int = 0,
         num_workers: int = 0,
         seed: int = 0,
+        semantic: SpeechStates | None = None,
     ) -> None:
         super().__init__()
+        self.semantic = semantic
         self.folder, self.sources, self.sample_rate, self.audio_format = (
             Path(folder),
             sources,
@@ -126,7 +159,7 @@ class AudioDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         if self.sources:
-            prepare_audio_shards(self.sources, self.folder, self.sample_rate, self.audio_format)
+            prepare_audio_shards(self.sources, self.folder, self.sample_rate, self.audio_format, semantic=self.semantic)
 
     def setup(self, stage: str) -> None:
         if stage == "predict" and not self.predict_splits:
@@ -135,7 +168,8 @@ class AudioDataModule(L.LightningDataModule):
                 raise FileNotFoundError(f"Expected audio shards in `{self.folder}`, but got none.")
 
     def train_dataloader(self) -> ResumableLoader:
-        rows = AudioRows(self._index(self.train_split), round(self.segment_seconds * self.sample_rate), self.seed)
+        segment_samples = round(self.segment_seconds * self.sample_rate)
+        rows = self._rows(self._index(self.train_split), segment_samples)
         return ResumableLoader(
             rows, self.batch_size, self.num_batches, self.trainer.global_rank, self.trainer.world_size, self.num_workers
         )
@@ -149,11 +183,20 @@ class AudioDataModule(L.LightningDataModule):
     def predict_dataloader(self) -> list[DataLoader]:
         return [self._whole(split, 0) for split in self.predict_splits]
 
+    def _rows(self, index: ShardIndex, segment_samples: int) -> AudioRows:
+        hop = 0 if self.semantic is None else self.semantic.hop_length
+        return AudioRows(index, segment_samples, self.seed, states_hop=hop)
+
     def _index(self, split: str) -> ShardIndex:
         index = ShardIndex.load(self.folder / split, "audio")
         if index.header["sample_rate"] != self.sample_rate:
             raise ValueError(
                 f"Expected `{index.folder}` at `sample_rate`={self.sample_rate}, but got {index.header['sample_rate']}."
+            )
+        if self.semantic is not None and index.header.get("semantic") != self.semantic.encode_settings:
+            raise ValueError(
+                f"Expected `{index.folder}` to hold the states of `semantic`, {self.semantic.encode_settings}, but got "
+                f"{index.header.get('semantic', 'no states')}. Prepare the recordings with it into another folder."
             )
         return index
 
@@ -162,6 +205,6 @@ class AudioDataModule(L.LightningDataModule):
         index = self._index(split)
         chosen = np.argsort(index.keys)[: limit or None]
         batches = like_lengths_together(index.lengths[chosen], self.evaluation_batch_size, self.seed)
-        rows = AudioRows(index, 0, self.seed)
+        rows = self._rows(index, 0)
         batches = [[(int(chosen[place]), 0) for place in batch] for batch in batches]
         return evaluation_loader(rows, batches, self.trainer.global_rank, self.trainer.world_size, self.num_workers)

@@ -12,14 +12,22 @@ import numpy as np
 
 from datamodules.shards import ShardIndex, ShardWriter, held_out
 from datamodules.sources.source import Recording, Skipped, Source
+from modules.api import SpeechStates
 
 SILENCE_PEAK = 1e-3  # full scale is 1; below this a recording holds nothing
 
 
 def prepare_audio_shards(
-    sources: Sequence[Source], folder: Path, sample_rate: int, audio_format: str = "flac", samples_per_shard: int = 1000
+    sources: Sequence[Source],
+    folder: Path,
+    sample_rate: int,
+    audio_format: str = "flac",
+    samples_per_shard: int = 1000,
+    semantic: SpeechStates | None = None,
 ) -> dict[str, ShardIndex]:
     """Turn sources into `folder/SPLIT` audio shards; does nothing where they stand already.
+
+    With `semantic`, what it says of each whole recording stands beside the audio: KEY.states.npy, (S, C) float16.
 
     A recording that cannot be used is skipped, counted and listed in the index's report; it never stops the run. The
     shards are written beside `folder` and moved there whole; nothing in `folder` is ever removed.
@@ -31,6 +39,8 @@ def prepare_audio_shards(
         "audio_format": audio_format,
         "sources": [_describe(source) for source in sources],
     }
+    if semantic is not None:
+        about["semantic"] = semantic.encode_settings
     marker = folder / "prepared.json"
     if marker.is_file():
         prepared = json.loads(marker.read_text())
@@ -45,7 +55,7 @@ def prepare_audio_shards(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         whole = Path(scratch) / folder.name
-        splits = _write_splits(sources, whole, sample_rate, audio_format, samples_per_shard)
+        splits = _write_splits(sources, whole, sample_rate, audio_format, samples_per_shard, semantic)
         (whole / "CREDITS.txt").write_text("\n\n".join(source.credits() for source in sources))
         (whole / marker.name).write_text(json.dumps({**about, "splits": splits}, indent=1))
         whole.replace(folder)
@@ -75,11 +85,18 @@ def usable_audio(recording: Recording, sample_rate: int) -> np.ndarray | str:
 
 
 def _write_splits(
-    sources: Sequence[Source], folder: Path, sample_rate: int, audio_format: str, samples_per_shard: int
+    sources: Sequence[Source],
+    folder: Path,
+    sample_rate: int,
+    audio_format: str,
+    samples_per_shard: int,
+    semantic: SpeechStates | None,
 ) -> list[str]:
     from tqdm import tqdm
 
     header = {"sample_rate": sample_rate, "audio_format": audio_format}
+    if semantic is not None:
+        header["semantic"] = semantic.encode_settings
     writers: dict[str, ShardWriter] = {}
     skipped: list[Skipped] = []
     keys: set[str] = set()
@@ -107,6 +124,8 @@ def _write_splits(
                     writer = ShardWriter(folder / split, "audio", header, samples_per_shard)
                     writers[split] = stack.enter_context(writer)
                 files = _files(item, samples, sample_rate, audio_format)
+                if semantic is not None:
+                    files["states.npy"] = _states(semantic, samples)
                 writers[split].write(item.key, files, len(samples), item.text)
         if not writers:
             reasons = [f"{item.key}: {item.reason}" for item in skipped[:5]]
@@ -131,6 +150,14 @@ def _files(recording: Recording, samples: np.ndarray, sample_rate: int, audio_fo
         "duration": len(samples) / sample_rate,
     }
     return {audio_format: stream.getvalue(), "json": metadata}
+
+
+def _states(semantic: SpeechStates, samples: np.ndarray) -> np.ndarray:
+    """(S, C) float16."""
+    import torch
+
+    audio_BT = torch.from_numpy(samples)[None]
+    return semantic(audio_BT, torch.tensor([len(samples)])).latent_BSC[0].half().numpy()
 
 
 def _describe(source: Source) -> dict[str, Any]:

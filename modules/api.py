@@ -176,6 +176,21 @@ class Codec(Protocol):
 
 
 @runtime_checkable
+class SpeechStates(Protocol):
+    """A frozen speech encoder: for every started frame of `hop_length` samples, `latent_BSC`.
+
+    `encode_settings` names weights and settings: states of another string are other states.
+    """
+
+    sample_rate: int
+    hop_length: int
+
+    @property
+    def encode_settings(self) -> str: ...
+    def __call__(self, audio_BT: Tensor, num_samples_B: Tensor) -> Any: ...
+
+
+@runtime_checkable
 class Resynthesiser(Protocol):
     """Anything that turns audio into audio through a bit stream: ours, Opus, Codec2, other neural codecs."""
 
@@ -235,12 +250,16 @@ class Verifier(Protocol):
 
 @dataclass
 class AudioBatch:
-    """Padded audio: `audio_BT` float32, `num_samples_B` int64, and what each item is."""
+    """Padded audio: `audio_BT` float32, `num_samples_B` int64, and what each item is.
+
+    `semantic_BSC`: the states of a frozen speech encoder, one per started frame, where the shards hold them.
+    """
 
     audio_BT: Tensor
     num_samples_B: Tensor
     keys: list[str]
     metadata: list[dict[str, Any]]
+    semantic_BSC: Tensor | None = None
 
 
 @dataclass

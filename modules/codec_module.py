@@ -126,7 +126,7 @@ class CodecModule(L.LightningModule):
         timed = self.trainer.profiler.profile
         target_BT = batch.audio_BT
         with timed("codec: generator"):
-            made = self.generator(target_BT, batch.num_samples_B)
+            made = self.generator(target_BT, batch.num_samples_B, batch.semantic_BSC)
         with timed("codec: reconstruction loss"):
             terms = self._reconstruction_terms(made, target_BT)
         logged = {}
@@ -201,7 +201,7 @@ class CodecModule(L.LightningModule):
             scheduler.step()
 
     def validation_step(self, batch: AudioBatch, batch_index: int) -> dict[str, Tensor]:
-        made = self.generator(batch.audio_BT, batch.num_samples_B)
+        made = self.generator(batch.audio_BT, batch.num_samples_B, batch.semantic_BSC)
         audible_BT = torch.arange(batch.audio_BT.shape[-1], device=self.device) < batch.num_samples_B[:, None]
         loss = self.reconstruction_loss(made.audio_BT * audible_BT, batch.audio_BT)
         self.log("val/mel", loss, prog_bar=True, sync_dist=True, batch_size=len(batch.keys))

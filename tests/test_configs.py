@@ -114,6 +114,17 @@ class ParsingCLI(DryCLI):
         pass
 
 
+def test_the_overlay_of_speech_states_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against an overlay that no longer fits the demo's codec, or that leaves its encoder in place."""
+    monkeypatch.setattr("sys.argv", ["run.py"])
+    monkeypatch.chdir(tmp_path)
+    names = ["demo/codec.yaml", "codec/whisper_states.yaml"]
+    cli = DryCLI(["fit", *[word for name in names for word in ("--config", str(REPOSITORY / "configs" / name))]])
+    assert cli.model.generator.encoder.semantic.encode_settings == cli.datamodule.semantic.encode_settings
+    assert cli.model.semantic_decoder is not None and cli.model.loss_weights.semantic == 1
+    assert cli.model.loss_weights.adversarial == 0.1 and cli.model.generator.codebook_size == 4096
+
+
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("codec/ema.yaml")) + sorted(
     (REPOSITORY / "configs/codec/hardware").glob("*.yaml")
 ), ids=lambda path: path.stem)  # fmt: skip

@@ -80,17 +80,22 @@ class SemanticAcousticEncoder(nn.Module):
     @property
     def encode_settings(self) -> str:
         """What decides the codes beside the weights."""
-        edge_padding = getattr(self.semantic.front_end, "edge_padding", None)
-        return f"appends_frame={self.appends_frame} edge_padding={edge_padding}"
+        return f"appends_frame={self.appends_frame} {self.semantic.encode_settings}"
 
-    def forward(self, audio_BT: Tensor, num_samples_B: Tensor) -> Encoded:
-        """(B, S, C), the number of frames of each item, and the speech encoder's states."""
+    def forward(self, audio_BT: Tensor, num_samples_B: Tensor, semantic_BSC: Tensor | None = None) -> Encoded:
+        """(B, S, C), the number of frames of each item, and the speech encoder's states.
+
+        `semantic_BSC`: those states where they are known already, one per frame; the speech encoder then does not run.
+        """
         hop = self.hop_length
         num_frames_B = num_samples_B // hop + 1 if self.appends_frame else -(-num_samples_B // hop)
         audible = audio_BT * frame_mask(num_samples_B, audio_BT.shape[-1])
         rest = hop - audible.shape[-1] % hop if self.appends_frame else -audible.shape[-1] % hop
         audible = F.pad(audible, (0, rest))
-        semantic = self.semantic(audible, num_frames_B * hop)
+        if semantic_BSC is None:
+            semantic = self.semantic(audible, num_frames_B * hop)
+        else:
+            semantic = Encoded(semantic_BSC, -(-num_samples_B // hop))
         acoustic = self.acoustic(audible, num_frames_B * hop)
         num_frames = min(semantic.latent_BSC.shape[1], acoustic.latent_BSC.shape[1])
         num_frames_B = torch.minimum(semantic.num_frames_B, acoustic.num_frames_B)

@@ -82,9 +82,13 @@ class CodecGenerator(nn.Module):
         """Hash of all weights: what decides how codes sound."""
         return self._weights_hash(lambda name: True)
 
-    def forward(self, audio_BT: Tensor, num_samples_B: Tensor) -> Resynthesis:
-        """Audio of the same length as the input, differentiable through the quantizer's straight-through estimator."""
-        encoded = self.encoder(audio_BT, num_samples_B)
+    def forward(self, audio_BT: Tensor, num_samples_B: Tensor, semantic_BSC: Tensor | None = None) -> Resynthesis:
+        """Audio of the same length as the input, differentiable through the quantizer's straight-through estimator.
+
+        `semantic_BSC`: the frozen speech encoder's states, where the data holds them (AudioBatch).
+        """
+        known = () if semantic_BSC is None else (semantic_BSC,)
+        encoded = self.encoder(audio_BT, num_samples_B, *known)
         quantized = self.quantizer(encoded.latent_BSC)
         decoded = self.decoder(self.bridge(quantized.latent_BSC), encoded.num_frames_B)
         num_samples = -(-audio_BT.shape[-1] * self.sample_rate // self.input_sample_rate)

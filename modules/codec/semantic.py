@@ -64,6 +64,11 @@ class SemanticEncoder(nn.Module):
         return copy.deepcopy(self._frozen.config)
 
     @property
+    def encode_settings(self) -> str:
+        """What decides the states beside the weights."""
+        return f"edge_padding={getattr(self.front_end, 'edge_padding', None)}"
+
+    @property
     def config(self) -> Tensor:
         """The configuration as it stands in a checkpoint: (num_bytes,) uint8, JSON."""
         return config_tensor(self.network_config)
