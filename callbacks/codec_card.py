@@ -73,10 +73,10 @@ def described_systems(
     }
 
 
-def described_judges(recogniser: Recogniser, normaliser: Any, verifiers: Sequence[Verifier]) -> dict[str, Any]:
+def described_judges(recogniser: Recogniser | None, normaliser: Any, verifiers: Sequence[Verifier]) -> dict[str, Any]:
     """What the numbers were judged with: models by the hash of their weights, and their settings."""
     return {
-        "recogniser": plain({**public(recogniser), "model_hash": recogniser.model_hash}),
+        "recogniser": plain({**public(recogniser), "model_hash": recogniser.model_hash}) if recogniser else None,
         "normaliser": normaliser.name,
         "verifiers": {verifier.name: plain(verifier) for verifier in verifiers},
         "judged_at_hz": METRIC_RATE,

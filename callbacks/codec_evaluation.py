@@ -65,7 +65,7 @@ class CodecEvaluation(Callback):
 
     Args:
         folder: Where the files go.
-        recogniser: Speech to text.
+        recogniser: Speech to text; null leaves word error rates out, for voices in languages that it does not know.
         normaliser: Applied to transcripts and to what was recognised before words are compared.
         comparisons: Other codecs. One with `available` False is left out, with a line that says what to install; one
             with `with_codec` and no codec of its own runs over the codec under test.
@@ -85,7 +85,7 @@ class CodecEvaluation(Callback):
     def __init__(
         self,
         folder: Path,
-        recogniser: Recogniser,
+        recogniser: Recogniser | None,
         normaliser: Normaliser,
         comparisons: list[Resynthesiser] | None = None,
         verifiers: list[Verifier] | None = None,

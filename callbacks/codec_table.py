@@ -88,13 +88,13 @@ def judge(
     utterances: Sequence[Utterance],
     heard: Sequence[Audio],
     num_bits: Sequence[float],
-    recogniser: Recogniser,
+    recogniser: Recogniser | None,
     normaliser: Normaliser,
     language: str,
 ) -> list[Judgement]:
     """What `system` made of the utterances: `heard` are its resyntheses, `num_bits` what their streams took.
 
-    All are judged at 16 kHz. A resynthesis that is not finite has no STOI and PESQ, and is recognised with silence in
+    All are judged at 16 kHz; words only with a recogniser. A resynthesis that is not finite has no STOI and PESQ, and is recognised with silence in
     the places of those samples.
     """
     originals = [at_rate(utterance.audio, METRIC_RATE) for utterance in utterances]
@@ -112,7 +112,7 @@ def judge(
         strict=True,
     )
     audible = [Audio(audio.samples_T.nan_to_num(0, 0, 0), METRIC_RATE) for audio in heard]
-    hypotheses = recognised(recogniser, audible, language)
+    hypotheses = recognised(recogniser, audible, language) if recogniser else [None] * len(audible)
     judgements = []
     for utterance, bits, text, values in zip(utterances, num_bits, hypotheses, scores, strict=True):
         reference, hypothesis = normaliser(utterance.text), normaliser(text or "")

@@ -177,10 +177,7 @@ class Codec(Protocol):
 
 @runtime_checkable
 class SpeechStates(Protocol):
-    """A frozen speech encoder: for every started frame of `hop_length` samples, `latent_BSC`.
-
-    `encode_settings` names weights and settings: states of another string are other states.
-    """
+    """A frozen speech encoder: `latent_BSC`, one for each started frame; `encode_settings` tells its states from others."""
 
     sample_rate: int
     hop_length: int

@@ -177,6 +177,18 @@ def test_the_callback_writes_the_table(data: AudioDataModule, tmp_path: Path, ca
     )
 
 
+def test_without_a_recogniser_the_signals_are_judged(data: AudioDataModule, tmp_path: Path) -> None:
+    """Guards against words counted as wrong where nobody listened, and against a run that needs a recogniser."""
+    data.prepare_data()
+    callback = CodecEvaluation(tmp_path / "out", None, EnglishWords(), name="mu-law")
+    run_test(data, callback, tmp_path / "out")
+    summary = json.loads((tmp_path / "out" / "codec_evaluation.json").read_text(), parse_constant=pytest.fail)
+    assert summary["recogniser"] is None
+    assert summary["systems"]["mu-law"]["wer"]["value"] is None
+    assert summary["systems"]["mu-law"]["wer"]["num_unjudged"] == summary["num_prompts"]
+    assert 0.9 < summary["systems"]["mu-law"]["stoi"]["value"] < 1
+
+
 def test_nothing_to_judge_and_two_of_one_name_are_refused(data: AudioDataModule, tmp_path: Path) -> None:
     """Guards against an empty table, and a row that silently holds two systems."""
     arguments = tmp_path, ScriptedRecogniser({}), EnglishWords()

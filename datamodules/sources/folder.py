@@ -70,6 +70,7 @@ class FolderSource:
         license: Under which terms the recordings may be used, for the credits.
         require_text: Skip recordings without a transcript (what speech synthesis needs). A codec learns without:
             set it to False, and their text is "".
+        split: Where all of them go, such as held_out; empty: a hash of the key holds out a tenth.
 
     Raises (on use):
         FileNotFoundError: There is no such folder.
@@ -83,12 +84,14 @@ class FolderSource:
         language: str = "en",
         license: str = "unknown",
         require_text: bool = True,
+        split: str = "",
     ) -> None:
         self.folder = Path(folder)
         self.speaker = speaker
         self.language = language
         self.license = license
         self.require_text = require_text
+        self.split = split
 
     @property
     def num_recordings(self) -> int:
@@ -117,7 +120,7 @@ class FolderSource:
         except (OSError, RuntimeError, ValueError) as error:  # soundfile's errors are RuntimeErrors
             return Skipped(key, " ".join(f"unreadable: {error}".replace(f"{self.folder}/", "").split()))
         source = self.folder.resolve().name
-        return Recording(key, audio, words, self.speaker, self.language, source, self.license)
+        return Recording(key, audio, words, self.speaker, self.language, source, self.license, self.split)
 
     def _items(self) -> list[tuple[str, Path | None, str | Path | Skipped]]:
         """Name, audio file and transcript (or the file that holds it, or why it is of no use) of every recording."""
