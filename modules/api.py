@@ -177,7 +177,7 @@ class Codec(Protocol):
 
 @runtime_checkable
 class SpeechStates(Protocol):
-    """A frozen speech encoder: `latent_BSC`, one for each started frame; `encode_settings` tells its states from others."""
+    """A frozen speech encoder: `latent_BSC`, one per started frame; `encode_settings` tells its states from others."""
 
     sample_rate: int
     hop_length: int
