@@ -247,10 +247,8 @@ class Verifier(Protocol):
 
 @dataclass
 class AudioBatch:
-    """Padded audio: `audio_BT` float32, `num_samples_B` int64, and what each item is.
-
-    `semantic_BSC`: the states of a frozen speech encoder, one per started frame, where the shards hold them.
-    """
+    """Padded audio: `audio_BT` float32, `num_samples_B` int64, and what each item is; `semantic_BSC`: the states of a
+    frozen speech encoder, one per started frame, where the shards hold them."""
 
     audio_BT: Tensor
     num_samples_B: Tensor
