@@ -1,4 +1,4 @@
-"""SeedTTSEval: the test sets of Seed-TTS (Anastassiou et al., arXiv 2406.02430), which zero-shot synthesis is told by."""
+"""SeedTTSEval: the test sets of Seed-TTS (Anastassiou et al., arXiv 2406.02430), for zero-shot synthesis."""
 
 from pathlib import Path
 from typing import Literal
