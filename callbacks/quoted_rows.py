@@ -43,16 +43,15 @@ def measured_rows(
     points: Sequence[CurvePoint],
     error_judges: frozenset[str],
 ) -> list[list[str]]:
-    """A row for every line at the fewest and the most candidates, but for the oracle's; none where nothing fits."""
+    """A row for chance at the fewest candidates and for every selector at the most; none where nothing fits."""
     wanted = set(columns.values())
     rows: dict[str, dict[str, str]] = {}
     for point in points:
         tag = f"{point.prompt_set}/{point.judge}"
         counts = [one.n for one in points if one.algorithm == point.algorithm]
-        if tag not in wanted or is_oracle(point.selector) or point.n not in (min(counts), max(counts)):
+        wanted_n = min(counts) if point.selector == "random" else max(counts)
+        if tag not in wanted or is_oracle(point.selector) or point.n != wanted_n:
             continue
-        if point.n == 1 and point.selector != "random":
-            continue  # one candidate leaves nothing to choose
         label = f"measured: {line_label(point)}, n={point.n}"
         number = f"{100 * (1 - point.score):.2f}" if point.judge in error_judges else f"{point.score:.3f}"
         rows.setdefault(label, {})[tag] = number

@@ -1,10 +1,9 @@
 """BenchmarkDataModule: published benchmarks as prompt sets of a sweep."""
 
 import logging
-from collections.abc import Iterator
 
 import lightning as L
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 
 from datamodules.benchmarks.benchmark import Benchmark, PromptRow, drawn, read_prompt
 from datamodules.sources.source import Skipped
@@ -15,8 +14,11 @@ MAX_NAMED = 5  # of the skipped ones, in the warning
 logger = logging.getLogger(__name__)
 
 
-class BenchmarkPrompts(IterableDataset):
-    """The prompts of one benchmark in batches; what could not be used is in `skipped` after a pass, and warned of."""
+class BenchmarkPrompts(Dataset):
+    """The batches of one benchmark's prompts, read when asked for, in order.
+
+    What could not be used is in `skipped`, and warned of with the last batch. Raises ValueError there if nothing could.
+    """
 
     def __init__(
         self,
@@ -33,10 +35,16 @@ class BenchmarkPrompts(IterableDataset):
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)
 
-    def __iter__(self) -> Iterator[PromptBatch]:
-        self.skipped = []
-        for start in range(0, len(self.rows), self.batch_size):
-            yield self._batch(self.rows[start : start + self.batch_size])
+    def __getitem__(self, index: int) -> PromptBatch:
+        if index == 0:
+            self.skipped = []
+        start = index * self.batch_size
+        batch = self._batch(self.rows[start : start + self.batch_size])
+        if index == len(self) - 1:
+            self._report()
+        return batch
+
+    def _report(self) -> None:
         if len(self.skipped) == len(self.rows):
             raise ValueError(
                 f"Expected prompts in {self.name!r}, but all {len(self.rows)} were skipped: {self._why()}."
