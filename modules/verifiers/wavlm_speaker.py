@@ -240,7 +240,7 @@ class FineTunedWavLM:
             samples_T = torch.from_numpy(resampled(checked(audio), SAMPLE_RATE)).to(self.device)
             normal_T = functional.layer_norm(samples_T, samples_T.shape)
             output = wavlm(normal_T[None], output_hidden_states=True)
-            # The inputs of all layers, and what the last norm leaves: transformers' own last state is without that norm.
+            # The inputs of all layers, and what the last norm leaves: the last of hidden_states may be without it.
             hidden = [*output.hidden_states[:-1], output.last_hidden_state]
             return functional.normalize(head(hidden)[0], dim=0).float().cpu().numpy()
         except BROKEN_INSTALLATION:
