@@ -1,15 +1,12 @@
-"""The published benchmarks from miniature corpora in their layouts, made on the spot; their metrics as published.
+"""The published benchmarks from miniature corpora in their layouts, made on the spot, and their sweep.
 
 Shapes: T audio samples.
 """
 
 import csv
-import string
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import jiwer
 import numpy as np
 import pytest
 import soundfile
@@ -25,21 +22,13 @@ from datamodules.benchmarks.esd import EmotionalSpeech
 from datamodules.benchmarks.librispeech import LibriSpeechContinuation
 from datamodules.benchmarks.seed_tts_eval import SeedTTSEval
 from datamodules.sources.source import Skipped
-from modules.api import Audio, SamplingSettings
+from modules.api import SamplingSettings
 from modules.lm.prompt_format import TextToSpeech
 from modules.lm.tokenizer import ByteTokenizer
 from modules.search.best_of_n import BestOfN
-from modules.verifiers.funasr_models import Emotion2Vec, Paraformer
-from modules.verifiers.normalise import LetterWords, SeedTTSChinese, SeedTTSEnglish
-from modules.verifiers.transcript import error_rate
 from tests.report_toys import Page
 from tests.search_toys import CODEBOOK_SIZE, ToyCodec, ToySampler, ToyVerifier, WritingVerifier, mean_level
-
-# The punctuation of Chinese texts as the package that Seed-TTS-eval takes it from (zhon 2.1) lists it.
-CHINESE_PUNCTUATION = (
-    "＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､\u3000、〃"
-    "〈〉《》「」『』【】〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿–—‘’‛“”„‟…‧﹏﹑﹔·．！？｡。"
-)
+from tests.test_configs import read
 
 
 def write(path: Path, seconds: float, rate: int, level: float = 0.25) -> None:
@@ -165,43 +154,6 @@ def test_data_that_is_absent_says_where_to_get_it(tmp_path, benchmark, address):
         benchmark(tmp_path).rows()
 
 
-def published_rates(reference: str, heard: str, language: str) -> float:
-    """Seed-TTS-eval's rule, written as a loop over marks and jiwer's words."""
-    for mark in CHINESE_PUNCTUATION + string.punctuation:
-        if mark != "'":
-            reference, heard = reference.replace(mark, ""), heard.replace(mark, "")
-    if language == "zh":
-        return jiwer.wer(" ".join(reference), " ".join(heard))
-    return jiwer.wer(reference.lower().replace("  ", " "), heard.lower().replace("  ", " "))
-
-
-@pytest.mark.parametrize(
-    ("reference", "heard", "language"),
-    [
-        ("It's a well-known fact, isn't it?", "Its a well known fact isn't it", "en"),
-        ("“Don’t!” she said — twice…", "don't she said twice", "en"),
-        ("Mr. O'Neill paid $5.00 (5%).", "mr oneill paid 500 5", "en"),
-        ("四是四，十是十；「十四」是十四。", "四是四 十是十 四十是十四", "zh"),
-        ("我有３个 iPhone·Pro，真的！", "我有3个iPhone Pro真的吗", "zh"),
-    ],
-)
-def test_rates_are_those_of_the_published_rule(reference, heard, language):
-    """Guards against marks that part words where the published rule joins them, and spaces counted as characters."""
-    normaliser = SeedTTSEnglish() if language == "en" else SeedTTSChinese()
-    unit = "word" if language == "en" else "character"
-    own = error_rate(normaliser(reference), normaliser(heard), unit)
-    assert own == pytest.approx(published_rates(reference, heard, language))
-    assert own > 0
-
-
-def test_every_published_mark_goes_and_nothing_else():
-    """Guards against a range that takes letters, and against the apostrophe."""
-    for normaliser in (SeedTTSEnglish(), SeedTTSChinese()):
-        assert normaliser(CHINESE_PUNCTUATION + string.punctuation) == "'"
-        assert normaliser("aé1中々ー한½") == "aé1中々ー한½"
-    assert LetterWords()("HE SAID: IT'S well-known, 3 times") == "he said it's well known times"
-
-
 def test_a_smaller_draw_is_part_of_a_larger_and_not_the_first_ones():
     """Guards against the first speakers standing for all."""
     rows = [PromptRow(f"key{number:03d}", "x", Path("x")) for number in range(50)]
@@ -306,30 +258,16 @@ def test_quoted_columns_that_the_sweep_lacks_stop_it_before_it_samples(seed_tts,
         swept(seed_tts, tmp_path / "run", report_with({"CER": "en/WER"}, tmp_path / "quoted.csv"))
 
 
-def test_funasr_is_asked_clip_by_clip_at_its_rate(tmp_path, monkeypatch):
-    """Guards against a text that is not made simplified, a rate that funasr does not hear, and a hash of nothing."""
-    (tmp_path / "model.pt").write_bytes(b"weights")
-    heard = []
+SWEEPS = sorted((Path(__file__).resolve().parent.parent / "configs/sweep").glob("*.yaml"))
 
-    class AutoModel:
-        def __init__(self, model, **options):
-            assert model == str(tmp_path)
-            self.model = torch.nn.Linear(10, 10, bias=False)
 
-        def generate(self, input, **options):
-            heard.append(len(input))
-            return [{"text": f"漢{len(input)}", "feats": np.array([3.0, 4.0]) * len(input)}]
-
-    monkeypatch.setitem(sys.modules, "funasr", SimpleNamespace(AutoModel=AutoModel))
-    convert = SimpleNamespace(convert=lambda text, to: text.replace("漢", "汉") if to == "zh-cn" else "")
-    monkeypatch.setitem(sys.modules, "zhconv", convert)
-    clips = [Audio(torch.ones(12000) / 2, 24000), Audio(torch.ones(1600) / 2, 16000)]
-    recogniser, encoder = Paraformer(str(tmp_path)), Emotion2Vec(str(tmp_path))
-    assert recogniser.transcribe(clips, "zh") == ["汉8000", "汉1600"] and heard == [8000, 1600]
-    with pytest.raises(ValueError, match="Expected `language` to be zh"):
-        recogniser.transcribe(clips, "en")
-    first, silent = encoder.embed([clips[0], None])
-    np.testing.assert_allclose(first, [0.6, 0.8], rtol=1e-6)
-    assert isinstance(silent, ValueError)
-    assert encoder.flops(2.0) == 2 * 100 * 50 * 2.0
-    assert len(recogniser.model_hash) == 64 and recogniser.model_hash == encoder.model_hash
+@pytest.mark.parametrize("path", [path for path in SWEEPS if "data" in read(path)], ids=lambda path: path.stem)
+def test_quoted_columns_are_those_that_the_config_measures(path):
+    """Guards against a config whose quoted table is refused when the test begins, and a table without its source."""
+    config = read(path)
+    report, _, sweep = (one["init_args"] for one in config["trainer"]["callbacks"])
+    names = [one["init_args"]["name"] for one in sweep["judges"]]
+    quoted = QuotedRows(path.parent.parent.parent / report["quoted"]["path"], report["quoted"]["columns"])
+    quoted.check(list(config["data"]["init_args"]["benchmarks"]), names)
+    assert quoted.columns and len(set(quoted.columns.values())) == len(quoted.columns)
+    assert "arXiv 2502.04128" in quoted.read().caption and "uoted" in quoted.read().caption

@@ -3,20 +3,30 @@
 Shapes: T audio samples, S code frames.
 """
 
+import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import soundfile
 import soxr
 import torch
+from lightning.pytorch import Trainer
 from transformers import LlamaForCausalLM
 
+from callbacks.synthesis import SpeechWriter
+from datamodules.prompts import PromptDataModule
 from modules.api import Audio, Branch, Candidate, Prompt, SamplingSettings
 from modules.codec.decoder import VocosDecoder
 from modules.codec.encoder import SpectralEncoder
 from modules.codec.generator import CodecGenerator
 from modules.codec.quantizer import FiniteScalarQuantizer
+from modules.lm.network import LlamaSize
+from modules.lm.prompt_format import TextToSpeech
 from modules.lm.sampler import KVCacheSampler
-from modules.search.best_of_n import BestOfN, finished_candidate
+from modules.lm.tokenizer import ByteTokenizer
+from modules.lm_module import LMModule
+from modules.search.best_of_n import BestOfN, candidate_seed, finished_candidate
 from modules.search.driver import run_searches
 from modules.search.identity import candidate_identity, score_identity
 from modules.search.ledger import decoding_flops
@@ -197,6 +207,32 @@ def test_what_is_stored_depends_on_the_voice_and_older_records_stay_valid():
     judge = ToyVerifier("mean", mean_level)
     heard = [replace(spoken, reference=Audio(torch.full((9,), level), 800)) for level in (0.1, 0.2)]
     assert score_identity(judge, heard[0], "d") != score_identity(judge, heard[1], "d")
+
+
+def test_a_text_is_spoken_in_the_voice_of_a_file(tmp_path):
+    """Guards against a `reference_text` that changes nothing, and against the reference in the file that is written."""
+    torch.manual_seed(5)
+    model = LMModule(TextToSpeech(ByteTokenizer(), 16), LlamaSize(32, 48, 1, 2, 2))
+    model.configure_model()
+    soundfile.write(tmp_path / "voice.wav", np.arange(0, 160) / 200, 800)
+    algorithm, sampling = BestOfN(1, 24), SamplingSettings()
+    speaker = SpeechWriter(
+        ToyCodec(), algorithm, sampling, tmp_path, reference=tmp_path / "voice.wav", reference_text="seven"
+    )
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(accelerator="cpu", callbacks=[speaker], enable_checkpointing=False, **options)
+    trainer.predict(model, PromptDataModule(model.prompt_format, text="one"), return_predictions=False)
+    samples_T = soundfile.read(tmp_path / "voice.wav", dtype="float32")[0]
+    voice = Utterance("seven", [int(level * 16) for level in samples_T[::16]])
+    (batch,) = PromptDataModule(model.prompt_format, text="one").predict_dataloader()
+    sampler, prompt = model.sampler(sampling), replace(batch.prompts[0], voice=voice)
+    with torch.inference_mode():
+        (branch,) = sampler.extend(sampler.start([prompt]), 1, 24, [candidate_seed(0, prompt.key, 0)])
+    levels = soundfile.read(speaker.written[0], dtype="float32")[0]
+    np.testing.assert_allclose(levels, np.repeat(branch.codes_S.numpy() / 16, 16), atol=1e-4)
+    assert len(levels) and json.loads(speaker.written[0].with_suffix(".json").read_text())["reference_text"] == "seven"
+    with pytest.raises(ValueError, match="Expected a `reference` that says 'seven'"):
+        SpeechWriter(ToyCodec(), algorithm, sampling, tmp_path, reference_text="seven")
 
 
 class LengthRecogniser:
