@@ -103,23 +103,19 @@ class BenchmarkDataModule(L.LightningDataModule):
             raise ValueError(f"Expected `benchmarks` and a `batch_size`, but got {list(benchmarks)} and {batch_size}.")
         self.prompt_format, self.benchmarks = prompt_format, benchmarks
         self.sample_rate, self.num_prompts, self.batch_size = sample_rate, num_prompts, batch_size
+        self.rows: dict[str, list[PromptRow | Skipped]] = {}
 
     @property
     def prompt_set_names(self) -> list[str]:
         return list(self.benchmarks)
 
+    def setup(self, stage: str) -> None:
+        """Lists the prompts. Lightning calls it before it builds the model: absent data costs no download of weights."""
+        self.rows = {name: drawn(benchmark.rows(), self.num_prompts) for name, benchmark in self.benchmarks.items()}
+
     def test_dataloader(self) -> list[DataLoader]:
         # Every rank sees every prompt: the sweep shares the work out by prompt and merges by key.
+        settings = (self.prompt_format, self.sample_rate, self.batch_size)
         return [
-            DataLoader(
-                BenchmarkPrompts(
-                    name,
-                    drawn(benchmark.rows(), self.num_prompts),
-                    self.prompt_format,
-                    self.sample_rate,
-                    self.batch_size,
-                ),
-                batch_size=None,
-            )
-            for name, benchmark in self.benchmarks.items()
+            DataLoader(BenchmarkPrompts(name, rows, *settings), batch_size=None) for name, rows in self.rows.items()
         ]

@@ -200,7 +200,7 @@ def report_with(columns: dict[str, str], path: Path) -> ScalingReport:
     return ScalingReport(num_examples=1, quoted=QuotedRows(path, columns))
 
 
-def swept(seed_tts: Path, folder: Path, report: ScalingReport) -> ToyModule:
+def swept(seed_tts: Path, folder: Path, report: ScalingReport, module: ToyModule | None = None) -> ToyModule:
     prompt_format = TextToSpeech(ByteTokenizer(), CODEBOOK_SIZE)
     data = BenchmarkDataModule(prompt_format, {"en": SeedTTSEval(seed_tts, "en")}, sample_rate=800, batch_size=2)
     judges = [WritingVerifier("WER", mean_level), ToyVerifier("SIM", lambda samples_T: float(samples_T[0]))]
@@ -212,7 +212,7 @@ def swept(seed_tts: Path, folder: Path, report: ScalingReport) -> ToyModule:
         accelerator="cpu", logger=False, callbacks=[report, scaling], enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=folder,
     )  # fmt: skip
-    module = ToyModule()
+    module = module or ToyModule()
     trainer.test(module, datamodule=data, verbose=False)
     return module
 
@@ -259,6 +259,17 @@ def test_quoted_columns_that_the_sweep_lacks_stop_it_before_it_samples(seed_tts,
 
 
 SWEEPS = sorted((Path(__file__).resolve().parent.parent / "configs/sweep").glob("*.yaml"))
+
+
+def test_absent_data_is_said_before_the_model_is_built(tmp_path):
+    """Guards against a download of gigabytes that ends in a missing folder."""
+
+    class DearModule(ToyModule):
+        def configure_model(self):
+            raise AssertionError("the model was built first")
+
+    with pytest.raises(FileNotFoundError, match="Get it from"):
+        swept(tmp_path, tmp_path / "run", ScalingReport(), DearModule())
 
 
 @pytest.mark.parametrize("path", [path for path in SWEEPS if "data" in read(path)], ids=lambda path: path.stem)
