@@ -110,7 +110,7 @@ class BenchmarkDataModule(L.LightningDataModule):
         return list(self.benchmarks)
 
     def setup(self, stage: str) -> None:
-        """Lists the prompts. Lightning calls it before it builds the model: absent data costs no download of weights."""
+        """Lists the prompts. Lightning calls it before it builds the model: absent data costs no download."""
         self.rows = {name: drawn(benchmark.rows(), self.num_prompts) for name, benchmark in self.benchmarks.items()}
 
     def test_dataloader(self) -> list[DataLoader]:
