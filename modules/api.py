@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from modules.tokens import TokenSpace
+from modules.tokens import TokenSpace, Utterance
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,19 @@ class Audio:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is to be spoken. `reference` is a recording of the wanted voice, where one is known."""
+    """What is to be spoken. `reference` is a recording of the wanted voice, where one is known.
+
+    With `voice` that recording is a spoken prompt: its text, and its codes once the codec has read it, come before the
+    generation, which goes on in its voice. Without a text of its own, `text` begins with its words: it is continued.
+    """
 
     key: str
     text: str
     language: str = "en"
     speaker: str = ""
     reference: Audio | None = None
+    voice: Utterance | None = None
+    emotion: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ class Candidate:
     """One sample: its codes, what verifiers said of it (by verifier name; NaN = could not judge), its cost.
 
     `is_partial`: a search is still growing it. Its `audio` may then be that of the first codes only, which is where the
-    decoder goes on.
+    decoder goes on. `voice_codes_S`: a spoken prompt, which the decoder looks back on; `audio` holds nothing of it.
     """
 
     prompt_key: str
@@ -118,6 +124,11 @@ class Candidate:
     scores: dict[str, float] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)
     is_partial: bool = False
+    voice_codes_S: Tensor | None = None
+
+    @property
+    def num_voice_codes(self) -> int:
+        return 0 if self.voice_codes_S is None else int(self.voice_codes_S.numel())
 
     @property
     def num_codes(self) -> int:
@@ -145,8 +156,7 @@ class PromptFormat(Protocol):
     def token_space(self) -> TokenSpace: ...
     @property
     def num_extra_tokens(self) -> int: ...  # of an example, beside those of its text and codes
-    def prompt_tokens(self, text: str) -> list[int]: ...
-
+    def prompt_tokens(self, text: str, *, voice: Utterance | None = None) -> list[int]: ...
     def example_tokens(self, text: str, codes: Sequence[int]) -> tuple[list[int], int]: ...
 
 

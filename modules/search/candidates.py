@@ -18,6 +18,7 @@ from modules.api import Candidate, Cost, Prompt
 from modules.search.identity import digest
 from modules.search.protocol import Trace
 from modules.search.scoring import ScoreFailure
+from modules.search.voices import voice_codes
 
 logger = logging.getLogger(__name__)
 
@@ -154,6 +155,7 @@ def _record_from_content(content: dict[str, Any], identity: dict[str, Any], prom
                 stopped=one["stopped"],
                 scores=scores,
                 cost=Cost(**one["cost"]),
+                voice_codes_S=voice_codes(prompt),
             )
         )
     return CandidateRecord(Trace(prompt, candidates), content["score_identities"], hypotheses)

@@ -14,11 +14,13 @@ def candidate_seconds(num_codes: int, codec: Codec) -> float:
     return num_codes / codec.frame_rate
 
 
-def sampling_cost(sampler: Sampler, codec: Codec, num_prompt_tokens: int, num_codes: int) -> Cost:
+def sampling_cost(
+    sampler: Sampler, codec: Codec, num_prompt_tokens: int, num_codes: int, num_voice_codes: int = 0
+) -> Cost:
     """FLOPs to draw one candidate by itself (its prompt included) and to decode it; no codes, nothing to decode."""
     prompt_flops = sampler.flops(num_prompt_tokens, 0)
     lm_flops = sampler.flops(num_prompt_tokens, num_codes)
-    return Cost(lm_flops, decoding_flops(codec, 0, num_codes), prompt_flops=prompt_flops)
+    return Cost(lm_flops, decoding_flops(codec, 0, num_codes, num_voice_codes), prompt_flops=prompt_flops)
 
 
 def growth_flops(sampler: Sampler, num_prompt_tokens: int, start: int, stop: int) -> float:
@@ -26,11 +28,13 @@ def growth_flops(sampler: Sampler, num_prompt_tokens: int, start: int, stop: int
     return sampler.flops(num_prompt_tokens, stop) - sampler.flops(num_prompt_tokens, start)
 
 
-def decoding_flops(codec: Codec, start: int, stop: int) -> float:
-    """FLOPs to decode the codes from `start` to `stop`, with the frames before them that the codec looks back on."""
+def decoding_flops(codec: Codec, start: int, stop: int, num_voice_codes: int = 0) -> float:
+    """FLOPs to decode the codes from `start` to `stop`, with the frames before them that the codec looks back on, those
+    of a spoken prompt of `num_voice_codes` among them."""
     if stop <= start:
         return 0.0
-    return codec.decode_flops(stop - max(0, start - getattr(codec, "look_back_frames", 0)))
+    num_before = min(num_voice_codes + start, getattr(codec, "look_back_frames", 0))
+    return codec.decode_flops(stop - start + num_before)
 
 
 def verifier_cost(verifiers: Sequence[Verifier], codec: Codec, num_codes: int) -> Cost:
@@ -73,14 +77,21 @@ def search_flops(
 
 
 def estimated_cost(
-    estimate: Estimate, sampler: Sampler, codec: Codec, selectors: Sequence[Verifier], num_prompt_tokens: int
+    estimate: Estimate,
+    sampler: Sampler,
+    codec: Codec,
+    selectors: Sequence[Verifier],
+    num_prompt_tokens: int,
+    num_voice_codes: int = 0,
 ) -> Cost:
     """What the search of one prompt will cost by its estimate; `seconds` stay 0."""
     prompt_flops = sampler.flops(num_prompt_tokens, 0)
     lm_flops = prompt_flops + sum(
         span.count * growth_flops(sampler, num_prompt_tokens, span.start, span.stop) for span in estimate.drawn
     )
-    codec_flops = sum(span.count * decoding_flops(codec, span.start, span.stop) for span in estimate.decoded)
+    codec_flops = sum(
+        span.count * decoding_flops(codec, span.start, span.stop, num_voice_codes) for span in estimate.decoded
+    )
     verifier_flops = 0.0
     for selector in selectors:
         for span in estimate.heard.get(selector.name, ()):
