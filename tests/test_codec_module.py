@@ -15,7 +15,7 @@ from modules.codec.encoder import SpectralEncoder
 from modules.codec.generator import CodecGenerator
 from modules.codec.losses import MultiResolutionMelLoss
 from modules.codec.quantizer import FiniteScalarQuantizer
-from modules.codec_module import CodecModule
+from modules.codec_module import CodecModule, noise_seed
 from modules.schedule import WarmupCosine
 
 
@@ -118,6 +118,12 @@ def test_a_resumed_run_is_the_uninterrupted_one(shards, tmp_path):
     for name in ("generator", "discriminator"):
         for kept, again in zip(getattr(whole, name)[5:], getattr(rest, name), strict=True):
             assert torch.equal(kept, again)
+
+
+def test_every_step_and_rank_has_noise_of_its_own():
+    """Guards against dropout that takes away the same values on all ranks, or at every step, or under every seed."""
+    seeds = [noise_seed(seed, rank, step) for seed in (0, 1, 2**63) for rank in range(8) for step in range(100)]
+    assert len(set(seeds)) == len(seeds)
 
 
 def test_sixteen_bit_floats_are_refused(shards, tmp_path):
