@@ -1,5 +1,7 @@
 """The GAN step: what counts as a step, when discriminators act, and that a resumed run is the uninterrupted one."""
 
+import sys
+
 import lightning as L
 import pytest
 import torch
@@ -139,6 +141,15 @@ def test_a_checkpoint_that_is_no_codec_is_named(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(ValueError, match="CodecModule"):
         load_generator(tmp_path / "other.ckpt")
+
+
+def test_a_checkpoint_cannot_name_what_is_imported(tmp_path):
+    """Guards against a checkpoint that runs code of its own choosing: an import runs it, whatever is checked after."""
+    for name in ("this.Module", "torch.nn.Identity", "Module", "modules.codec.checkpoints.Path"):
+        torch.save({"state_dict": {}, "hyper_parameters": {"generator": {"class_path": name}}}, tmp_path / "other.ckpt")
+        with pytest.raises(ValueError, match="describe parts of a codec"):
+            load_generator(tmp_path / "other.ckpt")
+    assert "this" not in sys.modules
 
 
 def test_damaged_recordings_are_skipped_and_counted(shards, tmp_path):
