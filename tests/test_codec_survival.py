@@ -21,11 +21,12 @@ from tests.killed_runs import (
 NUM_STEPS, STEPS_PER_CHECKPOINT, DISCRIMINATOR_START = 24, 3, 11
 LEARNED = "{class_path: modules.codec.quantizer.SimVQ, init_args: {channels: 16, codebook_size: 32}}"
 SCALAR = "{class_path: modules.codec.quantizer.FiniteScalarQuantizer, init_args: {channels: 16, levels: [4, 4]}}"
-AVERAGE = "{class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {decay: 0.9}}"
+EMA = "{class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {decay: 0.9}}"
+GUARD = "{class_path: callbacks.step_guard.StepGuard}"
 # A setting's values in the config, and the kills: the first "random" one comes before the discriminators start.
 SETTINGS = {
-    "learned_workers0": {"WORKERS": 0, "QUANTIZER": LEARNED, "AVERAGE": AVERAGE},
-    "scalar_workers2": {"WORKERS": 2, "QUANTIZER": SCALAR, "AVERAGE": "{class_path: callbacks.step_guard.StepGuard}"},
+    "learned_workers0": {"WORKERS": 0, "QUANTIZER": LEARNED, "CALLBACK": EMA},
+    "scalar_workers2": {"WORKERS": 2, "QUANTIZER": SCALAR, "CALLBACK": GUARD},
 }
 KILLS = {"learned_workers0": ("random", "write", "random"), "scalar_workers2": ("random", "replace")}
 # The decoder draws noise (dropout 0.1); rows pass the border of an epoch, steps those of the Trainer's passes.
@@ -89,7 +90,7 @@ trainer:
   use_distributed_sampler: false
   plugins: [{{class_path: callbacks.durable_checkpoints.DurableCheckpointIO}}]
   callbacks:
-    - AVERAGE
+    - CALLBACK
     - {{class_path: tests.killed_runs.Journal, init_args: {{path: FOLDER/journal}}}}
     - class_path: lightning.pytorch.callbacks.ModelCheckpoint
       init_args:
