@@ -12,10 +12,9 @@ import numpy as np
 import torch
 
 from callbacks.codec_estimates import Estimate, code_estimates, mean_estimate, ratio_estimate
-from modules.api import Audio, Candidate, Prompt, Verifier, pad_rows
+from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Prompt, Verifier, pad_rows
 from modules.metrics import pesq_scores, stoi_scores
 from modules.search.scoring import score_candidates
-from modules.verifiers.audio import BROKEN_INSTALLATION
 from modules.verifiers.normalise import Normaliser
 from modules.verifiers.transcript import Recogniser
 

@@ -8,7 +8,6 @@ import io
 import json
 import logging
 import math
-import os
 import platform
 import re
 from collections.abc import Sequence
@@ -35,6 +34,7 @@ from modules.search.scoring import decode_candidates
 from modules.search.summary import package_versions
 from modules.search.sweep import chosen_index
 from modules.search.voices import with_voice_codes
+from modules.search.whole_file import write_whole
 from modules.tokens import Utterance
 
 logger = logging.getLogger(__name__)
@@ -279,14 +279,3 @@ def write_wav(audio: Audio, path: Path) -> None:
     stream = io.BytesIO()
     soundfile.write(stream, pcm_T.numpy(), audio.sample_rate, format="WAV", subtype="PCM_16")
     write_whole(path, stream.getvalue())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Through a temporary name in the same folder: a kill leaves the old file, or none, but no half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -252,6 +252,10 @@ class Verifier(Protocol):
         ...
 
 
+# What a Verifier raises that says nothing of a candidate: it stops whoever asked.
+BROKEN_INSTALLATION = (ImportError, FileNotFoundError, MemoryError)
+
+
 # Not frozen: Lightning moves them to a device by setting their fields.
 
 

@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -119,6 +120,13 @@ class CodecModule(L.LightningModule):
                 f"train it, but got {self.generator.sample_rate}: such a codec is loaded and run, not trained, here."
             )
 
+    def on_fit_start(self) -> None:
+        self._seed = torch.initial_seed()
+
+    def on_train_batch_start(self, batch: AudioBatch, batch_index: int) -> None:
+        # Dropout: a resumed run draws what the uninterrupted one does. No checkpoint holds the state of every rank.
+        torch.manual_seed(noise_seed(self._seed, self.global_rank, self.global_step))
+
     def training_step(self, batch: AudioBatch, batch_index: int) -> None:
         # The raw discriminator optimizer does not count into global_step.
         generator_optimizer, _ = self.optimizers()
@@ -218,3 +226,8 @@ class CodecModule(L.LightningModule):
         """Audio after encoding and decoding, (B, T)."""
         codes_BS, num_codes_B = self.generator.encode(audio_BT, num_samples_B)
         return self.generator.decode(codes_BS, num_codes_B)[:, : audio_BT.shape[-1]]
+
+
+def noise_seed(seed: int, rank: int, step: int) -> int:
+    """Of the noise of one step on one rank: 32 bits, which is what torch's generator of the CPU takes."""
+    return int(np.random.SeedSequence([seed, rank, step]).generate_state(1)[0])

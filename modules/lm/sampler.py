@@ -17,6 +17,7 @@ from torch import Tensor
 from modules.api import Branch, Prompt, PromptFormat, SamplingSettings
 from modules.lm.attention import find_segments
 from modules.lm.cache import PrefillCache
+from modules.lm.compute import TransformerSize
 from modules.lm.decoding import DecodingBatch, Prefix, Row
 
 if TYPE_CHECKING:
@@ -100,13 +101,8 @@ class KVCacheSampler:
 
         N candidates of one prompt cost flops(P, 0) + N * (flops(P, S) - flops(P, 0)): the prompt is read once.
         """
-        config = self.network.config
-        num_weights = sum(weight.numel() for weight in self.network.model.layers.parameters() if weight.ndim == 2)
-        num_tokens = num_prompt_tokens + num_codes
-        num_pairs = num_tokens * (num_tokens + 1) / 2  # query and key
-        attention_channels = config.num_attention_heads * config.head_dim
-        head = 2 * config.hidden_size * (self.prompt_format.token_space.codebook_size + 1) * num_codes
-        return 2 * num_weights * num_tokens + 4 * attention_channels * config.num_hidden_layers * num_pairs + head
+        num_words = self.prompt_format.token_space.codebook_size + 1
+        return TransformerSize.of(self.network).speech_flops(num_prompt_tokens, num_codes, num_words)
 
     # ------------------------------------------------------------------------------------------------------ prefill
 

@@ -7,16 +7,13 @@ from collections.abc import Sequence
 
 import torch
 
-from modules.api import Audio, Candidate, Codec, Cost, Prompt, Verifier, pad_rows
+from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Codec, Cost, Prompt, Verifier, pad_rows
 from modules.search.ledger import share_seconds
 
 logger = logging.getLogger(__name__)
 
 # (prompt key, candidate index, verifier name) of a score that is NaN because the verifier raised an exception.
 ScoreFailure = tuple[str, int, str]
-
-# Not a judgement on a candidate but a broken installation: these stop the sweep.
-BROKEN_INSTALLATION = (ImportError, FileNotFoundError, MemoryError)
 
 
 def decode_candidates(candidates: Sequence[Candidate], codec: Codec, batch_size: int = 16) -> None:

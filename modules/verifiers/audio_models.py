@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from modules.api import Audio
-from modules.verifiers.audio import BROKEN_INSTALLATION, checked, resampled
+from modules.api import BROKEN_INSTALLATION, Audio
+from modules.verifiers.audio import checked, resampled
 from modules.verifiers.model_files import content_hash, model_folder
 
 # From a network's output and the number of samples of each clip to one result per clip.

@@ -7,8 +7,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from modules.api import Audio, Candidate, Prompt
-from modules.verifiers.audio import BROKEN_INSTALLATION, Failures, audio_hash, checked, resampled
+from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Prompt
+from modules.verifiers.audio import Failures, audio_hash, checked, resampled
 from modules.verifiers.normalise import Normaliser
 
 MAX_CACHED_TEXTS = 100_000
