@@ -93,8 +93,8 @@ def judge(
 ) -> list[Judgement]:
     """What `system` made of the utterances: `heard` are its resyntheses, `num_bits` what their streams took.
 
-    All are judged at 16 kHz; words only with a recogniser. A resynthesis that is not finite has no STOI and PESQ, and is
-    recognised with silence in the places of those samples.
+    All are judged at 16 kHz; words with a recogniser alone. A resynthesis that is not finite has no STOI and PESQ, and
+    is recognised with silence in the places of those samples.
     """
     originals = [at_rate(utterance.audio, METRIC_RATE) for utterance in utterances]
     heard = [

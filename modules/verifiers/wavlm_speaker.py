@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modules.api import Audio
-from modules.verifiers.audio import BROKEN_INSTALLATION, checked, resampled
+from modules.api import BROKEN_INSTALLATION, Audio
+from modules.verifiers.audio import checked, resampled
 from modules.verifiers.model_files import content_hash
 
 SAMPLE_RATE = 16_000
