@@ -163,6 +163,6 @@ if __name__ == "__main__":
     from datamodules.preparation import prepare_audio_shards
     from tests.tiny_corpus import TinyCorpus
 
-    prepare_audio_shards([TinyCorpus()], Path(sys.argv[1]) / "shards", 16000, "wav")
+    prepare_audio_shards([TinyCorpus(num_prompts=2)], Path(sys.argv[1]) / "shards", 16000, "wav")
     for setting in sys.argv[2:] or SETTINGS:
         run_setting(Path(sys.argv[1]), setting)
