@@ -72,7 +72,7 @@ class AliasFreeSnake(nn.Module):
     def forward(self, x_BCT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """(B, C, T). `lengths_B` None: every item is T long."""
         if x_BCT.is_cuda and x_BCT.dtype in KERNEL_DTYPES and triton_is_installed():
-            from modules.codec.snake_kernel import fused_snake
+            from modules.codec.fused_snake import fused_snake
 
             return fused_snake(x_BCT, self.alpha, self.beta, lengths_B)
         form = by_convolution

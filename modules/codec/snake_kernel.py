@@ -1,4 +1,4 @@
-"""The alias-free SnakeBeta as one Triton kernel each way: reads x (and the gradient), writes the result, nothing between.
+"""Triton kernels of the alias-free SnakeBeta: read x (and the gradient), write the result, nothing between.
 
 A lane owns a chunk of SPAN consecutive samples and works in registers: it reads them with a halo, doubles the rate,
 applies the snake and halves the rate again. What two chunks share is computed twice, (SPAN + 5) / SPAN in all. The
@@ -6,23 +6,12 @@ backward pass computes the forward values again from x, so nothing but x is kept
 tensor's dtype. Both filters are symmetric and of the same taps, so each is the other's adjoint up to the factor of two,
 and the adjoint of repeating an edge is to fold what stands beyond onto it.
 
-Needs Triton (3.6 or later). Runs on the CPU too under TRITON_INTERPRET=1, set before Triton is imported.
-
-Shapes: B batch, C channels, T samples; J lanes of a program.
+Shapes: J lanes of a program. Tuples hold one (J,) of float32 for every sample that a lane sees.
 """
 
-import math
-from functools import cache
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from modules.codec.activations import NUM_TAPS, kaiser_sinc_filter
-
-SPAN = 16  # samples of one lane
-MAX_LANES = 128
 FIRST = tl.constexpr(-8)  # of the samples that a lane reads, from its own first one; they end SPAN + 8 after it
 FIRST_DOUBLED = tl.constexpr(-6)  # and of the values at twice the rate
 
@@ -73,13 +62,12 @@ def _fold_edges(values, starts_J, length, FIRST: tl.constexpr):
     """The adjoint of `_repeat_edges`: what stands before and behind the item is added to its first and last value."""
     folded = ()
     carried = tl.zeros_like(values[0])
-    for step in tl.static_range(len(values) + FIRST - 1):
-        position = len(values) + FIRST - 1 - step
-        value = values[position - FIRST] + carried
-        inside = starts_J + position < length
+    for number in tl.static_range(len(values) - 1, -FIRST, -1):
+        value = values[number] + carried
+        inside = starts_J + (number + FIRST) < length
         carried = tl.where(inside, 0.0, value)
-        folded = (tl.where(inside, value, 0.0),) + folded  # noqa: RUF005
-    folded = (values[-FIRST] + carried,) + folded  # noqa: RUF005
+        folded = (tl.where(inside, value, 0.0),) + folded
+    folded = (values[-FIRST] + carried,) + folded
     before = ()
     carried = tl.zeros_like(values[0])
     for number in tl.static_range(-FIRST):
@@ -155,7 +143,7 @@ def _row(lengths_pointer, num_channels, num_samples, LANES: tl.constexpr, SPAN: 
 
 
 @triton.jit
-def _forward_kernel(
+def forward_kernel(
     x_pointer,
     y_pointer,
     alpha_pointer,
@@ -185,7 +173,7 @@ def _forward_kernel(
 
 
 @triton.jit
-def _backward_kernel(
+def backward_kernel(
     x_pointer,
     grad_pointer,
     grad_x_pointer,
@@ -233,87 +221,3 @@ def _backward_kernel(
     partial_pointer += 2 * (row * tl.num_programs(1) + tl.program_id(1))
     tl.store(partial_pointer, tl.sum(alpha_J))
     tl.store(partial_pointer + 1, -scale * (1.0 - 1e-9 * scale) * tl.sum(beta_J))
-
-
-@cache
-def _taps() -> tuple[float, ...]:
-    return tuple(kaiser_sinc_filter(0.25, 0.3, NUM_TAPS).tolist())
-
-
-def launch_settings(num_rows: int, num_samples: int) -> tuple[tuple[int, int], dict]:
-    """Grid and constants: as many lanes a program as a row has chunks, 32 to MAX_LANES, one thread each."""
-    num_chunks = triton.cdiv(num_samples, SPAN)
-    lanes = min(max(triton.next_power_of_2(num_chunks), 32), MAX_LANES)
-    constants = {"PART": math.gcd(num_samples, 16), "TAPS": _taps(), "LANES": lanes, "SPAN": SPAN}
-    return (num_rows, triton.cdiv(num_chunks, lanes)), {**constants, "num_warps": lanes // 32}
-
-
-@torch.library.custom_op("alias_free_snake::forward", mutates_args=())
-def _forward(x_BCT: Tensor, alpha_C: Tensor, beta_C: Tensor, lengths_B: Tensor | None) -> Tensor:
-    x_BCT = x_BCT.contiguous()
-    batch_size, num_channels, num_samples = x_BCT.shape
-    y_BCT = torch.empty_like(x_BCT)
-    grid, settings = launch_settings(batch_size * num_channels, num_samples)
-    with torch.cuda.device_of(x_BCT):
-        _forward_kernel[grid](
-            x_BCT, y_BCT, alpha_C, beta_C, lengths_B, num_channels, num_samples // settings["PART"], **settings
-        )
-    return y_BCT
-
-
-@_forward.register_fake
-def _forward_shape(x_BCT: Tensor, alpha_C: Tensor, beta_C: Tensor, lengths_B: Tensor | None) -> Tensor:
-    return torch.empty_like(x_BCT, memory_format=torch.contiguous_format)
-
-
-@torch.library.custom_op("alias_free_snake::backward", mutates_args=())
-def _backward(
-    grad_BCT: Tensor, x_BCT: Tensor, alpha_C: Tensor, beta_C: Tensor, lengths_B: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Gradients of x, and of alpha and beta as (2, C) in float32."""
-    x_BCT, grad_BCT = x_BCT.contiguous(), grad_BCT.contiguous()
-    batch_size, num_channels, num_samples = x_BCT.shape
-    grad_x_BCT = torch.empty_like(x_BCT)
-    grid, settings = launch_settings(batch_size * num_channels, num_samples)
-    # Each program leaves its own sums: no atomic additions, so the result does not depend on their order.
-    partial = x_BCT.new_empty((batch_size, num_channels, grid[1], 2), dtype=torch.float32)
-    with torch.cuda.device_of(x_BCT):
-        _backward_kernel[grid](
-            x_BCT,
-            grad_BCT,
-            grad_x_BCT,
-            partial,
-            alpha_C,
-            beta_C,
-            lengths_B,
-            num_channels,
-            num_samples // settings["PART"],
-            **settings,
-        )
-    return grad_x_BCT, partial.sum((0, 2)).T.contiguous()
-
-
-@_backward.register_fake
-def _backward_shape(
-    grad_BCT: Tensor, x_BCT: Tensor, alpha_C: Tensor, beta_C: Tensor, lengths_B: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    grad_x_BCT = torch.empty_like(x_BCT, memory_format=torch.contiguous_format)
-    return grad_x_BCT, x_BCT.new_empty((2, x_BCT.shape[1]), dtype=torch.float32)
-
-
-class _FusedSnake(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x_BCT: Tensor, alpha_C: Tensor, beta_C: Tensor, lengths_B: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x_BCT, alpha_C, beta_C, lengths_B)
-        return _forward(x_BCT, alpha_C, beta_C, lengths_B)
-
-    @staticmethod
-    def backward(ctx, grad_BCT: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        _, alpha_C, beta_C, _ = ctx.saved_tensors
-        grad_x_BCT, grads_2C = _backward(grad_BCT, *ctx.saved_tensors)
-        return grad_x_BCT, grads_2C[0].to(alpha_C.dtype), grads_2C[1].to(beta_C.dtype), None
-
-
-def fused_snake(x_BCT: Tensor, alpha_C: Tensor, beta_C: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-    """(B, C, T) in the dtype of x (float32, bfloat16, float16); what `by_convolution` gives, with its gradients."""
-    return _FusedSnake.apply(x_BCT, alpha_C, beta_C, lengths_B)
