@@ -1,4 +1,4 @@
-"""The forms of the alias-free snake against its convolutions: sums over phases, compiled or not, and the Triton kernel."""
+"""The forms of the alias-free snake against its convolutions: sums over phases, plain or compiled; the Triton kernel."""
 
 import os
 import subprocess
@@ -9,17 +9,18 @@ import pytest
 import torch
 from torch import nn
 
+from modules.codec import activations
 from modules.codec.acoustic import AcousticEncoder
 from modules.codec.activations import AliasFreeSnake, by_convolution, by_phases
 
 without_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 
 
-def activation_and_input(*shape: int, **settings: bool) -> tuple[AliasFreeSnake, torch.Tensor]:
-    activation = AliasFreeSnake(shape[1], **settings)
+def activation_and_input(*shape: int) -> tuple[AliasFreeSnake, torch.Tensor]:
+    activation = AliasFreeSnake(shape[1])
     nn.init.normal_(activation.alpha)
     nn.init.normal_(activation.beta)
-    return activation, 2 * torch.randn(shape, requires_grad=True)
+    return activation, 2 * torch.randn(shape)
 
 
 @pytest.mark.parametrize("lengths", [None, (9, 1, 4, 0)], ids=["whole", "lengths"])
@@ -53,11 +54,16 @@ def test_a_compiler_sees_the_sums_in_one_graph():
     assert operations and not [name for name in operations if "conv" in name]
 
 
-def test_compiled_activations_give_the_encoder_the_same_numbers():
-    """Guards against a switch that compiles nothing, or something else: values and all gradients."""
+def test_compiled_activations_give_the_encoder_the_same_numbers(monkeypatch):
+    """Guards against a switch that compiles nothing, a graph per layer, and other values or gradients.
+
+    Inductor's code for the gradients takes half a minute to compile: benchmarks/acoustic_encoder.py compares it.
+    """
+    compiled = torch.compile(by_phases, dynamic=True, backend="aot_eager")
+    monkeypatch.setattr(activations, "compiled_by_phases", lambda: compiled)
     encoders = [
-        AcousticEncoder(strides=[2, 4], base_channels=4, channels=8, compile_activations=compiled)
-        for compiled in (False, True)
+        AcousticEncoder(strides=[2, 4], base_channels=4, channels=8, compile_activations=switch)
+        for switch in (False, True)
     ]
     encoders[1].load_state_dict(encoders[0].state_dict())
     audio_BT, num_samples_B = torch.randn(2, 160), torch.tensor([160, 75])
@@ -71,6 +77,16 @@ def test_compiled_activations_give_the_encoder_the_same_numbers():
         assert graphs == (encoder is encoders[1]), "one graph serves all activations"
     for given, expected in zip(results[1], results[0], strict=True):
         torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_the_switch_compiles_with_inductor():
+    """Guards against code that the default compiler refuses or gets wrong; values alone, to be fast."""
+    activation, x_BCT = activation_and_input(2, 3, 40)
+    activation.compiled = True
+    with torch.no_grad():
+        expected = by_convolution(x_BCT, activation.alpha, activation.beta, activation.taps)
+        torch.testing.assert_close(activation(x_BCT), expected, rtol=1e-5, atol=1e-5)
+    assert torch._dynamo.utils.counters["inductor"], "nothing was compiled"
 
 
 @without_triton

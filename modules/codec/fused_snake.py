@@ -1,4 +1,4 @@
-"""The alias-free SnakeBeta on CUDA, with gradients: a kernel forward and one backward, of modules/codec/snake_kernel.py.
+"""The alias-free SnakeBeta on CUDA with gradients: one launch of modules/codec/snake_kernel.py forward, one backward.
 
 Needs Triton (3.6 or later). Runs on the CPU too under TRITON_INTERPRET=1, set before Triton is imported.
 
