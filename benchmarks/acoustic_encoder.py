@@ -3,10 +3,10 @@
     python benchmarks/acoustic_encoder.py [--batch_size 1] [--seconds 1] [--rounds 5] [--small]
         [--sides plain compiled_activations whole_plain whole_phases]
 
-Sides: `plain` is eager; `compiled_activations` is the encoder's switch of that name; `whole_plain` and `whole_phases` are
-torch.compile of the whole encoder with convolutions and with sums (many minutes to compile at full size). Output and all
-gradients are compared before anything is timed. Printed: seconds of the first call (compilation), medians of forward
-and of forward and backward, their ratios to `plain`, versions and machine.
+Sides: `plain` is eager; `compiled_activations` is the encoder's switch of that name; `whole_plain` and `whole_phases`
+are torch.compile of the whole encoder with convolutions and with sums (many minutes to compile at full size). Output
+and all gradients are compared before anything is timed. Printed: seconds of the first calls (compilation), medians of
+forward and of forward and backward, their ratios to `plain`, versions and machine.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The forms of the alias-free snake against its convolutions: sums over phases, plain or compiled; the Triton kernel."""
+"""The forms of the alias-free snake against its convolutions: sums over phases, compiled or not; the Triton kernel."""
 
 import os
 import subprocess

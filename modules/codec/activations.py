@@ -75,12 +75,11 @@ class AliasFreeSnake(nn.Module):
             from modules.codec.fused_snake import fused_snake
 
             return fused_snake(x_BCT, self.alpha, self.beta, lengths_B)
-        form = by_convolution
         if torch.compiler.is_compiling():
-            form = by_phases
-        elif self.compiled:
-            form = compiled_by_phases()
-        return form(x_BCT, self.alpha, self.beta, self.taps, lengths_B)
+            return by_phases(x_BCT, self.alpha, self.beta, self.taps, lengths_B)
+        if self.compiled:  # clones: sizes of parameters are constants of a graph, which would be one for every width
+            return compiled_by_phases()(x_BCT, self.alpha.clone(), self.beta.clone(), self.taps, lengths_B)
+        return by_convolution(x_BCT, self.alpha, self.beta, self.taps, lengths_B)
 
 
 @torch.compiler.assume_constant_result
