@@ -161,7 +161,8 @@ class CodecModule(L.LightningModule):
         if self._logs_now():
             logged |= terms | {"loss": loss}
             self.log_dict({f"train/{name}": value.detach() for name, value in logged.items()})
-            self.log("train/mel_bar", terms["mel"].detach(), prog_bar=True, logger=False)
+            # Lightning asks the device for what `log` gave the bar after every later step; a number waits once, here.
+            self.trainer.progress_bar_metrics["train/mel_bar"] = float(terms["mel"].detach())
 
     def _reconstruction_terms(self, made: Resynthesis, target_BT: Tensor) -> dict[str, Tensor]:
         """The terms that need no discriminator, by their names in `loss_weights`."""

@@ -1,4 +1,4 @@
-"""X-codec2's training step as its authors' public code arranges it, on copies of our module's weights.
+"""X-codec2's training step as its authors' public code arranges it, on the weights of one of our modules.
 
 All layers of the speech encoder run and one's output is used, its input comes ready from the loader; each discriminator
 judges real and fake audio apart, for its own update and again for the generator's; its windows are built at every call;
@@ -8,7 +8,6 @@ default. What it shares with ours: convolutions, transformers and the formulas o
 Shapes: B batch, T samples, S frames, C channels, F features.
 """
 
-import copy
 import warnings
 
 import torch
@@ -96,12 +95,13 @@ def as_the_authors(network: nn.Module) -> nn.Module:
 
 
 class AuthorsStep:
-    """The step of X-codec2's public training code, on copies of our module's weights."""
+    """The step of X-codec2's public training code, on the networks of `module`, which it takes and changes."""
 
     def __init__(self, module: CodecModule, learning_rate: float) -> None:
-        self.generator = as_the_authors(copy.deepcopy(module.generator))
-        self.discriminator = as_the_authors(copy.deepcopy(module.discriminator))
-        self.semantic_decoder = copy.deepcopy(module.semantic_decoder)
+        device = next(module.parameters()).device
+        self.generator = as_the_authors(module.generator).to(device)
+        self.discriminator = as_the_authors(module.discriminator).to(device)
+        self.semantic_decoder = module.semantic_decoder
         self.mel_loss = module.reconstruction_loss
         self.made_by = nn.ModuleList([self.generator, self.semantic_decoder])
         settings = {"lr": learning_rate, "betas": (0.8, 0.9)}
