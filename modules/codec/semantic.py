@@ -15,6 +15,8 @@ from modules.codec.acoustic import unequal_lengths
 from modules.codec.encoder import Encoded
 from modules.codec.spectral import frame_mask
 
+ATTENTION_NAME = "sdpa_with_mask_unread"  # as transformers knows it
+
 
 class SemanticEncoder(nn.Module):
     """What layer `num_layers` of a speech encoder says, for each frame; no layer above is built or run.
@@ -92,6 +94,7 @@ class SemanticEncoder(nn.Module):
                 f"Expected `channels` to be the width of the speech encoder, {network.config.hidden_size}, "
                 f"but got {self.channels}."
             )
+        _leave_mask_unread(network)
         self._frozen.network = network.eval().requires_grad_(False)
         self._frozen.config = {key: value for key, value in config.items() if key != "transformers_version"}
 
@@ -173,6 +176,27 @@ def _masked(network: nn.Module, inputs: Tensor, num_samples_B: Tensor, num_frame
     lengths_B = unequal_lengths(num_frames_B, inputs.shape[1])
     mask_BS = None if lengths_B is None else frame_mask(lengths_B, inputs.shape[1])
     return network(inputs, attention_mask=mask_BS).last_hidden_state
+
+
+def _leave_mask_unread(network: nn.Module) -> None:
+    """Attention as before, with a mask that nobody looks at.
+
+    transformers drops a mask that masks nothing, and to know that it waits for the device, at every call. On the CPU
+    `unequal_lengths` has looked before.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
+
+    def unread_mask(*args: Any, attention_mask: Tensor | None = None, **settings: Any) -> Tensor | None:
+        if attention_mask is None:
+            return None
+        return sdpa_mask(*args, attention_mask=attention_mask, **settings | {"allow_is_bidirectional_skip": False})
+
+    if network.config._attn_implementation == "sdpa":
+        AttentionInterface.register(ATTENTION_NAME, sdpa_attention_forward)
+        AttentionMaskInterface.register(ATTENTION_NAME, unread_mask)
+        network.config._attn_implementation = ATTENTION_NAME
 
 
 def _by_length(network: nn.Module, inputs: Tensor, num_samples_B: Tensor, num_frames_B: Tensor) -> Tensor:
