@@ -15,6 +15,7 @@ demo: $(INSTALLED)
 	@PYTHON=$(VENV)/bin/python scripts/demo.sh
 
 test: $(INSTALLED)
+	@$(VENV)/bin/python -c "import triton" 2>/dev/null || $(PIP) -r requirements-test.txt
 	@$(VENV)/bin/python -m pytest --durations=20
 
 bench: $(INSTALLED)
