@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from modules.api import pad_rows
 from modules.codec.checkpoints import load_codec
 from modules.codec.generator import CodecGenerator
-from tests.codec_references import HOP, calibrated, noise_items, perturbed, reference_inputs
+from tests.codec_references import HOP, calibrated, noise_items, perturbed, reference_audio, reference_inputs
 
 # Eighths of LJSpeech's lengths, as parts of its longest.
 SPREAD = (0.21, 0.38, 0.5, 0.61, 0.7, 0.8, 0.89, 0.97)
@@ -134,7 +134,7 @@ def decodings(model: nn.Module, codec: CodecGenerator, work: Work) -> dict[str, 
     return {
         "ours": lambda: cut(codec.decode(codes_BS, num_codes_B)),
         "padded_batch": lambda: cut(model.decode(audio_codes=codes_BS[:, None]).audio_values[:, 0]),
-        "one_by_one": lambda: [model.decode(audio_codes=codes_S[None, None]).audio_values[0, 0] for codes_S in work.codes],
+        "one_by_one": lambda: [reference_audio(model, codes_S) for codes_S in work.codes],
     }
 
 
