@@ -1,6 +1,6 @@
 """X-codec2 at inference: ours against transformers' Xcodec2Model with the same weights, in one process, in turns.
 
-    python benchmarks/codec_inference.py [--scale 1.0] [--longest_seconds 4.0] [--rounds 3] [--num_threads 2]
+    PYTHONPATH=. python benchmarks/codec_inference.py [--scale 1.0] [--longest_seconds 4.0] [--rounds 2]
 
 Weights are random, in the published architecture; ours are loaded from the folder that transformers saved. Codes and
 waveforms of every item are compared before anything is timed: with what transformers gives for the item alone, for it
@@ -187,7 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--longest_seconds", type=float, default=4.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--num_threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
     torch.set_num_threads(given.num_threads)

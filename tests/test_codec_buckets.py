@@ -7,42 +7,35 @@ import torch
 from transformers import Wav2Vec2BertConfig
 from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import Wav2Vec2BertSelfAttention
 
-from modules.codec.buckets import PADDING_SECONDS, like_lengths
+from modules.codec.buckets import CALL_SECONDS, like_lengths
 from modules.codec.relative_attention import RelativeKeyAttention
 from tests.codec_references import noise_items, perturbed, small_codec
 
 LENGTHS = (24000, 3200, 22001, 640, 9600, 3000)
 
 
-def fewest_buckets(lengths: list[int], most_padding: float) -> int:
-    """Every way to cut the sorted lengths."""
-
-    def padding(part: list[int]) -> int:
-        return sum(max(part) - length for length in part)
-
+def least_cost(lengths: list[int], steps_per_call: int) -> int:
+    """Over every way to cut the sorted lengths."""
     lengths = sorted(lengths)
+    costs = []
     for num_cuts in range(len(lengths)):
         for cuts in combinations(range(1, len(lengths)), num_cuts):
-            ends = (0, *cuts, len(lengths))
-            parts = [lengths[start:stop] for start, stop in pairwise(ends)]
-            if all(padding(part) <= most_padding for part in parts):
-                return len(parts)
-    raise AssertionError("one item alone has no padding")
+            parts = [lengths[start:stop] for start, stop in pairwise((0, *cuts, len(lengths)))]
+            costs.append(sum(steps_per_call + max(part) * len(part) for part in parts))
+    return min(costs)
 
 
-def test_buckets_are_the_fewest_whose_padding_is_bounded():
-    """Guards against rows lost or twice, against padding beyond the bound, and against calls that nothing asked for."""
+def test_buckets_are_those_that_cost_least():
+    """Guards against rows lost or twice, and against more padding or more calls than pay."""
     generator = torch.Generator().manual_seed(0)
     counts = set()
     for _ in range(40):
         lengths_B = torch.randint(0, 30, (int(torch.randint(1, 9, (), generator=generator)),), generator=generator)
-        buckets = like_lengths(lengths_B, 20)
+        buckets = like_lengths(lengths_B, 7)
         assert sorted(row for rows in buckets for row in rows) == list(range(len(lengths_B)))
-        for rows in buckets:
-            lengths = lengths_B[rows].tolist()
-            assert lengths[0] == max(lengths) and sum(lengths[0] - length for length in lengths) <= 20
         assert int(lengths_B[buckets[0]].max()) == int(lengths_B.max())
-        assert len(buckets) == fewest_buckets(lengths_B.tolist(), 20)
+        cost = sum(7 + int(lengths_B[rows].max()) * len(rows) for rows in buckets)
+        assert cost == least_cost(lengths_B.tolist(), 7)
         counts.add(len(buckets))
     assert len(counts) > 2
 
@@ -58,9 +51,9 @@ def test_a_batch_is_split_and_gives_what_one_call_gives():
     codes_BS, num_codes_B = codec.encode(audio_BT, num_samples_B)
     decoded_BT = codec.decode(codes_BS, num_codes_B)
     encoded, decoded = seen[: len(seen) // 2], seen[len(seen) // 2 :]
-    assert [shape[0] for shape in encoded] == [shape[0] for shape in decoded] == [2, 2, 2]
-    assert sum(rows * steps for rows, steps in encoded) <= sum(LENGTHS) + 3 * PADDING_SECONDS * 16000
-    assert sum(shape[0] * shape[1] for shape in decoded) <= int(num_codes_B.sum()) + 3 * PADDING_SECONDS * 50
+    assert [shape[0] for shape in encoded] == [shape[0] for shape in decoded] == [2, 1, 3]
+    assert sum(rows * steps for rows, steps in encoded) <= sum(LENGTHS) + 3 * CALL_SECONDS * 16000
+    assert sum(shape[0] * shape[1] for shape in decoded) <= int(num_codes_B.sum()) + 3 * CALL_SECONDS * 50
     whole_BS, whole_B = codec._encode(audio_BT, num_samples_B)
     assert torch.equal(num_codes_B, whole_B) and codes_BS.shape == whole_BS.shape
     whole_BT = codec._decode(whole_BS, whole_B)[0]
@@ -84,12 +77,14 @@ def test_a_batch_of_one_length_stays_whole_and_an_item_may_be_empty():
     assert audio_BT.shape == (3, 51 * 320) and audio_BT.isfinite().all()
 
 
-def test_a_tail_of_unequal_items_is_the_end_of_the_whole():
+def test_a_tail_of_unequal_items_is_the_end_of_each():
     """Guards against look-back and buckets that count frames from different starts."""
     codec = small_codec()
     codes_BS, num_codes_B = torch.randint(0, codec.codebook_size, (3, 90)), torch.tensor([20, 90, 84])
-    whole_BT, tail_BT = (codec.decode(codes_BS, num_codes_B, start) for start in (0, 17))
-    torch.testing.assert_close(tail_BT, whole_BT[:, 17 * 320 :])
+    tail_BT = codec.decode(codes_BS, num_codes_B, 17)
+    for item, num_codes in enumerate(num_codes_B.tolist()):
+        alone_T = codec.decode(codes_BS[item : item + 1, :num_codes], num_codes_B[item : item + 1])[0, 17 * 320 :]
+        torch.testing.assert_close(tail_BT[item, : len(alone_T)], alone_T, atol=1e-5, rtol=1e-4)
 
 
 def test_weight_norms_are_multiplied_out_once_for_all_buckets():

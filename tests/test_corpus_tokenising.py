@@ -23,6 +23,8 @@ SECONDS = [0.3 + 0.11 * number for number in range(17)]
 
 
 class Noise:
+    num_recordings = len(SECONDS)
+
     def recordings(self):
         generator = torch.Generator().manual_seed(0)
         for number, seconds in enumerate(SECONDS):

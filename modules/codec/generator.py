@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from modules.codec.buckets import PADDING_SECONDS, in_buckets
+from modules.codec.buckets import CALL_SECONDS, in_buckets
 from modules.codec.spectral import frame_mask
 
 
@@ -106,14 +106,14 @@ class CodecGenerator(nn.Module):
                 f"but got {tuple(audio_BT.shape)} and {tuple(num_samples_B.shape)}."
             )
         with parametrize.cached():  # weight norms are multiplied out once for all buckets
-            return in_buckets(self._encode, audio_BT, num_samples_B, PADDING_SECONDS * self.input_sample_rate)
+            return in_buckets(self._encode, audio_BT, num_samples_B, CALL_SECONDS * self.input_sample_rate)
 
     def decode(self, codes_BS: Tensor, num_codes_B: Tensor, start_frame: int = 0) -> Tensor:
         """As Codec.decode. The look-back is the decoder's receptive field, so a tail equals the end of the whole."""
         first_frame = max(0, start_frame - self.decoder.receptive_frames)
         num_frames_B = (num_codes_B - first_frame).clamp(min=0)
-        most_padding = PADDING_SECONDS * self.frame_rate
-        (audio_BT,) = in_buckets(self._decode, codes_BS[:, first_frame:], num_frames_B, most_padding)
+        steps_per_call = CALL_SECONDS * self.frame_rate
+        (audio_BT,) = in_buckets(self._decode, codes_BS[:, first_frame:], num_frames_B, steps_per_call)
         return audio_BT[:, (start_frame - first_frame) * self.decoder.hop_length :]
 
     def _encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
