@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("--num_compared", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--device", default="cuda")
     given = parser.parse_args()
     transformers.logging.set_verbosity_error()
@@ -113,13 +114,13 @@ def main() -> None:
         right = reference(model, items[: given.num_compared], given.device)
     del model
     result = {}
-    for name in PRECISIONS:
+    for name in given.precisions:
         with precision(name, given.device):
             result[name] = measure(codec, given, items, right)
     on_gpu = given.device != "cpu"
     about = {
         "goal": GOAL,
-        **{name: value for name, value in vars(given).items() if name != "device"},
+        **{name: value for name, value in vars(given).items() if name not in ("device", "precisions")},
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         "peak_gigabytes": round(torch.cuda.max_memory_allocated() / 1e9, 1) if on_gpu else None,
         "compiled": False,
