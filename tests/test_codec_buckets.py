@@ -1,5 +1,6 @@
 """What makes the codec quick at inference changes nothing that it says: buckets of like lengths, quick positions."""
 
+import math
 from itertools import combinations, pairwise
 
 import pytest
@@ -14,28 +15,32 @@ from tests.codec_references import noise_items, perturbed, small_codec
 LENGTHS = (24000, 3200, 22001, 640, 9600, 3000)
 
 
-def least_cost(lengths: list[int], steps_per_call: int) -> int:
-    """Over every way to cut the sorted lengths."""
+def least_cost(lengths: list[int], steps_per_call: int, most_steps: float) -> int:
+    """Over every way to cut the sorted lengths that the bound allows."""
     lengths = sorted(lengths)
     costs = []
     for num_cuts in range(len(lengths)):
         for cuts in combinations(range(1, len(lengths)), num_cuts):
             parts = [lengths[start:stop] for start, stop in pairwise((0, *cuts, len(lengths)))]
-            costs.append(sum(steps_per_call + max(part) * len(part) for part in parts))
+            if all(len(part) == 1 or max(part) * len(part) <= most_steps for part in parts):
+                costs.append(sum(steps_per_call + max(part) * len(part) for part in parts))
     return min(costs)
 
 
-def test_buckets_are_those_that_cost_least():
-    """Guards against rows lost or twice, and against more padding or more calls than pay."""
+@pytest.mark.parametrize("most_steps", [math.inf, 40])
+def test_buckets_are_those_that_cost_least(most_steps):
+    """Guards against rows lost or twice, more padding or more calls than pay, and calls that hold too much."""
     generator = torch.Generator().manual_seed(0)
     counts = set()
     for _ in range(40):
         lengths_B = torch.randint(0, 30, (int(torch.randint(1, 9, (), generator=generator)),), generator=generator)
-        buckets = like_lengths(lengths_B, 7)
+        buckets = like_lengths(lengths_B, 7, most_steps)
         assert sorted(row for rows in buckets for row in rows) == list(range(len(lengths_B)))
         assert int(lengths_B[buckets[0]].max()) == int(lengths_B.max())
+        steps = [int(lengths_B[rows].max()) * len(rows) for rows in buckets]
+        assert all(len(rows) == 1 or total <= most_steps for rows, total in zip(buckets, steps, strict=True))
         cost = sum(7 + int(lengths_B[rows].max()) * len(rows) for rows in buckets)
-        assert cost == least_cost(lengths_B.tolist(), 7)
+        assert cost == least_cost(lengths_B.tolist(), 7, most_steps)
         counts.add(len(buckets))
     assert len(counts) > 2
 
@@ -64,13 +69,17 @@ def test_a_batch_is_split_and_gives_what_one_call_gives():
         torch.testing.assert_close(heard_T, expected_T, atol=1e-5, rtol=1e-4)
 
 
-def test_a_batch_of_one_length_stays_whole_and_an_item_may_be_empty():
+def test_a_batch_of_one_length_stays_whole_where_it_fits_and_an_item_may_be_empty():
     codec = small_codec()
     seen = []
     codec.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
     audio_BT, _ = noise_items(16000, 16000, 16000)
     codec.encode(audio_BT, torch.tensor([16000, 16000, 16000]))
     assert seen == [(3, 16000)]
+    seen.clear()
+    codec.encoder.acoustic.base_channels = 2**25 // 8 // 32000  # of which 32,000 samples take as much as one call may
+    codec.encode(audio_BT, torch.tensor([16000, 16000, 16000]))
+    assert sorted(rows for rows, _ in seen) == [1, 2]
     codes_BS, num_codes_B = codec.encode(audio_BT, torch.tensor([12000, 0, 100]))
     assert codes_BS.shape == (3, 51) and num_codes_B.tolist() == [38, 1, 1]
     audio_BT = codec.decode(codes_BS, torch.tensor([51, 0, 1]))

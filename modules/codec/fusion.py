@@ -3,6 +3,8 @@
 Shapes: B batch, T samples, S frames, C channels.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -82,6 +84,10 @@ class SemanticAcousticEncoder(nn.Module):
         """What decides the codes beside the weights."""
         edge_padding = getattr(self.semantic.front_end, "edge_padding", None)
         return f"appends_frame={self.appends_frame} edge_padding={edge_padding}"
+
+    @property
+    def samples_per_call(self) -> float:
+        return getattr(self.acoustic, "samples_per_call", math.inf)
 
     def forward(self, audio_BT: Tensor, num_samples_B: Tensor) -> Encoded:
         """(B, S, C), the number of frames of each item, and the speech encoder's states."""

@@ -4,6 +4,7 @@ Shapes: B batch, T samples, S frames, C channels.
 """
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,7 +36,8 @@ class CodecGenerator(nn.Module):
     """Encoder, quantizer, decoder.
 
     Args:
-        encoder: forward(audio_BT, num_samples_B) -> Encoded; has sample_rate, hop_length, channels.
+        encoder: forward(audio_BT, num_samples_B) -> Encoded; has sample_rate, hop_length, channels, and may have
+            samples_per_call: how many samples a CPU should encode at once.
         quantizer: forward(latent_BSC) -> Quantized; lookup(codes_BS) -> latent_BSC; has codebook_size.
         decoder: forward(latent_BSC, num_frames_B) -> audio_BT; has sample_rate, hop_length, channels, receptive_frames
             (math.inf: a tail is decoded from the first frame on).
@@ -106,7 +108,9 @@ class CodecGenerator(nn.Module):
                 f"but got {tuple(audio_BT.shape)} and {tuple(num_samples_B.shape)}."
             )
         with parametrize.cached():  # weight norms are multiplied out once for all buckets
-            return in_buckets(self._encode, audio_BT, num_samples_B, CALL_SECONDS * self.input_sample_rate)
+            cost_of_call = CALL_SECONDS * self.input_sample_rate
+            most_samples = getattr(self.encoder, "samples_per_call", math.inf)
+            return in_buckets(self._encode, audio_BT, num_samples_B, cost_of_call, most_samples)
 
     def decode(self, codes_BS: Tensor, num_codes_B: Tensor, start_frame: int = 0) -> Tensor:
         """As Codec.decode. The look-back is the decoder's receptive field, so a tail equals the end of the whole."""
