@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.peers.xcodec2_step import AuthorsStep, as_the_authors
-from modules.api import AudioBatch
+from modules.batches import AudioBatch
 from modules.codec.acoustic import AcousticEncoder
 from modules.codec.discriminators import DiscriminatorEnsemble, MultiPeriodDiscriminator, MultiResolutionDiscriminator
 from modules.codec.filter_bank import KaldiFilterBank

@@ -10,7 +10,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
-from modules.api import Codec, Prompt, PromptBatch, Sampler, SamplingSettings, Verifier
+from modules.api import Codec, Prompt, Sampler, SamplingSettings, Verifier
+from modules.batches import PromptBatch
 from modules.search.candidates import CandidateStore, export_candidates
 from modules.search.comparisons import Comparison, line_label
 from modules.search.driver import check_selectors

@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from modules.api import AudioBatch, CodePrediction
+from modules.batches import AudioBatch, CodePrediction
 from modules.search.whole_file import write_whole
 
 

@@ -18,15 +18,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from modules.api import (
-    Audio,
-    Candidate,
-    Codec,
-    Prompt,
-    PromptBatch,
-    SamplingSettings,
-    Verifier,
-)
+from modules.api import Audio, Candidate, Codec, Prompt, SamplingSettings, Verifier
+from modules.batches import PromptBatch
 from modules.search.driver import run_searches
 from modules.search.identity import candidate_identity, check_codec, decoder_fingerprint, digest, plain, score_identity
 from modules.search.protocol import SearchAlgorithm, Trace

@@ -7,7 +7,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.benchmarks.benchmark import Benchmark, PromptRow, drawn, read_prompt
 from datamodules.sources.source import Skipped
-from modules.api import PromptBatch, PromptFormat
+from modules.api import PromptFormat
+from modules.batches import PromptBatch
 
 MAX_NAMED = 5  # of the skipped ones, in the warning
 

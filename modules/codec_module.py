@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from modules.api import AudioBatch, CodePrediction
+from modules.batches import AudioBatch, CodePrediction
 from modules.codec.discriminators import judge_pair
 from modules.codec.generator import CodecGenerator, Resynthesis
 from modules.codec.losses import (

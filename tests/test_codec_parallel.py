@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset
 
-from modules.api import AudioBatch
+from modules.batches import AudioBatch
 from modules.codec.acoustic import AcousticEncoder
 from modules.codec.discriminators import DiscriminatorEnsemble, MultiPeriodDiscriminator, MultiResolutionDiscriminator
 from modules.codec.fusion import SemanticAcousticEncoder, SemanticAdapter, SemanticDecoder

@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
-from modules.api import AudioBatch
+from modules.batches import AudioBatch
 from modules.codec import acoustic, semantic, transformer
 from modules.codec.acoustic import AcousticEncoder
 from modules.codec.filter_bank import KaldiFilterBank

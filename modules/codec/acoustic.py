@@ -16,6 +16,7 @@ from modules.codec.encoder import Encoded
 from modules.codec.spectral import frame_mask
 
 DILATIONS = 1, 3, 9
+LARGEST_TENSOR = 2**25  # bytes: glibc gives what is larger back at once, and the kernel then clears pages at each layer
 
 
 class AcousticEncoder(nn.Module):
@@ -61,6 +62,11 @@ class AcousticEncoder(nn.Module):
                 parametrizations.weight_norm(convolution)
         for activation in [module for module in self.modules() if isinstance(module, AliasFreeSnake)]:
             activation.compiled = compile_activations
+
+    @property
+    def samples_per_call(self) -> int:
+        """How many samples a CPU should encode at once: the first activations, at twice the rate, are the largest."""
+        return LARGEST_TENSOR // (4 * 2 * self.base_channels)
 
     def forward(self, audio_BT: Tensor, num_samples_B: Tensor) -> Encoded:
         """(B, S, C) and the number of frames of each item, ceil(num_samples / hop_length)."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from modules.codec.acoustic import unequal_lengths
 from modules.codec.encoder import Encoded
+from modules.codec.relative_attention import with_quick_positions
 from modules.codec.spectral import frame_mask
 
 ATTENTION_NAME = "sdpa_with_mask_unread"  # as transformers knows it
@@ -217,7 +218,7 @@ def random_network(config: dict[str, Any], num_layers: int) -> nn.Module:
 
     settings = AutoConfig.for_model(**config)
     settings.num_hidden_layers = _cut(settings, num_layers)
-    return _without_final_norm(AutoModel.from_config(settings))
+    return with_quick_positions(_without_final_norm(AutoModel.from_config(settings)))
 
 
 def pretrained_network(model: str, num_layers: int) -> tuple[nn.Module, dict[str, Any]]:
@@ -234,7 +235,7 @@ def pretrained_network(model: str, num_layers: int) -> tuple[nn.Module, dict[str
             f"Expected `model` to be a folder or a hub id of a speech encoder that can be fetched, but got {model!r}: "
             f"{error}"
         ) from error
-    return _without_final_norm(network), config
+    return with_quick_positions(_without_final_norm(network)), config
 
 
 def _cut(settings: Any, num_layers: int) -> int:

@@ -16,7 +16,7 @@ import lightning as L
 import torch
 
 from benchmarks.codec_training_step import Parts, fit, measure, noise
-from modules.api import AudioBatch
+from modules.batches import AudioBatch
 
 NUM_WARMUP_STEPS = 3  # constants move, kernels are chosen, graphs are compiled
 
