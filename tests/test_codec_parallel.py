@@ -67,7 +67,8 @@ def build(**changes) -> CodecModule:
         "loss_weights": LossWeights(perceptual=1.0),
     }
     module = CodecModule(**{**settings, **changes})
-    assert module.perceptual_loss.network is not None  # drawn now, not from the noise of a later step
+    if module.perceptual_loss is not None:
+        assert module.perceptual_loss.network is not None  # drawn now, not from the noise of a later step
     module.hparams.clear()  # the command line stores descriptions; whole modules do not go into a checkpoint
     return module
 
