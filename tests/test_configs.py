@@ -150,6 +150,14 @@ def test_every_class_path_is_in_a_room_or_a_package() -> None:
     assert not [name for name in names if name.split(".")[0] in ("tests", "scripts", "benchmarks", "run")]
 
 
+def test_checkpoints_are_written_over() -> None:
+    """Guards against a stale `last.ckpt` in a folder that was moved: tests/test_stages.py shows it."""
+    saves = re.compile(r"ModelCheckpoint\b.*\n\s+init_args: \{(.*)\}")
+    settings = [found for path in CONFIGS for found in saves.findall(path.read_text())]
+    assert len(settings) >= 5
+    assert all("enable_version_counter: false" in found for found in settings)
+
+
 def test_the_demo_runs_configs_that_are_there() -> None:
     """Guards against a demo script whose commands no longer fit the configs."""
     commands = re.findall(r"run\.py (\w+) --config (\S+\.yaml)", (REPOSITORY / "scripts/demo.sh").read_text())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,11 @@ FIT = f"""{TRAINER}
   logger: false
   callbacks:
     - class_path: lightning.pytorch.callbacks.ModelCheckpoint
-      init_args: {{dirpath: "${{stage.folder}}/checkpoints", every_n_train_steps: 1, save_last: true}}
+      init_args:
+        dirpath: ${{stage.folder}}/checkpoints
+        every_n_train_steps: 1
+        save_last: true
+        enable_version_counter: false
 model: {{class_path: {__name__}.ToyModule}}
 data: {{class_path: {__name__}.ToyData}}
 stage: {{folder: runs/toy/train, outputs: ["${{stage.folder}}/checkpoints/last.ckpt"]}}
@@ -117,6 +122,21 @@ def test_a_finished_stage_is_skipped_and_a_changed_value_runs_again(toys: Path, 
     kept = toys / f"runs/toy/train.superseded-{marker['hash'][:8]}"
     assert json.loads((kept / "stage_fit.json").read_text()) == marker
     assert (kept / "checkpoints/last.ckpt").is_file()
+
+
+def test_the_last_checkpoint_of_a_moved_run_is_the_last(toys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a `last-v1.ckpt` beside a stale `last.ckpt`, which the next stage would read in silence: Lightning
+    counts versions where a run was continued in another place."""
+    with pytest.raises(ArithmeticError):
+        run.main(["fit", "--config", "fit.yaml", "--model.init_args.fail_at_step", "2"])
+    shutil.copytree(toys, toys / "elsewhere")
+    monkeypatch.chdir(toys / "elsewhere")
+    Path("repaired").touch()
+    run.main(["fit", "--config", "fit.yaml", "--model.init_args.fail_at_step", "2"])
+    assert JOURNAL == [("fit", 0), ("fit", 2)]
+    checkpoints = Path("runs/toy/train/checkpoints")
+    assert torch.load(checkpoints / "last.ckpt")["global_step"] == 4
+    assert not (checkpoints / "last-v1.ckpt").exists()
 
 
 def test_changed_input_content_runs_only_what_depends_on_it(toys: Path) -> None:
