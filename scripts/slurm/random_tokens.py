@@ -1,4 +1,4 @@
-"""python -m scripts.slurm.random_tokens FOLDER: token shards of noise, with the demo's vocabulary, to try training on."""
+"""python -m scripts.slurm.random_tokens FOLDER: token shards of noise, for trials; the demo's vocabulary."""
 
 import json
 import sys

@@ -48,7 +48,7 @@ requeue() {
     local limit=${MAX_REQUEUES:-100}
     if ((${SLURM_RESTART_COUNT:-0} >= limit)); then
         printf '== job %s: %s, but it was put back %d times already (MAX_REQUEUES)\n' "$SLURM_JOB_ID" "$1" "$limit"
-        return
+        return 0 # alone it would be the status of what the signal interrupted
     fi
     printf '== %s: job %s goes back into the queue: %s\n' "$(date '+%F %T')" "$SLURM_JOB_ID" "$1"
     scontrol requeue "$SLURM_JOB_ID" || printf '== job %s: scontrol refused; it goes on to its end\n' "$SLURM_JOB_ID"
