@@ -83,6 +83,7 @@ await_step() {
         [[ $(field "$1" JobState) != COMPLETED ]] || fail "job $1 ended before it could be interrupted at step $3"
         sleep 0.05
     done
+    sleep 1 # some way behind the checkpoint
 }
 
 # await_restarts JOB NAME COUNT
