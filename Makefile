@@ -7,6 +7,7 @@ VENV := .venv
 REQUIREMENTS := requirements.txt requirements-no-deps.txt
 # The stamp's name holds a checksum of the requirements: a later call with the same ones is instant and offline.
 INSTALLED := $(VENV)/installed-$(shell cat $(REQUIREMENTS) | cksum | cut -d ' ' -f 1)
+TEST_INSTALLED := $(VENV)/test-installed-$(shell cksum < requirements-test.txt | cut -d ' ' -f 1)
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test bench lint clean distclean
@@ -14,7 +15,7 @@ PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 demo: $(INSTALLED)
 	@PYTHON=$(VENV)/bin/python scripts/demo.sh
 
-test: $(INSTALLED)
+test: $(INSTALLED) $(TEST_INSTALLED)
 	@$(VENV)/bin/python -m pytest --durations=20
 
 bench: $(INSTALLED)
@@ -35,6 +36,11 @@ $(INSTALLED): $(REQUIREMENTS)
 	@$(PIP) -r requirements.txt
 	@$(PIP) --no-deps -r requirements-no-deps.txt
 	@rm -f $(VENV)/installed-*
+	@touch $@
+
+# A torch for CUDA has brought its own.
+$(TEST_INSTALLED): requirements-test.txt | $(INSTALLED)
+	@$(VENV)/bin/python -c "import triton" 2>/dev/null || $(PIP) -r requirements-test.txt
 	@touch $@
 
 # Runs and what tools leave behind; the cache of fetched and prepared data stays, and so does data/.

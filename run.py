@@ -94,6 +94,11 @@ class SuiteCLI(LightningCLI):
         if self.stage is not None and rank_zero_only.rank == 0:
             print(self.stage.finish(), flush=True)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SuiteCLI":
+        """Itself. A module's optimizer factories hold the command that built them, and EMAWeightAveraging copies the
+        module: the copy needs no second Trainer, and the stage's lock cannot be copied."""
+        return self
+
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """`ckpt_path: last` of a fit is the newest whole checkpoint, and nothing, quietly, before the first one."""
         kwargs = super()._prepare_subcommand_kwargs(subcommand)

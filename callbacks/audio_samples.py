@@ -11,7 +11,8 @@ from torch import Tensor
 
 from callbacks.figures import mel_figure
 from callbacks.media import log_audio, log_figure
-from modules.api import Audio, AudioBatch
+from modules.api import Audio
+from modules.batches import AudioBatch
 
 
 class AudioSamples(Callback):

@@ -1,7 +1,6 @@
 """The evaluation card: what a codec's table was made with, as JSON holds it, so that it can be made again."""
 
 import hashlib
-import importlib.metadata
 import os
 import platform
 from collections import Counter
@@ -17,6 +16,7 @@ from callbacks.codec_systems import CodecUnderTest, SystemFacts, public, weights
 from callbacks.codec_table import METRIC_RATE, Utterance
 from modules.api import Resynthesiser, Verifier
 from modules.search.identity import plain
+from modules.search.summary import package_versions
 from modules.verifiers.audio import audio_hash
 from modules.verifiers.transcript import Recogniser
 
@@ -97,17 +97,6 @@ def described_run(trainer: Trainer, seed: int, num_resamples: int) -> dict[str, 
             "num_threads": torch.get_num_threads(),
             "omp_num_threads": os.environ.get("OMP_NUM_THREADS", ""),  # CTranslate2 hears otherwise with another number
         },
-        "versions": {"python": platform.python_version(), **versions(PACKAGES)},
+        "versions": {"python": platform.python_version(), **package_versions(PACKAGES)},
         "date": date.today().isoformat(),
     }
-
-
-def versions(packages: Sequence[str]) -> dict[str, str]:
-    """Of those that are installed."""
-    found = {}
-    for name in packages:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

@@ -11,6 +11,7 @@ from typing import Any
 from callbacks.codec_estimates import Estimate
 from callbacks.codec_systems import SystemFacts
 from callbacks.codec_table import Judgement
+from modules.search.whole_file import write_whole
 
 EMPTY = "–"
 
@@ -189,9 +190,7 @@ def write_evaluation(table: Table, description: dict[str, Any], path: Path) -> N
         for system, estimates in table.items()
     }
     text = json.dumps(_without_nan({"systems": systems, **description}), indent=1, allow_nan=False)
-    partial = path.with_name(f"{path.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, text)
 
 
 def _without_nan(value: Any) -> Any:

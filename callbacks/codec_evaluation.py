@@ -19,7 +19,8 @@ from callbacks.codec_results import EvaluatedCodecs, write_results
 from callbacks.codec_systems import CodecUnderTest, Heard, Recording, SystemFacts, gathered_systems, hear
 from callbacks.codec_table import Judgement, Utterance, judge, summarise, verify
 from callbacks.media import log_audio
-from modules.api import Audio, AudioBatch, Resynthesiser, Verifier
+from modules.api import Audio, Resynthesiser, Verifier
+from modules.batches import AudioBatch
 from modules.verifiers.normalise import Normaliser
 from modules.verifiers.transcript import Recogniser
 

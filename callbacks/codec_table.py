@@ -12,10 +12,9 @@ import numpy as np
 import torch
 
 from callbacks.codec_estimates import Estimate, code_estimates, mean_estimate, ratio_estimate
-from modules.api import Audio, Candidate, Prompt, Verifier, pad_rows
+from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Prompt, Verifier, pad_rows
 from modules.metrics import pesq_scores, stoi_scores
 from modules.search.scoring import score_candidates
-from modules.verifiers.audio import BROKEN_INSTALLATION
 from modules.verifiers.normalise import Normaliser
 from modules.verifiers.transcript import Recogniser
 
@@ -94,8 +93,8 @@ def judge(
 ) -> list[Judgement]:
     """What `system` made of the utterances: `heard` are its resyntheses, `num_bits` what their streams took.
 
-    All are judged at 16 kHz; words only with a recogniser. A resynthesis that is not finite has no STOI and PESQ, and is
-    recognised with silence in the places of those samples.
+    All are judged at 16 kHz; words with a recogniser alone. A resynthesis that is not finite has no STOI and PESQ, and
+    is recognised with silence in the places of those samples.
     """
     originals = [at_rate(utterance.audio, METRIC_RATE) for utterance in utterances]
     heard = [

@@ -10,7 +10,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
-from modules.api import Codec, Prompt, PromptBatch, Sampler, SamplingSettings, Verifier
+from modules.api import Codec, Prompt, Sampler, SamplingSettings, Verifier
+from modules.batches import PromptBatch
 from modules.search.candidates import CandidateStore, export_candidates
 from modules.search.comparisons import Comparison, line_label
 from modules.search.driver import check_selectors
@@ -20,6 +21,7 @@ from modules.search.protocol import SearchAlgorithm
 from modules.search.results import SweepResults, write_curves, write_rows, write_summary
 from modules.search.summary import combined, summarise
 from modules.search.sweep import Panel, Sweep, unique_prompts
+from modules.search.voices import with_voice_codes
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +31,8 @@ class InferenceScaling(Callback):
 
     Every test dataloader is a prompt set; its batches are PromptBatch. The datamodule may name the sets
     (`prompt_set_names`: one per dataloader); otherwise they are called `name`, or `name 0`, `name 1` ... The module
-    under test offers `sampler(settings)`, `model_hash` and `prompt_format`.
+    under test offers `sampler(settings)`, `model_hash` and `prompt_format`. The voices of spoken prompts become codes
+    here, by `codec`.
 
     Writes `folder`/candidates (the store: a stopped sweep goes on where it stopped; another selector needs no new
     samples) and `folder`/report/{curve.csv, candidates.csv, summary.json}, and logs every point with step = n as
@@ -112,6 +115,7 @@ class InferenceScaling(Callback):
         codebook_size = pl_module.prompt_format.token_space.codebook_size
         check_codec(self.codec, codebook_size, getattr(pl_module, "codec_fingerprint", ""))
 
+    @torch.inference_mode()
     def on_test_batch_end(
         self,
         trainer: Trainer,
@@ -124,7 +128,8 @@ class InferenceScaling(Callback):
         """Collect the prompts; sampling waits for all of them, so that ranks can share them out."""
         if not isinstance(batch, PromptBatch):
             raise TypeError(f"Expected test batches to be PromptBatch, but got {type(batch).__name__}.")
-        self._prompts.setdefault(dataloader_idx, []).extend(batch.prompts)
+        # Each rank reads the voices of its own: after the gathering all ranks hold the same codes for a prompt.
+        self._prompts.setdefault(dataloader_idx, []).extend(with_voice_codes(batch.prompts, self.codec))
 
     @torch.inference_mode()
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

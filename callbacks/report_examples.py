@@ -70,7 +70,8 @@ def _reference_clips(prompt: Prompt, codec: Codec, verifiers: Sequence[Verifier]
     heard = [Candidate(prompt.key, index, 0, codes_S, math.nan, stopped=True) for index in range(2)]
     heard[0].audio = recording
     decode_candidates(heard, codec)
-    texts = [_judged(prompt, heard, verifier) for verifier in verifiers]
+    spoken = prompt if prompt.voice is None else replace(prompt, text=prompt.voice.text, voice=None)
+    texts = [_judged(spoken, heard, verifier) for verifier in verifiers]
     names = [verifier.name for verifier in verifiers]
     return [
         Clip(

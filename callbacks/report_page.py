@@ -9,7 +9,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ import soundfile
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from callbacks.codec_columns import QuotedTable
 from callbacks.figures import curve_figure, inline_svg, is_baseline, is_oracle, mel_thumbnail, png_bytes
 from callbacks.report_examples import Example
 from modules.api import Audio
@@ -33,7 +34,10 @@ AudioFormat = Literal["flac", "ogg"]
 
 @dataclass(frozen=True)
 class ReportInput:
-    """All that the page tells. `error_judges`: verifiers whose score is 1 - error rate. `credits`: name to text."""
+    """All that the page tells. `error_judges`: verifiers whose score is 1 - error rate. `credits`: name to text.
+
+    `quoted`: published rows, and `measured` the sweep's own in their columns.
+    """
 
     title: str
     results: SweepResults
@@ -42,6 +46,8 @@ class ReportInput:
     curve_csv: str
     command: str
     credits: dict[str, str]
+    quoted: QuotedTable | None = None
+    measured: list[list[str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from modules.api import AudioBatch, CodePrediction
+from modules.batches import AudioBatch, CodePrediction
+from modules.search.whole_file import write_whole
 
 
 class ResynthesisWriter(BasePredictionWriter):
@@ -82,7 +83,5 @@ class ResynthesisWriter(BasePredictionWriter):
             "bits_per_second": bits / seconds,
             "recordings": dict(sorted(written.items())),
         }
-        partial = self.folder / "resynthesis.json.part"
-        partial.write_text(json.dumps(summary, indent=1), encoding="utf-8")
-        partial.replace(self.folder / "resynthesis.json")
+        write_whole(self.folder / "resynthesis.json", json.dumps(summary, indent=1))
         print(f"{self.folder}: {len(written)} wav files, {seconds:.1f} s at {bits / seconds:.0f} bit/s", flush=True)

@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from callbacks.codec_columns import QuotedTable
 from callbacks.figures import curve_figure, mel_figure
 from callbacks.inference_scaling import InferenceScaling
 from callbacks.media import log_audio, log_figure
+from callbacks.quoted_rows import QuotedRows, as_text, measured_rows
 from callbacks.report_examples import Example, gather_examples
 from callbacks.report_page import ReportInput, report_page
 from modules.search.results import SweepResults, write_curves
@@ -28,23 +30,34 @@ class ScalingReport(Callback):
         title: The page's headline.
         num_examples: Prompts of each set to listen to.
         credits: Text files (licences, credits of the data) that the page quotes whole.
+        quoted: Published rows to stand beside the sweep's own, on the page and on the terminal.
 
-    Raises:
-        ValueError: The trainer has not exactly one InferenceScaling; a credits file does not exist. Both before a
-            sample is drawn.
+    Raises (all before a sample is drawn):
+        ValueError: The trainer has not exactly one InferenceScaling; a credits file does not exist; `quoted` does not
+            fit the sweep.
+        FileNotFoundError: There is no file of quoted rows.
     """
 
     def __init__(
-        self, title: str = "Inference-time scaling", num_examples: int = 3, credits: list[Path] | None = None
+        self,
+        title: str = "Inference-time scaling",
+        num_examples: int = 3,
+        credits: list[Path] | None = None,
+        quoted: QuotedRows | None = None,
     ) -> None:
         if num_examples < 0:
             raise ValueError(f"Expected `num_examples` to be at least 0, but got {num_examples}.")
         self.title = title
         self.num_examples = num_examples
         self.credits = [Path(path) for path in credits or []]
+        self.quoted = quoted
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        _sweep_of(trainer)
+        scaling = _sweep_of(trainer)
+        if self.quoted is not None:
+            judges = [one.name for one in [*scaling.judges, *scaling.final_judges]]
+            names = getattr(getattr(trainer, "datamodule", None), "prompt_set_names", [scaling.name])
+            self.quoted.check(names, judges)
         for path in self.credits:
             if not path.is_file():
                 raise ValueError(f"Expected `credits` to name text files, but got {path}, which is not a file.")
@@ -58,6 +71,9 @@ class ScalingReport(Callback):
         path = scaling.folder / "report" / "index.html"
         path.write_text(page, encoding="utf-8")
         self._log(trainer, scaling.results, examples, error_judges)
+        if self.quoted is not None:
+            table = self.quoted.read()
+            print(f"\n{as_text(table, self._measured(table, scaling.results, error_judges))}\n", flush=True)
         print(f"report: {path.resolve().as_uri()} ({len(page.encode()) / 1e6:.1f} MB)", flush=True)
 
     def _page(self, scaling: InferenceScaling, results: SweepResults) -> tuple[str, list[Example], frozenset[str]]:
@@ -67,6 +83,7 @@ class ScalingReport(Callback):
         examples = gather_examples(results, scaling.codec, list(verifiers.values()), self.num_examples)
         curve_csv = scaling.folder / "report" / "curve.csv"
         write_curves(results.all_points, curve_csv)
+        table = self.quoted.read() if self.quoted else None
         report = ReportInput(
             title=self.title,
             results=results,
@@ -75,8 +92,13 @@ class ScalingReport(Callback):
             curve_csv=curve_csv.read_bytes().decode(),
             command=shlex.join(["python", *sys.orig_argv[1:]]),
             credits={path.name: path.read_text(encoding="utf-8", errors="replace") for path in self.credits},
+            quoted=table,
+            measured=self._measured(table, results, error_judges) if table else [],
         )
         return report_page(report), examples, error_judges
+
+    def _measured(self, table: QuotedTable, results: SweepResults, error_judges: frozenset[str]) -> list[list[str]]:
+        return measured_rows(table.headings, self.quoted.columns, results.all_points, error_judges)
 
     def _log(
         self, trainer: Trainer, results: SweepResults, examples: list[Example], error_judges: frozenset[str]

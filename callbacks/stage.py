@@ -7,10 +7,8 @@ contents of the inputs. Nothing is ever deleted.
 import fcntl
 import hashlib
 import json
-import os
 import resource
 import sys
-import tempfile
 import time
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -18,6 +16,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import IO, Any
+
+from modules.search.whole_file import write_whole
 
 NOT_HASHED = ("stage", "config", "num_threads")  # they say where to write and how fast, not what comes out
 SHARD_INDEX = ("index.json", "index.npz")
@@ -244,12 +244,7 @@ class Stage:
             return None  # none yet, or of another version: the folder is then moved aside
 
     def _write(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=self.folder, prefix=".stage", delete=False) as file:
-            json.dump(asdict(self.marker), file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, self.marker_path)
+        write_whole(self.marker_path, json.dumps(asdict(self.marker), indent=1))
 
 
 def _json_hash(value: Any) -> str:

@@ -8,7 +8,6 @@ import io
 import json
 import logging
 import math
-import os
 import platform
 import re
 from collections.abc import Sequence
@@ -19,21 +18,17 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from modules.api import (
-    Audio,
-    Candidate,
-    Codec,
-    Prompt,
-    PromptBatch,
-    SamplingSettings,
-    Verifier,
-)
+from modules.api import Audio, Candidate, Codec, Prompt, SamplingSettings, Verifier
+from modules.batches import PromptBatch
 from modules.search.driver import run_searches
 from modules.search.identity import candidate_identity, check_codec, decoder_fingerprint, digest, plain, score_identity
 from modules.search.protocol import SearchAlgorithm, Trace
 from modules.search.scoring import decode_candidates
 from modules.search.summary import package_versions
 from modules.search.sweep import chosen_index
+from modules.search.voices import with_voice_codes
+from modules.search.whole_file import write_whole
+from modules.tokens import Utterance
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +53,7 @@ class SpeechWriter(Callback):
             first candidate.
         reference: A recording of the wanted voice, for a selector that compares voices; any format libsndfile reads,
             its channels are averaged. None: that of the prompt, where it has one.
+        reference_text: What is said in `reference`: it then comes before the generation, which goes on in its voice.
         folder: Where the files go.
         seed: Of the candidates.
         keep_all: Also write every candidate as NAME/candidate_INDEX.wav.
@@ -79,15 +75,19 @@ class SpeechWriter(Callback):
         seed: int = 0,
         keep_all: bool = False,
         decode_batch_size: int = 16,
+        reference_text: str = "",
     ) -> None:
         if decode_batch_size < 1:
             raise ValueError(f"Expected `decode_batch_size` to be at least 1, but got {decode_batch_size}.")
+        if reference_text and reference is None:
+            raise ValueError(f"Expected a `reference` that says {reference_text!r}, but got none.")
         self.codec = codec
         self.algorithm = algorithm
         self.sampling = sampling
         self.folder = Path(folder)
         self.selector = selector
         self.reference = reference
+        self.reference_text = reference_text
         self.seed = seed
         self.keep_all = keep_all
         self.decode_batch_size = decode_batch_size
@@ -113,7 +113,8 @@ class SpeechWriter(Callback):
     ) -> None:
         if not isinstance(batch, PromptBatch):
             raise TypeError(f"Expected predict batches to be PromptBatch, but got {type(batch).__name__}.")
-        for trace in self._search([self._with_voice(prompt) for prompt in batch.prompts], pl_module):
+        prompts = with_voice_codes([self._with_voice(prompt) for prompt in batch.prompts], self.codec)
+        for trace in self._search(prompts, pl_module):
             chosen = 0 if self.selector is None else chosen_index(trace.candidates, self.selector.name)
             path = self._write(trace, chosen)
             self.written.append(path)
@@ -137,6 +138,8 @@ class SpeechWriter(Callback):
 
     def _with_voice(self, prompt: Prompt) -> Prompt:
         voiced = prompt if self._voice is None else replace(prompt, reference=self._voice)
+        if self.reference_text:
+            voiced = replace(voiced, voice=Utterance(self.reference_text))
         if self.selector is not None and self.selector.needs_reference and voiced.reference is None:
             raise ValueError(
                 f"Expected `reference`, a recording of the wanted voice, for the selector {self.selector.name}, "
@@ -179,6 +182,7 @@ class SpeechWriter(Callback):
             "candidates": [candidate_record(one) for one in trace.candidates],
             "selector": selector and {"name": selector.name} | plain(selector),
             "reference": None if self.reference is None else str(self.reference),
+            "reference_text": self.reference_text,
             "algorithm": {"name": self.algorithm.name} | plain(self.algorithm),
             "sampling": asdict(self.sampling),
             "seed": self.seed,
@@ -268,14 +272,3 @@ def write_wav(audio: Audio, path: Path) -> None:
     stream = io.BytesIO()
     soundfile.write(stream, pcm_T.numpy(), audio.sample_rate, format="WAV", subtype="PCM_16")
     write_whole(path, stream.getvalue())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Through a temporary name in the same folder: a kill leaves the old file, or none, but no half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

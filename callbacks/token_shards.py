@@ -9,7 +9,7 @@ import numpy as np
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from datamodules.shards import ShardWriter
-from modules.api import CodePrediction
+from modules.batches import CodePrediction
 
 
 class TokenShardWriter(BasePredictionWriter):

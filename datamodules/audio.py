@@ -20,7 +20,8 @@ from datamodules.order import ResumableLoader, evaluation_loader, like_lengths_t
 from datamodules.preparation import prepare_audio_shards
 from datamodules.shards import ShardIndex, ShardReader
 from datamodules.sources.source import Source
-from modules.api import AudioBatch, SpeechStates, pad_rows
+from modules.api import SpeechStates, pad_rows
+from modules.batches import AudioBatch
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +119,8 @@ class AudioDataModule(L.LightningDataModule):
         segment_seconds: Length of a training crop.
         batch_size: Crops of one training batch on one rank.
         num_batches: Batches of one pass of the Trainer.
-        evaluation_batch_size: Whole recordings of one validation or predict batch.
+        evaluation_batch_size: Whole recordings of one validation or predict batch, at most.
+        evaluation_batch_seconds: Audio of such a batch, at most, its padding counted; 0: however much.
         num_validation_samples: How many recordings of the validation split are used, the first by key; 0 for all.
         num_workers: Loader processes.
         seed: Of order and crops.
@@ -143,6 +145,7 @@ class AudioDataModule(L.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         semantic: SpeechStates | None = None,
+        evaluation_batch_seconds: float = 0.0,
     ) -> None:
         super().__init__()
         self.semantic = semantic
@@ -154,7 +157,7 @@ class AudioDataModule(L.LightningDataModule):
         )
         self.train_split, self.validation_split, self.predict_splits = train_split, validation_split, predict_splits
         self.segment_seconds, self.batch_size, self.num_batches = segment_seconds, batch_size, num_batches
-        self.evaluation_batch_size = evaluation_batch_size
+        self.evaluation_batch_size, self.evaluation_batch_seconds = evaluation_batch_size, evaluation_batch_seconds
         self.num_validation_samples, self.num_workers, self.seed = num_validation_samples, num_workers, seed
 
     def prepare_data(self) -> None:
@@ -204,7 +207,10 @@ class AudioDataModule(L.LightningDataModule):
         """Whole recordings, every one once, in batches of like lengths."""
         index = self._index(split)
         chosen = np.argsort(index.keys)[: limit or None]
-        batches = like_lengths_together(index.lengths[chosen], self.evaluation_batch_size, self.seed)
+        most_samples = self.evaluation_batch_seconds * self.sample_rate
+        batches = like_lengths_together(
+            index.lengths[chosen], self.evaluation_batch_size, self.seed, most_steps=most_samples
+        )
         rows = self._rows(index, 0)
         batches = [[(int(chosen[place]), 0) for place in batch] for batch in batches]
         return evaluation_loader(rows, batches, self.trainer.global_rank, self.trainer.world_size, self.num_workers)

@@ -17,7 +17,7 @@ from datamodules.order import stream_samples
 from datamodules.packing import count_skipped, pack, token_batch
 from datamodules.shards import ShardIndex, ShardReader
 from datamodules.tasks import Document, Sample, Task, TaskFormat, Voices, shares
-from modules.api import TokenBatch
+from modules.batches import TokenBatch
 
 log = logging.getLogger(__name__)
 

@@ -133,8 +133,13 @@ class ResumableLoader:
                 epoch, window = epoch + 1, 0
 
 
-def like_lengths_together(lengths: np.ndarray, batch_size: int, seed: int, num_batches: int = 32) -> list[np.ndarray]:
+def like_lengths_together(
+    lengths: np.ndarray, batch_size: int, seed: int, num_batches: int = 32, most_steps: float = 0
+) -> list[np.ndarray]:
     """Every place in `lengths` once, in batches of like lengths.
+
+    A batch holds at most `batch_size` places and, padded to its longest, at most `most_steps` steps (0: however many):
+    then batches take about the same time and memory, be the items long or short. One longer than that stands alone.
 
     Places are sorted by length within each run of `num_batches` batches, and the batches of a run come in random order.
     Shards that are written batch by batch then hold every length everywhere: a training window over shards sorted by
@@ -143,10 +148,19 @@ def like_lengths_together(lengths: np.ndarray, batch_size: int, seed: int, num_b
     batches = []
     for number, start in enumerate(range(0, len(lengths), batch_size * num_batches)):
         run = start + np.argsort(lengths[start : start + batch_size * num_batches], kind="stable")
-        parts = [run[first : first + batch_size] for first in range(0, len(run), batch_size)]
+        parts = _cut(run, lengths[run], batch_size, most_steps)
         order = np.random.default_rng([seed, number]).permutation(len(parts))
         batches += [parts[place] for place in order]
     return batches
+
+
+def _cut(run: np.ndarray, ascending: np.ndarray, batch_size: int, most_steps: float) -> list[np.ndarray]:
+    firsts = [0]
+    for place, length in enumerate(ascending.tolist()):
+        size = place - firsts[-1]
+        if size == batch_size or (size and most_steps and length * (size + 1) > most_steps):
+            firsts.append(place)
+    return np.split(run, firsts[1:])
 
 
 def evaluation_loader(

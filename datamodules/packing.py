@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from modules.api import TokenBatch
+from modules.batches import TokenBatch
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from datamodules.order import PlannedBatches
 from datamodules.shards import ShardIndex, ShardReader
 from datamodules.tokens import TokenRows, load_token_index, token_batch
-from modules.api import Audio, Prompt, PromptBatch, PromptFormat
+from modules.api import Audio, Prompt, PromptFormat
+from modules.batches import PromptBatch
 
 
 class PromptPlan:

@@ -18,7 +18,8 @@ from datamodules.order import ResumableLoader, evaluation_loader, num_windows, w
 from datamodules.packing import count_skipped, pack, token_batch
 from datamodules.shards import ShardIndex, ShardReader
 from datamodules.tasks import Task
-from modules.api import PromptFormat, TokenBatch
+from modules.api import PromptFormat
+from modules.batches import TokenBatch
 
 log = logging.getLogger(__name__)
 

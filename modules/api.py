@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from modules.tokens import TokenSpace
+from modules.tokens import TokenSpace, Utterance
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,19 @@ class Audio:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is to be spoken. `reference` is a recording of the wanted voice, where one is known."""
+    """What is to be spoken. `reference` is a recording of the wanted voice, where one is known.
+
+    With `voice` that recording is a spoken prompt: its text, and its codes once the codec has read it, come before the
+    generation, which goes on in its voice. Without a text of its own, `text` begins with its words: it is continued.
+    """
 
     key: str
     text: str
     language: str = "en"
     speaker: str = ""
     reference: Audio | None = None
+    voice: Utterance | None = None
+    emotion: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ class Candidate:
     """One sample: its codes, what verifiers said of it (by verifier name; NaN = could not judge), its cost.
 
     `is_partial`: a search is still growing it. Its `audio` may then be that of the first codes only, which is where the
-    decoder goes on.
+    decoder goes on. `voice_codes_S`: a spoken prompt, which the decoder looks back on; `audio` holds nothing of it.
     """
 
     prompt_key: str
@@ -118,6 +124,11 @@ class Candidate:
     scores: dict[str, float] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)
     is_partial: bool = False
+    voice_codes_S: Tensor | None = None
+
+    @property
+    def num_voice_codes(self) -> int:
+        return 0 if self.voice_codes_S is None else int(self.voice_codes_S.numel())
 
     @property
     def num_codes(self) -> int:
@@ -145,8 +156,7 @@ class PromptFormat(Protocol):
     def token_space(self) -> TokenSpace: ...
     @property
     def num_extra_tokens(self) -> int: ...  # of an example, beside those of its text and codes
-    def prompt_tokens(self, text: str) -> list[int]: ...
-
+    def prompt_tokens(self, text: str, *, voice: Utterance | None = None) -> list[int]: ...
     def example_tokens(self, text: str, codes: Sequence[int]) -> tuple[list[int], int]: ...
 
 
@@ -242,51 +252,8 @@ class Verifier(Protocol):
         ...
 
 
-# Not frozen: Lightning moves them to a device by setting their fields.
-
-
-@dataclass
-class AudioBatch:
-    """Padded audio: `audio_BT` float32, `num_samples_B` int64, and what each item is; `semantic_BSC`: the states of a
-    frozen speech encoder, one per started frame, where the shards hold them."""
-
-    audio_BT: Tensor
-    num_samples_B: Tensor
-    keys: list[str]
-    metadata: list[dict[str, Any]]
-    semantic_BSC: Tensor | None = None
-
-
-@dataclass
-class TokenBatch:
-    """Packed rows of documents. R rows of L tokens.
-
-    `tokens_RL` int64; `labels_RL` the next token to learn or -100; `positions_RL` restart at each document;
-    `documents_RL` numbers the documents of a row from 0, padding is -1; `tasks_RL` is each token's task, where mixed.
-    """
-
-    tokens_RL: Tensor
-    labels_RL: Tensor
-    positions_RL: Tensor
-    documents_RL: Tensor
-    tasks_RL: Tensor | None = None
-
-
-@dataclass
-class PromptBatch:
-    """Prompts for sampling, and, where their codes are known, the same prompts as rows for the teacher-forced loss."""
-
-    prompts: list[Prompt]
-    tokens: TokenBatch | None = None
-
-
-@dataclass
-class CodePrediction:
-    """What the codec's predict_step returns: `codes_BS` int64 with `num_codes_B`, for the batch it was given."""
-
-    codes_BS: Tensor
-    num_codes_B: Tensor
-    batch: AudioBatch
+# What a Verifier raises that says nothing of a candidate: it stops whoever asked.
+BROKEN_INSTALLATION = (ImportError, FileNotFoundError, MemoryError)
 
 
 def pad_rows(rows: Sequence[Tensor], value: float = 0) -> tuple[Tensor, Tensor]:

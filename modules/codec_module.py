@@ -3,16 +3,18 @@
 Shapes: B batch, T samples, S frames.
 """
 
+from contextlib import nullcontext
 from itertools import chain
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from modules.api import AudioBatch, CodePrediction
+from modules.batches import AudioBatch, CodePrediction
 from modules.codec.discriminators import judge_pair
 from modules.codec.generator import CodecGenerator, Resynthesis
 from modules.codec.losses import (
@@ -45,6 +47,8 @@ class CodecModule(L.LightningModule):
             said, read back from the codes. Of training alone.
         perceptual_loss: forward(generated_BT, target_BT) -> scalar, with a weight in `loss_weights`.
         perceptual_start_step: First generator update with it.
+        compile_backend: Of torch.compile ("inductor"), which training's networks then run through; None: as they are.
+            Names of weights and checkpoints stay the same. Validation is not compiled, for its lengths vary.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class CodecModule(L.LightningModule):
         semantic_decoder: nn.Module | None = None,
         perceptual_loss: nn.Module | None = None,
         perceptual_start_step: int = 0,
+        compile_backend: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -73,13 +78,18 @@ class CodecModule(L.LightningModule):
         self.loss_weights, self.gradient_clip = loss_weights, gradient_clip
         self.discriminator_start_step, self.discriminator_samples = discriminator_start_step, discriminator_samples
         self.semantic_decoder, self.perceptual_loss = semantic_decoder, perceptual_loss
-        self.perceptual_start_step = perceptual_start_step
+        self.perceptual_start_step, self.compile_backend = perceptual_start_step, compile_backend
         self._sharded = False
 
     def configure_model(self) -> None:
         """Shard the networks where there is a device mesh (ModelParallelStrategy): FSDP2, one unit each."""
         if self.device_mesh is None or self._sharded:
             return
+        if self.compile_backend is not None:
+            raise ValueError(
+                f"Expected no `compile_backend` under ModelParallelStrategy, but got {self.compile_backend!r}: whole "
+                "networks are gathered around their call. Train with `strategy: ddp_find_unused_parameters_true`."
+            )
         if any(isinstance(callback, WeightAveraging) for callback in self.trainer.callbacks):
             raise ValueError(
                 "Expected no average of weights (EMAWeightAveraging) under ModelParallelStrategy, but got one: "
@@ -118,6 +128,18 @@ class CodecModule(L.LightningModule):
                 f"Expected a generator that gives audio at the rate it takes, {self.generator.input_sample_rate}, to "
                 f"train it, but got {self.generator.sample_rate}: such a codec is loaded and run, not trained, here."
             )
+        if stage == "fit" and self.compile_backend is not None:
+            # Crops have one length; the discriminators see whole and halved batches, each worth a graph of its own.
+            for network in (self.generator, self.semantic_decoder, self.discriminator):
+                if network is not None:
+                    network.compile(backend=self.compile_backend, dynamic=False)
+
+    def on_fit_start(self) -> None:
+        self._seed = torch.initial_seed()
+
+    def on_train_batch_start(self, batch: AudioBatch, batch_index: int) -> None:
+        # Dropout: a resumed run draws what the uninterrupted one does. No checkpoint holds the state of every rank.
+        torch.manual_seed(noise_seed(self._seed, self.global_rank, self.global_step))
 
     def training_step(self, batch: AudioBatch, batch_index: int) -> None:
         # The raw discriminator optimizer does not count into global_step.
@@ -147,7 +169,8 @@ class CodecModule(L.LightningModule):
         if self._logs_now():
             logged |= terms | {"loss": loss}
             self.log_dict({f"train/{name}": value.detach() for name, value in logged.items()})
-            self.log("train/mel_bar", terms["mel"].detach(), prog_bar=True, logger=False)
+            # Lightning asks the device for what `log` gave the bar after every later step; a number waits once, here.
+            self.trainer.progress_bar_metrics["train/mel_bar"] = float(terms["mel"].detach())
 
     def _reconstruction_terms(self, made: Resynthesis, target_BT: Tensor) -> dict[str, Tensor]:
         """The terms that need no discriminator, by their names in `loss_weights`."""
@@ -201,7 +224,8 @@ class CodecModule(L.LightningModule):
             scheduler.step()
 
     def validation_step(self, batch: AudioBatch, batch_index: int) -> dict[str, Tensor]:
-        made = self.generator(batch.audio_BT, batch.num_samples_B, batch.semantic_BSC)
+        with nullcontext() if self.compile_backend is None else torch.compiler.set_stance("force_eager"):
+            made = self.generator(batch.audio_BT, batch.num_samples_B, batch.semantic_BSC)
         audible_BT = torch.arange(batch.audio_BT.shape[-1], device=self.device) < batch.num_samples_B[:, None]
         loss = self.reconstruction_loss(made.audio_BT * audible_BT, batch.audio_BT)
         self.log("val/mel", loss, prog_bar=True, sync_dist=True, batch_size=len(batch.keys))
@@ -218,3 +242,8 @@ class CodecModule(L.LightningModule):
         """Audio after encoding and decoding, (B, T)."""
         codes_BS, num_codes_B = self.generator.encode(audio_BT, num_samples_B)
         return self.generator.decode(codes_BS, num_codes_B)[:, : audio_BT.shape[-1]]
+
+
+def noise_seed(seed: int, rank: int, step: int) -> int:
+    """Of the noise of one step on one rank: 32 bits, which is what torch's generator of the CPU takes."""
+    return int(np.random.SeedSequence([seed, rank, step]).generate_state(1)[0])

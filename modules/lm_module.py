@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torchmetrics import MeanMetric
 
-from modules.api import PromptBatch, PromptFormat, Sampler, SamplingSettings, TokenBatch
+from modules.api import PromptFormat, Sampler, SamplingSettings
+from modules.batches import PromptBatch, TokenBatch
 from modules.lm.adapters import LowRankAdapters, add_adapters
 from modules.lm.loss import IGNORED, SummedLoss
 from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama

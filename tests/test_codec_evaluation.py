@@ -18,7 +18,8 @@ from callbacks.codec_evaluation import CodecEvaluation, PromptSelection
 from callbacks.codec_systems import CodecUnderTest
 from datamodules.audio import AudioDataModule
 from datamodules.sources.folder import FolderSource
-from modules.api import Audio, AudioBatch, Codec
+from modules.api import Audio, Codec
+from modules.batches import AudioBatch
 from modules.verifiers.naturalness import Dnsmos
 from modules.verifiers.normalise import EnglishWords
 from tests.conftest import SAMPLE_RATE

@@ -1,5 +1,7 @@
 """The GAN step: what counts as a step, when discriminators act, and that a resumed run is the uninterrupted one."""
 
+import sys
+
 import lightning as L
 import pytest
 import torch
@@ -15,7 +17,7 @@ from modules.codec.encoder import SpectralEncoder
 from modules.codec.generator import CodecGenerator
 from modules.codec.losses import MultiResolutionMelLoss
 from modules.codec.quantizer import FiniteScalarQuantizer
-from modules.codec_module import CodecModule
+from modules.codec_module import CodecModule, noise_seed
 from modules.schedule import WarmupCosine
 
 
@@ -120,6 +122,12 @@ def test_a_resumed_run_is_the_uninterrupted_one(shards, tmp_path):
             assert torch.equal(kept, again)
 
 
+def test_every_step_and_rank_has_noise_of_its_own():
+    """Guards against dropout that takes away the same values on all ranks, or at every step, or under every seed."""
+    seeds = [noise_seed(seed, rank, step) for seed in (0, 1, 2**63) for rank in range(8) for step in range(100)]
+    assert len(set(seeds)) == len(seeds)
+
+
 def test_sixteen_bit_floats_are_refused(shards, tmp_path):
     module = build()
     module.trainer = type("Trainer", (), {"precision": "16-mixed"})()
@@ -133,6 +141,15 @@ def test_a_checkpoint_that_is_no_codec_is_named(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(ValueError, match="CodecModule"):
         load_generator(tmp_path / "other.ckpt")
+
+
+def test_a_checkpoint_cannot_name_what_is_imported(tmp_path):
+    """Guards against a checkpoint that runs code of its own choosing: an import runs it, whatever is checked after."""
+    for name in ("this.Module", "torch.nn.Identity", "Module", "modules.codec.checkpoints.Path"):
+        torch.save({"state_dict": {}, "hyper_parameters": {"generator": {"class_path": name}}}, tmp_path / "other.ckpt")
+        with pytest.raises(ValueError, match="describe parts of a codec"):
+            load_generator(tmp_path / "other.ckpt")
+    assert "this" not in sys.modules
 
 
 def test_damaged_recordings_are_skipped_and_counted(shards, tmp_path):

@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset
 
-from modules.api import AudioBatch
+from modules.batches import AudioBatch
 from modules.codec.acoustic import AcousticEncoder
 from modules.codec.discriminators import DiscriminatorEnsemble, MultiPeriodDiscriminator, MultiResolutionDiscriminator
 from modules.codec.fusion import SemanticAcousticEncoder, SemanticAdapter, SemanticDecoder
@@ -67,7 +67,8 @@ def build(**changes) -> CodecModule:
         "loss_weights": LossWeights(perceptual=1.0),
     }
     module = CodecModule(**{**settings, **changes})
-    assert module.perceptual_loss.network is not None  # drawn now, not from the noise of a later step
+    if module.perceptual_loss is not None:
+        assert module.perceptual_loss.network is not None  # drawn now, not from the noise of a later step
     module.hparams.clear()  # the command line stores descriptions; whole modules do not go into a checkpoint
     return module
 

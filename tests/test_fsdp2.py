@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.utils.data import DataLoader, Dataset
 
-from modules.api import TokenBatch
+from modules.batches import TokenBatch
 from modules.lm.network import LlamaSize
 from modules.lm.prompt_format import TextToSpeech
 from modules.lm.tokenizer import ByteTokenizer

@@ -13,7 +13,8 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from callbacks.inference_scaling import InferenceScaling
-from modules.api import PromptBatch, SamplingSettings
+from modules.api import SamplingSettings
+from modules.batches import PromptBatch
 from modules.search.best_of_n import BestOfN
 from modules.search.candidates import CandidateStore
 from tests.search_toys import (

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaForCausalLM
 
-from modules.api import TokenBatch
+from modules.batches import TokenBatch
 from modules.lm.attention import find_segments
 from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama
 

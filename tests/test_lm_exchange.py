@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from modules.api import TokenBatch
+from modules.batches import TokenBatch
 from modules.lm.attention import find_segments
 from modules.lm.checkpoints import export, instantiate, main
 from modules.lm.huggingface_tokenizer import HuggingFaceTokenizer, with_speech_tokens

@@ -8,7 +8,8 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI
 from torch.utils.data import DataLoader
 
-from modules.api import Prompt, PromptBatch, SamplingSettings, TokenBatch
+from modules.api import Prompt, SamplingSettings
+from modules.batches import PromptBatch, TokenBatch
 from modules.lm.network import LlamaSize
 from modules.lm.prompt_format import TextToSpeech
 from modules.lm.tokenizer import ByteTokenizer

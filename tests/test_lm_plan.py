@@ -7,7 +7,7 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from modules.api import TokenBatch
+from modules.batches import TokenBatch
 from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama
 from modules.lm.plan import (
     LLASA_SPACE,

@@ -92,3 +92,19 @@ def test_batches_of_like_lengths_are_spread_over_the_whole():
     for start in range(0, 4000, 500):
         part = lengths[places[start : start + 500]]
         assert abs(part.mean() - lengths.mean()) < 20 and part.std() > 0.7 * lengths.std()
+
+
+def test_batches_are_bounded_by_their_padded_steps():
+    """Guards against memory and time that follow the longest item: 32 items of 8 s for 32 of 1 s; and against an item
+    that is left out for being longer than the bound."""
+    lengths = np.append(np.random.default_rng(0).integers(10, 200, 999), 5000)
+    batches = like_lengths_together(lengths, 32, seed=0, most_steps=1500)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(1000))
+    padded = [lengths[batch].max() * len(batch) for batch in batches]
+    assert all(len(batch) <= 32 for batch in batches)
+    assert all(total <= 1500 for total, batch in zip(padded, batches, strict=True) if len(batch) > 1)
+    assert [len(batch) for batch in batches if 999 in batch] == [1]
+    assert np.mean(padded) > 0.8 * 1500, "batches must be full"
+    assert sum(padded) < 1.1 * lengths.sum()
+    means = [lengths[batch].mean() for batch in batches]
+    assert np.abs(np.diff(means)).mean() > 30, "batches of like lengths must not follow each other"

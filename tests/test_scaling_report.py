@@ -18,7 +18,8 @@ from callbacks.inference_scaling import InferenceScaling
 from callbacks.report_page import audio_bytes, judged_curves
 from callbacks.run_layout import RunLayout
 from callbacks.scaling_report import ScalingReport
-from modules.api import Audio, PromptBatch, SamplingSettings
+from modules.api import Audio, SamplingSettings
+from modules.batches import PromptBatch
 from modules.search.best_of_n import BestOfN
 from tests.report_toys import RATE, Page, ToneCodec, curve, tone_sweep
 from tests.search_toys import (

@@ -10,8 +10,9 @@ from modules.codec.decoder import VocosDecoder
 from modules.codec.encoder import SpectralEncoder
 from modules.codec.generator import CodecGenerator
 from modules.codec.quantizer import FiniteScalarQuantizer
+from modules.lm.compute import TransformerSize
 from modules.lm.sampler import KVCacheSampler
-from modules.search.ledger import TransformerSize, decoding_flops, speech_cost
+from modules.search.ledger import decoding_flops, speech_cost
 from tests.lm_toys import FORMAT, PROMPTS, toy_network
 from tests.search_toys import ToyCodec, ToySampler, ToyVerifier, mean_level
 
@@ -44,8 +45,8 @@ def test_training_flops_are_those_that_torch_counts():
 
 
 def test_inference_flops_are_those_of_the_real_sampler():
-    """Guards against a formula for decoding that is not what decoding does: a run of the sampler, counted, and the
-    ledger's own formula for sizes of which there is no network here."""
+    """Guards against a formula for decoding that is not what decoding does: a run of the sampler, counted; and against
+    another size read from a configuration than its network has."""
     network = toy_network()
     sampler = KVCacheSampler(network, FORMAT, SamplingSettings())
     (root,) = sampler.start(PROMPTS[2:])
@@ -57,8 +58,7 @@ def test_inference_flops_are_those_of_the_real_sampler():
     num_codes = child.codes_S.numel()
     assert num_codes > 25
     assert sampler.flops(num_prompt_tokens, num_codes) == pytest.approx(counter.get_total_flops(), rel=0.05)
-    size, num_words = TransformerSize.from_config(network.config), FORMAT.token_space.codebook_size + 1
-    assert size.speech_flops(num_prompt_tokens, 60, num_words) == pytest.approx(sampler.flops(num_prompt_tokens, 60))
+    assert TransformerSize.from_config(network.config) == TransformerSize.of(network)
 
 
 def test_shares_per_second_of_audio():

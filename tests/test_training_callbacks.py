@@ -15,7 +15,7 @@ from callbacks import media
 from callbacks.audio_samples import AudioSamples
 from callbacks.codec_health import CodecHealth
 from callbacks.run_layout import RunLayout, described_run, readable_size
-from modules.api import AudioBatch
+from modules.batches import AudioBatch
 
 RATE, HOP, CODEBOOK_SIZE = 16000, 160, 32
 

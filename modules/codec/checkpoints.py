@@ -22,6 +22,7 @@ from modules.codec.transformers_folder import MODEL_TYPES, load_transformers, sa
 from modules.codec.weights import fill, read_checkpoint, read_folder
 
 PREFIX = "generator."
+ROOM = "modules.codec."
 
 
 class CodecCheckpoint:
@@ -153,10 +154,13 @@ def _frozen(codec: CodecGenerator) -> CodecGenerator:
 
 
 def _instantiate(value: Any) -> Any:
-    """Build what jsonargparse's {class_path, init_args} describes: modules only, for a checkpoint is data."""
+    """Build what jsonargparse's {class_path, init_args} describes: modules of this room only, for a checkpoint is data.
+
+    Raises ValueError for anything else, and does not import it.
+    """
     if isinstance(value, dict) and "class_path" in value:
-        module, name = value["class_path"].rsplit(".", 1)
-        kind = getattr(importlib.import_module(module), name)
+        module, _, name = value["class_path"].rpartition(".")
+        kind = getattr(importlib.import_module(module), name, None) if module.startswith(ROOM) else None
         if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
             raise ValueError(f"Expected the checkpoint to describe parts of a codec, but got {value['class_path']}.")
         arguments = {key: _instantiate(item) for key, item in (value.get("init_args") or {}).items()}

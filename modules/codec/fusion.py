@@ -3,6 +3,8 @@
 Shapes: B batch, T samples, S frames, C channels.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -81,6 +83,10 @@ class SemanticAcousticEncoder(nn.Module):
     def encode_settings(self) -> str:
         """What decides the codes beside the weights."""
         return f"appends_frame={self.appends_frame} {self.semantic.encode_settings}"
+
+    @property
+    def samples_per_call(self) -> float:
+        return getattr(self.acoustic, "samples_per_call", math.inf)
 
     def forward(self, audio_BT: Tensor, num_samples_B: Tensor, semantic_BSC: Tensor | None = None) -> Encoded:
         """(B, S, C), the number of frames of each item, and the speech encoder's states.

@@ -4,11 +4,14 @@ Shapes: B batch, T samples, S frames, C channels.
 """
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
+from modules.codec.buckets import CALL_SECONDS, in_buckets
 from modules.codec.spectral import frame_mask
 
 
@@ -33,7 +36,8 @@ class CodecGenerator(nn.Module):
     """Encoder, quantizer, decoder.
 
     Args:
-        encoder: forward(audio_BT, num_samples_B) -> Encoded; has sample_rate, hop_length, channels.
+        encoder: forward(audio_BT, num_samples_B) -> Encoded; has sample_rate, hop_length, channels, and may have
+            samples_per_call: how many samples a CPU should encode at once.
         quantizer: forward(latent_BSC) -> Quantized; lookup(codes_BS) -> latent_BSC; has codebook_size.
         decoder: forward(latent_BSC, num_frames_B) -> audio_BT; has sample_rate, hop_length, channels, receptive_frames
             (math.inf: a tail is decoded from the first frame on).
@@ -107,15 +111,25 @@ class CodecGenerator(nn.Module):
                 "Expected `audio_BT` of shape (B, T) and `num_samples_B` of shape (B,), "
                 f"but got {tuple(audio_BT.shape)} and {tuple(num_samples_B.shape)}."
             )
-        encoded = self.encoder(audio_BT, num_samples_B)
-        return self.quantizer(encoded.latent_BSC).codes_BS, encoded.num_frames_B
+        with parametrize.cached():  # weight norms are multiplied out once for all buckets
+            cost_of_call = CALL_SECONDS * self.input_sample_rate
+            most_samples = getattr(self.encoder, "samples_per_call", math.inf)
+            return in_buckets(self._encode, audio_BT, num_samples_B, cost_of_call, most_samples)
 
     def decode(self, codes_BS: Tensor, num_codes_B: Tensor, start_frame: int = 0) -> Tensor:
         """As Codec.decode. The look-back is the decoder's receptive field, so a tail equals the end of the whole."""
         first_frame = max(0, start_frame - self.decoder.receptive_frames)
-        latent_BSC = self.bridge(self.quantizer.lookup(codes_BS[:, first_frame:]))
-        audio_BT = self.decoder(latent_BSC, (num_codes_B - first_frame).clamp(min=0))
+        num_frames_B = (num_codes_B - first_frame).clamp(min=0)
+        steps_per_call = CALL_SECONDS * self.frame_rate
+        (audio_BT,) = in_buckets(self._decode, codes_BS[:, first_frame:], num_frames_B, steps_per_call)
         return audio_BT[:, (start_frame - first_frame) * self.decoder.hop_length :]
+
+    def _encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
+        encoded = self.encoder(audio_BT, num_samples_B)
+        return self.quantizer(encoded.latent_BSC).codes_BS, encoded.num_frames_B
+
+    def _decode(self, codes_BS: Tensor, num_frames_B: Tensor) -> tuple[Tensor]:
+        return (self.decoder(self.bridge(self.quantizer.lookup(codes_BS)), num_frames_B),)
 
     def decode_flops(self, num_codes: int) -> float:
         """2 FLOPs per weight and frame; the inverse STFT is left out (under 1%)."""

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from modules.codec.acoustic import unequal_lengths
 from modules.codec.encoder import Encoded
+from modules.codec.relative_attention import with_quick_positions
 from modules.codec.spectral import frame_mask
+
+ATTENTION_NAME = "sdpa_with_mask_unread"  # as transformers knows it
 
 
 class SemanticEncoder(nn.Module):
@@ -92,6 +95,7 @@ class SemanticEncoder(nn.Module):
                 f"Expected `channels` to be the width of the speech encoder, {network.config.hidden_size}, "
                 f"but got {self.channels}."
             )
+        _leave_mask_unread(network)
         self._frozen.network = network.eval().requires_grad_(False)
         self._frozen.config = {key: value for key, value in config.items() if key != "transformers_version"}
 
@@ -175,6 +179,27 @@ def _masked(network: nn.Module, inputs: Tensor, num_samples_B: Tensor, num_frame
     return network(inputs, attention_mask=mask_BS).last_hidden_state
 
 
+def _leave_mask_unread(network: nn.Module) -> None:
+    """Attention as before, with a mask that nobody looks at.
+
+    transformers drops a mask that masks nothing, and to know that it waits for the device, at every call. On the CPU
+    `unequal_lengths` has looked before.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
+
+    def unread_mask(*args: Any, attention_mask: Tensor | None = None, **settings: Any) -> Tensor | None:
+        if attention_mask is None:
+            return None
+        return sdpa_mask(*args, attention_mask=attention_mask, **settings | {"allow_is_bidirectional_skip": False})
+
+    if network.config._attn_implementation == "sdpa":
+        AttentionInterface.register(ATTENTION_NAME, sdpa_attention_forward)
+        AttentionMaskInterface.register(ATTENTION_NAME, unread_mask)
+        network.config._attn_implementation = ATTENTION_NAME
+
+
 def _by_length(network: nn.Module, inputs: Tensor, num_samples_B: Tensor, num_frames_B: Tensor) -> Tensor:
     """Items of one length together, without padding."""
     edges = inputs.shape[1] - int(num_samples_B.max())
@@ -193,7 +218,7 @@ def random_network(config: dict[str, Any], num_layers: int) -> nn.Module:
 
     settings = AutoConfig.for_model(**config)
     settings.num_hidden_layers = _cut(settings, num_layers)
-    return _without_final_norm(AutoModel.from_config(settings))
+    return with_quick_positions(_without_final_norm(AutoModel.from_config(settings)))
 
 
 def pretrained_network(model: str, num_layers: int) -> tuple[nn.Module, dict[str, Any]]:
@@ -210,7 +235,7 @@ def pretrained_network(model: str, num_layers: int) -> tuple[nn.Module, dict[str
             f"Expected `model` to be a folder or a hub id of a speech encoder that can be fetched, but got {model!r}: "
             f"{error}"
         ) from error
-    return _without_final_norm(network), config
+    return with_quick_positions(_without_final_norm(network)), config
 
 
 def _cut(settings: Any, num_layers: int) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from modules.api import TokenBatch
+from modules.batches import TokenBatch
 from modules.lm.attention import find_segments, register_packed_attention
 from modules.lm.loss import SummedLoss, linear_cross_entropy
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from modules.lm.compute import TransformerSize
 from modules.lm.loss import chosen_chunk_size
 from modules.lm.network import LlamaSize, build_llama
 from modules.tokens import TokenSpace
@@ -66,21 +67,18 @@ def num_parameters(size: LlamaSize, vocab_size: int) -> int:
     return sum(weight.numel() for weight in network.parameters())
 
 
-def num_body_parameters(size: LlamaSize) -> int:
-    """Of the blocks' matrices: what every token is multiplied with beside the head."""
-    key_value = size.hidden_size * size.num_key_value_heads // size.num_heads
-    attention = 2 * size.hidden_size * (size.hidden_size + key_value)
-    return size.num_layers * (attention + 3 * size.hidden_size * size.intermediate_size)
+def transformer_size(size: LlamaSize, vocab_size: int) -> TransformerSize:
+    """What decides its FLOPs."""
+    shape = (size.hidden_size, size.intermediate_size, size.num_layers, size.num_heads, size.num_key_value_heads)
+    return TransformerSize(*shape, size.hidden_size // size.num_heads, vocab_size)
 
 
 def training_flops(size: LlamaSize, vocab_size: int, document_tokens: int = DOCUMENT_TOKENS) -> float:
-    """FLOPs per token, forward and backward: 6 per weight of a product, and causal attention within documents.
+    """FLOPs per token, forward and backward, with attention within documents and the head for every token.
 
-    The same count as the sampler's ledger (2 per weight and token, 4 per channel and pair), three times: forward, and
-    the gradients of inputs and weights. Recomputed activations are not counted, as is usual for utilisation.
+    Recomputed activations are not counted, as is usual for utilisation.
     """
-    weights = num_body_parameters(size) + vocab_size * size.hidden_size
-    return 6 * weights + 3 * 4 * size.num_layers * size.hidden_size * (document_tokens + 1) / 2
+    return transformer_size(size, vocab_size).training_flops(1, document_tokens)
 
 
 def block_activation_bytes(size: LlamaSize, is_half: bool) -> int:
@@ -108,7 +106,8 @@ def memory_plan(size: LlamaSize, vocab_size: int, hardware: Hardware, recompute_
     table = vocab_size * size.hidden_size
     gathered = 0.0
     if hardware.is_sharded:  # embedding and head stay whole during a step, blocks come and go: one, and the next
-        gathered = width * (table * (1 if size.tie_embeddings else 2) + 2 * num_body_parameters(size) / size.num_layers)
+        body = transformer_size(size, vocab_size).num_weights
+        gathered = width * (table * (1 if size.tie_embeddings else 2) + 2 * body / size.num_layers)
     elif hardware.is_half:  # autocast's copies of the weights
         gathered = width * total
     chunk = min(tokens, chosen_chunk_size(vocab_size, not hardware.is_half))

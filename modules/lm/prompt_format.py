@@ -20,7 +20,8 @@ class TextToSpeech:
         <|SPEECH_GENERATION_START|> codes <|SPEECH_GENERATION_END|>
 
     Only the codes and the end of speech carry loss. A spoken prompt (`voice`) puts its text before the text and its
-    codes before the codes, without loss. The other way round, speech understanding:
+    codes before the codes, without loss; one without text is continued: the text begins with its words. The other way
+    round, speech understanding:
 
         <|SPEECH_UNDERSTANDING_START|> codes <|SPEECH_UNDERSTANDING_END|>
         <|TEXT_GENERATION_START|> text <|TEXT_GENERATION_END|>
@@ -60,7 +61,7 @@ class TextToSpeech:
 
         Raises ValueError on text that the tokenizer refuses.
         """
-        said = text if voice is None else f"{voice.text} {text}"
+        said = text if voice is None or not voice.text else f"{voice.text} {text}"
         names = {"speaker": speaker, "language": language}
         if all(value for name, value in names.items() if f"{{{name}}}" in self.prefix):
             said = self.prefix.format(**names) + said

@@ -17,6 +17,7 @@ from torch import Tensor
 from modules.api import Branch, Prompt, PromptFormat, SamplingSettings
 from modules.lm.attention import find_segments
 from modules.lm.cache import PrefillCache
+from modules.lm.compute import TransformerSize
 from modules.lm.decoding import DecodingBatch, Prefix, Row
 
 if TYPE_CHECKING:
@@ -61,7 +62,10 @@ class KVCacheSampler:
 
     @torch.inference_mode()
     def start(self, prompts: Sequence[Prompt]) -> list[Branch]:
-        """One branch without codes per prompt. Raises ValueError on text that the tokenizer refuses."""
+        """One branch without codes per prompt; a branch's codes are those after a spoken prompt.
+
+        Raises ValueError on text that the tokenizer refuses, and on a `voice` that the codec has not read yet.
+        """
         branches = [Branch(prompt, torch.empty(0, dtype=torch.int64)) for prompt in prompts]
         self._prefill(branches)
         return branches
@@ -90,26 +94,29 @@ class KVCacheSampler:
             branch.state = None
 
     def num_prompt_tokens(self, prompt: Prompt) -> int:
-        return len(self.prompt_format.prompt_tokens(prompt.text))
+        return len(self._prompt_tokens(prompt))
 
     def flops(self, num_prompt_tokens: int, num_codes: int) -> float:
         """FLOPs to read a prompt and draw `num_codes` tokens: 2 per weight and token, the attention, the cut head.
 
         N candidates of one prompt cost flops(P, 0) + N * (flops(P, S) - flops(P, 0)): the prompt is read once.
         """
-        config = self.network.config
-        num_weights = sum(weight.numel() for weight in self.network.model.layers.parameters() if weight.ndim == 2)
-        num_tokens = num_prompt_tokens + num_codes
-        num_pairs = num_tokens * (num_tokens + 1) / 2  # query and key
-        attention_channels = config.num_attention_heads * config.head_dim
-        head = 2 * config.hidden_size * (self.prompt_format.token_space.codebook_size + 1) * num_codes
-        return 2 * num_weights * num_tokens + 4 * attention_channels * config.num_hidden_layers * num_pairs + head
+        num_words = self.prompt_format.token_space.codebook_size + 1
+        return TransformerSize.of(self.network).speech_flops(num_prompt_tokens, num_codes, num_words)
 
     # ------------------------------------------------------------------------------------------------------ prefill
 
     @property
     def _device(self) -> torch.device:
         return self.network.lm_head.weight.device
+
+    def _prompt_tokens(self, prompt: Prompt) -> list[int]:
+        """Everything before the first code that is drawn: also the codes of a spoken prompt."""
+        if prompt.voice is None:
+            return self.prompt_format.prompt_tokens(prompt.text)
+        if not prompt.voice.codes:
+            raise ValueError(f"Expected the `voice` of prompt {prompt.key!r} as codes, but got its text alone.")
+        return self.prompt_format.prompt_tokens(prompt.text, voice=prompt.voice)
 
     def _prefill(self, branches: Sequence[Branch]) -> int:
         """Give each branch its Prefix; how many tokens were read. One forward pass reads many, packed like training
@@ -119,7 +126,7 @@ class KVCacheSampler:
         pending: list[tuple[Branch, list[int]]] = []
         for branch in {id(branch): branch for branch in branches}.values():
             codes = [offset + code for code in branch.codes_S.tolist()]
-            pending.append((branch, self.prompt_format.prompt_tokens(branch.prompt.text) + codes))
+            pending.append((branch, self._prompt_tokens(branch.prompt) + codes))
             num_tokens += len(pending[-1][1])
             if sum(len(tokens) for _, tokens in pending) >= _MAX_PREFILL_TOKENS:
                 self._prefill_pack(pending)

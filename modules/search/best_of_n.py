@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from modules.api import Audio, Branch, Candidate
 from modules.search.protocol import Estimate, Extend, Score, Search, Span, Trace
+from modules.search.voices import voice_codes
 
 
 def candidate_seed(seed: int, prompt_key: str, index: int | str) -> int:
@@ -18,9 +19,10 @@ def candidate_seed(seed: int, prompt_key: str, index: int | str) -> int:
 
 def finished_candidate(branch: Branch, index: int, seed: int) -> Candidate:
     """A branch that grows no further, as a candidate: codes on the CPU, no audio, no scores yet."""
-    return Candidate(
-        branch.prompt.key, index, seed, branch.codes_S.detach().cpu().long(), branch.log_probability, branch.stopped
-    )
+    codes_S = branch.codes_S.detach().cpu().long()
+    candidate = Candidate(branch.prompt.key, index, seed, codes_S, branch.log_probability, branch.stopped)
+    candidate.voice_codes_S = voice_codes(branch.prompt)
+    return candidate
 
 
 def partial_candidate(branch: Branch, index: int, seed: int, audio: Audio | None) -> Candidate:

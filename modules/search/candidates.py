@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +17,8 @@ from modules.api import Candidate, Cost, Prompt
 from modules.search.identity import digest
 from modules.search.protocol import Trace
 from modules.search.scoring import ScoreFailure
+from modules.search.voices import voice_codes
+from modules.search.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,6 @@ class CandidateStore:
         failures: Sequence[ScoreFailure] | set[ScoreFailure] = (),
     ) -> None:
         """Write the record. Scores in `failures` are left out, so that a later run asks the verifier again."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         failed = set(failures)
         body = {
             "format": FORMAT_VERSION,
@@ -96,22 +96,7 @@ class CandidateStore:
         head = {key: value for key, value in body.items() if key != "candidates"} | {"digest": digest(body)}
         lines = ",\n".join(json.dumps(one, ensure_ascii=False) for one in body["candidates"])
         text = json.dumps(head, ensure_ascii=False, indent=1)[:-2] + f',\n "candidates": [\n{lines}\n]}}\n'
-        _write_whole(self.path(identity), text)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write through a temporary name in the same folder: a kill or a power cut leaves the old file or the new one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        write_whole(self.path(identity), text)
 
 
 def _candidate_content(
@@ -154,6 +139,7 @@ def _record_from_content(content: dict[str, Any], identity: dict[str, Any], prom
                 stopped=one["stopped"],
                 scores=scores,
                 cost=Cost(**one["cost"]),
+                voice_codes_S=voice_codes(prompt),
             )
         )
     return CandidateRecord(Trace(prompt, candidates), content["score_identities"], hypotheses)

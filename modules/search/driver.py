@@ -181,12 +181,13 @@ def _answer_scores(
     starts = [num_decoded(candidate, codec) for _, candidate in asked]
     decode_candidates([candidate for _, candidate in asked], codec, decode_batch_size)
     for (search, candidate), start in zip(asked, starts, strict=True):
-        codec_flops = decoding_flops(codec, start, candidate.num_codes)
+        codec_flops = decoding_flops(codec, start, candidate.num_codes, candidate.num_voice_codes)
         search.spent += Cost(codec_flops=codec_flops)
         if candidate.is_partial:
             candidate.cost += Cost(codec_flops=codec_flops)
         elif candidate.cost.lm_flops == candidate.cost.codec_flops == 0:
-            candidate.cost += sampling_cost(sampler, codec, search.num_prompt_tokens, candidate.num_codes)
+            sizes = (search.num_prompt_tokens, candidate.num_codes, candidate.num_voice_codes)
+            candidate.cost += sampling_cost(sampler, codec, *sizes)
     for verifier in selectors:
         for search in searches:
             failed = _ask(search.request, verifier, codec, progress)

@@ -54,11 +54,18 @@ def candidate_identity(
     return ({"steering": steering} if steering else {}) | {
         "language_model": model_hash,
         "codec": codec.fingerprint,
-        "prompt": {"key": prompt.key, "text": prompt.text, "language": prompt.language},
+        "prompt": {"key": prompt.key, "text": prompt.text, "language": prompt.language} | _voice_identity(prompt),
         "sampling": _sampling_identity(sampling),
         "algorithm": plain(algorithm),
         "seed": seed,
     }
+
+
+def _voice_identity(prompt: Prompt) -> dict[str, Any]:
+    """What a spoken prompt says and its codes; nothing where there is none, as in candidates stored before."""
+    if prompt.voice is None:
+        return {}
+    return {"voice": {"text": prompt.voice.text, "codes": digest([int(code) for code in prompt.voice.codes])}}
 
 
 def _sampling_identity(sampling: SamplingSettings) -> dict[str, Any]:
@@ -69,9 +76,9 @@ def _sampling_identity(sampling: SamplingSettings) -> dict[str, Any]:
 
 def score_identity(verifier: Verifier, prompt: Prompt, decoder_fingerprint: str) -> str:
     """Digest of what a score depends on beside the codes: the verifier's model and settings, the codec's decoder, and
-    the reference recording where the verifier listens to it."""
+    the reference recording where the verifier listens to it, or candidates go on from it."""
     reference = None
-    if verifier.needs_reference and prompt.reference is not None:
+    if (verifier.needs_reference or prompt.voice is not None) and prompt.reference is not None:
         samples = prompt.reference.samples_T.detach().cpu().float().contiguous().numpy().tobytes()
         reference = [hashlib.sha256(samples).hexdigest(), prompt.reference.sample_rate]
     settings = plain(getattr(verifier, "settings", None))

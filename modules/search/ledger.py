@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from modules.api import Candidate, Codec, Cost, Sampler, Verifier
 from modules.search.protocol import Estimate, Trace
@@ -14,11 +13,13 @@ def candidate_seconds(num_codes: int, codec: Codec) -> float:
     return num_codes / codec.frame_rate
 
 
-def sampling_cost(sampler: Sampler, codec: Codec, num_prompt_tokens: int, num_codes: int) -> Cost:
+def sampling_cost(
+    sampler: Sampler, codec: Codec, num_prompt_tokens: int, num_codes: int, num_voice_codes: int = 0
+) -> Cost:
     """FLOPs to draw one candidate by itself (its prompt included) and to decode it; no codes, nothing to decode."""
     prompt_flops = sampler.flops(num_prompt_tokens, 0)
     lm_flops = sampler.flops(num_prompt_tokens, num_codes)
-    return Cost(lm_flops, decoding_flops(codec, 0, num_codes), prompt_flops=prompt_flops)
+    return Cost(lm_flops, decoding_flops(codec, 0, num_codes, num_voice_codes), prompt_flops=prompt_flops)
 
 
 def growth_flops(sampler: Sampler, num_prompt_tokens: int, start: int, stop: int) -> float:
@@ -26,11 +27,13 @@ def growth_flops(sampler: Sampler, num_prompt_tokens: int, start: int, stop: int
     return sampler.flops(num_prompt_tokens, stop) - sampler.flops(num_prompt_tokens, start)
 
 
-def decoding_flops(codec: Codec, start: int, stop: int) -> float:
-    """FLOPs to decode the codes from `start` to `stop`, with the frames before them that the codec looks back on."""
+def decoding_flops(codec: Codec, start: int, stop: int, num_voice_codes: int = 0) -> float:
+    """FLOPs to decode the codes from `start` to `stop`, with the frames before them that the codec looks back on, those
+    of a spoken prompt of `num_voice_codes` among them."""
     if stop <= start:
         return 0.0
-    return codec.decode_flops(stop - max(0, start - getattr(codec, "look_back_frames", 0)))
+    num_before = min(num_voice_codes + start, getattr(codec, "look_back_frames", 0))
+    return codec.decode_flops(stop - start + num_before)
 
 
 def verifier_cost(verifiers: Sequence[Verifier], codec: Codec, num_codes: int) -> Cost:
@@ -73,14 +76,21 @@ def search_flops(
 
 
 def estimated_cost(
-    estimate: Estimate, sampler: Sampler, codec: Codec, selectors: Sequence[Verifier], num_prompt_tokens: int
+    estimate: Estimate,
+    sampler: Sampler,
+    codec: Codec,
+    selectors: Sequence[Verifier],
+    num_prompt_tokens: int,
+    num_voice_codes: int = 0,
 ) -> Cost:
     """What the search of one prompt will cost by its estimate; `seconds` stay 0."""
     prompt_flops = sampler.flops(num_prompt_tokens, 0)
     lm_flops = prompt_flops + sum(
         span.count * growth_flops(sampler, num_prompt_tokens, span.start, span.stop) for span in estimate.drawn
     )
-    codec_flops = sum(span.count * decoding_flops(codec, span.start, span.stop) for span in estimate.decoded)
+    codec_flops = sum(
+        span.count * decoding_flops(codec, span.start, span.stop, num_voice_codes) for span in estimate.decoded
+    )
     verifier_flops = 0.0
     for selector in selectors:
         for span in estimate.heard.get(selector.name, ()):
@@ -108,63 +118,6 @@ def with_shared_costs(trace: Trace, spent: Cost) -> Trace:
     for candidate in trace.candidates:
         candidate.cost = share
     return trace
-
-
-@dataclass(frozen=True)
-class TransformerSize:
-    """What decides the FLOPs of a Llama. `from_config` reads it from a transformers configuration.
-
-    A layer's weights: queries and output (hidden x heads x head size), keys and values (hidden x key-value heads x head
-    size), three matrices of the gated feed-forward. Norms and embeddings do no matrix product.
-    """
-
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_key_value_heads: int
-    head_size: int
-    vocab_size: int
-
-    @classmethod
-    def from_config(cls, config: Any) -> "TransformerSize":
-        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return cls(
-            config.hidden_size,
-            config.intermediate_size,
-            config.num_hidden_layers,
-            config.num_attention_heads,
-            config.num_key_value_heads,
-            head_size,
-            config.vocab_size,
-        )
-
-    @property
-    def num_weights(self) -> int:
-        """Weights of all layers that multiply; neither the embedding nor the head."""
-        attention = 2 * self.hidden_size * self.head_size * (self.num_heads + self.num_key_value_heads)
-        return self.num_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
-
-    def forward_flops(self, num_tokens: float, num_pairs: float, num_targets: float, num_words: int = 0) -> float:
-        """2 per weight and token, 4 per channel and pair of query and key (scores and values), 2 per weight of the head
-        and predicted token; the head has `num_words` words (0: all)."""
-        attention = 4 * self.num_layers * self.num_heads * self.head_size * num_pairs
-        head = 2 * self.hidden_size * (num_words or self.vocab_size) * num_targets
-        return 2 * self.num_weights * num_tokens + attention + head
-
-    def training_flops(self, num_tokens: float, document_tokens: float, target_share: float = 1.0) -> float:
-        """FLOPs to train on `num_tokens` in documents of `document_tokens`: 6ND, the attention and the head.
-
-        The backward pass costs twice the forward. A token sees itself and those before it in its document, which are
-        (document_tokens + 1) / 2 on average. `target_share`: tokens that carry a loss; the others need no head.
-        """
-        num_pairs = num_tokens * (document_tokens + 1) / 2
-        return 3 * self.forward_flops(num_tokens, num_pairs, target_share * num_tokens)
-
-    def speech_flops(self, num_prompt_tokens: int, num_codes: int, num_words: int = 0) -> float:
-        """FLOPs to read a prompt and draw codes from a head of `num_words`: what a Sampler's `flops` says."""
-        num_tokens = num_prompt_tokens + num_codes
-        return self.forward_flops(num_tokens, num_tokens * (num_tokens + 1) / 2, num_codes, num_words)
 
 
 @dataclass(frozen=True)

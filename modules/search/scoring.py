@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from modules.api import Audio, Candidate, Codec, Cost, Prompt, Verifier, pad_rows
+from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Codec, Cost, Prompt, Verifier, pad_rows
 from modules.search.ledger import share_seconds
 
 logger = logging.getLogger(__name__)
@@ -15,26 +15,24 @@ logger = logging.getLogger(__name__)
 # (prompt key, candidate index, verifier name) of a score that is NaN because the verifier raised an exception.
 ScoreFailure = tuple[str, int, str]
 
-# Not a judgement on a candidate but a broken installation: these stop the sweep.
-BROKEN_INSTALLATION = (ImportError, FileNotFoundError, MemoryError)
-
 
 def decode_candidates(candidates: Sequence[Candidate], codec: Codec, batch_size: int = 16) -> None:
     """Fill `audio` of the candidates that have none, and add the seconds it took to their cost.
 
-    A partial candidate is decoded from where its audio ends; whole ones from the start. Candidates of similar length
-    share a batch, which saves padding. One without codes gets audio of 0 samples.
+    A partial candidate is decoded from where its audio ends; whole ones from the start, or from the end of the spoken
+    prompt that they go on from: the decoder looks back on it. Candidates of similar length share a batch, which saves
+    padding. One without codes gets audio of 0 samples.
     """
-    groups: dict[int, list[Candidate]] = {}
+    groups: dict[tuple[int, int], list[Candidate]] = {}
     for candidate in candidates:
         if candidate.audio is None and candidate.num_codes == 0:
             candidate.audio = Audio(torch.zeros(0), codec.sample_rate)
         if candidate.audio is None or (candidate.is_partial and num_decoded(candidate, codec) < candidate.num_codes):
-            groups.setdefault(num_decoded(candidate, codec), []).append(candidate)
-    for start_frame, group in groups.items():
+            groups.setdefault((candidate.num_voice_codes, num_decoded(candidate, codec)), []).append(candidate)
+    for (_, first_code), group in groups.items():
         waiting = sorted(group, key=lambda one: one.num_codes)
         for first in range(0, len(waiting), batch_size):
-            _decode_batch(waiting[first : first + batch_size], codec, start_frame)
+            _decode_batch(waiting[first : first + batch_size], codec, first_code)
 
 
 def num_decoded(candidate: Candidate, codec: Codec) -> int:
@@ -46,19 +44,26 @@ def _hop_length(codec: Codec) -> int:
     return round(codec.sample_rate / codec.frame_rate)
 
 
-def _decode_batch(batch: Sequence[Candidate], codec: Codec, start_frame: int) -> None:
-    """Add the audio from `start_frame` on, where all of them end so far."""
+def _decode_batch(batch: Sequence[Candidate], codec: Codec, first_code: int) -> None:
+    """Add the audio from their code `first_code` on, where all of them end so far; all have as long a spoken prompt."""
     started = time.perf_counter()
-    codes_BS, num_codes_B = pad_rows([candidate.codes_S for candidate in batch])
-    audio_BT = codec.decode(codes_BS, num_codes_B, start_frame).float().cpu()
+    codes_BS, num_codes_B = pad_rows([_all_codes(candidate) for candidate in batch])
+    audio_BT = codec.decode(codes_BS, num_codes_B, batch[0].num_voice_codes + first_code).float().cpu()
     shares = share_seconds(time.perf_counter() - started, [candidate.num_codes for candidate in batch])
     for candidate, audio_T, seconds in zip(batch, audio_BT, shares, strict=True):
         # clone: a slice would keep the whole padded batch alive.
-        new_T = audio_T[: (candidate.num_codes - start_frame) * _hop_length(codec)].clone()
-        if start_frame:
+        new_T = audio_T[: (candidate.num_codes - first_code) * _hop_length(codec)].clone()
+        if first_code:
             new_T = torch.cat([candidate.audio.samples_T, new_T])
         candidate.audio = Audio(new_T, codec.sample_rate)
         candidate.cost += Cost(seconds=seconds)
+
+
+def _all_codes(candidate: Candidate) -> torch.Tensor:
+    """The spoken prompt's codes, then its own."""
+    if candidate.voice_codes_S is None:
+        return candidate.codes_S
+    return torch.cat([candidate.voice_codes_S, candidate.codes_S])
 
 
 def score_candidates(prompt: Prompt, candidates: Sequence[Candidate], verifier: Verifier) -> set[ScoreFailure]:

@@ -90,10 +90,10 @@ def describe(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_candida
     }
 
 
-def package_versions() -> dict[str, str]:
-    """Those packages that the result depends on, as far as they are installed."""
+def package_versions(distributions: Sequence[str] = DISTRIBUTIONS) -> dict[str, str]:
+    """Of those that are installed."""
     versions = {}
-    for name in DISTRIBUTIONS:
+    for name in distributions:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -121,7 +121,9 @@ class Sweep:
     def estimated_cost(self, prompt: Prompt, sampler: Sampler, num_codes: int = sys.maxsize) -> Cost:
         """What the search of a prompt costs if its candidates have so many codes; the default is the most it can."""
         estimate = self.algorithm.estimate(num_codes)
-        return estimated_cost(estimate, sampler, self.codec, self.panel.selectors, sampler.num_prompt_tokens(prompt))
+        num_voice_codes = len(prompt.voice.codes) if prompt.voice else 0
+        sizes = (sampler.num_prompt_tokens(prompt), num_voice_codes)
+        return estimated_cost(estimate, sampler, self.codec, self.panel.selectors, *sizes)
 
     def record(self, prompt: Prompt) -> CandidateRecord:
         """A finished prompt from the store. Scores that a verifier was asked for but could not give are NaN."""

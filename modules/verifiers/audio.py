@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from modules.api import Audio
+from modules.api import BROKEN_INSTALLATION, Audio
 
 MIN_SECONDS = 0.1
 
@@ -65,10 +65,6 @@ class Failures:
         self.count += 1
         if self.count == 1:
             logger.warning("%s could not judge a clip, and counts it: %s", self.verifier, error)
-
-
-# Says nothing of a clip: these must stop whoever asked.
-BROKEN_INSTALLATION = (ImportError, FileNotFoundError, MemoryError)
 
 
 class ContentCache:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from modules.api import Audio
-from modules.verifiers.audio import BROKEN_INSTALLATION, checked, resampled
-from modules.verifiers.model_files import content_hash
+from modules.api import BROKEN_INSTALLATION, Audio
+from modules.verifiers.audio import checked, resampled
+from modules.verifiers.model_files import content_hash, model_folder
 
 # From a network's output and the number of samples of each clip to one result per clip.
 Reader = Callable[[Any, list[int]], list[Any]]
@@ -41,13 +41,7 @@ class AudioModel:
 
     @cached_property
     def folder(self) -> Path:
-        if Path(self.model).is_dir():
-            return Path(self.model)
-        if self.model.count("/") > 1 or self.model.startswith((".", "/", "~")):
-            raise FileNotFoundError(f"Expected `model` to be a folder or a hub name, but got {self.model}.")
-        from huggingface_hub import snapshot_download
-
-        return Path(snapshot_download(self.model))
+        return model_folder(self.model)
 
     @cached_property
     def model_hash(self) -> str:

@@ -18,6 +18,20 @@ def package_folder(package: str, install: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
+def model_folder(model: str) -> Path:
+    """A local folder, or that of a name on the model hub, downloaded where it is not in the cache.
+
+    Raises FileNotFoundError where `model` is neither.
+    """
+    if Path(model).is_dir():
+        return Path(model)
+    if model.count("/") > 1 or model.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"Expected `model` to be a folder or a hub name, but got {model}.")
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model))
+
+
 def content_hash(files: Iterable[Path]) -> str:
     """SHA-256 over the content of the files, in the order given; their names and places do not matter."""
     digest = hashlib.sha256()

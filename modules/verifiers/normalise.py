@@ -20,6 +20,11 @@ DIGIT_WORDS: dict[str, tuple[str, ...]] = {
     "8": ("eight", "eights", "ate", "ait", "aight"),
     "9": ("nine", "nines", "niner", "nein"),
 }
+# What Seed-TTS-eval deletes: the punctuation of ASCII but the apostrophe, and that of Chinese texts with its space.
+PUBLISHED_PUNCTUATION = re.compile(
+    r"[!-&(-/:-@\[-`{-~\u00b7\u2013\u2014\u2018\u2019\u201b-\u201f\u2026\u2027\u3000-\u3003\u3008-\u3011"
+    r"\u3014-\u301f\u3030\u303e\u303f\ufe4f\ufe51\ufe54\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff64]"
+)
 TEENS = ("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")
 TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 REPEATS = {"double": 2, "triple": 3}
@@ -74,6 +79,36 @@ class BasicWords:
 
     def __call__(self, text: str) -> str:
         return self._normalise(text).strip()
+
+
+class SeedTTSEnglish:
+    """As Seed-TTS-eval compares English words: lower case, punctuation deleted, so that "well-known" is one word; the
+    apostrophe stays, the typographic one does not. Numbers stay as written. Count words."""
+
+    name = "seed-tts-eval en"
+
+    def __call__(self, text: str) -> str:
+        return " ".join(PUBLISHED_PUNCTUATION.sub("", text).lower().split())
+
+
+class SeedTTSChinese:
+    """As Seed-TTS-eval compares Chinese characters: punctuation and spaces deleted, case and numbers as written.
+    Count characters. Its recogniser's text is made simplified Chinese before (`Paraformer` does)."""
+
+    name = "seed-tts-eval zh"
+
+    def __call__(self, text: str) -> str:
+        return "".join(PUBLISHED_PUNCTUATION.sub("", text).split())
+
+
+class LetterWords:
+    """Lower-case letters and apostrophes, what LibriSpeech's texts are made of; all else parts words. Count words."""
+
+    name = "letters"
+
+    def __call__(self, text: str) -> str:
+        words = re.findall(r"(?:[^\W\d_]|')+", text.lower())
+        return " ".join(words)
 
 
 class Digits:

@@ -122,7 +122,7 @@ class XVector:
     """A speaker model of transformers, such as WavLM-SV (Chen et al., arXiv 2110.13900): WavLMForXVector and its kin.
 
     Seed-TTS-eval's similarity comes from a fine-tuned WavLM large with an ECAPA head, which transformers does not hold:
-    numbers of this class are not comparable with those tables.
+    numbers of this class are not comparable with those tables (modules/verifiers/wavlm_speaker.py has that encoder).
 
     Args:
         model: A folder, or a name on the hub such as microsoft/wavlm-base-plus-sv.

@@ -7,8 +7,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from modules.api import Audio, Candidate, Prompt
-from modules.verifiers.audio import BROKEN_INSTALLATION, Failures, audio_hash, checked
+from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Prompt
+from modules.verifiers.audio import Failures, audio_hash, checked, resampled
 from modules.verifiers.normalise import Normaliser
 
 MAX_CACHED_TEXTS = 100_000
@@ -58,6 +58,16 @@ def prefix_error_rate(reference: str, hypothesis: str, unit: Literal["word", "ch
     return min(distances) / len(expected)
 
 
+def heard_audio(prompt: Prompt, candidate: Candidate) -> Audio | None:
+    """The candidate; after the recording that it continues, where the prompt's text begins with that one's words."""
+    is_continued = prompt.voice is not None and not prompt.voice.text and prompt.reference is not None
+    if not is_continued or candidate.audio is None:
+        return candidate.audio
+    rate = candidate.audio.sample_rate
+    recording_T = torch.from_numpy(resampled(prompt.reference, rate))
+    return Audio(torch.cat([recording_T, candidate.audio.samples_T.detach().float().cpu()]), rate)
+
+
 # Attributes of a recogniser that say how fast it works, not what it hears; and its cached hash.
 NOT_SETTINGS = {"device", "num_workers", "cpu_threads", "batch_size", "model_hash"}
 
@@ -67,7 +77,8 @@ class Transcript:
 
     Both texts pass the normaliser first. What was heard is kept by the hash of the audio, so scoring again, or several
     candidates with the same audio, costs nothing. NaN where the recogniser failed or the text normalises to nothing.
-    Of a partial candidate only the best prefix of the text is expected (`prefix_error_rate`).
+    Of a partial candidate only the best prefix of the text is expected (`prefix_error_rate`). One that continues a
+    recording is heard after it, against the whole text.
 
     Args:
         recogniser: Such as FasterWhisper() or Pocketsphinx().
@@ -152,8 +163,9 @@ class Transcript:
         clips: dict[tuple[str, str], Audio] = {}
         for candidate in candidates:
             try:
-                keys.append((audio_hash(checked(candidate.audio)), prompt.language))
-                clips[keys[-1]] = candidate.audio
+                audio = heard_audio(prompt, candidate)
+                keys.append((audio_hash(checked(audio)), prompt.language))
+                clips[keys[-1]] = audio
             except Exception as error:  # noqa: BLE001 - counted by whoever asked
                 keys.append(error)
         found: dict[tuple[str, str], str | Exception] = {key: self._texts[key] for key in clips if key in self._texts}

@@ -1,0 +1,157 @@
+"""Tokenising a corpus: `predict` against transformers' Xcodec2Model file by file, same weights, one process, in turns.
+
+    PYTHONPATH=. python benchmarks/corpus_tokenising.py [--scale 0.25] [--num_files 40] [--rounds 3]
+
+Ours is the whole of what `python run.py predict` does behind the reading of its config: audio shards read and decoded,
+batches of like lengths bounded in seconds, features, codes, token shards written. transformers' side is the calls of
+`encode` alone: its audio and features are ready in memory, and its codes stay there. The codes are compared first, with
+its file by file; in padded batches of --batch_size, in the order of the corpus, its codes are others (it masks nothing)
+and only their time is of use.
+Weights are random, in the published architecture with widths and numbers of layers times --scale; lengths are spread
+as LJSpeech's. Nothing is compiled.
+"""
+
+import argparse
+import io
+import json
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import soundfile
+import torch
+import transformers
+from torch import Tensor, nn
+
+from benchmarks.codec_inference import LEAST_EQUAL, SAMPLE_RATE, SPREAD, about, pad_inputs, same_weights, share_equal
+from callbacks.token_shards import TokenShardWriter
+from datamodules.audio import AudioDataModule
+from datamodules.preparation import prepare_audio_shards
+from datamodules.shards import ShardIndex, ShardReader
+from datamodules.sources.source import Recording
+from modules.api import Audio
+from modules.codec.generator import CodecGenerator
+from modules.codec_module import CodecModule
+from tests.codec_references import HOP, noise_items, reference_inputs
+
+
+class SyntheticUtterances:
+    """A Source: noise with a swell, in lengths spread as LJSpeech's."""
+
+    def __init__(self, num_files: int, longest_seconds: float) -> None:
+        self.num_recordings = num_files
+        places = np.linspace(0, len(SPREAD) - 1, num_files)
+        parts = np.random.default_rng(0).permutation(np.interp(places, range(len(SPREAD)), SPREAD))
+        self.lengths = [round(part * longest_seconds * SAMPLE_RATE) for part in parts]
+
+    def recordings(self) -> Iterator[Recording]:
+        for number, length in enumerate(self.lengths):
+            audio = Audio(noise_items(length, seed=number)[0][0], SAMPLE_RATE)
+            yield Recording(f"u{number:03}", audio, "noise", "none", "en", "synthetic", "CC0-1.0", "train")
+
+    def credits(self) -> str:
+        return "Noise."
+
+
+def tokenise(codec: CodecGenerator, shards: Path, tokens: Path, batch_seconds: float) -> None:
+    """What `predict` does."""
+    module = CodecModule(codec, nn.Identity(), nn.Identity(), torch.optim.SGD, torch.optim.SGD)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        use_distributed_sampler=False,
+        callbacks=[TokenShardWriter(tokens)],
+    )
+    data = AudioDataModule(shards, evaluation_batch_size=64, evaluation_batch_seconds=batch_seconds)
+    trainer.predict(module, data, return_predictions=False)
+
+
+def read_audio(shards: Path) -> dict[str, Tensor]:
+    index = ShardIndex.load(shards / "train", "audio")
+    reader = ShardReader(index)
+    waves = (soundfile.read(io.BytesIO(reader.read(place)["flac"]), dtype="float32")[0] for place in range(len(index)))
+    return {str(key): torch.from_numpy(wave) for key, wave in zip(index.keys, waves, strict=True)}
+
+
+def read_codes(tokens: Path) -> dict[str, Tensor]:
+    index = ShardIndex.load(tokens / "train", "tokens")
+    reader = ShardReader(index)
+    codes = (np.load(io.BytesIO(reader.read(place)["codes.npy"])) for place in range(len(index)))
+    return {
+        str(key): torch.from_numpy(codes_S.astype(np.int64)) for key, codes_S in zip(index.keys, codes, strict=True)
+    }
+
+
+def measure(given: argparse.Namespace, model: nn.Module, codec: CodecGenerator, folder: Path) -> dict[str, object]:
+    shards = folder / "audio"
+    prepare_audio_shards([SyntheticUtterances(given.num_files, given.longest_seconds)], shards, SAMPLE_RATE, "flac")
+    audio = read_audio(shards)
+    inputs = [reference_inputs(samples_T, HOP // 2) for samples_T in audio.values()]
+    starts = range(0, len(inputs), given.batch_size)
+    padded = [pad_inputs(inputs[start : start + given.batch_size]) for start in starts]
+    tokenise(codec, shards, folder / "first", given.batch_seconds)
+    made = read_codes(folder / "first")
+    right = [model.encode(**item).audio_codes[0, 0].long() for item in inputs]
+    equal = share_equal(right, [made[key] for key in audio])
+    if equal < LEAST_EQUAL:
+        raise AssertionError(f"Expected the codes that transformers gives, but {equal:.4%} are equal.")
+    ways = {
+        "ours": lambda: tokenise(codec, shards, Path(tempfile.mkdtemp(dir=folder)), given.batch_seconds),
+        "one_by_one": lambda: [model.encode(**item) for item in inputs],
+        "padded_batches": lambda: [model.encode(**batch) for batch in padded],
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(given.rounds):
+        for name, call in ways.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    seconds = sum(len(samples_T) for samples_T in audio.values()) / SAMPLE_RATE
+    return {
+        "codes_equal": equal,
+        "audio_seconds": round(seconds, 1),
+        "files_per_second": {name: round(len(audio) / value, 3) for name, value in medians.items()},
+        "audio_seconds_per_second": {name: round(seconds / value, 3) for name, value in medians.items()},
+        "ours_over": {name: round(value / medians["ours"], 3) for name, value in medians.items() if name != "ours"},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", type=float, default=0.25)
+    parser.add_argument("--num_files", type=int, default=40)
+    parser.add_argument("--longest_seconds", type=float, default=8.0)
+    parser.add_argument("--batch_seconds", type=float, default=30.0)
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--num_threads", type=int, default=torch.get_num_threads())
+    given = parser.parse_args()
+    torch.set_num_threads(given.num_threads)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    model, codec = same_weights(given.scale)
+    quiet = io.StringIO()  # what preparing and predicting say is not the result
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        torch.inference_mode(),
+        redirect_stdout(quiet),
+        redirect_stderr(quiet),
+    ):
+        result = measure(given, model, codec, Path(folder))
+    settings = {name: getattr(given, name) for name in ("num_files", "longest_seconds", "batch_seconds", "batch_size")}
+    print(json.dumps(result | settings | about(given, codec), indent=1))
+
+
+if __name__ == "__main__":
+    main()

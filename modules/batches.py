@@ -1,0 +1,57 @@
+"""What the datamodules hand to the LightningModules, and what those hand back.
+
+Not frozen: Lightning moves them to a device by setting their fields.
+
+Shapes: B batch, T audio samples, S code frames, C channels, R rows of L tokens.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from modules.api import Prompt
+
+
+@dataclass
+class AudioBatch:
+    """Padded audio: `audio_BT` float32, `num_samples_B` int64, and what each item is; `semantic_BSC`: the states of a
+    frozen speech encoder, one per started frame, where the shards hold them."""
+
+    audio_BT: Tensor
+    num_samples_B: Tensor
+    keys: list[str]
+    metadata: list[dict[str, Any]]
+    semantic_BSC: Tensor | None = None
+
+
+@dataclass
+class TokenBatch:
+    """Packed rows of documents. R rows of L tokens.
+
+    `tokens_RL` int64; `labels_RL` the next token to learn or -100; `positions_RL` restart at each document;
+    `documents_RL` numbers the documents of a row from 0, padding is -1; `tasks_RL` is each token's task, where mixed.
+    """
+
+    tokens_RL: Tensor
+    labels_RL: Tensor
+    positions_RL: Tensor
+    documents_RL: Tensor
+    tasks_RL: Tensor | None = None
+
+
+@dataclass
+class PromptBatch:
+    """Prompts for sampling, and, where their codes are known, the same prompts as rows for the teacher-forced loss."""
+
+    prompts: list[Prompt]
+    tokens: TokenBatch | None = None
+
+
+@dataclass
+class CodePrediction:
+    """What the codec's predict_step returns: `codes_BS` int64 with `num_codes_B`, for the batch it was given."""
+
+    codes_BS: Tensor
+    num_codes_B: Tensor
+    batch: AudioBatch
