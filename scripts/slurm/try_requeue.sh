@@ -6,29 +6,9 @@
 #   scripts/slurm/try_requeue.sh
 #
 # Needs the SLURM of local_cluster.sh, and starts and stops it where it does not run. Learns from the demo's tokens, or
-# from noise where there are none.
+# from noise where there are none. A machine so fast that the run ends first needs NUM_STEPS=1000, or more.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-PYTHON=${PYTHON:-$([[ -x .venv/bin/python ]] && echo .venv/bin/python || echo python3)}
-CLUSTER=${CLUSTER:-runs/slurm_cluster}
-FOLDER=runs/slurm_trial/$(date +%Y%m%d-%H%M%S)
-export PYTHON CLUSTER MASTER_ADDR=127.0.0.1 GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-lo}
-
-say() { printf '%s %s\n' "$(date +%T)" "$*"; }
-
-fail() {
-    printf 'try_requeue.sh: %s\n' "$*" >&2
-    exit 1
-}
-
-use_cluster() {
-    if ! scripts/slurm/local_cluster.sh status >/dev/null 2>&1; then
-        scripts/slurm/local_cluster.sh start
-        trap 'scripts/slurm/local_cluster.sh stop' EXIT
-    fi
-    SLURM_CONF=$(cd "$CLUSTER" && pwd)/slurm.conf
-    export SLURM_CONF
-}
+source "$(dirname "${BASH_SOURCE[0]}")/trial.sh"
 
 use_tokens() {
     TOKENS=runs/demo/tokens
@@ -37,32 +17,11 @@ use_tokens() {
     [[ -e $TOKENS/test/index.json ]] || "$PYTHON" -m scripts.slurm.random_tokens "$TOKENS"
 }
 
-# submit NAME: prints the job's number
-submit() {
-    sbatch --parsable --nodes=2 --ntasks-per-node=1 --gpus-per-node=0 --cpus-per-task=1 --output="$FOLDER/$1.out" \
-        scripts/slurm/many_nodes.sbatch fit --config configs/demo/lm.yaml --config scripts/slurm/trial.yaml \
+# submit_fit NAME
+submit_fit() {
+    submit "$1" --nodes=2 scripts/slurm/many_nodes.sbatch fit --config configs/demo/lm.yaml \
+        --config scripts/slurm/trial.yaml --trainer.max_steps "${NUM_STEPS:-144}" \
         --data.init_args.folder "$TOKENS" --stage.folder "$FOLDER/$1"
-}
-
-# field JOB NAME: of what scontrol says about the job
-field() { scontrol --oneliner show job "$1" | grep -oP "(?<= $2=)[^ ]*"; }
-
-# check JOB NAME: fails where the job has failed
-check() {
-    case $(field "$1" JobState) in
-    FAILED | CANCELLED | NODE_FAIL | OUT_OF_MEMORY | TIMEOUT | BOOT_FAIL | DEADLINE)
-        tail -n 30 "$FOLDER/$2.out" >&2 || true
-        fail "job $1 ($2) did not end well: $(field "$1" JobState), $(field "$1" ExitCode)"
-        ;;
-    esac
-}
-
-# await_end JOB NAME
-await_end() {
-    until [[ $(field "$1" JobState) == COMPLETED ]]; do
-        check "$@"
-        sleep 0.5
-    done
 }
 
 # newest_step NAME: that a checkpoint holds
@@ -96,16 +55,23 @@ await_restarts() {
     say "job $1 is back in the queue ($(field "$1" Restarts). time), $(newest_step "$2") steps are kept"
 }
 
+# shorten JOB: its time limit, to 3 minutes after the last full one: the signal, 180 s before, is due at once. SLURM
+# looks every 30 s.
+shorten() {
+    local seconds
+    seconds=$(($(date +%s) - $(date --date "$(field "$1" StartTime)" +%s)))
+    scontrol update JobId="$1" TimeLimit=$((seconds / 60 + 3))
+}
+
 use_cluster
 use_tokens
-mkdir -p "$FOLDER"
-say "$(sinfo --version), $("$PYTHON" -c 'import torch, lightning as l; print("torch", torch.__version__, "lightning", l.__version__)'), tokens: $TOKENS"
+say "tokens: $TOKENS"
 
-job=$(submit whole)
+job=$(submit_fit whole)
 say "job $job: without interruption"
 await_end "$job" whole
 
-job=$(submit requeued)
+job=$(submit_fit requeued)
 say "job $job: to be interrupted"
 await_step "$job" requeued 12
 say "1. scontrol requeue, as an operator does"
@@ -113,13 +79,14 @@ scontrol requeue "$job"
 await_restarts "$job" requeued 1
 await_step "$job" requeued 24
 say "2. a job of higher priority takes the nodes"
-urgent=$(sbatch --parsable --partition=urgent --nodes=2 --ntasks-per-node=1 --output="$FOLDER/urgent.out" --wrap "srun hostname")
+urgent=$(submit urgent --partition=urgent --nodes=2 --wrap "srun hostname")
 await_restarts "$job" requeued 2
 await_end "$urgent" urgent
 await_step "$job" requeued 36
-say "3. the signal that SLURM sends before the time limit"
-scancel --batch --signal=USR1 "$job"
+say "3. the time limit comes near"
+shorten "$job"
 await_restarts "$job" requeued 3
+scontrol update JobId="$job" TimeLimit=60
 await_end "$job" requeued
-grep -hE '^(==|0: fit starts)' "$FOLDER/requeued.out"
+grep -hE '^==|fit starts from' "$FOLDER/requeued.out"
 "$PYTHON" scripts/slurm/compare_runs.py "$FOLDER/whole" "$FOLDER/requeued" 4
