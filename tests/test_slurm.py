@@ -171,6 +171,14 @@ def test_the_signal_before_the_time_limit_puts_the_job_back(job):
     assert job.requeued == ["7"]
 
 
+def test_a_task_of_an_array_puts_itself_back(job):
+    """Guards against the whole array in the queue again: its last task has the number of the array."""
+    array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MIN": "0"}
+    array |= {"SLURM_ARRAY_TASK_MAX": "3", "PREEMPTED": "2026-11-23T12:00:30"}
+    job.run(FOLDER / "sweep_array.sbatch", "--config", "x.yaml", STATUS="143", ENDS="yes", **array)
+    assert job.requeued == ["7_3"]
+
+
 def test_a_job_that_comes_back_too_often_ends(job):
     """Guards against a run that hangs, or that never gets to its first checkpoint, and takes the nodes for ever."""
     process = job.start(FOLDER / "one_node.sbatch", BEATS="20", MAX_REQUEUES="4", SLURM_RESTART_COUNT="4")

@@ -18,12 +18,15 @@ run_tasks() {
         shift
         ;;
     esac
+    # A task of an array by both numbers: that of its last task is the number of the array, which would go back whole.
+    JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+    JOB=${JOB:-$SLURM_JOB_ID}
     python=$(interpreter)
     # The first node's name as SLURM resolves it; Lightning's own guess knows the simple forms of a list only.
     export MASTER_ADDR=${MASTER_ADDR:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}
     export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # since 22.05 srun does not inherit it from sbatch
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SRUN_CPUS_PER_TASK} PYTHONUNBUFFERED=1
-    printf '== %s: job %s, attempt %s on %s: run.py %s\n' "$(date '+%F %T')" "$SLURM_JOB_ID" \
+    printf '== %s: job %s, attempt %s on %s: run.py %s\n' "$(date '+%F %T')" "$JOB" \
         $((${SLURM_RESTART_COUNT:-0} + 1)) "$SLURM_JOB_NODELIST" "$subcommand $*"
 
     # In the background: bash runs a trap only between commands. One rank that fails ends the others.
@@ -39,7 +42,7 @@ run_tasks() {
         requeue "it is preempted"
         sleep 60 # SLURM ends this shell; a job that ends by itself would be over
     fi
-    printf '== %s: job %s ended with status %d\n' "$(date '+%F %T')" "$SLURM_JOB_ID" "$status"
+    printf '== %s: job %s ended with status %d\n' "$(date '+%F %T')" "$JOB" "$status"
     exit "$status"
 }
 
@@ -47,17 +50,17 @@ run_tasks() {
 requeue() {
     local limit=${MAX_REQUEUES:-100}
     if ((${SLURM_RESTART_COUNT:-0} >= limit)); then
-        printf '== job %s: %s, but it was put back %d times already (MAX_REQUEUES)\n' "$SLURM_JOB_ID" "$1" "$limit"
+        printf '== job %s: %s, but it was put back %d times already (MAX_REQUEUES)\n' "$JOB" "$1" "$limit"
         return 0 # alone it would be the status of what the signal interrupted
     fi
-    printf '== %s: job %s goes back into the queue: %s\n' "$(date '+%F %T')" "$SLURM_JOB_ID" "$1"
-    scontrol requeue "$SLURM_JOB_ID" || printf '== job %s: scontrol refused; it goes on to its end\n' "$SLURM_JOB_ID"
+    printf '== %s: job %s goes back into the queue: %s\n' "$(date '+%F %T')" "$JOB" "$1"
+    scontrol requeue "$JOB" || printf '== job %s: scontrol refused; it goes on to its end\n' "$JOB"
 }
 
 # 0 if SLURM has marked this attempt for preemption; an earlier attempt's mark may still be there.
 is_preempted() {
     local job start
-    job=$(scontrol --oneliner show job "$SLURM_JOB_ID") || return 1
+    job=$(scontrol --oneliner show job "$JOB") || return 1
     [[ $job =~ \ JobState=RUNNING\  && $job =~ \ StartTime=([^ ]+) ]] || return 1
     start=${BASH_REMATCH[1]}
     [[ $job =~ \ PreemptTime=([0-9][^ ]+) && ${BASH_REMATCH[1]} > $start ]]

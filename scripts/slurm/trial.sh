@@ -50,6 +50,6 @@ check() {
 await_end() {
     until [[ $(field "$1" JobState | sort --unique) == COMPLETED ]]; do
         check "$@"
-        sleep 0.5
+        sleep 1
     done
 }

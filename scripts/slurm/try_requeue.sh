@@ -40,7 +40,7 @@ await_step() {
     until (($(newest_step "$2") >= $3)); do
         check "$1" "$2"
         [[ $(field "$1" JobState) != COMPLETED ]] || fail "job $1 ended before it could be interrupted at step $3"
-        sleep 0.05
+        sleep 0.3
     done
     sleep 1 # some way behind the checkpoint
 }
