@@ -41,9 +41,9 @@ def _mapped(path: Path, stream: io.BufferedReader, archive: zipfile.ZipFile, mem
 
 def read_array(content: bytes) -> np.ndarray:
     """What np.load gives for the bytes of an `.npy` file, read-only. Raises ValueError or EOFError where it does."""
-    if content.startswith(NPY_MAGIC):
-        start = NPY_START + int.from_bytes(content[len(NPY_MAGIC) : NPY_START], "little")
-        dtype, shape, is_fortran = _layout(content[NPY_START:start])
+    start = NPY_START + int.from_bytes(content[len(NPY_MAGIC) : NPY_START], "little")
+    if content.startswith(NPY_MAGIC) and len(content) >= start:
+        dtype, shape, _ = _layout(content[NPY_START:start])
         if len(shape) == 1 and not dtype.hasobject and len(content) >= start + shape[0] * dtype.itemsize:
             return np.frombuffer(content, dtype, shape[0], start)
     return np.load(io.BytesIO(content), allow_pickle=False)
