@@ -109,7 +109,6 @@ def built(node: Any) -> Any:
 def configured_trainer(folder: Path, num_steps: int, marks: Marks) -> L.Trainer:
     config = yaml.safe_load(TRAINER_CONFIG.read_text().replace("${stage.folder}", str(folder)))
     changed = {"accelerator": "cpu", "precision": "32-true", "max_steps": num_steps, "limit_val_batches": 0}
-    del config["val_check_interval"]
     settings = {name: built(value) for name, value in (config | changed).items()}
     settings["callbacks"].append(marks)
     return L.Trainer(**settings, enable_model_summary=False, default_root_dir=folder)
@@ -117,10 +116,12 @@ def configured_trainer(folder: Path, num_steps: int, marks: Marks) -> L.Trainer:
 
 def new_module(num_steps: int) -> LMModule:
     torch.manual_seed(0)
-    return LMModule(
+    module = LMModule(
         FORMAT, SIZE, partial(torch.optim.AdamW, lr=1e-3, betas=(0.9, 0.95), fused=True),
         partial(WarmupCosine, num_warmup_steps=0.03, num_steps=num_steps),
     )  # fmt: skip
+    module.configure_model()
+    return module
 
 
 def trainer_run(data: ReadyData, num_steps: int, first: int) -> Marks:
