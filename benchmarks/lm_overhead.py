@@ -121,6 +121,7 @@ def new_module(num_steps: int) -> LMModule:
         partial(WarmupCosine, num_warmup_steps=0.03, num_steps=num_steps),
     )  # fmt: skip
     module.configure_model()
+    module._log_hyperparams = False  # the logger writes them as yaml, which the command line's are and records are not
     return module
 
 
