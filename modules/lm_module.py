@@ -127,8 +127,8 @@ class LMModule(lightning.LightningModule):
         loss = self.network(batch)
         mean = loss.total / loss.num_targets.clamp(min=1)
         detached = mean.detach()
-        self.log("train/loss", detached, batch_size=1)
         if is_logged_step(self.trainer):
+            self.log("train/loss", detached, batch_size=1)
             self.log("train/perplexity", detached.exp(), batch_size=1)
             self.log("train/num_targets", loss.num_targets.float(), batch_size=1)
             # Lightning asks the device for what `log` gave the bar after every later step; a number waits once, here.
