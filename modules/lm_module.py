@@ -20,6 +20,7 @@ from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama
 from modules.lm.parallel import shard_data_parallel
 from modules.lm.pretrained import PretrainedNetwork, load_pretrained
 from modules.lm.sampler import KVCacheSampler
+from modules.metrics import is_logged_step
 from modules.tokens import TokenSpace
 
 if TYPE_CHECKING:
@@ -126,9 +127,12 @@ class LMModule(lightning.LightningModule):
         loss = self.network(batch)
         mean = loss.total / loss.num_targets.clamp(min=1)
         detached = mean.detach()
-        self.log("train/loss", detached, prog_bar=True, batch_size=1)
-        self.log("train/perplexity", detached.exp(), batch_size=1)
-        self.log("train/num_targets", loss.num_targets.float(), batch_size=1)
+        if is_logged_step(self.trainer):
+            self.log("train/loss", detached, batch_size=1)
+            self.log("train/perplexity", detached.exp(), batch_size=1)
+            self.log("train/num_targets", loss.num_targets.float(), batch_size=1)
+            # Lightning asks the device for what `log` gave the bar after every later step; a number waits once, here.
+            self.trainer.progress_bar_metrics["train/loss"] = float(detached)
         self._log_tasks(batch, loss)
         num_ranks = self.trainer.world_size
         if num_ranks == 1:

@@ -9,6 +9,8 @@ TEXT_GENERATION text is written.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from modules.tokens import TokenSpace
 
 Document = tuple[list[int], int]
@@ -28,15 +30,15 @@ class Frame:
 
 def code_tokens(space: TokenSpace, codes: Sequence[int], text: str) -> list[int]:
     """Ids of codes. Raises ValueError where there are none, or one lies outside [0, codebook_size)."""
-    codes = [int(code) for code in codes]
-    if not codes:
+    if not len(codes):
         raise ValueError(f"Expected `codes` to hold at least one code, but got none for {text!r}.")
-    lowest, highest = min(codes), max(codes)
+    codes_S = np.asarray(codes).astype(np.int64)
+    lowest, highest = int(codes_S.min()), int(codes_S.max())
     if lowest < 0 or highest >= space.codebook_size:
         raise ValueError(
             f"Expected `codes` in [0, `codebook_size`={space.codebook_size}), but got {lowest} to {highest}."
         )
-    return [space.code_offset + code for code in codes]
+    return (codes_S + space.code_offset).tolist()
 
 
 def synthesis_prompt(space: TokenSpace, frame: Frame, text_tokens: Sequence[int]) -> list[int]:
