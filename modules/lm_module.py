@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric
 from modules.api import PromptFormat, Sampler, SamplingSettings
 from modules.batches import PromptBatch, TokenBatch
 from modules.lm.adapters import LowRankAdapters, add_adapters
+from modules.lm.answers import AnswerKind
 from modules.lm.loss import IGNORED, SummedLoss
 from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama
 from modules.lm.parallel import shard_data_parallel
@@ -198,11 +199,14 @@ class LMModule(lightning.LightningModule):
 
     # ----------------------------------------------------------------------------------------------------- sampling
 
-    def sampler(self, settings: SamplingSettings, max_batch_rows: int = 64) -> Sampler:
-        """Draws codes from the network as it is at each call. Needs whole weights: not under a sharding strategy."""
+    def sampler(
+        self, settings: SamplingSettings, max_batch_rows: int = 64, answer: AnswerKind = "speech"
+    ) -> Sampler:
+        """Draws codes, or text for what is heard, from the network as it is at each call. Needs whole weights: not under
+        a sharding strategy."""
         if self.device_mesh is not None:
             raise ValueError("Expected whole weights to sample from, but got a sharded model: sample with one device.")
-        return KVCacheSampler(self.network.llama, self.prompt_format, settings, max_batch_rows)
+        return KVCacheSampler(self.network.llama, self.prompt_format, settings, max_batch_rows, answer)
 
     @property
     def model_hash(self) -> str:
