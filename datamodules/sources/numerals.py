@@ -1,10 +1,10 @@
-"""NumeralsSource: digit strings in several voices, written in figures, so that the text does not say who speaks.
+"""NumeralsSource: digit strings in the voice of any language, written in figures: the text does not say who speaks.
 
 Shape letter: T audio samples.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
@@ -21,14 +21,14 @@ from modules.api import Audio
 
 
 class NumeralsSource:
-    """The same digit strings in every voice, each in its own language: "4 2" is said "four two" or "quatre deux".
+    """Digit strings in one voice: "4 2" is said "four two" or "quatre deux".
 
-    Strings, pauses and gain are a function of (seed, split, index), as in DigitsSource, and alike in all voices.
+    Strings, pauses and gain are a function of (seed, split, index), as in DigitsSource, and alike in all languages.
 
     Args:
-        recordings: Gives the digits under keys such as fr_digits_4. Read on first use.
-        languages: Of the voices: the first part of the keys.
-        num_strings: Strings of each voice.
+        recordings: Gives the digits under keys such as fr_digits_4. Read on first use, until the last digit is found.
+        language: The first part of the keys.
+        num_strings: How many strings.
         min_digits: Fewest digits of a string.
         max_digits: Most digits of a string.
         split: train: strings that are not held out, possibly repeated. test: held-out strings, each once.
@@ -43,7 +43,7 @@ class NumeralsSource:
     def __init__(
         self,
         recordings: Source,
-        languages: Sequence[str],
+        language: str,
         num_strings: int,
         min_digits: int,
         max_digits: int,
@@ -63,17 +63,17 @@ class NumeralsSource:
             raise ValueError(f"Expected `digits` to hold characters from 0 to 9, but got {digits!r}.")
         if not 0 <= grid_seconds <= EDGE_SECONDS[0]:
             raise ValueError(f"Expected `grid_seconds` in [0, {EDGE_SECONDS[0]}], but got {grid_seconds}.")
-        self.digit_recordings, self.languages = recordings, tuple(languages)
+        self.digit_recordings, self.language = recordings, language
         self.num_strings, self.min_digits, self.max_digits = num_strings, min_digits, max_digits
         self.split, self.digits, self.seed, self.grid_seconds = split, digits, seed, grid_seconds
         self._words: dict[str, Recording] = {}
 
     @property
     def num_recordings(self) -> int:
-        return self.num_strings * len(self.languages)
+        return self.num_strings
 
     def strings(self) -> Iterator[str]:
-        """The digit strings of each voice, in order. Reads no recording."""
+        """The digit strings, in order. Reads no recording."""
         seen: set[str] = set()
         for index in range(self.num_strings):
             noise = random.Random(f"numerals/{self.seed}/{self.split}/{index}")
@@ -88,9 +88,8 @@ class NumeralsSource:
             yield string
 
     def recordings(self) -> Iterator[Recording | Skipped]:
-        for language in self.languages:
-            for index, string in enumerate(self.strings()):
-                yield self._recording(language, index, string)
+        for index, string in enumerate(self.strings()):
+            yield self._recording(index, string)
 
     def credits(self) -> str:
         return f"Digit strings, composed from recordings of single digits.\n\n{self.digit_recordings.credits()}"
@@ -103,27 +102,27 @@ class NumeralsSource:
             if is_held_out(string) == (self.split == "test"):
                 yield string
 
-    def _recording(self, language: str, index: int, string: str) -> Recording:
-        words = [self._load()[f"{language}_digits_{digit}"] for digit in string]
+    def _recording(self, index: int, string: str) -> Recording:
+        words = [self._load()[f"{self.language}_digits_{digit}"] for digit in string]
         first = words[0]
         noise = random.Random(f"sound/{self.seed}/{self.split}/{index}")
         samples_T = spaced([word.audio.samples_T for word in words], noise, first.audio.sample_rate, self.grid_seconds)
         return Recording(
-            key=f"{language}_numerals_{self.split}_{index:05d}_{string}",
+            key=f"{self.language}_numerals_{self.split}_{index:05d}_{string}",
             audio=Audio(samples_T, first.audio.sample_rate),
             text=" ".join(string),
             speaker=first.speaker,
-            language=language,
+            language=self.language,
             source=f"digit strings composed from {first.source}",
             license=first.license,
             split=self.split,
         )
 
     def _load(self) -> dict[str, Recording]:
-        """Every digit of every language by its key, trimmed; read once."""
+        """Every digit by its key, trimmed; read once."""
         if self._words:
             return self._words
-        keys = [f"{language}_digits_{digit}" for language in self.languages for digit in sorted(set(self.digits))]
+        keys = [f"{self.language}_digits_{digit}" for digit in sorted(set(self.digits))]
         found: dict[str, Recording] = {}
         reasons = dict.fromkeys(keys, "not there")
         for item in self.digit_recordings.recordings():
@@ -134,8 +133,10 @@ class NumeralsSource:
             else:
                 samples_T = trim_silence(item.audio.samples_T, item.audio.sample_rate)
                 found[item.key] = replace(item, audio=Audio(samples_T, item.audio.sample_rate))
+            if len(found) == len(keys):
+                break
         if missing := [f"{key} ({reasons[key]})" for key in keys if key not in found]:
-            raise ValueError(f"Expected `recordings` to give the digits of every language, but got none of {missing}.")
+            raise ValueError(f"Expected `recordings` to give the digits of one language, but got none of {missing}.")
         if len(rates := {word.audio.sample_rate for word in found.values()}) > 1:
             raise ValueError(f"Expected `recordings` to share one sample rate, but got {sorted(rates)}.")
         self._words = found
