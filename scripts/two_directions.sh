@@ -16,7 +16,9 @@ CONFIGS=configs/lm/two_directions
 "$PYTHON" run.py test --config $CONFIGS/listen.yaml
 
 # Voices: digits in five languages, whose text does not say who speaks.
-"$PYTHON" run.py fit --config configs/codec/five_voices.yaml --num_threads 1
+if [[ ! -e runs/five_voices/codec/checkpoints/last.ckpt ]]; then
+    "$PYTHON" run.py fit --config configs/codec/five_voices.yaml --num_threads 1
+fi
 "$PYTHON" run.py predict --config $CONFIGS/voices_tokenise.yaml
 "$PYTHON" run.py fit --config $CONFIGS/voices_lm.yaml --num_threads 1
 "$PYTHON" run.py test --config $CONFIGS/voices.yaml
