@@ -15,9 +15,10 @@ from torchmetrics import MeanMetric
 from modules.api import PromptFormat, Sampler, SamplingSettings
 from modules.batches import PromptBatch, TokenBatch
 from modules.lm.adapters import LowRankAdapters, add_adapters
+from modules.lm.answers import AnswerKind
 from modules.lm.loss import IGNORED, SummedLoss
 from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama
-from modules.lm.parallel import shard_data_parallel
+from modules.lm.parallel import build_sharded
 from modules.lm.pretrained import PretrainedNetwork, load_pretrained
 from modules.lm.sampler import KVCacheSampler
 from modules.metrics import is_logged_step
@@ -87,29 +88,33 @@ class LMModule(lightning.LightningModule):
     def configure_model(self) -> None:
         """Build the network once, sharded where there is a device mesh (ModelParallelStrategy), whole elsewhere.
 
-        Lightning calls this before it restores weights: nothing may initialise them later.
+        Lightning calls this before it restores weights, shard by shard where they are sharded: nothing may initialise
+        them later.
         """
         if self.model is not None:
             return
-        model = SpeechLanguageModel(self._new_network())
         if self.device_mesh is not None:
             num_tensor_parallel = self.device_mesh["tensor_parallel"].size()
             if num_tensor_parallel != 1:
                 raise ValueError(f"Expected `tensor_parallel_size` to be 1, but got {num_tensor_parallel}.")
             parameter_dtype = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
-            shard_data_parallel(model, self.device_mesh["data_parallel"], parameter_dtype)
-        self.model = model
+            mesh = self.device_mesh["data_parallel"]
+            self.model = build_sharded(self._new_network, self._prepare, mesh, parameter_dtype)
+        else:
+            network = self._new_network()
+            self._prepare(network)
+            self.model = SpeechLanguageModel(network)
 
     def _new_network(self) -> PreTrainedModel:
         if self.pretrained is not None:
-            network = load_pretrained(self.pretrained, self.token_space)
-        else:
-            network = build_llama(self.size, self.token_space.vocab_size)
+            return load_pretrained(self.pretrained, self.token_space)
+        return build_llama(self.size, self.token_space.vocab_size)
+
+    def _prepare(self, network: PreTrainedModel) -> None:
         if self.adapters is not None:
             add_adapters(network, self.adapters)
         if self.recompute_activations:
             network.gradient_checkpointing_enable()
-        return network
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer([weight for weight in self.parameters() if weight.requires_grad])
@@ -202,11 +207,12 @@ class LMModule(lightning.LightningModule):
 
     # ----------------------------------------------------------------------------------------------------- sampling
 
-    def sampler(self, settings: SamplingSettings, max_batch_rows: int = 64) -> Sampler:
-        """Draws codes from the network as it is at each call. Needs whole weights: not under a sharding strategy."""
+    def sampler(self, settings: SamplingSettings, max_batch_rows: int = 64, answer: AnswerKind = "speech") -> Sampler:
+        """Draws codes, or the text of what is heard, from the network as it is at each call. Needs whole weights: not
+        under a sharding strategy."""
         if self.device_mesh is not None:
             raise ValueError("Expected whole weights to sample from, but got a sharded model: sample with one device.")
-        return KVCacheSampler(self.network.llama, self.prompt_format, settings, max_batch_rows)
+        return KVCacheSampler(self.network.llama, self.prompt_format, settings, max_batch_rows, answer)
 
     @property
     def model_hash(self) -> str:
