@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torchmetrics import MeanMetric
 
-from modules.api import PromptFormat, Sampler, SamplingSettings
+from modules.api import PromptFormat, Sampler, SamplerEngine, SamplingSettings
 from modules.batches import PromptBatch, TokenBatch
 from modules.lm.adapters import LowRankAdapters, add_adapters
 from modules.lm.loss import IGNORED, SummedLoss
@@ -198,10 +198,17 @@ class LMModule(lightning.LightningModule):
 
     # ----------------------------------------------------------------------------------------------------- sampling
 
-    def sampler(self, settings: SamplingSettings, max_batch_rows: int = 64) -> Sampler:
-        """Draws codes from the network as it is at each call. Needs whole weights: not under a sharding strategy."""
+    def sampler(
+        self, settings: SamplingSettings, max_batch_rows: int = 64, engine: SamplerEngine | None = None
+    ) -> Sampler:
+        """Draws codes from the network as it is at each call; an `engine` from the network as it is now.
+
+        Raises ValueError under a sharding strategy: whole weights are needed.
+        """
         if self.device_mesh is not None:
             raise ValueError("Expected whole weights to sample from, but got a sharded model: sample with one device.")
+        if engine is not None:
+            return engine.sampler(self.network.llama, self.prompt_format, settings, self.model_hash)
         return KVCacheSampler(self.network.llama, self.prompt_format, settings, max_batch_rows)
 
     @property

@@ -9,6 +9,7 @@ TEXT_GENERATION text is written.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from modules.api import Prompt, PromptFormat
 from modules.tokens import TokenSpace
 
 Document = tuple[list[int], int]
@@ -50,6 +51,18 @@ def understanding_prompt(space: TokenSpace, frame: Frame, speech_tokens: Sequenc
     start = space.marker("<|SPEECH_UNDERSTANDING_START|>")
     request = [start, *speech_tokens, space.marker("<|SPEECH_UNDERSTANDING_END|>")]
     return [*frame.opening, *request, *frame.turn, space.marker("<|TEXT_GENERATION_START|>")]
+
+
+def prompt_tokens(prompt_format: PromptFormat, prompt: Prompt) -> list[int]:
+    """Everything before the first code that is drawn: also the codes of a spoken prompt.
+
+    Raises ValueError on text that the tokenizer refuses, and on a `voice` that the codec has not read yet.
+    """
+    if prompt.voice is None:
+        return prompt_format.prompt_tokens(prompt.text)
+    if not prompt.voice.codes:
+        raise ValueError(f"Expected the `voice` of prompt {prompt.key!r} as codes, but got its text alone.")
+    return prompt_format.prompt_tokens(prompt.text, voice=prompt.voice)
 
 
 def answered(prompt: Sequence[int], answer: Sequence[int], end: int) -> Document:
