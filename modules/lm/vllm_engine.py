@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from modules.api import PromptFormat, SamplingSettings
+from modules.api import PromptFormat, Sampler, SamplingSettings
 from modules.lm.adapters import merge_adapters
 from modules.lm.compute import TransformerSize
 from modules.lm.vllm_sampler import VLLMSampler, check_settings
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GIBIBYTE = 2**30
-QUIET = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "VLLM_CONFIGURE_LOGGING": "1"}
+QUIET = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}
 
 
 class VLLM:
@@ -46,7 +46,8 @@ class VLLM:
         tensor_parallel_size: Devices that hold one copy of the network.
         dtype: Of the weights and of what is computed with them: "float32", "bfloat16" or "float16".
         max_model_len: Longest sequence in tokens; None: what the network's config says.
-        cache_gigabytes: GiB of the cache of keys and values; None: what vLLM finds free. A CPU wants a number.
+        cache_gigabytes: GiB of the cache of keys and values; None: the rest of `memory_share`. A CPU wants a number.
+        memory_share: Of a device's memory that vLLM may take in all; None: its own default, nearly everything.
         enforce_eager: Neither compile nor capture graphs: a quicker start, slower steps.
         engine_arguments: More arguments of vllm.LLM; they count as a part of the engine's identity.
 
@@ -60,6 +61,7 @@ class VLLM:
         dtype: str = "float32",
         max_model_len: int | None = None,
         cache_gigabytes: float | None = None,
+        memory_share: float | None = None,
         enforce_eager: bool = False,
         engine_arguments: dict[str, Any] | None = None,
     ) -> None:
@@ -71,6 +73,7 @@ class VLLM:
         self.dtype = dtype
         self.max_model_len = max_model_len
         self.cache_gigabytes = cache_gigabytes
+        self.memory_share = memory_share
         self.enforce_eager = enforce_eager
         self.engine_arguments = engine_arguments or {}
         self._llm: LLM | None = None
@@ -82,9 +85,9 @@ class VLLM:
         return about | ({"engine_arguments": self.engine_arguments} if self.engine_arguments else {})
 
     def sampler(
-        self, network: PreTrainedModel, prompt_format: PromptFormat, settings: SamplingSettings, model_hash: str
-    ) -> VLLMSampler:
-        """A sampler of these weights; those of other weights cannot draw any more. ValueError as VLLMSampler says."""
+        self, network: Any, prompt_format: PromptFormat, settings: SamplingSettings, model_hash: str
+    ) -> Sampler:
+        """A VLLMSampler of these weights; those of other weights cannot draw any more. ValueError as it says."""
         check_settings(settings)
         if self._llm is None or model_hash != self._model_hash:
             self.close()
@@ -116,6 +119,8 @@ class VLLM:
             optional["max_model_len"] = self.max_model_len
         if self.cache_gigabytes is not None:
             optional["kv_cache_memory_bytes"] = round(self.cache_gigabytes * GIBIBYTE)
+        if self.memory_share is not None:
+            optional["gpu_memory_utilization"] = self.memory_share
         return {
             "skip_tokenizer_init": True,
             "generation_config": "vllm",  # the folder's own would bring sampling settings
