@@ -5,10 +5,12 @@
 
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from transformers import LlamaForCausalLM
 
 from benchmarks.sampling_engines import p_value, places_of_draws
 from callbacks.inference_scaling import InferenceScaling
@@ -22,7 +24,7 @@ from modules.search.best_of_n import BestOfN
 from modules.search.driver import run_searches
 from modules.search.ledger import growth_flops
 from modules.search.process_beam import ProcessBeam
-from tests.lm_toys import FORMAT, PROMPTS, SIZE, eager_copy, toy_network
+from tests.lm_toys import FORMAT, PROMPTS, SIZE, eager_copy
 from tests.search_toys import HOP_LENGTH, ToyCodec, ToyVerifier, mean_level
 from tests.test_inference_scaling import ToyPrompts
 
@@ -46,9 +48,19 @@ def engine() -> Iterator[VLLM]:
     engine.close()
 
 
+def speech_network(prompt_format: TextToSpeech, seed: int = 0) -> LlamaForCausalLM:
+    """Random weights, an uneven distribution, heads of a size that vLLM's CPU kernels know."""
+    torch.manual_seed(seed)
+    network = build_llama(replace(SIZE, hidden_size=128), prompt_format.token_space.vocab_size)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(6 if parameter.ndim == 2 else 1)
+    return network
+
+
 @pytest.fixture(scope="module")
 def network():
-    return toy_network()
+    return speech_network(FORMAT)
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +223,6 @@ def test_a_whole_sweep_gives_the_same_curve(tmp_path, engine, network):
 def test_other_formats_have_other_words(tmp_path, engine):
     """Guards against a restriction that stays on the words of the model before."""
     other = TextToSpeech(ByteTokenizer(), codebook_size=40)
-    torch.manual_seed(1)
-    sampler = engine.sampler(build_llama(SIZE, other.token_space.vocab_size), other, SamplingSettings(), "another")
+    sampler = engine.sampler(speech_network(other, seed=1), other, SamplingSettings(), "another")
     children = sampler.extend(sampler.start(PROMPTS), 30, 10, list(range(90)))
     assert max(int(child.codes_S.max()) for child in children if child.codes_S.numel()) >= 24
