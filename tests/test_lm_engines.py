@@ -12,7 +12,14 @@ from modules.api import Branch, Prompt, Sampler, SamplerEngine, SamplingSettings
 from modules.lm.adapters import LowRankAdapters, add_adapters
 from modules.lm.compute import TransformerSize
 from modules.lm.sampler import KVCacheSampler
-from modules.lm.vllm_engine import VLLM, devices_of_rank, rank_environment, vllm_version, write_network
+from modules.lm.vllm_engine import (
+    VLLM,
+    changed_environment,
+    devices_of_rank,
+    rank_variables,
+    vllm_version,
+    write_network,
+)
 from modules.lm.vllm_sampler import VLLMSampler, request_seed, request_settings
 from modules.lm.vllm_worker import WORKER_EXTENSION, SpeechOnly
 from modules.search.best_of_n import BestOfN
@@ -182,7 +189,7 @@ def test_a_rank_has_its_share_of_the_gpus(monkeypatch):
     import os
 
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with rank_environment(1):
+    with changed_environment(rank_variables(1)):
         assert "WORLD_SIZE" not in os.environ
     assert os.environ["WORLD_SIZE"] == "2"
 

@@ -106,12 +106,17 @@ class VLLM:
         vllm_version()
         from vllm import LLM
 
-        with tempfile.TemporaryDirectory(prefix="vllm-") as name, rank_environment(self.tensor_parallel_size):
+        with tempfile.TemporaryDirectory(prefix="vllm-") as name, changed_environment(self._variables()):
             write_network(network, Path(name))
             llm = LLM(name, **self._arguments())
         space = prompt_format.token_space
         llm.collective_rpc("restrict_to_speech", args=(space.speech_end, space.code_offset, space.codebook_size))
         return llm
+
+    def _variables(self) -> dict[str, str | None]:
+        # Some of its functions are compiled whatever it is told: eager means none, and no C++ compiler is needed.
+        eager = {"TORCHDYNAMO_DISABLE": "1"} if self.enforce_eager else {}
+        return rank_variables(self.tensor_parallel_size) | eager
 
     def _arguments(self) -> dict[str, Any]:
         optional = {}
@@ -157,11 +162,10 @@ def write_network(network: PreTrainedModel, folder: Path) -> None:
     network.save_pretrained(folder)
 
 
-@contextmanager
-def rank_environment(tensor_parallel_size: int) -> Iterator[None]:
+def rank_variables(tensor_parallel_size: int) -> dict[str, str | None]:
     """What vLLM's processes inherit: our rooms to import from, and this rank's share of the machine's GPUs.
 
-    A launcher's variables that tell ranks from each other are hidden: to vLLM they would mean ranks of its own.
+    A launcher's variables that tell ranks from each other are hidden (None): to vLLM they would mean its own ranks.
     """
     changes: dict[str, str | None] = {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), *_python_path()])}
     changes |= dict.fromkeys(("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
@@ -170,6 +174,12 @@ def rank_environment(tensor_parallel_size: int) -> Iterator[None]:
         visible = given.split(",") if given else [str(index) for index in range(torch.cuda.device_count())]
         local_rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))
         changes["CUDA_VISIBLE_DEVICES"] = ",".join(devices_of_rank(visible, local_rank, tensor_parallel_size))
+    return changes
+
+
+@contextmanager
+def changed_environment(changes: dict[str, str | None]) -> Iterator[None]:
+    """These variables of the environment, None for none, and afterwards what was there before."""
     before = {name: os.environ.get(name) for name in changes}
     try:
         _set_environment(changes)
