@@ -3,8 +3,11 @@
 TRITON_INTERPRET=1 python -m tests.snake_interpreted
 """
 
+import warnings
+
 import torch
 
+from modules.codec import fused_snake as fused_snake_module
 from modules.codec.activations import NUM_TAPS, by_convolution, kaiser_sinc_filter
 from modules.codec.fused_snake import MAX_LANES, SPAN, fused_snake
 
@@ -50,6 +53,21 @@ def main() -> None:
                 off = float((mine - reference).abs().max() / reference.abs().max().clamp(min=1))
                 assert off < tolerance, f"{name} is off by {off:.1e} of the largest: case {case}, {dtype}"
     print(len(CASES), "cases are equal")
+    check_the_trial()
+
+
+def check_the_trial() -> None:
+    """A kernel that errs, or cannot be launched, is found out before it is used."""
+    place = torch.device("cpu"), torch.float32
+    assert fused_snake_module.kernel_agrees(*place)
+    launch_settings = fused_snake_module.launch_settings
+    for broken in (lambda *_: ((1, 1), launch_settings(*_)[1]), lambda *_: 1 / 0):
+        fused_snake_module.launch_settings = broken
+        fused_snake_module.kernel_agrees.cache_clear()
+        with warnings.catch_warnings(record=True) as caught:
+            assert not fused_snake_module.kernel_agrees(*place)
+        assert "Convolutions take its place" in str(caught[0].message)
+    print("a broken kernel is found out")
 
 
 if __name__ == "__main__":

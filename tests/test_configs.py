@@ -164,6 +164,15 @@ def test_every_class_path_is_in_a_room_or_a_package() -> None:
     assert not [name for name in names if name.split(".")[0] in ("tests", "scripts", "benchmarks", "run")]
 
 
+def test_checkpoints_are_written_over_to_the_last_update() -> None:
+    """Guards against a stale `last.ckpt` in a folder that was moved, and one without the end: tests/test_stages.py."""
+    saves = re.compile(r"class_path: (\S+)\n\s+init_args: \{(dirpath: .*)\}")
+    found = [each for path in CONFIGS for each in saves.findall(path.read_text())]
+    assert len(found) >= 5
+    assert all("enable_version_counter: false" in settings for _, settings in found)
+    assert {name for name, settings in found if "save_last" in settings} == {"callbacks.run_checkpoint.RunCheckpoint"}
+
+
 def test_the_demo_runs_configs_that_are_there() -> None:
     """Guards against a demo script whose commands no longer fit the configs."""
     commands = re.findall(r"run\.py (\w+) --config (\S+\.yaml)", (REPOSITORY / "scripts/demo.sh").read_text())

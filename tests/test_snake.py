@@ -100,6 +100,7 @@ def test_the_kernel_gives_what_convolutions_give():
     )
     assert run.returncode == 0, run.stderr[-2000:]
     assert "cases are equal" in run.stdout
+    assert "a broken kernel is found out" in run.stdout
 
 
 @without_triton

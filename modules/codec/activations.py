@@ -53,8 +53,8 @@ class AliasFreeSnake(nn.Module):
     What stands beyond an item's length is not looked at and comes out as zero, as the zero padding of a convolution
     behind it would be. So items of a batch get what they get alone.
 
-    Three forms give the same: on CUDA the Triton kernel, where Triton is installed and the dtype fits; inside
-    torch.compile the sums over phases; else convolutions, which are the fastest without a compiler.
+    Three forms give the same: inside torch.compile the sums over phases; on CUDA the Triton kernel, where Triton is
+    installed, the dtype fits and a first trial on the device agrees; else convolutions, the fastest without a compiler.
 
     Args:
         channels: Of the input.
@@ -71,18 +71,19 @@ class AliasFreeSnake(nn.Module):
 
     def forward(self, x_BCT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """(B, C, T). `lengths_B` None: every item is T long."""
-        if x_BCT.is_cuda and x_BCT.dtype in KERNEL_DTYPES and triton_is_installed():
-            from modules.codec.fused_snake import fused_snake
-
-            return fused_snake(x_BCT, self.alpha, self.beta, lengths_B)
         if torch.compiler.is_compiling():
             return by_phases(x_BCT, self.alpha, self.beta, self.taps, lengths_B)
+        if x_BCT.is_cuda and x_BCT.dtype in KERNEL_DTYPES and triton_is_installed():
+            from modules.codec.fused_snake import fused_snake, kernel_agrees
+
+            if kernel_agrees(x_BCT.device, x_BCT.dtype):
+                return fused_snake(x_BCT, self.alpha, self.beta, lengths_B)
         if self.compiled:  # clones: sizes of parameters are constants of a graph, which would be one for every width
             return compiled_by_phases()(x_BCT, self.alpha.clone(), self.beta.clone(), self.taps, lengths_B)
         return by_convolution(x_BCT, self.alpha, self.beta, self.taps, lengths_B)
 
 
-@torch.compiler.assume_constant_result
+@cache
 def triton_is_installed() -> bool:
     return find_spec("triton") is not None
 

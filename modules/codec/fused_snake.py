@@ -6,13 +6,15 @@ Shapes: B batch, C channels, T samples.
 """
 
 import math
+import warnings
+from collections.abc import Callable
 from functools import cache
 
 import torch
 import triton
 from torch import Tensor
 
-from modules.codec.activations import NUM_TAPS, kaiser_sinc_filter
+from modules.codec.activations import NUM_TAPS, by_convolution, kaiser_sinc_filter
 from modules.codec.snake_kernel import backward_kernel, forward_kernel
 
 SPAN = 16  # samples of one lane
@@ -33,7 +35,6 @@ def launch_settings(num_rows: int, num_samples: int) -> tuple[tuple[int, int], d
     return (num_rows, triton.cdiv(num_chunks, lanes)), constants | options
 
 
-@torch.library.custom_op("alias_free_snake::forward", mutates_args=())
 def _forward(x_BCT: Tensor, alpha_C: Tensor, beta_C: Tensor, lengths_B: Tensor | None) -> Tensor:
     x_BCT = x_BCT.contiguous()
     batch_size, num_channels, num_samples = x_BCT.shape
@@ -46,12 +47,6 @@ def _forward(x_BCT: Tensor, alpha_C: Tensor, beta_C: Tensor, lengths_B: Tensor |
     return y_BCT
 
 
-@_forward.register_fake
-def _forward_shape(x_BCT: Tensor, alpha_C: Tensor, beta_C: Tensor, lengths_B: Tensor | None) -> Tensor:
-    return torch.empty_like(x_BCT, memory_format=torch.contiguous_format)
-
-
-@torch.library.custom_op("alias_free_snake::backward", mutates_args=())
 def _backward(
     grad_BCT: Tensor, x_BCT: Tensor, alpha_C: Tensor, beta_C: Tensor, lengths_B: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -78,14 +73,6 @@ def _backward(
     return grad_x_BCT, partial.sum((0, 2)).T.contiguous()
 
 
-@_backward.register_fake
-def _backward_shape(
-    grad_BCT: Tensor, x_BCT: Tensor, alpha_C: Tensor, beta_C: Tensor, lengths_B: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    grad_x_BCT = torch.empty_like(x_BCT, memory_format=torch.contiguous_format)
-    return grad_x_BCT, x_BCT.new_empty((2, x_BCT.shape[1]), dtype=torch.float32)
-
-
 class _FusedSnake(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x_BCT: Tensor, alpha_C: Tensor, beta_C: Tensor, lengths_B: Tensor | None) -> Tensor:
@@ -102,3 +89,40 @@ class _FusedSnake(torch.autograd.Function):
 def fused_snake(x_BCT: Tensor, alpha_C: Tensor, beta_C: Tensor, lengths_B: Tensor | None = None) -> Tensor:
     """(B, C, T) in the dtype of x (float32, bfloat16, float16); what `by_convolution` gives, with its gradients."""
     return _FusedSnake.apply(x_BCT, alpha_C, beta_C, lengths_B)
+
+
+@cache
+def kernel_agrees(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernel gives what convolutions give, and their gradients, on this device. Asked once; warns if not.
+
+    With a GPU or a Triton on which the kernel fails, a training gets slower, not wrong.
+    """
+    taps_K = kaiser_sinc_filter(0.25, 0.3, NUM_TAPS).to(device)
+    tolerance = 1e-4 if dtype == torch.float32 else 5e-2
+
+    def convolutions(x_BCT: Tensor, alpha_C: Tensor, beta_C: Tensor, lengths_B: Tensor) -> Tensor:
+        return by_convolution(x_BCT.float(), alpha_C, beta_C, taps_K, lengths_B)
+
+    try:
+        expected = _output_and_gradients(convolutions, device, dtype)
+        for found, wanted in zip(_output_and_gradients(fused_snake, device, dtype), expected, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=0, atol=tolerance * float(wanted.abs().max()))
+    except Exception as error:  # noqa: BLE001 - whatever a compiler or a driver raises, there is another form
+        reason = str(error).strip().partition("\n")[0]
+        warnings.warn(
+            "Expected the Triton kernel of AliasFreeSnake to give what convolutions give, "
+            f"but got on {device}, {dtype}: {reason} Convolutions take its place, which are slower.",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+@torch.enable_grad()
+def _output_and_gradients(form: Callable[..., Tensor], device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    """For an input of (2, 3, 200), the second item shorter: float32."""
+    x_BCT = torch.randn(2, 3, 200, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    leaves = [x_BCT, torch.full((3,), 0.4, device=device), torch.full((3,), -0.3, device=device)]
+    with torch.autocast(device.type, enabled=False):
+        y_BCT = form(*(leaf.requires_grad_() for leaf in leaves), torch.tensor([200, 131], device=device)).float()
+        return [y_BCT.detach(), *(grad.float() for grad in torch.autograd.grad(y_BCT.square().sum(), leaves))]
