@@ -2,12 +2,14 @@
 
     python scripts/curve_agreement.py runs/demo/report/curve.csv runs/demo_vllm/report/curve.csv
 
-Prints every point whose score lies outside the other curve's interval, and the share of points that agree both ways.
-Exits with 1 where it is below --share: of 95 % intervals of independent sweeps some points miss by chance.
+Prints every point whose scores differ by more than the interval of a difference (independent sweeps: the root of the sum
+of both half-widths' squares), and the share of points that agree. Exits with 1 where it is below --share: of 95 %
+intervals some points miss by chance.
 """
 
 import argparse
 import csv
+import math
 from pathlib import Path
 
 KEY = ("prompt_set", "algorithm", "temperature", "selector", "judge", "n")
@@ -26,11 +28,11 @@ def read_curve(path: Path) -> Curve:
 
 
 def disagreements(first: Curve, second: Curve) -> list[str]:
-    """A line for each point of both curves whose score lies outside the other's interval."""
+    """A line for each point of both curves whose scores differ by more than chance explains."""
     lines = []
     for key in first.keys() & second.keys():
         (score, low, high), (other_score, other_low, other_high) = first[key], second[key]
-        if not (other_low <= score <= other_high and low <= other_score <= high):
+        if not abs(score - other_score) <= math.hypot((high - low) / 2, (other_high - other_low) / 2):
             intervals = f"{score:.4g} [{low:.4g}, {high:.4g}] and {other_score:.4g} [{other_low:.4g}, {other_high:.4g}]"
             lines.append(f"{' / '.join(key)}: {intervals}")
     return sorted(lines)

@@ -19,15 +19,15 @@ def write(path: Path, scores: list[float], half_width: float = 0.1) -> Path:
     return path
 
 
-def test_points_agree_where_each_lies_in_the_others_interval(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """Guards against a wide interval that hides a narrow one which misses, and a failure that exits with 0."""
+def test_points_agree_where_they_differ_by_chance_alone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Guards against an interval of the difference that is too wide (the sum of both) or too narrow (one alone)."""
     first = write(tmp_path / "first.csv", [0.0, 1.0, 2.0])
-    near, far = write(tmp_path / "near.csv", [0.05, 1.05, 1.95]), write(tmp_path / "far.csv", [0.05, 1.3, 2.0], 0.5)
+    near, far = write(tmp_path / "near.csv", [0.12, 1.1, 1.9]), write(tmp_path / "far.csv", [0.05, 1.15, 2.0])
     assert disagreements(read_curve(first), read_curve(near)) == []
     main([str(first), str(near)])
     assert "3 of 3 points agree" in capsys.readouterr().out
     lines = disagreements(read_curve(first), read_curve(far))
-    assert len(lines) == 1 and "/ 2: 1 [0.9, 1.1] and 1.3 [0.8, 1.8]" in lines[0]
+    assert len(lines) == 1 and "/ 2: 1 [0.9, 1.1] and 1.15 [1.05, 1.25]" in lines[0]
     with pytest.raises(SystemExit) as stop:
         main([str(first), str(far)])
     assert stop.value.code == 1
