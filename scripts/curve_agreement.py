@@ -2,9 +2,9 @@
 
     python scripts/curve_agreement.py runs/demo/report/curve.csv runs/demo_vllm/report/curve.csv
 
-Prints every point whose scores differ by more than the interval of a difference (independent sweeps: the root of the sum
-of both half-widths' squares), and the share of points that agree. Exits with 1 where it is below --share: of 95 %
-intervals some points miss by chance.
+Prints every point whose scores differ by more than the interval of a difference (of independent sweeps: the root of
+the sum of both half-widths' squares), and the share of points that agree. Exits with 1 where it is below --share: of
+95 % intervals some points miss by chance.
 """
 
 import argparse
