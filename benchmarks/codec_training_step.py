@@ -94,7 +94,7 @@ class Parts:
         return DiscriminatorEnsemble(
             [
                 MultiPeriodDiscriminator(channels=periods, output_kernel_size=2),
-                MultiResolutionDiscriminator(channels=spectra),
+                MultiResolutionDiscriminator(channels=spectra, centred=True),
             ]
         )
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.shards import ShardIndex
@@ -112,7 +113,13 @@ class ResumableLoader:
                 ends.append(rows[-1][1])
                 yield [row for row, _ in rows[self.rank :: self.world_size]]
 
-        loader = DataLoader(PlannedBatches(self.plan), sampler=batches(), batch_size=None, num_workers=self.num_workers)
+        loader = DataLoader(
+            PlannedBatches(self.plan),
+            sampler=batches(),
+            batch_size=None,
+            num_workers=self.num_workers,
+            pin_memory=pins(),
+        )
         for batch in loader:
             self.position = ends.popleft()
             yield batch
@@ -167,4 +174,15 @@ def evaluation_loader(
     plan: RowPlan, batches: list[list[Any]], rank: int, world_size: int, num_workers: int
 ) -> DataLoader:
     """Every batch once, strided over ranks, nothing repeated. Use with `use_distributed_sampler: false`."""
-    return DataLoader(PlannedBatches(plan), sampler=batches[rank::world_size], batch_size=None, num_workers=num_workers)
+    return DataLoader(
+        PlannedBatches(plan),
+        sampler=batches[rank::world_size],
+        batch_size=None,
+        num_workers=num_workers,
+        pin_memory=pins(),
+    )
+
+
+def pins() -> bool:
+    """Whether batches are made in pinned memory: from any other, a copy to a GPU makes the program wait."""
+    return torch.cuda.is_available()

@@ -5,16 +5,24 @@ Not frozen: Lightning moves them to a device by setting their fields.
 Shapes: B batch, T audio samples, S code frames, C channels, R rows of L tokens.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 from torch import Tensor
 
 from modules.api import Prompt
 
 
+class Pinnable:
+    """Lets a DataLoader with `pin_memory` pin what it does not look into."""
+
+    def pin_memory(self) -> Self:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{k: v.pin_memory() for k, v in values.items() if isinstance(v, Tensor | Pinnable)})
+
+
 @dataclass
-class AudioBatch:
+class AudioBatch(Pinnable):
     """Padded audio: `audio_BT` float32, `num_samples_B` int64, and what each item is; `semantic_BSC`: the states of a
     frozen speech encoder, one per started frame, where the shards hold them."""
 
@@ -26,7 +34,7 @@ class AudioBatch:
 
 
 @dataclass
-class TokenBatch:
+class TokenBatch(Pinnable):
     """Packed rows of documents. R rows of L tokens.
 
     `tokens_RL` int64; `labels_RL` the next token to learn or -100; `positions_RL` restart at each document;
@@ -41,7 +49,7 @@ class TokenBatch:
 
 
 @dataclass
-class PromptBatch:
+class PromptBatch(Pinnable):
     """Prompts for sampling, and, where their codes are known, the same prompts as rows for the teacher-forced loss."""
 
     prompts: list[Prompt]

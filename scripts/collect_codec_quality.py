@@ -50,8 +50,10 @@ TEXTS = ("system", "key", "reference", "hypothesis")
 def paired_difference(
     ours: list[dict[str, dict[str, float]]], base: list[dict[str, dict[str, float]]], metric: str
 ) -> dict[str, float]:
-    """Ours minus base, one table of utterances per seed: {value, low, high}."""
+    """Ours minus base, one table of utterances per seed: {value, low, high, num}, of utterances that all runs have."""
     keys = sorted(set.intersection(*(set(run) for run in ours + base)))
+    if metric != "wer":  # what a metric could not judge is NaN
+        keys = [key for key in keys if not any(np.isnan(run[key][metric]) for run in ours + base)]
 
     def mean_over_seeds(runs: list[dict[str, dict[str, float]]], name: str) -> np.ndarray:
         return np.mean([[run[key][name] for key in keys] for run in runs], axis=0)
@@ -65,7 +67,8 @@ def paired_difference(
     drawn = np.random.default_rng(0).integers(len(keys), size=(NUM_RESAMPLES, len(keys)))
     resampled = difference[drawn].sum(1) / weights[drawn].sum(1)
     low, high = np.quantile(resampled, [0.025, 0.975])
-    return {"value": float(difference.sum() / weights.sum()), "low": float(low), "high": float(high)}
+    value = float(difference.sum() / weights.sum())
+    return {"value": value, "low": float(low), "high": float(high), "num": len(keys)}
 
 
 def gather(runs: Path) -> dict[str, Any]:

@@ -204,8 +204,8 @@ def test_windows_that_cannot_be_are_refused() -> None:
         DecodeWindow(chunk_frames=0)
     with pytest.raises(ValueError, match="`look_ahead_frames` to be at least 0, but got -1"):
         DecodeWindow(look_ahead_frames=-1)
-    with pytest.raises(ValueError, match="`context_frames` to be at least 0"):
-        EncodeWindow(context_frames=-1)
+    with pytest.raises(ValueError, match="`context_frames` to be at least 1"):
+        EncodeWindow(context_frames=0)
     with pytest.raises(ValueError, match="`frame_rate` to divide `sample_rate`=24000, but got 51"):
         whole_samples(24000, 51.0)
     assert whole_samples(24000, 12.5) == 1920

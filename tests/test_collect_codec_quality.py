@@ -44,4 +44,7 @@ def test_a_paired_difference_is_that_of_the_sums_and_knows_the_pairs(script):
     found = script.paired_difference(ours, base, "stoi")
     means = [np.mean([u["stoi"] for run in some for u in run.values()]) for some in (ours, base)]
     assert found["value"] == pytest.approx(means[0] - means[1])
+    assert found["num"] == 30
+    ours[1]["key3"]["stoi"] = float("nan")
+    assert script.paired_difference(ours, base, "stoi")["num"] == 29
     assert 0.01 < found["low"] < found["value"] < found["high"] < 0.03  # unpaired, the hard ones would spread it to .1

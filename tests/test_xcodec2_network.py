@@ -1,12 +1,14 @@
 """The parts of X-codec2's network against transformers, naive loops and themselves item by item."""
 
 import math
+from pathlib import Path
 
 import librosa
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import nn
 
 from modules.api import Codec
@@ -19,6 +21,7 @@ from modules.codec.spectral import CentredMagnitude
 from modules.codec.transformer import TransformerDecoder, masked_group_norm
 from tests.codec_references import noise_items, perturbed, small_codec
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 LENGTHS = (9600, 4801, 640, 6400)
 
 
@@ -198,8 +201,10 @@ def test_group_norm_with_a_mask_is_group_norm_of_the_items_own_frames():
 
 def test_the_discriminators_of_the_paper_have_its_size():
     """Guards against other widths or kernels: the numbers are those of the released training code."""
-    periods = MultiPeriodDiscriminator(output_kernel_size=2)
-    spectra = MultiResolutionDiscriminator(centred=True)
+    recipe = yaml.safe_load((REPOSITORY / "configs/codec/xcodec2_model.yaml").read_text())
+    first, second = recipe["init_args"]["discriminator"]["init_args"]["discriminators"]
+    periods = MultiPeriodDiscriminator(**first["init_args"])
+    spectra = MultiResolutionDiscriminator(**second["init_args"])
     assert sum(weight.numel() for weight in periods.parameters()) == 10_284_730
     assert sum(weight.numel() for weight in spectra.parameters()) == 18_097_936
     assert [magnitude.hop_length for magnitude in spectra.magnitudes] == [39, 63, 103, 167, 271, 438, 709, 1148]

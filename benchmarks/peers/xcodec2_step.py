@@ -25,7 +25,7 @@ from modules.codec.losses import (
     semantic_loss,
 )
 from modules.codec.semantic import SemanticEncoder, random_network
-from modules.codec.spectral import Magnitude
+from modules.codec.spectral import CentredMagnitude, Magnitude
 from modules.codec_module import CodecModule
 
 
@@ -49,7 +49,7 @@ class ConvolvedSnake(nn.Module):
 
 
 class WindowPerCall(nn.Module):
-    def __init__(self, magnitude: Magnitude) -> None:
+    def __init__(self, magnitude: Magnitude | CentredMagnitude) -> None:
         super().__init__()
         self.magnitude = magnitude
 
@@ -87,7 +87,7 @@ def as_the_authors(network: nn.Module) -> nn.Module:
         for name, child in list(module.named_children()):
             if isinstance(child, AliasFreeSnake):
                 setattr(module, name, ConvolvedSnake(child))
-            elif isinstance(child, Magnitude):
+            elif isinstance(child, Magnitude | CentredMagnitude):
                 setattr(module, name, WindowPerCall(child))
             elif isinstance(child, SemanticEncoder):
                 setattr(module, name, WholeSpeechEncoder(child))

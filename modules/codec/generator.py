@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -140,7 +141,8 @@ class CodecGenerator(nn.Module):
         digest = hashlib.sha256(settings.encode())
         for name, tensor in sorted(self.state_dict().items()):
             if covers(name):
-                digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+                bytes_N = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)  # numpy knows no bfloat16
+                digest.update(name.encode() + bytes_N.numpy().tobytes())
         return digest.hexdigest()[:16]
 
 

@@ -45,7 +45,8 @@ class FiniteScalarQuantizer(nn.Module):
 
     def lookup(self, codes_BS: Tensor) -> Tensor:
         """(B, S, C) of codes; the same numbers that `forward` gave."""
-        return self.project_out(self.quantizer.indices_to_codes(codes_BS))
+        with torch.autocast(codes_BS.device.type, enabled=False):
+            return self.project_out(self.quantizer.indices_to_codes(codes_BS))
 
 
 class Xcodec2Quantizer(FiniteScalarQuantizer):

@@ -79,7 +79,8 @@ class LogMel(nn.Module):
         self.register_buffer("filters_FM", mel_filters(sample_rate, fft_size, num_mels), persistent=False)
 
     def forward(self, audio_BT: Tensor) -> Tensor:
-        mel_BSM = self.magnitude(audio_BT).transpose(1, 2) @ self.filters_FM
+        with torch.autocast(audio_BT.device.type, enabled=False):  # a spectrum has more range than bfloat16 has digits
+            mel_BSM = self.magnitude(audio_BT.float()).transpose(1, 2) @ self.filters_FM
         return mel_BSM.transpose(1, 2).clamp(min=1e-5).log()
 
 

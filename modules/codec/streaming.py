@@ -5,7 +5,7 @@ chunks joined are the offline decode; where it sees further (attention over ever
 window alone. Shapes: B batch, T audio samples, S code frames.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,10 +17,10 @@ from modules.codec.compressed import CodeLayout, Compressed, audio_like, samples
 from modules.codec.external import codec_hash, compressed_codes, device_of, input_rate
 
 
-def _check_frames(frames: dict[str, int], positive: str) -> None:
+def _check_frames(frames: dict[str, int], positive: Sequence[str]) -> None:
     for name, value in frames.items():
-        if value < (name == positive):
-            raise ValueError(f"Expected `{name}` to be at least {int(name == positive)}, but got {value}.")
+        if value < (name in positive):
+            raise ValueError(f"Expected `{name}` to be at least {int(name in positive)}, but got {value}.")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class DecodeWindow:
     look_ahead_frames: int = 5
 
     def __post_init__(self) -> None:
-        _check_frames(asdict(self), "chunk_frames")
+        _check_frames(asdict(self), ["chunk_frames"])
 
     @property
     def latency_frames(self) -> int:
@@ -44,14 +44,15 @@ class DecodeWindow:
 class EncodeWindow:
     """How long audio is encoded: the codes of `window_frames` from audio that is `context_frames` longer on each side.
 
-    The codes are those of the whole where the encoder sees no further than the context.
+    The codes are those of the whole where the encoder sees no further than the context. One frame at least: a codec may
+    end its codes with one more than the audio has frames, and the last window must have audio left to make it from.
     """
 
     window_frames: int = 500
     context_frames: int = 100
 
     def __post_init__(self) -> None:
-        _check_frames(asdict(self), "window_frames")
+        _check_frames(asdict(self), ["window_frames", "context_frames"])
 
 
 class StreamingDecoder:
