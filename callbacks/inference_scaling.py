@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
-from modules.api import Codec, Prompt, Sampler, SamplingSettings, Verifier
+from modules.api import Codec, Prompt, Sampler, SamplerEngine, SamplingSettings, Verifier
 from modules.batches import PromptBatch
 from modules.search.candidates import CandidateStore, export_candidates
 from modules.search.comparisons import Comparison, line_label
@@ -31,8 +31,8 @@ class InferenceScaling(Callback):
 
     Every test dataloader is a prompt set; its batches are PromptBatch. The datamodule may name the sets
     (`prompt_set_names`: one per dataloader); otherwise they are called `name`, or `name 0`, `name 1` ... The module
-    under test offers `sampler(settings)`, `model_hash` and `prompt_format`. The voices of spoken prompts become codes
-    here, by `codec`.
+    under test offers `sampler(settings, engine=)`, `model_hash` and `prompt_format`. The voices of spoken prompts
+    become codes here, by `codec`.
 
     Writes `folder`/candidates (the store: a stopped sweep goes on where it stopped; another selector needs no new
     samples) and `folder`/report/{curve.csv, candidates.csv, summary.json}, and logs every point with step = n as
@@ -59,6 +59,7 @@ class InferenceScaling(Callback):
         more_temperatures: Temperatures to run every algorithm at, beside that of `sampling`.
         share: Which of `num_shares` runs this is, from 0.
         num_shares: Runs that fill one store side by side, with any number of ranks each.
+        engine: Draws the codes in place of the model's own sampler: modules.lm.vllm_engine.VLLM.
 
     Raises:
         ValueError: Two different verifiers of one name, no judge, another codebook than the model's, no prompts.
@@ -82,6 +83,7 @@ class InferenceScaling(Callback):
         more_temperatures: list[float] | None = None,
         share: int = 0,
         num_shares: int = 1,
+        engine: SamplerEngine | None = None,
     ) -> None:
         for argument, value in (("prompts_per_group", prompts_per_group), ("decode_batch_size", decode_batch_size)):
             if value < 1:
@@ -103,6 +105,7 @@ class InferenceScaling(Callback):
         self.share, self.num_shares = share, num_shares
         self.algorithms = [algorithm, *(more_algorithms or [])]
         self.temperatures = [sampling.temperature, *(more_temperatures or [])]
+        self.engine = engine
         self.results: SweepResults | None = None
         self._prompts: dict[int, list[Prompt]] = {}
 
@@ -114,6 +117,8 @@ class InferenceScaling(Callback):
             check_selectors(algorithm, self.selectors)
         codebook_size = pl_module.prompt_format.token_space.codebook_size
         check_codec(self.codec, codebook_size, getattr(pl_module, "codec_fingerprint", ""))
+        if self.engine is not None:
+            logger.info("Codes are drawn by %s.", self.engine.identity())
 
     @torch.inference_mode()
     def on_test_batch_end(
@@ -140,7 +145,7 @@ class InferenceScaling(Callback):
             for algorithm in self.algorithms
         ]
         for sweep in sweeps:
-            self._run(trainer, sweep, pl_module.sampler(sweep.sampling), prompt_sets)
+            self._run(trainer, sweep, pl_module.sampler(sweep.sampling, engine=self.engine), prompt_sets)
         trainer.strategy.barrier("inference_scaling")
         if num_failures := sum(len(sweep.failures) for sweep in sweeps):
             logger.warning("%d scores failed with an exception; run again to retry them.", num_failures)
@@ -154,8 +159,8 @@ class InferenceScaling(Callback):
 
     def _sweep(self, pl_module: LightningModule, algorithm: SearchAlgorithm, sampling: SamplingSettings) -> Sweep:
         store = CandidateStore(self.folder / "candidates")
-        model_hash = pl_module.model_hash
-        return Sweep(self.codec, algorithm, sampling, self.panel, store, model_hash, self.seed, self.decode_batch_size)
+        about = (self.panel, store, pl_module.model_hash, self.seed, self.decode_batch_size)
+        return Sweep(self.codec, algorithm, sampling, *about, engine=self.engine)
 
     def _run(self, trainer: Trainer, sweep: Sweep, sampler: Sampler, prompt_sets: dict[str, list[Prompt]]) -> None:
         """This rank's stride of this share's stride of every prompt set."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torchmetrics import MeanMetric
 
-from modules.api import PromptFormat, Sampler, SamplingSettings
+from modules.api import PromptFormat, Sampler, SamplerEngine, SamplingSettings
 from modules.batches import PromptBatch, TokenBatch
 from modules.lm.adapters import LowRankAdapters, add_adapters
 from modules.lm.answers import AnswerKind
@@ -120,10 +120,7 @@ class LMModule(lightning.LightningModule):
         optimizer = self.optimizer([weight for weight in self.parameters() if weight.requires_grad])
         if self.scheduler is None:
             return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"},
-        }
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"}}
 
     # -------------------------------------------------------------------------------------------------------- steps
 
@@ -149,7 +146,7 @@ class LMModule(lightning.LightningModule):
 
     def validation_step(self, batch: TokenBatch, batch_index: int) -> None:
         loss = self.network(batch)
-        self._update(self.val_loss, loss)
+        self.val_loss.update(loss.total / loss.num_targets.clamp(min=1), weight=loss.num_targets)
         self.log("val/loss", self.val_loss, prog_bar=True, batch_size=1)
         if batch.tasks_RL is not None:
             sums, counts = self._sums_by_task(batch, loss)
@@ -192,10 +189,6 @@ class LMModule(lightning.LightningModule):
                 self.log(f"train/loss_{name}", total / count, batch_size=1)
         self._task_totals = None
 
-    @staticmethod
-    def _update(metric: MeanMetric, loss: SummedLoss) -> None:
-        metric.update(loss.total / loss.num_targets.clamp(min=1), weight=loss.num_targets)
-
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_index: int) -> Any:
         """Prompts stay where they are: Lightning cannot copy frozen records. Their tokens move as usual."""
         if not isinstance(batch, PromptBatch):
@@ -207,12 +200,25 @@ class LMModule(lightning.LightningModule):
 
     # ----------------------------------------------------------------------------------------------------- sampling
 
-    def sampler(self, settings: SamplingSettings, max_batch_rows: int = 64, answer: AnswerKind = "speech") -> Sampler:
-        """Draws codes, or the text of what is heard, from the network as it is at each call. Needs whole weights: not
-        under a sharding strategy."""
+    def sampler(
+        self,
+        settings: SamplingSettings,
+        max_batch_rows: int = 64,
+        answer: AnswerKind = "speech",
+        engine: SamplerEngine | None = None,
+    ) -> Sampler:
+        """Draws codes, or the text of what is heard, from the network as it is at each call; an `engine` draws codes,
+        from the network as it is now.
+
+        Raises ValueError under a sharding strategy, for whole weights are needed, and on text from an engine.
+        """
         if self.device_mesh is not None:
             raise ValueError("Expected whole weights to sample from, but got a sharded model: sample with one device.")
-        return KVCacheSampler(self.network.llama, self.prompt_format, settings, max_batch_rows, answer)
+        if engine is None:
+            return KVCacheSampler(self.network.llama, self.prompt_format, settings, max_batch_rows, answer)
+        if answer != "speech":
+            raise ValueError(f"Expected `answer` to be speech with an engine of its own, but got {answer}.")
+        return engine.sampler(self.network.llama, self.prompt_format, settings, self.model_hash)
 
     @property
     def model_hash(self) -> str:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from modules.api import Prompt, PromptFormat
+from modules.lm.answers import AnswerKind
 from modules.tokens import TokenSpace
 
 Document = tuple[list[int], int]
@@ -52,6 +54,21 @@ def understanding_prompt(space: TokenSpace, frame: Frame, speech_tokens: Sequenc
     start = space.marker("<|SPEECH_UNDERSTANDING_START|>")
     request = [start, *speech_tokens, space.marker("<|SPEECH_UNDERSTANDING_END|>")]
     return [*frame.opening, *request, *frame.turn, space.marker("<|TEXT_GENERATION_START|>")]
+
+
+def prompt_tokens(prompt_format: PromptFormat, prompt: Prompt, answer: AnswerKind = "speech") -> list[int]:
+    """Everything before the first token that is drawn: also the codes of a spoken prompt, or of what is heard.
+
+    Raises ValueError on text that the tokenizer refuses, and on a `voice` that the codec has not read yet.
+    """
+    if prompt.voice is None and answer == "speech":
+        return prompt_format.prompt_tokens(prompt.text)
+    if prompt.voice is None or not prompt.voice.codes:
+        got = "none" if prompt.voice is None else "its text alone"
+        raise ValueError(f"Expected the `voice` of prompt {prompt.key!r} as codes, but got {got}.")
+    if answer == "text":
+        return prompt_format.understanding_prompt_tokens(prompt.voice.codes)
+    return prompt_format.prompt_tokens(prompt.text, voice=prompt.voice)
 
 
 def answered(prompt: Sequence[int], answer: Sequence[int], end: int) -> Document:

@@ -20,6 +20,7 @@ from modules.lm.attention import find_segments
 from modules.lm.cache import PrefillCache
 from modules.lm.compute import TransformerSize
 from modules.lm.decoding import DecodingBatch, Prefix, Row
+from modules.lm.documents import prompt_tokens
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -99,7 +100,7 @@ class KVCacheSampler:
             branch.state = None
 
     def num_prompt_tokens(self, prompt: Prompt) -> int:
-        return len(self._prompt_tokens(prompt))
+        return len(prompt_tokens(self.prompt_format, prompt, self.answer))
 
     def flops(self, num_prompt_tokens: int, num_codes: int) -> float:
         """FLOPs to read a prompt and draw `num_codes` tokens: 2 per weight and token, the attention, the cut head.
@@ -114,17 +115,6 @@ class KVCacheSampler:
     def _device(self) -> torch.device:
         return self.network.lm_head.weight.device
 
-    def _prompt_tokens(self, prompt: Prompt) -> list[int]:
-        """Everything before the first code that is drawn: also the codes of a spoken prompt."""
-        if prompt.voice is None and self.answer == "speech":
-            return self.prompt_format.prompt_tokens(prompt.text)
-        if prompt.voice is None or not prompt.voice.codes:
-            got = "none" if prompt.voice is None else "its text alone"
-            raise ValueError(f"Expected the `voice` of prompt {prompt.key!r} as codes, but got {got}.")
-        if self.answer == "text":
-            return self.prompt_format.understanding_prompt_tokens(prompt.voice.codes)
-        return self.prompt_format.prompt_tokens(prompt.text, voice=prompt.voice)
-
     def _prefill(self, branches: Sequence[Branch]) -> int:
         """Give each branch its Prefix; how many tokens were read. One forward pass reads many, packed like training
         documents; a branch that stands twice in the list is read once."""
@@ -132,7 +122,7 @@ class KVCacheSampler:
         pending: list[tuple[Branch, list[int]]] = []
         for branch in {id(branch): branch for branch in branches}.values():
             codes = self.words.tokens(branch.codes_S).tolist()
-            pending.append((branch, self._prompt_tokens(branch.prompt) + codes))
+            pending.append((branch, prompt_tokens(self.prompt_format, branch.prompt, self.answer) + codes))
             num_tokens += len(pending[-1][1])
             if sum(len(tokens) for _, tokens in pending) >= _MAX_PREFILL_TOKENS:
                 self._prefill_pack(pending)
