@@ -16,7 +16,7 @@ from modules.codec.activations import kaiser_sinc_filter
 from modules.codec.checkpoints import CodecCheckpoint, load_codec, main, save_transformers
 from modules.codec.quantizer import FiniteScalarQuantizer
 from modules.codec.released import load_released, load_semantic_decoder
-from modules.codec.weights import read_folder
+from modules.codec.weights import local_path, read_folder
 from tests.codec_files import lightning_checkpoint, released_tensors
 from tests.codec_references import (
     CONFIGS,
@@ -283,3 +283,17 @@ def test_files_that_hold_no_codec_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
         load_codec(tmp_path / "empty")
+
+
+def test_a_hub_name_is_fetched_and_a_wrong_path_is_not(tmp_path, monkeypatch):
+    """Guards against a request to the hub for a mistyped file, and against a traceback of the hub's client."""
+    asked = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name: asked.append(name) or str(tmp_path))
+    assert local_path(Path("owner/xcodec2")) == tmp_path
+    for path in ("runs/last.ckpt", "/absent/folder", "runs/absent/folder"):
+        with pytest.raises(FileNotFoundError, match="there is nothing"):
+            load_codec(path)
+    assert asked == ["owner/xcodec2"]
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name: read_folder(tmp_path / "no hub"))
+    with pytest.raises(FileNotFoundError, match=r"got `owner/absent`.*The hub: "):
+        load_codec("owner/absent")

@@ -136,7 +136,7 @@ def test_sixteen_bit_floats_are_refused(shards, tmp_path):
 
 
 def test_a_checkpoint_that_is_no_codec_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="Train the codec first"):
+    with pytest.raises(FileNotFoundError, match="once it is trained"):
         CodecCheckpoint(tmp_path / "none.ckpt").encode(torch.zeros(1, 320), torch.tensor([320]))
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(ValueError, match="CodecModule"):

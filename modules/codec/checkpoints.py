@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from modules.codec.generator import CodecGenerator
 from modules.codec.released import is_released, load_released
 from modules.codec.transformers_folder import MODEL_TYPES, load_transformers, save_transformers
-from modules.codec.weights import fill, read_checkpoint, read_folder
+from modules.codec.weights import fill, local_path, read_checkpoint, read_folder
 
 PREFIX = "generator."
 ROOM = "modules.codec."
@@ -92,13 +92,13 @@ def load_codec(path: Path | str, semantic_model: str | None = None) -> CodecGene
 
     Args:
         path: A checkpoint of CodecModule; a released file (.safetensors, .ckpt, .bin) or a folder that holds one; a
-            folder of transformers' Xcodec2Model or NeuCodecModel.
+            folder of transformers' Xcodec2Model or NeuCodecModel; the hub name of such a folder.
         semantic_model: Folder or hub id of the semantic network, for a released file that does not hold it.
 
     Raises FileNotFoundError where there is nothing, ValueError where it is no codec, or where a tensor is missing, is
     surplus, has another shape or would not be used.
     """
-    path = Path(path)
+    path = local_path(Path(path))
     if path.is_dir():
         config = path / "config.json"
         if config.is_file() and json.loads(config.read_text()).get("model_type") in MODEL_TYPES:

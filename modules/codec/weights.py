@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,31 @@ import torch
 from torch import Tensor, nn
 
 MAX_LISTED = 40
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def local_path(path: Path) -> Path:
+    """The file or folder itself, or the folder of a name on the model hub, downloaded where it is not in the cache.
+
+    Raises FileNotFoundError where there is neither.
+    """
+    if path.exists():
+        return path
+    absent = f"Expected a codec's file, folder or hub name, but got `{path}`, where there is nothing."
+    if not HUB_NAME.fullmatch(str(path)) or path.suffix in (".ckpt", ".safetensors", ".bin"):
+        raise FileNotFoundError(f"{absent} A codec of yours is there once it is trained.")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(path)))
+    except (OSError, ValueError) as error:  # no such name, or no way to the hub
+        raise FileNotFoundError(f"{absent} The hub: {error}") from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """What a .safetensors file or one of torch.save holds. Raises FileNotFoundError, ValueError for other content."""
     if not path.is_file():
-        raise FileNotFoundError(f"Expected a codec checkpoint at `{path}`, but there is none. Train the codec first.")
+        raise FileNotFoundError(f"Expected a codec checkpoint at `{path}`, but there is none.")
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
