@@ -87,6 +87,38 @@ def fit(shards, folder, max_steps, module=None, resume=None, **options):
     return recorder, trainer
 
 
+def loaders(shards, num_ranks, which="val", **settings):
+    """Of every rank: the keys of each batch."""
+    found = []
+    for rank in range(num_ranks):
+        data = AudioDataModule(shards, validation_split="train", predict_splits=["train"], **settings)
+        data.trainer = type("Trainer", (), {"global_rank": rank, "world_size": num_ranks})()
+        made = getattr(data, f"{which}_dataloader")()
+        found.append([batch.keys for batch in (made[0] if which == "predict" else made)])
+    return found
+
+
+@pytest.mark.parametrize("num_ranks", [1, 3, 8, 20])
+def test_every_rank_validates_as_many_batches_as_the_others(shards, num_ranks):
+    """Guards against a rank without a batch, at which Lightning stops the run before its first step, and one with a
+    batch less, for which the others wait for ever where weights are sharded. The train split has 20 recordings."""
+    found = loaders(shards, num_ranks, evaluation_batch_size=16)
+    assert len({len(batches) for batches in found}) == 1 and found[0]
+    alone = loaders(shards, 1, evaluation_batch_size=16)[0]
+    assert sorted(key for batches in found for keys in batches for key in keys) == sorted(sum(alone, []))
+    assert (num_ranks > 1) or [len(keys) for keys in alone] == [16, 4]
+    predicted = loaders(shards, num_ranks, "predict", evaluation_batch_size=16)
+    assert all(predicted) and sum(map(len, predicted)) == max(2, num_ranks)
+
+
+def test_too_few_recordings_for_all_ranks_are_refused(shards):
+    """Guards against Lightning's words of a data loader of zero length, from which nobody learns what to change."""
+    for settings in ({}, {"num_validation_samples": 10}, {"evaluation_batch_size": 1}):
+        num_ranks = 12 if settings else 24
+        with pytest.raises(ValueError, match="at least 24 recordings|at least 12 recordings"):
+            loaders(shards, num_ranks, **settings)
+
+
 def test_steps_are_generator_updates_and_discriminators_start_when_told(shards, tmp_path):
     """Guards against Lightning counting both optimizers, which halves max_steps and moves checkpoints."""
     recorder, trainer = fit(shards, tmp_path, 10)
