@@ -118,17 +118,14 @@ class CodecModule(L.LightningModule):
         return [generator, discriminator], schedulers
 
     def setup(self, stage: str) -> None:
-        if stage == "fit" and self.trainer.precision == "16-mixed":
-            raise ValueError(
-                "Expected `precision` 32-true or bf16-mixed, but got 16-mixed: the discriminator's optimizer is "
-                "stepped outside Lightning, which then cannot unscale its gradients."
-            )
-        if stage == "fit" and self.generator.sample_rate != self.generator.input_sample_rate:
-            raise ValueError(
-                f"Expected a generator that gives audio at the rate it takes, {self.generator.input_sample_rate}, to "
-                f"train it, but got {self.generator.sample_rate}: such a codec is loaded and run, not trained, here."
-            )
-        if stage == "fit" and self.compile_backend is not None:
+        check_rates(self.generator, getattr(self.trainer, "datamodule", None))
+        if stage != "fit":
+            return
+        check_training(self.generator, self.trainer.precision)
+        if self.perceptual_start_step < self.trainer.max_steps or self.trainer.max_steps == -1:
+            # Read now: where it cannot be, a run would end weeks later, at its first step with this loss.
+            getattr(self.perceptual_loss, "network", None)
+        if self.compile_backend is not None:
             # Crops have one length; the discriminators see whole and halved batches, each worth a graph of its own.
             for network in (self.generator, self.semantic_decoder, self.discriminator):
                 if network is not None:
@@ -242,6 +239,30 @@ class CodecModule(L.LightningModule):
         """Audio after encoding and decoding, (B, T)."""
         codes_BS, num_codes_B = self.generator.encode(audio_BT, num_samples_B)
         return self.generator.decode(codes_BS, num_codes_B)[:, : audio_BT.shape[-1]]
+
+
+def check_rates(generator: CodecGenerator, datamodule: object) -> None:
+    """Raises ValueError where the data's rate is not the one that the codec takes: it would learn other pitches."""
+    rate = getattr(datamodule, "sample_rate", generator.input_sample_rate)
+    if rate != generator.input_sample_rate:
+        raise ValueError(
+            f"Expected audio at the rate that the codec takes, {generator.input_sample_rate} Hz, but got `sample_rate`="
+            f"{rate} of the data."
+        )
+
+
+def check_training(generator: CodecGenerator, precision: str) -> None:
+    """Raises ValueError for a precision or a codec that cannot be trained here."""
+    if precision == "16-mixed":
+        raise ValueError(
+            "Expected `precision` 32-true or bf16-mixed, but got 16-mixed: the discriminator's optimizer is "
+            "stepped outside Lightning, which then cannot unscale its gradients."
+        )
+    if generator.sample_rate != generator.input_sample_rate:
+        raise ValueError(
+            f"Expected a generator that gives audio at the rate it takes, {generator.input_sample_rate}, to "
+            f"train it, but got {generator.sample_rate}: such a codec is loaded and run, not trained, here."
+        )
 
 
 def noise_seed(seed: int, rank: int, step: int) -> int:
