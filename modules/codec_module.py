@@ -5,6 +5,7 @@ Shapes: B batch, T samples, S frames.
 
 from contextlib import nullcontext
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -24,7 +25,8 @@ from modules.codec.losses import (
     feature_matching_loss,
     semantic_loss,
 )
-from modules.codec.parallel import clip_gradients, shard_codec
+from modules.codec.parallel import clip_gradients, restore_frozen, shard_codec
+from modules.codec.weights import read_checkpoint
 
 
 class CodecModule(L.LightningModule):
@@ -130,6 +132,11 @@ class CodecModule(L.LightningModule):
             for network in (self.generator, self.semantic_decoder, self.discriminator):
                 if network is not None:
                     network.compile(backend=self.compile_backend, dynamic=False)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        path = self.trainer.ckpt_path if self._sharded else None
+        if path is not None and Path(path).is_file():  # a folder of shards is loaded whole
+            restore_frozen(self, read_checkpoint(Path(path))["state_dict"])
 
     def on_fit_start(self) -> None:
         self._seed = torch.initial_seed()
