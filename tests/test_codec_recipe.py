@@ -1,7 +1,6 @@
 """configs/codec/xcodec2.yaml with its overlays, on two processes without a GPU: only sizes shrink."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 
 from datamodules.preparation import prepare_audio_shards
 from modules.batches import AudioBatch
+from tests.killed_runs import import_before_forks, run_script, start, wait
 from tests.tiny_corpus import TinyCorpus
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,7 +49,7 @@ model:
     perceptual_start_step: 1
 data:
   init_args:
-    folder: FOLDER/shards
+    folder: SHARDS
     validation_split: train
     num_validation_samples: 5
     segment_seconds: 0.2
@@ -65,6 +65,7 @@ trainer:
   enable_model_summary: false
   callbacks+: {class_path: tests.test_codec_recipe.Spoil, init_args: {step: 1}}
 """
+OVERLAYS = ("gpu8", "gpu8_fsdp2")
 SHARDING = "  strategy: {init_args: {data_parallel_size: 2}}\n"
 
 
@@ -79,35 +80,48 @@ class Spoil(L.Callback):
             batch.audio_BT[:, 0] = float("nan")
 
 
+def run_recipe(folder: Path, overlay: str, shards: Path) -> None:
+    """One training of two ranks in `folder`, of the files as they stand and the sizes behind them."""
+    folder.mkdir()
+    (folder / "config_0.yaml").symlink_to(ROOT / "configs/codec/xcodec2.yaml")
+    (folder / "xcodec2_model.yaml").symlink_to(ROOT / "configs/codec/xcodec2_model.yaml")
+    (folder / "config_1.yaml").symlink_to(ROOT / f"configs/codec/hardware/{overlay}.yaml")
+    small = (SMALL + SHARDING * ("fsdp2" in overlay)).replace("SHARDS", str(shards))
+    (folder / "config_2.yaml").write_text(small.replace("FOLDER", str(folder)))
+    statuses = wait(start(folder, 2, 0, "", 0))
+    assert statuses == [0, 0], "\n".join(path.read_text()[-3000:] for path in folder.glob("log_*"))
+
+
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recipe")
-    prepare_audio_shards([TinyCorpus(num_prompts=2)], folder / "shards", 16000)
-    return folder / "shards"
+    run_script(__file__, folder)
+    return folder
 
 
-@pytest.mark.parametrize("overlay", ["gpu8", "gpu8_fsdp2"])
-def test_the_recipe_of_xcodec2_trains_and_validates(overlay: str, shards: Path, tmp_path: Path) -> None:
-    """Guards against a recipe that nobody ever ran: 5 recordings are one batch, for two ranks; one rank's
-    broken batch leaves out the update of all; the paper's optimizers, callbacks and precision are those of the file."""
-    (tmp_path / "shards").symlink_to(shards)
-    small = SMALL + SHARDING * ("fsdp2" in overlay)
-    (tmp_path / "small.yaml").write_text(small.replace("FOLDER", str(tmp_path)))
-    configs = ["configs/codec/xcodec2.yaml", f"configs/codec/hardware/{overlay}.yaml", str(tmp_path / "small.yaml")]
-    process = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "run.py", "fit"]
-        + [word for config in configs for word in ("--config", config)],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
-    assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-6000:]
-    stored = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_recipe_of_xcodec2_trains_and_validates(overlay: str, folder: Path) -> None:
+    """Guards against a recipe that nobody ever ran: 5 recordings are one batch, for two ranks; one rank's broken batch
+    leaves out the update of all; the paper's optimizers, callbacks and precision are those of the file."""
+    run = folder / overlay / "run"
+    stored = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
     assert stored["global_step"] == 3
     assert all(torch.isfinite(weight).all() for weight in stored["state_dict"].values())
     assert stored["updates"] == {name: {"num_skipped": 1, "num_in_a_row": 0} for name in ("generator", "discriminator")}
     assert [len(state["state"]) > 10 for state in stored["optimizer_states"]] == [True, True]
     steps = {float(moments["step"]) for state in stored["optimizer_states"] for moments in state["state"].values()}
     assert steps == {2.0}
-    events = b"".join(path.read_bytes() for path in (tmp_path / "run/tensorboard").rglob("*tfevents*"))
+    events = b"".join(path.read_bytes() for path in (run / "tensorboard").rglob("*tfevents*"))
     for tag in (b"train/perceptual", b"train/adversarial", b"val/mel", b"val/code_usage", b"reconstruction/"):
         assert tag in events
+
+
+if __name__ == "__main__":
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    import_before_forks(
+        "modules.codec_module", "modules.codec.xcodec2", "callbacks.codec_health", "tests.test_codec_recipe"
+    )
+    main_folder = Path(sys.argv[1])
+    prepare_audio_shards([TinyCorpus(num_prompts=2)], main_folder / "shards", 16000)
+    for name in OVERLAYS:
+        run_recipe(main_folder / name, name, main_folder / "shards")
