@@ -1,4 +1,5 @@
-# make demo · make test · make bench · make lint · make clean. Each sets up what it needs: .venv on the first call.
+# make demo · make test · make test-vllm · make bench · make lint · make clean. Each sets up what it needs: .venv on the
+# first call, .venv-vllm for vLLM.
 #
 # PYTHON=python3.12 chooses the interpreter of a new .venv.
 
@@ -9,14 +10,22 @@ REQUIREMENTS := requirements.txt requirements-no-deps.txt
 INSTALLED := $(VENV)/installed-$(shell cat $(REQUIREMENTS) | cksum | cut -d ' ' -f 1)
 TEST_INSTALLED := $(VENV)/test-installed-$(shell cksum < requirements-test.txt | cut -d ' ' -f 1)
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+# vLLM pins exact versions of torch and others: it has an environment of its own, with everything else in it too.
+VLLM_VENV := .venv-vllm
+VLLM_REQUIREMENTS := $(REQUIREMENTS) requirements-vllm.txt requirements-vllm-no-deps.txt
+VLLM_INSTALLED := $(VLLM_VENV)/installed-$(shell cat $(VLLM_REQUIREMENTS) | cksum | cut -d ' ' -f 1)
+VLLM_PIP := $(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test bench lint clean distclean
+.PHONY: demo test test-vllm bench lint clean distclean
 
 demo: $(INSTALLED)
 	@PYTHON=$(VENV)/bin/python scripts/demo.sh
 
 test: $(INSTALLED) $(TEST_INSTALLED)
 	@$(VENV)/bin/python -m pytest --durations=20
+
+test-vllm: $(VLLM_INSTALLED)
+	@$(VLLM_VENV)/bin/python -m pytest --durations=20 tests/vllm tests/test_lm_engines.py
 
 bench: $(INSTALLED)
 	@set -e; for file in $(wildcard benchmarks/*.py); do \
@@ -43,11 +52,20 @@ $(TEST_INSTALLED): requirements-test.txt | $(INSTALLED)
 	@$(VENV)/bin/python -c "import triton" 2>/dev/null || $(PIP) -r requirements-test.txt
 	@touch $@
 
+$(VLLM_INSTALLED): $(VLLM_REQUIREMENTS)
+	@echo "Installing vLLM into $(VLLM_VENV) (once, some minutes)"
+	@test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	@$(VLLM_PIP) "$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)"
+	@$(VLLM_PIP) -r requirements.txt -r requirements-vllm.txt
+	@$(VLLM_PIP) --no-deps -r requirements-no-deps.txt -r requirements-vllm-no-deps.txt
+	@rm -f $(VLLM_VENV)/installed-*
+	@touch $@
+
 # Runs and what tools leave behind; the cache of fetched and prepared data stays, and so does data/.
 clean:
 	rm -rf runs lightning_logs build dist *.egg-info .pytest_cache .ruff_cache
-	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './.venv*/*' -prune -exec rm -rf {} +
 
 # Back to a fresh clone, but for data/.
 distclean: clean
-	rm -rf cache $(VENV)
+	rm -rf cache $(VENV) $(VLLM_VENV)

@@ -20,6 +20,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from callbacks.stage import Stage, StageFinished, StageSettings, newest_checkpoint
@@ -32,6 +33,8 @@ class SuiteParser(LightningArgumentParser):
     """Lightning's parser, with `${...}` counted from the top of the config file and one-line errors."""
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:
+        # `${times:2000,${trainer.accumulate_grad_batches}}`: of what Lightning counts in micro-batches.
+        OmegaConf.register_resolver("times", lambda first, second: first * second, replace=True)
         namespace = super().parse_args(*args, **kwargs)
         if not hasattr(self, "subcommand"):
             return namespace

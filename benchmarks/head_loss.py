@@ -1,6 +1,6 @@
 """Head loss: ours against cross entropy over whole logits, in one process, in turns.
 
-    python benchmarks/head_loss.py [--num_tokens 1024] [--hidden_size 256] [--vocab_size 193800] [--rounds 5]
+    python benchmarks/head_loss.py [--num_tokens 1024] [--hidden_size 256] [--vocab_size 193800] [--json FILE]
 
 Loss and gradients are compared before anything is timed. Printed: medians and their ratio, the peak of the resident
 set over what it was before (CUDA: of allocated memory), versions and machine. Two thirds of the tokens carry loss, as
@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--num_threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path, help="also write the result here")
     given = parser.parse_args()
     torch.set_num_threads(given.num_threads)
     dtype = torch.bfloat16 if given.device == "cuda" else torch.float32
@@ -121,7 +122,10 @@ def main() -> None:
         "torch": torch.__version__,
         "date": date.today().isoformat(),
     }
-    print(json.dumps(result, indent=1))
+    text = json.dumps(result, indent=1)
+    print(text)
+    if given.json:
+        given.json.write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
-from modules.api import Codec, Prompt, Sampler, SamplingSettings, Verifier
+from modules.api import Codec, Prompt, Sampler, SamplerEngine, SamplingSettings, Verifier
 from modules.batches import PromptBatch
 from modules.search.candidates import CandidateStore, export_candidates
 from modules.search.comparisons import Comparison, line_label
@@ -31,14 +31,15 @@ class InferenceScaling(Callback):
 
     Every test dataloader is a prompt set; its batches are PromptBatch. The datamodule may name the sets
     (`prompt_set_names`: one per dataloader); otherwise they are called `name`, or `name 0`, `name 1` ... The module
-    under test offers `sampler(settings)`, `model_hash` and `prompt_format`. The voices of spoken prompts become codes
-    here, by `codec`.
+    under test offers `sampler(settings, engine=)`, `model_hash` and `prompt_format`. The voices of spoken prompts
+    become codes here, by `codec`.
 
     Writes `folder`/candidates (the store: a stopped sweep goes on where it stopped; another selector needs no new
     samples) and `folder`/report/{curve.csv, candidates.csv, summary.json}, and logs every point with step = n as
     "PROMPT SET/JUDGE/SELECTOR". `results` holds the SweepResults after the test, on rank 0 only.
 
-    With several ranks each takes a stride of all prompts; they must share `folder`.
+    With several ranks each takes a stride of all prompts; they must share `folder`. So must runs that share the prompts
+    out (`share`, `num_shares`); they write no report. The same run without shares, afterwards, finds everything stored.
 
     Args:
         codec: Turns codes into audio.
@@ -56,6 +57,9 @@ class InferenceScaling(Callback):
         more_algorithms: Searches to run beside `algorithm` on the same prompts: their points stand in curve.csv and
             comparisons.csv; the pictures show `algorithm` at the temperature of `sampling`.
         more_temperatures: Temperatures to run every algorithm at, beside that of `sampling`.
+        share: Which of `num_shares` runs this is, from 0.
+        num_shares: Runs that fill one store side by side, with any number of ranks each.
+        engine: Draws the codes in place of the model's own sampler: modules.lm.vllm_engine.VLLM.
 
     Raises:
         ValueError: Two different verifiers of one name, no judge, another codebook than the model's, no prompts.
@@ -77,10 +81,15 @@ class InferenceScaling(Callback):
         num_resamples: int = 2000,
         more_algorithms: list[SearchAlgorithm] | None = None,
         more_temperatures: list[float] | None = None,
+        share: int = 0,
+        num_shares: int = 1,
+        engine: SamplerEngine | None = None,
     ) -> None:
         for argument, value in (("prompts_per_group", prompts_per_group), ("decode_batch_size", decode_batch_size)):
             if value < 1:
                 raise ValueError(f"Expected `{argument}` to be at least 1, but got {value}.")
+        if not 0 <= share < num_shares:
+            raise ValueError(f"Expected `share` to be one of `num_shares`={num_shares} from 0, but got {share}.")
         self.codec = codec
         self.algorithm = algorithm
         self.sampling = sampling
@@ -93,8 +102,10 @@ class InferenceScaling(Callback):
         self.prompts_per_group = prompts_per_group
         self.decode_batch_size = decode_batch_size
         self.num_resamples = num_resamples
+        self.share, self.num_shares = share, num_shares
         self.algorithms = [algorithm, *(more_algorithms or [])]
         self.temperatures = [sampling.temperature, *(more_temperatures or [])]
+        self.engine = engine
         self.results: SweepResults | None = None
         self._prompts: dict[int, list[Prompt]] = {}
 
@@ -106,6 +117,8 @@ class InferenceScaling(Callback):
             check_selectors(algorithm, self.selectors)
         codebook_size = pl_module.prompt_format.token_space.codebook_size
         check_codec(self.codec, codebook_size, getattr(pl_module, "codec_fingerprint", ""))
+        if self.engine is not None:
+            logger.info("Codes are drawn by %s.", self.engine.identity())
 
     @torch.inference_mode()
     def on_test_batch_end(
@@ -132,11 +145,13 @@ class InferenceScaling(Callback):
             for algorithm in self.algorithms
         ]
         for sweep in sweeps:
-            self._run(trainer, sweep, pl_module.sampler(sweep.sampling), prompt_sets)
+            self._run(trainer, sweep, pl_module.sampler(sweep.sampling, engine=self.engine), prompt_sets)
         trainer.strategy.barrier("inference_scaling")
         if num_failures := sum(len(sweep.failures) for sweep in sweeps):
             logger.warning("%d scores failed with an exception; run again to retry them.", num_failures)
-        if trainer.is_global_zero:
+        if self.num_shares > 1:
+            logger.info("share %d of %d is stored; without shares, this run reports", self.share, self.num_shares)
+        elif trainer.is_global_zero:
             results = [summarise(sweep, prompt_sets, self.num_resamples) for sweep in sweeps]
             self.results = combined(results, self.seed, self.num_resamples)
             self._write(self.results)
@@ -144,14 +159,14 @@ class InferenceScaling(Callback):
 
     def _sweep(self, pl_module: LightningModule, algorithm: SearchAlgorithm, sampling: SamplingSettings) -> Sweep:
         store = CandidateStore(self.folder / "candidates")
-        model_hash = pl_module.model_hash
-        return Sweep(self.codec, algorithm, sampling, self.panel, store, model_hash, self.seed, self.decode_batch_size)
+        about = (self.panel, store, pl_module.model_hash, self.seed, self.decode_batch_size)
+        return Sweep(self.codec, algorithm, sampling, *about, engine=self.engine)
 
     def _run(self, trainer: Trainer, sweep: Sweep, sampler: Sampler, prompt_sets: dict[str, list[Prompt]]) -> None:
-        """This rank's stride of every prompt set."""
+        """This rank's stride of this share's stride of every prompt set."""
         setting = "" if len(self.algorithms) * len(self.temperatures) == 1 else f"{sweep.algorithm.name} "
         for prompt_set, prompts in prompt_sets.items():
-            own = prompts[trainer.global_rank :: trainer.world_size]
+            own = prompts[self.share :: self.num_shares][trainer.global_rank :: trainer.world_size]
             with tqdm(total=len(own), unit="prompt", smoothing=0, disable=not trainer.is_global_zero) as bar:
 
                 def show(stage: str, num_finished: int, label: str = setting + prompt_set, bar: tqdm = bar) -> None:

@@ -7,6 +7,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from modules.metrics import is_logged_step
+
 
 class StepGuard(Callback):
     """Looks at the norm of all gradients before each update, after they are reduced over ranks: all ranks agree.
@@ -41,7 +43,6 @@ class StepGuard(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         norm = gradient_norm(weights)
-        pl_module.log("train/gradient_norm", norm, batch_size=1)
         if self._accepts(norm):
             self.mean_norm += (norm - self.mean_norm) / min(self.num_accepted + 1, 100)
             self.num_accepted += 1
@@ -51,7 +52,9 @@ class StepGuard(Callback):
                 weight.grad = None  # AdamW then changes nothing, not even by decay
             self.num_skipped += 1
             self.num_skipped_in_a_row += 1
-        pl_module.log("train/num_skipped_steps", float(self.num_skipped), batch_size=1)
+        if is_logged_step(trainer):
+            pl_module.log("train/gradient_norm", norm, batch_size=1)
+            pl_module.log("train/num_skipped_steps", float(self.num_skipped), batch_size=1)
         if self.num_skipped_in_a_row > self.max_skipped_in_a_row:
             raise RuntimeError(
                 f"Expected a finite gradient that does not explode, but got {self.num_skipped_in_a_row} others in a "

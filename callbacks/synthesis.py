@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from modules.api import Audio, Candidate, Codec, Prompt, SamplingSettings, Verifier
+from modules.api import Audio, Candidate, Codec, Prompt, SamplerEngine, SamplingSettings, Verifier
 from modules.batches import PromptBatch
 from modules.search.driver import run_searches
 from modules.search.identity import candidate_identity, check_codec, decoder_fingerprint, digest, plain, score_identity
@@ -38,8 +38,9 @@ MAX_NAME_CHARACTERS = 40
 class SpeechWriter(Callback):
     """Writes NAME.wav (16-bit PCM, the codec's rate) and NAME.json for every prompt that `predict` is given.
 
-    Batches are PromptBatch. The module under prediction offers `sampler(settings)`, `model_hash` and `prompt_format`.
-    Candidates are drawn, decoded and scored as in a sweep: with the same settings and prompt key they are the sweep's.
+    Batches are PromptBatch. The module under prediction offers `sampler(settings, engine=)`, `model_hash` and
+    `prompt_format`. Candidates are drawn, decoded and scored as in a sweep: with the same settings and prompt key they
+    are the sweep's.
     NAME is the text made readable, and a hash of all that the audio depends on: another setting writes another file,
     the same command writes the same one. `written` lists the wavs of the last run.
 
@@ -58,6 +59,7 @@ class SpeechWriter(Callback):
         seed: Of the candidates.
         keep_all: Also write every candidate as NAME/candidate_INDEX.wav.
         decode_batch_size: Candidates that the codec decodes at once.
+        engine: Draws the codes in place of the model's own sampler: modules.lm.vllm_engine.VLLM.
 
     Raises:
         ValueError: The codec has another codebook than the model; the selector needs a reference and there is none.
@@ -76,6 +78,7 @@ class SpeechWriter(Callback):
         keep_all: bool = False,
         decode_batch_size: int = 16,
         reference_text: str = "",
+        engine: SamplerEngine | None = None,
     ) -> None:
         if decode_batch_size < 1:
             raise ValueError(f"Expected `decode_batch_size` to be at least 1, but got {decode_batch_size}.")
@@ -91,6 +94,7 @@ class SpeechWriter(Callback):
         self.seed = seed
         self.keep_all = keep_all
         self.decode_batch_size = decode_batch_size
+        self.engine = engine
         self.written: list[Path] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -127,7 +131,7 @@ class SpeechWriter(Callback):
         traces = run_searches(
             prompts,
             self.algorithm,
-            pl_module.sampler(self.sampling),
+            pl_module.sampler(self.sampling, engine=self.engine),
             self.codec,
             selectors,
             self.seed,
@@ -162,7 +166,7 @@ class SpeechWriter(Callback):
         """What was run and what came of it, ready for JSON; NaN scores are null. `hash` is of the former."""
         prompt, selector = trace.prompt, self.selector
         identity = candidate_identity(
-            self._model_hash, self.codec, prompt, self.sampling, self.algorithm, self.seed
+            self._model_hash, self.codec, prompt, self.sampling, self.algorithm, self.seed, engine=self.engine
         ) | {
             "decoder": self._decoder,
             "selector": selector and [selector.name, score_identity(selector, prompt, self._decoder)],
@@ -185,6 +189,7 @@ class SpeechWriter(Callback):
             "reference_text": self.reference_text,
             "algorithm": {"name": self.algorithm.name} | plain(self.algorithm),
             "sampling": asdict(self.sampling),
+            "engine": self.engine and self.engine.identity(),
             "seed": self.seed,
             "model_hash": self._model_hash,
             "codec_fingerprint": self.codec.fingerprint,

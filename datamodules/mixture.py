@@ -4,7 +4,6 @@ Each task has an endless stream of its samples, reshuffled every time round. A w
 stream, as long as the task's share: after any number of windows, no share is off by more than one document.
 """
 
-import io
 import json
 import logging
 import math
@@ -16,6 +15,7 @@ import numpy as np
 from datamodules.order import stream_samples
 from datamodules.packing import count_skipped, pack, token_batch
 from datamodules.shards import ShardIndex, ShardReader
+from datamodules.stored_arrays import read_array
 from datamodules.tasks import Document, Sample, Task, TaskFormat, Voices, shares
 from modules.batches import TokenBatch
 
@@ -143,5 +143,5 @@ class MixedRows:
         files = source.reader.read(number)
         codes: list[int] = []
         if source.task.kind == "tokens":
-            codes = np.load(io.BytesIO(files["codes.npy"]), allow_pickle=False).tolist()
+            codes = read_array(files["codes.npy"]).tolist()
         return Sample(json.loads(files["json"]), codes)

@@ -36,7 +36,7 @@ def num_windows(index: ShardIndex, window_size: int) -> int:
 
 def window_samples(index: ShardIndex, seed: int, epoch: int, window: int, window_size: int) -> np.ndarray:
     """Sample numbers of one window in the order of (seed, epoch)."""
-    counts = np.bincount(index.shard_of, minlength=len(index.shards))
+    counts = index.shard_counts
     starts = np.cumsum(counts) - counts
     order = np.random.default_rng([seed, epoch]).permutation(len(counts))
     ends = np.cumsum(counts[order])

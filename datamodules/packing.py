@@ -7,6 +7,7 @@ import logging
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from modules.batches import TokenBatch
@@ -43,26 +44,24 @@ def token_batch(
     `tasks` numbers each document's task, where several are mixed.
     """
     shape = (len(rows), row_length)
-    batch = TokenBatch(
-        tokens_RL=torch.zeros(shape, dtype=torch.int64),
-        labels_RL=torch.full(shape, NO_LABEL, dtype=torch.int64),
-        positions_RL=torch.zeros(shape, dtype=torch.int64),
-        documents_RL=torch.full(shape, -1, dtype=torch.int64),
-        tasks_RL=None if tasks is None else torch.zeros(shape, dtype=torch.int64),
-    )
+    tokens_RL, positions_RL = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    labels_RL, documents_RL = np.full(shape, NO_LABEL, np.int64), np.full(shape, -1, np.int64)
+    tasks_RL = None if tasks is None else np.zeros(shape, np.int64)
+    places_L = np.arange(row_length)
     for row, documents in enumerate(rows):
         start = 0
         for number, (tokens, num_context) in enumerate(documents):
             stop = start + len(tokens)
-            batch.tokens_RL[row, start:stop] = torch.tensor(tokens)
+            tokens_RL[row, start:stop] = tokens
             first = max(num_context, 1)  # nothing predicts the first token
-            batch.labels_RL[row, start + first - 1 : stop - 1] = batch.tokens_RL[row, start + first : stop]
-            batch.positions_RL[row, start:stop] = torch.arange(len(tokens))
-            batch.documents_RL[row, start:stop] = number
-            if tasks is not None:
-                batch.tasks_RL[row, start:stop] = tasks[row][number]
+            labels_RL[row, start + first - 1 : stop - 1] = tokens_RL[row, start + first : stop]
+            positions_RL[row, start:stop] = places_L[: len(tokens)]
+            documents_RL[row, start:stop] = number
+            if tasks_RL is not None:
+                tasks_RL[row, start:stop] = tasks[row][number]
             start = stop
-    return batch
+    fields = (tokens_RL, labels_RL, positions_RL, documents_RL, tasks_RL)
+    return TokenBatch(*(None if field is None else torch.from_numpy(field) for field in fields))
 
 
 def count_skipped(num_before: int, error: Exception) -> int:

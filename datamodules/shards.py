@@ -12,13 +12,18 @@ import json
 import os
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from datamodules.stored_arrays import mapped_arrays
+from datamodules.tar_samples import plain_sample
+
 FORMAT = 1
+MAX_OPEN_SHARDS = 64  # of one reader
 ARRAYS = ("keys", "lengths", "text_lengths", "shard_of", "offsets", "sizes")
 
 
@@ -46,6 +51,11 @@ class ShardIndex:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @cached_property
+    def shard_counts(self) -> np.ndarray:
+        """Samples of each shard."""
+        return np.bincount(self.shard_of, minlength=len(self.shards))
+
     @classmethod
     def load(cls, folder: Path | str, kind: str) -> "ShardIndex":
         """Raises FileNotFoundError where there is no index, ValueError where it is of another kind or empty."""
@@ -62,16 +72,16 @@ class ShardIndex:
                 f"Expected {kind} shards of format {FORMAT} in `{folder}`, "
                 f"but got {about['kind']} shards of format {about['format']}."
             )
-        with np.load(folder / "index.npz") as arrays:
-            index = cls(
-                folder,
-                kind,
-                about["header"],
-                about["report"],
-                about["shards"],
-                *(arrays[name] for name in ARRAYS),
-                speaker_of=arrays.get("speaker_of"),
-            )
+        arrays = mapped_arrays(folder / "index.npz")
+        index = cls(
+            folder,
+            kind,
+            about["header"],
+            about["report"],
+            about["shards"],
+            *(arrays[name] for name in ARRAYS),
+            speaker_of=arrays.get("speaker_of"),
+        )
         if not len(index):
             raise ValueError(f"Expected at least one sample in `{folder}`, but got none: {about['report']}.")
         return index
@@ -82,11 +92,11 @@ def _splits(folder: Path) -> list[str]:
 
 
 class ShardReader:
-    """Random access to the samples of an index. Opens each tar once per process; safe to send to loader workers."""
+    """Random access to the samples of an index. Keeps the tars of late open; safe to send to loader workers."""
 
     def __init__(self, index: ShardIndex) -> None:
         self.index = index
-        self._files: dict[tuple[int, int], Any] = {}
+        self._files: dict[tuple[int, int], Any] = {}  # the one used last stands last
 
     def __len__(self) -> int:
         return len(self.index)
@@ -95,27 +105,38 @@ class ShardReader:
         return {"index": self.index, "_files": {}}
 
     def read(self, row: int) -> dict[str, Any]:
-        """{"__key__": str, extension: bytes, …} of one sample, read by WebDataset's tar reader.
+        """{"__key__": str, extension: bytes, …} of one sample; by WebDataset's tar reader where it is not plain.
 
         Raises ValueError, naming shard and key, where the bytes are damaged.
         """
-        from webdataset.tariterators import group_by_keys, tar_file_iterator
-
         index = self.index
         shard = int(index.shard_of[row])
-        source = (os.getpid(), shard)  # a file handle is never shared with a forked worker
-        if source not in self._files:
-            self._files[source] = (index.folder / index.shards[shard]).open("rb")
-        self._files[source].seek(int(index.offsets[row]))
-        chunk = self._files[source].read(int(index.sizes[row]))
-        try:
-            files = [dict(item, __url__="") for item in tar_file_iterator(io.BytesIO(chunk))]
-            (sample,) = group_by_keys(files)
-        except Exception as error:
-            raise ValueError(f"Expected a readable sample in `{index.shards[shard]}`, but got: {error}.") from error
+        chunk = os.pread(self._descriptor(shard), int(index.sizes[row]), int(index.offsets[row]))
+        sample = plain_sample(chunk)
+        if sample is None:
+            sample = _any_sample(chunk, index.shards[shard])
         if sample["__key__"] != index.keys[row]:
             raise ValueError(f"Expected sample `{index.keys[row]}`, but got `{sample['__key__']}`: damaged shard.")
         return sample
+
+    def _descriptor(self, shard: int) -> int:
+        source = (os.getpid(), shard)  # a file handle is never shared with a forked worker
+        stream = self._files.pop(source, None) or (self.index.folder / self.index.shards[shard]).open("rb", buffering=0)
+        self._files[source] = stream
+        if len(self._files) > MAX_OPEN_SHARDS:  # a corpus has more shards than a process may open files
+            self._files.pop(next(iter(self._files))).close()
+        return stream.fileno()
+
+
+def _any_sample(chunk: bytes, shard: str) -> dict[str, Any]:
+    from webdataset.tariterators import group_by_keys, tar_file_iterator
+
+    try:
+        files = [dict(item, __url__="") for item in tar_file_iterator(io.BytesIO(chunk))]
+        (sample,) = group_by_keys(files)
+    except Exception as error:
+        raise ValueError(f"Expected a readable sample in `{shard}`, but got: {error}.") from error
+    return sample
 
 
 class ShardWriter:

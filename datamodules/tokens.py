@@ -3,7 +3,6 @@
 Shapes: R rows, L tokens of a row.
 """
 
-import io
 import json
 import logging
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from datamodules.mixture import MixedRows
 from datamodules.order import ResumableLoader, evaluation_loader, num_windows, window_samples
 from datamodules.packing import count_skipped, pack, token_batch
 from datamodules.shards import ShardIndex, ShardReader
+from datamodules.stored_arrays import read_array
 from datamodules.tasks import Task
 from modules.api import PromptFormat
 from modules.batches import TokenBatch
@@ -68,7 +68,7 @@ class TokenRows:
         damaged bytes, a code outside the codebook, a text that the tokenizer refuses."""
         try:
             files = self.reader.read(sample)
-            codes = np.load(io.BytesIO(files["codes.npy"]), allow_pickle=False)
+            codes = read_array(files["codes.npy"])
             return self.prompt_format.example_tokens(json.loads(files["json"])["text"], codes.tolist())
         except (ValueError, KeyError, OSError, EOFError) as error:
             self.num_damaged, self.last_error = count_skipped(self.num_damaged, error), str(error)

@@ -225,6 +225,20 @@ class Sampler(Protocol):
 
 
 @runtime_checkable
+class SamplerEngine(Protocol):
+    """Another program that draws a model's codes; a config names it in place of the model's own sampler.
+
+    `identity`: its name, version and numeric settings. It stands in stored candidates, so that those of two engines, or
+    of two versions of one, are never taken for each other. A sampler serves until the next one of another model.
+    """
+
+    def identity(self) -> dict[str, Any]: ...
+    def sampler(
+        self, network: Any, prompt_format: PromptFormat, settings: SamplingSettings, model_hash: str
+    ) -> Sampler: ...
+
+
+@runtime_checkable
 class Verifier(Protocol):
     """Judges speech. Higher is better; NaN = could not judge.
 

@@ -12,14 +12,16 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torchmetrics import MeanMetric
 
-from modules.api import PromptFormat, Sampler, SamplingSettings
+from modules.api import PromptFormat, Sampler, SamplerEngine, SamplingSettings
 from modules.batches import PromptBatch, TokenBatch
 from modules.lm.adapters import LowRankAdapters, add_adapters
+from modules.lm.answers import AnswerKind
 from modules.lm.loss import IGNORED, SummedLoss
 from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama
-from modules.lm.parallel import shard_data_parallel
+from modules.lm.parallel import build_sharded
 from modules.lm.pretrained import PretrainedNetwork, load_pretrained
 from modules.lm.sampler import KVCacheSampler
+from modules.metrics import is_logged_step
 from modules.tokens import TokenSpace
 
 if TYPE_CHECKING:
@@ -86,38 +88,39 @@ class LMModule(lightning.LightningModule):
     def configure_model(self) -> None:
         """Build the network once, sharded where there is a device mesh (ModelParallelStrategy), whole elsewhere.
 
-        Lightning calls this before it restores weights: nothing may initialise them later.
+        Lightning calls this before it restores weights, shard by shard where they are sharded: nothing may initialise
+        them later.
         """
         if self.model is not None:
             return
-        model = SpeechLanguageModel(self._new_network())
         if self.device_mesh is not None:
             num_tensor_parallel = self.device_mesh["tensor_parallel"].size()
             if num_tensor_parallel != 1:
                 raise ValueError(f"Expected `tensor_parallel_size` to be 1, but got {num_tensor_parallel}.")
             parameter_dtype = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
-            shard_data_parallel(model, self.device_mesh["data_parallel"], parameter_dtype)
-        self.model = model
+            mesh = self.device_mesh["data_parallel"]
+            self.model = build_sharded(self._new_network, self._prepare, mesh, parameter_dtype)
+        else:
+            network = self._new_network()
+            self._prepare(network)
+            self.model = SpeechLanguageModel(network)
 
     def _new_network(self) -> PreTrainedModel:
         if self.pretrained is not None:
-            network = load_pretrained(self.pretrained, self.token_space)
-        else:
-            network = build_llama(self.size, self.token_space.vocab_size)
+            return load_pretrained(self.pretrained, self.token_space)
+        return build_llama(self.size, self.token_space.vocab_size)
+
+    def _prepare(self, network: PreTrainedModel) -> None:
         if self.adapters is not None:
             add_adapters(network, self.adapters)
         if self.recompute_activations:
             network.gradient_checkpointing_enable()
-        return network
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer([weight for weight in self.parameters() if weight.requires_grad])
         if self.scheduler is None:
             return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"},
-        }
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"}}
 
     # -------------------------------------------------------------------------------------------------------- steps
 
@@ -126,9 +129,12 @@ class LMModule(lightning.LightningModule):
         loss = self.network(batch)
         mean = loss.total / loss.num_targets.clamp(min=1)
         detached = mean.detach()
-        self.log("train/loss", detached, prog_bar=True, batch_size=1)
-        self.log("train/perplexity", detached.exp(), batch_size=1)
-        self.log("train/num_targets", loss.num_targets.float(), batch_size=1)
+        if is_logged_step(self.trainer):
+            self.log("train/loss", detached, batch_size=1)
+            self.log("train/perplexity", detached.exp(), batch_size=1)
+            self.log("train/num_targets", loss.num_targets.float(), batch_size=1)
+            # Lightning asks the device for what `log` gave the bar after every later step; a number waits once, here.
+            self.trainer.progress_bar_metrics["train/loss"] = float(detached)
         self._log_tasks(batch, loss)
         num_ranks = self.trainer.world_size
         if num_ranks == 1:
@@ -140,7 +146,7 @@ class LMModule(lightning.LightningModule):
 
     def validation_step(self, batch: TokenBatch, batch_index: int) -> None:
         loss = self.network(batch)
-        self._update(self.val_loss, loss)
+        self.val_loss.update(loss.total / loss.num_targets.clamp(min=1), weight=loss.num_targets)
         self.log("val/loss", self.val_loss, prog_bar=True, batch_size=1)
         if batch.tasks_RL is not None:
             sums, counts = self._sums_by_task(batch, loss)
@@ -183,10 +189,6 @@ class LMModule(lightning.LightningModule):
                 self.log(f"train/loss_{name}", total / count, batch_size=1)
         self._task_totals = None
 
-    @staticmethod
-    def _update(metric: MeanMetric, loss: SummedLoss) -> None:
-        metric.update(loss.total / loss.num_targets.clamp(min=1), weight=loss.num_targets)
-
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_index: int) -> Any:
         """Prompts stay where they are: Lightning cannot copy frozen records. Their tokens move as usual."""
         if not isinstance(batch, PromptBatch):
@@ -198,11 +200,25 @@ class LMModule(lightning.LightningModule):
 
     # ----------------------------------------------------------------------------------------------------- sampling
 
-    def sampler(self, settings: SamplingSettings, max_batch_rows: int = 64) -> Sampler:
-        """Draws codes from the network as it is at each call. Needs whole weights: not under a sharding strategy."""
+    def sampler(
+        self,
+        settings: SamplingSettings,
+        max_batch_rows: int = 64,
+        answer: AnswerKind = "speech",
+        engine: SamplerEngine | None = None,
+    ) -> Sampler:
+        """Draws codes, or the text of what is heard, from the network as it is at each call; an `engine` draws codes,
+        from the network as it is now.
+
+        Raises ValueError under a sharding strategy, for whole weights are needed, and on text from an engine.
+        """
         if self.device_mesh is not None:
             raise ValueError("Expected whole weights to sample from, but got a sharded model: sample with one device.")
-        return KVCacheSampler(self.network.llama, self.prompt_format, settings, max_batch_rows)
+        if engine is None:
+            return KVCacheSampler(self.network.llama, self.prompt_format, settings, max_batch_rows, answer)
+        if answer != "speech":
+            raise ValueError(f"Expected `answer` to be speech with an engine of its own, but got {answer}.")
+        return engine.sampler(self.network.llama, self.prompt_format, settings, self.model_hash)
 
     @property
     def model_hash(self) -> str:

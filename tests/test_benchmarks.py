@@ -174,7 +174,7 @@ class ToyModule(LightningModule):
         self.prompt_format = SimpleNamespace(token_space=SimpleNamespace(codebook_size=CODEBOOK_SIZE))
         self.started = []
 
-    def sampler(self, settings):
+    def sampler(self, settings, engine=None):
         sampler, started = ToySampler(), self.started
 
         class Listening(ToySampler):

@@ -143,6 +143,20 @@ def test_an_overlay_of_the_codec_fits_its_recipe(path: Path, monkeypatch: pytest
     assert all(both[key] == own[key] for key in own.keys() & {"devices", "num_nodes", "accelerator"})
 
 
+@pytest.mark.parametrize("name", ["sweep", "demo"])
+def test_an_engine_fits_its_sweep(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against an engine that a sweep does not take, and a config that needs vLLM to be read."""
+    monkeypatch.setattr("sys.argv", ["run.py"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+    base = REPOSITORY / "configs" / {"sweep": "sweep/esd.yaml", "demo": "demo/sweep.yaml"}[name]
+    engine = REPOSITORY / "configs" / name / "vllm.yaml"
+    cli = DryCLI(["test", "--config", str(base), "--trainer.callbacks.engine", str(engine)])
+    sweep = next(one for one in cli.trainer.callbacks if type(one).__name__ == "InferenceScaling")
+    wanted = read(engine)["init_args"]
+    assert {key: getattr(sweep.engine, key) for key in wanted} == wanted
+
+
 def test_every_class_path_is_in_a_room_or_a_package() -> None:
     """Guards against a class_path into the tests or a script, which a user's checkout need not hold."""
     names = [value for path in CONFIGS for key, value in strings(read(path)) if key == "class_path"]

@@ -40,7 +40,7 @@ class ToyModule(LightningModule):
         self.toy_sampler = sampler
         self.prompt_format = SimpleNamespace(token_space=SimpleNamespace(codebook_size=codebook_size))
 
-    def sampler(self, settings: SamplingSettings) -> ToySampler:
+    def sampler(self, settings: SamplingSettings, engine: object = None) -> ToySampler:
         assert settings.temperature == 0.9
         return self.toy_sampler
 
@@ -93,7 +93,9 @@ def callback_in(folder, codec=None, **changes):
     return InferenceScaling(codec or ToyCodec(), algorithm, sampling, folder=folder, seed=3, **settings)
 
 
-def run(folder, prompt_sets, callback, sampler=None, logger=False, codebook_size=CODEBOOK_SIZE, **options):
+def run(
+    folder, prompt_sets, callback, sampler=None, logger=False, codebook_size=CODEBOOK_SIZE, module=ToyModule, **options
+):
     trainer = Trainer(
         accelerator="cpu",
         logger=logger,
@@ -103,7 +105,7 @@ def run(folder, prompt_sets, callback, sampler=None, logger=False, codebook_size
         default_root_dir=folder,
         **options,
     )
-    trainer.test(ToyModule(sampler or ToySampler(), codebook_size), datamodule=ToyPrompts(prompt_sets), verbose=False)
+    trainer.test(module(sampler or ToySampler(), codebook_size), datamodule=ToyPrompts(prompt_sets), verbose=False)
     return callback.results
 
 

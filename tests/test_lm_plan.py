@@ -57,6 +57,7 @@ def test_every_combination_builds_on_the_meta_device(size, hardware, tmp_path, m
     assert isinstance(cli.model, LMModule) and cli.model.size == read_size(size)
     about = read_hardware(hardware)
     assert cli.trainer.accumulate_grad_batches == about.num_accumulated and cli.trainer.max_steps == 22659
+    assert cli.trainer.val_check_interval == 2000 * about.num_accumulated, "2,000 updates, counted in micro-batches"
     assert cli.datamodule.batch_size == about.rows_per_rank
     if about.is_half:
         assert abs(about.tokens_per_step / 2**21 - 1) < 0.07, "2M tokens a step"

@@ -180,7 +180,7 @@ class ToyModule(LightningModule):
     model_hash = "toy model"
     prompt_format = SimpleNamespace(token_space=SimpleNamespace(codebook_size=CODEBOOK_SIZE))
 
-    def sampler(self, settings):
+    def sampler(self, settings, engine=None):
         return ToySampler()
 
     def test_step(self, batch, batch_idx):

@@ -22,7 +22,7 @@ class PartialVerifier(ToyVerifier):
 class TreeModule(ToyModule):
     """Keeps the settings that it was asked for."""
 
-    def sampler(self, settings: SamplingSettings) -> TreeSampler:
+    def sampler(self, settings: SamplingSettings, engine: object = None) -> TreeSampler:
         self.asked = [*getattr(self, "asked", []), settings.temperature]
         return self.toy_sampler
 

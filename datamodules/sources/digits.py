@@ -84,6 +84,15 @@ def on_grid(pauses: Sequence[int], lengths: Sequence[int], grid: int) -> list[in
     return [*moved, pauses[-1]]
 
 
+def spaced(words: Sequence[Tensor], noise: random.Random, sample_rate: int, grid_seconds: float) -> Tensor:
+    """The words with pauses and a gain that `noise` draws, each beginning on the grid: one utterance."""
+    bounds = [EDGE_SECONDS, *[PAUSE_SECONDS] * (len(words) - 1), EDGE_SECONDS]
+    pauses = [round((low + noise.random() * (high - low)) * sample_rate) for low, high in bounds]
+    decibels = GAIN_DECIBELS[0] + noise.random() * (GAIN_DECIBELS[1] - GAIN_DECIBELS[0])
+    pauses = on_grid(pauses, [word.numel() for word in words], round(grid_seconds * sample_rate))
+    return compose(words, pauses, 10 ** (decibels / 20))
+
+
 class DigitsSource:
     """Digit strings in one voice: real recorded words, compositional text.
 
@@ -179,14 +188,10 @@ class DigitsSource:
         first = recordings[0]
         sample_rate = first.audio.sample_rate
         noise = random.Random(f"sound/{self.seed}/{self.split}/{index}")
-        bounds = [EDGE_SECONDS, *[PAUSE_SECONDS] * (len(digits) - 1), EDGE_SECONDS]
-        pauses = [round((low + noise.random() * (high - low)) * sample_rate) for low, high in bounds]
-        decibels = GAIN_DECIBELS[0] + noise.random() * (GAIN_DECIBELS[1] - GAIN_DECIBELS[0])
         words = [recordings[int(digit)].audio.samples_T for digit in digits]
-        pauses = on_grid(pauses, [word.numel() for word in words], round(self.grid_seconds * sample_rate))
         return Recording(
             key=f"digits_{self.split}_{index:05d}_{digits}",
-            audio=Audio(compose(words, pauses, 10 ** (decibels / 20)), sample_rate),
+            audio=Audio(spaced(words, noise, sample_rate, self.grid_seconds), sample_rate),
             text=spoken(digits),
             speaker=first.speaker,
             language=first.language,

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from modules.api import Branch, SamplingSettings
+from modules.lm.answers import AnswerWords
 from modules.lm.cache import RowCache
 from modules.lm.distribution import draw, penalised, restrict
 from modules.lm.noise import seed_tensor, uniform_noise
-from modules.tokens import TokenSpace
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -59,7 +59,7 @@ class DecodingBatch:
 
     Args:
         network: Shares its weights.
-        token_space: Where the codes stand in the head.
+        words: What may be drawn, and where it stands in the head. Its units are called codes here.
         settings: How a code is drawn.
         rows: What to decode; filled in by `run`.
         max_new_tokens: Tokens that a row may have drawn in all, over every batch that it has been in.
@@ -68,12 +68,12 @@ class DecodingBatch:
     def __init__(
         self,
         network: LlamaForCausalLM,
-        token_space: TokenSpace,
+        words: AnswerWords,
         settings: SamplingSettings,
         rows: Sequence[Row],
         max_new_tokens: int,
     ):
-        self.network, self.token_space, self.settings = network, token_space, settings
+        self.network, self.words, self.settings = network, words, settings
         self.rows, self.max_new_tokens = rows, max_new_tokens
         device = network.lm_head.weight.device
         num_free_columns = min(_MAX_FREE_COLUMNS, max(max_new_tokens - len(row.codes) for row in rows))
@@ -104,15 +104,15 @@ class DecodingBatch:
             if not row.stopped:
                 num_tokens = self.num_first_tokens[index] + len(row.codes) - self.num_first_codes[index]
                 cache = self.cache.row(index, num_tokens)
-                row.prefix = Prefix(cache, self.token_space.code_offset + row.codes[-1])
+                row.prefix = Prefix(cache, self.words.offset + row.codes[-1])
 
     def _seen_words(self) -> Tensor:
         """(R, V) True on the codes that each row already holds."""
-        space = self.token_space
-        seen_RV = torch.zeros(len(self.rows), space.vocab_size - space.speech_end, dtype=torch.bool)
+        words = self.words
+        seen_RV = torch.zeros(len(self.rows), words.stop - words.first, dtype=torch.bool)
         for seen_V, row in zip(seen_RV, self.rows, strict=True):
             codes_S = torch.cat([row.branch.codes_S, torch.tensor(row.codes, dtype=torch.int64)])
-            seen_V[codes_S + space.code_offset - space.speech_end] = True
+            seen_V[words.tokens(codes_S) - words.first] = True
         return seen_RV.to(self.tokens_R.device)
 
     def _has_ended(self, row: Row) -> bool:
@@ -120,7 +120,7 @@ class DecodingBatch:
 
     def _step(self) -> tuple[Tensor, Tensor]:
         """Feed each row's last token and draw the next: its word of the cut head, and its log-probability."""
-        space = self.token_space
+        words = self.words
         hidden = self.network.model(
             input_ids=self.tokens_R[:, None],
             attention_mask=self.cache.attention_mask(),
@@ -129,9 +129,9 @@ class DecodingBatch:
             use_cache=True,
         ).last_hidden_state[:, 0]
         self.cache.advance()
-        head = self.network.lm_head.weight[space.speech_end : space.vocab_size]  # a view: the codes follow the markers
+        head = self.network.lm_head.weight[words.first : words.stop]  # a view
         logits_RV = (hidden @ head.T).float()
-        logits_RV[:, 1 : space.code_offset - space.speech_end] = float("-inf")
+        words.forbid_others(logits_RV)
         wanted_RV = logits_RV
         if self.seen_RV is not None:
             wanted_RV = penalised(logits_RV, self.seen_RV, self.settings.repetition_penalty)
@@ -139,20 +139,20 @@ class DecodingBatch:
         if self.seen_RV is not None:
             self.seen_RV.scatter_(1, words_R[:, None], True)
         log_probabilities_R = logits_RV.log_softmax(-1).gather(1, words_R[:, None]).squeeze(1)
-        self.tokens_R = words_R + space.speech_end
+        self.tokens_R = words_R + words.first
         self.positions_R = self.positions_R + 1
         self.code_positions_R = self.code_positions_R + 1
         return words_R, log_probabilities_R
 
     def _record(self, words: list[list[int]], log_probabilities: list[list[float]]) -> None:
         """Write what the steps drew into the rows; what came after a row's end is left out."""
-        first_code = self.token_space.code_offset - self.token_space.speech_end
+        first_code, end = self.words.offset - self.words.first, self.words.end - self.words.first
         for step_words, step_log_probabilities in zip(words, log_probabilities, strict=True):
             for row, word, log_probability in zip(self.rows, step_words, step_log_probabilities, strict=True):
                 if self._has_ended(row):
                     continue
                 row.log_probability += log_probability
-                if word == 0:
+                if word == end:
                     row.stopped = True
                 else:
                     row.codes.append(word - first_code)

@@ -9,6 +9,10 @@ TEXT_GENERATION text is written.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from modules.api import Prompt, PromptFormat
+from modules.lm.answers import AnswerKind
 from modules.tokens import TokenSpace
 
 Document = tuple[list[int], int]
@@ -28,15 +32,15 @@ class Frame:
 
 def code_tokens(space: TokenSpace, codes: Sequence[int], text: str) -> list[int]:
     """Ids of codes. Raises ValueError where there are none, or one lies outside [0, codebook_size)."""
-    codes = [int(code) for code in codes]
-    if not codes:
+    if not len(codes):
         raise ValueError(f"Expected `codes` to hold at least one code, but got none for {text!r}.")
-    lowest, highest = min(codes), max(codes)
+    codes_S = np.asarray(codes).astype(np.int64)
+    lowest, highest = int(codes_S.min()), int(codes_S.max())
     if lowest < 0 or highest >= space.codebook_size:
         raise ValueError(
             f"Expected `codes` in [0, `codebook_size`={space.codebook_size}), but got {lowest} to {highest}."
         )
-    return [space.code_offset + code for code in codes]
+    return (codes_S + space.code_offset).tolist()
 
 
 def synthesis_prompt(space: TokenSpace, frame: Frame, text_tokens: Sequence[int]) -> list[int]:
@@ -50,6 +54,21 @@ def understanding_prompt(space: TokenSpace, frame: Frame, speech_tokens: Sequenc
     start = space.marker("<|SPEECH_UNDERSTANDING_START|>")
     request = [start, *speech_tokens, space.marker("<|SPEECH_UNDERSTANDING_END|>")]
     return [*frame.opening, *request, *frame.turn, space.marker("<|TEXT_GENERATION_START|>")]
+
+
+def prompt_tokens(prompt_format: PromptFormat, prompt: Prompt, answer: AnswerKind = "speech") -> list[int]:
+    """Everything before the first token that is drawn: also the codes of a spoken prompt, or of what is heard.
+
+    Raises ValueError on text that the tokenizer refuses, and on a `voice` that the codec has not read yet.
+    """
+    if prompt.voice is None and answer == "speech":
+        return prompt_format.prompt_tokens(prompt.text)
+    if prompt.voice is None or not prompt.voice.codes:
+        got = "none" if prompt.voice is None else "its text alone"
+        raise ValueError(f"Expected the `voice` of prompt {prompt.key!r} as codes, but got {got}.")
+    if answer == "text":
+        return prompt_format.understanding_prompt_tokens(prompt.voice.codes)
+    return prompt_format.prompt_tokens(prompt.text, voice=prompt.voice)
 
 
 def answered(prompt: Sequence[int], answer: Sequence[int], end: int) -> Document:

@@ -1,23 +1,122 @@
-"""The parallel plan of the language model: FSDP2, one unit per block."""
+"""The parallel plan of the language model: FSDP2, one unit per block; built without a whole copy on every rank.
+
+The network's skeleton stands on the meta device. Its units (each block; then embedding, norm and head) get memory one
+after the other: rank 0, which alone builds or loads the network, sends the unit's weights to all, each rank keeps its
+shard and drops the rest. A rank holds its shards and one unit; rank 0 also one copy in the memory of its host. The
+weights are those that one process alone would have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from modules.lm.attention import register_packed_attention
 from modules.lm.network import SpeechLanguageModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def build_sharded(
+    build: Callable[[], PreTrainedModel],
+    prepare: Callable[[PreTrainedModel], None],
+    mesh: DeviceMesh,
+    parameter_dtype: torch.dtype | None = None,
+) -> SpeechLanguageModel:
+    """The network sharded over the one-dimensional `mesh`; every rank calls it.
+
+    Args:
+        build: Makes or loads the network. Called on the first rank alone, whose random numbers all ranks then go on
+            with.
+        prepare: What is done to a network before it is sharded (adapters, recomputation); also to the skeleton.
+        mesh: All ranks.
+        parameter_dtype: What gathered weights are computed in; gradients are then still reduced in float32.
+    """
+    group, device = mesh.get_group(), _device_of(mesh)
+    first = torch.distributed.get_global_rank(group, 0)
+    source = None
+    about: list[Any] = [None]
+    if torch.distributed.get_rank() == first:
+        with torch.device("cpu"):
+            source = build()
+            prepare(source)
+        dtypes = {name: weight.dtype for name, weight in source.named_parameters()}
+        about = [(type(source), source.config, dtypes, torch.get_rng_state())]
+    torch.distributed.broadcast_object_list(about, src=first, group=group)
+    kind, config, dtypes, random_state = about[0]
+    register_packed_attention()  # the configuration names it
+    with torch.device("meta"):
+        skeleton = kind(config)
+        prepare(skeleton)
+    torch.set_rng_state(random_state)
+    skeleton.train()
+    # Position embeddings are a function of the configuration alone, and no part of the weights.
+    skeleton.model.rotary_emb = type(skeleton.model.rotary_emb)(config=config).to(device)
+    model = SpeechLanguageModel(skeleton)
+    weights = {} if source is None else dict(SpeechLanguageModel(source).named_parameters())
+
+    def fill(unit: nn.Module) -> None:
+        for name, holders in _unfilled(model, unit):
+            meta = holders[0][0].get_parameter(holders[0][1])
+            value = torch.empty(meta.shape, dtype=dtypes[name.removeprefix("llama.")], device=device)
+            if source is not None:
+                value.copy_(weights[name].detach())
+            torch.distributed.broadcast(value, src=first, group=group)
+            parameter = nn.Parameter(value, requires_grad=meta.requires_grad)
+            for module, attribute in holders:  # tied weights stay one
+                setattr(module, attribute, parameter)
+
+    shard_data_parallel(model, mesh, parameter_dtype, fill)
+    if left := [name for name, tensor in _states(model) if tensor.is_meta]:
+        raise ValueError(f"Expected a network whose weights alone need to be sent to other ranks, but got {left[:5]}.")
+    return model
 
 
 def shard_data_parallel(
-    model: SpeechLanguageModel, mesh: DeviceMesh, parameter_dtype: torch.dtype | None = None
+    model: SpeechLanguageModel,
+    mesh: DeviceMesh,
+    parameter_dtype: torch.dtype | None = None,
+    fill: Callable[[nn.Module], None] | None = None,
 ) -> None:
     """Shard `model` in place over the one-dimensional `mesh`: each block, then what is left (embedding, norm, head).
 
     Args:
         parameter_dtype: What gathered weights are computed in; gradients are then still reduced in float32.
+        fill: Called with each unit before it is sharded.
     """
     policy = MixedPrecisionPolicy()
     if parameter_dtype is not None:
         policy = MixedPrecisionPolicy(param_dtype=parameter_dtype, reduce_dtype=torch.float32)
-    for block in model.llama.model.layers:
-        fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
+    for unit in (*model.llama.model.layers, model):
+        if fill is not None:
+            fill(unit)
+        fully_shard(unit, mesh=mesh, mp_policy=policy)
+
+
+def _device_of(mesh: DeviceMesh) -> torch.device:
+    if mesh.device_type == "cpu":
+        return torch.device("cpu")
+    return torch.device(mesh.device_type, torch.get_device_module(mesh.device_type).current_device())
+
+
+def _unfilled(model: nn.Module, unit: nn.Module) -> Iterator[tuple[str, list[tuple[nn.Module, str]]]]:
+    """The parameters of `unit` that are on the meta device: the first name in `model`, and where each stands."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    holders: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in unit.modules():
+        for attribute, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            if parameter.is_meta:
+                holders.setdefault(id(parameter), []).append((module, attribute))
+    for parameter, places in list(holders.items()):
+        yield names[parameter], places
+
+
+def _states(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()

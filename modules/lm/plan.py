@@ -46,7 +46,12 @@ class Hardware:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes on one device at the peak of a step, by what they are for."""
+    """Bytes on one device at the peak of a step, by what they are for.
+
+    The peak is the end of the forward pass: Lightning frees the gradients of the step before only then, and the head
+    has its gradient already. `recomputed` is what the backward pass computes again of one block, with the gathered
+    head's gradient, when the rest of `head` is free: the larger of the two counts.
+    """
 
     weights: float
     gradients: float
@@ -54,10 +59,12 @@ class MemoryPlan:
     gathered: float
     activations: float
     head: float
+    recomputed: float = 0.0
 
     @property
     def total(self) -> float:
-        return self.weights + self.gradients + self.moments + self.gathered + self.activations + self.head
+        kept = self.weights + self.gradients + self.moments + self.gathered + self.activations
+        return kept + max(self.head, self.recomputed)
 
 
 def num_parameters(size: LlamaSize, vocab_size: int) -> int:
@@ -100,10 +107,11 @@ def memory_plan(size: LlamaSize, vocab_size: int, hardware: Hardware, recompute_
     width = 2 if hardware.is_half else 4
     tokens = hardware.rows_per_rank * hardware.row_length
     block = block_activation_bytes(size, hardware.is_half) * tokens
-    blocks = size.num_layers * block
-    if recompute_activations:
-        blocks = size.num_layers * tokens * size.hidden_size * width + block
     table = vocab_size * size.hidden_size
+    blocks, recomputed = size.num_layers * block, 0.0
+    if recompute_activations:
+        blocks = size.num_layers * tokens * size.hidden_size * width
+        recomputed = block + (width * table if hardware.is_sharded else 0)
     gathered = 0.0
     if hardware.is_sharded:  # embedding and head stay whole during a step, blocks come and go: one, and the next
         body = transformer_size(size, vocab_size).num_weights
@@ -113,7 +121,7 @@ def memory_plan(size: LlamaSize, vocab_size: int, hardware: Hardware, recompute_
     chunk = min(tokens, chosen_chunk_size(vocab_size, not hardware.is_half))
     logits = chunk * vocab_size * (4 if not hardware.is_half else 2 + 4 + 4)
     head = logits + 4 * table + 2 * width * tokens * size.hidden_size
-    return MemoryPlan(4 * total / shards, 4 * total / shards, 8 * total / shards, gathered, blocks, head)
+    return MemoryPlan(4 * total / shards, 4 * total / shards, 8 * total / shards, gathered, blocks, head, recomputed)
 
 
 def read_size(path: Path) -> LlamaSize:

@@ -91,6 +91,10 @@ class TextToSpeech:
         end = self.token_space.marker("<|TEXT_GENERATION_END|>")
         return answered(self.understanding_prompt_tokens(codes), self.tokenizer.encode(text), end)
 
+    def answer_text(self, tokens: Sequence[int]) -> str:
+        """What text tokens of an answer say."""
+        return self.tokenizer.decode(tokens).strip()
+
     # ------------------------------------------------------------------------------------------------------- frames
 
     @property

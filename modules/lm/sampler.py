@@ -1,6 +1,6 @@
-"""Draws speech codes with a KV cache: many candidates of many prompts in one batch.
+"""Draws speech codes, or the text of what is heard, with a KV cache: many candidates of many prompts in one batch.
 
-Each prompt is read once, whatever the number of its candidates. The head is cut to the codes and the end of speech.
+Each prompt is read once, whatever the number of its candidates. The head is cut to what an answer may hold.
 Rows that have stopped leave the batch and waiting ones take their place, so short candidates do not pay for long ones.
 
 Shapes: A layers, K key-value heads, S tokens, D head size, R rows, L tokens of a row.
@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from modules.api import Branch, Prompt, PromptFormat, SamplingSettings
+from modules.lm.answers import AnswerKind, answer_words
 from modules.lm.attention import find_segments
 from modules.lm.cache import PrefillCache
 from modules.lm.compute import TransformerSize
 from modules.lm.decoding import DecodingBatch, Prefix, Row
+from modules.lm.documents import prompt_tokens
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -41,6 +43,8 @@ class KVCacheSampler:
         prompt_format: Where text and codes stand.
         settings: How a code is drawn.
         max_batch_rows: Rows decoded together; bounds the memory.
+        answer: "speech": codes for the prompt's text. "text": the text of what the prompt's `voice` says; the `codes_S`
+            of a branch are then text tokens.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class KVCacheSampler:
         prompt_format: PromptFormat,
         settings: SamplingSettings,
         max_batch_rows: int = 64,
+        answer: AnswerKind = "speech",
     ):
         if max_batch_rows < 1:
             raise ValueError(f"Expected `max_batch_rows` to be at least 1, but got {max_batch_rows}.")
@@ -56,6 +61,7 @@ class KVCacheSampler:
         self.prompt_format = prompt_format
         self.settings = settings
         self.max_batch_rows = max_batch_rows
+        self.answer, self.words = answer, answer_words(prompt_format.token_space, answer)
         self.num_recomputed_tokens = 0
 
     # ------------------------------------------------------------------------------------------------------ protocol
@@ -94,15 +100,14 @@ class KVCacheSampler:
             branch.state = None
 
     def num_prompt_tokens(self, prompt: Prompt) -> int:
-        return len(self._prompt_tokens(prompt))
+        return len(prompt_tokens(self.prompt_format, prompt, self.answer))
 
     def flops(self, num_prompt_tokens: int, num_codes: int) -> float:
         """FLOPs to read a prompt and draw `num_codes` tokens: 2 per weight and token, the attention, the cut head.
 
         N candidates of one prompt cost flops(P, 0) + N * (flops(P, S) - flops(P, 0)): the prompt is read once.
         """
-        num_words = self.prompt_format.token_space.codebook_size + 1
-        return TransformerSize.of(self.network).speech_flops(num_prompt_tokens, num_codes, num_words)
+        return TransformerSize.of(self.network).speech_flops(num_prompt_tokens, num_codes, self.words.num_units + 1)
 
     # ------------------------------------------------------------------------------------------------------ prefill
 
@@ -110,23 +115,14 @@ class KVCacheSampler:
     def _device(self) -> torch.device:
         return self.network.lm_head.weight.device
 
-    def _prompt_tokens(self, prompt: Prompt) -> list[int]:
-        """Everything before the first code that is drawn: also the codes of a spoken prompt."""
-        if prompt.voice is None:
-            return self.prompt_format.prompt_tokens(prompt.text)
-        if not prompt.voice.codes:
-            raise ValueError(f"Expected the `voice` of prompt {prompt.key!r} as codes, but got its text alone.")
-        return self.prompt_format.prompt_tokens(prompt.text, voice=prompt.voice)
-
     def _prefill(self, branches: Sequence[Branch]) -> int:
         """Give each branch its Prefix; how many tokens were read. One forward pass reads many, packed like training
         documents; a branch that stands twice in the list is read once."""
-        offset = self.prompt_format.token_space.code_offset
         num_tokens = 0
         pending: list[tuple[Branch, list[int]]] = []
         for branch in {id(branch): branch for branch in branches}.values():
-            codes = [offset + code for code in branch.codes_S.tolist()]
-            pending.append((branch, self._prompt_tokens(branch.prompt) + codes))
+            codes = self.words.tokens(branch.codes_S).tolist()
+            pending.append((branch, prompt_tokens(self.prompt_format, branch.prompt, self.answer) + codes))
             num_tokens += len(pending[-1][1])
             if sum(len(tokens) for _, tokens in pending) >= _MAX_PREFILL_TOKENS:
                 self._prefill_pack(pending)
@@ -163,8 +159,7 @@ class KVCacheSampler:
         while waiting or current:
             while waiting and len(current) < self.max_batch_rows:
                 current.append(waiting.pop())
-            space = self.prompt_format.token_space
-            DecodingBatch(self.network, space, self.settings, current, max_new_tokens).run()
+            DecodingBatch(self.network, self.words, self.settings, current, max_new_tokens).run()
             remaining = []
             for row in current:
                 if row.stopped:

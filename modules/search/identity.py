@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from modules.api import Codec, Prompt, SamplingSettings, Verifier
+from modules.api import Codec, Prompt, SamplerEngine, SamplingSettings, Verifier
 from modules.search.protocol import SearchAlgorithm
 
 
@@ -46,19 +46,26 @@ def candidate_identity(
     algorithm: SearchAlgorithm,
     seed: int,
     steering: dict[str, str] | None = None,
+    engine: SamplerEngine | None = None,
 ) -> dict[str, Any]:
     """Everything that the drawn codes depend on. The codec counts by its encode path: what its codes mean.
 
     `steering`: the score identities of the verifiers that steer the search, by name; there are none in best-of-n.
+    `engine`: what draws in place of the model's own sampler, which is not named, as in candidates stored before.
     """
-    return ({"steering": steering} if steering else {}) | {
-        "language_model": model_hash,
-        "codec": codec.fingerprint,
-        "prompt": {"key": prompt.key, "text": prompt.text, "language": prompt.language} | _voice_identity(prompt),
-        "sampling": _sampling_identity(sampling),
-        "algorithm": plain(algorithm),
-        "seed": seed,
-    }
+    drawn_by = {} if engine is None else {"engine": engine.identity()}
+    return (
+        ({"steering": steering} if steering else {})
+        | drawn_by
+        | {
+            "language_model": model_hash,
+            "codec": codec.fingerprint,
+            "prompt": {"key": prompt.key, "text": prompt.text, "language": prompt.language} | _voice_identity(prompt),
+            "sampling": _sampling_identity(sampling),
+            "algorithm": plain(algorithm),
+            "seed": seed,
+        }
+    )
 
 
 def _voice_identity(prompt: Prompt) -> dict[str, Any]:

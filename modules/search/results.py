@@ -30,7 +30,8 @@ class SweepResults:
         hypotheses: (prompt key, candidate index, verifier name) -> what that verifier understood; for the first
             candidate and the chosen ones, of verifiers that have a method `hypotheses(prompt, candidates)`.
         description: What was run, ready for JSON: "date", "versions", "seed", "num_candidates", "algorithm",
-            "sampling", "model_hash", "codec_fingerprint", "num_prompts", "num_score_failures", and "verifiers": a list
+            "sampling", "engine" (None: the model's own sampler), "model_hash", "codec_fingerprint", "num_prompts",
+            "num_score_failures", "most_flops_per_prompt", and "verifiers": a list
             of {"name", "roles" (of "selector", "judge", "final judge"), "model_hash", "settings"}.
         comparisons: Paired differences between lines at equal n, in the order of comparisons.csv.
         over_optimisation: Each selector's own score beside each independent judge's, with warnings.

@@ -73,6 +73,7 @@ def describe(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_candida
         "num_candidates": num_candidates,
         "algorithm": {"name": sweep.algorithm.name} | plain(sweep.algorithm),
         "sampling": asdict(sweep.sampling),
+        "engine": sweep.engine and sweep.engine.identity(),
         "model_hash": sweep.model_hash,
         "codec_fingerprint": sweep.codec.fingerprint,
         "num_prompts": {name: len(prompts) for name, prompts in prompt_sets.items()},

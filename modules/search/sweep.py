@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from modules.api import Candidate, Codec, Cost, Prompt, Sampler, SamplingSettings, Verifier
+from modules.api import Candidate, Codec, Cost, Prompt, Sampler, SamplerEngine, SamplingSettings, Verifier
 from modules.search.candidates import CandidateRecord, CandidateStore
 from modules.search.driver import Progress, check_selectors, no_progress, run_searches, score_with_cost
 from modules.search.identity import candidate_identity, decoder_fingerprint, plain, score_identity
@@ -84,7 +84,8 @@ class Sweep:
     """The sweep of one model in one setting, over as many prompts as one likes.
 
     `run` may be killed at any time: what was stored is neither sampled nor scored again. Scores of another version of
-    a verifier, of another decoder or of another reference recording are not reused; the codes are.
+    a verifier, of another decoder or of another reference recording are not reused; the codes are. `engine` made the
+    sampler, where that is not the model's own: its candidates are stored apart.
     """
 
     codec: Codec
@@ -97,6 +98,7 @@ class Sweep:
     decode_batch_size: int = 16
     failures: set[ScoreFailure] = field(default_factory=set)
     most_flops: float | None = None
+    engine: SamplerEngine | None = None
 
     def __post_init__(self) -> None:
         check_selectors(self.algorithm, self.panel.selectors)
@@ -145,7 +147,7 @@ class Sweep:
         identities = self._score_identities(prompt)
         steering = {name: identities[name] for name in self.algorithm.verifier_names}
         return candidate_identity(
-            self.model_hash, self.codec, prompt, self.sampling, self.algorithm, self.seed, steering
+            self.model_hash, self.codec, prompt, self.sampling, self.algorithm, self.seed, steering, self.engine
         )
 
     def _score_identities(self, prompt: Prompt) -> dict[str, str]:

@@ -1,0 +1,255 @@
+"""N candidates of one prompt: ours against transformers.generate and vLLM, one network, one process, in turns.
+
+    python benchmarks/sampling_engines.py [--words demo|llasa] [--num_candidates 16] [--rounds 3] [--num_threads 1]
+
+Before anything is timed, what each engine drew is held against the network's own distribution, computed without any of
+them. `generate` gets the same constraint and settings, and the network under its own attention. vLLM (where it is
+installed: .venv-vllm, `make test-vllm`) computes in a process that it starts itself, with as many threads, and forgets
+its prefix cache before each round. Printed: seconds per round, drawn tokens per second, ratios of the minima.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from datetime import date
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LlamaForCausalLM, LogitsProcessor
+
+from modules.api import Prompt, PromptFormat, SamplingSettings
+from modules.lm.distribution import restrict
+from modules.lm.network import LlamaSize, build_llama
+from modules.lm.prompt_format import TextToSpeech
+from modules.lm.sampler import KVCacheSampler
+from modules.lm.vllm_engine import VLLM
+from modules.tokens import TokenSpace
+
+WORDS = {"demo": (28, 4096), "llasa": (128_256, 65_536)}  # text tokens, codes
+NUM_BINS = 32
+UNLIKELY = 1e-5  # a distribution that is right fails once in so many runs
+Draw = Callable[[int, int, int], list[list[int]]]  # (candidates, new tokens, seed) -> the tokens of each
+
+
+class RandomText:
+    """A tokenizer that gives each character some token: the speed of reading depends on how many there are."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+
+    def encode(self, text: str) -> list[int]:
+        generator = torch.Generator().manual_seed(len(text))
+        return torch.randint(self.vocab_size, (len(text),), generator=generator).tolist()
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return " " * len(tokens)
+
+
+class SpeechWords(LogitsProcessor):
+    """-inf for all but codes and the end of speech."""
+
+    def __init__(self, space: TokenSpace) -> None:
+        self.bias_V = torch.full((space.vocab_size,), float("-inf"))
+        self.bias_V[speech_words(space)] = 0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return scores + self.bias_V
+
+
+def speech_words(space: TokenSpace) -> Tensor:
+    """Ids of the end of speech and of all codes."""
+    return torch.cat([torch.tensor([space.speech_end]), torch.arange(space.code_offset, space.vocab_size)])
+
+
+def uneven_network(prompt_format: PromptFormat) -> LlamaForCausalLM:
+    """Random weights whose distribution is uneven, so that a wrong temperature shows."""
+    torch.manual_seed(0)
+    network = build_llama(LlamaSize(), prompt_format.token_space.vocab_size).eval()
+    with torch.no_grad():
+        network.lm_head.weight.mul_(6)
+    return network
+
+
+def plain_copy(network: LlamaForCausalLM) -> LlamaForCausalLM:
+    """The same weights under transformers' own attention."""
+    config = type(network.config)(**{**network.config.to_dict(), "attn_implementation": "sdpa"})
+    copy = LlamaForCausalLM(config).eval()
+    copy.load_state_dict(network.state_dict())
+    return copy
+
+
+# ------------------------------------------------------------------------------------------------------- the engines
+
+
+def drawn_by(sampler: Any, space: TokenSpace, prompt: Prompt) -> Draw:
+    """A Sampler's draws as tokens."""
+
+    def draw(num_candidates: int, num_new_tokens: int, seed: int) -> list[list[int]]:
+        seeds = [seed * 10_000 + number for number in range(num_candidates)]
+        children = sampler.extend(sampler.start([prompt]), num_candidates, num_new_tokens, seeds)
+        ends = [[space.speech_end] if child.stopped else [] for child in children]
+        return [(child.codes_S + space.code_offset).tolist() + end for child, end in zip(children, ends, strict=True)]
+
+    return draw
+
+
+def drawn_by_generate(
+    plain: LlamaForCausalLM, space: TokenSpace, tokens: list[int], settings: SamplingSettings
+) -> Draw:
+    constraint = SpeechWords(space)
+
+    @torch.inference_mode()
+    def draw(num_candidates: int, num_new_tokens: int, seed: int) -> list[list[int]]:
+        torch.manual_seed(seed)
+        rows = plain.generate(
+            torch.tensor([tokens]),
+            attention_mask=torch.ones(1, len(tokens), dtype=torch.int64),
+            do_sample=True,
+            temperature=settings.temperature,
+            top_k=settings.top_k,
+            top_p=settings.top_p,
+            num_return_sequences=num_candidates,
+            max_new_tokens=num_new_tokens,
+            eos_token_id=space.speech_end,
+            pad_token_id=space.text_start,
+            logits_processor=[constraint],
+            use_cache=True,
+        )
+        drawn = [row[len(tokens) :].tolist() for row in rows]
+        return [row[: row.index(space.text_start)] if space.text_start in row else row for row in drawn]
+
+    return draw
+
+
+def drawn_by_vllm(
+    engine: VLLM, network: LlamaForCausalLM, prompt_format: PromptFormat, prompt: Prompt, settings: SamplingSettings
+) -> Draw:
+    sampler = engine.sampler(network, prompt_format, settings, "benchmark")
+    draw = drawn_by(sampler, prompt_format.token_space, prompt)
+
+    def draw_anew(num_candidates: int, num_new_tokens: int, seed: int) -> list[list[int]]:
+        sampler.llm.reset_prefix_cache()
+        return draw(num_candidates, num_new_tokens, seed)
+
+    return draw_anew
+
+
+# -------------------------------------------------------------------------------------------------- the distribution
+
+
+@torch.inference_mode()
+def places_of_draws(
+    plain: LlamaForCausalLM, space: TokenSpace, tokens: list[int], drawn: list[list[int]], settings: SamplingSettings
+) -> Tensor:
+    """Where each drawn token lies in its own distribution: uniform in [0, 1) if and only if it was drawn from it.
+
+    The words in order of falling probability share [0, 1) out among them; a draw's place is a random point of its
+    word's share (the probability integral transform). Rows are computed by the plain network from the tokens alone.
+    """
+    words, places = speech_words(space), []
+    generator = torch.Generator().manual_seed(0)
+    for row in drawn:
+        logits = plain(torch.tensor([tokens + row[:-1]]), logits_to_keep=len(row)).logits[0][:, words]
+        probabilities = restrict(logits.float(), settings).softmax(-1).double()
+        descending, order = probabilities.sort(-1, descending=True)
+        index = torch.tensor([0 if token == space.speech_end else token - space.code_offset + 1 for token in row])
+        rank = (order == index[:, None]).int().argmax(-1, keepdim=True)
+        share = descending.gather(1, rank)
+        below = descending.cumsum(-1).gather(1, rank) - share
+        noise = torch.rand(share.shape, generator=generator, dtype=torch.float64)
+        places.append(torch.where(share > 0, below + noise * share, torch.ones_like(share)).squeeze(1))
+    return torch.cat(places)
+
+
+def p_value(places: Tensor) -> float:
+    """Of the chi-square test that `places` are uniform in [0, 1)."""
+    counts = torch.histc(places, NUM_BINS, 0, 1).double()
+    expected = len(places) / NUM_BINS
+    statistic = float(((counts - expected) ** 2 / expected).sum())
+    half = torch.tensor([(NUM_BINS - 1) / 2, statistic / 2], dtype=torch.float64)
+    return float(torch.special.gammaincc(half[0], half[1]))
+
+
+# --------------------------------------------------------------------------------------------------------- the table
+
+
+def measure(words: str, given: argparse.Namespace, settings: SamplingSettings) -> dict[str, Any]:
+    prompt_format = TextToSpeech(RandomText(WORDS[words][0]), WORDS[words][1])
+    space, prompt = prompt_format.token_space, Prompt("prompt", "x" * (given.num_prompt_tokens - 3))
+    network, tokens = uneven_network(prompt_format), prompt_format.prompt_tokens(prompt.text)
+    plain = plain_copy(network)
+    engines: dict[str, Draw] = {
+        "ours": drawn_by(KVCacheSampler(network, prompt_format, settings), space, prompt),
+        "generate": drawn_by_generate(plain, space, tokens, settings),
+    }
+    engine = VLLM(cache_gigabytes=1, enforce_eager=not given.compile_vllm)
+    if importlib.util.find_spec("vllm") is not None:
+        engines["vllm"] = drawn_by_vllm(engine, network, prompt_format, prompt, settings)
+    p_values = {}
+    for name, draw in engines.items():
+        drawn = draw(given.num_candidates, given.num_new_tokens, 1)
+        p_values[name] = p_value(places_of_draws(plain, space, tokens, drawn, settings))
+        assert p_values[name] > UNLIKELY, f"{name} draws from another distribution: p = {p_values[name]:.2g}"
+        print(f"{words}, {name}: draws fit the network's distribution, p = {p_values[name]:.3f}", flush=True)
+    seconds: dict[str, list[float]] = {name: [] for name in engines}
+    rates: dict[str, list[float]] = {name: [] for name in engines}
+    for number in range(given.rounds):
+        for name, draw in engines.items():
+            start = time.perf_counter()
+            drawn = draw(given.num_candidates, given.num_new_tokens, 2 + number)
+            seconds[name].append(time.perf_counter() - start)
+            rates[name].append(sum(map(len, drawn)) / seconds[name][-1])
+    engine.close()
+    best = {name: max(values) for name, values in rates.items()}
+    return {
+        "vocab_size": space.vocab_size,
+        "p_values": {name: round(value, 3) for name, value in p_values.items()},
+        "seconds": {name: [round(value, 2) for value in values] for name, values in seconds.items()},
+        "tokens_per_second": {name: round(value, 1) for name, value in best.items()},
+        "times_as_fast": {name: round(best["ours"] / value, 2) for name, value in best.items() if name != "ours"},
+    }
+
+
+def versions() -> dict[str, str]:
+    import transformers
+
+    found = {"torch": torch.__version__, "transformers": transformers.__version__}
+    if importlib.util.find_spec("vllm") is not None:
+        found["vllm"] = VLLM().identity()["version"]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--words", choices=sorted(WORDS), nargs="+", default=sorted(WORDS))
+    parser.add_argument("--num_candidates", type=int, default=16)
+    parser.add_argument("--num_prompt_tokens", type=int, default=300)
+    parser.add_argument("--num_new_tokens", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--num_threads", type=int, default=1)
+    parser.add_argument("--top_k", type=int, default=50, help="0: all codes")
+    parser.add_argument("--compile_vllm", action="store_true", help="the default is eager: a minute less to start")
+    given = parser.parse_args()
+    torch.set_num_threads(given.num_threads)
+    os.environ["OMP_NUM_THREADS"] = str(given.num_threads)  # what vLLM's process inherits
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{given.num_threads - 1}" if given.num_threads > 1 else "0"
+    settings = SamplingSettings(temperature=0.8, top_k=given.top_k)
+    result = {words: measure(words, given, settings) for words in given.words}
+    about = {
+        "size": vars(LlamaSize()),
+        "device": platform.processor() or platform.machine(),
+        "versions": versions(),
+        "date": date.today().isoformat(),
+    }
+    print(json.dumps(result | vars(given) | about, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""SpeechUnderstanding: what the language model writes for recordings that it hears, in `trainer.test`."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from callbacks.codec_estimates import Estimate, ratio_estimate
+from modules.api import Codec, Prompt, SamplingSettings
+from modules.batches import PromptBatch
+from modules.search.best_of_n import candidate_seed
+from modules.search.identity import check_codec, plain
+from modules.search.voices import with_voice_codes
+from modules.search.whole_file import write_whole
+from modules.tokens import Utterance
+from modules.verifiers.normalise import Normaliser
+from modules.verifiers.transcript import error_rate
+
+
+@dataclass(frozen=True)
+class HeardPrompt:
+    """One recording: its text, what the model wrote, whether it ended its answer; `errors` of the `length` of the text,
+    in words or characters (NaN where the text normalises to nothing)."""
+
+    prompt_set: int
+    key: str
+    text: str
+    heard: str
+    ended: bool
+    errors: float
+    length: int
+
+
+class SpeechUnderstanding(Callback):
+    """Lets the language model write down the recordings of the test prompts, and counts the errors.
+
+    Every test dataloader is a prompt set; its batches are PromptBatch whose prompts have a `reference`, which `codec`
+    reads. The datamodule may name the sets (`prompt_set_names`). The module under test offers `sampler(settings,
+    answer="text")`, `prompt_format` and `model_hash`. Writes `folder`/understanding.json: the error rate of each set
+    (all errors over all words or characters, with its bootstrap interval over recordings) and every answer; logs
+    "understanding/SET". `rates` holds the estimates after the test. An answer that never ended counts as it stands.
+
+    Args:
+        codec: Reads the recordings; the one whose codes the model learned.
+        normaliser: Both texts pass it before they are compared.
+        folder: Where the file goes.
+        unit: What is counted; modules.verifiers.normalise.Digits makes one string of digits: characters.
+        sampling: How tokens are drawn; the likeliest by default.
+        max_new_tokens: Text tokens of an answer, its end among them.
+        seed: Of the draws and of the bootstrap.
+        num_resamples: Of the bootstrap.
+
+    Raises:
+        ValueError: Another codec than the model's; a prompt without a recording.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        normaliser: Normaliser,
+        folder: Path,
+        unit: Literal["word", "character"] = "word",
+        sampling: SamplingSettings = SamplingSettings(top_k=1),  # noqa: B008 (frozen)
+        max_new_tokens: int = 256,
+        seed: int = 0,
+        num_resamples: int = 2000,
+    ) -> None:
+        if max_new_tokens < 1:
+            raise ValueError(f"Expected `max_new_tokens` to be at least 1, but got {max_new_tokens}.")
+        self.codec, self.normaliser, self.folder, self.unit = codec, normaliser, Path(folder), unit
+        self.sampling, self.max_new_tokens = sampling, max_new_tokens
+        self.seed, self.num_resamples = seed, num_resamples
+        self.rates: dict[str, Estimate] = {}
+        self._heard: list[HeardPrompt] = []
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.rates, self._heard = {}, []
+        codebook_size = pl_module.prompt_format.token_space.codebook_size
+        check_codec(self.codec, codebook_size, getattr(pl_module, "codec_fingerprint", ""))
+
+    @torch.inference_mode()
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: PromptBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not isinstance(batch, PromptBatch):
+            raise TypeError(f"Expected test batches to be PromptBatch, but got {type(batch).__name__}.")
+        own = batch.prompts[trainer.global_rank :: trainer.world_size]
+        spoken = with_voice_codes([replace(prompt, voice=Utterance("")) for prompt in own], self.codec)
+        if not spoken:
+            return
+        sampler = pl_module.sampler(self.sampling, answer="text")
+        seeds = [candidate_seed(self.seed, prompt.key, 0) for prompt in spoken]
+        answers = sampler.extend(sampler.start(spoken), 1, self.max_new_tokens, seeds)
+        for prompt, answer in zip(own, answers, strict=True):
+            text = pl_module.prompt_format.answer_text(answer.codes_S.tolist())
+            self._heard.append(self._compared(dataloader_idx, prompt, text, answer.stopped))
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        heard = sorted(self._all_ranks(trainer), key=lambda one: (one.prompt_set, one.key))
+        names = getattr(getattr(trainer, "datamodule", None), "prompt_set_names", None)
+        for number in sorted({one.prompt_set for one in heard}):
+            rows = [one for one in heard if one.prompt_set == number]
+            name = names[number] if names else f"recordings {number}"
+            lengths = [one.length for one in rows]
+            self.rates[name] = ratio_estimate([one.errors for one in rows], lengths, self.seed, self.num_resamples)
+        if trainer.is_global_zero:
+            self._write(pl_module, heard)
+            for logger in trainer.loggers:
+                logger.log_metrics({f"understanding/{name}": rate.value for name, rate in self.rates.items()}, step=0)
+                logger.save()
+
+    def _compared(self, prompt_set: int, prompt: Prompt, heard: str, ended: bool) -> HeardPrompt:
+        expected = self.normaliser(prompt.text).strip()
+        length = len(expected.split()) if self.unit == "word" else len(expected)
+        errors = error_rate(expected, self.normaliser(heard), self.unit) * length if length else math.nan
+        return HeardPrompt(prompt_set, prompt.key, prompt.text, heard, ended, errors, length)
+
+    def _all_ranks(self, trainer: Trainer) -> list[HeardPrompt]:
+        if trainer.world_size == 1:
+            return self._heard
+        gathered: list[list[HeardPrompt]] = [[] for _ in range(trainer.world_size)]
+        torch.distributed.all_gather_object(gathered, self._heard)
+        return [one for part in gathered for one in part]
+
+    def _write(self, pl_module: LightningModule, heard: Sequence[HeardPrompt]) -> None:
+        content = {
+            "error_rates": {name: asdict(rate) for name, rate in self.rates.items()},
+            "num_never_ended": sum(not one.ended for one in heard),
+            "unit": self.unit,
+            "normaliser": self.normaliser.name,
+            "sampling": plain(self.sampling),
+            "max_new_tokens": self.max_new_tokens,
+            "seed": self.seed,
+            "model_hash": pl_module.model_hash,
+            "codec_fingerprint": self.codec.fingerprint,
+            "answers": [asdict(one) | {"errors": None if math.isnan(one.errors) else one.errors} for one in heard],
+        }
+        path = self.folder / "understanding.json"
+        write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        for name, rate in self.rates.items():
+            print(
+                f"{name}: {self.unit} error {rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}], {rate.num} recordings"
+            )
+        print(f"{path}", flush=True)

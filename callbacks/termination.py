@@ -1,0 +1,24 @@
+"""TerminateAtOnce: SIGTERM ends the process there and then, as SIGKILL would."""
+
+import signal
+import threading
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class TerminateAtOnce(Callback):
+    """Takes Lightning's answer to SIGTERM away.
+
+    That answer is a broadcast inside the signal's handler, which meets whatever collective the other ranks are in, and
+    an exit with status 0, which a scheduler takes for a finished job. Checkpoints (`DurableCheckpointIO`) and stages
+    are whole at every moment, so that there is nothing to tidy up. The exit status is that of the signal: 143 in a
+    shell.
+    """
+
+    def _restore_default(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Lightning sets no handler either
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    # The first hooks of each command after Lightning has set its handlers.
+    on_sanity_check_start = on_train_start = _restore_default
+    on_validation_start = on_test_start = on_predict_start = _restore_default

@@ -1,0 +1,133 @@
+"""VoicePromptDataModule: the same texts after a spoken prompt of the wanted voice, of another one, and after none."""
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import lightning as L
+import numpy as np
+from torch.utils.data import DataLoader
+
+from datamodules.order import PlannedBatches
+from datamodules.prompts import PromptPlan
+from datamodules.shards import ShardIndex, ShardReader
+from datamodules.tokens import load_token_index
+from modules.api import Prompt, PromptFormat
+from modules.batches import PromptBatch
+from modules.tokens import Utterance
+
+Condition = Literal["own", "other", "none"]
+CONDITIONS: dict[str, Condition] = {"own voice": "own", "another voice": "other", "no voice": "none"}
+NUM_ROLES = 3  # recordings that one prompt needs of its speaker: text, spoken prompt, reference
+
+
+class VoicePromptPlan:
+    """The prompts of one condition. Rows are (speaker, place): the text is that of the speaker's recording `place`, the
+    spoken prompt a later one, and the reference, which only judges hear, a third.
+
+    "own": the spoken prompt is the speaker's. "other": the one in the same place of the voice `shift` speakers on.
+    "none": there is none. Text and reference are the same in all three, so that nothing but the prompt differs.
+    """
+
+    def __init__(
+        self, audio: ShardIndex, tokens: ShardIndex, prompt_format: PromptFormat, condition: Condition, shift: int
+    ) -> None:
+        self.condition, self.shift = condition, shift
+        self.audio, self.tokens = PromptPlan(audio, None, prompt_format), ShardReader(tokens)
+        self.audio_row = {str(key): row for row, key in enumerate(audio.keys)}
+        self.rows_of = rows_by_speaker(tokens)
+        if self.shift % len(self.rows_of) == 0:
+            raise ValueError(
+                f"Expected `other_speaker` to lead to another one of {len(self.rows_of)} speakers, but got {shift}."
+            )
+        fewest = min(map(len, self.rows_of))
+        if fewest < NUM_ROLES:
+            raise ValueError(
+                f"Expected {NUM_ROLES} recordings of every speaker in `{tokens.folder}`, but got {fewest}."
+            )
+
+    def load(self, rows: Sequence[tuple[int, int]]) -> PromptBatch:
+        return PromptBatch([self.prompt(*row) for row in rows])
+
+    def prompt(self, speaker: int, place: int) -> Prompt:
+        own = self.rows_of[speaker]
+        said, reference = (self._recording(own[(place + step) % len(own)]) for step in (0, 2))
+        key = f"{said.key}_{self.condition}"
+        voice = None
+        if self.condition != "none":
+            step = 0 if self.condition == "own" else self.shift
+            rows = self.rows_of[(speaker + step) % len(self.rows_of)]
+            voice = self._utterance(rows[(place + 1) % len(rows)])
+        return Prompt(key, said.text, said.language, said.speaker, reference.reference, voice)
+
+    def _recording(self, row: int) -> Prompt:
+        return self.audio.prompt(self.audio_row[str(self.tokens.index.keys[row])])
+
+    def _utterance(self, row: int) -> Utterance:
+        files = self.tokens.read(row)
+        about = json.loads(files["json"])
+        codes = np.load(io.BytesIO(files["codes.npy"]), allow_pickle=False)
+        return Utterance(about["text"], tuple(codes.tolist()), about["speaker"], about["language"])
+
+
+def rows_by_speaker(tokens: ShardIndex) -> list[list[int]]:
+    """For each speaker, in the order of the first of their keys: the rows of their recordings, in the order of keys.
+
+    Raises ValueError on shards that list no speakers.
+    """
+    if tokens.speaker_of is None:
+        raise ValueError(f"Expected shards that list speakers in `{tokens.folder}`, but got none: write them again.")
+    rows: dict[int, list[int]] = {}
+    for row in np.argsort(tokens.keys).tolist():
+        rows.setdefault(int(tokens.speaker_of[row]), []).append(row)
+    return list(rows.values())
+
+
+class VoicePromptDataModule(L.LightningDataModule):
+    """Three prompt sets for `test`, which a sweep judges by the likeness to the wanted voice.
+
+    Args:
+        prompt_format: Where text and codes stand; linked to the model.
+        audio_folder: Audio shards, `audio_folder/SPLIT`: texts and references.
+        token_folder: Token shards of the same recordings: the spoken prompts.
+        split: Of both.
+        num_texts: Texts of each speaker, the first by key; 0 for all.
+        other_speaker: How many speakers further on the other voice is found.
+        batch_size: Prompts of one batch.
+    """
+
+    def __init__(
+        self,
+        prompt_format: PromptFormat,
+        audio_folder: Path,
+        token_folder: Path,
+        split: str = "test",
+        num_texts: int = 0,
+        other_speaker: int = 1,
+        batch_size: int = 8,
+    ) -> None:
+        super().__init__()
+        self.prompt_format, self.split = prompt_format, split
+        self.audio_folder, self.token_folder = Path(audio_folder), Path(token_folder)
+        self.num_texts, self.other_speaker, self.batch_size = num_texts, other_speaker, batch_size
+
+    @property
+    def prompt_set_names(self) -> list[str]:
+        return list(CONDITIONS)
+
+    def test_dataloader(self) -> list[DataLoader]:
+        audio = ShardIndex.load(self.audio_folder / self.split, "audio")
+        tokens = load_token_index(self.token_folder / self.split, self.prompt_format)
+        return [self._set(audio, tokens, condition) for condition in CONDITIONS.values()]
+
+    def _set(self, audio: ShardIndex, tokens: ShardIndex, condition: Condition) -> DataLoader:
+        plan = VoicePromptPlan(audio, tokens, self.prompt_format, condition, self.other_speaker)
+        fewest = min(map(len, plan.rows_of))
+        if self.num_texts > fewest:
+            raise ValueError(f"Expected `num_texts` of at most {fewest}, but got {self.num_texts}.")
+        chosen = [(speaker, place) for speaker in range(len(plan.rows_of)) for place in range(self.num_texts or fewest)]
+        batches = [chosen[i : i + self.batch_size] for i in range(0, len(chosen), self.batch_size)]
+        # Every rank sees every prompt: the sweep shares the work out by prompt and merges by key.
+        return DataLoader(PlannedBatches(plan), sampler=batches, batch_size=None)

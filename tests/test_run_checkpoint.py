@@ -1,0 +1,63 @@
+"""callbacks/run_checkpoint.py, in runs of the whole command."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import run
+from tests import test_stages
+from tests.test_stages import JOURNAL
+
+toys = test_stages.toys
+
+
+def test_the_last_checkpoint_of_a_moved_run_is_the_last(toys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a `last-v1.ckpt` beside a stale `last.ckpt`, which the next stage would read in silence: Lightning
+    counts versions where a run was continued in another place."""
+    with pytest.raises(ArithmeticError):
+        run.main(["fit", "--config", "fit.yaml", "--model.init_args.fail_at_step", "2"])
+    shutil.copytree(toys, toys / "elsewhere")
+    monkeypatch.chdir(toys / "elsewhere")
+    Path("repaired").touch()
+    run.main(["fit", "--config", "fit.yaml", "--model.init_args.fail_at_step", "2"])
+    assert JOURNAL == [("fit", 0), ("fit", 2)]
+    checkpoints = Path("runs/toy/train/checkpoints")
+    assert torch.load(checkpoints / "last.ckpt")["global_step"] == 4
+    assert not (checkpoints / "last-v1.ckpt").exists()
+
+
+@pytest.mark.parametrize("end", [["max_steps", "4"], ["max_epochs", "1"]])
+def test_the_last_update_is_in_the_last_checkpoint(toys: Path, end: list[str]) -> None:
+    """Guards against the loss of what was learned since the last multiple of `every_n_train_steps`."""
+    options = [
+        "--trainer.callbacks.every_n_train_steps",
+        "3",
+        "--trainer.max_steps",
+        "-1",
+        f"--trainer.{end[0]}",
+        end[1],
+    ]
+    run.main(["fit", "--config", "fit.yaml", *options])
+    checkpoints = Path("runs/toy/train/checkpoints")
+    assert torch.load(checkpoints / "last.ckpt")["global_step"] == 4
+    assert len(list(checkpoints.glob("*.ckpt"))) == 2  # that and the newest by its step
+
+
+def test_a_run_goes_on_behind_its_end_as_one_that_was_longer(toys: Path) -> None:
+    """Guards against a last checkpoint that says that the epoch was over: its data would be read again."""
+    longer = ["--trainer.max_steps", "7", "--trainer.callbacks.every_n_train_steps", "10"]
+    run.main(["fit", "--config", "fit.yaml", *longer, "--stage.folder", "runs/toy/whole"])
+    run.main(["fit", "--config", "fit.yaml", "--trainer.max_steps", "3", *longer[2:]])
+    first = "runs/toy/train/checkpoints/last.ckpt"
+    run.main(["fit", "--config", "fit.yaml", *longer, "--stage.folder", "runs/toy/second", "--ckpt_path", first])
+    whole, second = (torch.load(f"runs/toy/{name}/checkpoints/last.ckpt") for name in ("whole", "second"))
+    assert JOURNAL[-1] == ("fit", 3)
+    assert whole["global_step"] == second["global_step"] == 7
+    assert whole["epoch"] == second["epoch"]
+    assert whole["state_dict"]["layer.weight"] == second["state_dict"]["layer.weight"]
+    progress = [
+        one["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["completed"] for one in (whole, second)
+    ]
+    assert progress[0] == progress[1]
