@@ -15,7 +15,8 @@ class StepGuard(Callback):
 
     A skipped step leaves weights and the optimizer's state as they are; the schedule and the data go on. What the guard
     has counted is part of the checkpoint, so that a run that resumes decides as the uninterrupted one. Costs one wait
-    for the device per update. Logs `train/gradient_norm` and `train/num_skipped_steps`.
+    for the device per update. Logs `train/gradient_norm` and `train/num_skipped_steps`. The codec's discriminator steps
+    past callbacks: CodecModule skips updates that are not finite by itself.
 
     Args:
         max_skipped_in_a_row: More end the run; the last checkpoint then holds weights that no skipped step touched.

@@ -16,7 +16,14 @@ import soundfile
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.order import ResumableLoader, evaluation_loader, like_lengths_together, num_windows, window_samples
+from datamodules.order import (
+    ResumableLoader,
+    evaluation_loader,
+    halved_until,
+    like_lengths_together,
+    num_windows,
+    window_samples,
+)
 from datamodules.preparation import prepare_audio_shards
 from datamodules.shards import ShardIndex, ShardReader
 from datamodules.sources.source import Source
@@ -119,7 +126,8 @@ class AudioDataModule(L.LightningDataModule):
         segment_seconds: Length of a training crop.
         batch_size: Crops of one training batch on one rank.
         num_batches: Batches of one pass of the Trainer.
-        evaluation_batch_size: Whole recordings of one validation or predict batch, at most.
+        evaluation_batch_size: Whole recordings of one validation or predict batch, at most; fewer where there would
+            be too few batches for all ranks. In validation and test every rank gets as many batches as the others.
         evaluation_batch_seconds: Audio of such a batch, at most, its padding counted; 0: however much.
         num_validation_samples: How many recordings of the validation split are used, the first by key; 0 for all.
         num_workers: Loader processes.
@@ -184,7 +192,7 @@ class AudioDataModule(L.LightningDataModule):
         return self._whole(self.validation_split, self.num_validation_samples)
 
     def predict_dataloader(self) -> list[DataLoader]:
-        return [self._whole(split, 0) for split in self.predict_splits]
+        return [self._whole(split, 0, evenly=False) for split in self.predict_splits]
 
     def _rows(self, index: ShardIndex, segment_samples: int) -> AudioRows:
         hop = 0 if self.semantic is None else self.semantic.hop_length
@@ -203,8 +211,8 @@ class AudioDataModule(L.LightningDataModule):
             )
         return index
 
-    def _whole(self, split: str, limit: int) -> DataLoader:
-        """Whole recordings, every one once, in batches of like lengths."""
+    def _whole(self, split: str, limit: int, evenly: bool = True) -> DataLoader:
+        """Whole recordings, every one once, in batches of like lengths; `evenly`: as many on every rank."""
         index = self._index(split)
         chosen = np.argsort(index.keys)[: limit or None]
         most_samples = self.evaluation_batch_seconds * self.sample_rate
@@ -213,4 +221,8 @@ class AudioDataModule(L.LightningDataModule):
         )
         rows = self._rows(index, 0)
         batches = [[(int(chosen[place]), 0) for place in batch] for batch in batches]
-        return evaluation_loader(rows, batches, self.trainer.global_rank, self.trainer.world_size, self.num_workers)
+        num_ranks = self.trainer.world_size
+        if num_ranks > 1 and batches:
+            num_rounds = -(-len(batches) // num_ranks)
+            batches = halved_until(batches, num_rounds * num_ranks if evenly else num_ranks)
+        return evaluation_loader(rows, batches, self.trainer.global_rank, num_ranks, self.num_workers)

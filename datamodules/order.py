@@ -170,6 +170,27 @@ def _cut(run: np.ndarray, ascending: np.ndarray, batch_size: int, most_steps: fl
     return np.split(run, firsts[1:])
 
 
+def halved_until(batches: list[list[Any]], num_wanted: int) -> list[list[Any]]:
+    """At least so many batches: the largest are cut in two until there are.
+
+    Every rank needs a batch, and where ranks wait for each other within a batch, as many as every other: a rank with
+    none or with one fewer stops the others. Raises ValueError where there are fewer rows than wanted batches.
+    """
+    num_rows = sum(map(len, batches))
+    if num_rows < num_wanted:
+        raise ValueError(
+            f"Expected at least {num_wanted} recordings to give every rank as many batches as the others, but got "
+            f"{num_rows} in {len(batches)} batches. Use fewer ranks, more recordings (`num_validation_samples`), or a "
+            "larger `evaluation_batch_size`, from which batches are cut to measure."
+        )
+    batches = list(batches)
+    while len(batches) < num_wanted:
+        place = max(range(len(batches)), key=lambda place: len(batches[place]))
+        half = -(-len(batches[place]) // 2)
+        batches[place : place + 1] = [batches[place][:half], batches[place][half:]]
+    return batches
+
+
 def evaluation_loader(
     plan: RowPlan, batches: list[list[Any]], rank: int, world_size: int, num_workers: int
 ) -> DataLoader:

@@ -3,8 +3,10 @@
 Shapes: B batch, T samples, S frames.
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -24,14 +26,18 @@ from modules.codec.losses import (
     feature_matching_loss,
     semantic_loss,
 )
-from modules.codec.parallel import clip_gradients, shard_codec
+from modules.codec.parallel import clip_gradients, restore_frozen, shard_codec
+from modules.codec.training_checks import check_rates, check_training
+from modules.codec.updates import GuardedUpdates
+from modules.codec.weights import read_checkpoint
 
 
 class CodecModule(L.LightningModule):
     """A codec trained with reconstruction losses and, from a given step on, discriminators.
 
     Optimisation is manual. Only the generator's optimizer counts steps: `global_step`, `max_steps` and checkpoints mean
-    generator updates. Gradients are clipped per network.
+    generator updates. Gradients are clipped per network. An update whose gradient is not finite is skipped and counted;
+    too many in a row end the run.
 
     Args:
         generator: Encoder, quantizer and decoder.
@@ -80,21 +86,13 @@ class CodecModule(L.LightningModule):
         self.semantic_decoder, self.perceptual_loss = semantic_decoder, perceptual_loss
         self.perceptual_start_step, self.compile_backend = perceptual_start_step, compile_backend
         self._sharded = False
+        self._updates = {name: GuardedUpdates(name) for name in ("generator", "discriminator")}
 
     def configure_model(self) -> None:
         """Shard the networks where there is a device mesh (ModelParallelStrategy): FSDP2, one unit each."""
         if self.device_mesh is None or self._sharded:
             return
-        if self.compile_backend is not None:
-            raise ValueError(
-                f"Expected no `compile_backend` under ModelParallelStrategy, but got {self.compile_backend!r}: whole "
-                "networks are gathered around their call. Train with `strategy: ddp_find_unused_parameters_true`."
-            )
-        if any(isinstance(callback, WeightAveraging) for callback in self.trainer.callbacks):
-            raise ValueError(
-                "Expected no average of weights (EMAWeightAveraging) under ModelParallelStrategy, but got one: "
-                "sharded weights cannot be copied. Train with `strategy: ddp_find_unused_parameters_true`, or without."
-            )
+        check_sharding(self.compile_backend, self.trainer.callbacks)
         for network in (self.generator, self.semantic_decoder, self.discriminator):
             if network is not None:
                 shard_codec(network, self.device_mesh["data_parallel"])
@@ -118,21 +116,28 @@ class CodecModule(L.LightningModule):
         return [generator, discriminator], schedulers
 
     def setup(self, stage: str) -> None:
-        if stage == "fit" and self.trainer.precision == "16-mixed":
-            raise ValueError(
-                "Expected `precision` 32-true or bf16-mixed, but got 16-mixed: the discriminator's optimizer is "
-                "stepped outside Lightning, which then cannot unscale its gradients."
-            )
-        if stage == "fit" and self.generator.sample_rate != self.generator.input_sample_rate:
-            raise ValueError(
-                f"Expected a generator that gives audio at the rate it takes, {self.generator.input_sample_rate}, to "
-                f"train it, but got {self.generator.sample_rate}: such a codec is loaded and run, not trained, here."
-            )
-        if stage == "fit" and self.compile_backend is not None:
+        check_rates(self.generator, getattr(self.trainer, "datamodule", None))
+        if stage != "fit":
+            return
+        check_training(self.generator, self.trainer.precision)
+        if self.perceptual_start_step < self.trainer.max_steps or self.trainer.max_steps == -1:
+            # Read now: where it cannot be, a run would end weeks later, at its first step with this loss.
+            getattr(self.perceptual_loss, "network", None)
+        if self.compile_backend is not None:
             # Crops have one length; the discriminators see whole and halved batches, each worth a graph of its own.
             for network in (self.generator, self.semantic_decoder, self.discriminator):
                 if network is not None:
                     network.compile(backend=self.compile_backend, dynamic=False)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["updates"] = {name: updates.state_dict() for name, updates in self._updates.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for name, state in checkpoint.get("updates", {}).items():
+            self._updates[name].load_state_dict(state)
+        path = self.trainer.ckpt_path if self._sharded else None
+        if path is not None and Path(path).is_file():  # a folder of shards is loaded whole
+            restore_frozen(self, read_checkpoint(Path(path))["state_dict"])
 
     def on_fit_start(self) -> None:
         self._seed = torch.initial_seed()
@@ -144,7 +149,7 @@ class CodecModule(L.LightningModule):
     def training_step(self, batch: AudioBatch, batch_index: int) -> None:
         # The raw discriminator optimizer does not count into global_step.
         generator_optimizer, _ = self.optimizers()
-        _, discriminator_optimizer = self.optimizers(use_pl_optimizer=False)
+        raw_optimizer, discriminator_optimizer = self.optimizers(use_pl_optimizer=False)
         timed = self.trainer.profiler.profile
         target_BT = batch.audio_BT
         with timed("codec: generator"):
@@ -163,14 +168,19 @@ class CodecModule(L.LightningModule):
         with timed("codec: backward"):
             self.manual_backward(loss)
         with timed("codec: generator update"):
-            logged["generator_gradient_norm"] = clip_gradients(self._generator_weights(), self.gradient_clip)
-            generator_optimizer.step()
+            norm = clip_gradients(self._generator_weights(), self.gradient_clip)
+            with self._updates["generator"].around(raw_optimizer, norm):
+                generator_optimizer.step()
         self._step_schedulers()
-        if self._logs_now():
-            logged |= terms | {"loss": loss}
+        if self.global_step % self.trainer.log_every_n_steps == 0:
+            logged |= terms | {"loss": loss, "generator_gradient_norm": norm}
+            for name, updates in self._updates.items():
+                logged[f"{name}_skipped_updates"] = torch.as_tensor(updates.num_skipped, dtype=torch.float32)
             self.log_dict({f"train/{name}": value.detach() for name, value in logged.items()})
             # Lightning asks the device for what `log` gave the bar after every later step; a number waits once, here.
             self.trainer.progress_bar_metrics["train/mel_bar"] = float(terms["mel"].detach())
+            for updates in self._updates.values():
+                updates.check()
 
     def _reconstruction_terms(self, made: Resynthesis, target_BT: Tensor) -> dict[str, Tensor]:
         """The terms that need no discriminator, by their names in `loss_weights`."""
@@ -183,9 +193,6 @@ class CodecModule(L.LightningModule):
         if self.perceptual_loss is not None and self.global_step >= self.perceptual_start_step:
             terms["perceptual"] = self.perceptual_loss(made.audio_BT, target_BT)
         return terms
-
-    def _logs_now(self) -> bool:
-        return self.global_step % self.trainer.log_every_n_steps == 0
 
     def _discriminator_window(self, real_BT: Tensor, fake_BT: Tensor) -> tuple[Tensor, Tensor]:
         length = self.discriminator_samples or real_BT.shape[-1]
@@ -203,7 +210,8 @@ class CodecModule(L.LightningModule):
         optimizer.zero_grad()
         self.manual_backward(loss)
         norm = clip_gradients(list(self.discriminator.parameters()), self.gradient_clip)
-        optimizer.step()
+        with self._updates["discriminator"].around(optimizer, norm):
+            optimizer.step()
         return {"discriminator": loss, "discriminator_gradient_norm": norm}
 
     def _adversarial_terms(self, real_BT: Tensor, fake_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -242,6 +250,20 @@ class CodecModule(L.LightningModule):
         """Audio after encoding and decoding, (B, T)."""
         codes_BS, num_codes_B = self.generator.encode(audio_BT, num_samples_B)
         return self.generator.decode(codes_BS, num_codes_B)[:, : audio_BT.shape[-1]]
+
+
+def check_sharding(compile_backend: str | None, callbacks: Sequence[L.Callback]) -> None:
+    """Raises ValueError for what does not work with sharded weights."""
+    if compile_backend is not None:
+        raise ValueError(
+            f"Expected no `compile_backend` under ModelParallelStrategy, but got {compile_backend!r}: whole "
+            "networks are gathered around their call. Train with `strategy: ddp_find_unused_parameters_true`."
+        )
+    if any(isinstance(callback, WeightAveraging) for callback in callbacks):
+        raise ValueError(
+            "Expected no average of weights (EMAWeightAveraging) under ModelParallelStrategy, but got one: "
+            "sharded weights cannot be copied. Train with `strategy: ddp_find_unused_parameters_true`, or without."
+        )
 
 
 def noise_seed(seed: int, rank: int, step: int) -> int:

@@ -150,7 +150,8 @@ def run_rank(folder: Path, num_ranks: int, rank: int, port: int, attempt: int, m
     if rank == 0:
         kill_at(moment, count)
     sys.argv = ["run.py"]
-    run.main(["fit", "--config", str(folder / "config.yaml")])
+    configs = sorted(folder.glob("config*.yaml"))
+    run.main(["fit", *(word for config in configs for word in ("--config", str(config)))])
 
 
 def wait(children: list[int]) -> list[int]:

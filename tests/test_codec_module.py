@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from datamodules.audio import AudioDataModule
 from datamodules.shards import ShardIndex
 from modules.api import Audio
+from modules.codec import perceptual
 from modules.codec.checkpoints import CodecCheckpoint, load_generator
 from modules.codec.decoder import VocosDecoder
 from modules.codec.discriminators import DiscriminatorEnsemble, MultiPeriodDiscriminator
@@ -87,6 +88,43 @@ def fit(shards, folder, max_steps, module=None, resume=None, **options):
     return recorder, trainer
 
 
+def loaders(shards, num_ranks, which="val", **settings):
+    """Of every rank: the keys of each batch."""
+    found = []
+    for rank in range(num_ranks):
+        data = AudioDataModule(shards, validation_split="train", predict_splits=["train"], **settings)
+        data.trainer = type("Trainer", (), {"global_rank": rank, "world_size": num_ranks})()
+        made = getattr(data, f"{which}_dataloader")()
+        found.append([batch.keys for batch in (made[0] if which == "predict" else made)])
+    return found
+
+
+@pytest.mark.parametrize("num_ranks", [1, 3, 8, 20])
+def test_every_rank_validates_as_many_batches_as_the_others(shards, num_ranks):
+    """Guards against a rank without a batch, at which Lightning stops the run before its first step, and one with a
+    batch less, for which the others wait for ever where weights are sharded. The train split has 20 recordings."""
+    found = loaders(shards, num_ranks, evaluation_batch_size=16)
+    assert len({len(batches) for batches in found}) == 1 and found[0]
+    alone = loaders(shards, 1, evaluation_batch_size=16)[0]
+    assert sorted(key for batches in found for keys in batches for key in keys) == sorted(
+        key for keys in alone for key in keys
+    )
+    assert (num_ranks > 1) or [len(keys) for keys in alone] == [16, 4]
+    predicted = loaders(shards, num_ranks, "predict", evaluation_batch_size=16)
+    assert all(predicted) and sum(map(len, predicted)) == max(2, num_ranks)
+
+
+def test_too_few_recordings_for_all_ranks_are_refused(shards):
+    """Guards against Lightning's words of a data loader of zero length, from which nobody learns what to change."""
+    for num_ranks, num_wanted, settings in (
+        (24, 24, {}),
+        (12, 12, {"num_validation_samples": 10}),
+        (12, 24, {"evaluation_batch_size": 1}),
+    ):
+        with pytest.raises(ValueError, match=f"at least {num_wanted} recordings"):
+            loaders(shards, num_ranks, **settings)
+
+
 def test_steps_are_generator_updates_and_discriminators_start_when_told(shards, tmp_path):
     """Guards against Lightning counting both optimizers, which halves max_steps and moves checkpoints."""
     recorder, trainer = fit(shards, tmp_path, 10)
@@ -133,6 +171,37 @@ def test_sixteen_bit_floats_are_refused(shards, tmp_path):
     module.trainer = type("Trainer", (), {"precision": "16-mixed"})()
     with pytest.raises(ValueError, match="16-mixed"):
         module.setup("fit")
+
+
+def test_data_of_another_rate_is_refused(shards, tmp_path):
+    """Guards against a codec that learns recordings at half their speed, without a word."""
+    module = build()
+    for stage in ("fit", "validate", "test", "predict"):
+        data = AudioDataModule(shards, sample_rate=24000)
+        module.trainer = type("Trainer", (), {"precision": "32-true", "max_steps": 1, "datamodule": data})()
+        with pytest.raises(ValueError, match="16000 Hz, but got `sample_rate`=24000"):
+            module.setup(stage)
+        data.sample_rate = 16000
+        module.setup(stage)
+
+
+@pytest.mark.parametrize(("start", "max_steps", "is_read"), [(600, 700, True), (600, -1, True), (600, 600, False)])
+def test_the_perceptual_network_is_read_before_the_first_step(start, max_steps, is_read, monkeypatch):
+    """Guards against a run that ends after weeks, at the first step that wants a network nobody can fetch there."""
+    read = []
+
+    def pretrained(model, num_layers):
+        read.append((model, num_layers))
+        return torch.nn.Linear(1, 1), {}
+
+    monkeypatch.setattr(perceptual, "pretrained_network", pretrained)
+    loss = perceptual.PerceptualLoss(torch.nn.Identity(), [1, 2], model="a/b")
+    module = build(perceptual_loss=loss, perceptual_start_step=start)
+    module.trainer = type("Trainer", (), {"precision": "32-true", "max_steps": max_steps})()
+    module.setup("validate")
+    assert not read
+    module.setup("fit")
+    assert read == [("a/b", 2)] * is_read
 
 
 def test_a_checkpoint_that_is_no_codec_is_named(tmp_path):

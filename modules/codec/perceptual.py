@@ -17,7 +17,8 @@ class PerceptualLoss(nn.Module):
     """Mean over layers of the mean square distance between the hidden states of two waveforms.
 
     As X-codec2's authors describe it: layers 10 to 21 of wav2vec 2.0 XLSR-53. The network is frozen, no part of the
-    checkpoint, and read on first use; layers above the last one wanted are neither built nor run.
+    checkpoint, and read on first use, which in training is before the first step; layers above the last one wanted are
+    neither built nor run.
 
     Args:
         front_end: forward(audio_BT, num_samples_B) -> (input, num_frames_B), the input that the network wants.
