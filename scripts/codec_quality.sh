@@ -36,7 +36,7 @@ done
 "$PYTHON" scripts/speak_held_out.py cache/shards/asterisk_en/held_out cache/piper_joe
 test_codec $OUT/five_voices/piper $LAST --config configs/codec/piper_voice.yaml
 
-# And the other way round: the English voice, for a codec of the other four, after a quarter of the updates.
+# A language that it never heard, of a speaker whom it heard in Spanish, after a quarter of the updates.
 FOUR='[{class_path: datamodules.sources.asterisk.AsteriskSource, init_args: {cache: cache/asterisk, languages: [es, fr, it, ru]}}]'
 "$PYTHON" run.py fit --config configs/codec/five_voices.yaml --num_threads 1 --stage.folder $OUT/four_voices/codec \
     --data.init_args.folder cache/shards/asterisk_four --data.init_args.sources "$FOUR" \

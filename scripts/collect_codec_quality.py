@@ -74,7 +74,7 @@ def paired_difference(
 def gather(runs: Path) -> dict[str, Any]:
     """Everything that was measured, each part where its runs are there."""
     voices = {folder.name: folder for folder in sorted((runs / "five_voices").glob("*"))}
-    voices["en, not heard"] = runs / "four_voices" / "evaluation"
+    voices["en, trained on the other four"] = runs / "four_voices" / "evaluation"
     found: dict[str, Any] = {
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
