@@ -17,7 +17,6 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from modules.batches import AudioBatch, CodePrediction
-from modules.codec.discriminators import judge_pair
 from modules.codec.generator import CodecGenerator, Resynthesis
 from modules.codec.losses import (
     LossWeights,
@@ -124,7 +123,7 @@ class CodecModule(L.LightningModule):
             # Read now: where it cannot be, a run would end weeks later, at its first step with this loss.
             getattr(self.perceptual_loss, "network", None)
         if self.compile_backend is not None:
-            # Crops have one length; the discriminators see whole and halved batches, each worth a graph of its own.
+            # Crops have one length, and so does what the discriminators see of them.
             for network in (self.generator, self.semantic_decoder, self.discriminator):
                 if network is not None:
                     network.compile(backend=self.compile_backend, dynamic=False)
@@ -205,7 +204,8 @@ class CodecModule(L.LightningModule):
         self, real_BT: Tensor, fake_BT: Tensor, optimizer: torch.optim.Optimizer
     ) -> dict[str, Tensor]:
         """What to log: its loss and the norm of its gradient before clipping."""
-        real, fake = judge_pair(self.discriminator, real_BT, fake_BT.detach())
+        # Apart: in one pass of twice the batch this update was slower on a CPU (docs/results/codec_speed.md).
+        real, fake = self.discriminator(real_BT), self.discriminator(fake_BT.detach())
         loss = discriminator_loss(real.scores, fake.scores)
         optimizer.zero_grad()
         self.manual_backward(loss)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What docs/results/codec_speed.md shows, of a CPU: four benchmarks, about twenty minutes on two quiet cores, gathered in
+# What docs/results/codec_speed.md shows, of a CPU: four benchmarks, about twenty minutes of two cores, gathered in
 # docs/results/codec_speed.json. On a GPU: scripts/gpu/.
 set -eEuo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -17,9 +17,9 @@ measure() { # BENCHMARK OPTIONS
     "$PYTHON" benchmarks/"$name".py "$@" >"$OUT/$name.json"
 }
 measure codec_inference --num_threads 2
-measure corpus_tokenising --num_threads 2
-measure codec_training_step --num_threads 2
-measure acoustic_encoder --num_threads 2
+measure corpus_tokenising --num_threads 1 --num_files 16 --longest_seconds 5 --rounds 2
+measure codec_training_step --num_threads 1 --rounds 3
+measure acoustic_encoder --num_threads 1
 "$PYTHON" - $OUT docs/results/codec_speed.json <<'END'
 import json, pathlib, sys
 folder, target = map(pathlib.Path, sys.argv[1:])

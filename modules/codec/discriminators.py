@@ -8,7 +8,6 @@ Shapes: B batch, T samples.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
@@ -136,15 +135,3 @@ class DiscriminatorEnsemble(nn.Module):
         for discriminator in self.discriminators:
             judgement += discriminator(audio_BT)
         return judgement
-
-
-def judge_pair(discriminator: nn.Module, real_BT: Tensor, fake_BT: Tensor) -> tuple[Judgement, Judgement]:
-    """Judge real and fake audio in one pass of twice the batch: the same numbers as two passes, fewer launches."""
-    both = discriminator(torch.cat([real_BT, fake_BT]))
-    halves = [score.chunk(2) for score in both.scores]
-    maps = [[feature.chunk(2) for feature in features] for features in both.features]
-    real, fake = (
-        Judgement([half[side] for half in halves], [[pair[side] for pair in pairs] for pairs in maps])
-        for side in (0, 1)
-    )
-    return real, fake
