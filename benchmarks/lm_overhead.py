@@ -109,6 +109,7 @@ def built(node: Any) -> Any:
 def configured_trainer(folder: Path, num_steps: int, marks: Marks) -> L.Trainer:
     config = yaml.safe_load(TRAINER_CONFIG.read_text().replace("${stage.folder}", str(folder)))
     changed = {"accelerator": "cpu", "precision": "32-true", "max_steps": num_steps, "limit_val_batches": 0}
+    changed["val_check_interval"] = 2000  # the config's is counted by the command line
     settings = {name: built(value) for name, value in (config | changed).items()}
     settings["callbacks"].append(marks)
     return L.Trainer(**settings, enable_model_summary=False, default_root_dir=folder)

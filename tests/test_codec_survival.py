@@ -131,7 +131,7 @@ def test_a_killed_run_continues_bit_for_bit(folder, name):
     """Guards against noise, crops, windows, batches, weights, moments, rates or averages of another step."""
     assert_continued(folder / name, KILLS[name], NUM_STEPS, STEPS_PER_CHECKPOINT)
     last_lines = {line[0]: " ".join(line) for line in journal(folder / name / "killed")}
-    trained = ["discriminator" in last_lines[str(attempt)] for attempt in range(len(KILLS[name]))]
+    trained = ["train/discriminator_gradient_norm" in last_lines[str(attempt)] for attempt in range(len(KILLS[name]))]
     assert not trained[0] and ("workers2" in name or trained[-1]), "a kill before discriminators start, one after"
 
 

@@ -31,7 +31,7 @@ run_tasks() {
 
     # In the background: bash runs a trap only between commands. One rank that fails ends the others.
     trap 'interrupted=yes; requeue "the time limit is near"' USR1
-    srun --kill-on-bad-exit=1 "$python" run.py "$subcommand" "$@" --config configs/hardware/slurm.yaml &
+    srun --kill-on-bad-exit=1 "$python" run.py "$subcommand" "$@" --config configs/slurm.yaml &
     while
         interrupted=
         status=0
