@@ -26,6 +26,7 @@ from modules.codec.losses import (
     semantic_loss,
 )
 from modules.codec.parallel import clip_gradients, restore_frozen, shard_codec
+from modules.codec.streaming import EncodeWindow, encode_batch_in_windows
 from modules.codec.training_checks import check_rates, check_training
 from modules.codec.updates import GuardedUpdates
 from modules.codec.weights import read_checkpoint
@@ -39,21 +40,19 @@ class CodecModule(L.LightningModule):
     too many in a row end the run.
 
     Args:
-        generator: Encoder, quantizer and decoder.
-        discriminator: forward(audio_BT) -> Judgement.
+        generator: Encoder, quantizer and decoder. discriminator: forward(audio_BT) -> Judgement.
         reconstruction_loss: forward(generated_BT, target_BT) -> scalar.
         optimizer, scheduler: Of the generator (and the semantic decoder); the scheduler steps once per update.
         discriminator_optimizer, discriminator_scheduler: Of the discriminator.
-        loss_weights: Weights of the generator's terms.
+        loss_weights: Weights of the generator's terms. gradient_clip: Largest gradient norm of either network.
         discriminator_start_step: First generator update with discriminators; at or above max_steps: none.
         discriminator_samples: Length of the random window that discriminators see; 0 for whole crops.
-        gradient_clip: Largest gradient norm of either network.
         semantic_decoder: forward(latent_BSC, num_codes_B) -> semantic_BSC: what the encoder's frozen speech encoder
             said, read back from the codes. Of training alone.
-        perceptual_loss: forward(generated_BT, target_BT) -> scalar, with a weight in `loss_weights`.
-        perceptual_start_step: First generator update with it.
+        perceptual_loss: forward(generated_BT, target_BT) -> scalar; from generator update `perceptual_start_step` on.
         compile_backend: Of torch.compile ("inductor"), which training's networks then run through; None: as they are.
             Names of weights and checkpoints stay the same. Validation is not compiled, for its lengths vary.
+        encode_window: In `predict`, encodes recordings one by one in overlapping windows: hours in bounded memory.
     """
 
     def __init__(
@@ -73,6 +72,7 @@ class CodecModule(L.LightningModule):
         perceptual_loss: nn.Module | None = None,
         perceptual_start_step: int = 0,
         compile_backend: str | None = None,
+        encode_window: EncodeWindow | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -84,7 +84,7 @@ class CodecModule(L.LightningModule):
         self.discriminator_start_step, self.discriminator_samples = discriminator_start_step, discriminator_samples
         self.semantic_decoder, self.perceptual_loss = semantic_decoder, perceptual_loss
         self.perceptual_start_step, self.compile_backend = perceptual_start_step, compile_backend
-        self._sharded = False
+        self._sharded, self.encode_window = False, encode_window
         self._updates = {name: GuardedUpdates(name) for name in ("generator", "discriminator")}
 
     def configure_model(self) -> None:
@@ -228,8 +228,8 @@ class CodecModule(L.LightningModule):
 
     def _step_schedulers(self) -> None:
         schedulers = self.lr_schedulers() or []
-        for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
-            scheduler.step()
+        for one in schedulers if isinstance(schedulers, list) else [schedulers]:
+            one.step()
 
     def validation_step(self, batch: AudioBatch, batch_index: int) -> dict[str, Tensor]:
         with nullcontext() if self.compile_backend is None else torch.compiler.set_stance("force_eager"):
@@ -243,8 +243,10 @@ class CodecModule(L.LightningModule):
         return self.validation_step(batch, batch_index)
 
     def predict_step(self, batch: AudioBatch, batch_index: int, dataloader_idx: int = 0) -> CodePrediction:
-        codes_BS, num_codes_B = self.generator.encode(batch.audio_BT, batch.num_samples_B)
-        return CodePrediction(codes_BS, num_codes_B, batch)
+        given = batch.audio_BT, batch.num_samples_B
+        if self.encode_window is None:
+            return CodePrediction(*self.generator.encode(*given), batch)
+        return CodePrediction(*encode_batch_in_windows(self.generator, *given, self.encode_window), batch)
 
     def resynthesise(self, audio_BT: Tensor, num_samples_B: Tensor) -> Tensor:
         """Audio after encoding and decoding, (B, T)."""

@@ -132,7 +132,8 @@ def draw(curve: dict[int, dict[str, Any]], picture: Path, reference: dict[str, A
         value, low, high = (np.array([curve[step][metric][key] for step in steps]) for key in ("value", "low", "high"))
         panel.errorbar(steps, value, [value - low, high - value], marker="o", capsize=3)
         if reference:
-            panel.axhline(reference[metric]["value"], color="grey", linestyle="--", linewidth=1)
+            panel.axhline(reference[metric]["value"], color="grey", linestyle="--", linewidth=1, label="Opus, 6 kbit/s")
+            panel.legend(fontsize="small")
         panel.set(title=title, xlabel="updates")
     figure.savefig(picture, dpi=110, facecolor="white")
 

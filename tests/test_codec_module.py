@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from datamodules.audio import AudioDataModule
 from datamodules.shards import ShardIndex
 from modules.api import Audio
+from modules.batches import AudioBatch
 from modules.codec import perceptual
 from modules.codec.checkpoints import CodecCheckpoint, load_generator
 from modules.codec.decoder import VocosDecoder
@@ -18,6 +19,7 @@ from modules.codec.encoder import SpectralEncoder
 from modules.codec.generator import CodecGenerator
 from modules.codec.losses import MultiResolutionMelLoss
 from modules.codec.quantizer import FiniteScalarQuantizer
+from modules.codec.streaming import EncodeWindow
 from modules.codec_module import CodecModule, noise_seed
 from modules.schedule import WarmupCosine
 
@@ -164,6 +166,22 @@ def test_every_step_and_rank_has_noise_of_its_own():
     """Guards against dropout that takes away the same values on all ranks, or at every step, or under every seed."""
     seeds = [noise_seed(seed, rank, step) for seed in (0, 1, 2**63) for rank in range(8) for step in range(100)]
     assert len(set(seeds)) == len(seeds)
+
+
+def test_long_recordings_are_encoded_in_windows():
+    """Guards against a whole recording in one pass, and against codes of another length or order."""
+    longest = []
+    module = build(encode_window=EncodeWindow(10, 8)).eval()
+    module.generator.encoder.register_forward_pre_hook(lambda _, given: longest.append(given[0].shape[-1]))
+    lengths_B = torch.tensor([20011, 640, 9000])
+    batch = AudioBatch(torch.randn(3, 20011), lengths_B, ["a", "b", "c"], [{}] * 3)
+    made = module.predict_step(batch, 0)
+    assert max(longest) <= (8 + 10 + 8) * 320
+    module.encode_window = None
+    whole = module.predict_step(batch, 0)
+    assert torch.equal(made.num_codes_B, whole.num_codes_B)
+    for windowed_S, whole_S, num in zip(made.codes_BS, whole.codes_BS, whole.num_codes_B, strict=True):
+        assert torch.equal(windowed_S[:num], whole_S[:num])
 
 
 def test_sixteen_bit_floats_are_refused(shards, tmp_path):

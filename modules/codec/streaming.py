@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modules.api import Audio, Codec
+from modules.api import Audio, Codec, pad_rows
 from modules.codec.compressed import CodeLayout, Compressed, audio_like, samples_at
 from modules.codec.external import codec_hash, compressed_codes, device_of, input_rate
 
@@ -153,6 +153,15 @@ def encode_in_windows(codec: Codec, audio_T: Iterable[Tensor] | Tensor, window: 
     for part_T in [audio_T] if isinstance(audio_T, Tensor) else audio_T:
         yield from encoder.push(part_T)
     yield from encoder.flush()
+
+
+def encode_batch_in_windows(
+    codec: Codec, audio_BT: Tensor, num_samples_B: Tensor, window: EncodeWindow
+) -> tuple[Tensor, Tensor]:
+    """As Codec.encode, item by item and window by window: padded codes and their numbers."""
+    items = [audio_T[:num_samples] for audio_T, num_samples in zip(audio_BT, num_samples_B.tolist(), strict=True)]
+    codes_BS, num_codes_B = pad_rows([torch.cat(list(encode_in_windows(codec, one, window))) for one in items])
+    return codes_BS, num_codes_B.to(codes_BS.device)
 
 
 class StreamingResynthesiser:
