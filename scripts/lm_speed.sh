@@ -10,7 +10,7 @@ export PYTHONPATH=.
 OUT=runs/results/lm_speed
 mkdir -p $OUT
 
-"$PYTHON" benchmarks/lm_training_step.py --num_threads 2 --json $OUT/lm_training_step.json
+"$PYTHON" benchmarks/lm_training_step.py --num_threads 2 --rounds 2 --json $OUT/lm_training_step.json
 "$PYTHON" benchmarks/lm_data_path.py --json $OUT/lm_data_path.json
 "$PYTHON" benchmarks/lm_overhead.py --json $OUT/lm_overhead.json
 "$PYTHON" benchmarks/head_loss.py --num_tokens 2048 --num_threads 2 --json $OUT/head_loss.json
