@@ -15,6 +15,7 @@ from modules.batches import PromptBatch
 from modules.search.candidates import CandidateStore, export_candidates
 from modules.search.comparisons import Comparison, line_label
 from modules.search.driver import check_selectors
+from modules.search.equal_compute import EqualCompute
 from modules.search.identity import check_codec
 from modules.search.overoptimisation import OverOptimisation
 from modules.search.protocol import SearchAlgorithm
@@ -54,8 +55,9 @@ class InferenceScaling(Callback):
         prompts_per_group: Prompts that are sampled in one batch: N times as many sequences.
         decode_batch_size: Candidates that the codec decodes at once.
         num_resamples: Of the bootstrap over prompts.
-        more_algorithms: Searches to run beside `algorithm` on the same prompts: their points stand in curve.csv and
-            comparisons.csv; the pictures show `algorithm` at the temperature of `sampling`.
+        more_algorithms: Searches to run beside `algorithm` on the same prompts: their points stand in curve.csv,
+            comparisons.csv and, beside BestOfN at equal FLOPs, equal_compute.csv; the pictures show `algorithm` at the
+            temperature of `sampling`.
         more_temperatures: Temperatures to run every algorithm at, beside that of `sampling`.
         share: Which of `num_shares` runs this is, from 0.
         num_shares: Runs that fill one store side by side, with any number of ranks each.
@@ -202,6 +204,7 @@ class InferenceScaling(Callback):
         write_curves(results.all_points, report / "curve.csv")
         write_summary(results, report / "summary.json")
         write_rows(results.comparisons, Comparison, report / "comparisons.csv")
+        write_rows(results.equal_compute, EqualCompute, report / "equal_compute.csv")
         write_rows(results.over_optimisation, OverOptimisation, report / "over_optimisation.csv")
         names = [verifier.name for verifier in self.panel.everyone]
         export_candidates(results.prompt_sets, names, report / "candidates.csv")

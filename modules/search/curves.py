@@ -64,6 +64,21 @@ class CurveCalculator:
                 points += self._line_points(line, judge, judged, ends, counts_RP)
         return self._with_gains(points, counts_RP)
 
+    def every_n(self) -> list[CurvePoint]:
+        """The selectors' lines under the judges at every n from 1 to N, not at powers of 2 alone; for a search whose
+        candidates do not know of each other. Other searches have none."""
+        if not self.algorithm.independent_candidates:
+            return []
+        counts_RP = resample_counts(len(self.traces), self.seed, self.num_resamples)
+        numbers = list(range(1, self._counts()[-1] + 1))
+        points = []
+        for judge in self.panel.judges:
+            judged = self._judged(judge)
+            for line in self._lines(judge, judged):
+                if line.selector is not None:
+                    points += self._line_points(line, judge, judged, numbers, counts_RP)
+        return points
+
     def _counts(self) -> list[int]:
         """The n of the curves. A search whose candidates know of each other has one: the most that a prompt has."""
         numbers = {len(trace.candidates) for trace in self.traces}

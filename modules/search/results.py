@@ -10,6 +10,7 @@ from typing import Any
 
 from modules.api import Candidate
 from modules.search.comparisons import Comparison
+from modules.search.equal_compute import EqualCompute
 from modules.search.estimators import CurvePoint
 from modules.search.overoptimisation import OverOptimisation
 from modules.search.protocol import Trace
@@ -37,6 +38,9 @@ class SweepResults:
         over_optimisation: Each selector's own score beside each independent judge's, with warnings.
         others: Those of the sweep's other algorithms and temperatures, on the same prompts; `comparisons` and
             `over_optimisation` are of all.
+        equal_compute: The other searches beside best-of-n at the FLOPs that they spent, in the order of
+            equal_compute.csv; needs a BestOfN among the algorithms, before them.
+        every_n: `points` of the selectors at every n from 1 to N, of independent candidates.
     """
 
     prompt_sets: dict[str, list[Trace]]
@@ -47,6 +51,8 @@ class SweepResults:
     comparisons: list[Comparison] = field(default_factory=list)
     over_optimisation: list[OverOptimisation] = field(default_factory=list)
     others: list["SweepResults"] = field(default_factory=list)
+    equal_compute: list[EqualCompute] = field(default_factory=list)
+    every_n: list[CurvePoint] = field(default_factory=list)
 
     @property
     def all_points(self) -> list[CurvePoint]:

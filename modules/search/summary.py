@@ -10,6 +10,7 @@ from typing import Any
 from modules.api import Prompt
 from modules.search.comparisons import compare
 from modules.search.curves import CurveCalculator
+from modules.search.equal_compute import at_equal_compute
 from modules.search.identity import plain
 from modules.search.overoptimisation import over_optimisation
 from modules.search.results import SweepResults
@@ -21,7 +22,7 @@ DISTRIBUTIONS = ("torch", "lightning", "transformers", "torchmetrics", "numpy", 
 def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamples: int = 2000) -> SweepResults:
     """The results of a sweep whose every prompt is stored. The sweep's seed also draws the bootstrap's resamples."""
     names = [verifier.name for verifier in sweep.panel.everyone]
-    traces, points, chosen, hypotheses, over_optimised = {}, [], {}, {}, []
+    traces, points, every_n, chosen, hypotheses, over_optimised = {}, [], [], {}, {}, []
     for prompt_set, prompts in prompt_sets.items():
         records = [sweep.record(prompt) for prompt in prompts]
         traces[prompt_set] = [silent_trace(record.trace, names) for record in records]
@@ -37,6 +38,7 @@ def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamp
         )
         own = calculator.points()
         points += own
+        every_n += calculator.every_n()
         over_optimised += over_optimisation(own, traces[prompt_set], sweep.panel, sweep.seed, num_resamples)
         chosen[prompt_set] = {
             selector.name: {
@@ -51,17 +53,22 @@ def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamp
     num_candidates = max(len(trace.candidates) for trace in next(iter(traces.values())))
     description = describe(sweep, prompt_sets, num_candidates)
     comparisons = compare(points, sweep.seed, num_resamples)
-    return SweepResults(traces, points, chosen, hypotheses, description, comparisons, over_optimised)
+    return SweepResults(traces, points, chosen, hypotheses, description, comparisons, over_optimised, every_n=every_n)
 
 
 def combined(results: Sequence[SweepResults], seed: int, num_resamples: int = 2000) -> SweepResults:
-    """The first one's results, with the others beside it and comparisons over all."""
+    """The first one's results, with the others beside it, comparisons over all, and searches beside best-of-n at equal
+    compute."""
     first, *others = results
     if not others:
         return first
     warned = [row for one in results for row in one.over_optimisation]
     together = replace(first, others=others, over_optimisation=warned)
-    return replace(together, comparisons=compare(together.all_points, seed, num_resamples))
+    compared = compare(together.all_points, seed, num_resamples)
+    searches = [point for point in together.all_points if point.algorithm != "best_of_n"]
+    samples = [point for one in results for point in one.every_n if point.algorithm == "best_of_n"]
+    beside = at_equal_compute(searches, samples, seed, num_resamples)
+    return replace(together, comparisons=compared, equal_compute=beside)
 
 
 def describe(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_candidates: int) -> dict[str, Any]:

@@ -1,0 +1,87 @@
+"""Searches beside best-of-n at the FLOPs that they spent: what more samples would have bought for the same compute."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from modules.search.comparisons import line_label
+from modules.search.estimators import CurvePoint, bootstrap_interval, resample_counts, sign_flip_p_value
+
+
+@dataclass(frozen=True)
+class EqualCompute:
+    """One search under one judge, beside the baseline's samples at the same FLOPs for a prompt.
+
+    `n` is how many of the baseline's samples the search's FLOPs pay for; between two whole numbers the baseline takes
+    one or the other by chance, so that it spends as much on average. A search that costs more than all the samples that
+    there are stands beside all of them (`baseline_flops` < `flops`), one that costs less than one sample beside one.
+    `difference` = search - baseline in the judge's score, with its paired 95 % interval over prompts and the two-sided
+    p-value of the sign-flip test.
+    """
+
+    prompt_set: str
+    judge: str
+    search: str
+    score: float
+    flops: float
+    baseline: str
+    n: float
+    baseline_score: float
+    baseline_flops: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    num_prompts: int
+
+
+def at_equal_compute(
+    points: Sequence[CurvePoint], baseline: Sequence[CurvePoint], seed: int, num_resamples: int = 2000
+) -> list[EqualCompute]:
+    """A row for each of `points` whose judge, selector, prompt set and temperature the baseline has too.
+
+    Args:
+        points: Of searches. Those of chance and of the oracle are left out.
+        baseline: Of independent samples, at every n from 1 on.
+        seed: Of the bootstrap.
+        num_resamples: Of the bootstrap.
+    """
+    curves: dict[tuple[str, str, str, float], dict[int, CurvePoint]] = {}
+    for point in baseline:
+        curves.setdefault(_line(point), {}).setdefault(point.n, point)
+    rows = []
+    for point in points:
+        curve = [one for _, one in sorted(curves.get(_line(point), {}).items())]
+        if not curve or point.selector == "random" or point.selector.startswith("oracle ("):
+            continue
+        flops_n = np.array([one.flops for one in curve])
+        place = float(np.interp(point.flops, flops_n, np.arange(len(curve))))
+        below, share = int(place), place - int(place)
+        above = min(below + 1, len(curve) - 1)
+        scores_P = (1 - share) * curve[below].scores_P + share * curve[above].scores_P
+        difference_P = point.scores_P - scores_P
+        low, high = bootstrap_interval(difference_P, resample_counts(point.num_prompts, seed, num_resamples))
+        rows.append(
+            EqualCompute(
+                prompt_set=point.prompt_set,
+                judge=point.judge,
+                search=line_label(point),
+                score=point.score,
+                flops=point.flops,
+                baseline=line_label(curve[0]),
+                n=(1 - share) * curve[below].n + share * curve[above].n,
+                baseline_score=float(scores_P.mean()),
+                baseline_flops=float(np.interp(place, np.arange(len(curve)), flops_n)),
+                difference=float(difference_P.mean()),
+                low=low,
+                high=high,
+                p_value=sign_flip_p_value(difference_P, seed),
+                num_prompts=point.num_prompts,
+            )
+        )
+    return rows
+
+
+def _line(point: CurvePoint) -> tuple[str, str, str, float]:
+    return point.prompt_set, point.judge, point.selector, point.temperature

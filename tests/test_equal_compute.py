@@ -1,0 +1,84 @@
+"""Searches beside best-of-n at equal FLOPs: against all subsets of the samples, and a price list written by hand."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from modules.search.best_of_n import BestOfN
+from modules.search.curves import CurveCalculator
+from modules.search.equal_compute import at_equal_compute
+from modules.search.estimators import CurvePoint
+from modules.search.sweep import Panel
+from tests.search_toys import ToyCodec
+from tests.test_search_statistics import traces_with, verifier
+
+NUM_PROMPTS, NUM_SAMPLES = 30, 5
+# traces_with: a candidate draws 10 - 4 FLOPs beside the prompt's 4 and decodes 2. A ToyVerifier's price is added below.
+PROMPT_FLOPS, SAMPLE_FLOPS = 4.0, 8.0
+
+
+@pytest.fixture(scope="module")
+def samples():
+    """Judge's and selector's scores of the samples, and the selector's line at every n."""
+    generator = np.random.default_rng(0)
+    judge = generator.uniform(size=(NUM_PROMPTS, NUM_SAMPLES))
+    selector = judge + 0.3 * generator.normal(size=judge.shape)
+    panel = Panel([verifier("selector")], [verifier("judge")])
+    traces = traces_with({"selector": selector, "judge": judge})
+    calculator = CurveCalculator("digits", BestOfN(NUM_SAMPLES, 8), traces, panel, ToyCodec(), 0, 4000, 1.0)
+    return judge, selector, calculator.every_n()
+
+
+def best_by_brute_force(judge: np.ndarray, selector: np.ndarray, n: int) -> np.ndarray:
+    """(P,) mean over all subsets of n samples of what the judge gives the selector's choice."""
+    subsets = list(itertools.combinations(range(NUM_SAMPLES), n))
+    return np.array(
+        [
+            np.mean([judge_N[max(subset, key=lambda one: selector_N[one])] for subset in subsets])
+            for judge_N, selector_N in zip(judge, selector, strict=True)
+        ]
+    )
+
+
+def search_point(curve: list[CurvePoint], scores_P: np.ndarray, flops: float) -> CurvePoint:
+    changes = {"algorithm": "beam", "n": 2, "score": float(scores_P.mean()), "flops": flops, "scores_P": scores_P}
+    return replace(curve[0], **changes)
+
+
+def test_every_n_is_the_mean_over_all_subsets_and_costs_what_its_samples_cost(samples):
+    """Guards against a baseline read off at powers of 2 alone, and against one that pays the prompt more than once."""
+    judge, selector, curve = samples
+    price = verifier("selector").flops(4 / ToyCodec().frame_rate)
+    assert [point.n for point in curve] == [1, 2, 3, 4, 5]
+    for point in curve:
+        np.testing.assert_allclose(point.scores_P, best_by_brute_force(judge, selector, point.n), atol=1e-12)
+        heard = point.n * price if point.n > 1 else 0  # one sample leaves nothing to choose
+        assert point.flops == pytest.approx(PROMPT_FLOPS + point.n * SAMPLE_FLOPS + heard)
+
+
+def test_a_search_stands_beside_the_samples_that_its_flops_pay_for(samples):
+    """Guards against comparing at equal numbers of candidates: a search of 2 beams may cost 2.5 samples, or 50."""
+    judge, selector, curve = samples
+    scores_P = judge.mean(axis=1) + 0.2
+    halfway = (curve[1].flops + curve[2].flops) / 2
+    (row,) = at_equal_compute([search_point(curve, scores_P, halfway)], curve, seed=0)
+    expected_P = (best_by_brute_force(judge, selector, 2) + best_by_brute_force(judge, selector, 3)) / 2
+    assert (row.n, row.baseline_flops) == (pytest.approx(2.5), pytest.approx(halfway))
+    assert row.baseline_score == pytest.approx(expected_P.mean())
+    assert row.difference == pytest.approx((scores_P - expected_P).mean())
+    spread = 1.96 * (scores_P - expected_P).std() / math.sqrt(NUM_PROMPTS)
+    assert (row.low, row.high) == pytest.approx((row.difference - spread, row.difference + spread), abs=0.2 * spread)
+
+
+def test_what_no_number_of_samples_matches_says_so(samples):
+    """Guards against a comparison that calls unequal budgets equal, and against rows for lines that nobody can run."""
+    judge, _, curve = samples
+    dear = search_point(curve, judge.mean(axis=1), 10 * curve[-1].flops)
+    (row,) = at_equal_compute([dear], curve, seed=0)
+    assert (row.n, row.flops, row.baseline_flops) == (NUM_SAMPLES, dear.flops, curve[-1].flops)
+    unrunnable = [replace(dear, selector="random"), replace(dear, selector="oracle (judge)")]
+    elsewhere = [replace(dear, temperature=0.5), replace(dear, prompt_set="words"), replace(dear, judge="other")]
+    assert at_equal_compute([*unrunnable, *elsewhere], curve, seed=0) == []
