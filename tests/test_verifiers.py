@@ -144,12 +144,15 @@ def test_naturalness_ranks_clean_speech_first(field: str, english_prompts: list[
     assert int((clean > noisy).sum()) >= 18
 
 
-def test_likelihood_is_the_mean_over_tokens() -> None:
-    """Guards against a sum (which favours short candidates), and against forgetting the end token."""
+def test_likelihood_is_the_mean_over_tokens_or_the_sum() -> None:
+    """Guards against a sum where the mean is asked for (it favours short candidates), and against forgetting the end
+    token."""
     codes = [torch.zeros(n, dtype=torch.int64) for n in (4, 4, 0)]
     candidates = [Candidate("k", i, 0, c, -8.0, i == 0) for i, c in enumerate(codes)]
     scores = Likelihood().score(Prompt("k", "text"), candidates)
     torch.testing.assert_close(scores, torch.tensor([-8 / 5, -2.0, float("nan")], dtype=torch.float64), equal_nan=True)
+    whole = Likelihood(per_token=False).score(Prompt("k", "text"), candidates)
+    torch.testing.assert_close(whole, torch.tensor([-8.0, -8.0, float("nan")], dtype=torch.float64), equal_nan=True)
 
 
 # -------------------------------------------------------------------------------------------- equal to the references

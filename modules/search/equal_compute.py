@@ -1,7 +1,7 @@
 """Searches beside best-of-n at the FLOPs that they spent: what more samples would have bought for the same compute."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,7 +17,7 @@ class EqualCompute:
     one or the other by chance, so that it spends as much on average. A search that costs more than all the samples that
     there are stands beside all of them (`baseline_flops` < `flops`), one that costs less than one sample beside one.
     `difference` = search - baseline in the judge's score, with its paired 95 % interval over prompts and the two-sided
-    p-value of the sign-flip test.
+    p-value of the sign-flip test. `differences_P` holds that of every prompt, to join several runs.
     """
 
     prompt_set: str
@@ -34,6 +34,7 @@ class EqualCompute:
     high: float
     p_value: float
     num_prompts: int
+    differences_P: tuple[float, ...] = field(default=(), repr=False)
 
 
 def at_equal_compute(
@@ -78,6 +79,7 @@ def at_equal_compute(
                 high=high,
                 p_value=sign_flip_p_value(difference_P, seed),
                 num_prompts=point.num_prompts,
+                differences_P=tuple(difference_P.tolist()),
             )
         )
     return rows

@@ -97,10 +97,11 @@ def write_curves(points: Sequence[CurvePoint], path: Path) -> None:
 
 
 def write_rows(rows: Sequence[Any], kind: type, path: Path) -> None:
-    """Flat dataclass instances of one `kind` as CSV, a column per field; the header also where there are none."""
+    """Dataclass instances of one `kind` as CSV, a column per field that its repr shows; the header also where there are
+    none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, [one.name for one in fields(kind)])
+        writer = csv.DictWriter(stream, [one.name for one in fields(kind) if one.repr], extrasaction="ignore")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
 
@@ -122,6 +123,7 @@ def write_summary(results: SweepResults, path: Path) -> None:
         "description": results.description,
         "prompt_sets": {name: [trace.prompt.key for trace in traces] for name, traces in results.prompt_sets.items()},
         "points": points,
+        "equal_compute": [asdict(row) for row in results.equal_compute],
         "warnings": sorted({f"{row.selector}: {row.warning}" for row in results.over_optimisation if row.warning}),
         "chosen": results.chosen,
         "hypotheses": hypotheses,
