@@ -22,15 +22,6 @@ sweep() {
         --trainer.callbacks.folder "$FOLDER/${name%_*}"
 }
 
-# table NAME FILE: of a report; the last column of candidates.csv is the seconds that each took
-table() {
-    if [[ $2 == candidates.csv ]]; then
-        sed 's/,[^,]*$//' "$FOLDER/$1/report/$2"
-    else
-        cat "$FOLDER/$1/report/$2"
-    fi
-}
-
 for path in runs/demo/lm/checkpoints/last.ckpt runs/demo/codec/checkpoints/last.ckpt runs/demo/tokens/test/index.json; do
     [[ -e $path ]] || fail "Expected the demo's $path, but it is not there. \`make demo\` makes it."
 done
@@ -54,7 +45,8 @@ grep -h '^==' "$FOLDER"/*.out
 
 for name in ranks shares; do
     for file in curve.csv candidates.csv; do
-        diff <(table single "$file") <(table "$name" "$file") || fail "the $file of $name differs from that of one job"
+        "$PYTHON" -m scripts.slurm.compare_tables "$FOLDER/single/report/$file" "$FOLDER/$name/report/$file" ||
+            fail "the $file of $name differs from that of one job"
     done
 done
-say "equal: curve.csv and candidates.csv of one job, of two ranks and of two shares"
+say "equal: curve.csv and candidates.csv of one job, of two ranks and of two shares, but for the digits said above"
