@@ -22,6 +22,7 @@ from datamodules.order import (
     halved_until,
     like_lengths_together,
     num_windows,
+    shared_evenly,
     window_samples,
 )
 from datamodules.preparation import prepare_audio_shards
@@ -222,7 +223,8 @@ class AudioDataModule(L.LightningDataModule):
         rows = self._rows(index, 0)
         batches = [[(int(chosen[place]), 0) for place in batch] for batch in batches]
         num_ranks = self.trainer.world_size
-        if num_ranks > 1 and batches:
-            num_rounds = -(-len(batches) // num_ranks)
-            batches = halved_until(batches, num_rounds * num_ranks if evenly else num_ranks)
+        if evenly:
+            batches = shared_evenly(batches, num_ranks)
+        elif batches:
+            batches = halved_until(batches, num_ranks)
         return evaluation_loader(rows, batches, self.trainer.global_rank, num_ranks, self.num_workers)

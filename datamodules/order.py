@@ -170,6 +170,13 @@ def _cut(run: np.ndarray, ascending: np.ndarray, batch_size: int, most_steps: fl
     return np.split(run, firsts[1:])
 
 
+def shared_evenly(batches: list[list[Any]], num_ranks: int) -> list[list[Any]]:
+    """As many batches for every rank: a multiple of `num_ranks`, see `halved_until`."""
+    if num_ranks == 1 or not batches:
+        return batches
+    return halved_until(batches, -(-len(batches) // num_ranks) * num_ranks)
+
+
 def halved_until(batches: list[list[Any]], num_wanted: int) -> list[list[Any]]:
     """At least so many batches: the largest are cut in two until there are.
 
@@ -179,9 +186,10 @@ def halved_until(batches: list[list[Any]], num_wanted: int) -> list[list[Any]]:
     num_rows = sum(map(len, batches))
     if num_rows < num_wanted:
         raise ValueError(
-            f"Expected at least {num_wanted} recordings to give every rank as many batches as the others, but got "
-            f"{num_rows} in {len(batches)} batches. Use fewer ranks, more recordings (`num_validation_samples`), or a "
-            "larger `evaluation_batch_size`, from which batches are cut to measure."
+            f"Expected at least {num_wanted} recordings or rows to give every rank as many batches as the others, but "
+            f"got {num_rows} in {len(batches)} batches. Use fewer ranks, more of them (`num_validation_samples`, "
+            "`num_validation_rows`), or larger batches (`evaluation_batch_size`, `batch_size`), which are cut to "
+            "measure."
         )
     batches = list(batches)
     while len(batches) < num_wanted:

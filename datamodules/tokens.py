@@ -13,7 +13,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from datamodules.mixture import MixedRows
-from datamodules.order import ResumableLoader, evaluation_loader, num_windows, window_samples
+from datamodules.order import ResumableLoader, evaluation_loader, num_windows, shared_evenly, window_samples
 from datamodules.packing import count_skipped, pack, token_batch
 from datamodules.shards import ShardIndex, ShardReader
 from datamodules.stored_arrays import read_array
@@ -97,7 +97,8 @@ class TokenDataModule(L.LightningDataModule):
         batch_size: Rows of one training batch on one rank.
         num_batches: Batches of one pass of the Trainer.
         train_split, validation_split: Names of splits.
-        num_validation_rows: Rows that validation uses.
+        num_validation_rows: Rows that validation uses, in batches of `batch_size` at most: every rank gets as many
+            batches as the others.
         num_workers: Loader processes.
         seed: Of the order.
         tasks: What is learned, mixed by weight (datamodules/tasks.py). None: text-to-speech alone.
@@ -152,7 +153,8 @@ class TokenDataModule(L.LightningDataModule):
             chosen += rows.rows(0, window)
         chosen = chosen[: self.num_validation_rows]
         batches = [chosen[i : i + self.batch_size] for i in range(0, len(chosen), self.batch_size)]
-        return evaluation_loader(rows, batches, self.trainer.global_rank, self.trainer.world_size, self.num_workers)
+        rank, num_ranks = self.trainer.global_rank, self.trainer.world_size
+        return evaluation_loader(rows, shared_evenly(batches, num_ranks), rank, num_ranks, self.num_workers)
 
     def _rows(self, split: str) -> TokenRows | MixedRows:
         indices = self._indices(split)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning import Trainer
@@ -13,6 +14,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.shards import ShardWriter
+from datamodules.tokens import TokenDataModule
 from modules.batches import TokenBatch
 from modules.lm.network import LlamaSize
 from modules.lm.prompt_format import TextToSpeech
@@ -52,11 +55,36 @@ class Rows(Dataset):
         return batch
 
 
+class Data(TokenDataModule):
+    """Trains on Rows, and validates on the rows of shards: 5 rows, 3 batches."""
+
+    def __init__(self, folder: Path, rows: Rows) -> None:
+        super().__init__(folder, FORMAT, ROW_LENGTH, batch_size=2, num_validation_rows=5)
+        self.rows = rows
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(self.rows, batch_size=None)
+
+
+def write_shards(folder: Path) -> None:
+    """Ten recordings, of which ROW_LENGTH tokens hold two at most, with numbers of codes that differ."""
+    for split in ("train", "test"):
+        with ShardWriter(folder / split, "tokens", {"codebook_size": 16, "codec_fingerprint": "a"}, 20) as writer:
+            for number in range(10):
+                codes = np.random.default_rng(number).integers(0, 16, 5 + number).astype(np.uint16)
+                files = {"codes.npy": codes, "json": json.dumps({"text": "five"}).encode()}
+                writer.write(f"k{number}", files, len(codes), "five")
+
+
 class Record(Callback):
     """Each step's mean loss and number of targets on this rank, and the gathered weights at the end."""
 
     def __init__(self, folder: Path, num_ranks: int):
         self.folder, self.num_ranks, self.losses = folder, num_ranks, []
+        self.num_validated = []
+
+    def on_validation_batch_end(self, trainer, module, outputs, batch, batch_index, dataloader_idx=0) -> None:
+        self.num_validated.append(int((batch.labels_RL >= 0).sum()))
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_index) -> None:
         metrics = trainer.callback_metrics
@@ -68,7 +96,8 @@ class Record(Callback):
         model_hash = module.model_hash
         weights = {n: w.full_tensor() if n in sharded else w for n, w in module.state_dict().items()}
         torch.save(weights, self.folder / f"weights_{self.num_ranks}_{trainer.global_rank}.pt")
-        record = {"losses": self.losses, "hash": model_hash}
+        record = {"losses": self.losses, "hash": model_hash, "validated": self.num_validated}
+        record["val_loss"] = float(trainer.callback_metrics["val/loss"])
         (self.folder / f"record_{self.num_ranks}_{trainer.global_rank}.json").write_text(json.dumps(record))
 
 
@@ -81,6 +110,7 @@ def train(folder: Path, num_ranks: int) -> None:
         devices=num_ranks,
         strategy=ModelParallelStrategy(num_ranks, 1, save_distributed_checkpoint=False) if num_ranks > 1 else "auto",
         max_steps=NUM_STEPS,
+        num_sanity_val_steps=0,
         gradient_clip_val=0.5,
         use_distributed_sampler=False,
         callbacks=[Record(folder, num_ranks)],
@@ -89,7 +119,7 @@ def train(folder: Path, num_ranks: int) -> None:
         enable_model_summary=False,
         enable_checkpointing=False,
     )
-    trainer.fit(module, DataLoader(Rows(int(os.environ.get("LOCAL_RANK", "0")), num_ranks), batch_size=None))
+    trainer.fit(module, Data(folder / "shards", Rows(int(os.environ.get("LOCAL_RANK", "0")), num_ranks)))
     if num_ranks > 1:
         trainer.save_checkpoint(folder / "sharded.ckpt")
 
@@ -97,6 +127,7 @@ def train(folder: Path, num_ranks: int) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("fsdp2")
+    write_shards(folder / "shards")
     command = [
         sys.executable,
         "-m",
@@ -133,6 +164,16 @@ def test_two_sharded_processes_train_as_one(folder):
         torch.testing.assert_close(weights["2_0"][name], weight, rtol=0, atol=1e-5, msg=name)
         assert torch.equal(weights["2_0"][name], weights["2_1"][name])
     assert records["2_0"]["hash"] == records["2_1"]["hash"]
+
+
+def test_two_sharded_processes_validate_as_one(folder):
+    """Guards against a rank with a batch less, for which the other waits for ever; rows that count twice or not at all;
+    and a mean over ranks or batches in place of targets."""
+    whole, first, second = (json.loads((folder / f"record_{key}.json").read_text()) for key in ("1_0", "2_0", "2_1"))
+    assert len(whole["validated"]) == 3 and len(first["validated"]) == len(second["validated"]) == 2
+    assert sum(first["validated"]) != sum(second["validated"])  # else the weights by targets are not tested
+    assert sum(first["validated"]) + sum(second["validated"]) == sum(whole["validated"])
+    assert first["val_loss"] == second["val_loss"] == pytest.approx(whole["val_loss"], rel=1e-5)
 
 
 def test_checkpoint_of_sharded_training_loads_in_one_process(folder):
