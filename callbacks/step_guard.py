@@ -7,7 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from modules.metrics import is_logged_step
+from modules.metrics import is_logged_step, log_step
 
 
 class StepGuard(Callback):
@@ -53,8 +53,7 @@ class StepGuard(Callback):
             self.num_skipped += 1
             self.num_skipped_in_a_row += 1
         if is_logged_step(trainer):
-            pl_module.log("train/gradient_norm", norm, batch_size=1)
-            pl_module.log("train/num_skipped_steps", float(self.num_skipped), batch_size=1)
+            log_step(trainer, {"train/gradient_norm": norm, "train/num_skipped_steps": float(self.num_skipped)})
         if self.num_skipped_in_a_row > self.max_skipped_in_a_row:
             raise RuntimeError(
                 f"Expected a finite gradient that does not explode, but got {self.num_skipped_in_a_row} others in a "

@@ -5,24 +5,35 @@ Not frozen: Lightning moves them to a device by setting their fields.
 Shapes: B batch, T audio samples, S code frames, C channels, R rows of L tokens.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from modules.api import Prompt
 
 
-class Pinnable:
-    """Lets a DataLoader with `pin_memory` pin what it does not look into."""
+class Movable:
+    """Lets a DataLoader with `pin_memory` pin what it does not look into, and Lightning move it to a device as a whole:
+    otherwise it copies every field that is not a tensor, and fails at frozen records. Here those stay as they are."""
 
     def pin_memory(self) -> Self:
+        return self._changed(lambda value: value.pin_memory())
+
+    def to(self, device: torch.device, non_blocking: bool = True) -> Self:
+        """From pinned memory to a GPU without waiting."""
+        non_blocking = non_blocking and torch.device(device).type == "cuda"
+        return self._changed(lambda value: value.to(device, non_blocking=non_blocking))
+
+    def _changed(self, change: Callable[[Any], Any]) -> Self:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{k: v.pin_memory() for k, v in values.items() if isinstance(v, Tensor | Pinnable)})
+        return replace(self, **{k: change(v) for k, v in values.items() if isinstance(v, Tensor | Movable)})
 
 
 @dataclass
-class AudioBatch(Pinnable):
+class AudioBatch(Movable):
     """Padded audio: `audio_BT` float32, `num_samples_B` int64, and what each item is; `semantic_BSC`: the states of a
     frozen speech encoder, one per started frame, where the shards hold them."""
 
@@ -34,7 +45,7 @@ class AudioBatch(Pinnable):
 
 
 @dataclass
-class TokenBatch(Pinnable):
+class TokenBatch(Movable):
     """Packed rows of documents. R rows of L tokens.
 
     `tokens_RL` int64; `labels_RL` the next token to learn or -100; `positions_RL` restart at each document;
@@ -49,7 +60,7 @@ class TokenBatch(Pinnable):
 
 
 @dataclass
-class PromptBatch(Pinnable):
+class PromptBatch(Movable):
     """Prompts for sampling, and, where their codes are known, the same prompts as rows for the teacher-forced loss."""
 
     prompts: list[Prompt]

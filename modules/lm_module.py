@@ -21,7 +21,7 @@ from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama
 from modules.lm.parallel import build_sharded
 from modules.lm.pretrained import PretrainedNetwork, load_pretrained
 from modules.lm.sampler import KVCacheSampler
-from modules.metrics import is_logged_step
+from modules.metrics import is_logged_step, log_step
 from modules.tokens import TokenSpace
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class LMModule(lightning.LightningModule):
         self.model: SpeechLanguageModel | None = None
         self.val_loss = MeanMetric()
         self.val_task_losses = torch.nn.ModuleDict()
+        self._step_values: dict[str, Tensor] = {}  # to log when the step is done
         self._task_totals: Tensor | None = None  # (2, tasks): sum of losses and number of targets since the last log
         self.codec_fingerprint = ""  # of the codec whose codes it learned; known after training or loading
 
@@ -131,11 +132,12 @@ class LMModule(lightning.LightningModule):
         detached = mean.detach()
         if is_logged_step(self.trainer):
             self.log("train/loss", detached, batch_size=1)
-            self.log("train/perplexity", detached.exp(), batch_size=1)
-            self.log("train/num_targets", loss.num_targets.float(), batch_size=1)
+            self._step_values = {"train/perplexity": detached.exp(), "train/num_targets": loss.num_targets.float()}
             # Lightning asks the device for what `log` gave the bar after every later step; a number waits once, here.
             self.trainer.progress_bar_metrics["train/loss"] = float(detached)
-        self._log_tasks(batch, loss)
+        if batch.tasks_RL is not None:
+            sums = self._sums_by_task(batch, loss)
+            self._task_totals = sums if self._task_totals is None else self._task_totals + sums
         num_ranks = self.trainer.world_size
         if num_ranks == 1:
             return mean
@@ -176,27 +178,18 @@ class LMModule(lightning.LightningModule):
         sums = torch.zeros(2, len(self.val_task_losses), dtype=torch.float64, device=tasks_N.device)
         return sums.index_add_(1, tasks_N, torch.stack([loss.losses_N, torch.ones_like(loss.losses_N)]).double())
 
-    def _log_tasks(self, batch: TokenBatch, loss: SummedLoss) -> None:
-        """The mean loss of each task that this rank has seen since the last time, each `log_every_n_steps`."""
-        if batch.tasks_RL is None:
-            return
-        sums = self._sums_by_task(batch, loss)
-        self._task_totals = sums if self._task_totals is None else self._task_totals + sums
-        if (self.global_step + 1) % self.trainer.log_every_n_steps:
-            return
-        for name, (total, count) in zip(self.val_task_losses, self._task_totals.T.tolist(), strict=True):
-            if count:
-                self.log(f"train/loss_{name}", total / count, batch_size=1)
-        self._task_totals = None
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log what `training_step` found, of the last micro-batch of the step, and the losses by task."""
+        if is_logged_step(self.trainer):
+            log_step(self.trainer, self._step_values | self._task_losses())
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_index: int) -> Any:
-        """Prompts stay where they are: Lightning cannot copy frozen records. Their tokens move as usual."""
-        if not isinstance(batch, PromptBatch):
-            return super().transfer_batch_to_device(batch, device, dataloader_index)
-        tokens = batch.tokens
-        if tokens is not None:
-            tokens = super().transfer_batch_to_device(tokens, device, dataloader_index)
-        return PromptBatch(batch.prompts, tokens)
+    def _task_losses(self) -> dict[str, float]:
+        """The mean loss of each task that this rank has seen since the last time, each `log_every_n_steps`."""
+        if self._task_totals is None or (self.global_step + 1) % self.trainer.log_every_n_steps:
+            return {}
+        totals = zip(self.val_task_losses, self._task_totals.T.tolist(), strict=True)
+        self._task_totals = None
+        return {f"train/loss_{name}": total / count for name, (total, count) in totals if count}
 
     # ----------------------------------------------------------------------------------------------------- sampling
 
