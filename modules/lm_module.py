@@ -18,6 +18,7 @@ from modules.lm.adapters import LowRankAdapters, add_adapters
 from modules.lm.answers import AnswerKind
 from modules.lm.loss import IGNORED, SummedLoss
 from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama
+from modules.lm.noise import training_seed
 from modules.lm.parallel import build_sharded
 from modules.lm.pretrained import PretrainedNetwork, load_pretrained
 from modules.lm.sampler import KVCacheSampler
@@ -124,6 +125,14 @@ class LMModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"}}
 
     # -------------------------------------------------------------------------------------------------------- steps
+
+    def on_fit_start(self) -> None:
+        self._seed = torch.initial_seed()
+
+    def on_train_batch_start(self, batch: TokenBatch, batch_index: int) -> None:
+        if self.adapters is not None and self.adapters.dropout:
+            # A resumed run draws what the uninterrupted one does. No checkpoint holds the state of every rank.
+            torch.manual_seed(training_seed(self._seed, self.global_rank, self.global_step, batch_index))
 
     def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
         """The mean loss over the targets of all ranks: ranks with more targets weigh more."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,3 +38,8 @@ def uniform_noise(seeds_N: Tensor, positions_N: Tensor) -> Tensor:
     gamma = _signed(_GOLDEN_GAMMA)
     bits_N = _mix(_mix(seeds_N + gamma) + (positions_N + 1) * gamma)
     return (_shift_right(bits_N, 64 - _NUM_BITS).double() + 0.5) * 2.0**-_NUM_BITS
+
+
+def training_seed(seed: int, rank: int, step: int, batch_index: int) -> int:
+    """Of a run's dropout in one batch of one rank: 32 bits, which is what torch's generator of the CPU takes."""
+    return int(np.random.SeedSequence([seed, rank, step, batch_index]).generate_state(1)[0])
