@@ -266,6 +266,16 @@ class Verifier(Protocol):
         ...
 
 
+@runtime_checkable
+class ScoresMany(Protocol):
+    """What a Verifier may have beside `score`: it hears the candidates of many prompts in one pass of its model.
+
+    One tensor (N,) for each group of candidates: what `score` gives of that prompt and group alone.
+    """
+
+    def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]: ...
+
+
 # What a Verifier raises that says nothing of a candidate: it stops whoever asked.
 BROKEN_INSTALLATION = (ImportError, FileNotFoundError, MemoryError)
 
