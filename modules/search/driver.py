@@ -229,4 +229,5 @@ def score_with_cost(
     shares = share_seconds(time.perf_counter() - started, [candidate.num_codes for candidate in candidates])
     for candidate, seconds in zip(candidates, shares, strict=True):
         candidate.cost += verifier_cost([verifier], codec, candidate.num_codes) + Cost(seconds=seconds)
+        candidate.verifier_seconds[verifier.name] = candidate.verifier_seconds.get(verifier.name, 0.0) + seconds
     return failed

@@ -7,7 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from modules.api import Candidate, Codec, Cost, Prompt, Sampler, SamplerEngine, SamplingSettings, Verifier
+from modules.api import (
+    Candidate,
+    Codec,
+    Cost,
+    Prompt,
+    Sampler,
+    SamplerEngine,
+    SamplingSettings,
+    Verifier,
+    disagreement_name,
+)
 from modules.search.candidates import CandidateRecord, CandidateStore
 from modules.search.driver import Progress, check_selectors, no_progress, run_searches, score_with_cost
 from modules.search.identity import candidate_identity, decoder_fingerprint, plain, score_identity
@@ -73,6 +83,12 @@ class Panel:
     @property
     def everyone(self) -> list[Verifier]:
         return list({one.name: one for one in [*self.for_all, *self.final_judges]}.values())
+
+    @property
+    def columns(self) -> list[str]:
+        """Names in the candidates' scores: every verifier's, and the disagreement of those that are made of others."""
+        names = [[one.name, disagreement_name(one.name)][: 1 + hasattr(one, "member_hashes")] for one in self.everyone]
+        return [name for own in names for name in own]
 
     def roles(self, name: str) -> list[str]:
         lists = {"selector": self.selectors, "judge": self.judges, "final judge": self.final_judges}
