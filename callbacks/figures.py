@@ -9,12 +9,14 @@ import math
 import re
 import textwrap
 from collections.abc import Sequence
+from typing import Literal
 
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, NullLocator
 
 from modules.api import Audio
 from modules.search.estimators import CurvePoint
@@ -22,6 +24,7 @@ from modules.search.estimators import CurvePoint
 # Okabe and Ito's palette: tells apart for colour-blind readers, and is legible on white and on near-black.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 RANDOM_COLOUR = "#8a8a8a"
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 INK = "#123457"  # a colour of its own, so that `inline_svg` can hand it to the page's text colour
 
 
@@ -102,8 +105,7 @@ def curve_figure(
     panel = figure.subplots()
     panel.set_facecolor("none")
     selectors = list(dict.fromkeys(point.selector for point in points))
-    coloured = [name for name in dict.fromkeys(all_selectors or selectors) if not is_baseline(name)]
-    colours = {name: PALETTE[place % len(PALETTE)] for place, name in enumerate(coloured)}
+    colours = selector_colours(all_selectors or selectors)
     for selector in sorted(selectors, key=lambda name: (name != "random", is_oracle(name))):
         curve = sorted((point for point in points if point.selector == selector), key=lambda point: point.n)
         _draw_curve(panel, curve, colours.get(selector), as_error)
@@ -120,6 +122,83 @@ def curve_figure(
     panel.set_ylabel(f"error = 1 - {points[0].judge}" if as_error else f"score by {points[0].judge}")
     _finish_axes(panel)
     return figure
+
+
+def cost_figure(
+    points: Sequence[CurvePoint],
+    cost: Literal["flops", "seconds"],
+    as_error: bool = False,
+    all_selectors: Sequence[str] | None = None,
+) -> Figure:
+    """What every search reaches at what it costs for one prompt: best-of-n as curves, other searches as points with
+    their 95 % intervals. Colours are selectors, marks are searches; the oracle, which nobody can run, is left out."""
+    figure = Figure(figsize=(8.6, 3.9), layout="constrained", facecolor="none")
+    panel = figure.subplots()
+    panel.set_facecolor("none")
+    known = [point for point in points if getattr(point, cost) > 0]  # NaN is not
+    colours = selector_colours(all_selectors or [point.selector for point in points])
+    settings = list(dict.fromkeys((point.algorithm, point.temperature) for point in known))
+    lines: dict[tuple, list[CurvePoint]] = {}
+    for point in known:
+        lines.setdefault((point.algorithm, point.temperature, point.selector), []).append(point)
+    for (algorithm, temperature, selector), line in lines.items():
+        ends = sorted(line, key=lambda point: point.n)
+        line = ends[:1] if selector == "random" else sorted(line, key=lambda point: getattr(point, cost))
+        mark = MARKS[settings.index((algorithm, temperature)) % len(MARKS)]
+        _draw_costs(panel, line, cost, mark, colours.get(selector, RANDOM_COLOUR), as_error)
+    panel.set_xscale("log")
+    if cost == "seconds":
+        panel.xaxis.set_major_formatter(LogFormatter())
+        panel.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
+    of_what = "FLOPs" if cost == "flops" else "wall seconds, in batches with others,"
+    panel.set_xlabel(f"{of_what} for one prompt")
+    if points:
+        panel.set_ylabel(f"error = 1 - {points[0].judge}" if as_error else f"score by {points[0].judge}")
+    chosen_by = {point.selector: colours.get(point.selector, RANDOM_COLOUR) for point in known}
+    keys = [
+        Line2D([], [], color=colour, linewidth=2, label="random choice" if name == "random" else f"best by {name}")
+        for name, colour in chosen_by.items()
+    ]
+    keys += [
+        Line2D(
+            [],
+            [],
+            color=INK,
+            linestyle="None",
+            marker=MARKS[place % len(MARKS)],
+            label=setting_label(name, temperature),
+        )
+        for place, (name, temperature) in enumerate(settings)
+    ]
+    _finish_axes(panel, keys)
+    return figure
+
+
+def _draw_costs(
+    panel: matplotlib.axes.Axes, line: list[CurvePoint], cost: str, mark: str, colour: str, as_error: bool
+) -> None:
+    costs = [getattr(point, cost) for point in line]
+    scores = np.array([point.score for point in line])
+    below, above = (np.array([getattr(point, end) for point in line]) for end in ("low", "high"))
+    if as_error:
+        scores, below, above = 1 - scores, 1 - above, 1 - below
+    if len(line) > 1:
+        panel.plot(costs, scores, color=colour, marker=mark, markersize=4.5, linewidth=1.8)
+        panel.fill_between(costs, below, above, color=colour, alpha=0.1, linewidth=0)
+    else:
+        ends = np.maximum(0, [scores - below, above - scores])
+        panel.errorbar(costs, scores, ends, color=colour, marker=mark, markersize=7, linewidth=1.2, capsize=2.5)
+
+
+def setting_label(algorithm: str, temperature: float) -> str:
+    """The search that drew, and its temperature where that is known."""
+    return algorithm if math.isnan(temperature) else f"{algorithm} T={temperature:g}"
+
+
+def selector_colours(selectors: Sequence[str]) -> dict[str, str]:
+    """A colour for every selector, in their order; baselines have none."""
+    coloured = [name for name in dict.fromkeys(selectors) if not is_baseline(name)]
+    return {name: PALETTE[place % len(PALETTE)] for place, name in enumerate(coloured)}
 
 
 def is_oracle(selector: str) -> bool:
@@ -148,7 +227,8 @@ def _draw_curve(panel: matplotlib.axes.Axes, curve: list[CurvePoint], colour: st
         panel.fill_between(counts, lows, highs, color=colour, alpha=0.07 if selector == "random" else 0.13, linewidth=0)
 
 
-def _finish_axes(panel: matplotlib.axes.Axes) -> None:
+def _finish_axes(panel: matplotlib.axes.Axes, keys: Sequence[Line2D] = ()) -> None:
+    """Grid, ink and legend: of `keys`, or else of the lines."""
     panel.grid(axis="y", color=RANDOM_COLOUR, alpha=0.3, linewidth=0.7)
     panel.spines[["top", "right"]].set_visible(False)
     for spine in panel.spines.values():
@@ -159,8 +239,9 @@ def _finish_axes(panel: matplotlib.axes.Axes) -> None:
     # In the order of the lines at their right end, so that the eye need not search.
     lines, labels = panel.get_legend_handles_labels()
     by_height = sorted(zip(lines, labels, strict=True), key=lambda pair: -np.nan_to_num(pair[0].get_ydata()[-1]))
+    shown = [(key, key.get_label()) for key in keys] or by_height
     panel.legend(
-        *zip(*by_height, strict=True),
+        *zip(*shown, strict=True),
         loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9, labelcolor=INK, labelspacing=0.9,
     )  # fmt: skip
 

@@ -19,7 +19,8 @@ from modules.search.equal_compute import EqualCompute
 from modules.search.identity import check_codec
 from modules.search.overoptimisation import OverOptimisation
 from modules.search.protocol import SearchAlgorithm
-from modules.search.results import SweepResults, write_curves, write_rows, write_summary
+from modules.search.results import SweepResults, write_curves, write_prompt_scores, write_rows, write_summary
+from modules.search.seeds import SeedScore, over_seeds
 from modules.search.summary import combined, summarise
 from modules.search.sweep import Panel, Sweep, unique_prompts
 from modules.search.voices import with_voice_codes
@@ -36,7 +37,7 @@ class InferenceScaling(Callback):
     become codes here, by `codec`.
 
     Writes `folder`/candidates (the store: a stopped sweep goes on where it stopped; another selector needs no new
-    samples) and `folder`/report/{curve.csv, candidates.csv, summary.json}, and logs every point with step = n as
+    samples) and `folder`/report (docs/sweeps.md lists its files), and logs every point with step = n as
     "PROMPT SET/JUDGE/SELECTOR". `results` holds the SweepResults after the test, on rank 0 only.
 
     With several ranks each takes a stride of all prompts; they must share `folder`. So must runs that share the prompts
@@ -59,6 +60,8 @@ class InferenceScaling(Callback):
             comparisons.csv and, beside BestOfN at equal FLOPs, equal_compute.csv; the pictures show `algorithm` at the
             temperature of `sampling`.
         more_temperatures: Temperatures to run every algorithm at, beside that of `sampling`.
+        more_seeds: Seeds to run all of it by, beside `seed`: curves are then means over the seeds, with their standard
+            deviation; every seed's own points stand in seeds.csv.
         share: Which of `num_shares` runs this is, from 0.
         num_shares: Runs that fill one store side by side, with any number of ranks each.
         engine: Draws the codes in place of the model's own sampler: modules.lm.vllm_engine.VLLM.
@@ -86,6 +89,7 @@ class InferenceScaling(Callback):
         share: int = 0,
         num_shares: int = 1,
         engine: SamplerEngine | None = None,
+        more_seeds: list[int] | None = None,
     ) -> None:
         for argument, value in (("prompts_per_group", prompts_per_group), ("decode_batch_size", decode_batch_size)):
             if value < 1:
@@ -107,6 +111,9 @@ class InferenceScaling(Callback):
         self.share, self.num_shares = share, num_shares
         self.algorithms = [algorithm, *(more_algorithms or [])]
         self.temperatures = [sampling.temperature, *(more_temperatures or [])]
+        self.seeds = [seed, *(more_seeds or [])]
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"Expected `more_seeds` to be others than `seed`={seed}, each once, but got {more_seeds}.")
         self.engine = engine
         self.results: SweepResults | None = None
         self._prompts: dict[int, list[Prompt]] = {}
@@ -141,11 +148,9 @@ class InferenceScaling(Callback):
     @torch.inference_mode()
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         prompt_sets = self._prompt_sets(trainer)
-        sweeps = [
-            self._sweep(pl_module, algorithm, replace(self.sampling, temperature=temperature))
-            for temperature in self.temperatures
-            for algorithm in self.algorithms
-        ]
+        settings = [(algorithm, temperature) for temperature in self.temperatures for algorithm in self.algorithms]
+        by_setting = [[self._sweep(pl_module, *setting, seed) for seed in self.seeds] for setting in settings]
+        sweeps = [sweep for own in by_setting for sweep in own]
         for sweep in sweeps:
             self._run(trainer, sweep, pl_module.sampler(sweep.sampling, engine=self.engine), prompt_sets)
         trainer.strategy.barrier("inference_scaling")
@@ -154,19 +159,25 @@ class InferenceScaling(Callback):
         if self.num_shares > 1:
             logger.info("share %d of %d is stored; without shares, this run reports", self.share, self.num_shares)
         elif trainer.is_global_zero:
-            results = [summarise(sweep, prompt_sets, self.num_resamples) for sweep in sweeps]
-            self.results = combined(results, self.seed, self.num_resamples)
+            drawn = (self.seed, self.num_resamples)
+            results = [
+                over_seeds([summarise(sweep, prompt_sets, self.num_resamples) for sweep in own], *drawn)
+                for own in by_setting
+            ]
+            self.results = combined(results, *drawn)
             self._write(self.results)
             self._log(trainer, self.results)
 
-    def _sweep(self, pl_module: LightningModule, algorithm: SearchAlgorithm, sampling: SamplingSettings) -> Sweep:
+    def _sweep(self, pl_module: LightningModule, algorithm: SearchAlgorithm, temperature: float, seed: int) -> Sweep:
         store = CandidateStore(self.folder / "candidates")
-        about = (self.panel, store, pl_module.model_hash, self.seed, self.decode_batch_size)
+        sampling = replace(self.sampling, temperature=temperature)
+        about = (self.panel, store, pl_module.model_hash, seed, self.decode_batch_size)
         return Sweep(self.codec, algorithm, sampling, *about, engine=self.engine)
 
     def _run(self, trainer: Trainer, sweep: Sweep, sampler: Sampler, prompt_sets: dict[str, list[Prompt]]) -> None:
         """This rank's stride of this share's stride of every prompt set."""
-        setting = "" if len(self.algorithms) * len(self.temperatures) == 1 else f"{sweep.algorithm.name} "
+        is_alone = len(self.algorithms) * len(self.temperatures) * len(self.seeds) == 1
+        setting = "" if is_alone else f"{sweep.algorithm.name} T={sweep.sampling.temperature:g} seed {sweep.seed} "
         for prompt_set, prompts in prompt_sets.items():
             own = prompts[self.share :: self.num_shares][trainer.global_rank :: trainer.world_size]
             with tqdm(total=len(own), unit="prompt", smoothing=0, disable=not trainer.is_global_zero) as bar:
@@ -202,14 +213,21 @@ class InferenceScaling(Callback):
     def _write(self, results: SweepResults) -> None:
         report = self.folder / "report"
         write_curves(results.all_points, report / "curve.csv")
+        write_prompt_scores(results, report / "prompts.csv")
         write_summary(results, report / "summary.json")
         write_rows(results.comparisons, Comparison, report / "comparisons.csv")
         write_rows(results.equal_compute, EqualCompute, report / "equal_compute.csv")
         write_rows(results.over_optimisation, OverOptimisation, report / "over_optimisation.csv")
-        names = [verifier.name for verifier in self.panel.everyone]
-        export_candidates(results.prompt_sets, names, report / "candidates.csv")
-        for number, other in enumerate(results.others, 2):
-            export_candidates(other.prompt_sets, names, report / f"candidates_{number}.csv")
+        everything = [results, *results.others]
+        if len(self.seeds) > 1:
+            write_rows([row for one in everything for row in one.seed_scores], SeedScore, report / "seeds.csv")
+        drawn = [one for first in everything for one in (first, *first.other_seeds)]
+        for number, one in enumerate(drawn, 1):
+            file = "candidates.csv" if number == 1 else f"candidates_{number}.csv"
+            about = one.description
+            drawn_by = {"algorithm": about["algorithm"]["name"], "temperature": about["sampling"]["temperature"]}
+            columns = drawn_by | {"sweep_seed": about["seed"]}
+            export_candidates(one.prompt_sets, self.panel.columns, report / file, columns)
 
     def _log(self, trainer: Trainer, results: SweepResults) -> None:
         for one in trainer.loggers:

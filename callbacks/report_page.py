@@ -9,7 +9,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +19,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from callbacks.codec_columns import QuotedTable
-from callbacks.figures import curve_figure, inline_svg, is_baseline, is_oracle, mel_thumbnail, png_bytes
+from callbacks.figures import cost_figure, curve_figure, inline_svg, is_baseline, is_oracle, mel_thumbnail, png_bytes
 from callbacks.report_examples import Example
+from callbacks.report_tables import final_points, most_telling, prompt_lines, prompt_rows, setting_of, warnings_of
 from modules.api import Audio
 from modules.search.estimators import CurvePoint
 from modules.search.results import SweepResults
@@ -57,6 +58,7 @@ class JudgedCurves:
     points: list[CurvePoint]
     as_error: bool
     all_selectors: tuple[str, ...] = ()  # of the whole page: each keeps its colour
+    of_all_settings: list[CurvePoint] = field(default_factory=list)  # of every algorithm and temperature
 
     @property
     def prompt_set(self) -> str:
@@ -74,6 +76,15 @@ class JudgedCurves:
     @property
     def selectors(self) -> list[str]:
         return list(dict.fromkeys(point.selector for point in self.points))
+
+    @property
+    def finals(self) -> list[CurvePoint]:
+        """What every setting and selector comes to, with its cost."""
+        return final_points(self.of_all_settings or self.points)
+
+    @property
+    def has_costs(self) -> bool:
+        return any(point.flops > 0 for point in self.points)
 
     @property
     def one_sample(self) -> CurvePoint:
@@ -103,13 +114,23 @@ class JudgedCurves:
         return next((point for point in self.points if point.selector == selector and point.n == n), None)
 
 
-def judged_curves(points: Sequence[CurvePoint], error_judges: frozenset[str]) -> list[JudgedCurves]:
-    """The points by prompt set and judge, in the order of the results."""
+def judged_curves(
+    points: Sequence[CurvePoint], error_judges: frozenset[str], all_points: Sequence[CurvePoint] = ()
+) -> list[JudgedCurves]:
+    """The points by prompt set and judge, in the order of the results; `all_points` are those of every setting."""
     groups: dict[tuple[str, str], list[CurvePoint]] = {}
     for point in points:
         groups.setdefault((point.prompt_set, point.judge), []).append(point)
     selectors = tuple(dict.fromkeys(point.selector for point in points))
-    return [JudgedCurves(group, judge in error_judges, selectors) for (_, judge), group in groups.items()]
+    return [
+        JudgedCurves(
+            group,
+            pair[1] in error_judges,
+            selectors,
+            [one for one in all_points if (one.prompt_set, one.judge) == pair],
+        )
+        for pair, group in groups.items()
+    ]
 
 
 def report_page(report: ReportInput) -> str:
@@ -121,10 +142,19 @@ def report_page(report: ReportInput) -> str:
     environment.filters |= {
         "score": readable_score,
         "interval": readable_interval,
+        "speaker_interval": lambda point, as_error: readable_interval(
+            replace(point, low=point.speaker_low, high=point.speaker_high), as_error
+        ),
         "selector_name": readable_selector,
         "shortened": shortened_number,
         "plain": readable_setting,
         "compute": readable_compute,
+        "setting": setting_of,
+        "p_value": lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}",
+        "percentage": lambda value: "–" if math.isnan(value) else f"{100 * value:.1f} %",
+        "prompt_rows": lambda curve: prompt_rows(curve.points, report.results.prompt_sets[curve.prompt_set]),
+        "prompt_lines": lambda curve: prompt_lines(curve.points),
+        "cost_picture": cost_picture,
         "num_asked": partial(num_asked, results=report.results),
         "picture": curve_picture,
         "audio_uri": lambda audio: data_uri(audio_bytes(audio, audio_format), f"audio/{audio_format}"),
@@ -134,7 +164,10 @@ def report_page(report: ReportInput) -> str:
     return environment.get_template("report_page.html").render(
         report=report,
         results=report.results,
-        curves=judged_curves(report.results.points, report.error_judges),
+        curves=judged_curves(report.results.points, report.error_judges, report.results.all_points),
+        has_disagreement=any(not math.isnan(row.disagreement) for row in report.results.over_optimisation),
+        warnings=warnings_of(report.results),
+        comparisons=most_telling(report.results.comparisons),
         csv_rows=list(csv.DictReader(io.StringIO(report.curve_csv))),
     )
 
@@ -165,6 +198,14 @@ def curve_picture(curves: JudgedCurves, as_error: bool) -> Markup:
     what = "error" if as_error else "score"
     description = f"{curves.prompt_set}: {what} by {curves.judge} against the number of candidates"
     return Markup(inline_svg(curve_figure(curves.points, as_error, curves.all_selectors), description))
+
+
+def cost_picture(curves: JudgedCurves, cost: Literal["flops", "seconds"]) -> Markup:
+    """All settings at their cost, as an inline SVG that takes the page's text colour."""
+    what = "error" if curves.as_error else "score"
+    description = f"{curves.prompt_set}: {what} by {curves.judge} against {cost}"
+    points = curves.of_all_settings or curves.points
+    return Markup(inline_svg(cost_figure(points, cost, curves.as_error, curves.all_selectors), description))
 
 
 def readable_score(value: float, as_error: bool) -> str:
@@ -208,8 +249,9 @@ def readable_setting(value: Any) -> str:
 
 
 def readable_compute(results: SweepResults) -> str:
-    """FLOPs by part and wall seconds of all prompts."""
-    costs = [trace.cost for traces in results.prompt_sets.values() for trace in traces]
+    """FLOPs by part and wall seconds of all prompts, over every search and seed."""
+    everything = [one for first in (results, *results.others) for one in (first, *first.other_seeds)]
+    costs = [trace.cost for one in everything for traces in one.prompt_sets.values() for trace in traces]
     parts = {
         "language model": sum(cost.lm_flops for cost in costs),
         "codec": sum(cost.codec_flops for cost in costs),

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.codec_columns import QuotedTable
-from callbacks.figures import curve_figure, mel_figure
+from callbacks.figures import cost_figure, curve_figure, mel_figure
 from callbacks.inference_scaling import InferenceScaling
 from callbacks.media import log_audio, log_figure
 from callbacks.quoted_rows import QuotedRows, as_text, measured_rows
@@ -109,6 +109,10 @@ class ScalingReport(Callback):
             selectors = [point.selector for point in results.points]
             figure = curve_figure(points, judge in error_judges, selectors)
             log_figure(trainer.loggers, f"curves/{prompt_set}/{judge}", figure, step)
+            everything = [one for one in results.all_points if (one.prompt_set, one.judge) == (prompt_set, judge)]
+            if any(one.flops > 0 for one in everything):
+                figure = cost_figure(everything, "flops", judge in error_judges, selectors)
+                log_figure(trainer.loggers, f"costs/{prompt_set}/{judge}", figure, step)
         for example in examples:
             name = f"{example.prompt_set}/{example.prompt.key}"
             clips = [(", ".join(clip.labels), clip.audio) for clip in example.clips if clip.audio.samples_T.numel()]

@@ -10,7 +10,9 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from callbacks.codec_columns import EMPTY, QuotedTable
 from callbacks.codec_estimates import Estimate, ratio_estimate
+from callbacks.quoted_rows import QuotedRows, as_text
 from modules.api import Codec, Prompt, SamplingSettings
 from modules.batches import PromptBatch
 from modules.search.best_of_n import candidate_seed
@@ -54,9 +56,11 @@ class SpeechUnderstanding(Callback):
         max_new_tokens: Text tokens of an answer, its end among them.
         seed: Of the draws and of the bootstrap.
         num_resamples: Of the bootstrap.
+        quoted: Published rows to print beside; its columns name "SET/word error" or "SET/character error".
 
     Raises:
-        ValueError: Another codec than the model's; a prompt without a recording.
+        ValueError: Another codec than the model's; a prompt without a recording; `quoted` does not fit the sets.
+        FileNotFoundError: There is no file of quoted rows.
     """
 
     def __init__(
@@ -69,17 +73,22 @@ class SpeechUnderstanding(Callback):
         max_new_tokens: int = 256,
         seed: int = 0,
         num_resamples: int = 2000,
+        quoted: QuotedRows | None = None,
     ) -> None:
         if max_new_tokens < 1:
             raise ValueError(f"Expected `max_new_tokens` to be at least 1, but got {max_new_tokens}.")
         self.codec, self.normaliser, self.folder, self.unit = codec, normaliser, Path(folder), unit
         self.sampling, self.max_new_tokens = sampling, max_new_tokens
         self.seed, self.num_resamples = seed, num_resamples
+        self.quoted = quoted
         self.rates: dict[str, Estimate] = {}
         self._heard: list[HeardPrompt] = []
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.rates, self._heard = {}, []
+        if self.quoted is not None:
+            names = getattr(getattr(trainer, "datamodule", None), "prompt_set_names", [])
+            self.quoted.check(names, [self._rate_name])
         codebook_size = pl_module.prompt_format.token_space.codebook_size
         check_codec(self.codec, codebook_size, getattr(pl_module, "codec_fingerprint", ""))
 
@@ -120,6 +129,16 @@ class SpeechUnderstanding(Callback):
                 logger.log_metrics({f"understanding/{name}": rate.value for name, rate in self.rates.items()}, step=0)
                 logger.save()
 
+    @property
+    def _rate_name(self) -> str:
+        return f"{self.unit} error"
+
+    def _measured_row(self, table: QuotedTable) -> list[str]:
+        """The rates in percent, in the columns of the quoted table."""
+        rates = {f"{name}/{self._rate_name}": f"{100 * rate.value:.2f}" for name, rate in self.rates.items()}
+        cells = [rates.get(self.quoted.columns.get(heading, ""), EMPTY) for heading in table.headings[1:]]
+        return [f"measured: normaliser {self.normaliser.name}", *cells]
+
     def _compared(self, prompt_set: int, prompt: Prompt, heard: str, ended: bool) -> HeardPrompt:
         expected = self.normaliser(prompt.text).strip()
         length = len(expected.split()) if self.unit == "word" else len(expected)
@@ -146,6 +165,10 @@ class SpeechUnderstanding(Callback):
             "codec_fingerprint": self.codec.fingerprint,
             "answers": [asdict(one) | {"errors": None if math.isnan(one.errors) else one.errors} for one in heard],
         }
+        if self.quoted is not None:
+            table = self.quoted.read()
+            content["beside_quoted"] = {"measured": self._measured_row(table), "quoted": asdict(table)}
+            print(f"\n{as_text(table, [self._measured_row(table)])}\n")
         path = self.folder / "understanding.json"
         write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         for name, rate in self.rates.items():

@@ -112,6 +112,7 @@ class Candidate:
 
     `is_partial`: a search is still growing it. Its `audio` may then be that of the first codes only, which is where the
     decoder goes on. `voice_codes_S`: a spoken prompt, which the decoder looks back on; `audio` holds nothing of it.
+    `verifier_seconds`: which part of the cost's seconds each selector took.
     """
 
     prompt_key: str
@@ -125,6 +126,7 @@ class Candidate:
     cost: Cost = field(default_factory=Cost)
     is_partial: bool = False
     voice_codes_S: Tensor | None = None
+    verifier_seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def num_voice_codes(self) -> int:
@@ -244,7 +246,8 @@ class Verifier(Protocol):
 
     `name` is the column of tables. `worst_score` stands for a candidate that a judge cannot score or that never ended.
     Two verifiers with one `model_hash` are the same verifier, whatever their settings: one may not judge the other.
-    One that is made of others lists their hashes as `member_hashes`, and may not be judged by any of them.
+    One that is made of others lists their hashes as `member_hashes`, and may not be judged by any of them; it leaves
+    their disagreement in the candidates' `scores`, as `disagreement_name`.
     """
 
     @property
@@ -264,6 +267,21 @@ class Verifier(Protocol):
     def flops(self, seconds: float) -> float:
         """FLOPs to judge one candidate of so many seconds of audio."""
         ...
+
+
+@runtime_checkable
+class ScoresMany(Protocol):
+    """What a Verifier may have beside `score`: it hears the candidates of many prompts in one pass of its model.
+
+    One tensor (N,) for each group of candidates: what `score` gives of that prompt and group alone.
+    """
+
+    def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]: ...
+
+
+def disagreement_name(verifier_name: str) -> str:
+    """Under which a verifier that is made of others leaves, in a candidate's `scores`, how much they disagree."""
+    return f"{verifier_name} disagreement"
 
 
 # What a Verifier raises that says nothing of a candidate: it stops whoever asked.

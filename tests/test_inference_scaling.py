@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -107,6 +108,11 @@ def run(
     )
     trainer.test(module(sampler or ToySampler(), codebook_size), datamodule=ToyPrompts(prompt_sets), verbose=False)
     return callback.results
+
+
+def timeless(points):
+    """The points as text, without what the clock said."""
+    return repr([replace(point, seconds=0.0) for point in points])
 
 
 def brute_force(trace, selector_name, judge, n):
@@ -251,7 +257,7 @@ def test_a_stopped_test_resumes_to_the_same_results(tmp_path, finished):
     sampler = ToySampler()
     results = run(tmp_path, prompt_sets, callback_in(tmp_path), sampler)
     assert sampler.extended == [(1, NUM_CANDIDATES), (3, NUM_CANDIDATES), (1, NUM_CANDIDATES)]
-    assert repr(results.points) == repr(finished.results.points)
+    assert timeless(results.points) == timeless(finished.results.points)
     assert results.chosen == finished.results.chosen and results.hypotheses == finished.results.hypotheses
 
 
@@ -288,5 +294,7 @@ def test_two_ranks_share_the_prompts_and_rank_0_merges(tmp_path, finished):
     drawn = sorted(path.name for path in tmp_path.glob("drawn-*"))
     assert len(drawn) == 11 and {name[-1] for name in drawn} == {"0", "1"}
     assert len(list(CandidateStore(tmp_path / "candidates").folder.glob("*.json"))) == 11
-    ours = (tmp_path / "report" / "curve.csv").read_text()
-    assert ours == (finished.folder / "report" / "curve.csv").read_text()
+    ours, theirs = [
+        (folder / "report" / "curve.csv").read_text().splitlines() for folder in (tmp_path, finished.folder)
+    ]
+    assert [row.rpartition(",")[0] for row in ours] == [row.rpartition(",")[0] for row in theirs]  # without the seconds

@@ -154,6 +154,7 @@ def test_loggers_get_the_figures_and_the_audio(written):
     events = EventAccumulator(str(written.folder / "tensorboard"), size_guidance={"images": 0, "audio": 0})
     events.Reload()
     assert "curves/tones/listener" in events.Tags()["images"]
+    assert "costs/tones/listener" in events.Tags()["images"]
     assert "mel/tones/prompt0" in events.Tags()["images"]
     assert "tones/prompt0/recording" in events.Tags()["audio"]
     logged = events.Audio("tones/prompt1/recording")[0]

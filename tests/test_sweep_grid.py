@@ -27,23 +27,24 @@ class TreeModule(ToyModule):
         return self.toy_sampler
 
 
-def run(folder, judge_hash=None, **changes) -> tuple[InferenceScaling, TreeSampler, TreeModule]:
+def run(folder, judge_hash=None, module=TreeModule, **changes) -> tuple[InferenceScaling, TreeSampler, TreeModule]:
     settings = {
         "algorithm": BestOfN(4, 40),
         "more_algorithms": [ProcessBeam("reward", 2, 2, 40, 10), Adaptive("reward", 6, 40)],
         "more_temperatures": [0.5],
     } | changes
+    selectors = [PartialVerifier("reward", first_level), *settings.pop("more_selectors", [])]
     callback = InferenceScaling(
         ToyCodec(),
         sampling=SamplingSettings(temperature=0.9, min_p=0.02),
-        selectors=[PartialVerifier("reward", first_level)],
+        selectors=selectors,
         judges=[ToyVerifier("judge", mean_level, judge_hash)],
         folder=folder,
         num_resamples=100,
         **settings,
     )
     sampler = TreeSampler()
-    module = TreeModule(sampler)
+    module = module(sampler)
     trainer = Trainer(
         accelerator="cpu", logger=False, callbacks=[callback, ScalingReport(num_examples=1)],
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,

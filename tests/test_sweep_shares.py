@@ -7,7 +7,7 @@ import pytest
 
 from callbacks.inference_scaling import InferenceScaling
 from tests.search_toys import ToySampler, toy_prompts
-from tests.test_inference_scaling import NUM_CANDIDATES, callback_in, run
+from tests.test_inference_scaling import NUM_CANDIDATES, callback_in, run, timeless
 
 NUM_PROMPTS, NUM_SHARES = 11, 3
 
@@ -56,7 +56,7 @@ def test_shares_are_disjoint_and_the_last_run_reports_what_a_single_one_does(tmp
     assert sorted(drawn) == sorted(expected)
     merged, sampler = sweep(tmp_path / "shared")
     assert sampler.keys == []
-    assert repr(merged.results.points) == repr(single.results.points)
+    assert timeless(merged.results.points) == timeless(single.results.points)
     ours, theirs = tables(tmp_path / "shared"), tables(tmp_path / "single")
     assert ours == theirs and len(ours["candidates.csv"]) == NUM_PROMPTS * NUM_CANDIDATES
 

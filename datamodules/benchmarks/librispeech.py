@@ -1,12 +1,13 @@
-"""LibriSpeechContinuation: the utterances of LibriSpeech (Panayotov et al., 2015), continued after their first 3 s."""
+"""LibriSpeech (Panayotov et al., 2015): utterances to be continued after 3 s, and utterances to be written down."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from datamodules.benchmarks.benchmark import PromptRow, absent
 from datamodules.sources.source import Skipped
 
-WHERE = "https://www.openslr.org/12 (test-clean.tar.gz, CC BY 4.0)"
+WHERE = "https://www.openslr.org/12 (test-clean.tar.gz, test-other.tar.gz, CC BY 4.0)"
 
 
 class LibriSpeechContinuation:
@@ -46,30 +47,67 @@ class LibriSpeechContinuation:
 
     def rows(self) -> list[PromptRow | Skipped]:
         """In the order of the keys. Raises FileNotFoundError, and ValueError where no utterance has such a length."""
-        root = self.folder / self.split
-        if not root.is_dir():
-            layout = f"{self.split}/SPEAKER/CHAPTER/ with .flac and .trans.txt"
-            raise absent("LibriSpeech", layout, root, WHERE)
-        rows = [row for transcript in sorted(root.glob("*/*/*.trans.txt")) for row in self._chapter(transcript)]
+        rows = [row for row in utterances(self.folder, self.split, self.lower_case) if self._is_of_use(row)]
         if not any(isinstance(row, PromptRow) for row in rows):
             raise ValueError(
-                f"Expected utterances of {self.min_seconds:g} to {self.max_seconds:g} s below {root}, but got none."
+                f"Expected utterances of {self.min_seconds:g} to {self.max_seconds:g} s below "
+                f"{self.folder / self.split}, but got none."
             )
-        return sorted(rows, key=lambda row: row.key)
+        return [replace(row, seconds=self.prompt_seconds) if isinstance(row, PromptRow) else row for row in rows]
 
-    def _chapter(self, transcript: Path) -> Iterator[PromptRow | Skipped]:
-        import soundfile
+    def _is_of_use(self, row: PromptRow | Skipped) -> bool:
+        return isinstance(row, Skipped) or self.min_seconds <= recorded_seconds(row.recording) <= self.max_seconds
 
-        for line in transcript.read_text("utf-8").splitlines():
-            key, _, text = line.strip().partition(" ")
-            if not text:
-                continue
-            path = transcript.parent / f"{key}.flac"
-            try:
-                about = soundfile.info(path)
-            except (OSError, RuntimeError) as error:  # soundfile's errors are RuntimeErrors
-                yield Skipped(key, " ".join(f"unreadable {path.name}: {error}".split()))
-                continue
-            if self.min_seconds <= about.frames / about.samplerate <= self.max_seconds:
-                said = text.lower() if self.lower_case else text
-                yield PromptRow(key, said, path, speaker=key.partition("-")[0], seconds=self.prompt_seconds)
+
+class LibriSpeechRecognition:
+    """Whole utterances, whose words are to be written down: SpeechUnderstanding's prompts, and its reference texts.
+
+    Args:
+        folder: The unpacked archive `LibriSpeech`, which holds `split`.
+        split: Such as test-clean or test-other.
+        lower_case: The corpus writes capitals only; the report shows the texts.
+    """
+
+    def __init__(self, folder: Path, split: str = "test-clean", lower_case: bool = True) -> None:
+        self.folder, self.split, self.lower_case = Path(folder), split, lower_case
+
+    def rows(self) -> list[PromptRow | Skipped]:
+        """In the order of the keys. Raises FileNotFoundError, and ValueError where no utterance can be read."""
+        rows = utterances(self.folder, self.split, self.lower_case)
+        if not any(isinstance(row, PromptRow) for row in rows):
+            raise ValueError(f"Expected utterances below {self.folder / self.split}, but got none.")
+        return rows
+
+
+def utterances(folder: Path, split: str, lower_case: bool) -> list[PromptRow | Skipped]:
+    """Every utterance of a split, with its whole recording, in the order of the keys; Skipped where that is damaged.
+
+    Raises FileNotFoundError where the split is absent.
+    """
+    root = folder / split
+    if not root.is_dir():
+        raise absent("LibriSpeech", f"{split}/SPEAKER/CHAPTER/ with .flac and .trans.txt", root, WHERE)
+    rows = [row for transcript in sorted(root.glob("*/*/*.trans.txt")) for row in _chapter(transcript, lower_case)]
+    return sorted(rows, key=lambda row: row.key)
+
+
+def recorded_seconds(recording: Path) -> float:
+    """By the file's header."""
+    import soundfile
+
+    about = soundfile.info(recording)
+    return about.frames / about.samplerate
+
+
+def _chapter(transcript: Path, lower_case: bool) -> Iterator[PromptRow | Skipped]:
+    for line in transcript.read_text("utf-8").splitlines():
+        key, _, text = line.strip().partition(" ")
+        if not text:
+            continue
+        path = transcript.parent / f"{key}.flac"
+        try:
+            recorded_seconds(path)
+        except (OSError, RuntimeError) as error:  # soundfile's errors are RuntimeErrors
+            yield Skipped(key, " ".join(f"unreadable {path.name}: {error}".split()))
+            continue
+        yield PromptRow(key, text.lower() if lower_case else text, path, speaker=key.partition("-")[0])

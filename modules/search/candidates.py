@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from modules.api import Candidate, Cost, Prompt
+from modules.api import Candidate, Cost, Prompt, disagreement_name
 from modules.search.identity import digest
 from modules.search.protocol import Trace
 from modules.search.scoring import ScoreFailure
@@ -44,6 +44,7 @@ class CandidateRecord:
                 continue
             for candidate in self.trace.candidates:
                 candidate.scores.pop(name, None)
+                candidate.scores.pop(disagreement_name(name), None)
             self.hypotheses = {key: text for key, text in self.hypotheses.items() if key[1] != name}
             self.score_identities[name] = identity
 
@@ -115,6 +116,7 @@ def _candidate_content(
         "scores": scores,
         "hypotheses": {name: text for (index, name), text in hypotheses.items() if index == candidate.index},
         "cost": asdict(candidate.cost),
+        "verifier_seconds": dict(candidate.verifier_seconds),
         "codes": candidate.codes_S.tolist(),
     }
 
@@ -140,13 +142,23 @@ def _record_from_content(content: dict[str, Any], identity: dict[str, Any], prom
                 scores=scores,
                 cost=Cost(**one["cost"]),
                 voice_codes_S=voice_codes(prompt),
+                verifier_seconds=one.get("verifier_seconds", {}),
             )
         )
     return CandidateRecord(Trace(prompt, candidates), content["score_identities"], hypotheses)
 
 
-def export_candidates(prompt_sets: dict[str, list[Trace]], verifier_names: Sequence[str], path: Path) -> None:
-    """The merged store as CSV, a row per candidate. Empty score: not asked; nan: the verifier could not judge."""
+def export_candidates(
+    prompt_sets: dict[str, list[Trace]],
+    verifier_names: Sequence[str],
+    path: Path,
+    about: dict[str, Any] | None = None,
+) -> None:
+    """The merged store as CSV, a row per candidate. Empty score: not asked; nan: the verifier could not judge.
+
+    `about`: further columns that say the same in every row, such as the search that drew them.
+    """
+    about = about or {}
     columns = [
         "prompt_set",
         "prompt_key",
@@ -162,7 +174,7 @@ def export_candidates(prompt_sets: dict[str, list[Trace]], verifier_names: Seque
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow([*columns, *verifier_names, *costs])
+        writer.writerow([*about, *columns, *verifier_names, *costs])
         for prompt_set, traces in prompt_sets.items():
             for trace in traces:
                 prompt = trace.prompt
@@ -170,4 +182,4 @@ def export_candidates(prompt_sets: dict[str, list[Trace]], verifier_names: Seque
                     row = [prompt_set, prompt.key, prompt.text, prompt.language, one.index, one.seed, int(one.stopped)]
                     row += [one.num_codes, one.log_probability]
                     row += [one.scores.get(name, "") for name in verifier_names]
-                    writer.writerow(row + [getattr(one.cost, name) for name in costs])
+                    writer.writerow([*about.values(), *row, *(getattr(one.cost, name) for name in costs)])

@@ -1,16 +1,24 @@
 """Paired comparisons of the lines of a sweep at equal n: selectors, algorithms and temperatures on the same prompts."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modules.search.estimators import CurvePoint, bootstrap_interval, resample_counts, sign_flip_p_value
+from modules.search.estimators import (
+    CurvePoint,
+    bootstrap_interval,
+    resample_counts,
+    sign_flip_p_value,
+    speaker_interval,
+)
 
 
 @dataclass(frozen=True)
 class Comparison:
     """`difference` = first - second in the judge's score, with its paired 95 % interval over prompts and the two-sided
-    p-value of the sign-flip test (of this pair alone: where many are compared, some are small by chance)."""
+    p-value of the sign-flip test (of this pair alone: where many are compared, some are small by chance).
+    [speaker_low, speaker_high]: the paired interval over speakers; NaN where prompts name none."""
 
     prompt_set: str
     judge: str
@@ -22,6 +30,8 @@ class Comparison:
     high: float
     p_value: float
     num_prompts: int
+    speaker_low: float = math.nan
+    speaker_high: float = math.nan
 
 
 def line_label(point: CurvePoint) -> str:
@@ -44,5 +54,7 @@ def compare(points: Sequence[CurvePoint], seed: int, num_resamples: int = 2000) 
             p_value = sign_flip_p_value(difference_P, seed)
             mean = float(difference_P.mean())
             labels = (line_label(first), line_label(second))
-            comparisons.append(Comparison(prompt_set, judge, n, *labels, mean, low, high, p_value, len(difference_P)))
+            over_speakers = speaker_interval(difference_P, first.speakers_P, seed, num_resamples)
+            numbers = (mean, low, high, p_value, len(difference_P), *over_speakers)
+            comparisons.append(Comparison(prompt_set, judge, n, *labels, *numbers))
     return comparisons

@@ -18,9 +18,10 @@ from modules.search.estimators import (
     judged_only_score,
     resample_counts,
     selection_weights,
+    speaker_interval,
 )
 from modules.search.identity import models_of
-from modules.search.ledger import best_of_n_flops, search_flops
+from modules.search.ledger import best_of_n_flops, search_flops, search_seconds
 from modules.search.protocol import SearchAlgorithm, Trace
 from modules.search.sweep import Panel, chosen_index
 
@@ -62,7 +63,18 @@ class CurveCalculator:
             judged = self._judged(judge)
             for line in self._final_lines(judge):
                 points += self._line_points(line, judge, judged, ends, counts_RP)
-        return self._with_gains(points, counts_RP)
+        return with_gains(self._with_speakers(points), self.seed, self.num_resamples)
+
+    def _with_speakers(self, points: Sequence[CurvePoint]) -> list[CurvePoint]:
+        """Each with its interval over speakers."""
+        speakers_P = tuple(trace.prompt.speaker for trace in self.traces)
+        num_speakers = len(set(speakers_P)) if all(speakers_P) else 0
+        known = []
+        for point in points:
+            low, high = speaker_interval(point.scores_P, speakers_P, self.seed, self.num_resamples)
+            about = {"num_speakers": num_speakers, "speakers_P": speakers_P}
+            known.append(replace(point, speaker_low=low, speaker_high=high, **about))
+        return known
 
     def every_n(self) -> list[CurvePoint]:
         """The selectors' lines under the judges at every n from 1 to N, not at powers of 2 alone; for a search whose
@@ -87,18 +99,6 @@ class CurveCalculator:
         if len(numbers) != 1:
             raise ValueError(f"Expected every prompt to have as many candidates, but got {sorted(numbers)}.")
         return candidate_counts(numbers.pop())
-
-    def _with_gains(self, points: list[CurvePoint], counts_RP: np.ndarray) -> list[CurvePoint]:
-        """Each with the paired difference to chance at its n, under its judge."""
-        chance = {(point.judge, point.n): point.scores_P for point in points if point.selector == "random"}
-        gained = []
-        for point in points:
-            if (baseline_P := chance.get((point.judge, point.n))) is not None:
-                low, high = bootstrap_interval(point.scores_P - baseline_P, counts_RP)
-                mean = float((point.scores_P - baseline_P).mean())
-                point = replace(point, gain=mean, gain_low=low, gain_high=high)
-            gained.append(point)
-        return gained
 
     def _judged(self, judge: Verifier) -> list[JudgedPrompt]:
         return [
@@ -182,6 +182,7 @@ class CurveCalculator:
                     score_judged_only=judged_only_score(judged, weights_PN),
                     prompt_set=self.prompt_set,
                     flops=self._flops(line, n),
+                    seconds=self._seconds(line, n),
                     temperature=self.temperature,
                     score_corpus=corpus_score(judged, scores_P),
                     chosen_runaways=expected_runaways(judged, weights_PN),
@@ -200,6 +201,32 @@ class CurveCalculator:
         others = [one for one in self.panel.selectors if one.name not in self.algorithm.verifier_names]
         share = num_drawn if self.algorithm.independent_candidates else None
         return float(np.mean([search_flops(trace, line.selector, others, self.codec, share) for trace in self.traces]))
+
+    def _seconds(self, line: Line, n: int) -> float:
+        """What `_flops` took on the clock."""
+        if line.is_oracle:
+            return float("nan")
+        steering, chooser = set(self.algorithm.verifier_names), line.selector
+        used = steering | ({chooser.name} if chooser is not None and (n > 1 or steering) else set())
+        unused = [one.name for one in self.panel.selectors if one.name not in used]
+        num_drawn = 1 if chooser is None else n
+        is_share = self.algorithm.independent_candidates
+        shares = [num_drawn / len(trace.candidates) if is_share else 1.0 for trace in self.traces]
+        return float(np.mean([search_seconds(*one, unused) for one in zip(self.traces, shares, strict=True)]))
+
+
+def with_gains(points: Sequence[CurvePoint], seed: int, num_resamples: int = 2000) -> list[CurvePoint]:
+    """The points of one prompt set, each with the paired difference to chance at its n, under its judge."""
+    chance = {(point.judge, point.n): point.scores_P for point in points if point.selector == "random"}
+    gained = []
+    for point in points:
+        if (baseline_P := chance.get((point.judge, point.n))) is not None:
+            counts_RP = resample_counts(point.num_prompts, seed, num_resamples)
+            low, high = bootstrap_interval(point.scores_P - baseline_P, counts_RP)
+            mean = float((point.scores_P - baseline_P).mean())
+            point = replace(point, gain=mean, gain_low=low, gain_high=high)
+        gained.append(point)
+    return gained
 
 
 def scores_of(candidates: Sequence[Candidate], name: str) -> np.ndarray:

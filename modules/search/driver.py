@@ -15,7 +15,7 @@ from modules.search.ledger import (
     with_shared_costs,
 )
 from modules.search.protocol import Drop, Extend, Request, Score, Search, SearchAlgorithm, Trace
-from modules.search.scoring import ScoreFailure, decode_candidates, num_decoded, score_candidates
+from modules.search.scoring import ScoreFailure, decode_candidates, num_decoded, score_groups
 
 # Called with the name of the stage that begins and how many prompts have been finished since the last call.
 Progress = Callable[[str, int], None]
@@ -189,10 +189,10 @@ def _answer_scores(
             sizes = (search.num_prompt_tokens, candidate.num_codes, candidate.num_voice_codes)
             candidate.cost += sampling_cost(sampler, codec, *sizes)
     for verifier in selectors:
-        for search in searches:
-            failed = _ask(search.request, verifier, codec, progress)
-            if failures is not None and search.request.verifiers is None:
-                failures |= failed
+        failed = _ask([search.request for search in searches], verifier, codec, progress)
+        if failures is not None:
+            final = {search.root.prompt.key for search in searches if search.request.verifiers is None}
+            failures |= {failure for failure in failed if failure[0] in final}
     for search in searches:
         search.spend_seconds(search.request.candidates)
     for (search, candidate), earlier in zip(asked, before, strict=True):
@@ -202,26 +202,32 @@ def _answer_scores(
         search.advance(None, sampler)
 
 
-def _ask(request: Score, verifier: Verifier, codec: Codec, progress: Progress) -> set[ScoreFailure]:
-    """Let the verifier score those candidates that it has not heard, if the request wants it."""
-    if request.verifiers is not None and verifier.name not in request.verifiers:
+def _ask(requests: Sequence[Score], verifier: Verifier, codec: Codec, progress: Progress) -> set[ScoreFailure]:
+    """Let the verifier score, in one round, those candidates that it has not heard, where the request wants it."""
+    prompts, groups = [], []
+    for request in requests:
+        if request.verifiers is not None and verifier.name not in request.verifiers:
+            continue
+        if candidates := [candidate for candidate in request.candidates if verifier.name not in candidate.scores]:
+            prompts.append(request.prompt)
+            groups.append(candidates)
+    if not groups:
         return set()
-    candidates = [candidate for candidate in request.candidates if verifier.name not in candidate.scores]
-    if not candidates:
-        return set()
-    if not verifier.judges_partial and any(candidate.is_partial for candidate in candidates):
+    if not verifier.judges_partial and any(candidate.is_partial for group in groups for candidate in group):
         raise ValueError(f"Expected a verifier that judges partial audio, but got {verifier.name!r}.")
     progress(verifier.name, 0)
-    return score_with_cost(request.prompt, candidates, verifier, codec)
+    return score_with_cost(prompts, groups, verifier, codec)
 
 
 def score_with_cost(
-    prompt: Prompt, candidates: Sequence[Candidate], verifier: Verifier, codec: Codec
+    prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]], verifier: Verifier, codec: Codec
 ) -> set[ScoreFailure]:
-    """`score_candidates`, with the verifier's FLOPs and seconds added to the candidates' costs."""
+    """`score_groups`, with the verifier's FLOPs and its share of the seconds added to every candidate's cost."""
     started = time.perf_counter()
-    failed = score_candidates(prompt, candidates, verifier)
+    failed = score_groups(prompts, groups, verifier)
+    candidates = [candidate for group in groups for candidate in group]
     shares = share_seconds(time.perf_counter() - started, [candidate.num_codes for candidate in candidates])
     for candidate, seconds in zip(candidates, shares, strict=True):
         candidate.cost += verifier_cost([verifier], codec, candidate.num_codes) + Cost(seconds=seconds)
+        candidate.verifier_seconds[verifier.name] = candidate.verifier_seconds.get(verifier.name, 0.0) + seconds
     return failed

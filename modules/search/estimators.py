@@ -4,6 +4,7 @@ Shapes: P prompts, N candidates, R resamples.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +24,11 @@ class CurvePoint:
     Of judges that count errors against a text: `score_corpus` weighs every prompt by the length of its text (1 - corpus
     error rate, at most 100 % for one prompt), and `chosen_runaways` is the expected number of prompts whose choice has
     an error above 50 % or never ended. `scores_P` is the expected score of every prompt, for comparisons between lines.
+
+    `seconds` are the wall seconds that `flops` took here, in batches with others. [speaker_low, speaker_high] is the
+    interval over speakers (`speaker_interval`), wider where prompts of a speaker are alike; `num_speakers` is 0 and the
+    interval NaN where prompts name none. The mean over several seeds has `num_seeds` and the standard deviation of the
+    seeds' scores, `seed_deviation`; counts of candidates are then those of all seeds.
     """
 
     algorithm: str
@@ -44,6 +50,13 @@ class CurvePoint:
     gain_high: float = math.nan
     score_corpus: float = math.nan
     chosen_runaways: float = math.nan
+    seconds: float = math.nan
+    num_speakers: int = 0
+    speaker_low: float = math.nan
+    speaker_high: float = math.nan
+    num_seeds: int = 1
+    seed_deviation: float = math.nan
+    speakers_P: tuple[str, ...] = field(default=(), repr=False, compare=False)
     scores_P: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
 
 
@@ -144,15 +157,34 @@ def resample_counts(num_prompts: int, seed: int, num_resamples: int = 2000) -> n
 
 
 def bootstrap_interval(values_P: np.ndarray, counts_RP: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of the mean of `values_P` over the resamples of `resample_counts` (Efron 1979).
+    """Percentile interval of the mean of `values_P` over resamples: those of `resample_counts` (Efron 1979), or of
+    `speaker_counts`.
 
     For the difference of two systems give the difference of their values: the same counts make it a paired interval.
     """
     if counts_RP.shape[1] != len(values_P):
         raise ValueError(f"Expected `values_P` to hold {counts_RP.shape[1]} prompts, but got {len(values_P)}.")
-    means_R = counts_RP @ values_P / len(values_P)
+    means_R = counts_RP @ values_P / counts_RP.sum(1)
     low, high = np.quantile(means_R, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def speaker_counts(speakers_P: Sequence[str], seed: int, num_resamples: int = 2000) -> np.ndarray:
+    """(R, P) how often each prompt is drawn where whole speakers are: with all their prompts (the cluster bootstrap of
+    Davison and Hinkley 1997, section 3.8). Rows differ in their sum where speakers differ in their number of prompts.
+    """
+    names, place_P = np.unique(np.array(speakers_P), return_inverse=True)
+    return resample_counts(len(names), seed, num_resamples)[:, place_P]
+
+
+def speaker_interval(
+    values_P: np.ndarray, speakers_P: Sequence[str], seed: int, num_resamples: int = 2000
+) -> tuple[float, float]:
+    """95 % interval of the mean of `values_P` over resampled speakers; NaN where a prompt names none, or all the same:
+    prompts of a speaker are not independent, so that the interval over prompts may be too narrow."""
+    if not all(speakers_P) or len(set(speakers_P)) < 2:
+        return math.nan, math.nan
+    return bootstrap_interval(values_P, speaker_counts(speakers_P, seed, num_resamples))
 
 
 def sign_flip_p_value(differences_P: np.ndarray, seed: int, num_flips: int = 10_000) -> float:

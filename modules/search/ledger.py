@@ -75,6 +75,13 @@ def search_flops(
     return flops if n is None else prompt_flops + (flops - prompt_flops) * n / len(trace.candidates)
 
 
+def search_seconds(trace: Trace, share: float, unused: Sequence[str]) -> float:
+    """Wall seconds of a `share` of the trace's candidates, without what the verifiers named in `unused` took of them:
+    they scored for other lines of the table."""
+    spent = [one.cost.seconds - sum(one.verifier_seconds.get(name, 0.0) for name in unused) for one in trace.candidates]
+    return share * sum(spent)
+
+
 def estimated_cost(
     estimate: Estimate,
     sampler: Sampler,

@@ -5,11 +5,11 @@ Gao et al., arXiv 2210.10760: past some n the proxy's score goes on rising while
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from modules.api import Verifier
+from modules.api import Verifier, disagreement_name
 from modules.search.curves import scores_of
 from modules.search.estimators import (
     CurvePoint,
@@ -21,7 +21,7 @@ from modules.search.estimators import (
 )
 from modules.search.identity import models_of
 from modules.search.protocol import Trace
-from modules.search.sweep import Panel
+from modules.search.sweep import Panel, chosen_index
 
 NO_INDEPENDENT_JUDGE = "no independent judge: what this selector bought is not known"
 
@@ -34,7 +34,9 @@ class OverOptimisation:
     candidates, with 95 % intervals over prompts (paired). `gap` = the selector's own gain - the judge's. `turning_n`:
     the n where the judge's score is highest, if the fall from there to N excludes 0 (at a level corrected for the
     number of n looked at); 0 if it does not turn down. `warning` is empty or says what to beware of; a selector without
-    any independent judge has one row with no numbers and that warning.
+    any independent judge has one row with no numbers and that warning. Of a selector that is made of others,
+    `disagreement` is the mean over all candidates of the standard deviation of its members' z-scores (0 is one opinion,
+    1 is chance), and `chosen_disagreement` that of the choices among n.
     """
 
     prompt_set: str
@@ -55,6 +57,10 @@ class OverOptimisation:
     gap_high: float = math.nan
     turning_n: int = 0
     warning: str = ""
+    temperature: float = math.nan
+    seed: int = 0
+    disagreement: float = math.nan
+    chosen_disagreement: float = math.nan
 
 
 def over_optimisation(
@@ -76,13 +82,22 @@ def over_optimisation(
         if not curves:
             first = points[0]
             n = max(len(trace.candidates) for trace in traces)
-            rows.append(
-                OverOptimisation(first.prompt_set, first.algorithm, selector.name, "", n, warning=NO_INDEPENDENT_JUDGE)
-            )
+            about = (first.prompt_set, first.algorithm, selector.name, "", n)
+            rows.append(OverOptimisation(*about, warning=NO_INDEPENDENT_JUDGE))
         for judge in [*panel.judges, *panel.final_judges]:
             if len(curve := curves.get(judge.name, [])) > 1:
                 rows.append(_row(curve, traces, selector, judge, counts_RP))
-    return rows
+    drawn_by = {"temperature": points[0].temperature, "seed": seed}
+    return [replace(row, **drawn_by, **_disagreements(traces, row.selector)) for row in rows]
+
+
+def _disagreements(traces: Sequence[Trace], selector_name: str) -> dict[str, float]:
+    """Means over all candidates and over the choices; NaN where the selector is not made of others."""
+    name = disagreement_name(selector_name)
+    all_P = [[one.scores.get(name, math.nan) for one in trace.candidates] for trace in traces]
+    chosen_P = [own[chosen_index(trace.candidates, selector_name)] for own, trace in zip(all_P, traces, strict=True)]
+    known = {"disagreement": np.concatenate(all_P), "chosen_disagreement": np.array(chosen_P)}
+    return {key: float(np.nanmean(row)) if not np.isnan(row).all() else math.nan for key, row in known.items()}
 
 
 def _is_of(point: CurvePoint, selector: Verifier, judge: Verifier) -> bool:

@@ -17,6 +17,29 @@ from modules.search.protocol import Trace
 
 
 @dataclass(frozen=True)
+class SeedScore:
+    """A point of the curve of one seed: a row of seeds.csv."""
+
+    prompt_set: str
+    algorithm: str
+    temperature: float
+    selector: str
+    judge: str
+    n: int
+    seed: int
+    score: float
+    score_corpus: float
+    flops: float
+    seconds: float
+
+    @classmethod
+    def from_point(cls, point: CurvePoint, seed: int) -> "SeedScore":
+        names = ("prompt_set", "algorithm", "temperature", "selector", "judge", "n")
+        numbers = ("score", "score_corpus", "flops", "seconds")
+        return cls(**{name: getattr(point, name) for name in names + numbers}, seed=seed)
+
+
+@dataclass(frozen=True)
 class SweepResults:
     """What an inference-scaling sweep found. Only rank 0 holds one; others have None.
 
@@ -32,14 +55,17 @@ class SweepResults:
             candidate and the chosen ones, of verifiers that have a method `hypotheses(prompt, candidates)`.
         description: What was run, ready for JSON: "date", "versions", "seed", "num_candidates", "algorithm",
             "sampling", "engine" (None: the model's own sampler), "model_hash", "codec_fingerprint", "num_prompts",
-            "num_score_failures", "most_flops_per_prompt", and "verifiers": a list
-            of {"name", "roles" (of "selector", "judge", "final judge"), "model_hash", "settings"}.
+            "prompts_sha256" (of keys and texts), "machine", "seeds" (where there are several), "num_score_failures",
+            "most_flops_per_prompt", and "verifiers": a list of {"name", "roles" (of "selector", "judge", "final
+            judge"), "model_hash", "settings"}.
         comparisons: Paired differences between lines at equal n, in the order of comparisons.csv.
         over_optimisation: Each selector's own score beside each independent judge's, with warnings.
         others: Those of the sweep's other algorithms and temperatures, on the same prompts; `comparisons` and
             `over_optimisation` are of all.
         equal_compute: The other searches beside best-of-n at the FLOPs that they spent, in the order of
             equal_compute.csv; needs a BestOfN among the algorithms, before them.
+        seed_scores: Where there are several seeds: every point of each (`points` are their means), as in seeds.csv.
+        other_seeds: The results of the seeds after the first, whose traces stand in `prompt_sets`.
         every_n: `points` of the selectors at every n from 1 to N, of independent candidates.
     """
 
@@ -53,6 +79,8 @@ class SweepResults:
     others: list["SweepResults"] = field(default_factory=list)
     equal_compute: list[EqualCompute] = field(default_factory=list)
     every_n: list[CurvePoint] = field(default_factory=list)
+    seed_scores: list[SeedScore] = field(default_factory=list)
+    other_seeds: list["SweepResults"] = field(default_factory=list)
 
     @property
     def all_points(self) -> list[CurvePoint]:
@@ -84,6 +112,12 @@ CURVE_COLUMNS = (
     "gain_high",
     "score_corpus",
     "chosen_runaways",
+    "num_speakers",
+    "speaker_low",
+    "speaker_high",
+    "num_seeds",
+    "seed_deviation",
+    "seconds",
 )
 
 
@@ -94,6 +128,19 @@ def write_curves(points: Sequence[CurvePoint], path: Path) -> None:
         writer = csv.DictWriter(stream, CURVE_COLUMNS)
         writer.writeheader()
         writer.writerows({name: getattr(point, name) for name in CURVE_COLUMNS} for point in points)
+
+
+def write_prompt_scores(results: SweepResults, path: Path) -> None:
+    """The score of every prompt at every point, which intervals and comparisons are made of, as CSV."""
+    about = ("prompt_set", "algorithm", "temperature", "selector", "judge", "n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow([*about, "prompt_key", "speaker", "score"])
+        for point in results.all_points:
+            line = [getattr(point, name) for name in about]
+            for trace, score in zip(results.prompt_sets[point.prompt_set], point.scores_P, strict=True):
+                writer.writerow([*line, trace.prompt.key, trace.prompt.speaker, float(score)])
 
 
 def write_rows(rows: Sequence[Any], kind: type, path: Path) -> None:

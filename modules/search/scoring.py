@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Codec, Cost, Prompt, Verifier, pad_rows
+from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Codec, Cost, Prompt, ScoresMany, Verifier, pad_rows
 from modules.search.ledger import share_seconds
 
 logger = logging.getLogger(__name__)
@@ -67,21 +67,50 @@ def _all_codes(candidate: Candidate) -> torch.Tensor:
 
 
 def score_candidates(prompt: Prompt, candidates: Sequence[Candidate], verifier: Verifier) -> set[ScoreFailure]:
-    """Fill `scores[verifier.name]` of every candidate (their audio must be decoded).
+    """`score_groups` of one prompt."""
+    return score_groups([prompt], [candidates], verifier)
 
-    NaN stands for: the verifier said so, or gave a score that is not finite; the candidate has no audio; the verifier
-    needs a reference or a text that the prompt lacks; the verifier raised. In the last case the candidates are tried
-    one by one, those that still fail are logged and returned, so that a later run can try again.
+
+def score_groups(
+    prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]], verifier: Verifier
+) -> set[ScoreFailure]:
+    """Fill `scores[verifier.name]` of every candidate of every prompt's group (their audio must be decoded).
+
+    A verifier that `ScoresMany` hears all of them in one call. NaN stands for: the verifier said so, or gave a score
+    that is not finite; the candidate has no audio; the verifier needs a reference or a text that the prompt lacks; the
+    verifier raised. In the last case it is asked of one prompt at a time, then of one candidate at a time; those that
+    still fail are logged and returned, so that a later run can try again.
     """
-    for candidate in candidates:
-        candidate.scores[verifier.name] = math.nan
-    if (verifier.needs_reference and prompt.reference is None) or (verifier.needs_text and not prompt.text.strip()):
+    heard: list[tuple[Prompt, list[Candidate]]] = []
+    for prompt, candidates in zip(prompts, groups, strict=True):
+        for candidate in candidates:
+            candidate.scores[verifier.name] = math.nan
+        if (verifier.needs_reference and prompt.reference is None) or (verifier.needs_text and not prompt.text.strip()):
+            continue
+        if own := [one for one in candidates if one.audio is not None and one.audio.samples_T.numel()]:
+            heard.append((prompt, own))
+    if len(heard) > 1 and isinstance(verifier, ScoresMany) and _asked_together(heard, verifier):
         return set()
-    heard = [candidate for candidate in candidates if candidate.audio is not None and candidate.audio.samples_T.numel()]
-    if not heard:
-        return set()
+    return {failure for prompt, own in heard for failure in _asked_alone(prompt, own, verifier)}
+
+
+def _asked_together(heard: Sequence[tuple[Prompt, list[Candidate]]], verifier: ScoresMany) -> bool:
+    """Whether the verifier could score all in one call."""
     try:
-        _ask(prompt, heard, verifier)
+        scores = verifier.score_many([prompt for prompt, _ in heard], [candidates for _, candidates in heard])
+        for (_, candidates), scores_N in zip(heard, scores, strict=True):
+            _fill(candidates, scores_N, verifier.name)
+        return True
+    except BROKEN_INSTALLATION:
+        raise
+    except Exception:
+        logger.warning("%s failed on %d prompts; asking of one at a time.", verifier.name, len(heard), exc_info=True)
+        return False
+
+
+def _asked_alone(prompt: Prompt, heard: Sequence[Candidate], verifier: Verifier) -> set[ScoreFailure]:
+    try:
+        _fill(heard, verifier.score(prompt, heard), verifier.name)
         return set()
     except BROKEN_INSTALLATION:
         raise
@@ -91,8 +120,9 @@ def score_candidates(prompt: Prompt, candidates: Sequence[Candidate], verifier: 
         )
     failures = set()
     for candidate in heard:
+        candidate.scores[verifier.name] = math.nan
         try:
-            _ask(prompt, [candidate], verifier)
+            _fill([candidate], verifier.score(prompt, [candidate]), verifier.name)
         except BROKEN_INSTALLATION:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a verifier raises, the sweep goes on
@@ -101,11 +131,11 @@ def score_candidates(prompt: Prompt, candidates: Sequence[Candidate], verifier: 
     return failures
 
 
-def _ask(prompt: Prompt, candidates: Sequence[Candidate], verifier: Verifier) -> None:
-    scores_N = torch.as_tensor(verifier.score(prompt, candidates), dtype=torch.float64).cpu()
+def _fill(candidates: Sequence[Candidate], scores: torch.Tensor, name: str) -> None:
+    scores_N = torch.as_tensor(scores, dtype=torch.float64).cpu()
     if scores_N.shape != (len(candidates),):
         raise ValueError(
-            f"Expected `{verifier.name}.score` to return shape ({len(candidates)},), but got {tuple(scores_N.shape)}."
+            f"Expected `{name}` to give scores of shape ({len(candidates)},), but got {tuple(scores_N.shape)}."
         )
     for candidate, score in zip(candidates, scores_N.tolist(), strict=True):
-        candidate.scores[verifier.name] = score if math.isfinite(score) else math.nan
+        candidate.scores[name] = score if math.isfinite(score) else math.nan

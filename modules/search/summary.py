@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+import torch
+
 from modules.api import Prompt
 from modules.search.comparisons import compare
 from modules.search.curves import CurveCalculator
 from modules.search.equal_compute import at_equal_compute
-from modules.search.identity import plain
+from modules.search.identity import digest, plain
 from modules.search.overoptimisation import over_optimisation
 from modules.search.results import SweepResults
 from modules.search.sweep import Sweep, chosen_index, silent_trace
@@ -21,7 +23,7 @@ DISTRIBUTIONS = ("torch", "lightning", "transformers", "torchmetrics", "numpy", 
 
 def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamples: int = 2000) -> SweepResults:
     """The results of a sweep whose every prompt is stored. The sweep's seed also draws the bootstrap's resamples."""
-    names = [verifier.name for verifier in sweep.panel.everyone]
+    names = sweep.panel.columns
     traces, points, every_n, chosen, hypotheses, over_optimised = {}, [], [], {}, {}, []
     for prompt_set, prompts in prompt_sets.items():
         records = [sweep.record(prompt) for prompt in prompts]
@@ -83,6 +85,11 @@ def describe(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_candida
         "engine": sweep.engine and sweep.engine.identity(),
         "model_hash": sweep.model_hash,
         "codec_fingerprint": sweep.codec.fingerprint,
+        "machine": {"processor": platform.processor() or platform.machine(), "num_threads": torch.get_num_threads()},
+        "prompts_sha256": {
+            name: digest([[prompt.key, prompt.text, prompt.language, prompt.speaker] for prompt in prompts])
+            for name, prompts in prompt_sets.items()
+        },
         "num_prompts": {name: len(prompts) for name, prompts in prompt_sets.items()},
         "num_score_failures": len(sweep.failures),
         "most_flops_per_prompt": sweep.most_flops,

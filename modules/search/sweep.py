@@ -7,13 +7,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from modules.api import Candidate, Codec, Cost, Prompt, Sampler, SamplerEngine, SamplingSettings, Verifier
+from modules.api import (
+    Candidate,
+    Codec,
+    Cost,
+    Prompt,
+    Sampler,
+    SamplerEngine,
+    SamplingSettings,
+    Verifier,
+    disagreement_name,
+)
 from modules.search.candidates import CandidateRecord, CandidateStore
 from modules.search.driver import Progress, check_selectors, no_progress, run_searches, score_with_cost
 from modules.search.identity import candidate_identity, decoder_fingerprint, plain, score_identity
 from modules.search.ledger import estimated_cost
 from modules.search.protocol import SearchAlgorithm, Trace
-from modules.search.scoring import ScoreFailure, decode_candidates, score_candidates
+from modules.search.scoring import ScoreFailure, decode_candidates, score_groups
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +83,12 @@ class Panel:
     @property
     def everyone(self) -> list[Verifier]:
         return list({one.name: one for one in [*self.for_all, *self.final_judges]}.values())
+
+    @property
+    def columns(self) -> list[str]:
+        """Names in the candidates' scores: every verifier's, and the disagreement of those that are made of others."""
+        names = [[one.name, disagreement_name(one.name)][: 1 + hasattr(one, "member_hashes")] for one in self.everyone]
+        return [name for own in names for name in own]
 
     def roles(self, name: str) -> list[str]:
         lists = {"selector": self.selectors, "judge": self.judges, "final judge": self.final_judges}
@@ -213,24 +229,28 @@ class Sweep:
         candidates_of: Callable[[CandidateRecord], list[Candidate]],
         progress: Progress,
     ) -> set[str]:
-        tasks = []
+        unasked = {verifier.name: [] for verifier in verifiers}
         for verifier in verifiers:
             for record in records:
-                if unasked := [one for one in candidates_of(record) if verifier.name not in one.scores]:
-                    tasks.append((verifier, record.trace.prompt, unasked))
-        if tasks:
+                if own := [one for one in candidates_of(record) if verifier.name not in one.scores]:
+                    unasked[verifier.name].append((record.trace.prompt, own))
+        unheard = {id(one): one for tasks in unasked.values() for _, own in tasks for one in own}
+        if unheard:
             progress("decoding", 0)
-            unheard = {id(one): one for _, _, unasked in tasks for one in unasked}
             decode_candidates(list(unheard.values()), self.codec, self.decode_batch_size)
-        selector_names = {selector.name for selector in self.panel.selectors}
-        for verifier, prompt, unasked in tasks:
-            progress(verifier.name, 0)
-            self.failures -= {(prompt.key, one.index, verifier.name) for one in unasked}
-            if verifier.name in selector_names:
-                self.failures |= score_with_cost(prompt, unasked, verifier, self.codec)
-            else:  # judging is not a part of what the search costs
-                self.failures |= score_candidates(prompt, unasked, verifier)
-        return {prompt.key for _, prompt, _ in tasks}
+        for verifier in verifiers:
+            if tasks := unasked[verifier.name]:
+                progress(verifier.name, 0)
+                self._score(verifier, [prompt for prompt, _ in tasks], [own for _, own in tasks])
+        return {prompt.key for tasks in unasked.values() for prompt, _ in tasks}
+
+    def _score(self, verifier: Verifier, prompts: list[Prompt], groups: list[list[Candidate]]) -> None:
+        asked = zip(prompts, groups, strict=True)
+        self.failures -= {(prompt.key, one.index, verifier.name) for prompt, group in asked for one in group}
+        if verifier.name in {selector.name for selector in self.panel.selectors}:
+            self.failures |= score_with_cost(prompts, groups, verifier, self.codec)
+        else:  # judging is not a part of what the search costs
+            self.failures |= score_groups(prompts, groups, verifier)
 
     def _first_and_chosen(self, record: CandidateRecord) -> list[Candidate]:
         candidates = record.trace.candidates

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from modules.api import BROKEN_INSTALLATION, Audio
+from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Prompt
 
 MIN_SECONDS = 0.1
 
@@ -105,6 +105,39 @@ def scores_or_nan(outcomes: Sequence[Any], failures: Failures) -> torch.Tensor:
             failures.add(ValueError("Expected a finite score, but got NaN."))
     scores = [float("nan") if isinstance(outcome, Exception) else float(outcome) for outcome in outcomes]
     return torch.tensor(scores, dtype=torch.float64)
+
+
+def regrouped(values: Sequence[Any], groups: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    """The values cut into stretches as long as the groups."""
+    rest = iter(values)
+    return [[next(rest) for _ in group] for group in groups]
+
+
+def scores_of_groups(
+    judge: ContentCache, groups: Sequence[Sequence[Candidate]], failures: Failures
+) -> list[torch.Tensor]:
+    """(N,) float64 for each group of candidates, of a verifier that hears nothing but audio: all clips in one pass."""
+    outcomes = judge([candidate.audio for group in groups for candidate in group])
+    return [scores_or_nan(own, failures) for own in regrouped(outcomes, groups)]
+
+
+def reference_similarities(
+    directions: ContentCache, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]], failures: Failures
+) -> list[torch.Tensor]:
+    """(N,) float64 for each prompt's group: the cosine between a candidate and the prompt's reference, where
+    `directions` gives vectors of length 1. All clips in one pass; NaN, counted, where either could not be heard."""
+    references = [prompt.reference for prompt in prompts]
+    heard = directions([*references, *(candidate.audio for group in groups for candidate in group)])
+    own = regrouped(heard[len(references) :], groups)
+    return [
+        scores_or_nan([_cosine(reference, one) for one in group], failures)
+        for reference, group in zip(heard[: len(references)], own, strict=True)
+    ]
+
+
+def _cosine(first: Any, second: Any) -> float | Exception:
+    failed = next((one for one in (first, second) if isinstance(one, Exception)), None)
+    return float(np.dot(first, second)) if failed is None else failed
 
 
 def in_threads(judge: Callable[[Audio], float], audios: Sequence[Audio], num_workers: int) -> list[float | Exception]:

@@ -1,15 +1,13 @@
 """Whether speech has the wanted emotion: a classifier's probability of a label, or likeness to a reference."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from modules.api import Audio, Candidate, Prompt
-from modules.verifiers.audio import ContentCache, Failures, scores_or_nan
+from modules.verifiers.audio import ContentCache, Failures, reference_similarities, scores_of_groups
 from modules.verifiers.audio_models import AudioModel, mean_hidden
 
 
@@ -62,8 +60,12 @@ class EmotionLabel:
 
     def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
         """(N,) float64 in [0, 1]."""
+        return self.score_many([prompt], [candidates])[0]
+
+    def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]:
+        """`score` of many prompts: all clips in one pass."""
         self._place  # noqa: B018 - a wrong label must stop the sweep, not count as failures
-        return scores_or_nan(self._scores([candidate.audio for candidate in candidates]), self._failures)
+        return scores_of_groups(self._scores, groups, self._failures)
 
     def _judge_all(self, audios: list[Audio]) -> list[float | Exception]:
         return self._audio_model.judge(audios, lambda output, _: output.logits.softmax(-1)[:, self._place].tolist())
@@ -105,14 +107,11 @@ class EmotionSimilarity:
 
     def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
         """(N,) float64 in [-1, 1]; NaN where there is no reference or no candidate to hear."""
-        if prompt.reference is None:
-            return torch.full((len(candidates),), math.nan, dtype=torch.float64)
-        reference, *own = self._directions([prompt.reference, *(candidate.audio for candidate in candidates)])
-        outcomes: list[Any] = []
-        for direction in own:
-            failed = next((one for one in (reference, direction) if isinstance(one, Exception)), None)
-            outcomes.append(failed if failed is not None else float(np.dot(reference, direction)))
-        return scores_or_nan(outcomes, self._failures)
+        return self.score_many([prompt], [candidates])[0]
+
+    def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]:
+        """`score` of many prompts: all clips and references in one pass."""
+        return reference_similarities(self._directions, prompts, groups, self._failures)
 
     def _embed(self, audios: list[Audio]) -> list[np.ndarray | Exception]:
         def read(output: Any, num_samples: Sequence[int]) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from modules.api import Candidate, Prompt, Verifier
+from modules.api import Candidate, Prompt, ScoresMany, Verifier, disagreement_name
 
 Method = Literal["mean", "rank", "worst"]
 
@@ -31,6 +31,13 @@ def rank_scores(scores_MN: Tensor) -> Tensor:
     beaten_MN = better_MNN.sum(2) + (tied_MNN.sum(2) - 1) / 2
     share_MN = torch.where(num_others_M1 > 0, beaten_MN / num_others_M1.clamp(min=1), torch.full_like(scores_MN, 0.5))
     return share_MN.masked_fill(scores_MN.isnan(), float("nan"))
+
+
+def scores_by(verifier: Verifier, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]:
+    """(N,) of each prompt's group, in one pass where the verifier can."""
+    if isinstance(verifier, ScoresMany):
+        return verifier.score_many(prompts, groups)
+    return [verifier.score(prompt, group) for prompt, group in zip(prompts, groups, strict=True)]
 
 
 class Ensemble:
@@ -114,11 +121,22 @@ class Ensemble:
         return sum(known) / len(known) if known else float("nan")
 
     def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
-        """(N,) float64. What each member says is in `disagreements` and the members' own caches."""
-        if not candidates:
+        """(N,) float64. Leaves the members' disagreement in the candidates' scores, under `disagreement_name`."""
+        return self.score_many([prompt], [candidates])[0]
+
+    def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]:
+        """`score` of many prompts: each member hears those of all."""
+        heard = [scores_by(member, prompts, groups) for member in self.members]
+        own = [torch.stack([one.double() for one in scores]) for scores in zip(*heard, strict=True)]
+        return [self._combined(*one) for one in zip(groups, own, strict=True)]
+
+    def _combined(self, candidates: Sequence[Candidate], scores_MN: Tensor) -> Tensor:
+        if not scores_MN.numel():
             return torch.zeros(0, dtype=torch.float64)
-        scores_MN = torch.stack([member.score(prompt, candidates).double() for member in self.members])
-        self.disagreements += self.disagreement(scores_MN).tolist()
+        disagreements = self.disagreement(scores_MN).tolist()
+        self.disagreements += disagreements
+        for candidate, disagreement in zip(candidates, disagreements, strict=True):
+            candidate.scores[disagreement_name(self.name)] = disagreement
         if self.method == "worst":
             return z_scores(scores_MN).amin(0).masked_fill(scores_MN.isnan().any(0), float("nan"))
         comparable_MN = rank_scores(scores_MN) if self.method == "rank" else z_scores(scores_MN)

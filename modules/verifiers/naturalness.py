@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from modules.api import Audio, Candidate, Prompt
-from modules.verifiers.audio import ContentCache, Failures, in_threads, num_cores, resampled, scores_or_nan
+from modules.verifiers.audio import ContentCache, Failures, in_threads, num_cores, resampled, scores_of_groups
 from modules.verifiers.audio_models import AudioModel
 from modules.verifiers.model_files import content_hash, package_folder
 
@@ -97,7 +97,11 @@ class Dnsmos:
 
     def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
         """(N,) float64, about 1 to 5."""
-        return scores_or_nan(self._scores([candidate.audio for candidate in candidates]), self._failures)
+        return self.score_many([prompt], [candidates])[0]
+
+    def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]:
+        """`score` of many prompts: all clips in one pass."""
+        return scores_of_groups(self._scores, groups, self._failures)
 
     def _judge_all(self, audios: list[Audio]) -> list[float | Exception]:
         self._model  # noqa: B018 - loaded here, once, rather than by several threads at a time
@@ -155,10 +159,14 @@ class AudioRegressor:
 
     def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
         """(N,) float64, on the model's own scale."""
+        return self.score_many([prompt], [candidates])[0]
+
+    def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]:
+        """`score` of many prompts: all clips in one pass."""
         if self._audio_model.config.num_labels != 1:
             number = self._audio_model.config.num_labels
             raise ValueError(f"Expected `model` of {self.name} to have 1 output, but got {number}.")
-        return scores_or_nan(self._scores([candidate.audio for candidate in candidates]), self._failures)
+        return scores_of_groups(self._scores, groups, self._failures)
 
     def _judge_all(self, audios: list[Audio]) -> list[float | Exception]:
         return self._audio_model.judge(audios, lambda output, _: output.logits[:, 0].tolist())

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from modules.api import Audio, Candidate, Prompt
-from modules.verifiers.audio import ContentCache, Failures, checked, resampled
+from modules.verifiers.audio import ContentCache, Failures, checked, reference_similarities, resampled
 from modules.verifiers.audio_models import AudioModel
 from modules.verifiers.model_files import content_hash, package_folder
 
@@ -181,27 +181,15 @@ class Speaker:
 
     def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
         """(N,) float64 in [-1, 1]."""
-        reference = self._reference(prompt)
-        if isinstance(reference, Exception):
-            embeddings = [reference] * len(candidates)
-        else:
-            embeddings = self._embeddings([candidate.audio for candidate in candidates])
-        similarities = torch.full((len(candidates),), float("nan"), dtype=torch.float64)
-        for index, embedding in enumerate(embeddings):
-            if isinstance(embedding, Exception):
-                self._failures.add(embedding)
-            else:
-                similarities[index] = float(np.dot(reference, embedding))
-        return similarities
+        return self.score_many([prompt], [candidates])[0]
+
+    def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]:
+        """`score` of many prompts: all clips and references in one pass."""
+        return reference_similarities(self._embeddings, prompts, groups, self._failures)
 
     def flops(self, seconds: float) -> float:
         """One pass of the encoder over the candidate; the reference's is paid once per prompt and not counted."""
         return self.encoder.flops(seconds)
-
-    def _reference(self, prompt: Prompt) -> np.ndarray | Exception:
-        if prompt.reference is None:
-            return ValueError(f"Expected a `reference` recording in the prompt {prompt.key}, but got None.")
-        return self._embeddings([prompt.reference])[0]
 
 
 @contextmanager

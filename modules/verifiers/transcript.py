@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Prompt
-from modules.verifiers.audio import Failures, audio_hash, checked, resampled
+from modules.verifiers.audio import Failures, audio_hash, checked, regrouped, resampled
 from modules.verifiers.normalise import Normaliser
 
 MAX_CACHED_TEXTS = 100_000
@@ -128,12 +128,20 @@ class Transcript:
 
     def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
         """(N,) float64 in [0, 1]. Raises what the recogniser raised where it failed on every clip."""
+        return self.score_many([prompt], [candidates])[0]
+
+    def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]:
+        """`score` of many prompts: what is new to the cache is recognised in one call for each language."""
+        heard = self._heard(prompts, groups)
+        for texts in heard:
+            broken = [text for text in texts if isinstance(text, Exception) and not isinstance(text, ValueError)]
+            if broken and len(broken) == len(texts):  # not the clips' fault
+                raise broken[0]
+        return [self._compared(*one) for one in zip(prompts, groups, heard, strict=True)]
+
+    def _compared(self, prompt: Prompt, candidates: Sequence[Candidate], texts: Sequence[str | Exception]) -> Tensor:
         reference = self.normaliser(prompt.text)
         scores = torch.full((len(candidates),), float("nan"), dtype=torch.float64)
-        texts = self._heard(prompt, candidates)
-        broken = [text for text in texts if isinstance(text, Exception) and not isinstance(text, ValueError)]
-        if broken and len(broken) == len(texts):  # not the clips' fault
-            raise broken[0]
         for index, heard in enumerate(texts):
             try:
                 if isinstance(heard, Exception):
@@ -151,33 +159,35 @@ class Transcript:
 
     def hypotheses(self, prompt: Prompt, candidates: Sequence[Candidate]) -> list[str]:
         """What the recogniser heard, as it wrote it; empty where it failed."""
-        return ["" if isinstance(text, Exception) else text for text in self._heard(prompt, candidates)]
+        return ["" if isinstance(text, Exception) else text for text in self._heard([prompt], [candidates])[0]]
 
     def flops(self, seconds: float) -> float:
         """One pass of the recogniser."""
         return self.recogniser.flops(seconds)
 
-    def _heard(self, prompt: Prompt, candidates: Sequence[Candidate]) -> list[str | Exception]:
-        """The texts, from the cache where they are there; the new ones are recognised together."""
+    def _heard(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[list[str | Exception]]:
+        """The texts of each group, from the cache where they are there; the new ones are recognised together."""
         keys: list[tuple[str, str] | Exception] = []
         clips: dict[tuple[str, str], Audio] = {}
-        for candidate in candidates:
-            try:
-                audio = heard_audio(prompt, candidate)
-                keys.append((audio_hash(checked(audio)), prompt.language))
-                clips[keys[-1]] = audio
-            except Exception as error:  # noqa: BLE001 - counted by whoever asked
-                keys.append(error)
+        for prompt, group in zip(prompts, groups, strict=True):
+            for candidate in group:
+                try:
+                    audio = heard_audio(prompt, candidate)
+                    keys.append((audio_hash(checked(audio)), prompt.language))
+                    clips[keys[-1]] = audio
+                except Exception as error:  # noqa: BLE001 - counted by whoever asked
+                    keys.append(error)
         found: dict[tuple[str, str], str | Exception] = {key: self._texts[key] for key in clips if key in self._texts}
-        new = [key for key in clips if key not in found]
-        found.update(zip(new, self._recognise([clips[key] for key in new], prompt.language), strict=True))
-        self._texts.update((key, found[key]) for key in new if isinstance(found[key], str))
+        for language in dict.fromkeys(language for _, language in clips):
+            new = [key for key in clips if key not in found and key[1] == language]
+            found.update(zip(new, self._recognise([clips[key] for key in new], language), strict=True))
+        self._texts.update((key, found[key]) for key in clips if isinstance(found[key], str))
         while len(self._texts) > MAX_CACHED_TEXTS:
             self._texts.popitem(last=False)
-        return [key if isinstance(key, Exception) else found[key] for key in keys]
+        return regrouped([key if isinstance(key, Exception) else found[key] for key in keys], groups)
 
     def _recognise(self, audios: Sequence[Audio], language: str) -> list[str | Exception]:
-        """All clips in one call; where that fails, one by one, to find those that fail."""
+        """All clips in one call; where that fails, half of them at a time, to find those that fail."""
         if not audios:
             return []
         try:
@@ -187,4 +197,5 @@ class Transcript:
         except Exception as error:  # noqa: BLE001 - counted by whoever asked
             if len(audios) == 1:
                 return [error]
-        return [text for audio in audios for text in self._recognise([audio], language)]
+        half = len(audios) // 2
+        return [*self._recognise(audios[:half], language), *self._recognise(audios[half:], language)]

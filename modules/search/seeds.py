@@ -1,0 +1,88 @@
+"""One sweep by several seeds: the mean of their curves, and how far the seeds lie apart.
+
+Shapes: P prompts, R resamples.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from modules.search.comparisons import compare
+from modules.search.curves import with_gains
+from modules.search.estimators import CurvePoint, bootstrap_interval, resample_counts, speaker_interval
+from modules.search.results import SeedScore, SweepResults
+
+
+def over_seeds(results: Sequence[SweepResults], seed: int, num_resamples: int = 2000) -> SweepResults:
+    """The first one's results with the mean curves of all, which differ in their seed alone.
+
+    A point's interval is the bootstrap over prompts of each prompt's mean over the seeds; `seed_deviation` is the
+    standard deviation of the seeds' scores (with n - 1), what another seed may change. Rows of `over_optimisation` stay
+    those of every seed.
+    """
+    if len(results) == 1:
+        return results[0]
+    seeds = [one.description["seed"] for one in results]
+    points = averaged([one.points for one in results], seed, num_resamples)
+    scores = [SeedScore.from_point(point, own) for own, one in zip(seeds, results, strict=True) for point in one.points]
+    return replace(
+        results[0],
+        points=points,
+        every_n=averaged([one.every_n for one in results], seed, num_resamples),
+        comparisons=compare(points, seed, num_resamples),
+        over_optimisation=[row for one in results for row in one.over_optimisation],
+        description=results[0].description | {"seeds": seeds},
+        seed_scores=scores,
+        other_seeds=list(results[1:]),
+    )
+
+
+def averaged(curves: Sequence[Sequence[CurvePoint]], seed: int, num_resamples: int = 2000) -> list[CurvePoint]:
+    """The mean of each point over the seeds' curves, in the order of the first ones."""
+    groups: dict[tuple, list[CurvePoint]] = {}
+    for points in curves:
+        counts: dict[tuple, int] = {}
+        for point in points:
+            counts[_line(point)] = counts.get(_line(point), 0) + 1
+        for point in points:
+            # A search that has no curve has one point, at an n that may be another for every seed.
+            groups.setdefault((*_line(point), point.n if counts[_line(point)] > 1 else 0), []).append(point)
+    means = [_mean_point(group, seed, num_resamples) for group in groups.values() if len(group) == len(curves)]
+    return [
+        point
+        for prompt_set in dict.fromkeys(point.prompt_set for point in means)
+        for point in with_gains([one for one in means if one.prompt_set == prompt_set], seed, num_resamples)
+    ]
+
+
+def _line(point: CurvePoint) -> tuple[str, str, str]:
+    return point.prompt_set, point.judge, point.selector
+
+
+def _mean_point(group: Sequence[CurvePoint], seed: int, num_resamples: int) -> CurvePoint:
+    first = group[0]
+    scores_P = np.mean([point.scores_P for point in group], axis=0)
+    low, high = bootstrap_interval(scores_P, resample_counts(first.num_prompts, seed, num_resamples))
+    speaker_low, speaker_high = speaker_interval(scores_P, first.speakers_P, seed, num_resamples)
+    known = [point.score_judged_only for point in group if not math.isnan(point.score_judged_only)]
+    means = {
+        name: float(np.mean([getattr(point, name) for point in group]))
+        for name in ("score", "flops", "seconds", "score_corpus", "chosen_runaways")
+    }
+    return replace(
+        first,
+        n=max(point.n for point in group),
+        low=low,
+        high=high,
+        speaker_low=speaker_low,
+        speaker_high=speaker_high,
+        num_unjudged=sum(point.num_unjudged for point in group),
+        num_runaways=sum(point.num_runaways for point in group),
+        score_judged_only=float(np.mean(known)) if known else math.nan,
+        num_seeds=len(group),
+        seed_deviation=float(np.std([point.score for point in group], ddof=1)),
+        scores_P=scores_P,
+        **means,
+    )

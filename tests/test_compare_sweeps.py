@@ -1,0 +1,66 @@
+"""scripts/compare_sweeps.py: two models in one table, their differences paired over the same prompts."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from modules.search.estimators import bootstrap_interval, resample_counts
+from scripts.compare_sweeps import compare_models, main
+from tests.test_sweep_grid import TreeModule, run
+
+
+class OtherModule(TreeModule):
+    """Another model: its candidates may not be taken from the first one's store."""
+
+    model_hash = "another model"
+
+
+def rows_of(scores: dict[str, float], **about: str) -> list[dict[str, str]]:
+    line = {"prompt_set": "set", "algorithm": "best_of_n", "temperature": "0.9", "selector": "random", "judge": "judge",
+            "n": "4"} | about  # fmt: skip
+    return [line | {"prompt_key": key, "speaker": key[0], "score": str(score)} for key, score in scores.items()]
+
+
+def test_models_are_compared_on_the_same_prompts():
+    """Guards against rows paired by their place in the file, intervals of independent samples, and the oracle."""
+    generator = np.random.default_rng(0)
+    keys = [f"{'ab'[place % 2]}{place}" for place in range(20)]
+    level = 10 * generator.normal(size=20)
+    small = dict(zip(keys, level, strict=True))
+    large = dict(zip(keys, level + 1 + 0.1 * generator.normal(size=20), strict=True))
+    turned = dict(reversed(large.items()))
+    oracle = rows_of(small, selector="oracle (judge)")
+    reports = {"small": [*rows_of(small), *oracle], "large": [*rows_of(turned), *oracle]}
+    (one,) = compare_models(reports, num_resamples=500)
+    difference_P = np.array([small[key] - large[key] for key in keys])
+    assert (one.first, one.second, one.n, one.num_prompts) == ("small", "large", 4, 20)
+    assert one.difference == pytest.approx(difference_P.mean())
+    assert (one.low, one.high) == pytest.approx(bootstrap_interval(difference_P, resample_counts(20, 0, 500)))
+    assert -1.2 < one.speaker_low <= one.speaker_high < -0.8 and one.p_value < 0.001
+    with pytest.raises(ValueError, match="to have the same prompts in 'set', but got others: \\['a0'\\]"):
+        compare_models({"small": rows_of(small), "large": rows_of(large)[1:]})
+    sizes = {"small": [*rows_of(small), *rows_of(large)], "large": [*rows_of(large), *rows_of(large)]}
+    assert [one.difference for one in compare_models(sizes)] == [pytest.approx(difference_P.mean()), 0.0]
+
+
+def test_reports_of_two_models_become_one_table(tmp_path, capsys):
+    """Guards against reports that the sweep writes and this cannot read, and against models that share candidates."""
+    settings = {"more_algorithms": None, "more_temperatures": None}
+    first, *_ = run(tmp_path / "runs", **settings)
+    (tmp_path / "runs/report").rename(tmp_path / "first")
+    second, sampler, _ = run(tmp_path / "runs", module=OtherModule, **settings)
+    assert sampler.num_tokens > 0 and len(list((tmp_path / "runs/candidates").glob("*.json"))) == 10
+    main([f"one={tmp_path / 'first'}", f"two={tmp_path / 'runs/report'}", "--output", str(tmp_path / "both")])
+    with (tmp_path / "both/models.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    points = [*first.results.points, *second.results.points]
+    assert [(row["model"], float(row["score"])) for row in rows] == [
+        ("one" if place < len(points) // 2 else "two", point.score) for place, point in enumerate(points)
+    ]
+    with (tmp_path / "both/model_comparisons.csv").open() as stream:
+        assert {float(row["difference"]) for row in csv.DictReader(stream)} == {0.0}  # the toy draws the same codes
+    said = capsys.readouterr().out
+    assert "n=4, best by reward: one - two = +0.0000" in said and "n=2" not in said
+    with pytest.raises(SystemExit):
+        main([f"one={tmp_path / 'first'}", "--output", str(tmp_path / "both")])

@@ -1,0 +1,221 @@
+"""Seeds, speakers, seconds and disagreement: against naive loops, scipy, and sweeps that ran by themselves."""
+
+import csv
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from modules.api import Cost, Prompt, SamplingSettings
+from modules.search.best_of_n import BestOfN
+from modules.search.candidates import CandidateStore, export_candidates
+from modules.search.comparisons import compare
+from modules.search.estimators import bootstrap_interval, resample_counts, speaker_interval
+from modules.search.process_beam import ProcessBeam
+from modules.search.protocol import Trace
+from modules.search.summary import summarise
+from modules.search.sweep import Panel, Sweep
+from modules.verifiers.ensemble import Ensemble
+from tests.report_toys import Page
+from tests.search_toys import ToyCodec, ToySampler, ToyVerifier, first_level, mean_level, toy_prompts
+from tests.test_inference_scaling import timeless
+from tests.test_search_statistics import PartialVerifier, calculated, traces_with, verifier
+from tests.test_sweep_grid import run
+
+# ---------------------------------------------------------------------------------------------------------- speakers
+
+
+def test_speakers_are_resampled_whole():
+    """Guards against an interval over prompts that passes for one over speakers: against a loop that draws speakers,
+    and scipy's bootstrap of their means."""
+    generator = np.random.default_rng(0)
+    speakers = [f"s{place}" for place in np.repeat(np.arange(12), 5)]
+    values_P = np.repeat(generator.normal(size=12), 5) + 0.2 * generator.normal(size=60)
+    order = generator.permutation(60)
+    values_P, speakers = values_P[order], [speakers[place] for place in order]
+    low, high = speaker_interval(values_P, speakers, seed=3, num_resamples=4000)
+    by_speaker = [values_P[[one == name for one in speakers]] for name in sorted(set(speakers))]
+    drawn = np.random.default_rng(3).integers(0, 12, size=(4000, 12))
+    means = [np.concatenate([by_speaker[place] for place in row]).mean() for row in drawn]
+    assert (low, high) == pytest.approx((np.quantile(means, 0.025), np.quantile(means, 0.975)))
+    theirs = scipy.stats.bootstrap(
+        ([own.mean() for own in by_speaker],), np.mean, n_resamples=20000, method="percentile",
+        rng=np.random.default_rng(9),
+    ).confidence_interval  # fmt: skip
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.06)
+    prompts = bootstrap_interval(values_P, resample_counts(60, 3, 4000))
+    assert high - low > 1.5 * (prompts[1] - prompts[0])
+
+
+def test_speakers_of_unequal_number_weigh_by_their_prompts():
+    """Guards against a mean over speakers' means where the table shows a mean over prompts."""
+    values_P, speakers = np.array([1.0, 0.0, 0.0, 0.0, 5.0]), ["a", "b", "b", "b", "c"]
+    drawn = np.random.default_rng(7).integers(0, 3, size=(500, 3))
+    own = [values_P[:1], values_P[1:4], values_P[4:]]
+    means = [np.concatenate([own[place] for place in row]).mean() for row in drawn]
+    expected = tuple(np.quantile(means, [0.025, 0.975]))
+    assert speaker_interval(values_P, speakers, 7, 500) == pytest.approx(expected)
+    for nobody in (["", "a", "a", "b", "b"], ["a"] * 5):
+        assert all(map(math.isnan, speaker_interval(values_P, nobody, 7, 500)))
+
+
+def test_points_and_comparisons_carry_the_interval_over_speakers():
+    """Guards against speakers that get lost between the prompts and the tables."""
+    generator = np.random.default_rng(1)
+    scores = {name: generator.normal(size=(12, 4)) for name in ("good", "judge")}
+    traces = traces_with(scores)
+    speakers = [f"s{place % 4}" for place in range(12)]
+    traces = [
+        Trace(replace(trace.prompt, speaker=name), trace.candidates)
+        for trace, name in zip(traces, speakers, strict=True)
+    ]
+    points = calculated(traces, Panel([verifier("good")], [verifier("judge")]))
+    for point in points:
+        expected = speaker_interval(point.scores_P, speakers, 0, 400)
+        assert (point.speaker_low, point.speaker_high, point.num_speakers) == (*expected, 4)
+    by_line = {(point.selector, point.n): point.scores_P for point in points}
+    for one in compare(points, 0, 400):
+        first, second = (by_line[label.split(": ")[1], one.n] for label in (one.first, one.second))
+        assert (one.speaker_low, one.speaker_high) == speaker_interval(first - second, speakers, 0, 400)
+
+
+# ----------------------------------------------------------------------------------------------------------- seconds
+
+
+def test_seconds_are_those_of_the_line():
+    """Guards against a line that pays for the selectors of other lines, chance that pays for choosing, and seconds of n
+    candidates that are those of all."""
+    generator = np.random.default_rng(2)
+    traces = traces_with({name: generator.normal(size=(3, 4)) for name in ("one", "two", "judge")})
+    for trace in traces:
+        for candidate in trace.candidates:
+            candidate.cost = Cost(10.0, 2.0, 3.0, seconds=7.0, prompt_flops=4.0)
+            candidate.verifier_seconds = {"one": 1.0, "two": 2.0}
+    panel = Panel([verifier("one"), verifier("two")], [verifier("judge")])
+    by_line = {(point.selector, point.n): point.seconds for point in calculated(traces, panel)}
+    assert {n: by_line["random", n] for n in (1, 2, 4)} == {1: 4.0, 2: 4.0, 4: 4.0}
+    assert {n: by_line["one", n] for n in (1, 2, 4)} == {1: 4.0, 2: 10.0, 4: 20.0}
+    assert {n: by_line["two", n] for n in (1, 2, 4)} == {1: 4.0, 2: 12.0, 4: 24.0}
+    assert math.isnan(by_line["oracle (judge)", 4])
+    steered = Panel([PartialVerifier("one", mean_level), verifier("two")], [verifier("judge")])
+    points = calculated(traces, steered, ProcessBeam("one", 4, 2, 10, 5))
+    by_line = {point.selector: point.seconds for point in points}
+    assert (by_line["random"], by_line["one"], by_line["two"]) == (20.0, 20.0, 28.0)
+
+
+def test_the_seconds_of_every_selector_are_measured_and_stored(tmp_path):
+    """Guards against shares that do not add up to the candidate's seconds, and against losing them in the store."""
+    panel = Panel([verifier("one"), verifier("two")], [verifier("judge")])
+    sweep = Sweep(ToyCodec(), BestOfN(4, 12), SamplingSettings(), panel, CandidateStore(tmp_path), "m", 0)
+    prompts = toy_prompts(3)
+    sweep.run(prompts, ToySampler())
+    for prompt in prompts:
+        for candidate in sweep.record(prompt).trace.candidates:
+            assert set(candidate.verifier_seconds) == {"one", "two"}
+            assert 0 <= sum(candidate.verifier_seconds.values()) <= candidate.cost.seconds
+    assert any(sum(one.verifier_seconds.values()) > 0 for one in sweep.record(prompts[2]).trace.candidates)
+
+
+# ------------------------------------------------------------------------------------------------------------- seeds
+
+
+def test_several_seeds_give_the_mean_of_what_each_gives_alone(tmp_path):
+    """Guards against seeds that draw the same candidates, a mean over some of them, an interval of one of them, and
+    adaptive searches whose n differs between seeds."""
+    together, sampler, _ = run(tmp_path / "all", more_seeds=[1, 2], more_temperatures=None)
+    alone = [run(tmp_path / str(seed), seed=seed, more_temperatures=None)[0].results for seed in (0, 1, 2)]
+    results = together.results
+    num_checked = 0
+    for point in results.all_points:
+        line = (point.algorithm, point.selector, point.judge)
+        own = [
+            one for each in alone for one in each.all_points
+            if (one.algorithm, one.selector, one.judge) == line
+            and (one.n == point.n or one.algorithm == "adaptive")
+        ]  # fmt: skip
+        assert len(own) == 3 == point.num_seeds
+        scores_P = np.mean([one.scores_P for one in own], axis=0)
+        np.testing.assert_allclose(point.scores_P, scores_P, atol=1e-12)
+        assert point.score == pytest.approx(scores_P.mean())
+        assert point.seed_deviation == pytest.approx(np.std([one.score for one in own], ddof=1))
+        assert (point.low, point.high) == bootstrap_interval(scores_P, resample_counts(5, 0, 100))
+        assert point.flops == pytest.approx(np.mean([one.flops for one in own]), nan_ok=True)
+        assert point.n == max(one.n for one in own)
+        num_checked += point.seed_deviation > 0
+    assert num_checked > 5
+    chance = {(one.algorithm, one.judge, one.n): one for one in results.all_points if one.selector == "random"}
+    for point in results.all_points:
+        if point.selector == "reward":
+            baseline = chance[point.algorithm, point.judge, point.n]
+            assert point.gain == pytest.approx(point.score - baseline.score)
+    with (tmp_path / "all" / "report" / "seeds.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert sorted({int(row["seed"]) for row in rows}) == [0, 1, 2]
+    for seed, each in enumerate(alone):
+        ours = [float(row["score"]) for row in rows if int(row["seed"]) == seed]
+        assert ours == [one.score for one in each.all_points]
+    assert results.description["seeds"] == [0, 1, 2]
+    assert len(list((tmp_path / "all" / "candidates").glob("*.json"))) == 5 * 3 * 3
+    again, sampler, _ = run(tmp_path / "all", more_seeds=[1, 2], more_temperatures=None)
+    assert sampler.num_tokens == 0 and timeless(again.results.points) == timeless(results.points)
+
+
+def test_a_seed_twice_is_refused(tmp_path):
+    """Guards against a deviation between a seed and itself."""
+    with pytest.raises(ValueError, match="Expected `more_seeds` to be others than `seed`=0"):
+        run(tmp_path, more_seeds=[1, 0])
+
+
+# ------------------------------------------------------------------------------------------------------ disagreement
+
+
+def test_how_much_an_ensemble_disagrees_reaches_the_tables(tmp_path):
+    """Guards against a disagreement that is lost with the process, or mixes up prompts; against scipy's z-scores."""
+    members = [ToyVerifier("first", first_level), ToyVerifier("mean", mean_level)]
+    panel = Panel([Ensemble(members)], [ToyVerifier("judge", mean_level)])
+    store = CandidateStore(tmp_path / "candidates")
+    prompts = [Prompt(f"p{place}", "some words") for place in range(4)]
+    Sweep(ToyCodec(), BestOfN(6, 12), SamplingSettings(), panel, store, "m", 0).run(prompts, ToySampler())
+    sweep = Sweep(ToyCodec(), BestOfN(6, 12), SamplingSettings(), panel, store, "m", 0)
+    results = summarise(sweep, {"set": prompts}, 100)
+    expected, chosen = [], []
+    for trace in results.prompt_sets["set"]:
+        heard = [one for one in trace.candidates if one.num_codes]
+        audios = [(one.codes_S.float() / 16).repeat_interleave(16) for one in heard]
+        scores_MN = np.array([[member.function(audio_T) for audio_T in audios] for member in members])
+        disagreement_N = scipy.stats.zscore(scores_MN, axis=1).std(axis=0)
+        found = [one.scores["ensemble disagreement"] for one in heard]
+        assert found == pytest.approx(disagreement_N.tolist())
+        expected += found
+        best = max(heard, key=lambda one: one.scores["ensemble"])
+        chosen.append(best.scores["ensemble disagreement"])
+    (row,) = results.over_optimisation
+    assert row.disagreement == pytest.approx(np.mean(expected))
+    assert row.chosen_disagreement == pytest.approx(np.mean(chosen))
+    export_candidates(results.prompt_sets, panel.columns, tmp_path / "candidates.csv")
+    with (tmp_path / "candidates.csv").open() as stream:
+        column = [one["ensemble disagreement"] for one in csv.DictReader(stream)]
+    assert [float(cell) for cell in column if cell] == pytest.approx(expected)
+
+
+def test_the_page_shows_the_members_disagreement_and_where_a_judge_turns(tmp_path):
+    """Guards against a table that leaves out what the file holds: own score, gap, turning point, disagreement."""
+    members = [PartialVerifier("first", first_level), PartialVerifier("level", lambda audio_T: float(audio_T[-1]))]
+    callback, _, _ = run(
+        tmp_path, algorithm=BestOfN(8, 40), more_algorithms=None, more_temperatures=None,
+        more_selectors=[Ensemble(members)],
+    )  # fmt: skip
+    page = Page((tmp_path / "report" / "index.html").read_text())
+    header, *cells = page.tables["over-optimisation"]
+    rows = callback.results.over_optimisation
+    assert len(cells) == len(rows) == 2
+    assert {"own score", "judge's score", "gap", "judge falls after", "members disagree"} <= set(header)
+    for shown, row in zip(cells, rows, strict=True):
+        by_name = dict(zip(header, shown, strict=True))
+        assert by_name["own score"] == f"{row.own_score:.3f}" and by_name["judge's score"] == f"{row.judge_score:.3f}"
+        assert by_name["gap"].startswith(f"{row.gap:.3f}") and f"{row.gap_high:.3f}" in by_name["gap"]
+        assert by_name["judge falls after"] == (f"N = {row.turning_n}" if row.turning_n else "–")
+        shows = f"{row.disagreement:.3f}" if row.selector == "ensemble" else "–"
+        assert by_name["members disagree"].startswith(shows)
