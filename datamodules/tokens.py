@@ -131,6 +131,12 @@ class TokenDataModule(L.LightningDataModule):
         return self._fingerprints(self.train_split)[0]
 
     @property
+    def frame_rate(self) -> float | None:
+        """Codes in a second of speech; None where the shards do not say so."""
+        index = next((index for index in self._indices(self.train_split) if index.kind == "tokens"), None)
+        return None if index is None else index.header.get("frame_rate")
+
+    @property
     def task_names(self) -> list[str]:
         """What the numbers in TokenBatch.tasks_RL stand for; empty where one task is trained alone."""
         return [task.name for task in self.tasks]

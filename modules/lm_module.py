@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any
 
 import lightning
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torchmetrics import MeanMetric
 
 from modules.api import PromptFormat, Sampler, SamplerEngine, SamplingSettings
 from modules.batches import PromptBatch, TokenBatch
 from modules.lm.adapters import LowRankAdapters, add_adapters
 from modules.lm.answers import AnswerKind
-from modules.lm.loss import IGNORED, SummedLoss
-from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama
+from modules.lm.compute import TransformerSize
+from modules.lm.loss import code_bits, sums_by_task
+from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama, weights_hash
 from modules.lm.noise import training_seed
 from modules.lm.parallel import build_sharded
 from modules.lm.pretrained import PretrainedNetwork, load_pretrained
@@ -59,7 +58,7 @@ class LMModule(lightning.LightningModule):
         recompute_activations: bool = False,
     ):
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters(logger=False)  # a logger cannot write frozen records; run.py saves the config
         self.prompt_format = prompt_format
         self.size = size
         self.optimizer = optimizer
@@ -71,6 +70,7 @@ class LMModule(lightning.LightningModule):
         self.val_loss = MeanMetric()
         self.val_task_losses = torch.nn.ModuleDict()
         self._step_values: dict[str, Tensor] = {}  # to log when the step is done
+        self.val_code_bits = MeanMetric()
         self._task_totals: Tensor | None = None  # (2, tasks): sum of losses and number of targets since the last log
         self.codec_fingerprint = ""  # of the codec whose codes it learned; known after training or loading
 
@@ -145,7 +145,7 @@ class LMModule(lightning.LightningModule):
             # Lightning asks the device for what `log` gave the bar after every later step; a number waits once, here.
             self.trainer.progress_bar_metrics["train/loss"] = float(detached)
         if batch.tasks_RL is not None:
-            sums = self._sums_by_task(batch, loss)
+            sums = sums_by_task(loss, batch, len(self.val_task_losses))
             self._task_totals = sums if self._task_totals is None else self._task_totals + sums
         num_ranks = self.trainer.world_size
         if num_ranks == 1:
@@ -159,8 +159,12 @@ class LMModule(lightning.LightningModule):
         loss = self.network(batch)
         self.val_loss.update(loss.total / loss.num_targets.clamp(min=1), weight=loss.num_targets)
         self.log("val/loss", self.val_loss, prog_bar=True, batch_size=1)
+        frame_rate = getattr(getattr(self.trainer, "datamodule", None), "frame_rate", None)
+        if frame_rate and (bits_C := code_bits(loss, batch.labels_RL, self.token_space.code_offset)).numel():
+            self.val_code_bits.update(frame_rate * bits_C)
+            self.log("val/bits_per_second_of_audio", self.val_code_bits, batch_size=1)
         if batch.tasks_RL is not None:
-            sums, counts = self._sums_by_task(batch, loss)
+            sums, counts = sums_by_task(loss, batch, len(self.val_task_losses))
             for metric, total, count in zip(self.val_task_losses.values(), sums, counts, strict=True):
                 metric.update(total / count.clamp(min=1), weight=count)
             self.log_dict({f"val/loss_{name}": metric for name, metric in self.val_task_losses.items()}, batch_size=1)
@@ -180,12 +184,6 @@ class LMModule(lightning.LightningModule):
     def setup(self, stage: str) -> None:
         names = getattr(getattr(self.trainer, "datamodule", None), "task_names", [])
         self.val_task_losses = torch.nn.ModuleDict({name: MeanMetric() for name in names}).to(self.device)
-
-    def _sums_by_task(self, batch: TokenBatch, loss: SummedLoss) -> Tensor:
-        """(2, tasks), float64: sum of the losses, and number of targets."""
-        tasks_N = batch.tasks_RL[batch.labels_RL != IGNORED]
-        sums = torch.zeros(2, len(self.val_task_losses), dtype=torch.float64, device=tasks_N.device)
-        return sums.index_add_(1, tasks_N, torch.stack([loss.losses_N, torch.ones_like(loss.losses_N)]).double())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log what `training_step` found, of the last micro-batch of the step, and the losses by task."""
@@ -222,15 +220,15 @@ class LMModule(lightning.LightningModule):
             raise ValueError(f"Expected `answer` to be speech with an engine of its own, but got {answer}.")
         return engine.sampler(self.network.llama, self.prompt_format, settings, self.model_hash)
 
+    def training_flops(self, num_tokens: float, num_documents: float, num_targets: float) -> float:
+        """FLOPs of training on so many tokens in documents of equal length (TransformerSize.training_flops)."""
+        size = TransformerSize.of(self.network.llama)
+        return size.training_flops(num_tokens, num_tokens / num_documents, num_targets / num_tokens)
+
     @property
     def model_hash(self) -> str:
         """SHA-256 over the size, the TokenSpace and every weight: what identifies this model in stored candidates."""
-        digest = hashlib.sha256(repr((self.size, self.token_space)).encode())
-        for name, weight in sorted(self.network.state_dict().items()):
-            weight = weight.full_tensor() if isinstance(weight, DTensor) else weight
-            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-            digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
+        return weights_hash(self.network, about=repr((self.size, self.token_space)))
 
     # -------------------------------------------------------------------------------------------------- checkpoints
 

@@ -143,6 +143,22 @@ def test_an_overlay_of_the_codec_fits_its_recipe(path: Path, monkeypatch: pytest
     assert all(both[key] == own[key] for key in own.keys() & {"devices", "num_nodes", "accelerator"})
 
 
+@pytest.mark.parametrize(
+    "names", [("demo/lm.yaml", "demo/spoken_texts.yaml"), ("lm/llasa_1b.yaml", "lm/spoken_texts.yaml")]
+)
+def test_spoken_texts_come_beside_the_other_callbacks(names: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against an overlay that takes the checkpoints away, and one whose selector is its own judge."""
+    monkeypatch.setattr("sys.argv", ["run.py"])
+    paths = [REPOSITORY / "configs" / name for name in names]
+    parser = ParsingCLI(["fit", *[word for path in paths for word in ("--config", str(path))]])
+    callbacks = parser.config.fit.trainer.callbacks
+    assert len(callbacks) == len(part(paths[0], "trainer")["callbacks"]) + 1
+    spoken = callbacks[-1]
+    assert spoken.class_path == "callbacks.spoken_texts.SpokenTexts"
+    recognisers = {spoken.init_args[role].init_args.recogniser.class_path for role in ("selector", "judge")}
+    assert len(recognisers) == 2
+
+
 @pytest.mark.parametrize("name", ["sweep", "demo"])
 def test_an_engine_fits_its_sweep(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards against an engine that a sweep does not take, and a config that needs vLLM to be read."""

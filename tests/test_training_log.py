@@ -87,6 +87,9 @@ def test_tensorboard_shows_what_a_loop_by_hand_finds(tmp_path, num_micro_batches
     torch.set_num_threads(1)
     data = Data(NUM_STEPS * num_micro_batches)
     got, expected = shown(tmp_path, data, num_micro_batches), by_hand(data, num_micro_batches)
+    got = {
+        tag: points for tag, points in got.items() if not tag.startswith(("speed/", "memory/"))
+    }  # other runs, others
     assert got.keys() == expected.keys()
     for tag, values in expected.items():
         steps = {step: value for step, value in got[tag].items() if tag != "epoch" or step < NUM_STEPS}

@@ -9,11 +9,14 @@ before the first product, which changes nothing but the cost.
 Shapes: N tokens, C channels of the hidden state, V words.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from modules.batches import TokenBatch
 
 IGNORED = -100
 
@@ -29,6 +32,19 @@ class SummedLoss(NamedTuple):
     total: Tensor
     num_targets: Tensor
     losses_N: Tensor
+
+
+def code_bits(loss: SummedLoss, labels_RL: Tensor, code_offset: int) -> Tensor:
+    """The losses of the targets that are codes (ids from `code_offset` on), in bits: what writing each down takes."""
+    labels_N = labels_RL[labels_RL != IGNORED]
+    return loss.losses_N[labels_N >= code_offset] / math.log(2)
+
+
+def sums_by_task(loss: SummedLoss, batch: TokenBatch, num_tasks: int) -> Tensor:
+    """(2, tasks), float64: sum of the losses, and number of targets."""
+    tasks_N = batch.tasks_RL[batch.labels_RL != IGNORED]
+    sums = torch.zeros(2, num_tasks, dtype=torch.float64, device=tasks_N.device)
+    return sums.index_add_(1, tasks_N, torch.stack([loss.losses_N, torch.ones_like(loss.losses_N)]).double())
 
 
 def chosen_chunk_size(vocab_size: int, is_cpu: bool) -> int:

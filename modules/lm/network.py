@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from modules.batches import TokenBatch
 from modules.lm.attention import find_segments, register_packed_attention
@@ -104,3 +107,13 @@ class SpeechLanguageModel(nn.Module):
         )
         hidden_NC = output.last_hidden_state.flatten(0, 1)
         return linear_cross_entropy(hidden_NC, self.llama.lm_head.weight, batch.labels_RL.flatten())
+
+
+def weights_hash(network: nn.Module, about: str) -> str:
+    """SHA-256 over `about` and every weight: name, dtype, shape and bytes, whole where they are sharded."""
+    digest = hashlib.sha256(about.encode())
+    for name, weight in sorted(network.state_dict().items()):
+        weight = weight.full_tensor() if isinstance(weight, DTensor) else weight
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

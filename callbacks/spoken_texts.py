@@ -1,0 +1,147 @@
+"""SpokenTexts: a few texts, spoken again and again while the language model learns, and what a search would gain."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from callbacks.figures import mel_figure
+from callbacks.media import log_audio, log_figure
+from modules.api import Codec, Prompt, SamplingSettings, Verifier
+from modules.search.best_of_n import BestOfN
+from modules.search.curves import scores_of
+from modules.search.driver import run_searches
+from modules.search.estimators import JudgedPrompt, expected_scores, selection_weights
+from modules.search.identity import check_codec, models_of
+from modules.search.protocol import Trace
+from modules.search.scoring import decode_candidates
+from modules.search.sweep import chosen_index
+
+logger = logging.getLogger(__name__)
+
+
+class SpokenTexts(Callback):
+    """Draws `num_candidates` samples of each text after every `every_n_validations`-th validation, with the same seeds.
+
+    Logs the first sample of each, and the one that `selector` chooses, as audio and mel pictures (`spoken/TEXT`), and
+    with a `judge` the mean score of one sample and of the best of all (`best_of_n/JUDGE/n=1`, `.../n=N`): whether
+    search still pays as training goes on. One that never ended, or could not be judged, counts as the worst score. The
+    module offers `sampler(settings)` and `prompt_format`. The run's own random numbers are left alone.
+
+    Rank zero speaks and the others wait. Under a sharding strategy nothing is spoken, for whole weights are needed: a
+    sweep over a checkpoint does the same.
+
+    Args:
+        codec: Turns codes into audio.
+        texts: What is spoken.
+        sampling: How codes are drawn.
+        max_new_tokens: Of a sample.
+        num_candidates: Samples of each text.
+        selector: Chooses. None: the first sample is all there is to hear.
+        judge: Scores what was chosen; of another model than the selector.
+        every_n_validations: Speak after every so many.
+        language: Of the texts.
+        seed: Of the samples.
+
+    Raises:
+        ValueError: The selector is the judge; no texts, or too few candidates to choose from.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        texts: list[str],
+        sampling: SamplingSettings,
+        max_new_tokens: int,
+        num_candidates: int = 4,
+        selector: Verifier | None = None,
+        judge: Verifier | None = None,
+        every_n_validations: int = 1,
+        language: str = "en",
+        seed: int = 0,
+    ) -> None:
+        if not texts:
+            raise ValueError("Expected `texts` to hold at least one text, but got none.")
+        if every_n_validations < 1:
+            raise ValueError(f"Expected `every_n_validations` to be at least 1, but got {every_n_validations}.")
+        if selector is not None and num_candidates < 2:
+            raise ValueError(f"Expected `num_candidates` of 2 or more for a choice, but got {num_candidates}.")
+        self.codec, self.sampling, self.seed = codec, sampling, seed
+        self.prompts = [Prompt(key=f"spoken {text}", text=text, language=language) for text in texts]
+        self.algorithm = BestOfN(num_candidates, max_new_tokens)
+        self.selector, self.judge = selector, judge
+        self.every_n_validations = every_n_validations
+        self.num_validations = 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What can be refused is refused before the first step."""
+        if self.selector is not None and self.judge is not None and models_of(self.selector) & models_of(self.judge):
+            raise ValueError(
+                f"Expected a `judge` of another model than the selector's, but {self.judge.name} is that of "
+                f"{self.selector.name}."
+            )
+        fingerprint = getattr(getattr(trainer, "datamodule", None), "codec_fingerprint", "")
+        check_codec(self.codec, pl_module.prompt_format.token_space.codebook_size, fingerprint)
+        if pl_module.device_mesh is not None:
+            logger.warning("SpokenTexts is silent: the model is sharded. Sample from a checkpoint with a sweep.")
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or pl_module.device_mesh is not None:
+            return
+        self.num_validations += 1
+        if self.num_validations % self.every_n_validations == 0:
+            if trainer.is_global_zero:
+                self._speak(trainer, pl_module)
+            trainer.strategy.barrier("spoken_texts")
+
+    @torch.no_grad()
+    def _speak(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        verifiers = [one for one in (self.selector, self.judge) if one is not None]
+        sampler = pl_module.sampler(self.sampling)
+        traces = run_searches(self.prompts, self.algorithm, sampler, self.codec, verifiers, self.seed)
+        decode_candidates([one for trace in traces for one in trace.candidates], self.codec)
+        for trace in traces:
+            self._log_trace(trainer, trace)
+        if self.judge is not None:
+            for one in trainer.loggers:
+                one.log_metrics(self._scores(traces), step=trainer.global_step)
+
+    def _log_trace(self, trainer: Trainer, trace: Trace) -> None:
+        name, heard = trace.prompt.text, [("one sample", trace.candidates[0])]
+        if self.selector is not None:
+            best = trace.candidates[chosen_index(trace.candidates, self.selector.name)]
+            heard.append((f"best of {len(trace.candidates)}", best))
+        shown = [(label, one.audio) for label, one in heard if one.num_codes]
+        for label, audio in shown:
+            log_audio(trainer.loggers, f"spoken/{name}/{label}", audio, trainer.global_step)
+        if shown:
+            log_figure(trainer.loggers, f"spoken/{name}", mel_figure(shown), trainer.global_step)
+
+    def _scores(self, traces: Sequence[Trace]) -> dict[str, float]:
+        """Expectations over the samples at hand."""
+        judged = [
+            JudgedPrompt.from_scores(
+                scores_of(trace.candidates, self.judge.name),
+                np.array([one.stopped for one in trace.candidates]),
+                self.judge.worst_score,
+            )
+            for trace in traces
+        ]
+        number = self.algorithm.num_candidates
+        chance = expected_scores(judged, [np.full(number, 1 / number)] * len(traces))
+        found = {f"best_of_n/{self.judge.name}/n=1": float(chance.mean())}
+        if self.selector is not None:
+            weights_PN = [
+                selection_weights(scores_of(trace.candidates, self.selector.name), number) for trace in traces
+            ]
+            found[f"best_of_n/{self.judge.name}/n={number}"] = float(expected_scores(judged, weights_PN).mean())
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"num_validations": self.num_validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.num_validations = state_dict["num_validations"]

@@ -1,0 +1,119 @@
+"""Throughput: how fast the language model trains, what share of the machine's arithmetic that is, and how much memory.
+
+Shapes: R rows of L tokens.
+"""
+
+import logging
+import math
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.throughput import get_available_flops
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from modules.batches import TokenBatch
+
+logger = logging.getLogger(__name__)
+
+GIGA = 1e9
+NO_LOSS = -100  # the label of a token without a target
+
+
+class Throughput(Callback):
+    """Logs each `log_every_n_steps`, of the steps since the last time:
+
+    - `speed/useful_tokens_per_second`: tokens of documents; `speed/padded_tokens_per_second`: the padding counted too.
+    - `speed/mfu`: FLOPs of the arithmetic (`module.training_flops`) over what the device can do; recomputed activations
+      are no work. Absent where the device's peak is not known.
+    - `memory/peak_gb`: the most that the device has allocated since the start; on a CPU, of the resident set.
+
+    Tokens are those of all ranks, each taken to have as many as this one. Validation is left out of the time,
+    checkpoints and loading are not, and the first step of a run (it compiles) is.
+
+    The module offers `training_flops(num_tokens, num_documents, num_targets)`.
+
+    Args:
+        peak_flops: Of a device, in the precision of the run; by default what Lightning knows of a GPU by its name.
+    """
+
+    def __init__(self, peak_flops: float | None = None) -> None:
+        if peak_flops is not None and peak_flops <= 0:
+            raise ValueError(f"Expected `peak_flops` to be above 0, but got {peak_flops}.")
+        self.peak_flops = peak_flops
+        self._peak = math.nan
+        self._began: float | None = None
+        self._paused = 0.0
+        self._counts: Tensor | None = None
+        self._num_padded = 0
+        self._last_step = 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._began, self._counts, self._last_step = None, None, trainer.global_step
+        known = self.peak_flops or _known_peak(pl_module.device, str(trainer.precision))
+        if known is None:
+            logger.info("The peak of this device is not known: `speed/mfu` needs `peak_flops`.")
+        self._peak = known or math.nan
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._paused -= time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._paused += time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: TokenBatch, batch_idx: int
+    ) -> None:
+        if self._began is None:
+            self._begin()
+            return
+        counts = token_counts(batch)
+        self._counts = counts if self._counts is None else self._counts + counts
+        self._num_padded += batch.tokens_RL.numel()
+        is_new_step = trainer.global_step > self._last_step
+        self._last_step = trainer.global_step
+        every = trainer.log_every_n_steps
+        if is_new_step and every and trainer.loggers and not trainer.global_step % every:
+            self._log(trainer, pl_module)
+            self._begin()
+
+    def _begin(self) -> None:
+        self._began, self._paused, self._counts, self._num_padded = time.perf_counter(), 0.0, None, 0
+
+    def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        num_tokens, num_documents, num_targets = self._counts.tolist()  # waits for the device
+        seconds = time.perf_counter() - self._began - self._paused
+        values = {
+            "speed/useful_tokens_per_second": num_tokens * trainer.world_size / seconds,
+            "speed/padded_tokens_per_second": self._num_padded * trainer.world_size / seconds,
+            "memory/peak_gb": peak_memory(pl_module.device) / GIGA,
+        }
+        if num_documents and not math.isnan(self._peak):
+            flops = pl_module.training_flops(num_tokens, num_documents, num_targets)
+            values["speed/mfu"] = flops / seconds / self._peak
+        for one in trainer.loggers:
+            one.log_metrics(values, step=trainer.global_step - 1)  # as Lightning numbers the metrics of this step
+
+
+def token_counts(batch: TokenBatch) -> Tensor:
+    """(3,) int64 on the batch's device: tokens of documents, documents, tokens that carry a loss."""
+    is_useful_RL = batch.documents_RL >= 0
+    is_first_RL = is_useful_RL & (batch.positions_RL == 0)
+    return torch.stack([is_useful_RL.sum(), is_first_RL.sum(), (batch.labels_RL != NO_LOSS).sum()])
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _known_peak(device: torch.device, precision: str) -> float | None:
+    """FLOPs a second without sparsity, by Lightning's table of devices; None for one that it does not list."""
+    dtype = torch.bfloat16 if "bf16" in precision else torch.float16 if "16" in precision else torch.float32
+    return get_available_flops(device, dtype)
