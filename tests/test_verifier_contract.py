@@ -200,7 +200,7 @@ def test_model_hash_is_that_of_the_weights(tmp_path: Path, whisper: FasterWhispe
 
 def test_verifiers_satisfy_the_protocol(whisper: FasterWhisper) -> None:
     """Guards against a property that the driver asks for and a verifier lacks; worst scores must be finite."""
-    for verifier in (Transcript(whisper, Digits()), Speaker(Resemblyzer()), Dnsmos(), Likelihood()):
+    for verifier in (Transcript(whisper, Digits()), Speaker(Resemblyzer()), Dnsmos(), Likelihood(), SpeakingRate()):
         assert isinstance(verifier, Verifier)
         assert np.isfinite(verifier.worst_score)
         assert np.isfinite(verifier.flops(2.0))

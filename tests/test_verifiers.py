@@ -14,6 +14,7 @@ from modules.verifiers.likelihood import Likelihood
 from modules.verifiers.naturalness import Dnsmos
 from modules.verifiers.normalise import Digits, EnglishWords
 from modules.verifiers.speaker import Resemblyzer, Speaker
+from modules.verifiers.speaking_rate import SpeakingRate
 from modules.verifiers.sphinx import Pocketsphinx
 from modules.verifiers.transcript import Transcript, error_rate
 from modules.verifiers.whisper import FasterWhisper, whisper_size
@@ -144,15 +145,26 @@ def test_naturalness_ranks_clean_speech_first(field: str, english_prompts: list[
     assert int((clean > noisy).sum()) >= 18
 
 
-def test_likelihood_is_the_mean_over_tokens_or_the_sum() -> None:
-    """Guards against a sum where the mean is asked for (it favours short candidates), and against forgetting the end
-    token."""
+def test_likelihood_is_the_mean_over_tokens() -> None:
+    """Guards against a sum (which favours short candidates), and against forgetting the end token."""
     codes = [torch.zeros(n, dtype=torch.int64) for n in (4, 4, 0)]
     candidates = [Candidate("k", i, 0, c, -8.0, i == 0) for i, c in enumerate(codes)]
     scores = Likelihood().score(Prompt("k", "text"), candidates)
     torch.testing.assert_close(scores, torch.tensor([-8 / 5, -2.0, float("nan")], dtype=torch.float64), equal_nan=True)
-    whole = Likelihood(per_token=False).score(Prompt("k", "text"), candidates)
-    torch.testing.assert_close(whole, torch.tensor([-8.0, -8.0, float("nan")], dtype=torch.float64), equal_nan=True)
+
+
+def test_speaking_rate_is_characters_in_a_second() -> None:
+    """Guards against a rate of tokens or of the whole silence, and against a preference for the wrong side."""
+    candidates = [candidate(Audio(torch.zeros(int(seconds * RATE)), RATE)) for seconds in (1.0, 2.0, 4.0, 0.0)]
+    prompt = Prompt("k", " four two  ")
+    slower = SpeakingRate().score(prompt, candidates)
+    torch.testing.assert_close(
+        slower, torch.tensor([-8.0, -4.0, -2.0, float("nan")], dtype=torch.float64), equal_nan=True
+    )
+    wanted = SpeakingRate(characters_per_second=3.0).score(prompt, candidates[:3])
+    torch.testing.assert_close(wanted, torch.tensor([-5.0, -1.0, -1.0], dtype=torch.float64))
+    with pytest.raises(ValueError, match="`characters_per_second` to be at least 0, but got -1"):
+        SpeakingRate(characters_per_second=-1)
 
 
 # -------------------------------------------------------------------------------------------- equal to the references
