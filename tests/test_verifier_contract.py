@@ -16,6 +16,7 @@ from modules.verifiers.likelihood import Likelihood
 from modules.verifiers.naturalness import Dnsmos
 from modules.verifiers.normalise import BasicWords, Digits, EnglishWords
 from modules.verifiers.speaker import Resemblyzer, Speaker
+from modules.verifiers.speaking_rate import SpeakingRate
 from modules.verifiers.sphinx import Pocketsphinx, between_silences
 from modules.verifiers.transcript import Transcript, error_rate
 from modules.verifiers.whisper import FasterWhisper
