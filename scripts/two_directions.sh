@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What docs/results/two_directions.md shows: one Llama that speaks and writes down, and one that goes on in the voice of a
 # prompt. Needs `make demo`, and the codec of five voices (two hours of one core, scripts/codec_quality.sh trains it
-# too); the rest takes about 25 minutes of one core. A stage that has ended is not run again.
+# too); the rest takes about an hour of one core. A stage that has ended is not run again.
 set -eEuo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [[ -z "${PYTHON:-}" ]]; then
