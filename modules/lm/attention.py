@@ -4,7 +4,8 @@ A packed row holds several documents end to end. Here each document attends to i
 row gives what its documents give alone. The boundaries are found once per forward pass (`find_segments`) and handed to
 every layer through the keyword argument `segments`; no (L, L) mask is ever built.
 
-Shapes: R rows, L tokens of a row, H query heads, K key-value heads, D head size, S keys of a cache.
+Shapes: R rows, L tokens of a row, H query heads, K key-value heads, G query heads of each, D head size, S keys of a
+cache, T keys of a row's own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from modules.lm.cache import Roots
 
 ATTENTION_NAME = "packed_documents"
 
@@ -70,36 +73,71 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     segments: Segments | None = None,
+    roots: Roots | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
     """Attention of `query` (R, H, L, D) over `key` and `value` (R, K, S, D): (R, L, H, D), in transformers' signature.
 
     With `segments`: causal within each segment. Without: one new token per row over a cache, where `attention_mask`
-    (R, 1, 1, S) is False on keys to leave out; or, with L = S, plain causal rows.
+    (R, 1, 1, S) is False on keys to leave out, and `roots` hold keys and values before those; or, with L = S, plain
+    causal rows.
     """
     if dropout:
         raise ValueError(f"Expected `attention_dropout` to be 0 with packed attention, but got {dropout}.")
     if segments is not None:
         return _attend_segments(query, key, value, segments, scaling), None
     if query.shape[2] == 1:
-        return _attend_cache(query, key, value, attention_mask, scaling), None
+        return _attend_cache(query, key, value, attention_mask, scaling, roots, module.layer_idx), None
     if attention_mask is not None or query.shape[2] != key.shape[2]:
         raise ValueError("Expected `segments`, one token per row, or whole rows without a mask, but got none of them.")
     output = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
     return output.transpose(1, 2), None
 
 
-def _attend_cache(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+def _attend_cache(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float | None,
+    roots: Roots | None,
+    layer: int,
+) -> Tensor:
     """The heads that share keys become the query tokens of one head: each key is read once."""
     num_rows, num_heads, _, head_size = query.shape
-    num_key_value_heads = key.shape[1]
-    folded = query.reshape(num_rows, num_key_value_heads, num_heads // num_key_value_heads, head_size)
+    num_groups = key.shape[1]
+    folded = query.reshape(num_rows, num_groups, num_heads // num_groups, head_size)
+    folded = folded * (head_size**-0.5 if scaling is None else scaling)
     # Two plain products: for one token per row twice as fast on a CPU as the fused kernel, which a mask slows down.
-    scores = folded @ key.transpose(2, 3) * (head_size**-0.5 if scaling is None else scaling)
+    scores = folded @ key.transpose(2, 3)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
-    output = scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
+    if roots is None:
+        output = scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
+    else:
+        runs = zip(
+            roots.caches_A2KSD, *(one.split(roots.num_rows) for one in (folded, scores, value)), strict=True
+        )  # fmt: skip
+        output = torch.cat([_attend_root(*cache_A2KSD[layer], *run) for cache_A2KSD, *run in runs])
     return output.reshape(num_rows, 1, num_heads, head_size)
+
+
+def _attend_root(root_key: Tensor, root_value: Tensor, query: Tensor, own_scores: Tensor, own_value: Tensor) -> Tensor:
+    """Attention of rows over keys that they share, (K, S, D), and their own behind them.
+
+    For the shared ones all rows become query tokens of one product per key-value head. `query` (R, K, G, D) is scaled;
+    `own_scores` (R, K, G, T) and `own_value` (R, K, T, D). Gives (R, K, G, D).
+    """
+    num_rows, num_groups, num_heads, head_size = query.shape
+    together = query.transpose(0, 1).reshape(num_groups, num_rows * num_heads, head_size)
+    scores = (together @ root_key.transpose(1, 2)).view(num_groups, num_rows, num_heads, -1)
+    scores = torch.cat([scores, own_scores.transpose(0, 1)], dim=-1)
+    weights = scores.softmax(-1, dtype=torch.float32).to(own_value.dtype)
+    root_weights, own_weights = weights.split([root_key.shape[1], own_value.shape[2]], dim=-1)
+    shared = root_weights.reshape(num_groups, num_rows * num_heads, -1) @ root_value
+    return shared.view(num_groups, num_rows, num_heads, head_size).transpose(0, 1) + (
+        own_weights.transpose(0, 1) @ own_value
+    )
 
 
 def _attend_segments(query: Tensor, key: Tensor, value: Tensor, segments: Segments, scaling: float | None) -> Tensor:

@@ -6,9 +6,13 @@ Shapes: A layers, R rows, K key-value heads, S positions, D head size; the dimen
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 import torch
 from torch import Tensor
+
+_MIN_ROWS_PER_ROOT = 4  # on average; below it, attention run by run costs more than it saves
 
 
 class PrefillCache:
@@ -26,29 +30,72 @@ class PrefillCache:
         return torch.stack(self.layers)
 
 
+@dataclass(frozen=True)
+class Prefix:
+    """What a Branch needs to be extended: the cache of all its tokens but the last, and the last.
+
+    `root_A2KSD` is the prompt's cache, one tensor for all branches that came from it; `tail_A2KSD` is of what came
+    after, the branch's own.
+    """
+
+    root_A2KSD: Tensor
+    tail_A2KSD: Tensor
+    last_token: int
+
+    @classmethod
+    def of_prompt(cls, cache_A2KSD: Tensor, last_token: int) -> Prefix:
+        return cls(cache_A2KSD, cache_A2KSD[:, :, :, :0], last_token)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in the cache."""
+        return self.root_A2KSD.shape[3] + self.tail_A2KSD.shape[3]
+
+    def apart(self) -> Prefix:
+        """With a copy of the tail: a view would hold the cache of the whole batch."""
+        return replace(self, tail_A2KSD=self.tail_A2KSD.clone())
+
+
+@dataclass(frozen=True)
+class Roots:
+    """Keys and values that runs of neighbouring rows have in common: one cache per run, and how many rows it has."""
+
+    caches_A2KSD: list[Tensor]
+    num_rows: list[int]
+
+
 class RowCache:
     """The growing cache of rows of different lengths: every row ends at the same column, shorter ones begin later.
 
-    A step writes one column for all rows.
+    A step writes one column for all rows. Where many rows came from few prompts, each prompt's keys and values stay
+    where they are and are read once for all its rows (`roots`; Hydragen, arXiv 2402.05099); else they are copied.
 
     Args:
-        prefixes_A2KSD: What each row starts from; (A, 2, K, S, D) with S of its own.
+        prefixes: What each row starts from. Those of one prompt stand side by side.
         num_free_columns: How many steps fit in all.
     """
 
-    def __init__(self, prefixes_A2KSD: Sequence[Tensor], num_free_columns: int):
-        first = prefixes_A2KSD[0]
-        lengths = [prefix.shape[3] for prefix in prefixes_A2KSD]
+    def __init__(self, prefixes: Sequence[Prefix], num_free_columns: int):
+        self.prefixes = prefixes
+        runs = [list(run) for _, run in groupby(prefixes, key=lambda prefix: id(prefix.root_A2KSD))]
+        self.roots: Roots | None = None
+        if len(runs) * _MIN_ROWS_PER_ROOT <= len(prefixes):
+            self.roots = Roots([run[0].root_A2KSD for run in runs], [len(run) for run in runs])
+        self._num_root_tokens = [0 if self.roots else prefix.root_A2KSD.shape[3] for prefix in prefixes]
+        ends = [prefix.tail_A2KSD.shape[3] for prefix in prefixes]
+        lengths = [num_tokens + end for num_tokens, end in zip(self._num_root_tokens, ends, strict=True)]
         self.width = max(lengths)
-        num_layers, _, num_heads, _, head_size = first.shape
+        num_layers, _, num_heads, _, head_size = prefixes[0].root_A2KSD.shape
         # Zeros and not empty: what stands before a row's first token has no weight, but 0 * NaN would be NaN.
-        self.data = first.new_zeros(
-            (num_layers, 2, len(prefixes_A2KSD), num_heads, self.width + num_free_columns, head_size)
+        self.data = prefixes[0].root_A2KSD.new_zeros(
+            (num_layers, 2, len(prefixes), num_heads, self.width + num_free_columns, head_size)
         )
-        for row, (prefix, length) in enumerate(zip(prefixes_A2KSD, lengths, strict=True)):
-            self.data[:, :, row, :, self.width - length : self.width] = prefix
+        for row, (prefix, end) in enumerate(zip(prefixes, ends, strict=True)):
+            self.data[:, :, row, :, self.width - end : self.width] = prefix.tail_A2KSD
+            if self.roots is None:
+                self.data[:, :, row, :, self.width - lengths[row] : self.width - end] = prefix.root_A2KSD
         self.starts = [self.width - length for length in lengths]
-        self.starts_R = torch.tensor(self.starts, device=first.device)
+        self.starts_R = torch.tensor(self.starts, device=self.data.device)
 
     @property
     def num_free_columns(self) -> int:
@@ -72,6 +119,9 @@ class RowCache:
         """After every layer has written its column."""
         self.width += 1
 
-    def row(self, row: int, length: int) -> Tensor:
-        """A view of the first `length` tokens of a row: (A, 2, K, length, D)."""
-        return self.data[:, :, row, :, self.starts[row] : self.starts[row] + length]
+    def prefix(self, row: int, num_new_tokens: int, last_token: int) -> Prefix:
+        """Where a row stands that has fed `num_new_tokens` here; its tail is a view of `data`."""
+        before = self.prefixes[row]
+        start = self.starts[row] + self._num_root_tokens[row]
+        tail = self.data[:, :, row, :, start : start + before.tail_A2KSD.shape[3] + num_new_tokens]
+        return Prefix(before.root_A2KSD, tail, last_token)

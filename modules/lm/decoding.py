@@ -15,28 +15,16 @@ from torch import Tensor
 
 from modules.api import Branch, SamplingSettings
 from modules.lm.answers import AnswerWords
-from modules.lm.cache import RowCache
-from modules.lm.distribution import draw, penalised, restrict
+from modules.lm.cache import Prefix, RowCache
+from modules.lm.distribution import draw_restricted, penalised
 from modules.lm.noise import seed_tensor, uniform_noise
+from modules.lm.products import weight_product
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 _MAX_FREE_COLUMNS = 128
 _ENDED_FRACTION = 0.25  # of the rows must have ended before the rest is copied into another batch
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """What a Branch needs to be extended: the cache of all its tokens but the last, and the last."""
-
-    cache_A2KSD: Tensor
-    last_token: int
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens in the cache."""
-        return self.cache_A2KSD.shape[3]
 
 
 @dataclass
@@ -77,11 +65,10 @@ class DecodingBatch:
         self.rows, self.max_new_tokens = rows, max_new_tokens
         device = network.lm_head.weight.device
         num_free_columns = min(_MAX_FREE_COLUMNS, max(max_new_tokens - len(row.codes) for row in rows))
-        self.cache = RowCache([row.prefix.cache_A2KSD for row in rows], num_free_columns)
-        self.num_first_tokens = [row.prefix.num_tokens for row in rows]
+        self.cache = RowCache([row.prefix for row in rows], num_free_columns)
         self.num_first_codes = [len(row.codes) for row in rows]
         self.tokens_R = torch.tensor([row.prefix.last_token for row in rows], device=device)
-        self.positions_R = torch.tensor(self.num_first_tokens, device=device)
+        self.positions_R = torch.tensor([row.prefix.num_tokens for row in rows], device=device)
         self.code_positions_R = torch.tensor(
             [row.branch.codes_S.numel() + len(row.codes) for row in rows], device=device
         )
@@ -102,9 +89,8 @@ class DecodingBatch:
             num_ended = sum(self._has_ended(row) for row in self.rows)
         for index, row in enumerate(self.rows):
             if not row.stopped:
-                num_tokens = self.num_first_tokens[index] + len(row.codes) - self.num_first_codes[index]
-                cache = self.cache.row(index, num_tokens)
-                row.prefix = Prefix(cache, self.words.offset + row.codes[-1])
+                num_new_tokens = len(row.codes) - self.num_first_codes[index]
+                row.prefix = self.cache.prefix(index, num_new_tokens, self.words.offset + row.codes[-1])
 
     def _seen_words(self) -> Tensor:
         """(R, V) True on the codes that each row already holds."""
@@ -127,15 +113,17 @@ class DecodingBatch:
             position_ids=self.positions_R[:, None],
             past_key_values=self.cache,
             use_cache=True,
+            roots=self.cache.roots,
         ).last_hidden_state[:, 0]
         self.cache.advance()
         head = self.network.lm_head.weight[words.first : words.stop]  # a view
-        logits_RV = (hidden @ head.T).float()
+        logits_RV = weight_product(hidden, head).float()
         words.forbid_others(logits_RV)
         wanted_RV = logits_RV
         if self.seen_RV is not None:
             wanted_RV = penalised(logits_RV, self.seen_RV, self.settings.repetition_penalty)
-        words_R = draw(restrict(wanted_RV, self.settings), uniform_noise(self.seeds_R, self.code_positions_R))
+        noise_R = uniform_noise(self.seeds_R, self.code_positions_R)
+        words_R = draw_restricted(wanted_RV, self.settings, noise_R)
         if self.seen_RV is not None:
             self.seen_RV.scatter_(1, words_R[:, None], True)
         log_probabilities_R = logits_RV.log_softmax(-1).gather(1, words_R[:, None]).squeeze(1)

@@ -1,10 +1,11 @@
 """From logits to the next token: repetition penalty, temperature, top-k, nucleus, min-p, and the draw itself.
 
-Shapes: R rows, V words.
+Shapes: R rows, V words, M of them kept.
 """
 
 import math
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -23,33 +24,59 @@ def restrict(logits_RV: Tensor, settings: SamplingSettings) -> Tensor:
     words that tie with its smallest stay in it, so the result never depends on how a sort orders ties.
     """
     logits_RV = logits_RV / settings.temperature
-    if settings.min_p > 0:  # a ratio of probabilities: what the other two leave out does not change it
-        floor_R1 = logits_RV.amax(-1, keepdim=True) + math.log(settings.min_p)
-        return _nucleus(logits_RV, settings).masked_fill(logits_RV < floor_R1, float("-inf"))
-    return _nucleus(logits_RV, settings)
+    smallest_R1 = _smallest_kept(logits_RV, settings)
+    return logits_RV if smallest_R1 is None else logits_RV.masked_fill(logits_RV < smallest_R1, float("-inf"))
 
 
-def _nucleus(logits_RV: Tensor, settings: SamplingSettings) -> Tensor:
+def _smallest_kept(logits_RV: Tensor, settings: SamplingSettings) -> Tensor | None:
+    """The logit below which a word is left out, (R, 1); None where all stay."""
+    nucleus_R1 = _smallest_of_nucleus(logits_RV, settings)
+    if settings.min_p == 0:
+        return nucleus_R1
+    # A ratio of probabilities: what the other two leave out does not change it.
+    floor_R1 = logits_RV.amax(-1, keepdim=True) + math.log(settings.min_p)
+    return floor_R1 if nucleus_R1 is None else torch.maximum(floor_R1, nucleus_R1)
+
+
+def _smallest_of_nucleus(logits_RV: Tensor, settings: SamplingSettings) -> Tensor | None:
     num_words = logits_RV.shape[-1]
     top_k = min(settings.top_k or num_words, num_words)
     if top_k == num_words and settings.top_p == 1:
-        return logits_RV
-    descending_RV = _sort_descending(logits_RV)[:, :top_k]
-    num_kept_R = torch.full((len(logits_RV), 1), top_k, device=logits_RV.device)
-    if settings.top_p < 1:
-        mass_RV = descending_RV.softmax(-1).cumsum(-1, dtype=torch.float64)
-        num_kept_R = (mass_RV < settings.top_p).sum(-1, keepdim=True).add(1).clamp(max=top_k)
-    threshold_R1 = descending_RV.gather(1, num_kept_R - 1)
-    return logits_RV.masked_fill(logits_RV < threshold_R1, float("-inf"))
+        return None
+    descending_RV = _largest(logits_RV, top_k)
+    if settings.top_p == 1:
+        return descending_RV[:, -1:]
+    mass_RV = descending_RV.softmax(-1).cumsum(-1, dtype=torch.float64)
+    num_kept_R1 = (mass_RV < settings.top_p).sum(-1, keepdim=True).add(1).clamp(max=top_k)
+    return descending_RV.gather(1, num_kept_R1 - 1)
 
 
-def _sort_descending(values_RV: Tensor) -> Tensor:
-    """On a CPU by numpy, whose vectorised sort of plain values is tens of times faster than torch's."""
+def _largest(values_RV: Tensor, num: int) -> Tensor:
+    """The `num` largest of each row, falling. On a CPU by numpy, which is faster at plain values than torch."""
     if values_RV.device.type == "cpu":
-        import numpy
+        values = values_RV.float().numpy()
+        if num < values.shape[-1]:
+            values = numpy.partition(values, -num, axis=-1)[:, -num:]
+        return torch.from_numpy(numpy.sort(values, axis=-1)).flip(-1)
+    return values_RV.topk(num, dim=-1).values if num < values_RV.shape[-1] else values_RV.sort(-1, True).values
 
-        return torch.from_numpy(numpy.sort(values_RV.float().numpy(), axis=-1)).flip(-1)
-    return values_RV.sort(-1, descending=True).values
+
+def draw_restricted(logits_RV: Tensor, settings: SamplingSettings, uniform_R: Tensor) -> Tensor:
+    """What `draw(restrict(...))` gives; on a CPU only the words that are kept are weighed, often 50 of 65,537.
+
+    Elsewhere it would have to wait for their number.
+    """
+    scaled_RV = logits_RV / settings.temperature
+    smallest_R1 = _smallest_kept(scaled_RV, settings) if logits_RV.device.type == "cpu" else None
+    if smallest_R1 is None:
+        return draw(restrict(logits_RV, settings), uniform_R)
+    places = torch.from_numpy(numpy.flatnonzero((scaled_RV >= smallest_R1).numpy()))
+    rows, words = places // scaled_RV.shape[1], places % scaled_RV.shape[1]
+    num_kept_R = rows.bincount(minlength=len(scaled_RV))
+    first_R = num_kept_R.cumsum(0) - num_kept_R
+    kept_RM = scaled_RV.new_full((len(scaled_RV), int(num_kept_R.max())), float("-inf"))
+    kept_RM[rows, torch.arange(len(rows)) - first_R[rows]] = scaled_RV.flatten()[places]
+    return words[first_R + draw(kept_RM, uniform_R)]
 
 
 def draw(logits_RV: Tensor, uniform_R: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Draws speech codes, or the text of what is heard, with a KV cache: many candidates of many prompts in one batch.
 
-Each prompt is read once, whatever the number of its candidates. The head is cut to what an answer may hold.
-Rows that have stopped leave the batch and waiting ones take their place, so short candidates do not pay for long ones.
+Each prompt is read once, whatever the number of its candidates, and kept once. The head is cut to what an answer may
+hold. Rows that have stopped leave the batch and waiting ones take their place, so short candidates do not pay for long
+ones.
 
 Shapes: A layers, K key-value heads, S tokens, D head size, R rows, L tokens of a row.
 """
@@ -17,9 +18,9 @@ from torch import Tensor
 from modules.api import Branch, Prompt, PromptFormat, SamplingSettings
 from modules.lm.answers import AnswerKind, answer_words
 from modules.lm.attention import find_segments
-from modules.lm.cache import PrefillCache
+from modules.lm.cache import PrefillCache, Prefix
 from modules.lm.compute import TransformerSize
-from modules.lm.decoding import DecodingBatch, Prefix, Row
+from modules.lm.decoding import DecodingBatch, Row
 from modules.lm.documents import prompt_tokens
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ class KVCacheSampler:
     The code at place p of a candidate is drawn with one uniform number that is a function of (seed, p): a candidate is
     the same alone or in any batch, in one call or continued over several, up to floating-point ties.
 
-    Branches fork, change places and are dropped without reading anything again: a child starts from a copy of its
-    parent's cache. `num_recomputed_tokens` counts the tokens of branches that `extend` had to read again because they
-    had been dropped; a search that grows what it has kept leaves it at 0.
+    Branches fork, change places and are dropped without reading anything again: a child starts from its prompt's cache,
+    which all share, and a copy of what its parent's holds beside. `num_recomputed_tokens` counts the tokens of branches
+    that `extend` had to read again because they had been dropped; a search that grows what it has kept leaves it at 0.
 
     Args:
         network: From modules.lm.network.build_llama; its weights are used as they are at each call.
@@ -148,7 +149,8 @@ class KVCacheSampler:
         )
         parts = cache.stacked()[:, :, 0].split(lengths, dim=3)
         for (branch, tokens), part in zip(pending, parts, strict=True):
-            branch.state = Prefix(part.clone(), tokens[-1])  # a copy: a view would hold every prompt of the pack
+            # A copy: a view would hold every prompt of the pack.
+            branch.state = Prefix.of_prompt(part.clone(), tokens[-1])
 
     # ------------------------------------------------------------------------------------------------------ decoding
 
@@ -166,8 +168,8 @@ class KVCacheSampler:
                     continue
                 if len(row.codes) < max_new_tokens:
                     remaining.append(row)
-                else:  # its cache is a view of the whole batch's
-                    row.prefix = Prefix(row.prefix.cache_A2KSD.clone(), row.prefix.last_token)
+                else:
+                    row.prefix = row.prefix.apart()
             current = remaining
 
     def _child(self, row: Row) -> Branch:
