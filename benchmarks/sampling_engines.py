@@ -1,11 +1,12 @@
 """N candidates of one prompt: ours against transformers.generate and vLLM, one network, one process, in turns.
 
-    python benchmarks/sampling_engines.py [--words demo|llasa] [--num_candidates 16] [--rounds 3] [--num_threads 1]
+    PYTHONPATH=. .venv-vllm/bin/python benchmarks/sampling_engines.py [--words demo|llasa] [--rounds 3] [--output FILE]
 
 Before anything is timed, what each engine drew is held against the network's own distribution, computed without any of
 them. `generate` gets the same constraint and settings, and the network under its own attention. vLLM (where it is
 installed: .venv-vllm, `make test-vllm`) computes in a process that it starts itself, with as many threads, and forgets
-its prefix cache before each round. Printed: seconds per round, drawn tokens per second, ratios of the minima.
+its prefix cache before each round. Printed: seconds of each round, drawn tokens per second, ratios of the medians; and
+the same of processor seconds, of this process and those it started, which other work on the machine does not lengthen.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ import importlib.util
 import json
 import os
 import platform
+import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +37,7 @@ from modules.lm.vllm_engine import VLLM
 from modules.tokens import TokenSpace
 
 WORDS = {"demo": (28, 4096), "llasa": (128_256, 65_536)}  # text tokens, codes
+SIZE = LlamaSize(tie_embeddings=False)
 NUM_BINS = 32
 UNLIKELY = 1e-5  # a distribution that is right fails once in so many runs
 Draw = Callable[[int, int, int], list[list[int]]]  # (candidates, new tokens, seed) -> the tokens of each
@@ -69,11 +74,11 @@ def speech_words(space: TokenSpace) -> Tensor:
 
 
 def uneven_network(prompt_format: PromptFormat) -> LlamaForCausalLM:
-    """Random weights whose distribution is uneven, so that a wrong temperature shows."""
+    """Random weights, an uneven distribution. With a tied head each word would nearly always be followed by itself."""
     torch.manual_seed(0)
-    network = build_llama(LlamaSize(), prompt_format.token_space.vocab_size).eval()
+    network = build_llama(SIZE, prompt_format.token_space.vocab_size).eval()
     with torch.no_grad():
-        network.lm_head.weight.mul_(6)
+        network.lm_head.weight.mul_(12)
     return network
 
 
@@ -158,11 +163,10 @@ def places_of_draws(
     for row in drawn:
         logits = plain(torch.tensor([tokens + row[:-1]]), logits_to_keep=len(row)).logits[0][:, words]
         probabilities = restrict(logits.float(), settings).softmax(-1).double()
-        descending, order = probabilities.sort(-1, descending=True)
         index = torch.tensor([0 if token == space.speech_end else token - space.code_offset + 1 for token in row])
-        rank = (order == index[:, None]).int().argmax(-1, keepdim=True)
-        share = descending.gather(1, rank)
-        below = descending.cumsum(-1).gather(1, rank) - share
+        share = probabilities.gather(1, index[:, None])
+        before = (probabilities > share) | ((probabilities == share) & (torch.arange(len(words)) < index[:, None]))
+        below = (probabilities * before).sum(-1, keepdim=True)
         noise = torch.rand(share.shape, generator=generator, dtype=torch.float64)
         places.append(torch.where(share > 0, below + noise * share, torch.ones_like(share)).squeeze(1))
     return torch.cat(places)
@@ -196,25 +200,56 @@ def measure(words: str, given: argparse.Namespace, settings: SamplingSettings) -
     for name, draw in engines.items():
         drawn = draw(given.num_candidates, given.num_new_tokens, 1)
         p_values[name] = p_value(places_of_draws(plain, space, tokens, drawn, settings))
+        other = replace(settings, temperature=0.7 * settings.temperature)
+        assert p_value(places_of_draws(plain, space, tokens, drawn, other)) < UNLIKELY, "another temperature fits too"
         assert p_values[name] > UNLIKELY, f"{name} draws from another distribution: p = {p_values[name]:.2g}"
         print(f"{words}, {name}: draws fit the network's distribution, p = {p_values[name]:.3f}", flush=True)
-    seconds: dict[str, list[float]] = {name: [] for name in engines}
-    rates: dict[str, list[float]] = {name: [] for name in engines}
-    for number in range(given.rounds):
-        for name, draw in engines.items():
-            start = time.perf_counter()
-            drawn = draw(given.num_candidates, given.num_new_tokens, 2 + number)
-            seconds[name].append(time.perf_counter() - start)
-            rates[name].append(sum(map(len, drawn)) / seconds[name][-1])
+    rounds = time_in_turns(engines, given)
     engine.close()
-    best = {name: max(values) for name, values in rates.items()}
     return {
         "vocab_size": space.vocab_size,
         "p_values": {name: round(value, 3) for name, value in p_values.items()},
-        "seconds": {name: [round(value, 2) for value in values] for name, values in seconds.items()},
-        "tokens_per_second": {name: round(value, 1) for name, value in best.items()},
-        "times_as_fast": {name: round(best["ours"] / value, 2) for name, value in best.items() if name != "ours"},
+        **{name: summary(values) for name, values in rounds.items()},
     }
+
+
+def time_in_turns(engines: dict[str, Draw], given: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
+    """Drawn tokens per second, and per processor second, of each round of each engine."""
+    rates: dict[str, dict[str, list[float]]] = {
+        kind: {name: [] for name in engines} for kind in ("tokens_per_second", "tokens_per_processor_second")
+    }
+    for number in range(given.rounds):
+        for name, draw in engines.items():
+            start = time.perf_counter(), processor_seconds()
+            num_tokens = sum(map(len, draw(given.num_candidates, given.num_new_tokens, 2 + number)))
+            rates["tokens_per_second"][name].append(num_tokens / (time.perf_counter() - start[0]))
+            rates["tokens_per_processor_second"][name].append(num_tokens / (processor_seconds() - start[1]))
+    return rates
+
+
+def summary(rates: dict[str, list[float]]) -> dict[str, Any]:
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    return {
+        "rounds": {name: [round(value, 1) for value in values] for name, values in rates.items()},
+        "median": {name: round(value, 1) for name, value in medians.items()},
+        "ours_over": {name: round(medians["ours"] / value, 2) for name, value in medians.items() if name != "ours"},
+    }
+
+
+def processor_seconds() -> float:
+    """Of this process and its living descendants (vLLM's), user and system, as Linux counts them."""
+    parents, seconds = {}, {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()  # the name before may hold anything
+        except OSError:  # it has ended meanwhile
+            continue
+        number = int(path.parent.name)
+        parents[number], seconds[number] = int(fields[1]), int(fields[11]) + int(fields[12])
+    family = {os.getpid()}
+    while more := {number for number, parent in parents.items() if parent in family} - family:
+        family |= more
+    return sum(seconds[number] for number in family) / os.sysconf("SC_CLK_TCK")
 
 
 def versions() -> dict[str, str]:
@@ -236,6 +271,7 @@ def main() -> None:
     parser.add_argument("--num_threads", type=int, default=1)
     parser.add_argument("--top_k", type=int, default=50, help="0: all codes")
     parser.add_argument("--compile_vllm", action="store_true", help="the default is eager: a minute less to start")
+    parser.add_argument("--output", type=Path, help="where to write the JSON too")
     given = parser.parse_args()
     torch.set_num_threads(given.num_threads)
     os.environ["OMP_NUM_THREADS"] = str(given.num_threads)  # what vLLM's process inherits
@@ -243,12 +279,21 @@ def main() -> None:
     settings = SamplingSettings(temperature=0.8, top_k=given.top_k)
     result = {words: measure(words, given, settings) for words in given.words}
     about = {
-        "size": vars(LlamaSize()),
-        "device": platform.processor() or platform.machine(),
-        "versions": versions(),
         "date": date.today().isoformat(),
+        "machine": f"{processor_name()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "versions": versions(),
+        "size": vars(SIZE),
+        **{name: value for name, value in vars(given).items() if name not in ("words", "output")},
     }
-    print(json.dumps(result | vars(given) | about, indent=1))
+    text = json.dumps(about | result, indent=1)
+    print(text)
+    if given.output:
+        given.output.write_text(text + "\n", encoding="utf-8")
+
+
+def processor_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":
