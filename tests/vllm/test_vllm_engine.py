@@ -162,7 +162,7 @@ def test_a_process_reward_search_runs_on_forks(engine, network):
 class ToyLanguageModel(LightningModule):
     """Offers what a sweep asks of LMModule, over the toy network."""
 
-    model_hash = "toy sweep"
+    model_hash = "toy"  # the other tests' network: vLLM need not start again
 
     def __init__(self, network, prompt_format) -> None:
         super().__init__()
@@ -177,18 +177,25 @@ class ToyLanguageModel(LightningModule):
         return None
 
 
+def num_repeats(samples_T: torch.Tensor) -> float:
+    """How often a code follows itself: what of all this tells a temperature."""
+    codes_S = samples_T[::HOP_LENGTH]
+    return float((codes_S[1:] == codes_S[:-1]).sum())
+
+
 def curve(folder, network, engine, temperature) -> dict:
-    """(selector, judge, n) -> point, of a sweep over 40 prompts."""
+    """(selector, judge, n) -> point, of a sweep over 40 prompts whose samples nearly all end."""
     codec = ToyCodec()
     codec.codebook_size = SPACE.codebook_size
     callback = InferenceScaling(
         codec,
-        BestOfN(16, 24),
+        BestOfN(8, 80),
         SamplingSettings(temperature=temperature),
         selectors=[ToyVerifier("first", lambda samples_T: float(samples_T[0]))],
         judges=[
             ToyVerifier("level", mean_level),
             ToyVerifier("length", lambda samples_T: samples_T.numel() / HOP_LENGTH),
+            ToyVerifier("repeats", num_repeats),
         ],
         folder=folder,
         num_resamples=500,
@@ -204,21 +211,24 @@ def curve(folder, network, engine, temperature) -> dict:
     return {(one.selector, one.judge, one.n): one for one in callback.results.points}
 
 
-def share_alike(first: dict, second: dict) -> float:
-    """Of the points whose difference lies in its interval, that of two independent means."""
-    halves = [[(point.high - point.low) / 2 for point in (first[key], second[key])] for key in first]
+def share_alike(first: dict, second: dict, judge: str | None = None) -> float:
+    """Of the points (of one judge) whose difference lies in its interval, that of two independent means."""
+    keys = [key for key in first if judge in (None, key[1])]
+    halves = [[(point.high - point.low) / 2 for point in (first[key], second[key])] for key in keys]
     return sum(
-        abs(first[key].score - second[key].score) <= math.hypot(*both) for key, both in zip(first, halves, strict=True)
-    ) / len(first)
+        abs(first[key].score - second[key].score) <= math.hypot(*both) for key, both in zip(keys, halves, strict=True)
+    ) / len(keys)
 
 
 def test_a_whole_sweep_gives_the_same_curve(tmp_path, engine, network):
-    """Guards against an engine whose candidates are drawn rightly and then stored, decoded or counted wrongly."""
+    """Guards against an engine whose candidates are drawn rightly and then stored, decoded or counted wrongly, and
+    against settings of the sweep that do not reach it: half the temperature must show."""
     ours = curve(tmp_path / "ours", network, None, 1.0)
     other = curve(tmp_path / "vllm", network, engine, 1.0)
     assert other.keys() == ours.keys()
     assert share_alike(other, ours) >= 0.9
-    assert share_alike(curve(tmp_path / "colder", network, None, 0.5), ours) < 0.9, "the test could not tell"
+    colder = curve(tmp_path / "colder", network, engine, 0.5)
+    assert share_alike(colder, ours) < 0.9 and share_alike(colder, ours, "repeats") < 0.5, "the test could not tell"
     flops = {key: (ours[key].flops, point.flops) for key, point in other.items()}
     assert all(theirs == pytest.approx(own, rel=0.15) for own, theirs in flops.values())
 
