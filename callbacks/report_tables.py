@@ -13,6 +13,9 @@ from modules.search.results import SweepResults
 MAX_COMPARISONS = 40  # on the page; the file holds all
 
 
+HAVE_CURVES = ("best_of_n", "diverse_beam")  # their candidates do not know of each other
+
+
 def setting_of(point: CurvePoint | OverOptimisation) -> str:
     """The search that drew: its name and temperature."""
     return setting_label(point.algorithm, point.temperature)
@@ -25,7 +28,7 @@ def final_points(points: Sequence[CurvePoint]) -> list[CurvePoint]:
     for point in points:
         if is_oracle(point.selector):
             continue
-        line = (setting_of(point), point.selector, "" if point.algorithm == "best_of_n" else (point.n, point.flops))
+        line = (setting_of(point), point.selector, "" if point.algorithm in HAVE_CURVES else (point.n, point.flops))
         known = finals.setdefault(line, point)
         if point.n < known.n if point.selector == "random" else point.n > known.n:
             finals[line] = point

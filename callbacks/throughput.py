@@ -20,6 +20,8 @@ from modules.batches import TokenBatch
 logger = logging.getLogger(__name__)
 
 GIGA = 1e9
+HOPPER_SXM = ("H100 80GB HBM3", "H200")  # Lightning knows the one under another name, the other with sparsity
+HOPPER_SXM_HALF_FLOPS = 989e12
 NO_LOSS = -100  # the label of a token without a target
 
 
@@ -37,7 +39,8 @@ class Throughput(Callback):
     The module offers `training_flops(num_tokens, num_documents, num_targets)`.
 
     Args:
-        peak_flops: Of a device, in the precision of the run; by default what Lightning knows of a GPU by its name.
+        peak_flops: Of a device, in the precision of the run; by default by the name of the GPU. With adapters the
+            arithmetic is counted as if all weights were trained: up to half too much.
     """
 
     def __init__(self, peak_flops: float | None = None) -> None:
@@ -68,6 +71,7 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: TokenBatch, batch_idx: int
     ) -> None:
         if self._began is None:
+            self._last_step = trainer.global_step
             self._begin()
             return
         counts = token_counts(batch)
@@ -114,6 +118,10 @@ def peak_memory(device: torch.device) -> int:
 
 
 def _known_peak(device: torch.device, precision: str) -> float | None:
-    """FLOPs a second without sparsity, by Lightning's table of devices; None for one that it does not list."""
+    """FLOPs a second without sparsity, Hopper's by NVIDIA's sheets, others' by Lightning's table; None if unknown."""
+    if device.type == "cuda" and "16" in precision:
+        chip = torch.cuda.get_device_name(device)
+        if any(name in chip for name in HOPPER_SXM):
+            return HOPPER_SXM_HALF_FLOPS
     dtype = torch.bfloat16 if "bf16" in precision else torch.float16 if "16" in precision else torch.float32
     return get_available_flops(device, dtype)

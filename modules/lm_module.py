@@ -85,8 +85,6 @@ class LMModule(lightning.LightningModule):
             self.configure_model()
         return self.model
 
-    # ----------------------------------------------------------------------------------------------------- building
-
     def configure_model(self) -> None:
         """Build the network once, sharded where there is a device mesh (ModelParallelStrategy), whole elsewhere.
 
@@ -159,9 +157,11 @@ class LMModule(lightning.LightningModule):
         loss = self.network(batch)
         self.val_loss.update(loss.total / loss.num_targets.clamp(min=1), weight=loss.num_targets)
         self.log("val/loss", self.val_loss, prog_bar=True, batch_size=1)
-        frame_rate = getattr(getattr(self.trainer, "datamodule", None), "frame_rate", None)
-        if frame_rate and (bits_C := code_bits(loss, batch.labels_RL, self.token_space.code_offset)).numel():
-            self.val_code_bits.update(frame_rate * bits_C)
+        if self._frame_rate:
+            bits_C = code_bits(
+                loss, batch.labels_RL, self.token_space.code_offset
+            )  # none in a batch of written answers
+            self.val_code_bits.update(self._frame_rate * bits_C.sum() / max(1, len(bits_C)), weight=len(bits_C))
             self.log("val/bits_per_second_of_audio", self.val_code_bits, batch_size=1)
         if batch.tasks_RL is not None:
             sums, counts = sums_by_task(loss, batch, len(self.val_task_losses))
@@ -182,7 +182,8 @@ class LMModule(lightning.LightningModule):
         return batch
 
     def setup(self, stage: str) -> None:
-        names = getattr(getattr(self.trainer, "datamodule", None), "task_names", [])
+        data = getattr(self.trainer, "datamodule", None)
+        names, self._frame_rate = getattr(data, "task_names", []), getattr(data, "frame_rate", None)
         self.val_task_losses = torch.nn.ModuleDict({name: MeanMetric() for name in names}).to(self.device)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -192,7 +193,7 @@ class LMModule(lightning.LightningModule):
 
     def _task_losses(self) -> dict[str, float]:
         """The mean loss of each task that this rank has seen since the last time, each `log_every_n_steps`."""
-        if self._task_totals is None or (self.global_step + 1) % self.trainer.log_every_n_steps:
+        if self._task_totals is None or (self.global_step + 1) % (self.trainer.log_every_n_steps or 1):
             return {}
         totals = zip(self.val_task_losses, self._task_totals.T.tolist(), strict=True)
         self._task_totals = None

@@ -15,8 +15,8 @@ from modules.verifiers.audio import MIN_SECONDS, audio_hash
 from modules.verifiers.likelihood import Likelihood
 from modules.verifiers.naturalness import Dnsmos
 from modules.verifiers.normalise import BasicWords, Digits, EnglishWords
+from modules.verifiers.seconds_per_character import SecondsPerCharacter
 from modules.verifiers.speaker import Resemblyzer, Speaker
-from modules.verifiers.speaking_rate import SpeakingRate
 from modules.verifiers.sphinx import Pocketsphinx, between_silences
 from modules.verifiers.transcript import Transcript, error_rate
 from modules.verifiers.whisper import FasterWhisper
@@ -201,7 +201,13 @@ def test_model_hash_is_that_of_the_weights(tmp_path: Path, whisper: FasterWhispe
 
 def test_verifiers_satisfy_the_protocol(whisper: FasterWhisper) -> None:
     """Guards against a property that the driver asks for and a verifier lacks; worst scores must be finite."""
-    for verifier in (Transcript(whisper, Digits()), Speaker(Resemblyzer()), Dnsmos(), Likelihood(), SpeakingRate()):
+    for verifier in (
+        Transcript(whisper, Digits()),
+        Speaker(Resemblyzer()),
+        Dnsmos(),
+        Likelihood(),
+        SecondsPerCharacter(),
+    ):
         assert isinstance(verifier, Verifier)
         assert np.isfinite(verifier.worst_score)
         assert np.isfinite(verifier.flops(2.0))

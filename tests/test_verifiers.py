@@ -13,8 +13,8 @@ from modules.verifiers.audio import resampled
 from modules.verifiers.likelihood import Likelihood
 from modules.verifiers.naturalness import Dnsmos
 from modules.verifiers.normalise import Digits, EnglishWords
+from modules.verifiers.seconds_per_character import SecondsPerCharacter
 from modules.verifiers.speaker import Resemblyzer, Speaker
-from modules.verifiers.speaking_rate import SpeakingRate
 from modules.verifiers.sphinx import Pocketsphinx
 from modules.verifiers.transcript import Transcript, error_rate
 from modules.verifiers.whisper import FasterWhisper, whisper_size
@@ -153,18 +153,11 @@ def test_likelihood_is_the_mean_over_tokens() -> None:
     torch.testing.assert_close(scores, torch.tensor([-8 / 5, -2.0, float("nan")], dtype=torch.float64), equal_nan=True)
 
 
-def test_speaking_rate_is_characters_in_a_second() -> None:
-    """Guards against a rate of tokens or of the whole silence, and against a preference for the wrong side."""
-    candidates = [candidate(Audio(torch.zeros(int(seconds * RATE)), RATE)) for seconds in (1.0, 2.0, 4.0, 0.0)]
-    prompt = Prompt("k", " four two  ")
-    slower = SpeakingRate().score(prompt, candidates)
-    torch.testing.assert_close(
-        slower, torch.tensor([-8.0, -4.0, -2.0, float("nan")], dtype=torch.float64), equal_nan=True
-    )
-    wanted = SpeakingRate(characters_per_second=3.0).score(prompt, candidates[:3])
-    torch.testing.assert_close(wanted, torch.tensor([-5.0, -1.0, -1.0], dtype=torch.float64))
-    with pytest.raises(ValueError, match="`characters_per_second` to be at least 0, but got -1"):
-        SpeakingRate(characters_per_second=-1)
+def test_seconds_per_character_are_those_of_the_audio() -> None:
+    """Guards against a preference for the wrong side, and against blanks around the text that count."""
+    candidates = [candidate(Audio(torch.zeros(int(seconds * RATE)), RATE)) for seconds in (1.0, 4.0, 0.0)]
+    scores = SecondsPerCharacter().score(Prompt("k", " four two  "), candidates)
+    torch.testing.assert_close(scores, torch.tensor([0.125, 0.5, float("nan")], dtype=torch.float64), equal_nan=True)
 
 
 # -------------------------------------------------------------------------------------------- equal to the references

@@ -6,6 +6,7 @@ and exits with 0, or the first cell that differs by more and 1.
 """
 
 import csv
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,8 +42,10 @@ def _difference(cell: str, twin: str) -> float:
     try:
         first, second = float(cell), float(twin)
     except ValueError:
-        return float("inf")
-    return abs(first - second) / max(abs(first), abs(second))
+        return math.inf
+    if first == second or (math.isnan(first) and math.isnan(second)):
+        return 0.0
+    return abs(first - second) / max(abs(first), abs(second)) if math.isfinite(first - second) else math.inf
 
 
 def main(arguments: Sequence[str]) -> int:
