@@ -30,7 +30,7 @@ import torch
 from torch import nn
 
 from datamodules.sources.digits import spoken
-from modules.api import Candidate, Codec, Prompt, SamplingSettings, Verifier
+from modules.api import Branch, Candidate, Codec, Prompt, SamplingSettings, Verifier
 from modules.codec.checkpoints import CodecCheckpoint
 from modules.codec.quantizer import Xcodec2Quantizer
 from modules.codec.transformer import TransformerDecoder
@@ -117,9 +117,14 @@ class Stopwatch:
 def drawn(prompt: Prompt, sampler: Any, codec: Codec, number: int, watch: Stopwatch) -> list[Candidate]:
     """`number` candidates with their audio."""
     seeds = [candidate_seed(0, prompt.key, index) for index in range(number)]
-    root = sampler.start([prompt])
-    branches = watch("language model", lambda: sampler.extend(root, number, 400, seeds))
-    sampler.drop([*root, *branches])
+
+    def draw() -> list[Branch]:
+        root = sampler.start([prompt])
+        children = sampler.extend(root, number, 400, seeds)
+        sampler.drop([*root, *children])
+        return children
+
+    branches = watch("language model", draw)
     candidates = [finished_candidate(branch, place, seeds[place]) for place, branch in enumerate(branches)]
     watch("codec", lambda: decode_candidates(candidates, codec, number))
     return candidates
@@ -167,6 +172,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     seconds = statistics.mean(num_codes) / codec.frame_rate
     named = [_Named(name, pairs[name][0]) for name in VERIFIERS]
     cost = speech_cost(sampler, codec, named, round(statistics.mean(num_prompt_tokens)), seconds)
+    cost = replace(cost, prefill=cost.prefill / arguments.num_candidates)  # a prompt is read once for all
     return {
         "audio_seconds_per_candidate": seconds,
         "measured_seconds": per_candidate,
@@ -191,7 +197,7 @@ def as_record(cost: SpeechCost) -> dict[str, float]:
     return {"prefill": cost.prefill, "decode": cost.decode, "codec": cost.codec, **cost.verifiers}
 
 
-def counted_for_1b() -> dict[str, Any]:
+def counted_for_1b(num_candidates: int) -> dict[str, Any]:
     """Part 2."""
     known = {
         "whisper large-v3": LargeWhisper(),
@@ -201,6 +207,7 @@ def counted_for_1b() -> dict[str, Any]:
     }
     verifiers = [_Named(name, one) for name, one in known.items()]
     cost = speech_cost(Counted(), Xcodec2Prices(), verifiers, TEXT_TOKENS, SECONDS)
+    cost = replace(cost, prefill=cost.prefill / num_candidates)
     about = {"audio_seconds": SECONDS, "prompt_tokens": TEXT_TOKENS}
     return about | {"flops_per_second_of_audio": as_record(cost), "flops_shares": cost.shares}
 
@@ -239,7 +246,7 @@ def main() -> None:
         "num_threads": arguments.num_threads,
         **versions,
     }
-    found = {"about": about, "demo": measure(arguments), "1B": counted_for_1b()}
+    found = {"about": about, "demo": measure(arguments), "1B": counted_for_1b(arguments.num_candidates)}
     report(found)
     if arguments.output is not None:
         arguments.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
