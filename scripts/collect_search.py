@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from modules.search.estimators import bootstrap_interval, resample_counts, sign_flip_p_value
+from modules.search.estimators import bootstrap_interval, resample_counts, selection_weights, sign_flip_p_value
 
 STEERED_BY, JUDGE = "pocketsphinx", "whisper"
 NUM_RESAMPLES = 2000
@@ -64,6 +64,7 @@ def equal_compute(folders: list[Path]) -> list[dict[str, Any]]:
                 most[row["search"]] = row if known is None or row["flops"] > known["flops"] else known
         for name, row in most.items():
             runs[name.split(" ")[0]].append(row)
+    runs["adaptive, until perfect (replayed)"] = [until_perfect(folder) for folder in folders]
     return [joined(name, rows) for name, rows in runs.items()]
 
 
@@ -90,6 +91,42 @@ def joined(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "num_runs": len(rows),
         "seed_deviation": statistics.stdev(by_seed) if len(by_seed) > 1 else None,
         "num_prompts": rows[0]["num_prompts"],
+    }
+
+
+def until_perfect(folder: Path, round_size: int = 2) -> dict[str, Any]:
+    """Adaptive sampling that stops at the first round with a perfect candidate, replayed on best-of-n's samples.
+
+    The samples of both are the same, for seeds go by prompt and number. FLOPs are those of the candidates drawn, each
+    with a prompt of its own, which is more than was spent. Beside it best-of-n at the same FLOPs, priced alike.
+    """
+    candidates: dict[str, list[dict[str, str]]] = defaultdict(list)
+    for row in read_rows(folder / "report/candidates.csv"):
+        candidates[row["prompt_key"]].append(row)
+    scores, flops, all_flops, curves = [], [], [], []
+    for rows in candidates.values():
+        heard = np.array([float(row[STEERED_BY]) for row in rows])
+        judged = np.array([float(row[JUDGE]) if row["stopped"] == "1" else 0.0 for row in rows])
+        spent = np.array([sum(float(row[f"{part}_flops"]) for part in ("lm", "codec", "verifier")) for row in rows])
+        stop = next((n for n in range(round_size, len(rows), round_size) if heard[:n].max() == 1), len(rows))
+        scores.append(judged[int(heard[:stop].argmax())])
+        flops.append(spent[:stop].sum())
+        all_flops.append(spent.mean())
+        curves.append([selection_weights(heard, n) @ judged for n in range(1, len(rows) + 1)])
+    n = float(np.mean(flops) / np.mean(all_flops))
+    curves_PN = np.array(curves)
+    numbers = np.arange(1, curves_PN.shape[1] + 1)
+    baseline_P = np.array([np.interp(n, numbers, curve_N) for curve_N in curves_PN])
+    difference_P = np.array(scores) - baseline_P
+    return {
+        "score": float(np.mean(scores)),
+        "flops": float(np.mean(flops)),
+        "n": n,
+        "baseline_score": float(baseline_P.mean()),
+        "baseline_flops": float(np.mean(flops)),
+        "difference": float(difference_P.mean()),
+        "differences_P": difference_P.tolist(),
+        "num_prompts": len(scores),
     }
 
 
