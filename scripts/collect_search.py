@@ -8,7 +8,6 @@ marks, and are written there.
 """
 
 import argparse
-import csv
 import json
 import statistics
 from collections import defaultdict
@@ -20,14 +19,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from modules.search.estimators import bootstrap_interval, resample_counts, selection_weights, sign_flip_p_value
+from modules.search.results import read_rows
 
 STEERED_BY, JUDGE = "pocketsphinx", "whisper"
 NUM_RESAMPLES = 2000
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def best_of_n(folders: list[Path]) -> dict[str, list[dict[str, float]]]:

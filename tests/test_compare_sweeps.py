@@ -34,7 +34,9 @@ def test_models_are_compared_on_the_same_prompts():
     reports = {"small": [*rows_of(small), *oracle], "large": [*rows_of(turned), *oracle]}
     (one,) = compare_models(reports, num_resamples=500)
     difference_P = np.array([small[key] - large[key] for key in keys])
-    assert (one.first, one.second, one.n, one.num_prompts) == ("small", "large", 4, 20)
+    search = "best_of_n T=0.9: random"
+    assert (one.first, one.second) == (f"small, {search}", f"large, {search}")
+    assert (one.n, one.num_prompts) == (4, 20)
     assert one.difference == pytest.approx(difference_P.mean())
     assert (one.low, one.high) == pytest.approx(bootstrap_interval(difference_P, resample_counts(20, 0, 500)))
     assert -1.2 < one.speaker_low <= one.speaker_high < -0.8 and one.p_value < 0.001
@@ -42,6 +44,17 @@ def test_models_are_compared_on_the_same_prompts():
         compare_models({"small": rows_of(small), "large": rows_of(large)[1:]})
     sizes = {"small": [*rows_of(small), *rows_of(large)], "large": [*rows_of(large), *rows_of(large)]}
     assert [one.difference for one in compare_models(sizes)] == [pytest.approx(difference_P.mean()), 0.0]
+
+
+def test_a_search_whose_number_of_candidates_differs_is_compared_all_the_same():
+    """Guards against adaptive searches that vanish from the table because one model needed more candidates."""
+    scores = {"a0": 0.5, "a1": 0.75}
+    adaptive = {
+        "small": rows_of(scores, algorithm="adaptive", n="7"),
+        "large": rows_of(scores, algorithm="adaptive", n="5"),
+    }
+    (one,) = compare_models(adaptive)
+    assert (one.n, one.difference) == (7, 0.0)
 
 
 def test_reports_of_two_models_become_one_table(tmp_path, capsys):
@@ -61,6 +74,7 @@ def test_reports_of_two_models_become_one_table(tmp_path, capsys):
     with (tmp_path / "both/model_comparisons.csv").open() as stream:
         assert {float(row["difference"]) for row in csv.DictReader(stream)} == {0.0}  # the toy draws the same codes
     said = capsys.readouterr().out
-    assert "n=4, best by reward: one - two = +0.0000" in said and "n=2" not in said
+    assert "n=4: (one, best_of_n T=0.9: reward) - (two, best_of_n T=0.9: reward) = +0.0000" in said
+    assert "n=2" not in said
     with pytest.raises(SystemExit):
         main([f"one={tmp_path / 'first'}", "--output", str(tmp_path / "both")])

@@ -5,6 +5,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from modules.search.estimators import (
     CurvePoint,
     bootstrap_interval,
@@ -49,12 +51,19 @@ def compare(points: Sequence[CurvePoint], seed: int, num_resamples: int = 2000) 
     for (prompt_set, judge, n), group in groups.items():
         counts_RP = resample_counts(group[0].num_prompts, seed, num_resamples)
         for first, second in itertools.combinations(group, 2):
-            difference_P = first.scores_P - second.scores_P
-            low, high = bootstrap_interval(difference_P, counts_RP)
-            p_value = sign_flip_p_value(difference_P, seed)
-            mean = float(difference_P.mean())
             labels = (line_label(first), line_label(second))
-            over_speakers = speaker_interval(difference_P, first.speakers_P, seed, num_resamples)
-            numbers = (mean, low, high, p_value, len(difference_P), *over_speakers)
+            difference_P = first.scores_P - second.scores_P
+            numbers = paired_numbers(difference_P, first.speakers_P, counts_RP, seed, num_resamples)
             comparisons.append(Comparison(prompt_set, judge, n, *labels, *numbers))
     return comparisons
+
+
+def paired_numbers(
+    difference_P: np.ndarray, speakers_P: Sequence[str], counts_RP: np.ndarray, seed: int, num_resamples: int
+) -> tuple[float, float, float, float, int, float, float]:
+    """Of the differences of P prompts: the fields of a Comparison from `difference` on. `counts_RP`: of
+    `resample_counts`."""
+    low, high = bootstrap_interval(difference_P, counts_RP)
+    over_speakers = speaker_interval(difference_P, speakers_P, seed, num_resamples)
+    p_value = sign_flip_p_value(difference_P, seed)
+    return float(difference_P.mean()), low, high, p_value, len(difference_P), *over_speakers

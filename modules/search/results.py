@@ -143,6 +143,12 @@ def write_prompt_scores(results: SweepResults, path: Path) -> None:
                 writer.writerow([*line, trace.prompt.key, trace.prompt.speaker, float(score)])
 
 
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV with a header, every cell as text."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
 def write_rows(rows: Sequence[Any], kind: type, path: Path) -> None:
     """Dataclass instances of one `kind` as CSV, a column per field that its repr shows; the header also where there are
     none."""

@@ -5,11 +5,12 @@ changes the last digits of a log-probability, not what is drawn. Seconds are lef
 and exits with 0, or the first cell that differs by more and 1.
 """
 
-import csv
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from modules.search.results import read_rows
 
 TOLERANCE = 1e-4
 LEFT_OUT = "seconds"
@@ -17,7 +18,7 @@ LEFT_OUT = "seconds"
 
 def largest_difference(one: Path, other: Path) -> float:
     """Relative, over all cells. Raises ValueError where a cell or the shape differs."""
-    tables = [_rows(path) for path in (one, other)]
+    tables = [read_rows(path) for path in (one, other)]
     sizes = [(len(rows), list(rows[0]) if rows else []) for rows in tables]
     if sizes[0] != sizes[1]:
         raise ValueError(f"Expected tables of the same rows and columns, but got {sizes[0]} and {sizes[1]}.")
@@ -30,11 +31,6 @@ def largest_difference(one: Path, other: Path) -> float:
                     raise ValueError(f"line {number}, {column}: {cell} and {twin[column]}")
                 largest = max(largest, difference)
     return largest
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def _difference(cell: str, twin: str) -> float:
