@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -106,6 +107,25 @@ def test_bits_of_a_second_are_those_of_its_codes(tmp_path):
     assert len(codes) == 3 < len(labels)
     expected = float(codes.mean()) / math.log(2) * 50
     assert events.Scalars("val/bits_per_second_of_audio")[-1].value == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_batch_without_codes_counts_for_nothing_and_is_logged_all_the_same():
+    """Guards against ranks that log other metrics than their neighbours, whose gathering then mixes two of them, and
+    against written answers in the rate."""
+    spoken_batch = next(iter(Data().val_dataloader()))
+    written = Data().val_dataloader().dataset[0]
+    written.labels_RL[written.labels_RL >= FORMAT.token_space.code_offset] = -100
+    rates = []
+    for batches in ([spoken_batch], [written, spoken_batch], [written]):
+        torch.manual_seed(0)
+        module = LMModule(FORMAT, SIZE)
+        trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+        data = Data()
+        data.val_dataloader = partial(DataLoader, batches, batch_size=None)
+        trainer.validate(module, datamodule=data, verbose=False)
+        rates.append(float(trainer.callback_metrics["val/bits_per_second_of_audio"]))
+    assert rates[0] == pytest.approx(rates[1]) and rates[0] > 0
+    assert math.isnan(rates[2])
 
 
 def test_the_run_does_not_notice(tmp_path):
