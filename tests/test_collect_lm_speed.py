@@ -40,7 +40,8 @@ def test_the_table_of_the_page_is_replaced_and_nothing_else(script, tmp_path, mo
         script.main()
     filled = (tmp_path / "lm_speed.md").read_text()
     assert filled.startswith(before + script.BEGIN) and filled.endswith(script.END + after)
-    rows = [line.strip("| ").split(" | ") for line in filled.split(script.BEGIN)[1].split("\n") if line[:2] == "| "]
+    table = filled.split(script.BEGIN)[1].split(script.END)[0]
+    rows = [line.strip("| ").split(" | ") for line in table.split("\n") if line[:2] == "| "]
     assert [len(row) for row in rows] == [5] * 5
     assert rows[1][1:4] == ["3,600,456 tokens/s", "30,123 tokens/s", "120 times"]
     assert rows[3][1] == "0.61 s" and "10,000,000 samples" in rows[3][0]
