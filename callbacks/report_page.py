@@ -22,7 +22,7 @@ from callbacks.codec_columns import QuotedTable
 from callbacks.figures import cost_figure, curve_figure, inline_svg, is_baseline, is_oracle, mel_thumbnail, png_bytes
 from callbacks.report_examples import Example
 from callbacks.report_tables import final_points, most_telling, prompt_lines, prompt_rows, setting_of, warnings_of
-from modules.api import Audio
+from modules.api import Audio, Cost
 from modules.search.estimators import CurvePoint
 from modules.search.results import SweepResults
 
@@ -249,16 +249,20 @@ def readable_setting(value: Any) -> str:
 
 
 def readable_compute(results: SweepResults) -> str:
-    """FLOPs by part and wall seconds of all prompts, over every search and seed."""
+    """FLOPs by part and wall seconds of all prompts, over every search and seed, judges included."""
     everything = [one for first in (results, *results.others) for one in (first, *first.other_seeds)]
-    costs = [trace.cost for one in everything for traces in one.prompt_sets.values() for trace in traces]
-    parts = {
-        "language model": sum(cost.lm_flops for cost in costs),
-        "codec": sum(cost.codec_flops for cost in costs),
-        "selectors": sum(cost.verifier_flops for cost in costs),
-    }
-    flops = ", ".join(f"{name} {value:.2e} FLOPs" for name, value in parts.items())
-    return f"{flops}; {sum(cost.seconds for cost in costs):.0f} s of sampling, decoding and selecting"
+    traces = [trace for one in everything for traces in one.prompt_sets.values() for trace in traces]
+    total = sum((trace.cost for trace in traces), Cost())
+    heard: dict[str, Cost] = {}
+    for candidate in [one for trace in traces for one in trace.candidates]:
+        for name, cost in candidate.verifier_costs.items():
+            heard[name] = heard.get(name, Cost()) + cost
+    parts = {"language model": total.lm_flops, "codec": total.codec_flops}
+    if total.verifier_flops:
+        parts["steering verifiers"] = total.verifier_flops
+    search = ", ".join(f"{name} {flops:.2e} FLOPs" for name, flops in parts.items())
+    hearing = [f"{name} {cost.verifier_flops:.2e} FLOPs, {cost.seconds:.0f} s" for name, cost in heard.items()]
+    return "; ".join([f"{search}, {total.seconds:.0f} s", *hearing])
 
 
 def num_asked(curves: JudgedCurves, results: SweepResults) -> int:

@@ -194,7 +194,7 @@ class SpeechWriter(Callback):
             "model_hash": self._model_hash,
             "codec_fingerprint": self.codec.fingerprint,
             "decoder_fingerprint": self._decoder,
-            "cost": asdict(trace.cost),
+            "cost": asdict(trace.cost_with([selector.name] if selector else [])),
             "hash": digest(identity),
             "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             "versions": {"python": platform.python_version()} | package_versions(),

@@ -112,7 +112,8 @@ class Candidate:
 
     `is_partial`: a search is still growing it. Its `audio` may then be that of the first codes only, which is where the
     decoder goes on. `voice_codes_S`: a spoken prompt, which the decoder looks back on; `audio` holds nothing of it.
-    `verifier_seconds`: which part of the cost's seconds each selector took.
+    `cost`: what its search spent to draw and decode it, and on verifiers that steered. `verifier_costs`: what it cost,
+    beside that, to have the whole candidate heard by each verifier (by name).
     """
 
     prompt_key: str
@@ -126,7 +127,7 @@ class Candidate:
     cost: Cost = field(default_factory=Cost)
     is_partial: bool = False
     voice_codes_S: Tensor | None = None
-    verifier_seconds: dict[str, float] = field(default_factory=dict)
+    verifier_costs: dict[str, Cost] = field(default_factory=dict)
 
     @property
     def num_voice_codes(self) -> int:

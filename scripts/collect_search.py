@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from modules.search.estimators import bootstrap_interval, resample_counts, selection_weights, sign_flip_p_value
+from modules.search.estimators import bootstrap_interval, resample_counts, sign_flip_p_value
 from modules.search.results import read_rows
 
 STEERED_BY, JUDGE = "pocketsphinx", "whisper"
@@ -59,7 +59,6 @@ def equal_compute(folders: list[Path]) -> list[dict[str, Any]]:
                 most[row["search"]] = row if known is None or row["flops"] > known["flops"] else known
         for name, row in most.items():
             runs[name.split(" ")[0]].append(row)
-    runs["adaptive, until perfect (replayed)"] = [until_perfect(folder) for folder in folders]
     return [joined(name, rows) for name, rows in runs.items()]
 
 
@@ -89,39 +88,24 @@ def joined(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def until_perfect(folder: Path, round_size: int = 2) -> dict[str, Any]:
-    """Adaptive sampling that stops at the first round with a perfect candidate, replayed on best-of-n's samples.
-
-    The samples of both are the same, for seeds go by prompt and number. FLOPs are those of the candidates drawn, each
-    with a prompt of its own, which is more than was spent. Beside it best-of-n at the same FLOPs, priced alike.
-    """
-    candidates: dict[str, list[dict[str, str]]] = defaultdict(list)
-    for row in read_rows(folder / "report/candidates.csv"):
-        candidates[row["prompt_key"]].append(row)
-    scores, flops, all_flops, curves = [], [], [], []
-    for rows in candidates.values():
-        heard = np.array([float(row[STEERED_BY]) for row in rows])
-        judged = np.array([float(row[JUDGE]) if row["stopped"] == "1" else 0.0 for row in rows])
-        spent = np.array([sum(float(row[f"{part}_flops"]) for part in ("lm", "codec", "verifier")) for row in rows])
-        stop = next((n for n in range(round_size, len(rows), round_size) if heard[:n].max() == 1), len(rows))
-        scores.append(judged[int(heard[:stop].argmax())])
-        flops.append(spent[:stop].sum())
-        all_flops.append(spent.mean())
-        curves.append([selection_weights(heard, n) @ judged for n in range(1, len(rows) + 1)])
-    n = float(np.mean(flops) / np.mean(all_flops))
-    curves_PN = np.array(curves)
-    numbers = np.arange(1, curves_PN.shape[1] + 1)
-    baseline_P = np.array([np.interp(n, numbers, curve_N) for curve_N in curves_PN])
-    difference_P = np.array(scores) - baseline_P
+def flops_parts(folders: list[Path]) -> dict[str, dict[str, float]]:
+    """Of each search: the shares of language model, codec and verifiers in its FLOPs, and codes for each digit."""
+    sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for folder in folders:
+        for path in sorted((folder / "report").glob("candidates*.csv")):
+            for row in read_rows(path):
+                for part in ("lm_flops", "codec_flops", "verifier_flops", "num_codes"):
+                    sums[row["algorithm"]][part] += float(row[part])
+                sums[row["algorithm"]]["verifier_flops"] += float(row.get(f"{STEERED_BY}_flops") or 0)
+                sums[row["algorithm"]]["num_digits"] += len(row["text"].split())
     return {
-        "score": float(np.mean(scores)),
-        "flops": float(np.mean(flops)),
-        "n": n,
-        "baseline_score": float(baseline_P.mean()),
-        "baseline_flops": float(np.mean(flops)),
-        "difference": float(difference_P.mean()),
-        "differences_P": difference_P.tolist(),
-        "num_prompts": len(scores),
+        name: {
+            "language model": one["lm_flops"] / (total := one["lm_flops"] + one["codec_flops"] + one["verifier_flops"]),
+            "codec": one["codec_flops"] / total,
+            "verifier": one["verifier_flops"] / total,
+            "codes_per_digit": one["num_codes"] / one["num_digits"],
+        }
+        for name, one in sums.items()
     }
 
 
@@ -164,6 +148,7 @@ def gather(runs: Path, results: Path) -> dict[str, Any]:
         "models": [one["model_hash"] for one in about],
         "best_of_n": best_of_n(folders),
         "equal_compute": equal_compute(folders),
+        "flops_parts": flops_parts(folders),
         "over_optimisation": over_optimisation(folders),
         "costs": json.loads(costs.read_text(encoding="utf-8")) if costs.is_file() else None,
     }
@@ -190,6 +175,13 @@ def search_table(found: dict[str, Any]) -> list[str]:
         cells = [row["search"], f"{row['flops'] / 1e9:.0f}", f"{row['error']:.3f}", f"{row['n']:.1f}"]
         cells += [f"{row['best_of_n_error']:.3f}", difference, f"{row['p_value']:.4f}", seeds]
         lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def parts_table(found: dict[str, Any]) -> list[str]:
+    lines = ["| of its FLOPs | language model | codec | verifier |", "|---|---|---|---|"]
+    for name, one in found["flops_parts"].items():
+        lines.append(f"| {name} | {one['language model']:.0%} | {one['codec']:.0%} | {one['verifier']:.0%} |")
     return lines
 
 
@@ -244,7 +236,13 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
 
 def write_tables(found: dict[str, Any], page: Path) -> None:
-    tables = {"samples": sample_table, "searches": search_table, "costs": cost_tables, "warnings": warning_table}
+    tables = {
+        "samples": sample_table,
+        "searches": search_table,
+        "parts": parts_table,
+        "costs": cost_tables,
+        "warnings": warning_table,
+    }
     text = page.read_text(encoding="utf-8")
     for name, table in tables.items():
         begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"

@@ -80,7 +80,7 @@ def tone_sweep(folder):
     traces[2].candidates[0] = replace(traces[2].candidates[0], codes_S=torch.zeros(0, dtype=torch.int64))
     traces[1].candidates[1].scores["listener"] = math.nan
     panel = Panel([close, short], [judge])
-    points = CurveCalculator("tones", BestOfN(4, 12), traces, panel, codec, seed=0, num_resamples=200).points()
+    points = CurveCalculator("tones", BestOfN(4, 12), traces, panel, seed=0, num_resamples=200).points()
     chosen = {
         one.name: {trace.prompt.key: chosen_index(trace.candidates, one.name) for trace in traces}
         for one in panel.selectors

@@ -12,12 +12,11 @@ from modules.search.curves import CurveCalculator
 from modules.search.equal_compute import at_equal_compute
 from modules.search.estimators import CurvePoint
 from modules.search.sweep import Panel
-from tests.search_toys import ToyCodec
 from tests.test_search_statistics import traces_with, verifier
 
 NUM_PROMPTS, NUM_SAMPLES = 30, 5
-# traces_with: a candidate draws 10 - 4 FLOPs beside the prompt's 4 and decodes 2. A ToyVerifier's price is added below.
-PROMPT_FLOPS, SAMPLE_FLOPS = 4.0, 8.0
+# traces_with: a candidate draws 10 - 4 FLOPs beside the prompt's 4 and decodes 2. Each verifier's hearing costs 3.
+PROMPT_FLOPS, SAMPLE_FLOPS, HEARING_FLOPS = 4.0, 8.0, 3.0
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +27,7 @@ def samples():
     selector = judge + 0.3 * generator.normal(size=judge.shape)
     panel = Panel([verifier("selector")], [verifier("judge")])
     traces = traces_with({"selector": selector, "judge": judge})
-    calculator = CurveCalculator("digits", BestOfN(NUM_SAMPLES, 8), traces, panel, ToyCodec(), 0, 4000, 1.0)
+    calculator = CurveCalculator("digits", BestOfN(NUM_SAMPLES, 8), traces, panel, 0, 4000, 1.0)
     return judge, selector, calculator.every_n()
 
 
@@ -51,11 +50,10 @@ def search_point(curve: list[CurvePoint], scores_P: np.ndarray, flops: float) ->
 def test_every_n_is_the_mean_over_all_subsets_and_costs_what_its_samples_cost(samples):
     """Guards against a baseline read off at powers of 2 alone, and against one that pays the prompt more than once."""
     judge, selector, curve = samples
-    price = verifier("selector").flops(4 / ToyCodec().frame_rate)
     assert [point.n for point in curve] == [1, 2, 3, 4, 5]
     for point in curve:
         np.testing.assert_allclose(point.scores_P, best_by_brute_force(judge, selector, point.n), atol=1e-12)
-        heard = point.n * price if point.n > 1 else 0  # one sample leaves nothing to choose
+        heard = point.n * HEARING_FLOPS if point.n > 1 else 0  # one sample leaves nothing to choose
         assert point.flops == pytest.approx(PROMPT_FLOPS + point.n * SAMPLE_FLOPS + heard)
 
 

@@ -246,7 +246,7 @@ def test_the_estimate_is_what_is_spent(algorithm, num_codes):
     prompt = Prompt("key", "some text")
     (trace,) = run(algorithm, [prompt], sampler, codec, chosen_by, decode_batch_size=1)
     assert isinstance(algorithm, SearchAlgorithm)
-    cost = trace.cost
+    cost = trace.cost_with([one.name for one in chosen_by])
     assert cost.lm_flops == pytest.approx(1000 * (len(prompt.text) + sampler.num_tokens))
     decoded = sum(shape[1] - start for shape, start in zip(codec.batches, codec.starts, strict=True))
     assert cost.codec_flops == pytest.approx(10 * decoded)

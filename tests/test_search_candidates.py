@@ -11,6 +11,7 @@ from modules.api import Audio, Prompt, SamplingSettings
 from modules.search.best_of_n import BestOfN
 from modules.search.candidates import CandidateStore, export_candidates
 from modules.search.identity import candidate_identity, digest
+from modules.search.summary import summarise
 from modules.search.sweep import Panel, Sweep, chosen_index, unique_prompts
 from tests.search_toys import (
     ToyCodec,
@@ -73,9 +74,36 @@ def test_a_new_selector_is_scored_without_sampling(tmp_path):
         [one[3]["later"] for one in content(direct, prompts)]
     )
     for prompt in prompts:
-        ours, theirs = sweep.record(prompt).trace.cost, direct.record(prompt).trace.cost
-        assert ours.verifier_flops == pytest.approx(theirs.verifier_flops)
-        assert ours.verifier_flops > 0
+        ours, theirs = sweep.record(prompt).trace, direct.record(prompt).trace
+        assert ours.cost_with(["later"]).verifier_flops == pytest.approx(theirs.cost_with(["later"]).verifier_flops)
+        assert ours.cost_with(["later"]).verifier_flops > 0
+
+
+def test_costs_are_those_of_the_present_panel(tmp_path):
+    """Guards against a resumed sweep that pays for selectors that were dropped, for the first version of one that was
+    asked again, for decoding a second time, or nothing for a judge that became a selector."""
+    prompts = toy_prompts(3)
+
+    def sweep(selectors, judges):
+        return sweep_in(tmp_path, [ToyVerifier(name, mean_level, name) for name in selectors], [
+            ToyVerifier(name, mean_level, name) for name in judges
+        ])  # fmt: skip
+
+    def point(sweep, name):
+        return next(one for one in summarise(sweep, {"set": prompts}, 50).points if (one.selector, one.n) == (name, 4))
+
+    first = sweep(["one", "two"], ["judge"])
+    first.run(prompts, ToySampler())
+    seconds = [one.cost.seconds for prompt in prompts for one in first.record(prompt).trace.candidates]
+    expected = point(first, "one").flops
+    second = sweep(["one", "judge"], ["new judge"])
+    second.run(prompts, ToySampler(fail_at_call=1))
+    assert seconds == [one.cost.seconds for prompt in prompts for one in second.record(prompt).trace.candidates]
+    assert point(second, "one").flops == point(second, "judge").flops == expected
+    second.panel.selectors[0].model_hash = "second version"
+    third = sweep_in(tmp_path, second.panel.selectors, second.panel.judges)
+    third.run(prompts, ToySampler(fail_at_call=1))
+    assert point(third, "one").flops == expected > point(third, "random").flops
 
 
 def test_scores_of_another_verifier_decoder_or_reference_are_not_reused(tmp_path):

@@ -1,6 +1,7 @@
 """Best-of-n through the driver: batching, seeds, costs, failing verifiers."""
 
 import math
+import time
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from modules.api import Cost, Prompt, Sampler, Verifier
 from modules.search.best_of_n import BestOfN, candidate_seed
 from modules.search.driver import run_searches
-from modules.search.ledger import best_of_n_flops, share_seconds
+from modules.search.ledger import search_cost, share_seconds
 from modules.search.protocol import SearchAlgorithm
 from modules.search.sweep import chosen_index
 from tests.search_toys import HOP_LENGTH, ToyCodec, ToySampler, ToyVerifier, mean_level, toy_prompts
@@ -69,12 +70,16 @@ def test_costs_add_up():
     for trace in run(toy_prompts(3), selectors=selectors):
         for candidate in trace.candidates:
             num_codes, cost = candidate.num_codes, candidate.cost
+            assert {name: one.verifier_flops for name, one in candidate.verifier_costs.items()} == {
+                name: pytest.approx(100 * num_codes / 50) for name in ("one", "two")
+            }
             assert cost.lm_flops == 1000 * (len(trace.prompt.text) + num_codes)
             assert cost.codec_flops == 10 * num_codes
-            assert cost.verifier_flops == pytest.approx(2 * 100 * num_codes / 50)
-            assert cost.seconds >= 0
-    flops = [best_of_n_flops(trace.candidates, selectors[0], ToyCodec(), n) for n in (1, 2, 4)]
-    total = trace.cost
+            assert cost.verifier_flops == 0 and cost.seconds > 0
+    flops = [search_cost(trace, ["one"] if n > 1 else [], n).flops for n in (1, 2, 4)]
+    total = trace.cost_with(["one", "two"])
+    assert total.verifier_flops == pytest.approx(2 * 100 * sum(one.num_codes for one in trace.candidates) / 50)
+    assert total.seconds > trace.cost.seconds
     prompt_flops = 1000 * len(trace.prompt.text)  # read once, for one candidate or for all
     assert total.prompt_flops == prompt_flops
     assert total.lm_flops == prompt_flops + 1000 * sum(candidate.num_codes for candidate in trace.candidates)
@@ -83,6 +88,17 @@ def test_costs_add_up():
     assert sum(share_seconds(3.0, [1, 2, 0])) == pytest.approx(3.0)
     assert share_seconds(3.0, [0, 0]) == [1.5, 1.5]
     assert Cost(1, 2, 3, 4) + Cost(1, 1, 1, 1) == Cost(2, 3, 4, 5)
+
+
+def test_reading_the_prompts_is_in_the_seconds():
+    """Guards against wall seconds that begin with the first code: long prompts would be free."""
+
+    class SlowReader(ToySampler):
+        def start(self, prompts):
+            time.sleep(0.02)
+            return super().start(prompts)
+
+    assert sum(trace.cost.seconds for trace in run(toy_prompts(3), sampler=SlowReader())) > 0.02
 
 
 def test_a_failing_verifier_spoils_only_the_failing_candidate(caplog):

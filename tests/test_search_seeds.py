@@ -85,37 +85,47 @@ def test_points_and_comparisons_carry_the_interval_over_speakers():
 
 
 def test_seconds_are_those_of_the_line():
-    """Guards against a line that pays for the selectors of other lines, chance that pays for choosing, and seconds of n
-    candidates that are those of all."""
+    """Guards against a line that pays for the selectors of other lines or of an earlier run, chance that pays for
+    choosing, and seconds of n candidates that are those of all."""
     generator = np.random.default_rng(2)
     traces = traces_with({name: generator.normal(size=(3, 4)) for name in ("one", "two", "judge")})
     for trace in traces:
         for candidate in trace.candidates:
-            candidate.cost = Cost(10.0, 2.0, 3.0, seconds=7.0, prompt_flops=4.0)
-            candidate.verifier_seconds = {"one": 1.0, "two": 2.0}
+            candidate.cost = Cost(10.0, 2.0, seconds=4.0, prompt_flops=4.0)
+            candidate.verifier_costs = {
+                "one": Cost(verifier_flops=5.0, seconds=1.0),
+                "two": Cost(verifier_flops=6.0, seconds=2.0),
+                "no longer asked": Cost(verifier_flops=7.0, seconds=100.0),
+            }
     panel = Panel([verifier("one"), verifier("two")], [verifier("judge")])
     by_line = {(point.selector, point.n): point.seconds for point in calculated(traces, panel)}
     assert {n: by_line["random", n] for n in (1, 2, 4)} == {1: 4.0, 2: 4.0, 4: 4.0}
     assert {n: by_line["one", n] for n in (1, 2, 4)} == {1: 4.0, 2: 10.0, 4: 20.0}
     assert {n: by_line["two", n] for n in (1, 2, 4)} == {1: 4.0, 2: 12.0, 4: 24.0}
     assert math.isnan(by_line["oracle (judge)", 4])
+    flops = {(point.selector, point.n): point.flops for point in calculated(traces, panel)}
+    assert (flops["random", 4], flops["one", 1]) == (12.0, 12.0)
+    assert (flops["one", 4], flops["two", 4]) == (4 + 4 * (6 + 2 + 5), 4 + 4 * (6 + 2 + 6))
     steered = Panel([PartialVerifier("one", mean_level), verifier("two")], [verifier("judge")])
     points = calculated(traces, steered, ProcessBeam("one", 4, 2, 10, 5))
     by_line = {point.selector: point.seconds for point in points}
-    assert (by_line["random"], by_line["one"], by_line["two"]) == (20.0, 20.0, 28.0)
+    assert (by_line["random"], by_line["one"], by_line["two"]) == (16.0, 16.0, 24.0)
 
 
-def test_the_seconds_of_every_selector_are_measured_and_stored(tmp_path):
-    """Guards against shares that do not add up to the candidate's seconds, and against losing them in the store."""
+def test_what_every_verifier_costs_is_measured_and_stored(tmp_path):
+    """Guards against a judge that costs nothing once it is a selector, and against costs that the store loses."""
     panel = Panel([verifier("one"), verifier("two")], [verifier("judge")])
     sweep = Sweep(ToyCodec(), BestOfN(4, 12), SamplingSettings(), panel, CandidateStore(tmp_path), "m", 0)
     prompts = toy_prompts(3)
     sweep.run(prompts, ToySampler())
     for prompt in prompts:
         for candidate in sweep.record(prompt).trace.candidates:
-            assert set(candidate.verifier_seconds) == {"one", "two"}
-            assert 0 <= sum(candidate.verifier_seconds.values()) <= candidate.cost.seconds
-    assert any(sum(one.verifier_seconds.values()) > 0 for one in sweep.record(prompts[2]).trace.candidates)
+            assert {name: cost.verifier_flops for name, cost in candidate.verifier_costs.items()} == {
+                name: pytest.approx(100 * candidate.num_codes / 50) for name in ("one", "two", "judge")
+            }
+            assert candidate.cost.verifier_flops == 0
+            timed = [candidate.cost, *candidate.verifier_costs.values()]
+            assert all(cost.seconds > 0 or not candidate.num_codes for cost in timed)
 
 
 # ------------------------------------------------------------------------------------------------------------- seeds

@@ -50,7 +50,8 @@ def traces_with(scores: dict[str, np.ndarray]) -> list[Trace]:
             [
                 Candidate(f"prompt{place}", index, index, torch.zeros(4, dtype=torch.int64), -1.0, True,
                           scores={name: float(values[place, index]) for name, values in scores.items()},
-                          cost=Cost(10.0, 2.0, 3.0, prompt_flops=4.0))
+                          cost=Cost(10.0, 2.0, prompt_flops=4.0),
+                          verifier_costs={name: Cost(verifier_flops=3.0) for name in scores})
                 for index in range(num_candidates)
             ],
         )
@@ -60,7 +61,7 @@ def traces_with(scores: dict[str, np.ndarray]) -> list[Trace]:
 
 def calculated(traces: list[Trace], panel: Panel, algorithm=None):
     algorithm = algorithm or BestOfN(len(traces[0].candidates), 10)
-    return CurveCalculator("set", algorithm, traces, panel, ToyCodec(), 0, 400).points()
+    return CurveCalculator("set", algorithm, traces, panel, 0, 400).points()
 
 
 # ------------------------------------------------------------------------------------------------------ corpus rates

@@ -22,7 +22,7 @@ from modules.search.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass
@@ -38,13 +38,14 @@ class CandidateRecord:
     hypotheses: dict[tuple[int, str], str] = field(default_factory=dict)
 
     def forget_scores_of_others(self, identities: dict[str, str]) -> None:
-        """Remove scores and hypotheses of verifiers in `identities` (name -> identity) that another version gave."""
+        """Remove what another version of a verifier in `identities` (name -> identity) gave: scores, costs, texts."""
         for name, identity in identities.items():
             if self.score_identities.get(name) == identity:
                 continue
             for candidate in self.trace.candidates:
                 candidate.scores.pop(name, None)
                 candidate.scores.pop(disagreement_name(name), None)
+                candidate.verifier_costs.pop(name, None)
             self.hypotheses = {key: text for key, text in self.hypotheses.items() if key[1] != name}
             self.score_identities[name] = identity
 
@@ -116,7 +117,7 @@ def _candidate_content(
         "scores": scores,
         "hypotheses": {name: text for (index, name), text in hypotheses.items() if index == candidate.index},
         "cost": asdict(candidate.cost),
-        "verifier_seconds": dict(candidate.verifier_seconds),
+        "verifier_costs": {name: asdict(cost) for name, cost in candidate.verifier_costs.items()},
         "codes": candidate.codes_S.tolist(),
     }
 
@@ -142,7 +143,7 @@ def _record_from_content(content: dict[str, Any], identity: dict[str, Any], prom
                 scores=scores,
                 cost=Cost(**one["cost"]),
                 voice_codes_S=voice_codes(prompt),
-                verifier_seconds=one.get("verifier_seconds", {}),
+                verifier_costs={name: Cost(**cost) for name, cost in one["verifier_costs"].items()},
             )
         )
     return CandidateRecord(Trace(prompt, candidates), content["score_identities"], hypotheses)
@@ -155,6 +156,9 @@ def export_candidates(
     about: dict[str, Any] | None = None,
 ) -> None:
     """The merged store as CSV, a row per candidate. Empty score: not asked; nan: the verifier could not judge.
+
+    `lm_flops` to `seconds` are what the search spent on it; NAME_flops and NAME_seconds what it cost to have it heard
+    by a verifier that did not steer the search.
 
     `about`: further columns that say the same in every row, such as the search that drew them.
     """
@@ -171,10 +175,13 @@ def export_candidates(
         "log_probability",
     ]
     costs = ["lm_flops", "codec_flops", "verifier_flops", "seconds"]
+    everyone = [one for traces in prompt_sets.values() for trace in traces for one in trace.candidates]
+    heard_by = [name for name in verifier_names if any(name in one.verifier_costs for one in everyone)]
+    heard = [f"{name}_{part}" for name in heard_by for part in ("flops", "seconds")]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow([*about, *columns, *verifier_names, *costs])
+        writer.writerow([*about, *columns, *verifier_names, *costs, *heard])
         for prompt_set, traces in prompt_sets.items():
             for trace in traces:
                 prompt = trace.prompt
@@ -182,4 +189,8 @@ def export_candidates(
                     row = [prompt_set, prompt.key, prompt.text, prompt.language, one.index, one.seed, int(one.stopped)]
                     row += [one.num_codes, one.log_probability]
                     row += [one.scores.get(name, "") for name in verifier_names]
-                    writer.writerow([*about.values(), *row, *(getattr(one.cost, name) for name in costs)])
+                    row += [getattr(one.cost, name) for name in costs]
+                    for name in heard_by:
+                        cost = one.verifier_costs.get(name)
+                        row += ["", ""] if cost is None else [cost.verifier_flops, cost.seconds]
+                    writer.writerow([*about.values(), *row])

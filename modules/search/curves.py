@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from modules.api import Candidate, Codec, Verifier
+from modules.api import Candidate, Cost, Verifier
 from modules.search.estimators import (
     CurvePoint,
     JudgedPrompt,
@@ -21,7 +21,7 @@ from modules.search.estimators import (
     speaker_interval,
 )
 from modules.search.identity import models_of
-from modules.search.ledger import best_of_n_flops, search_flops, search_seconds
+from modules.search.ledger import search_cost
 from modules.search.protocol import SearchAlgorithm, Trace
 from modules.search.sweep import Panel, chosen_index
 
@@ -45,7 +45,6 @@ class CurveCalculator:
     algorithm: SearchAlgorithm
     traces: Sequence[Trace]
     panel: Panel
-    codec: Codec
     seed: int
     num_resamples: int = 2000
     temperature: float = math.nan
@@ -167,6 +166,7 @@ class CurveCalculator:
             weights_PN = [line.weights(place, n) for place in range(len(self.traces))]
             scores_P = expected_scores(judged, weights_PN)
             low, high = bootstrap_interval(scores_P, counts_RP)
+            cost = self._cost(line, n)
             points.append(
                 CurvePoint(
                     algorithm=self.algorithm.name,
@@ -181,8 +181,8 @@ class CurveCalculator:
                     num_runaways=num_runaways,
                     score_judged_only=judged_only_score(judged, weights_PN),
                     prompt_set=self.prompt_set,
-                    flops=self._flops(line, n),
-                    seconds=self._seconds(line, n),
+                    flops=cost.flops,
+                    seconds=cost.seconds,
                     temperature=self.temperature,
                     score_corpus=corpus_score(judged, scores_P),
                     chosen_runaways=expected_runaways(judged, weights_PN),
@@ -191,28 +191,17 @@ class CurveCalculator:
             )
         return points
 
-    def _flops(self, line: Line, n: int) -> float:
+    def _cost(self, line: Line, n: int) -> Cost:
+        """Mean over the prompts. Nobody can run an oracle: its cost is NaN. Chance needs no second sample, and one
+        candidate that was drawn at random needs no choice."""
         if line.is_oracle:
-            return float("nan")
-        num_drawn = 1 if line.selector is None else n  # chance needs no second sample
-        if not self.algorithm.verifier_names:
-            costs = [best_of_n_flops(trace.candidates, line.selector, self.codec, num_drawn) for trace in self.traces]
-            return float(np.mean(costs))
-        others = [one for one in self.panel.selectors if one.name not in self.algorithm.verifier_names]
-        share = num_drawn if self.algorithm.independent_candidates else None
-        return float(np.mean([search_flops(trace, line.selector, others, self.codec, share) for trace in self.traces]))
-
-    def _seconds(self, line: Line, n: int) -> float:
-        """What `_flops` took on the clock."""
-        if line.is_oracle:
-            return float("nan")
-        steering, chooser = set(self.algorithm.verifier_names), line.selector
-        used = steering | ({chooser.name} if chooser is not None and (n > 1 or steering) else set())
-        unused = [one.name for one in self.panel.selectors if one.name not in used]
+            return Cost(math.nan, math.nan, math.nan, math.nan)
+        steering, chooser = self.algorithm.verifier_names, line.selector
+        chooses = chooser is not None and chooser.name not in steering and (n > 1 or bool(steering))
         num_drawn = 1 if chooser is None else n
-        is_share = self.algorithm.independent_candidates
-        shares = [num_drawn / len(trace.candidates) if is_share else 1.0 for trace in self.traces]
-        return float(np.mean([search_seconds(*one, unused) for one in zip(self.traces, shares, strict=True)]))
+        about = ([chooser.name] if chooses else [], num_drawn if self.algorithm.independent_candidates else None)
+        costs = [search_cost(trace, *about) for trace in self.traces]
+        return Cost(*(float(np.mean([getattr(cost, part.name) for cost in costs])) for part in fields(Cost)))
 
 
 def with_gains(points: Sequence[CurvePoint], seed: int, num_resamples: int = 2000) -> list[CurvePoint]:

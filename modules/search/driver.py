@@ -42,11 +42,14 @@ class RunningSearch:
     trace: Trace | None = None
 
     @classmethod
-    def begin(cls, root: Branch, algorithm: SearchAlgorithm, sampler: Sampler, seed: int) -> "RunningSearch":
+    def begin(
+        cls, root: Branch, algorithm: SearchAlgorithm, sampler: Sampler, seed: int, seconds: float
+    ) -> "RunningSearch":
+        """`seconds`: of reading the prompt."""
         num_prompt_tokens = sampler.num_prompt_tokens(root.prompt)
         prompt_flops = sampler.flops(num_prompt_tokens, 0)
         spent = Cost(lm_flops=prompt_flops, prompt_flops=prompt_flops)
-        return cls(root, algorithm.search(root, seed), num_prompt_tokens, spent, branches=[root])
+        return cls(root, algorithm.search(root, seed), num_prompt_tokens, spent, branches=[root], seconds=seconds)
 
     def advance(self, answer: list[Branch] | None, sampler: Sampler) -> None:
         """Hand over the answer and take the next request that others may share, or the trace."""
@@ -104,16 +107,21 @@ def run_searches(
     """The trace of every prompt, in order. Candidates keep their decoded audio.
 
     Extend requests with equal `num_children` and `max_new_tokens` become one call of the sampler; all candidates to be
-    scored are decoded together. A candidate's cost is the FLOPs to draw it, to decode it and to show it to every
-    selector, and its share of the wall seconds; what went into branches that a search gave up is shared among its
-    candidates. A verifier's exception gives NaN and, for final candidates, is added to `failures`. Every branch is
-    dropped at the end, also when something raises. ValueError where a verifier that steers is no selector.
+    scored are decoded together. A candidate's cost is the FLOPs to draw it, to decode it and to show it to verifiers
+    that steer, and its share of the wall seconds; what went into branches that a search gave up is shared among its
+    candidates. What the other selectors cost stands apart, by name. A verifier's exception gives NaN and, for final
+    candidates, is added to `failures`. Every branch is dropped at the end, also when something raises. ValueError where
+    a verifier that steers is no selector.
     """
     if not prompts:
         return []
     check_selectors(algorithm, selectors)
+    started = time.perf_counter()
     roots = sampler.start(prompts)
-    searches = [RunningSearch.begin(root, algorithm, sampler, seed) for root in roots]
+    lengths = [sampler.num_prompt_tokens(prompt) for prompt in prompts]
+    seconds = share_seconds(time.perf_counter() - started, lengths)
+    begun = zip(roots, seconds, strict=True)
+    searches = [RunningSearch.begin(root, algorithm, sampler, seed, reading) for root, reading in begun]
     try:
         for search in searches:
             search.advance(None, sampler)
@@ -123,7 +131,7 @@ def run_searches(
                 progress("sampling", 0)
                 _answer_extends(growing, sampler)
             else:
-                _answer_scores(waiting, sampler, codec, selectors, decode_batch_size, progress, failures)
+                _answer_scores(waiting, algorithm, sampler, codec, selectors, decode_batch_size, progress, failures)
             progress("searching", sum(search.request is None for search in waiting))
     finally:
         sampler.drop([branch for search in searches for branch in search.branches])
@@ -168,6 +176,7 @@ def _grown_flops(search: RunningSearch, children: Sequence[Branch], sampler: Sam
 
 def _answer_scores(
     searches: Sequence[RunningSearch],
+    algorithm: SearchAlgorithm,
     sampler: Sampler,
     codec: Codec,
     selectors: Sequence[Verifier],
@@ -179,8 +188,12 @@ def _answer_scores(
     asked = [(search, candidate) for search in searches for candidate in search.request.candidates]
     before = [candidate.cost for _, candidate in asked]
     starts = [num_decoded(candidate, codec) for _, candidate in asked]
+    started = time.perf_counter()
     decode_candidates([candidate for _, candidate in asked], codec, decode_batch_size)
-    for (search, candidate), start in zip(asked, starts, strict=True):
+    num_new = [candidate.num_codes - start for (_, candidate), start in zip(asked, starts, strict=True)]
+    shares = share_seconds(time.perf_counter() - started, num_new)
+    for (search, candidate), start, seconds in zip(asked, starts, shares, strict=True):
+        candidate.cost += Cost(seconds=seconds)
         codec_flops = decoding_flops(codec, start, candidate.num_codes, candidate.num_voice_codes)
         search.spent += Cost(codec_flops=codec_flops)
         if candidate.is_partial:
@@ -189,7 +202,8 @@ def _answer_scores(
             sizes = (search.num_prompt_tokens, candidate.num_codes, candidate.num_voice_codes)
             candidate.cost += sampling_cost(sampler, codec, *sizes)
     for verifier in selectors:
-        failed = _ask([search.request for search in searches], verifier, codec, progress)
+        is_steering = verifier.name in algorithm.verifier_names
+        failed = _ask([search.request for search in searches], verifier, is_steering, codec, progress)
         if failures is not None:
             final = {search.root.prompt.key for search in searches if search.request.verifiers is None}
             failures |= {failure for failure in failed if failure[0] in final}
@@ -202,7 +216,9 @@ def _answer_scores(
         search.advance(None, sampler)
 
 
-def _ask(requests: Sequence[Score], verifier: Verifier, codec: Codec, progress: Progress) -> set[ScoreFailure]:
+def _ask(
+    requests: Sequence[Score], verifier: Verifier, is_steering: bool, codec: Codec, progress: Progress
+) -> set[ScoreFailure]:
     """Let the verifier score, in one round, those candidates that it has not heard, where the request wants it."""
     prompts, groups = [], []
     for request in requests:
@@ -216,18 +232,22 @@ def _ask(requests: Sequence[Score], verifier: Verifier, codec: Codec, progress: 
     if not verifier.judges_partial and any(candidate.is_partial for group in groups for candidate in group):
         raise ValueError(f"Expected a verifier that judges partial audio, but got {verifier.name!r}.")
     progress(verifier.name, 0)
-    return score_with_cost(prompts, groups, verifier, codec)
+    failed = score_with_cost(prompts, groups, verifier, codec)
+    if is_steering:
+        for candidate in [one for group in groups for one in group]:
+            candidate.cost += candidate.verifier_costs.pop(verifier.name)
+    return failed
 
 
 def score_with_cost(
     prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]], verifier: Verifier, codec: Codec
 ) -> set[ScoreFailure]:
-    """`score_groups`, with the verifier's FLOPs and its share of the seconds added to every candidate's cost."""
+    """`score_groups`; what it cost, in FLOPs and shares of the seconds, goes into the candidates' `verifier_costs`."""
     started = time.perf_counter()
     failed = score_groups(prompts, groups, verifier)
     candidates = [candidate for group in groups for candidate in group]
     shares = share_seconds(time.perf_counter() - started, [candidate.num_codes for candidate in candidates])
     for candidate, seconds in zip(candidates, shares, strict=True):
-        candidate.cost += verifier_cost([verifier], codec, candidate.num_codes) + Cost(seconds=seconds)
-        candidate.verifier_seconds[verifier.name] = candidate.verifier_seconds.get(verifier.name, 0.0) + seconds
+        flops = verifier_cost([verifier], codec, candidate.num_codes)
+        candidate.verifier_costs[verifier.name] = flops + Cost(seconds=seconds)
     return failed

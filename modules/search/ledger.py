@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from modules.api import Candidate, Codec, Cost, Sampler, Verifier
+from modules.api import Codec, Cost, Sampler, Verifier
 from modules.search.protocol import Estimate, Trace
 
 
@@ -50,36 +50,19 @@ def share_seconds(seconds: float, amounts: Sequence[float]) -> list[float]:
     return [seconds * amount / total for amount in amounts]
 
 
-def best_of_n_flops(candidates: Sequence[Candidate], selector: Verifier | None, codec: Codec, n: int) -> float:
-    """Expected FLOPs of best-of-n on one prompt: the prompt read once, n of these candidates drawn and decoded, and,
-    where there is a choice to make (n > 1), scored by `selector` (None chooses by chance, for free)."""
-    prompt_flops = max(candidate.cost.prompt_flops for candidate in candidates)
-    costs = [candidate.cost for candidate in candidates]
-    flops = sum(cost.lm_flops - cost.prompt_flops + cost.codec_flops for cost in costs)
-    if selector is not None and n > 1:
-        flops += sum(verifier_cost([selector], codec, candidate.num_codes).verifier_flops for candidate in candidates)
-    return prompt_flops + flops * n / len(candidates)
-
-
-def search_flops(
-    trace: Trace, selector: Verifier | None, others: Sequence[Verifier], codec: Codec, n: int | None = None
-) -> float:
-    """FLOPs of a search on one prompt: all that it spent, less what `others` cost that scored its candidates for other
-    lines of the table. With `n`, the share of n of its independent candidates."""
-    flops = trace.cost.flops
-    for verifier in others:
-        if selector is None or verifier.name != selector.name:
-            costs = [verifier_cost([verifier], codec, one.num_codes) for one in trace.candidates]
-            flops -= sum(cost.verifier_flops for cost in costs)
-    prompt_flops = trace.cost.prompt_flops
-    return flops if n is None else prompt_flops + (flops - prompt_flops) * n / len(trace.candidates)
-
-
-def search_seconds(trace: Trace, share: float, unused: Sequence[str]) -> float:
-    """Wall seconds of a `share` of the trace's candidates, without what the verifiers named in `unused` took of them:
-    they scored for other lines of the table."""
-    spent = [one.cost.seconds - sum(one.verifier_seconds.get(name, 0.0) for name in unused) for one in trace.candidates]
-    return share * sum(spent)
+def search_cost(trace: Trace, heard_by: Sequence[str] = (), num_candidates: float | None = None) -> Cost:
+    """What a search spent on one prompt, and what it cost to have its candidates heard by these verifiers (by name)
+    for the choice at its end. With `num_candidates` of independent ones: the expected cost of so many of these; the
+    prompt is read once in any case, its seconds go with the candidates."""
+    cost = trace.cost_with(heard_by)
+    share = 1.0 if num_candidates is None else num_candidates / len(trace.candidates)
+    return Cost(
+        cost.prompt_flops + (cost.lm_flops - cost.prompt_flops) * share,
+        cost.codec_flops * share,
+        cost.verifier_flops * share,
+        cost.seconds * share,
+        cost.prompt_flops,
+    )
 
 
 def estimated_cost(

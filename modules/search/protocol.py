@@ -1,6 +1,6 @@
 """What a search algorithm says and hears: its requests to the driver, its estimate, and the trace that it leaves."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
@@ -12,7 +12,7 @@ class Trace:
     """What a search did for one prompt: every candidate that it ended with, in sampling order, with its cost.
 
     The costs of the candidates, the prompt counted once, are all that the search spent: what went into branches that it
-    gave up is shared among them.
+    gave up is shared among them. To hear the candidates for a choice at the end costs more: `cost_with`.
     """
 
     prompt: Prompt
@@ -24,6 +24,12 @@ class Trace:
         prompt_flops = max((candidate.cost.prompt_flops for candidate in self.candidates), default=0.0)
         lm_flops = total.lm_flops - total.prompt_flops + prompt_flops
         return replace(total, lm_flops=lm_flops, prompt_flops=prompt_flops)
+
+    def cost_with(self, verifier_names: Iterable[str]) -> Cost:
+        """`cost`, and that of having every candidate heard by these verifiers."""
+        names = list(verifier_names)
+        heard = [one.verifier_costs[name] for one in self.candidates for name in names if name in one.verifier_costs]
+        return sum(heard, self.cost)
 
 
 @dataclass(frozen=True)

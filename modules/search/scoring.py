@@ -2,13 +2,11 @@
 
 import logging
 import math
-import time
 from collections.abc import Sequence
 
 import torch
 
-from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Codec, Cost, Prompt, ScoresMany, Verifier, pad_rows
-from modules.search.ledger import share_seconds
+from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Codec, Prompt, ScoresMany, Verifier, pad_rows
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +15,7 @@ ScoreFailure = tuple[str, int, str]
 
 
 def decode_candidates(candidates: Sequence[Candidate], codec: Codec, batch_size: int = 16) -> None:
-    """Fill `audio` of the candidates that have none, and add the seconds it took to their cost.
+    """Fill `audio` of the candidates that have none.
 
     A partial candidate is decoded from where its audio ends; whole ones from the start, or from the end of the spoken
     prompt that they go on from: the decoder looks back on it. Candidates of similar length share a batch, which saves
@@ -46,17 +44,14 @@ def _hop_length(codec: Codec) -> int:
 
 def _decode_batch(batch: Sequence[Candidate], codec: Codec, first_code: int) -> None:
     """Add the audio from their code `first_code` on, where all of them end so far; all have as long a spoken prompt."""
-    started = time.perf_counter()
     codes_BS, num_codes_B = pad_rows([_all_codes(candidate) for candidate in batch])
     audio_BT = codec.decode(codes_BS, num_codes_B, batch[0].num_voice_codes + first_code).float().cpu()
-    shares = share_seconds(time.perf_counter() - started, [candidate.num_codes for candidate in batch])
-    for candidate, audio_T, seconds in zip(batch, audio_BT, shares, strict=True):
+    for candidate, audio_T in zip(batch, audio_BT, strict=True):
         # clone: a slice would keep the whole padded batch alive.
         new_T = audio_T[: (candidate.num_codes - first_code) * _hop_length(codec)].clone()
         if first_code:
             new_T = torch.cat([candidate.audio.samples_T, new_T])
         candidate.audio = Audio(new_T, codec.sample_rate)
-        candidate.cost += Cost(seconds=seconds)
 
 
 def _all_codes(candidate: Candidate) -> torch.Tensor:

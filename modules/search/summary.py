@@ -33,7 +33,6 @@ def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamp
             sweep.algorithm,
             traces[prompt_set],
             sweep.panel,
-            sweep.codec,
             sweep.seed,
             num_resamples,
             sweep.sampling.temperature,

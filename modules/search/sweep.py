@@ -23,7 +23,7 @@ from modules.search.driver import Progress, check_selectors, no_progress, run_se
 from modules.search.identity import candidate_identity, decoder_fingerprint, plain, score_identity
 from modules.search.ledger import estimated_cost
 from modules.search.protocol import SearchAlgorithm, Trace
-from modules.search.scoring import ScoreFailure, decode_candidates, score_groups
+from modules.search.scoring import ScoreFailure, decode_candidates
 
 logger = logging.getLogger(__name__)
 
@@ -247,10 +247,7 @@ class Sweep:
     def _score(self, verifier: Verifier, prompts: list[Prompt], groups: list[list[Candidate]]) -> None:
         asked = zip(prompts, groups, strict=True)
         self.failures -= {(prompt.key, one.index, verifier.name) for prompt, group in asked for one in group}
-        if verifier.name in {selector.name for selector in self.panel.selectors}:
-            self.failures |= score_with_cost(prompts, groups, verifier, self.codec)
-        else:  # judging is not a part of what the search costs
-            self.failures |= score_groups(prompts, groups, verifier)
+        self.failures |= score_with_cost(prompts, groups, verifier, self.codec)
 
     def _first_and_chosen(self, record: CandidateRecord) -> list[Candidate]:
         candidates = record.trace.candidates
@@ -269,9 +266,10 @@ class Sweep:
 
 
 def silent_trace(trace: Trace, verifier_names: Sequence[str]) -> Trace:
-    """The trace without audio, with the scores of these verifiers only."""
+    """The trace without audio, with the scores and costs of these verifiers only."""
     candidates = []
     for one in trace.candidates:
         scores = {name: one.scores[name] for name in verifier_names if name in one.scores}
-        candidates.append(replace(one, audio=None, scores=scores))
+        costs = {name: cost for name, cost in one.verifier_costs.items() if name in verifier_names}
+        candidates.append(replace(one, audio=None, scores=scores, verifier_costs=costs))
     return Trace(trace.prompt, candidates)
