@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from modules.api import Codec, Prompt, Sampler, SamplerEngine, SamplingSettings, Verifier
 from modules.batches import PromptBatch
-from modules.search.candidates import CandidateStore, export_candidates
+from modules.search.candidate_tables import candidate_rows, write_candidates
+from modules.search.candidates import CandidateStore
 from modules.search.comparisons import Comparison, line_label
 from modules.search.driver import check_selectors
 from modules.search.equal_compute import EqualCompute
@@ -222,12 +223,13 @@ class InferenceScaling(Callback):
         if len(self.seeds) > 1:
             write_rows([row for one in everything for row in one.seed_scores], SeedScore, report / "seeds.csv")
         drawn = [one for first in everything for one in (first, *first.other_seeds)]
-        for number, one in enumerate(drawn, 1):
-            file = "candidates.csv" if number == 1 else f"candidates_{number}.csv"
+        rows = []
+        for one in drawn:
             about = one.description
             drawn_by = {"algorithm": about["algorithm"]["name"], "temperature": about["sampling"]["temperature"]}
-            columns = drawn_by | {"sweep_seed": about["seed"]}
-            export_candidates(one.prompt_sets, self.panel.columns, report / file, columns)
+            drawn_by |= {"sweep_seed": about["seed"]}
+            rows += candidate_rows(one.prompt_sets, self.panel.columns, drawn_by)
+        write_candidates(rows, report)
 
     def _log(self, trainer: Trainer, results: SweepResults) -> None:
         for one in trainer.loggers:

@@ -92,12 +92,11 @@ def flops_parts(folders: list[Path]) -> dict[str, dict[str, float]]:
     """Of each search: the shares of language model, codec and verifiers in its FLOPs, and codes for each digit."""
     sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for folder in folders:
-        for path in sorted((folder / "report").glob("candidates*.csv")):
-            for row in read_rows(path):
-                for part in ("lm_flops", "codec_flops", "verifier_flops", "num_codes"):
-                    sums[row["algorithm"]][part] += float(row[part])
-                sums[row["algorithm"]]["verifier_flops"] += float(row.get(f"{STEERED_BY}_flops") or 0)
-                sums[row["algorithm"]]["num_digits"] += len(row["text"].split())
+        for row in read_rows(folder / "report/candidates.csv"):
+            for part in ("lm_flops", "codec_flops", "verifier_flops", "num_codes"):
+                sums[row["algorithm"]][part] += float(row[part])
+            sums[row["algorithm"]]["verifier_flops"] += float(row[f"{STEERED_BY}_flops"] or 0)
+            sums[row["algorithm"]]["num_digits"] += len(row["text"].split())
     return {
         name: {
             "language model": one["lm_flops"] / (total := one["lm_flops"] + one["codec_flops"] + one["verifier_flops"]),

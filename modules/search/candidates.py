@@ -1,6 +1,5 @@
 """CandidateStore: sampled candidates on disk, so that a stopped sweep resumes and a new selector needs no sampling."""
 
-import csv
 import json
 import logging
 import math
@@ -147,50 +146,3 @@ def _record_from_content(content: dict[str, Any], identity: dict[str, Any], prom
             )
         )
     return CandidateRecord(Trace(prompt, candidates), content["score_identities"], hypotheses)
-
-
-def export_candidates(
-    prompt_sets: dict[str, list[Trace]],
-    verifier_names: Sequence[str],
-    path: Path,
-    about: dict[str, Any] | None = None,
-) -> None:
-    """The merged store as CSV, a row per candidate. Empty score: not asked; nan: the verifier could not judge.
-
-    `lm_flops` to `seconds` are what the search spent on it; NAME_flops and NAME_seconds what it cost to have it heard
-    by a verifier that did not steer the search.
-
-    `about`: further columns that say the same in every row, such as the search that drew them.
-    """
-    about = about or {}
-    columns = [
-        "prompt_set",
-        "prompt_key",
-        "text",
-        "language",
-        "index",
-        "seed",
-        "stopped",
-        "num_codes",
-        "log_probability",
-    ]
-    costs = ["lm_flops", "codec_flops", "verifier_flops", "seconds"]
-    everyone = [one for traces in prompt_sets.values() for trace in traces for one in trace.candidates]
-    heard_by = [name for name in verifier_names if any(name in one.verifier_costs for one in everyone)]
-    heard = [f"{name}_{part}" for name in heard_by for part in ("flops", "seconds")]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow([*about, *columns, *verifier_names, *costs, *heard])
-        for prompt_set, traces in prompt_sets.items():
-            for trace in traces:
-                prompt = trace.prompt
-                for one in trace.candidates:
-                    row = [prompt_set, prompt.key, prompt.text, prompt.language, one.index, one.seed, int(one.stopped)]
-                    row += [one.num_codes, one.log_probability]
-                    row += [one.scores.get(name, "") for name in verifier_names]
-                    row += [getattr(one.cost, name) for name in costs]
-                    for name in heard_by:
-                        cost = one.verifier_costs.get(name)
-                        row += ["", ""] if cost is None else [cost.verifier_flops, cost.seconds]
-                    writer.writerow([*about.values(), *row])
