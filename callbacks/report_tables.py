@@ -13,22 +13,19 @@ from modules.search.results import SweepResults
 MAX_COMPARISONS = 40  # on the page; the file holds all
 
 
-HAVE_CURVES = ("best_of_n", "diverse_beam")  # their candidates do not know of each other
-
-
 def setting_of(point: CurvePoint | OverOptimisation) -> str:
     """The search that drew: its name and temperature."""
     return setting_label(point.algorithm, point.temperature)
 
 
 def final_points(points: Sequence[CurvePoint]) -> list[CurvePoint]:
-    """What every setting and selector comes to: of a curve the point at its largest n, and every point of searches that
-    have no curve. The oracle, which nobody can run, is left out; chance, which needs one sample, stands at n = 1."""
+    """What every setting and selector comes to: the point at the largest n. The oracle, which nobody can run, is left
+    out; chance, which needs one sample, stands at n = 1."""
     finals: dict[tuple, CurvePoint] = {}
     for point in points:
         if is_oracle(point.selector):
             continue
-        line = (setting_of(point), point.selector, "" if point.algorithm in HAVE_CURVES else (point.n, point.flops))
+        line = (setting_of(point), point.selector)
         known = finals.setdefault(line, point)
         if point.n < known.n if point.selector == "random" else point.n > known.n:
             finals[line] = point

@@ -61,16 +61,43 @@ def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamp
 def combined(results: Sequence[SweepResults], seed: int, num_resamples: int = 2000) -> SweepResults:
     """The first one's results, with the others beside it, comparisons over all, and searches beside best-of-n at equal
     compute."""
-    first, *others = results
-    if not others:
-        return first
-    warned = [row for one in results for row in one.over_optimisation]
-    together = replace(first, others=others, over_optimisation=warned)
+    if len(results) == 1:
+        return results[0]
+    named = with_distinct_names(results)
+    warned = [row for one in named for row in one.over_optimisation]
+    together = replace(named[0], others=named[1:], over_optimisation=warned)
     compared = compare(together.all_points, seed, num_resamples)
-    searches = [point for point in together.all_points if point.algorithm != "best_of_n"]
-    samples = [point for one in results for point in one.every_n if point.algorithm == "best_of_n"]
-    beside = at_equal_compute(searches, samples, seed, num_resamples)
+    is_sampling = [one.description["algorithm"]["name"] == "best_of_n" for one in results]
+    searches = [point for one, samples in zip(named, is_sampling, strict=True) if not samples for point in one.points]
+    baseline = [point for one, samples in zip(named, is_sampling, strict=True) if samples for point in one.every_n]
+    beside = at_equal_compute(searches, baseline, seed, num_resamples)
     return replace(together, comparisons=compared, equal_compute=beside)
+
+
+def with_distinct_names(results: Sequence[SweepResults]) -> list[SweepResults]:
+    """Where searches share a name, the settings in which they differ follow it: "process_beam num_beams=4"."""
+    searches = [one.description["algorithm"] for one in results]
+    named = []
+    for one, search in zip(results, searches, strict=True):
+        namesakes = [other for other in searches if other["name"] == search["name"]]
+        own = [key for key, value in search.items() if any(other.get(key) != value for other in namesakes)]
+        named.append(_renamed(one, " ".join([search["name"], *(f"{key}={search[key]}" for key in own)])))
+    return named
+
+
+def _renamed(results: SweepResults, name: str) -> SweepResults:
+    """With another name of the search in everything that names it."""
+    tables = {
+        table: [replace(row, algorithm=name) for row in getattr(results, table)]
+        for table in ("points", "every_n", "over_optimisation", "seed_scores")
+    }
+    algorithm = results.description["algorithm"] | {"name": name}
+    return replace(
+        results,
+        **tables,
+        description=results.description | {"algorithm": algorithm},
+        other_seeds=[_renamed(one, name) for one in results.other_seeds],
+    )
 
 
 def describe(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_candidates: int) -> dict[str, Any]:
