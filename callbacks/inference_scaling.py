@@ -161,7 +161,7 @@ class InferenceScaling(Callback):
         elif trainer.is_global_zero:
             drawn = (self.seed, self.num_resamples)
             results = [
-                over_seeds([summarise(sweep, prompt_sets, self.num_resamples) for sweep in own], *drawn)
+                over_seeds([summarise(sweep, prompt_sets, self.num_resamples) for sweep in own], self.panel, *drawn)
                 for own in by_setting
             ]
             self.results = combined(results, *drawn)

@@ -43,7 +43,7 @@ def most_telling(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def warnings_of(results: SweepResults) -> list[str]:
-    """What to beware of, each once, whichever search, seed and prompts it was found in."""
+    """What to beware of, each once, whichever search and prompts it was found in."""
     found: dict[str, set[str]] = {}
     for row in results.over_optimisation:
         if row.warning:

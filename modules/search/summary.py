@@ -41,7 +41,7 @@ def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamp
         own = calculator.points()
         points += own
         every_n += calculator.every_n()
-        over_optimised += over_optimisation(own, traces[prompt_set], sweep.panel, sweep.seed, num_resamples)
+        over_optimised += over_optimisation(own, [traces[prompt_set]], sweep.panel, sweep.seed, num_resamples)
         chosen[prompt_set] = {
             selector.name: {
                 trace.prompt.key: chosen_index(trace.candidates, selector.name) for trace in traces[prompt_set]
