@@ -48,7 +48,8 @@ def measured_rows(
     rows: dict[str, dict[str, str]] = {}
     for point in points:
         tag = f"{point.prompt_set}/{point.judge}"
-        counts = [one.n for one in points if one.algorithm == point.algorithm]
+        search = (point.prompt_set, point.algorithm, point.temperature)
+        counts = [one.n for one in points if (one.prompt_set, one.algorithm, one.temperature) == search]
         wanted_n = min(counts) if point.selector == "random" else max(counts)
         if tag not in wanted or is_oracle(point.selector) or point.n != wanted_n:
             continue
