@@ -3,19 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from callbacks.figures import is_oracle, setting_label
-from modules.search.comparisons import Comparison
+from callbacks.figures import is_oracle
+from modules.search.comparisons import Comparison, setting_label
 from modules.search.estimators import CurvePoint
-from modules.search.overoptimisation import OverOptimisation
 from modules.search.protocol import Trace
 from modules.search.results import SweepResults
 
 MAX_COMPARISONS = 40  # on the page; the file holds all
-
-
-def setting_of(point: CurvePoint | OverOptimisation) -> str:
-    """The search that drew: its name and temperature."""
-    return setting_label(point.algorithm, point.temperature)
 
 
 def final_points(points: Sequence[CurvePoint]) -> list[CurvePoint]:
@@ -25,7 +19,7 @@ def final_points(points: Sequence[CurvePoint]) -> list[CurvePoint]:
     for point in points:
         if is_oracle(point.selector):
             continue
-        line = (setting_of(point), point.selector)
+        line = (setting_label(point), point.selector)
         known = finals.setdefault(line, point)
         if point.n < known.n if point.selector == "random" else point.n > known.n:
             finals[line] = point
@@ -64,7 +58,7 @@ class PromptRow:
 def prompt_lines(points: Sequence[CurvePoint]) -> list[CurvePoint]:
     """The lines that stand side by side for every prompt: one sample and each selector's choice among all, of the first
     setting; the oracle last."""
-    first = [point for point in points if setting_of(point) == setting_of(points[0]) and len(point.scores_P)]
+    first = [point for point in points if setting_label(point) == setting_label(points[0]) and len(point.scores_P)]
     oracle = [point for point in first if is_oracle(point.selector)]
     return final_points(first) + oracle[-1:]
 

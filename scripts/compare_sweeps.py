@@ -22,7 +22,7 @@ from modules.search.estimators import resample_counts
 from modules.search.results import read_rows, write_rows
 
 logger = logging.getLogger(__name__)
-LINE = ("prompt_set", "algorithm", "temperature", "selector", "judge")
+LINE = ("prompt_set", "model", "algorithm", "temperature", "selector", "judge")
 
 
 def lines_of(rows: Sequence[Mapping[str, str]]) -> dict[tuple[Any, ...], dict[str, Mapping[str, str]]]:
@@ -30,10 +30,10 @@ def lines_of(rows: Sequence[Mapping[str, str]]) -> dict[tuple[Any, ...], dict[st
     every model: its n is left out."""
     numbers_of: dict[tuple[str, ...], set[str]] = {}
     for row in rows:
-        numbers_of.setdefault(tuple(row[name] for name in LINE), set()).add(row["n"])
+        numbers_of.setdefault(tuple(row.get(name, "") for name in LINE), set()).add(row["n"])
     lines: dict[tuple[Any, ...], dict[str, Mapping[str, str]]] = {}
     for row in rows:
-        line = tuple(row[name] for name in LINE)
+        line = tuple(row.get(name, "") for name in LINE)
         lines.setdefault((*line, row["n"] if len(numbers_of[line]) > 1 else ""), {})[row["prompt_key"]] = row
     return lines
 
@@ -62,7 +62,9 @@ def compare_models(
             about = next(iter(ours.values()))
             if about["selector"].startswith("oracle ("):
                 continue
-            search = f"{about['algorithm']} T={about['temperature']}: {about['selector']}"
+            search = (
+                f"{about.get('model', '')} {about['algorithm']} T={about['temperature']}: {about['selector']}".lstrip()
+            )
             difference_P = np.array([float(ours[key]["score"]) - float(theirs[key]["score"]) for key in ours])
             speakers_P = [ours[key]["speaker"] for key in ours]
             counts_RP = resample_counts(len(ours), seed, num_resamples)
@@ -96,7 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if len(folders) < 2 or len(folders) < len(parsed.reports):
         parser.error(f"expected two or more NAME=REPORT of different names, but got {parsed.reports}")
     points = [
-        {"model": name} | row for name, folder in folders.items() for row in read_rows(Path(folder) / "curve.csv")
+        row | {"model": f"{name} {row.get('model', '')}".rstrip()}
+        for name, folder in folders.items()
+        for row in read_rows(Path(folder) / "curve.csv")
     ]
     parsed.output.mkdir(parents=True, exist_ok=True)
     with (parsed.output / "models.csv").open("w", newline="", encoding="utf-8") as stream:

@@ -62,6 +62,7 @@ class OverOptimisation:
     num_seeds: int = 1
     disagreement: float = math.nan
     chosen_disagreement: float = math.nan
+    model: str = ""
 
 
 def over_optimisation(

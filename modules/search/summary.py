@@ -71,7 +71,9 @@ def combined(results: Sequence[SweepResults], seed: int, num_resamples: int = 20
     searches = [point for one, samples in zip(named, is_sampling, strict=True) if not samples for point in one.points]
     baseline = [point for one, samples in zip(named, is_sampling, strict=True) if samples for point in one.every_n]
     beside = at_equal_compute(searches, baseline, seed, num_resamples)
-    return replace(together, comparisons=compared, equal_compute=beside)
+    models = {one.description["model"]: one.description["model_hash"] for one in named if "model" in one.description}
+    description = named[0].description | ({"models": models} if models else {})
+    return replace(together, comparisons=compared, equal_compute=beside, description=description)
 
 
 def with_distinct_names(results: Sequence[SweepResults]) -> list[SweepResults]:
@@ -81,22 +83,27 @@ def with_distinct_names(results: Sequence[SweepResults]) -> list[SweepResults]:
     for one, search in zip(results, searches, strict=True):
         namesakes = [other for other in searches if other["name"] == search["name"]]
         own = [key for key, value in search.items() if any(other.get(key) != value for other in namesakes)]
-        named.append(_renamed(one, " ".join([search["name"], *(f"{key}={search[key]}" for key in own)])))
+        name = " ".join([search["name"], *(f"{key}={search[key]}" for key in own)])
+        named.append(_relabelled(one, {"algorithm": name}, {"algorithm": search | {"name": name}}))
     return named
 
 
-def _renamed(results: SweepResults, name: str) -> SweepResults:
-    """With another name of the search in everything that names it."""
+def of_model(results: SweepResults, name: str) -> SweepResults:
+    """As those of one model of several."""
+    return _relabelled(results, {"model": name}, {"model": name})
+
+
+def _relabelled(results: SweepResults, labels: dict[str, str], description: dict[str, Any]) -> SweepResults:
+    """With other labels in every row of its tables, and in its description."""
     tables = {
-        table: [replace(row, algorithm=name) for row in getattr(results, table)]
+        table: [replace(row, **labels) for row in getattr(results, table)]
         for table in ("points", "every_n", "over_optimisation", "seed_scores")
     }
-    algorithm = results.description["algorithm"] | {"name": name}
     return replace(
         results,
         **tables,
-        description=results.description | {"algorithm": algorithm},
-        other_seeds=[_renamed(one, name) for one in results.other_seeds],
+        description=results.description | description,
+        other_seeds=[_relabelled(one, labels, description) for one in results.other_seeds],
     )
 
 
