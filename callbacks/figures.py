@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, NullLocator
 
 from modules.api import Audio
+from modules.search.comparisons import setting_label
 from modules.search.estimators import CurvePoint
 
 # Okabe and Ito's palette: tells apart for colour-blind readers, and is legible on white and on near-black.
@@ -137,14 +138,14 @@ def cost_figure(
     panel.set_facecolor("none")
     known = [point for point in points if getattr(point, cost) > 0]  # NaN is not
     colours = selector_colours(all_selectors or [point.selector for point in points])
-    settings = list(dict.fromkeys((point.algorithm, point.temperature) for point in known))
+    settings = list(dict.fromkeys(map(setting_label, known)))
     lines: dict[tuple, list[CurvePoint]] = {}
     for point in known:
-        lines.setdefault((point.algorithm, point.temperature, point.selector), []).append(point)
-    for (algorithm, temperature, selector), line in lines.items():
+        lines.setdefault((setting_label(point), point.selector), []).append(point)
+    for (setting, selector), line in lines.items():
         ends = sorted(line, key=lambda point: point.n)
         line = ends[:1] if selector == "random" else sorted(line, key=lambda point: getattr(point, cost))
-        mark = MARKS[settings.index((algorithm, temperature)) % len(MARKS)]
+        mark = MARKS[settings.index(setting) % len(MARKS)]
         _draw_costs(panel, line, cost, mark, colours.get(selector, RANDOM_COLOUR), as_error)
     panel.set_xscale("log")
     if cost == "seconds":
@@ -160,15 +161,8 @@ def cost_figure(
         for name, colour in chosen_by.items()
     ]
     keys += [
-        Line2D(
-            [],
-            [],
-            color=INK,
-            linestyle="None",
-            marker=MARKS[place % len(MARKS)],
-            label=setting_label(name, temperature),
-        )
-        for place, (name, temperature) in enumerate(settings)
+        Line2D([], [], color=INK, linestyle="None", marker=MARKS[place % len(MARKS)], label=setting)
+        for place, setting in enumerate(settings)
     ]
     _finish_axes(panel, keys)
     return figure
@@ -188,11 +182,6 @@ def _draw_costs(
     else:
         ends = np.maximum(0, [scores - below, above - scores])
         panel.errorbar(costs, scores, ends, color=colour, marker=mark, markersize=7, linewidth=1.2, capsize=2.5)
-
-
-def setting_label(algorithm: str, temperature: float) -> str:
-    """The search that drew, and its temperature where that is known."""
-    return algorithm if math.isnan(temperature) else f"{algorithm} T={temperature:g}"
 
 
 def selector_colours(selectors: Sequence[str]) -> dict[str, str]:

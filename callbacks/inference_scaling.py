@@ -1,13 +1,14 @@
 """InferenceScaling: the verifier-scored sweep as a callback of `trainer.test`. Thin: the work is in modules/search."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
 from tqdm import tqdm
 
 from modules.api import Codec, Prompt, Sampler, SamplerEngine, SamplingSettings, Verifier
@@ -19,10 +20,10 @@ from modules.search.driver import check_selectors
 from modules.search.equal_compute import EqualCompute
 from modules.search.identity import check_codec
 from modules.search.overoptimisation import OverOptimisation
-from modules.search.protocol import SearchAlgorithm
+from modules.search.protocol import SearchAlgorithm, SweptModel
 from modules.search.results import SweepResults, write_curves, write_prompt_scores, write_rows, write_summary
 from modules.search.seeds import SeedScore, over_seeds
-from modules.search.summary import combined, summarise
+from modules.search.summary import combined, of_model, summarise
 from modules.search.sweep import Panel, Sweep, unique_prompts
 from modules.search.voices import with_voice_codes
 
@@ -66,9 +67,13 @@ class InferenceScaling(Callback):
         share: Which of `num_shares` runs this is, from 0.
         num_shares: Runs that fill one store side by side, with any number of ranks each.
         engine: Draws the codes in place of the model's own sampler: modules.lm.vllm_engine.VLLM.
+        more_models: modules.lm.saved_model.SavedModel: models to run all of it with, beside the one under test. Each is
+            read when its turn comes and let go afterwards; tables and comparisons then name the models.
+        model_name: In tables, of the model under test where there are others.
 
     Raises:
-        ValueError: Two different verifiers of one name, no judge, another codebook than the model's, no prompts.
+        ValueError: Two different verifiers of one name, two models of one name, no judge, another codebook than a
+            model's, no prompts.
     """
 
     def __init__(
@@ -91,6 +96,8 @@ class InferenceScaling(Callback):
         num_shares: int = 1,
         engine: SamplerEngine | None = None,
         more_seeds: list[int] | None = None,
+        more_models: list[SweptModel] | None = None,
+        model_name: str = "under test",
     ) -> None:
         for argument, value in (("prompts_per_group", prompts_per_group), ("decode_batch_size", decode_batch_size)):
             if value < 1:
@@ -116,6 +123,10 @@ class InferenceScaling(Callback):
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"Expected `more_seeds` to be others than `seed`={seed}, each once, but got {more_seeds}.")
         self.engine = engine
+        self.more_models, self.model_name = more_models or [], model_name
+        names = [model_name, *(model.name for model in self.more_models)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"Expected `more_models` of different names, none of them `model_name`, but got {names}.")
         self.results: SweepResults | None = None
         self._prompts: dict[int, list[Prompt]] = {}
 
@@ -125,8 +136,12 @@ class InferenceScaling(Callback):
         self.panel = Panel(self.selectors, self.judges, self.final_judges)
         for algorithm in self.algorithms:
             check_selectors(algorithm, self.selectors)
-        codebook_size = pl_module.prompt_format.token_space.codebook_size
-        check_codec(self.codec, codebook_size, getattr(pl_module, "codec_fingerprint", ""))
+        for name, model in [(self.model_name, pl_module), *((model.name, model) for model in self.more_models)]:
+            try:
+                codebook_size = model.prompt_format.token_space.codebook_size
+                check_codec(self.codec, codebook_size, getattr(model, "codec_fingerprint", ""))
+            except ValueError as error:
+                raise ValueError(f"The model {name}: {error}") from error
         if self.engine is not None:
             logger.info("Codes are drawn by %s.", self.engine.identity())
 
@@ -150,35 +165,50 @@ class InferenceScaling(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         prompt_sets = self._prompt_sets(trainer)
         settings = [(algorithm, temperature) for temperature in self.temperatures for algorithm in self.algorithms]
-        by_setting = [[self._sweep(pl_module, *setting, seed) for seed in self.seeds] for setting in settings]
-        sweeps = [sweep for own in by_setting for sweep in own]
-        for sweep in sweeps:
-            self._run(trainer, sweep, pl_module.sampler(sweep.sampling, engine=self.engine), prompt_sets)
+        by_setting: list[tuple[str, list[Sweep]]] = []  # the model's name, and a sweep of each seed
+        for name, model in self._models(pl_module):
+            model_hash = model.model_hash
+            for setting in settings:
+                by_setting.append((name, [self._sweep(model_hash, *setting, seed) for seed in self.seeds]))
+                for sweep in by_setting[-1][1]:
+                    self._run(trainer, name, sweep, model.sampler(sweep.sampling, engine=self.engine), prompt_sets)
         trainer.strategy.barrier("inference_scaling")
-        if num_failures := sum(len(sweep.failures) for sweep in sweeps):
+        if num_failures := sum(len(sweep.failures) for _, own in by_setting for sweep in own):
             logger.warning("%d scores failed with an exception; run again to retry them.", num_failures)
         if self.num_shares > 1:
             logger.info("share %d of %d is stored; without shares, this run reports", self.share, self.num_shares)
         elif trainer.is_global_zero:
             drawn = (self.seed, self.num_resamples)
-            results = [
-                over_seeds([summarise(sweep, prompt_sets, self.num_resamples) for sweep in own], *drawn)
-                for own in by_setting
-            ]
+            results = []
+            for name, own in by_setting:
+                alone = [summarise(sweep, prompt_sets, self.num_resamples) for sweep in own]
+                mean = over_seeds(alone, self.panel, *drawn)
+                results.append(of_model(mean, name) if name else mean)
             self.results = combined(results, *drawn)
-            self._write(self.results)
-            self._log(trainer, self.results)
+            write_tables(self.results, self.panel.columns, self.folder / "report")
+            log_points(trainer.loggers, self.results)
 
-    def _sweep(self, pl_module: LightningModule, algorithm: SearchAlgorithm, temperature: float, seed: int) -> Sweep:
+    def _models(self, pl_module: LightningModule) -> Iterator[tuple[str, Any]]:
+        """Every model with its name (none where it is the only one), each of the others for its turn alone."""
+        yield self.model_name if self.more_models else "", pl_module
+        for model in self.more_models:
+            model.load(pl_module.device, pl_module.dtype)
+            yield model.name, model
+            model.free()
+
+    def _sweep(self, model_hash: str, algorithm: SearchAlgorithm, temperature: float, seed: int) -> Sweep:
         store = CandidateStore(self.folder / "candidates")
         sampling = replace(self.sampling, temperature=temperature)
-        about = (self.panel, store, pl_module.model_hash, seed, self.decode_batch_size)
+        about = (self.panel, store, model_hash, seed, self.decode_batch_size)
         return Sweep(self.codec, algorithm, sampling, *about, engine=self.engine)
 
-    def _run(self, trainer: Trainer, sweep: Sweep, sampler: Sampler, prompt_sets: dict[str, list[Prompt]]) -> None:
+    def _run(
+        self, trainer: Trainer, model: str, sweep: Sweep, sampler: Sampler, prompt_sets: dict[str, list[Prompt]]
+    ) -> None:
         """This rank's stride of this share's stride of every prompt set."""
-        is_alone = len(self.algorithms) * len(self.temperatures) * len(self.seeds) == 1
-        setting = "" if is_alone else f"{sweep.algorithm.name} T={sweep.sampling.temperature:g} seed {sweep.seed} "
+        is_alone = len(self.algorithms) * len(self.temperatures) * len(self.seeds) == 1 and not model
+        own = f"{model} {sweep.algorithm.name} T={sweep.sampling.temperature:g} seed {sweep.seed} "
+        setting = "" if is_alone else own.lstrip()
         for prompt_set, prompts in prompt_sets.items():
             own = prompts[self.share :: self.num_shares][trainer.global_rank :: trainer.world_size]
             with tqdm(total=len(own), unit="prompt", smoothing=0, disable=not trainer.is_global_zero) as bar:
@@ -211,31 +241,34 @@ class InferenceScaling(Callback):
             raise ValueError(f"Expected `prompt_set_names` to hold {num_sets} different names, but got {list(names)}.")
         return names
 
-    def _write(self, results: SweepResults) -> None:
-        report = self.folder / "report"
-        write_curves(results.all_points, report / "curve.csv")
-        write_prompt_scores(results, report / "prompts.csv")
-        write_summary(results, report / "summary.json")
-        write_rows(results.comparisons, Comparison, report / "comparisons.csv")
-        write_rows(results.equal_compute, EqualCompute, report / "equal_compute.csv")
-        write_rows(results.over_optimisation, OverOptimisation, report / "over_optimisation.csv")
-        everything = [results, *results.others]
-        if len(self.seeds) > 1:
-            write_rows([row for one in everything for row in one.seed_scores], SeedScore, report / "seeds.csv")
-        drawn = [one for first in everything for one in (first, *first.other_seeds)]
-        rows = []
-        for one in drawn:
-            about = one.description
-            drawn_by = {"algorithm": about["algorithm"]["name"], "temperature": about["sampling"]["temperature"]}
-            drawn_by |= {"sweep_seed": about["seed"]}
-            rows += candidate_rows(one.prompt_sets, self.panel.columns, drawn_by)
-        write_candidates(rows, report)
 
-    def _log(self, trainer: Trainer, results: SweepResults) -> None:
-        for one in trainer.loggers:
-            for point in results.points:
-                tag = f"{point.prompt_set}/{point.judge}/{point.selector}"
-                one.log_metrics({tag: point.score}, step=point.n)
-            for point in results.all_points[len(results.points) :]:
-                one.log_metrics({f"{point.prompt_set}/{point.judge}/{line_label(point)}": point.score}, step=point.n)
-            one.save()
+def write_tables(results: SweepResults, verifier_names: Sequence[str], report: Path) -> None:
+    """The files of the folder `report`."""
+    write_curves(results.all_points, report / "curve.csv")
+    write_prompt_scores(results, report / "prompts.csv")
+    write_summary(results, report / "summary.json")
+    write_rows(results.comparisons, Comparison, report / "comparisons.csv")
+    write_rows(results.equal_compute, EqualCompute, report / "equal_compute.csv")
+    write_rows(results.over_optimisation, OverOptimisation, report / "over_optimisation.csv")
+    everything = [results, *results.others]
+    if seed_scores := [row for one in everything for row in one.seed_scores]:
+        write_rows(seed_scores, SeedScore, report / "seeds.csv")
+    drawn = [one for first in everything for one in (first, *first.other_seeds)]
+    rows = []
+    for one in drawn:
+        about = one.description
+        drawn_by = {"algorithm": about["algorithm"]["name"], "temperature": about["sampling"]["temperature"]}
+        drawn_by |= {"sweep_seed": about["seed"], "model": about.get("model", "")}
+        rows += candidate_rows(one.prompt_sets, verifier_names, drawn_by)
+    write_candidates(rows, report)
+
+
+def log_points(loggers: Sequence[Logger], results: SweepResults) -> None:
+    """Every point at step = n."""
+    for one in loggers:
+        for point in results.points:
+            tag = f"{point.prompt_set}/{point.judge}/{point.selector}"
+            one.log_metrics({tag: point.score}, step=point.n)
+        for point in results.all_points[len(results.points) :]:
+            one.log_metrics({f"{point.prompt_set}/{point.judge}/{line_label(point)}": point.score}, step=point.n)
+        one.save()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from callbacks.codec_columns import EMPTY, QuotedTable, aligned
 from callbacks.figures import is_oracle
-from modules.search.comparisons import line_label
+from modules.search.comparisons import line_label, setting_label
 from modules.search.estimators import CurvePoint
 
 
@@ -48,7 +48,8 @@ def measured_rows(
     rows: dict[str, dict[str, str]] = {}
     for point in points:
         tag = f"{point.prompt_set}/{point.judge}"
-        counts = [one.n for one in points if one.algorithm == point.algorithm]
+        search = (point.prompt_set, setting_label(point))
+        counts = [one.n for one in points if (one.prompt_set, setting_label(one)) == search]
         wanted_n = min(counts) if point.selector == "random" else max(counts)
         if tag not in wanted or is_oracle(point.selector) or point.n != wanted_n:
             continue

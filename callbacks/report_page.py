@@ -21,8 +21,9 @@ from markupsafe import Markup
 from callbacks.codec_columns import QuotedTable
 from callbacks.figures import cost_figure, curve_figure, inline_svg, is_baseline, is_oracle, mel_thumbnail, png_bytes
 from callbacks.report_examples import Example
-from callbacks.report_tables import final_points, most_telling, prompt_lines, prompt_rows, setting_of, warnings_of
+from callbacks.report_tables import final_points, most_telling, prompt_lines, prompt_rows, warnings_of
 from modules.api import Audio, Cost
+from modules.search.comparisons import setting_label
 from modules.search.estimators import CurvePoint
 from modules.search.results import SweepResults
 
@@ -58,7 +59,7 @@ class JudgedCurves:
     points: list[CurvePoint]
     as_error: bool
     all_selectors: tuple[str, ...] = ()  # of the whole page: each keeps its colour
-    of_all_settings: list[CurvePoint] = field(default_factory=list)  # of every algorithm and temperature
+    of_all_settings: list[CurvePoint] = field(default_factory=list)  # of every model, algorithm and temperature
 
     @property
     def prompt_set(self) -> str:
@@ -149,7 +150,7 @@ def report_page(report: ReportInput) -> str:
         "shortened": shortened_number,
         "plain": readable_setting,
         "compute": readable_compute,
-        "setting": setting_of,
+        "setting": setting_label,
         "p_value": lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}",
         "percentage": lambda value: "–" if math.isnan(value) else f"{100 * value:.1f} %",
         "prompt_rows": lambda curve: prompt_rows(curve.points, report.results.prompt_sets[curve.prompt_set]),

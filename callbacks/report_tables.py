@@ -3,32 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from callbacks.figures import is_oracle, setting_label
-from modules.search.comparisons import Comparison
+from callbacks.figures import is_oracle
+from modules.search.comparisons import Comparison, setting_label
 from modules.search.estimators import CurvePoint
-from modules.search.overoptimisation import OverOptimisation
 from modules.search.protocol import Trace
 from modules.search.results import SweepResults
 
 MAX_COMPARISONS = 40  # on the page; the file holds all
 
 
-HAVE_CURVES = ("best_of_n", "diverse_beam")  # their candidates do not know of each other
-
-
-def setting_of(point: CurvePoint | OverOptimisation) -> str:
-    """The search that drew: its name and temperature."""
-    return setting_label(point.algorithm, point.temperature)
-
-
 def final_points(points: Sequence[CurvePoint]) -> list[CurvePoint]:
-    """What every setting and selector comes to: of a curve the point at its largest n, and every point of searches that
-    have no curve. The oracle, which nobody can run, is left out; chance, which needs one sample, stands at n = 1."""
+    """What every setting and selector comes to: the point at the largest n. The oracle, which nobody can run, is left
+    out; chance, which needs one sample, stands at n = 1."""
     finals: dict[tuple, CurvePoint] = {}
     for point in points:
         if is_oracle(point.selector):
             continue
-        line = (setting_of(point), point.selector, "" if point.algorithm in HAVE_CURVES else (point.n, point.flops))
+        line = (setting_label(point), point.selector)
         known = finals.setdefault(line, point)
         if point.n < known.n if point.selector == "random" else point.n > known.n:
             finals[line] = point
@@ -46,7 +37,7 @@ def most_telling(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def warnings_of(results: SweepResults) -> list[str]:
-    """What to beware of, each once, whichever search, seed and prompts it was found in."""
+    """What to beware of, each once, whichever search and prompts it was found in."""
     found: dict[str, set[str]] = {}
     for row in results.over_optimisation:
         if row.warning:
@@ -67,7 +58,7 @@ class PromptRow:
 def prompt_lines(points: Sequence[CurvePoint]) -> list[CurvePoint]:
     """The lines that stand side by side for every prompt: one sample and each selector's choice among all, of the first
     setting; the oracle last."""
-    first = [point for point in points if setting_of(point) == setting_of(points[0]) and len(point.scores_P)]
+    first = [point for point in points if setting_label(point) == setting_label(points[0]) and len(point.scores_P)]
     oracle = [point for point in first if is_oracle(point.selector)]
     return final_points(first) + oracle[-1:]
 

@@ -4,12 +4,13 @@
 
 Reads curve.csv and prompts.csv of each report; writes models.csv (every point of every model) and
 model_comparisons.csv (every pair of models at the same search, selector, judge and n), and prints the latter at the
-largest n.
+largest n. A line is found by its name, so sweep the same searches: what one report lacks is named and left out.
 """
 
 import argparse
 import csv
 import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,23 +21,20 @@ from modules.search.comparisons import Comparison, paired_numbers
 from modules.search.estimators import resample_counts
 from modules.search.results import read_rows, write_rows
 
-LINE = ("prompt_set", "algorithm", "temperature", "selector", "judge")
+logger = logging.getLogger(__name__)
+LINE = ("prompt_set", "model", "algorithm", "temperature", "selector", "judge")
 
 
 def lines_of(rows: Sequence[Mapping[str, str]]) -> dict[tuple[Any, ...], dict[str, Mapping[str, str]]]:
-    """Of prompts.csv: line, n and a number -> prompt key -> row. A search without a curve stands at an n that may be
-    another for every model: its n is left out. The number tells searches of one name apart, in the order of the file: a
-    report may hold the same search in two sizes."""
+    """Of prompts.csv: line and n -> prompt key -> row. A search without a curve stands at an n that may be another for
+    every model: its n is left out."""
     numbers_of: dict[tuple[str, ...], set[str]] = {}
     for row in rows:
-        numbers_of.setdefault(tuple(row[name] for name in LINE), set()).add(row["n"])
+        numbers_of.setdefault(tuple(row.get(name, "") for name in LINE), set()).add(row["n"])
     lines: dict[tuple[Any, ...], dict[str, Mapping[str, str]]] = {}
     for row in rows:
-        line, number = tuple(row[name] for name in LINE), 0
-        line += (row["n"] if len(numbers_of[line]) > 1 else "",)
-        while row["prompt_key"] in lines.setdefault((*line, number), {}):
-            number += 1
-        lines[*line, number][row["prompt_key"]] = row
+        line = tuple(row.get(name, "") for name in LINE)
+        lines.setdefault((*line, row["n"] if len(numbers_of[line]) > 1 else ""), {})[row["prompt_key"]] = row
     return lines
 
 
@@ -51,6 +49,8 @@ def compare_models(
     models = {name: lines_of(rows) for name, rows in reports.items()}
     comparisons = []
     for first, second in itertools.combinations(models, 2):
+        for line in sorted(models[first].keys() ^ models[second].keys()):
+            logger.warning("only one of %s and %s has %s: left out", first, second, line)
         for line in [line for line in models[first] if line in models[second]]:
             ours, theirs = models[first][line], models[second][line]
             if ours.keys() != theirs.keys():
@@ -62,7 +62,9 @@ def compare_models(
             about = next(iter(ours.values()))
             if about["selector"].startswith("oracle ("):
                 continue
-            search = f"{about['algorithm']} T={about['temperature']}: {about['selector']}"
+            search = (
+                f"{about.get('model', '')} {about['algorithm']} T={about['temperature']}: {about['selector']}".lstrip()
+            )
             difference_P = np.array([float(ours[key]["score"]) - float(theirs[key]["score"]) for key in ours])
             speakers_P = [ours[key]["speaker"] for key in ours]
             counts_RP = resample_counts(len(ours), seed, num_resamples)
@@ -96,7 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if len(folders) < 2 or len(folders) < len(parsed.reports):
         parser.error(f"expected two or more NAME=REPORT of different names, but got {parsed.reports}")
     points = [
-        {"model": name} | row for name, folder in folders.items() for row in read_rows(Path(folder) / "curve.csv")
+        row | {"model": f"{name} {row.get('model', '')}".rstrip()}
+        for name, folder in folders.items()
+        for row in read_rows(Path(folder) / "curve.csv")
     ]
     parsed.output.mkdir(parents=True, exist_ok=True)
     with (parsed.output / "models.csv").open("w", newline="", encoding="utf-8") as stream:

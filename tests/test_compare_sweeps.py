@@ -22,8 +22,9 @@ def rows_of(scores: dict[str, float], **about: str) -> list[dict[str, str]]:
     return [line | {"prompt_key": key, "speaker": key[0], "score": str(score)} for key, score in scores.items()]
 
 
-def test_models_are_compared_on_the_same_prompts():
-    """Guards against rows paired by their place in the file, intervals of independent samples, and the oracle."""
+def test_models_are_compared_on_the_same_prompts(caplog):
+    """Guards against rows paired by their place in the file, intervals of independent samples, the oracle, and searches
+    that vanish without a word."""
     generator = np.random.default_rng(0)
     keys = [f"{'ab'[place % 2]}{place}" for place in range(20)]
     level = 10 * generator.normal(size=20)
@@ -42,8 +43,11 @@ def test_models_are_compared_on_the_same_prompts():
     assert -1.2 < one.speaker_low <= one.speaker_high < -0.8 and one.p_value < 0.001
     with pytest.raises(ValueError, match="to have the same prompts in 'set', but got others: \\['a0'\\]"):
         compare_models({"small": rows_of(small), "large": rows_of(large)[1:]})
-    sizes = {"small": [*rows_of(small), *rows_of(large)], "large": [*rows_of(large), *rows_of(large)]}
-    assert [one.difference for one in compare_models(sizes)] == [pytest.approx(difference_P.mean()), 0.0]
+    assert not caplog.messages
+    assert (
+        compare_models({"small": rows_of(small), "large": rows_of(large, algorithm="best_of_n num_candidates=4")}) == []
+    )
+    assert len(caplog.messages) == 2 and "num_candidates=4" in "".join(caplog.messages)
 
 
 def test_a_search_whose_number_of_candidates_differs_is_compared_all_the_same():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from callbacks.figures import cost_figure
+from callbacks.quoted_rows import measured_rows
 from callbacks.report_page import judged_curves
 from callbacks.report_tables import final_points, most_telling, prompt_lines, prompt_rows, warnings_of
 from callbacks.scaling_report import ScalingReport
@@ -106,6 +107,16 @@ def test_the_page_shows_every_search_of_a_grid_at_its_cost(tmp_path):
     assert pictures == [True]
 
 
+def test_every_temperature_stands_beside_the_quoted_rows():
+    """Guards against an adaptive search that is left out where it drew fewer candidates than at another temperature."""
+    (point,) = curve("a", [0.5])
+    points = [replace(point, algorithm="adaptive", temperature=heat, n=n) for heat, n in ((0.6, 7), (0.9, 5))]
+    columns = {"score": f"{point.prompt_set}/{point.judge}"}
+    rows = measured_rows(["system", "score"], columns, points, frozenset())
+    labels = [f"measured: adaptive T={heat}: a, n={n}" for heat, n in ((0.6, 7), (0.9, 5))]
+    assert rows == [[label, "0.500"] for label in labels]
+
+
 def test_comparisons_are_those_at_the_largest_n():
     """Guards against a page of pairs at n = 1, where all lines are one."""
 
@@ -117,10 +128,10 @@ def test_comparisons_are_those_at_the_largest_n():
 
 
 def test_warnings_stand_once_above_the_table(tmp_path):
-    """Guards against a warning that is off the screen, and one that is said for every seed and search."""
+    """Guards against a warning that is off the screen, and one that is said for every search."""
     scaling = tone_sweep(tmp_path)
     row = OverOptimisation("tones", "best_of_n", "closeness", "listener", 4, warning="over-optimised: listener falls")
-    rows = [row, replace(row, seed=1), replace(row, prompt_set="others"), replace(row, warning="")]
+    rows = [row, replace(row, temperature=0.5), replace(row, prompt_set="others"), replace(row, warning="")]
     results = replace(scaling.results, over_optimisation=rows)
     assert warnings_of(results) == ["closeness: over-optimised: listener falls (others, tones)."]
     page, _, _ = ScalingReport("Tones", num_examples=0)._page(scaling, results)

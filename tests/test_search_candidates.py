@@ -1,16 +1,13 @@
 """The candidate store and the sweep over it: resume, damage, new selectors, changed models."""
 
-import csv
 import json
 import math
 
-import pyarrow.parquet
 import pytest
 import torch
 
 from modules.api import Audio, Prompt, SamplingSettings
 from modules.search.best_of_n import BestOfN
-from modules.search.candidate_tables import candidate_rows, write_candidates
 from modules.search.candidates import CandidateStore
 from modules.search.identity import candidate_identity, digest
 from modules.search.summary import summarise
@@ -264,33 +261,6 @@ def test_final_judges_hear_only_the_first_and_the_chosen(tmp_path):
     assert sorted(dear.asked) == sorted(expected) and written == expected
     sweep.run(prompts, ToySampler(fail_at_call=1))
     assert len(dear.asked) == len(expected)
-
-
-def test_the_export_holds_every_candidate(tmp_path):
-    """Guards against a table that drops candidates without a score, swaps columns, or mixes up what was not asked with
-    what could not be judged."""
-    prompts = toy_prompts(3)
-    sweep = sweep_in(tmp_path, judges=[ToyVerifier("judge", last_level_or_nan)])
-    sweep.run(prompts, ToySampler())
-    traces = [sweep.record(prompt).trace for prompt in prompts]
-    del traces[0].candidates[0].scores["judge"]
-    write_candidates(candidate_rows({"set": traces}, ["judge"], {"algorithm": "best_of_n"}), tmp_path)
-    with (tmp_path / "candidates.csv").open() as stream:
-        rows = list(csv.DictReader(stream))
-    candidates = [candidate for trace in traces for candidate in trace.candidates]
-    columnar = pyarrow.parquet.read_table(tmp_path / "candidates.parquet").to_pylist()
-    assert len(rows) == len(columnar) == len(candidates) == 12
-    for row, other, candidate in zip(rows, columnar, candidates, strict=True):
-        assert (row["prompt_key"], int(row["index"])) == (candidate.prompt_key, candidate.index)
-        assert (other["prompt_key"], other["seed"]) == (row["prompt_key"], candidate.seed)
-        assert other["codes"] == candidate.codes_S.tolist() and row["algorithm"] == "best_of_n"
-        assert float(row["lm_flops"]) == other["lm_flops"] == candidate.cost.lm_flops
-        assert other["judge_flops"] == candidate.verifier_costs["judge"].verifier_flops == float(row["judge_flops"])
-    for row, other, candidate in list(zip(rows, columnar, candidates, strict=True))[1:]:
-        assert float(row["judge"]) == pytest.approx(candidate.scores["judge"], nan_ok=True)
-        assert other["judge"] == pytest.approx(candidate.scores["judge"], nan_ok=True)
-    assert rows[0]["judge"] == "" and columnar[0]["judge"] is None
-    assert any(math.isnan(other["judge"]) for other in columnar[1:])
 
 
 def test_one_key_for_two_texts_is_refused():

@@ -1,6 +1,7 @@
 """Seeds, speakers, seconds and disagreement: against naive loops, scipy, and sweeps that ran by themselves."""
 
 import csv
+import itertools
 import math
 from dataclasses import replace
 
@@ -171,6 +172,56 @@ def test_several_seeds_give_the_mean_of_what_each_gives_alone(tmp_path):
     assert len(list((tmp_path / "all" / "candidates").glob("*.json"))) == 5 * 3 * 3
     again, sampler, _ = run(tmp_path / "all", more_seeds=[1, 2], more_temperatures=None)
     assert sampler.num_tokens == 0 and timeless(again.results.points) == timeless(results.points)
+
+
+def test_over_optimisation_of_several_seeds_is_that_of_their_mean(tmp_path):
+    """Guards against a row for every seed, gains of one seed, and an interval that takes a prompt's seeds for as many
+    prompts: against all subsets of every seed's candidates, and resamples drawn in a loop."""
+    length = PartialVerifier("length", lambda audio_T: float(audio_T.numel()))  # it likes those that never end
+    callback, _, _ = run(
+        tmp_path, more_seeds=[1, 2], more_algorithms=None, more_temperatures=None, more_selectors=[length]
+    )  # fmt: skip
+    first = callback.results
+    seeds = [one.prompt_sets["set"] for one in (first, *first.other_seeds)]
+    rows = {row.selector: row for row in first.over_optimisation}
+    assert len(seeds) == 3 and len(first.over_optimisation) == len(rows) == 2
+    drawn_RP = np.random.default_rng(0).integers(0, 5, size=(100, 5))
+    spread = {
+        name: np.nanstd([one.scores[name] for own in seeds for trace in own for one in trace.candidates])
+        for name in ("reward", "length", "judge")
+    }
+
+    def mean_choice(trace, name, counted, n):
+        """The mean of what `name` chooses, over all subsets of n; among equals by chance."""
+        means = []
+        for subset in itertools.combinations(range(4), n):
+            ranks = [-math.inf if math.isnan(one.scores[name]) else one.scores[name] for one in trace.candidates]
+            best = max(ranks[place] for place in subset)
+            means.append(np.mean([counted[place] for place in subset if ranks[place] == best]))
+        return np.mean(means)
+
+    def gain_P(name, of, n):
+        """(P,) gain from 1 to n in `of`: each prompt's mean over the seeds."""
+        gains = []
+        for trace in [trace for own in seeds for trace in own]:
+            is_known = [not math.isnan(one.scores[of]) and (of != "judge" or one.stopped) for one in trace.candidates]
+            counted = [one.scores[of] if known else -1.0 for one, known in zip(trace.candidates, is_known, strict=True)]
+            gains.append(mean_choice(trace, name, counted, n) - mean_choice(trace, name, counted, 1))
+        return np.reshape(gains, (3, 5)).mean(0) / spread[of]
+
+    for name, row in rows.items():
+        own_P, judge_P = gain_P(name, name, 4), gain_P(name, "judge", 4)
+        assert (row.num_seeds, row.n, row.judge) == (3, 4, "judge")
+        assert (row.own_gain, row.judge_gain) == pytest.approx((own_P.mean(), judge_P.mean()))
+        assert row.gap == pytest.approx((own_P - judge_P).mean())
+        for values_P, low, high in ((own_P, row.own_low, row.own_high), (judge_P, row.judge_low, row.judge_high),
+                                    (own_P - judge_P, row.gap_low, row.gap_high)):  # fmt: skip
+            means = [values_P[drawn].mean() for drawn in drawn_RP]
+            assert (low, high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
+        is_fall = np.quantile([judge_P[drawn].mean() for drawn in drawn_RP], 1 - 0.025 / 2) < 0
+        assert row.turning_n == is_fall == (name == "length")  # from n = 1
+    text = Page((tmp_path / "report" / "index.html").read_text()).text
+    assert text.count("best_of_n T=0.9, 3 seeds, N = 4") == 2
 
 
 def test_a_seed_twice_is_refused(tmp_path):

@@ -155,7 +155,7 @@ def test_a_weak_selector_is_found_out_and_a_sound_one_is_not():
     panel = Panel([verifier("selector")], [verifier("one"), verifier("two")])
     for slope, over_optimised in ((-0.8, True), (0.8, False)):
         traces = sweep_of(slope)
-        rows = over_optimisation(calculated(traces, panel), traces, panel, 0, 500)
+        rows = over_optimisation(calculated(traces, panel), [traces], panel, 0, 500)
         assert [(row.selector, row.judge, row.n) for row in rows] == [("selector", "one", 16), ("selector", "two", 16)]
         for row in rows:
             own = np.array([[one.scores["selector"] for one in trace.candidates] for trace in traces])
@@ -178,7 +178,7 @@ def test_the_turning_point_is_where_the_judge_is_highest():
     judge = -((proxy - 0.9) ** 2) + 0.1 * generator.normal(size=proxy.shape)
     traces = traces_with({"selector": proxy, "one": judge})
     panel = Panel([verifier("selector")], [verifier("one")])
-    (row,) = over_optimisation(calculated(traces, panel), traces, panel, 0, 500)
+    (row,) = over_optimisation(calculated(traces, panel), [traces], panel, 0, 500)
     curve = [np.mean([selection_weights(p, n) @ j for p, j in zip(proxy, judge, strict=True)]) for n in (1, 2, 4, 8)]
     assert row.turning_n == (1, 2, 4, 8)[int(np.argmax(curve))] in (2, 4, 8)
     assert row.warning
@@ -191,7 +191,7 @@ def test_a_selector_without_an_independent_judge_is_warned_of():
     panel = Panel([verifier("first"), Ensemble("both", mean_level)], [ToyVerifier("twin", mean_level, "hash of first")])
     points = calculated(traces, panel)
     assert {point.selector for point in points} == {"random", "oracle (twin)"}
-    rows = over_optimisation(points, traces, panel, 0, 100)
+    rows = over_optimisation(points, [traces], panel, 0, 100)
     assert [(row.selector, row.judge, row.warning) for row in rows] == [
         ("first", "", NO_INDEPENDENT_JUDGE), ("both", "", NO_INDEPENDENT_JUDGE)
     ]  # fmt: skip

@@ -11,6 +11,7 @@ from modules.api import SamplingSettings
 from modules.search.adaptive import Adaptive
 from modules.search.best_of_n import BestOfN
 from modules.search.process_beam import ProcessBeam
+from tests.report_toys import Page
 from tests.search_toys import ToyCodec, ToyVerifier, TreeSampler, first_level, mean_level, toy_prompts
 from tests.test_inference_scaling import ToyModule, ToyPrompts
 
@@ -77,6 +78,46 @@ def test_a_grid_is_one_table_and_one_store(tmp_path):
     assert num_tokens > 0 == sampler.num_tokens
     assert repr(again.results.all_points) == repr(results.all_points)
     assert results.description["most_flops_per_prompt"] >= max(trace.cost.flops for trace in results.prompt_sets["set"])
+
+
+def rows_of(path) -> list[dict[str, str]]:
+    with path.open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_searches_of_one_name_are_told_apart(tmp_path):
+    """Guards against two sizes of one search under one label, sizes that change places, another label where nothing
+    clashes, and best-of-n in two sizes that is no baseline any more."""
+    beams = {f"process_beam num_beams={number}": ProcessBeam("reward", number, 2, 40, 10) for number in (2, 4)}
+    samples = {f"best_of_n num_candidates={number}": BestOfN(number, 40) for number in (4, 2)}
+    settings = {"more_temperatures": None, "more_seeds": [1]}
+    first, *others = [*samples.values(), *beams.values(), Adaptive("reward", 6, 40)]
+    searches = samples | beams | {"adaptive": others[-1]}
+    alone = {
+        name: run(tmp_path / name, algorithm=algorithm, more_algorithms=None, **settings)[0].results.points
+        for name, algorithm in searches.items()
+    }
+    assert {point.algorithm for points in alone.values() for point in points} == {
+        first.name,
+        "process_beam",
+        "adaptive",
+    }
+    results = run(tmp_path, algorithm=first, more_algorithms=others, **settings)[0].results
+    for name, points in alone.items():
+        own = [(one.selector, one.n, one.score) for one in results.all_points if one.algorithm == name]
+        assert own == [(one.selector, one.n, one.score) for one in points]
+    names, report = set(searches), tmp_path / "report"
+    for file in ("curve.csv", "prompts.csv", "seeds.csv", "candidates.csv"):
+        assert {row["algorithm"] for path in report.glob(file) for row in rows_of(path)} == names, file
+    assert {row["algorithm"] for row in rows_of(report / "over_optimisation.csv")} == set(samples)
+    labels = [(row["judge"], row["n"], row["first"], row["second"]) for row in rows_of(report / "comparisons.csv")]
+    assert len(set(labels)) == len(labels)
+    beside = {(row["search"], row["baseline"]) for row in rows_of(report / "equal_compute.csv")}
+    baseline = "best_of_n num_candidates=4 T=0.9: reward"
+    assert beside == {(f"{name} T=0.9: reward", baseline) for name in names - samples.keys()}
+    page = Page((report / "index.html").read_text())
+    shown = next(table for table in page.tables.values() if table and table[0][0] == "search")
+    assert {row[0] for row in shown[1:]} == {f"{name} T=0.9" for name in names}
 
 
 def test_the_page_warns_where_nobody_else_judged(tmp_path):

@@ -68,8 +68,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def restored_network(checkpoint: dict[str, Any]) -> PreTrainedModel:
-    """The network of a checkpoint with its weights, adapters merged, in evaluation mode."""
+def restored_network(checkpoint: dict[str, Any], merge: bool = True) -> PreTrainedModel:
+    """The network of a checkpoint with its weights, in evaluation mode; adapters merged, or as they were trained."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     parameters, space = checkpoint["hyper_parameters"], checkpoint["token_space"]
@@ -88,7 +88,7 @@ def restored_network(checkpoint: dict[str, Any]) -> PreTrainedModel:
         if name.startswith(PREFIX)
     }
     network.load_state_dict(weights)
-    if adapters:
+    if adapters and merge:
         merge_adapters(network)
     return network.eval()
 

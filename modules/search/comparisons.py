@@ -14,6 +14,7 @@ from modules.search.estimators import (
     sign_flip_p_value,
     speaker_interval,
 )
+from modules.search.overoptimisation import OverOptimisation
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,15 @@ class Comparison:
     speaker_high: float = math.nan
 
 
+def setting_label(row: CurvePoint | OverOptimisation) -> str:
+    """What drew the candidates: the model where there are several, the search, the temperature where it is known."""
+    temperature = "" if math.isnan(row.temperature) else f"T={row.temperature:g}"
+    return " ".join(filter(None, [row.model, row.algorithm, temperature]))
+
+
 def line_label(point: CurvePoint) -> str:
     """What distinguishes a line from the others under one judge."""
-    return f"{point.algorithm} T={point.temperature:g}: {point.selector}"
+    return f"{setting_label(point)}: {point.selector}"
 
 
 def compare(points: Sequence[CurvePoint], seed: int, num_resamples: int = 2000) -> list[Comparison]:

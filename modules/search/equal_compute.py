@@ -40,7 +40,7 @@ class EqualCompute:
 def at_equal_compute(
     points: Sequence[CurvePoint], baseline: Sequence[CurvePoint], seed: int, num_resamples: int = 2000
 ) -> list[EqualCompute]:
-    """A row for each of `points` whose judge, selector, prompt set and temperature the baseline has too.
+    """A row for each of `points` whose judge, selector, prompt set, temperature and model the baseline has too.
 
     Args:
         points: Of searches. Those of chance and of the oracle are left out.
@@ -48,7 +48,7 @@ def at_equal_compute(
         seed: Of the bootstrap.
         num_resamples: Of the bootstrap.
     """
-    curves: dict[tuple[str, str, str, float], dict[int, CurvePoint]] = {}
+    curves: dict[tuple[str, str, str, float, str], dict[int, CurvePoint]] = {}
     for point in baseline:
         curves.setdefault(_line(point), {}).setdefault(point.n, point)
     rows = []
@@ -85,5 +85,5 @@ def at_equal_compute(
     return rows
 
 
-def _line(point: CurvePoint) -> tuple[str, str, str, float]:
-    return point.prompt_set, point.judge, point.selector, point.temperature
+def _line(point: CurvePoint) -> tuple[str, str, str, float, str]:
+    return point.prompt_set, point.judge, point.selector, point.temperature, point.model

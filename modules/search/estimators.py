@@ -28,7 +28,8 @@ class CurvePoint:
     `seconds` are the wall seconds that `flops` took here, in batches with others. [speaker_low, speaker_high] is the
     interval over speakers (`speaker_interval`), wider where prompts of a speaker are alike; `num_speakers` is 0 and the
     interval NaN where prompts name none. The mean over several seeds has `num_seeds` and the standard deviation of the
-    seeds' scores, `seed_deviation`; counts of candidates are then those of all seeds.
+    seeds' scores, `seed_deviation`; counts of candidates are then those of all seeds. `model` is empty where there
+    is one.
     """
 
     algorithm: str
@@ -56,6 +57,7 @@ class CurvePoint:
     speaker_high: float = math.nan
     num_seeds: int = 1
     seed_deviation: float = math.nan
+    model: str = ""
     speakers_P: tuple[str, ...] = field(default=(), repr=False, compare=False)
     scores_P: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
 

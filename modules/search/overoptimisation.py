@@ -36,7 +36,8 @@ class OverOptimisation:
     number of n looked at); 0 if it does not turn down. `warning` is empty or says what to beware of; a selector without
     any independent judge has one row with no numbers and that warning. Of a selector that is made of others,
     `disagreement` is the mean over all candidates of the standard deviation of its members' z-scores (0 is one opinion,
-    1 is chance), and `chosen_disagreement` that of the choices among n.
+    1 is chance), and `chosen_disagreement` that of the choices among n. Of `num_seeds` seeds the scores and gains are
+    of each prompt's mean over them; standard deviations and disagreements are over the candidates of all.
     """
 
     prompt_set: str
@@ -58,19 +59,32 @@ class OverOptimisation:
     turning_n: int = 0
     warning: str = ""
     temperature: float = math.nan
-    seed: int = 0
+    num_seeds: int = 1
     disagreement: float = math.nan
     chosen_disagreement: float = math.nan
+    model: str = ""
 
 
 def over_optimisation(
-    points: Sequence[CurvePoint], traces: Sequence[Trace], panel: Panel, seed: int, num_resamples: int = 2000
+    points: Sequence[CurvePoint],
+    by_seed: Sequence[Sequence[Trace]],
+    panel: Panel,
+    seed: int,
+    num_resamples: int = 2000,
 ) -> list[OverOptimisation]:
-    """A row for each selector and judge of one prompt set and algorithm; `points` are its curves.
+    """A row for each selector and judge of one prompt set and algorithm.
 
     A search whose candidates know of each other has no curve over n: of it only missing judges are reported.
+
+    Args:
+        points: The curves, of several seeds their means.
+        by_seed: The traces that they were made of, for each seed in the same order of prompts.
+        panel: Who chose and judged.
+        seed: Of the bootstrap.
+        num_resamples: Of the bootstrap.
     """
-    counts_RP = resample_counts(len(traces), seed, num_resamples)
+    counts_RP = resample_counts(len(by_seed[0]), seed, num_resamples)
+    traces = [trace for own in by_seed for trace in own]
     rows = []
     for selector in panel.selectors:
         own = {
@@ -86,8 +100,8 @@ def over_optimisation(
             rows.append(OverOptimisation(*about, warning=NO_INDEPENDENT_JUDGE))
         for judge in [*panel.judges, *panel.final_judges]:
             if len(curve := curves.get(judge.name, [])) > 1:
-                rows.append(_row(curve, traces, selector, judge, counts_RP))
-    drawn_by = {"temperature": points[0].temperature, "seed": seed}
+                rows.append(_row(curve, by_seed, selector, judge, counts_RP))
+    drawn_by = {"temperature": points[0].temperature, "num_seeds": len(by_seed)}
     return [replace(row, **drawn_by, **_disagreements(traces, row.selector)) for row in rows]
 
 
@@ -105,10 +119,14 @@ def _is_of(point: CurvePoint, selector: Verifier, judge: Verifier) -> bool:
 
 
 def _row(
-    curve: Sequence[CurvePoint], traces: Sequence[Trace], selector: Verifier, judge: Verifier, counts_RP: np.ndarray
+    curve: Sequence[CurvePoint],
+    by_seed: Sequence[Sequence[Trace]],
+    selector: Verifier,
+    judge: Verifier,
+    counts_RP: np.ndarray,
 ) -> OverOptimisation:
-    last = curve[-1]
-    own_P = {n: _own_scores(traces, selector, n) for n in (1, last.n)}
+    last, traces = curve[-1], [trace for own in by_seed for trace in own]
+    own_P = {n: np.mean([_own_scores(own, selector, n) for own in by_seed], axis=0) for n in (1, last.n)}
     own_change_P = (own_P[last.n] - own_P[1]) / _spread(traces, selector)
     judge_spread = _spread(traces, judge)
     judge_change_P = (last.scores_P - curve[0].scores_P) / judge_spread

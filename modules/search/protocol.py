@@ -4,7 +4,9 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
-from modules.api import Branch, Candidate, Cost, Prompt
+import torch
+
+from modules.api import Branch, Candidate, Cost, Prompt, PromptFormat, Sampler, SamplerEngine, SamplingSettings
 
 
 @dataclass(frozen=True)
@@ -123,3 +125,24 @@ class SearchAlgorithm(Protocol):
         ...
 
     def search(self, root: Branch, seed: int) -> Search: ...
+
+
+@runtime_checkable
+class SweptModel(Protocol):
+    """A language model that is swept beside the one under test; memory holds one such at a time.
+
+    What `name`, `prompt_format` and `codec_fingerprint` (empty: not recorded) say is known before `load`, `model_hash`
+    after it.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def prompt_format(self) -> PromptFormat: ...
+    @property
+    def codec_fingerprint(self) -> str: ...
+    @property
+    def model_hash(self) -> str: ...
+    def load(self, device: torch.device, dtype: torch.dtype) -> None: ...
+    def free(self) -> None: ...
+    def sampler(self, settings: SamplingSettings, engine: SamplerEngine | None = None) -> Sampler: ...

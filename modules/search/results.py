@@ -31,6 +31,7 @@ class SeedScore:
     score_corpus: float
     flops: float
     seconds: float
+    model: str = ""
 
     @classmethod
     def from_point(cls, point: CurvePoint, seed: int) -> "SeedScore":
@@ -55,12 +56,12 @@ class SweepResults:
             candidate and the chosen ones, of verifiers that have a method `hypotheses(prompt, candidates)`.
         description: What was run, ready for JSON: "date", "versions", "seed", "num_candidates", "algorithm",
             "sampling", "engine" (None: the model's own sampler), "model_hash", "codec_fingerprint", "num_prompts",
-            "prompts_sha256" (of keys and texts), "machine", "seeds" (where there are several), "num_score_failures",
-            "most_flops_per_prompt", and "verifiers": a list of {"name", "roles" (of "selector", "judge", "final
-            judge"), "model_hash", "settings"}.
+            "prompts_sha256" (of keys and texts), "machine", "seeds" and "models" (name to hash; where there are
+            several), "num_score_failures", "most_flops_per_prompt", and "verifiers": a list of {"name", "roles" (of
+            "selector", "judge", "final judge"), "model_hash", "settings"}.
         comparisons: Paired differences between lines at equal n, in the order of comparisons.csv.
         over_optimisation: Each selector's own score beside each independent judge's, with warnings.
-        others: Those of the sweep's other algorithms and temperatures, on the same prompts; `comparisons` and
+        others: Those of the sweep's other models, algorithms and temperatures, on the same prompts; `comparisons` and
             `over_optimisation` are of all.
         equal_compute: The other searches beside best-of-n at the FLOPs that they spent, in the order of
             equal_compute.csv; needs a BestOfN among the algorithms, before them.
@@ -84,7 +85,7 @@ class SweepResults:
 
     @property
     def all_points(self) -> list[CurvePoint]:
-        """The curves of every algorithm and temperature."""
+        """The curves of every model, algorithm and temperature."""
         return [*self.points, *(point for other in self.others for point in other.points)]
 
     def chosen_candidate(self, prompt_set: str, selector: str, trace: Trace) -> Candidate:
@@ -107,6 +108,7 @@ CURVE_COLUMNS = (
     "score_judged_only",
     "flops",
     "temperature",
+    "model",
     "gain",
     "gain_low",
     "gain_high",
@@ -132,7 +134,7 @@ def write_curves(points: Sequence[CurvePoint], path: Path) -> None:
 
 def write_prompt_scores(results: SweepResults, path: Path) -> None:
     """The score of every prompt at every point, which intervals and comparisons are made of, as CSV."""
-    about = ("prompt_set", "algorithm", "temperature", "selector", "judge", "n")
+    about = ("prompt_set", "model", "algorithm", "temperature", "selector", "judge", "n")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)

@@ -12,27 +12,34 @@ import numpy as np
 from modules.search.comparisons import compare
 from modules.search.curves import with_gains
 from modules.search.estimators import CurvePoint, bootstrap_interval, resample_counts, speaker_interval
+from modules.search.overoptimisation import over_optimisation
 from modules.search.results import SeedScore, SweepResults
+from modules.search.sweep import Panel
 
 
-def over_seeds(results: Sequence[SweepResults], seed: int, num_resamples: int = 2000) -> SweepResults:
+def over_seeds(results: Sequence[SweepResults], panel: Panel, seed: int, num_resamples: int = 2000) -> SweepResults:
     """The first one's results with the mean curves of all, which differ in their seed alone.
 
-    A point's interval is the bootstrap over prompts of each prompt's mean over the seeds; `seed_deviation` is the
-    standard deviation of the seeds' scores (with n - 1), what another seed may change. Rows of `over_optimisation` stay
-    those of every seed.
+    A point's interval is the bootstrap over prompts of each prompt's mean over the seeds, and so are those of
+    `over_optimisation`; `seed_deviation` is the standard deviation of the seeds' scores (with n - 1), what another seed
+    may change.
     """
     if len(results) == 1:
         return results[0]
     seeds = [one.description["seed"] for one in results]
     points = averaged([one.points for one in results], seed, num_resamples)
+    warned = []
+    for prompt_set in results[0].prompt_sets:
+        curves = [point for point in points if point.prompt_set == prompt_set]
+        by_seed = [one.prompt_sets[prompt_set] for one in results]
+        warned += over_optimisation(curves, by_seed, panel, seed, num_resamples)
     scores = [SeedScore.from_point(point, own) for own, one in zip(seeds, results, strict=True) for point in one.points]
     return replace(
         results[0],
         points=points,
         every_n=averaged([one.every_n for one in results], seed, num_resamples),
         comparisons=compare(points, seed, num_resamples),
-        over_optimisation=[row for one in results for row in one.over_optimisation],
+        over_optimisation=warned,
         description=results[0].description | {"seeds": seeds},
         seed_scores=scores,
         other_seeds=list(results[1:]),

@@ -40,7 +40,7 @@ def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamp
         own = calculator.points()
         points += own
         every_n += calculator.every_n()
-        over_optimised += over_optimisation(own, traces[prompt_set], sweep.panel, sweep.seed, num_resamples)
+        over_optimised += over_optimisation(own, [traces[prompt_set]], sweep.panel, sweep.seed, num_resamples)
         chosen[prompt_set] = {
             selector.name: {
                 trace.prompt.key: chosen_index(trace.candidates, selector.name) for trace in traces[prompt_set]
@@ -60,16 +60,50 @@ def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamp
 def combined(results: Sequence[SweepResults], seed: int, num_resamples: int = 2000) -> SweepResults:
     """The first one's results, with the others beside it, comparisons over all, and searches beside best-of-n at equal
     compute."""
-    first, *others = results
-    if not others:
-        return first
-    warned = [row for one in results for row in one.over_optimisation]
-    together = replace(first, others=others, over_optimisation=warned)
+    if len(results) == 1:
+        return results[0]
+    named = with_distinct_names(results)
+    warned = [row for one in named for row in one.over_optimisation]
+    together = replace(named[0], others=named[1:], over_optimisation=warned)
     compared = compare(together.all_points, seed, num_resamples)
-    searches = [point for point in together.all_points if point.algorithm != "best_of_n"]
-    samples = [point for one in results for point in one.every_n if point.algorithm == "best_of_n"]
-    beside = at_equal_compute(searches, samples, seed, num_resamples)
-    return replace(together, comparisons=compared, equal_compute=beside)
+    is_sampling = [one.description["algorithm"]["name"] == "best_of_n" for one in results]
+    searches = [point for one, samples in zip(named, is_sampling, strict=True) if not samples for point in one.points]
+    baseline = [point for one, samples in zip(named, is_sampling, strict=True) if samples for point in one.every_n]
+    beside = at_equal_compute(searches, baseline, seed, num_resamples)
+    models = {one.description["model"]: one.description["model_hash"] for one in named if "model" in one.description}
+    description = named[0].description | ({"models": models} if models else {})
+    return replace(together, comparisons=compared, equal_compute=beside, description=description)
+
+
+def with_distinct_names(results: Sequence[SweepResults]) -> list[SweepResults]:
+    """Where searches share a name, the settings in which they differ follow it: "process_beam num_beams=4"."""
+    searches = [one.description["algorithm"] for one in results]
+    named = []
+    for one, search in zip(results, searches, strict=True):
+        namesakes = [other for other in searches if other["name"] == search["name"]]
+        own = [key for key, value in search.items() if any(other.get(key) != value for other in namesakes)]
+        name = " ".join([search["name"], *(f"{key}={search[key]}" for key in own)])
+        named.append(_relabelled(one, {"algorithm": name}, {"algorithm": search | {"name": name}}))
+    return named
+
+
+def of_model(results: SweepResults, name: str) -> SweepResults:
+    """As those of one model of several."""
+    return _relabelled(results, {"model": name}, {"model": name})
+
+
+def _relabelled(results: SweepResults, labels: dict[str, str], description: dict[str, Any]) -> SweepResults:
+    """With other labels in every row of its tables, and in its description."""
+    tables = {
+        table: [replace(row, **labels) for row in getattr(results, table)]
+        for table in ("points", "every_n", "over_optimisation", "seed_scores")
+    }
+    return replace(
+        results,
+        **tables,
+        description=results.description | description,
+        other_seeds=[_relabelled(one, labels, description) for one in results.other_seeds],
+    )
 
 
 def describe(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_candidates: int) -> dict[str, Any]:

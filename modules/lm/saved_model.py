@@ -1,0 +1,91 @@
+"""A trained language model that is swept beside others: read when its turn comes, and let go afterwards."""
+
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from modules.api import PromptFormat, Sampler, SamplerEngine, SamplingSettings
+from modules.lm.checkpoints import instantiate, read_checkpoint, restored_network
+from modules.lm.huggingface_tokenizer import HuggingFaceTokenizer
+from modules.lm.network import LlamaSize, SpeechLanguageModel, weights_hash
+from modules.lm.pretrained import PretrainedNetwork, load_pretrained
+from modules.lm.sampler import KVCacheSampler
+
+
+class SavedModel:
+    """A modules.search.protocol.SweptModel over a checkpoint of LMModule, or over a model of Hugging Face that speaks.
+
+    Its hash is that of the LMModule which holds the same weights, so that their candidates are the same.
+
+    Args:
+        name: In tables.
+        source: A checkpoint of LMModule; with a `prompt_format`, a folder or a repository of Hugging Face.
+        prompt_format: Of a model of Hugging Face. A checkpoint brings its own.
+        revision: Of the repository.
+
+    Raises (when it is asked for its prompt format):
+        OSError: There is nothing at `source`.
+        ValueError: It is no checkpoint of LMModule, or its vocabulary is not that of the prompt format.
+    """
+
+    def __init__(
+        self, name: str, source: str, prompt_format: PromptFormat | None = None, revision: str | None = None
+    ) -> None:
+        self.name = name
+        self.network = PretrainedNetwork(source, revision)
+        self._given_format = prompt_format
+        self._size = LlamaSize()
+        self._model: SpeechLanguageModel | None = None
+
+    @cached_property
+    def prompt_format(self) -> PromptFormat:
+        if self._given_format is None:
+            return instantiate(read_checkpoint(Path(self.network.source))["hyper_parameters"]["prompt_format"])
+        space = self._given_format.token_space
+        tokenizer = HuggingFaceTokenizer(self.network.source, self.network.revision)
+        if (found := (tokenizer.vocab_size, tokenizer.num_codes)) != (space.text_vocab_size, space.codebook_size):
+            raise ValueError(
+                f"Expected `{self.network.source}` to know the prompt format's {space.text_vocab_size} text tokens and "
+                f"{space.codebook_size} codes, but got {found[0]} and {found[1]}."
+            )
+        return self._given_format
+
+    @property
+    def codec_fingerprint(self) -> str:
+        """Empty for a model of Hugging Face, which does not record it."""
+        if self._given_format is not None:
+            return ""
+        return read_checkpoint(Path(self.network.source)).get("codec_fingerprint", "")
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Read the weights."""
+        if self._given_format is None:
+            checkpoint = read_checkpoint(Path(self.network.source))
+            self._size = LlamaSize(**checkpoint["hyper_parameters"]["size"])
+            network = restored_network(checkpoint, merge=False)
+        else:
+            network = load_pretrained(self.network, self.prompt_format.token_space)
+        self._model = SpeechLanguageModel(network).to(device, dtype).eval()
+
+    @property
+    def loaded(self) -> SpeechLanguageModel:
+        assert self._model is not None, "`load` comes first"
+        return self._model
+
+    @property
+    def model_hash(self) -> str:
+        """That of the LMModule that holds these weights; known once they are loaded."""
+        return weights_hash(self.loaded, about=repr((self._size, self.prompt_format.token_space)))
+
+    def free(self) -> None:
+        """Let the weights go."""
+        self._model = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # an engine's processes may want the memory
+
+    def sampler(self, settings: SamplingSettings, engine: SamplerEngine | None = None) -> Sampler:
+        """Draws codes by the weights that were loaded; an `engine` draws them in its stead."""
+        if engine is None:
+            return KVCacheSampler(self.loaded.llama, self.prompt_format, settings)
+        return engine.sampler(self.loaded.llama, self.prompt_format, settings, self.model_hash)
