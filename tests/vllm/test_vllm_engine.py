@@ -44,8 +44,9 @@ UNLIKELY = 1e-4
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[VLLM]:
-    """One vLLM for all tests: eager, in blocks as small as its CPU kernels like them."""
-    engine = VLLM(cache_gigabytes=0.25, enforce_eager=True, max_model_len=512, engine_arguments={"block_size": BLOCK})
+    """One vLLM for all tests: eager, in blocks as small as its CPU kernels like them, few tokens a step."""
+    few = {"block_size": BLOCK, "max_num_batched_tokens": 512}
+    engine = VLLM(cache_gigabytes=0.25, enforce_eager=True, max_model_len=512, engine_arguments=few)
     yield engine
     engine.close()
 
@@ -122,6 +123,18 @@ def test_a_candidate_depends_on_its_seed_alone(engine, network):
     copies = sampler.extend([ended], 2, 5, [1, 2])
     assert [copy.codes_S.tolist() for copy in copies] == [ended.codes_S.tolist()] * 2
     assert all(copy.stopped and copy.log_probability == ended.log_probability for copy in copies)
+
+
+def test_more_prompts_than_one_step_reads(engine, network):
+    """Guards against a prompt that vLLM reads in two steps: on a CPU it cannot take back the draw between them, and
+    either dies or draws a candidate that depends on its batch."""
+    sampler = engine.sampler(network, FORMAT, SamplingSettings(), "toy")
+    prompts = [Prompt(word, f"{word} two three four five six seven " * 6) for word in ("zero", "eight", "nine")]
+    assert sum(map(sampler.num_prompt_tokens, prompts)) > 512 and sampler.num_prompt_tokens(prompts[0]) < 512
+    together = sampler.extend(sampler.start(prompts), 2, 12, list(range(6)))
+    for place, child in enumerate(together):
+        (alone,) = sampler.extend(sampler.start([child.prompt]), 1, 12, [place])
+        assert alone.codes_S.tolist() == child.codes_S.tolist()
 
 
 def test_a_prompt_is_read_once_and_a_fork_reads_a_block(engine, network):
