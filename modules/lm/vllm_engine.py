@@ -105,10 +105,16 @@ class VLLM:
             os.environ.setdefault(name, value)
         vllm_version()
         from vllm import LLM
+        from vllm.platforms import current_platform
 
+        arguments = self._arguments()
+        if current_platform.is_cpu():
+            # Where a prompt is read in two steps, vLLM takes back the draw between them; its CPU noise cannot go back,
+            # and the engine dies ("CPU Generator does not use offset").
+            arguments.setdefault("enable_chunked_prefill", False)
         with tempfile.TemporaryDirectory(prefix="vllm-") as name, changed_environment(self._variables()):
             write_network(network, Path(name))
-            llm = LLM(name, **self._arguments())
+            llm = LLM(name, **arguments)
         space = prompt_format.token_space
         llm.collective_rpc("restrict_to_speech", args=(space.speech_end, space.code_offset, space.codebook_size))
         return llm
