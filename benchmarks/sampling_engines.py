@@ -151,15 +151,21 @@ def drawn_by_vllm(
 
 @torch.inference_mode()
 def places_of_draws(
-    plain: LlamaForCausalLM, space: TokenSpace, tokens: list[int], drawn: list[list[int]], settings: SamplingSettings
+    plain: LlamaForCausalLM,
+    space: TokenSpace,
+    tokens: list[int],
+    drawn: list[list[int]],
+    settings: SamplingSettings,
+    noise_seed: int = 0,
 ) -> Tensor:
     """Where each drawn token lies in its own distribution: uniform in [0, 1) if and only if it was drawn from it.
 
     The words in order of falling probability share [0, 1) out among them; a draw's place is a random point of its
     word's share (the probability integral transform). Rows are computed by the plain network from the tokens alone.
+    Places that are put together need another `noise_seed` each: with one noise they would not be independent.
     """
     words, places = speech_words(space), []
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(noise_seed)
     for row in drawn:
         logits = plain(torch.tensor([tokens + row[:-1]]), logits_to_keep=len(row)).logits[0][:, words]
         probabilities = restrict(logits.float(), settings).softmax(-1).double()

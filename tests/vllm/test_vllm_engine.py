@@ -92,8 +92,8 @@ def test_every_draw_is_from_the_networks_own_distribution(engine, network, plain
         own, wrong = [], []
         for index, prompt in enumerate(PROMPTS):
             tokens, drawn = FORMAT.prompt_tokens(prompt.text), drawn_tokens(children[60 * index : 60 * (index + 1)])
-            own.append(places_of_draws(plain, SPACE, tokens, drawn, settings))
-            wrong.append(places_of_draws(plain, SPACE, tokens, drawn, other))
+            own.append(places_of_draws(plain, SPACE, tokens, drawn, settings, index))
+            wrong.append(places_of_draws(plain, SPACE, tokens, drawn, other, index))
         assert p_value(torch.cat(own)) > UNLIKELY, name
         assert p_value(torch.cat(wrong)) < UNLIKELY, f"{name}: the test could not tell another temperature"
 
