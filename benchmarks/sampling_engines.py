@@ -286,7 +286,7 @@ def main() -> None:
     result = {words: measure(words, given, settings) for words in given.words}
     about = {
         "date": date.today().isoformat(),
-        "machine": f"{processor_name()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "versions": versions(),
         "size": vars(SIZE),
         **{name: value for name, value in vars(given).items() if name not in ("words", "output")},
@@ -295,11 +295,6 @@ def main() -> None:
     print(text)
     if given.output:
         given.output.write_text(text + "\n", encoding="utf-8")
-
-
-def processor_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

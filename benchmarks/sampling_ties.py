@@ -1,6 +1,6 @@
 """How often is a candidate another one in another batch? Its noise is the same: near-ties of floating point differ.
 
-    PYTHONPATH=. python benchmarks/sampling_ties.py [--lm FILE] [--num_prompts 32] [--num_candidates 16] [--rows 1 7]
+    PYTHONPATH=. python benchmarks/sampling_ties.py [--lm FILE] [--num_prompts 16] [--num_candidates 16] [--rows 7 1]
         [--device cpu] [--num_threads 1] [--output FILE.json]
 
 Draws all candidates in batches of 64 rows, then the same with each of `--rows`, and counts the candidates whose codes
@@ -51,9 +51,9 @@ def ties(ours: Sequence[Branch], theirs: Sequence[Branch]) -> dict[str, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lm", type=Path, default=Path("runs/search/lm_0/checkpoints/last.ckpt"))
-    parser.add_argument("--num_prompts", type=int, default=32)
+    parser.add_argument("--num_prompts", type=int, default=16)
     parser.add_argument("--num_candidates", type=int, default=16)
-    parser.add_argument("--rows", type=int, nargs="+", default=[1, 7])
+    parser.add_argument("--rows", type=int, nargs="+", default=[7, 1])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--num_threads", type=int, default=1)
     parser.add_argument("--output", type=Path)

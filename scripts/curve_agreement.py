@@ -12,7 +12,7 @@ import csv
 import math
 from pathlib import Path
 
-KEY = ("prompt_set", "algorithm", "temperature", "selector", "judge", "n")
+KEY = ("prompt_set", "model", "algorithm", "temperature", "selector", "judge", "n")
 Curve = dict[tuple[str, ...], tuple[float, float, float]]
 
 

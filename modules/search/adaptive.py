@@ -8,7 +8,8 @@ import numpy as np
 
 from modules.api import Branch, Candidate
 from modules.search.best_of_n import candidate_seed, finished_candidate, partial_candidate, require_positive
-from modules.search.protocol import Drop, Estimate, Extend, Request, Score, Search, Span, Trace
+from modules.search.process_beam import scored
+from modules.search.protocol import Drop, Estimate, Extend, Request, Score, Search, Span
 
 
 def expected_gain(scores: Sequence[float], prior_spread: float) -> float:
@@ -100,13 +101,10 @@ class Adaptive:
             new, given_up = yield from self._round(root, seed, indices)
             healthy, sick = healthy + new, sick + given_up
             if new:
-                yield Score(root.prompt, new)
+                yield Score(root.prompt, new, (self.reward,))
             if self._is_enough([one.scores[self.reward] for one in healthy]):
                 break
-        if not healthy:
-            healthy = sick[:1]
-            yield Score(root.prompt, healthy)
-        return Trace(root.prompt, healthy)
+        return (yield from scored(root.prompt, healthy or sick[:1]))
 
     def _is_enough(self, scores: Sequence[float]) -> bool:
         if self.perfect_score is not None and any(score >= self.perfect_score for score in scores):
@@ -123,6 +121,7 @@ class Adaptive:
         partial: dict[int, Candidate] = {}
         whole: dict[int, Candidate] = {}
         sick: dict[int, Candidate] = {}
+        ended: list[Branch] = []
         for first_token in range(0, self.max_new_tokens, block):
             if not growing:
                 break
@@ -135,6 +134,7 @@ class Adaptive:
             for index, branch in grown.items():
                 if branch.stopped or first_token + num_new == self.max_new_tokens:
                     whole[index] = finished_candidate(branch, index, seeds[index])
+                    ended.append(branch)
                 else:
                     audio = partial[index].audio if index in partial else None
                     partial[index] = partial_candidate(branch, index, seeds[index], audio)
@@ -144,4 +144,5 @@ class Adaptive:
             for index in [index for index in growing if partial[index].scores[self.health] < self.min_health]:
                 sick[index] = finished_candidate(growing[index], index, seeds[index])
                 yield Drop([growing.pop(index)])
+        yield Drop(ended)
         return [whole[index] for index in sorted(whole)], [sick[index] for index in sorted(sick)]

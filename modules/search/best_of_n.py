@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 
 from modules.api import Audio, Branch, Candidate
-from modules.search.protocol import Estimate, Extend, Score, Search, Span, Trace
+from modules.search.protocol import Drop, Estimate, Extend, Score, Search, Span, Trace
 from modules.search.voices import voice_codes
 
 
@@ -74,5 +74,6 @@ class BestOfN:
             finished_candidate(branch, index, seed)
             for index, (branch, seed) in enumerate(zip(branches, seeds, strict=True))
         ]
+        yield Drop(branches)  # those that never ended hold memory that verifiers may want
         yield Score(root.prompt, candidates)
         return Trace(root.prompt, candidates)

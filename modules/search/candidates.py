@@ -76,7 +76,10 @@ class CandidateStore:
             aside = path.with_suffix(".json.damaged")
             os.replace(path, aside)
             logger.warning(
-                "The stored candidates %s are damaged (%r): set aside as %s and sampled again.", path, error, aside.name
+                "The stored candidates %s are no use (%r): set aside as %s and sampled again.",
+                path,
+                error,
+                aside.name,
             )
             return None
 

@@ -1,5 +1,6 @@
 """The driver: runs the searches of many prompts at once, so that sampling, decoding and scoring are batched."""
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,7 +16,9 @@ from modules.search.ledger import (
     with_shared_costs,
 )
 from modules.search.protocol import Drop, Extend, Request, Score, Search, SearchAlgorithm, Trace
-from modules.search.scoring import ScoreFailure, decode_candidates, num_decoded, score_groups
+from modules.search.scoring import ScoreFailure, decode_candidates, is_comparative, num_decoded, score_groups
+
+logger = logging.getLogger(__name__)
 
 # Called with the name of the stage that begins and how many prompts have been finished since the last call.
 Progress = Callable[[str, int], None]
@@ -29,7 +32,8 @@ def no_progress(stage: str, num_finished: int) -> None:
 class RunningSearch:
     """One prompt's generator, the request it waits on, every branch that it may still grow, and what it has spent.
 
-    `seconds` of sampling are not yet shared out to candidates.
+    `seconds` of sampling are not yet shared out to candidates. `unscored`: final candidates and the verifiers that
+    failed on them; `num_failures` counts all of those, on partial audio too.
     """
 
     root: Branch
@@ -40,6 +44,8 @@ class RunningSearch:
     branches: list[Branch] = field(default_factory=list)
     seconds: float = 0.0
     trace: Trace | None = None
+    num_failures: int = 0
+    unscored: list[tuple[Candidate, str]] = field(default_factory=list)
 
     @classmethod
     def begin(
@@ -66,6 +72,18 @@ class RunningSearch:
         sampler.drop([branch for branch in self.branches if id(branch) in unwanted])
         self.branches = [branch for branch in self.branches if id(branch) not in unwanted]
 
+    def note_failures(self, verifier_name: str, failed: set[ScoreFailure]) -> None:
+        """A final candidate on which a verifier failed while it steered will be asked about again at the end."""
+        own = [one for one in self.request.candidates if (self.root.prompt.key, one.index, verifier_name) in failed]
+        self.num_failures += len(own)
+        self.unscored += [(one, verifier_name) for one in own if not one.is_partial]
+
+    def ask_again(self) -> None:
+        """Forget, before the last round, the scores that are NaN because a verifier failed."""
+        for candidate, name in self.unscored:
+            candidate.scores.pop(name, None)
+        self.unscored = []
+
     def finish(self) -> Trace:
         """The trace; its candidates carry all that was spent."""
         assert self.trace is not None, "a search ends with a Trace"
@@ -81,12 +99,18 @@ class RunningSearch:
 
 
 def check_selectors(algorithm: SearchAlgorithm, selectors: Sequence[Verifier]) -> None:
-    """Raises ValueError where a verifier that steers the search is no selector, or cannot judge partial audio."""
+    """Raises ValueError where a verifier that steers the search is no selector, compares the candidates of one call, or
+    cannot judge partial audio."""
     by_name = {selector.name: selector for selector in selectors}
     for name in algorithm.verifier_names:
         if name not in by_name:
             raise ValueError(
                 f"Expected what steers {algorithm.name} to be one of the selectors {sorted(by_name)}, but got {name!r}."
+            )
+        if is_comparative(by_name[name]):
+            raise ValueError(
+                f"Expected what steers {algorithm.name} to score every candidate by itself, but got {name!r}, whose "
+                "scores compare the candidates of one call: steer by one of its members."
             )
     for name in algorithm.estimate(1).heard:
         if not by_name[name].judges_partial:
@@ -135,6 +159,8 @@ def run_searches(
             progress("searching", sum(search.request is None for search in waiting))
     finally:
         sampler.drop([branch for search in searches for branch in search.branches])
+    if num_failures := sum(search.num_failures for search in searches):
+        logger.warning("%d scores that should steer %s failed with an exception.", num_failures, algorithm.name)
     return [search.finish() for search in searches]
 
 
@@ -184,6 +210,9 @@ def _answer_scores(
     progress: Progress,
     failures: set[ScoreFailure] | None,
 ) -> None:
+    for search in searches:
+        if search.request.verifiers is None:
+            search.ask_again()
     progress("decoding", 0)
     asked = [(search, candidate) for search in searches for candidate in search.request.candidates]
     before = [candidate.cost for _, candidate in asked]
@@ -204,9 +233,11 @@ def _answer_scores(
     for verifier in selectors:
         is_steering = verifier.name in algorithm.verifier_names
         failed = _ask([search.request for search in searches], verifier, is_steering, codec, progress)
-        if failures is not None:
-            final = {search.root.prompt.key for search in searches if search.request.verifiers is None}
-            failures |= {failure for failure in failed if failure[0] in final}
+        for search in searches:
+            if search.request.verifiers is not None:
+                search.note_failures(verifier.name, failed)
+            elif failures is not None:
+                failures |= {failure for failure in failed if failure[0] == search.root.prompt.key}
     for search in searches:
         search.spend_seconds(search.request.candidates)
     for (search, candidate), earlier in zip(asked, before, strict=True):

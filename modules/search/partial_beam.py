@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from modules.api import Branch
 from modules.search.best_of_n import candidate_seed, finished_candidate, require_positive
 from modules.search.process_beam import BeamSettings, beam_estimate, final_candidates, grow_beams, scored
-from modules.search.protocol import Estimate, Extend, Search, Span
+from modules.search.protocol import Drop, Estimate, Extend, Search, Span
 
 
 @dataclass(frozen=True)
@@ -88,4 +88,5 @@ class PartialBeam:
                 finished_candidate(branch, index, own_seed)
                 for index, (branch, own_seed) in enumerate(zip(branches, seeds, strict=True), len(candidates))
             ]
+            yield Drop([*(beam.branch for beam in growing), *branches])
         return (yield from scored(root.prompt, candidates))

@@ -61,6 +61,11 @@ def _all_codes(candidate: Candidate) -> torch.Tensor:
     return torch.cat([candidate.voice_codes_S, candidate.codes_S])
 
 
+def is_comparative(verifier: Verifier) -> bool:
+    """Whether its scores hold among the candidates of one call only: it is made of others, which it weighs so."""
+    return hasattr(verifier, "member_hashes")
+
+
 def score_candidates(prompt: Prompt, candidates: Sequence[Candidate], verifier: Verifier) -> set[ScoreFailure]:
     """`score_groups` of one prompt."""
     return score_groups([prompt], [candidates], verifier)
@@ -74,7 +79,8 @@ def score_groups(
     A verifier that `ScoresMany` hears all of them in one call. NaN stands for: the verifier said so, or gave a score
     that is not finite; the candidate has no audio; the verifier needs a reference or a text that the prompt lacks; the
     verifier raised. In the last case it is asked of one prompt at a time, then of one candidate at a time; those that
-    still fail are logged and returned, so that a later run can try again.
+    still fail are logged and returned, so that a later run can try again. A comparative verifier hears the rest of them
+    in one call again, and fails for all of them where that raises.
     """
     heard: list[tuple[Prompt, list[Candidate]]] = []
     for prompt, candidates in zip(prompts, groups, strict=True):
@@ -113,17 +119,27 @@ def _asked_alone(prompt: Prompt, heard: Sequence[Candidate], verifier: Verifier)
         logger.warning(
             "%s failed on prompt %s; trying its candidates one by one.", verifier.name, prompt.key, exc_info=True
         )
-    failures = set()
-    for candidate in heard:
+    failed = [candidate for candidate in heard if not _scored([candidate], prompt, verifier)]
+    if is_comparative(verifier):
+        sound = [candidate for candidate in heard if not any(candidate is one for one in failed)]
+        if sound and not _scored(sound, prompt, verifier):
+            failed = list(heard)
+    return {(prompt.key, candidate.index, verifier.name) for candidate in failed}
+
+
+def _scored(candidates: Sequence[Candidate], prompt: Prompt, verifier: Verifier) -> bool:
+    """Whether the verifier could score them in one call; NaN and a warning otherwise."""
+    for candidate in candidates:
         candidate.scores[verifier.name] = math.nan
-        try:
-            _fill([candidate], verifier.score(prompt, [candidate]), verifier.name)
-        except BROKEN_INSTALLATION:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever a verifier raises, the sweep goes on
-            failures.add((prompt.key, candidate.index, verifier.name))
-            logger.warning("%s could not score %s #%d: %r", verifier.name, prompt.key, candidate.index, error)
-    return failures
+    try:
+        _fill(candidates, verifier.score(prompt, candidates), verifier.name)
+        return True
+    except BROKEN_INSTALLATION:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a verifier raises, the sweep goes on
+        which = ", ".join(f"#{candidate.index}" for candidate in candidates)
+        logger.warning("%s could not score %s %s: %r", verifier.name, prompt.key, which, error)
+        return False
 
 
 def _fill(candidates: Sequence[Candidate], scores: torch.Tensor, name: str) -> None:

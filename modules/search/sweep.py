@@ -23,7 +23,7 @@ from modules.search.driver import Progress, check_selectors, no_progress, run_se
 from modules.search.identity import candidate_identity, decoder_fingerprint, plain, score_identity
 from modules.search.ledger import estimated_cost
 from modules.search.protocol import SearchAlgorithm, Trace
-from modules.search.scoring import ScoreFailure, decode_candidates
+from modules.search.scoring import ScoreFailure, decode_candidates, is_comparative
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Panel:
     @property
     def columns(self) -> list[str]:
         """Names in the candidates' scores: every verifier's, and the disagreement of those that are made of others."""
-        names = [[one.name, disagreement_name(one.name)][: 1 + hasattr(one, "member_hashes")] for one in self.everyone]
+        names = [[one.name, disagreement_name(one.name)][: 1 + is_comparative(one)] for one in self.everyone]
         return [name for own in names for name in own]
 
     def roles(self, name: str) -> list[str]:
@@ -232,8 +232,10 @@ class Sweep:
         unasked = {verifier.name: [] for verifier in verifiers}
         for verifier in verifiers:
             for record in records:
-                if own := [one for one in candidates_of(record) if verifier.name not in one.scores]:
-                    unasked[verifier.name].append((record.trace.prompt, own))
+                wanted = candidates_of(record)
+                own = [one for one in wanted if verifier.name not in one.scores]
+                if own:  # scores that compare hold for all or for none
+                    unasked[verifier.name].append((record.trace.prompt, wanted if is_comparative(verifier) else own))
         unheard = {id(one): one for tasks in unasked.values() for _, own in tasks for one in own}
         if unheard:
             progress("decoding", 0)
