@@ -291,8 +291,7 @@ def main() -> None:
         "size": vars(SIZE),
         **{name: value for name, value in vars(given).items() if name not in ("words", "output")},
     }
-    text = json.dumps(about | result, indent=1)
-    print(text)
+    print(text := json.dumps(about | result, indent=1))
     if given.output:
         given.output.write_text(text + "\n", encoding="utf-8")
 
