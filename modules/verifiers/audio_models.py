@@ -25,7 +25,7 @@ class AudioModel:
     """A network with its feature extractor, read on first use.
 
     Clips are judged in batches, and a batch gives what single clips give: models that were trained with an attention
-    mask (their extractor says so) hear padded clips with it, the others hear clips of equal length together.
+    mask (their extractor says so) hear padded clips with it; the others, and x-vectors, clips of equal length together.
 
     Args:
         model: A folder as `save_pretrained` writes it (with preprocessor_config.json), or a name on the model hub.
@@ -72,8 +72,10 @@ class AudioModel:
 
     @property
     def hears_padding(self) -> bool:
-        """The model takes no attention mask: clips of different lengths must be kept apart."""
-        return not getattr(self.extractor, "return_attention_mask", False)
+        """Clips of different lengths must be kept apart: the model takes no attention mask, or is an x-vector, whose
+        frames transformers counts without the dilation of its layers, so that it takes some of the padding in."""
+        is_dilated = self.auto_class == "AutoModelForAudioXVector"
+        return is_dilated or not getattr(self.extractor, "return_attention_mask", False)
 
     def judge(self, audios: Sequence[Audio | None], read: Reader) -> list[Any | Exception]:
         """What `read(output of the network, samples of each clip)` says of every clip; an exception where it failed."""
