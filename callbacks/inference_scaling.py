@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from modules.api import Codec, Prompt, Sampler, SamplerEngine, SamplingSettings, Verifier
 from modules.batches import PromptBatch
-from modules.search.candidate_tables import candidate_rows, write_candidates
+from modules.search.candidate_tables import CandidateTable, write_candidates
 from modules.search.candidates import CandidateStore
 from modules.search.comparisons import Comparison, line_label
 from modules.search.driver import check_selectors
@@ -254,13 +254,13 @@ def write_tables(results: SweepResults, verifier_names: Sequence[str], report: P
     if seed_scores := [row for one in everything for row in one.seed_scores]:
         write_rows(seed_scores, SeedScore, report / "seeds.csv")
     drawn = [one for first in everything for one in (first, *first.other_seeds)]
-    rows = []
+    searches = []
     for one in drawn:
         about = one.description
         drawn_by = {"algorithm": about["algorithm"]["name"], "temperature": about["sampling"]["temperature"]}
         drawn_by |= {"sweep_seed": about["seed"], "model": about.get("model", "")}
-        rows += candidate_rows(one.prompt_sets, verifier_names, drawn_by)
-    write_candidates(rows, report)
+        searches.append((one.prompt_sets, drawn_by))
+    write_candidates(CandidateTable(searches, verifier_names), report)
 
 
 def log_points(loggers: Sequence[Logger], results: SweepResults) -> None:

@@ -201,9 +201,14 @@ class SpeechWriter(Callback):
         }
 
     def _heard(self, prompt: Prompt, candidate: Candidate) -> str | None:
-        """What a selector that writes down what it hears understood; None for another one, or silence."""
-        writes = hasattr(self.selector, "hypotheses") and candidate.num_codes > 0
-        return self.selector.hypotheses(prompt, [candidate])[0] if writes else None
+        """What a selector that writes down what it hears understood; None for another one, silence, or a failure."""
+        if not hasattr(self.selector, "hypotheses") or not candidate.num_codes:
+            return None
+        try:
+            return self.selector.hypotheses(prompt, [candidate])[0]
+        except Exception as error:  # noqa: BLE001 - the words only illustrate; the speech is written all the same
+            logger.warning("%s gave no words for %s: %r", self.selector.name, prompt.key, error)
+            return None
 
     def _sentence(self, trace: Trace, chosen: int) -> str:
         """What was chosen, for people."""

@@ -243,7 +243,8 @@ class SamplerEngine(Protocol):
 
 @runtime_checkable
 class Verifier(Protocol):
-    """Judges speech. Higher is better; NaN = could not judge.
+    """Judges speech. Higher is better; NaN = nothing can be said of this candidate, now or later. Any other exception
+    than ValueError leaves `score`, so that the sweep asks again.
 
     `name` is the column of tables. `worst_score` stands for a candidate that a judge cannot score or that never ended.
     Two verifiers with one `model_hash` are the same verifier, whatever their settings: one may not judge the other.
@@ -285,7 +286,7 @@ def disagreement_name(verifier_name: str) -> str:
     return f"{verifier_name} disagreement"
 
 
-# What a Verifier raises that says nothing of a candidate: it stops whoever asked.
+# What a Verifier raises that no second try will mend: it stops whoever asked.
 BROKEN_INSTALLATION = (ImportError, FileNotFoundError, MemoryError)
 
 

@@ -34,7 +34,7 @@ def save_audio_model(folder: Path, kind: str, masked: bool = True, num_labels: i
         (folder / "vocab.json").write_text(json.dumps(VOCABULARY))
         Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), pad_token="<pad>").save_pretrained(folder)
     elif kind == "xvector":
-        network = WavLMForXVector(WavLMConfig(**size, tdnn_dim=(24, 24), tdnn_kernel=(3, 1), tdnn_dilation=(1, 1),
+        network = WavLMForXVector(WavLMConfig(**size, tdnn_dim=(24, 24), tdnn_kernel=(3, 3), tdnn_dilation=(1, 3),
                                               xvector_output_dim=20))  # fmt: skip
     else:
         labels = {place: f"mood {place}" for place in range(num_labels)}

@@ -80,6 +80,24 @@ def test_speaker_similarity_is_the_cosine_of_the_models_embeddings(tmp_path: Pat
     assert np.ptp(expected) > 1e-3
 
 
+def test_clips_too_short_for_an_x_vector_are_no_fault_of_the_model(tmp_path: Path) -> None:
+    """Guards against a clip that the network cannot take in, and that every run asks about again; against a limit that
+    refuses what it can; and against a deviation over one frame, which is NaN."""
+    folder = save_audio_model(tmp_path, "xvector")
+    network = AutoModelForAudioXVector.from_pretrained(folder).eval()
+    noise_T = torch.randn(9000, generator=torch.Generator().manual_seed(5)) / 9
+    with pytest.raises(RuntimeError, match="Kernel size"):
+        network(noise_T[None, :2000])
+    with torch.no_grad():  # one frame more is 320 samples more
+        finite = (number for number in range(2800, 9000) if network(noise_T[None, :number]).embeddings.isfinite().all())
+        shortest = next(finite)
+    assert shortest > 2800
+    lengths = (2000, shortest - 1, shortest, 9000)
+    *short, enough, long = XVector(folder).embed([Audio(noise_T[:number], RATE) for number in lengths])
+    assert all(isinstance(one, ValueError) and f"at least {shortest} samples" in str(one) for one in short)
+    assert np.isfinite(enough).all() and np.isfinite(long).all()
+
+
 def test_regressor_and_label_are_the_models(tmp_path: Path) -> None:
     """Guards against the wrong output, logits for probabilities, and a classifier that passes for a regressor."""
     regressor = save_audio_model(tmp_path / "regressor", "classifier", num_labels=1)

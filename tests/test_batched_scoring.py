@@ -132,7 +132,8 @@ def test_a_clip_that_fails_is_found_and_the_others_keep_their_scores(caplog):
     groups = [[clip_of(prompt, 8 * place + i, 3000) for i in range(8)] for place, prompt in enumerate(prompts)]
     groups[5][2] = clip_of(prompts[5], 42, 4000)
     recogniser = Recogniser()
-    score_groups(prompts, groups, Transcript(recogniser, BasicWords()))
+    failures = score_groups(prompts, groups, Transcript(recogniser, BasicWords()))
+    assert failures == {("p5", 42, "transcript")}
     scores = [one.scores["transcript"] for group in groups for one in group]
     assert [place for place, score in enumerate(scores) if math.isnan(score)] == [42]
     assert scores[:42] + scores[43:] == [1.0] * 63

@@ -11,7 +11,7 @@ import scipy.stats
 
 from modules.api import Cost, Prompt, SamplingSettings
 from modules.search.best_of_n import BestOfN
-from modules.search.candidate_tables import candidate_rows, write_candidates
+from modules.search.candidate_tables import CandidateTable, write_candidates
 from modules.search.candidates import CandidateStore
 from modules.search.comparisons import compare
 from modules.search.estimators import bootstrap_interval, resample_counts, speaker_interval
@@ -256,7 +256,7 @@ def test_how_much_an_ensemble_disagrees_reaches_the_tables(tmp_path):
     (row,) = results.over_optimisation
     assert row.disagreement == pytest.approx(np.mean(expected))
     assert row.chosen_disagreement == pytest.approx(np.mean(chosen))
-    write_candidates(candidate_rows(results.prompt_sets, panel.columns), tmp_path)
+    write_candidates(CandidateTable([(results.prompt_sets, {})], panel.columns), tmp_path)
     with (tmp_path / "candidates.csv").open() as stream:
         column = [one["ensemble disagreement"] for one in csv.DictReader(stream)]
     assert [float(cell) for cell in column if cell] == pytest.approx(expected)

@@ -88,12 +88,12 @@ class Stubborn:
 
     model_hash = "stubborn"
 
-    def __init__(self) -> None:
-        self.num_clips = 0
+    def __init__(self, error: type[Exception] = RuntimeError) -> None:
+        self.error, self.num_clips = error, 0
 
     def transcribe(self, audios: Sequence[Audio], language: str) -> list[str]:
         if any(audio.samples_T.numel() == 5000 for audio in audios):
-            raise RuntimeError("not this one")
+            raise self.error("not this one")
         self.num_clips += len(audios)
         return ["one two"] * len(audios)
 
@@ -103,7 +103,7 @@ class Stubborn:
 
 def test_one_failure_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
     """Guards against an exception in one clip that stops a sweep or spoils its neighbours, and against silent NaN."""
-    verifier = Transcript(Stubborn(), BasicWords())
+    verifier = Transcript(Stubborn(ValueError), BasicWords())
     clips = [Audio(torch.full((n,), 0.1), RATE) for n in (4000, 5000, 6000, 0)]
     candidates = [*(candidate(clip) for clip in clips), candidate(None)]
     with caplog.at_level(logging.WARNING):
@@ -117,12 +117,19 @@ def test_one_failure_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) 
     assert verifier.score(Prompt("k", "..."), candidates).isnan().all()  # nothing to compare with
 
 
-def test_a_recogniser_that_always_fails_is_not_a_judgement() -> None:
-    """Guards against a sweep of worst scores that ends as if it were one: a dead model, a missing library."""
-    verifier = Transcript(Stubborn(), BasicWords())
+def test_a_recogniser_that_fails_is_not_a_judgement() -> None:
+    """Guards against a sweep of worst scores that ends as if it were one, where a model is dead or short of memory for
+    some clips; and against clips that are heard again on their account."""
+    recogniser = Stubborn()
+    verifier = Transcript(recogniser, BasicWords())
     clips = [candidate(Audio(torch.full((5000,), level), RATE)) for level in (0.1, 0.2)]
     with pytest.raises(RuntimeError, match="not this one"):
         verifier.score(Prompt("k", "one two"), clips)
+    good = candidate(Audio(torch.full((4000,), 0.1), RATE))
+    with pytest.raises(RuntimeError, match="not this one"):
+        verifier.score(Prompt("k", "one two"), [good, *clips])
+    assert verifier.score(Prompt("k", "one two"), [good]).tolist() == [1.0] and recogniser.num_clips == 1
+    assert verifier.num_failures == 0
 
 
 def test_equal_audio_is_heard_once() -> None:

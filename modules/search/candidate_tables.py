@@ -2,16 +2,20 @@
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
+import torch
 
 from modules.api import Candidate
 from modules.search.protocol import Trace
 
-COSTS = ("lm_flops", "codec_flops", "verifier_flops", "seconds")
+COSTS = ("lm_flops", "prompt_flops", "codec_flops", "verifier_flops", "seconds")
+ROWS_PER_GROUP = 4096
 
 
 def candidate_rows(
@@ -21,7 +25,8 @@ def candidate_rows(
 
     `about`: columns that say the same in every row, such as the search that drew them. A score is None where the
     verifier was not asked, NaN where it could not judge. `lm_flops` to `seconds` are what the search spent on it;
-    NAME_flops and NAME_seconds what it cost to have it heard by a verifier that did not steer the search.
+    NAME_flops and NAME_seconds what it cost to have it heard by a verifier that did not steer the search. Those of
+    `lm_flops` that read the prompt are `prompt_flops`. Candidates of a prompt share them: a sum must not repeat them.
     """
     for prompt_set, traces in prompt_sets.items():
         for trace in traces:
@@ -41,7 +46,7 @@ def candidate_rows(
                     **{name: one.scores.get(name) for name in verifier_names},
                     **{part: getattr(one.cost, part) for part in COSTS},
                     **_hearing(one, verifier_names),
-                    "codes": one.codes_S.tolist(),
+                    "codes": one.codes_S.to("cpu", torch.int32).numpy(),
                 }
 
 
@@ -51,15 +56,50 @@ def _hearing(candidate: Candidate, verifier_names: Sequence[str]) -> dict[str, f
     return flops | {f"{name}_seconds": cost.seconds for name, cost in costs.items()}
 
 
-def write_candidates(rows: Iterable[dict[str, Any]], folder: Path) -> None:
-    """candidates.csv, without the codes, and candidates.parquet. A column that a row lacks is empty there."""
-    rows = list(rows)
-    columns = list(dict.fromkeys(name for row in rows for name in row if name != "codes"))
+@dataclass(frozen=True)
+class CandidateTable:
+    """The rows of several searches, made anew at every iteration: they take no memory beside the candidates.
+
+    Each search: its traces by prompt set, and what `candidate_rows` is to say about it.
+    """
+
+    searches: Sequence[tuple[Mapping[str, Sequence[Trace]], Mapping[str, Any]]]
+    verifier_names: Sequence[str]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for prompt_sets, about in self.searches:
+            yield from candidate_rows(prompt_sets, self.verifier_names, about)
+
+
+def write_candidates(table: CandidateTable, folder: Path, rows_per_group: int = ROWS_PER_GROUP) -> None:
+    """candidates.csv, without the codes, and candidates.parquet. A column that a row lacks is empty there.
+
+    The rows are made twice, for the columns and for what stands in them, and held `rows_per_group` at a time.
+    """
+    schema = _schema(table)
+    columns = [name for name in schema.names if name != "codes"]
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "candidates.csv").open("w", newline="", encoding="utf-8") as stream:
+    with (
+        (folder / "candidates.csv").open("w", newline="", encoding="utf-8") as stream,
+        pyarrow.parquet.ParquetWriter(folder / "candidates.parquet", schema, compression="zstd") as parquet,
+    ):
         writer = csv.DictWriter(stream, columns, extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(rows)
-    table = {name: pyarrow.array([row.get(name) for row in rows]) for name in columns}
-    table["codes"] = pyarrow.array([row["codes"] for row in rows], pyarrow.list_(pyarrow.int32()))
-    pyarrow.parquet.write_table(pyarrow.table(table), folder / "candidates.parquet", compression="zstd")
+        rows = iter(table)
+        while group := list(islice(rows, rows_per_group)):
+            writer.writerows(group)
+            cells = [pyarrow.array([row.get(name) for row in group], schema.field(name).type) for name in schema.names]
+            parquet.write_table(pyarrow.Table.from_arrays(cells, schema=schema))
+
+
+def _schema(rows: Iterable[dict[str, Any]]) -> pyarrow.Schema:
+    """Every column of any row, the codes last, with the type that holds all that stands in it."""
+    found: dict[str, dict[type, Any]] = {}  # one value of each type
+    for row in rows:
+        for name, value in row.items():
+            own = found.setdefault(name, {})
+            if value is not None:
+                own[type(value)] = value
+    found.pop("codes", None)
+    columns = [(name, pyarrow.array(list(values.values())).type) for name, values in found.items()]
+    return pyarrow.schema([*columns, ("codes", pyarrow.list_(pyarrow.int32()))])

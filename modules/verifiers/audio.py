@@ -6,8 +6,9 @@ T audio samples.
 import hashlib
 import logging
 import os
+import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -67,10 +68,25 @@ class Failures:
             logger.warning("%s could not judge a clip, and counts it: %s", self.verifier, error)
 
 
+def failed(error: Exception) -> Exception:
+    """An exception as what came of a clip. It lets go what its frames held: on a GPU that may be what others need."""
+    traceback.clear_frames(error.__traceback__)
+    return error
+
+
+def raise_passing(outcomes: Iterable[Any]) -> None:
+    """Raise the first exception among what came of clips that is no ValueError: it says nothing of its clip, but of
+    memory that others had taken, or of a driver. Whoever asked may ask again, of one candidate at a time."""
+    for outcome in outcomes:
+        if isinstance(outcome, Exception) and not isinstance(outcome, ValueError):
+            raise outcome
+
+
 class ContentCache:
     """What `compute` says of clips, kept by the content of their audio: equal clips are computed once.
 
-    A clip that cannot be judged gives an exception, which is not kept. `compute` gets the new clips together.
+    `compute` gets the new clips together. A clip that nothing could judge gives a ValueError, which is not kept. Any
+    other exception that `compute` gives for a clip is raised, once the others are kept (`raise_passing`).
     """
 
     def __init__(self, compute: Callable[[list[Audio]], list[Any]], size: int = 20_000) -> None:
@@ -93,6 +109,7 @@ class ContentCache:
         self._kept.update((key, found[key]) for key in new if not isinstance(found[key], Exception))
         while len(self._kept) > self.size:
             self._kept.popitem(last=False)
+        raise_passing(found.values())
         return [key if isinstance(key, Exception) else found[key] for key in keys]
 
 
@@ -148,8 +165,8 @@ def in_threads(judge: Callable[[Audio], float], audios: Sequence[Audio], num_wor
             return float(judge(audio))
         except BROKEN_INSTALLATION:
             raise
-        except Exception as error:  # noqa: BLE001 - one bad clip must not stop a sweep; it is counted
-            return error
+        except Exception as error:  # noqa: BLE001 - one bad clip must not spoil the others
+            return failed(error)
 
     if num_workers == 1 or len(audios) < 2:
         return [attempt(audio) for audio in audios]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from modules.api import BROKEN_INSTALLATION, Audio
-from modules.verifiers.audio import checked, resampled
+from modules.verifiers.audio import checked, failed, resampled
 from modules.verifiers.model_files import content_hash, model_folder
 
 # From a network's output and the number of samples of each clip to one result per clip.
@@ -25,7 +25,7 @@ class AudioModel:
     """A network with its feature extractor, read on first use.
 
     Clips are judged in batches, and a batch gives what single clips give: models that were trained with an attention
-    mask (their extractor says so) hear padded clips with it, the others hear clips of equal length together.
+    mask (their extractor says so) hear padded clips with it; the others, and x-vectors, clips of equal length together.
 
     Args:
         model: A folder as `save_pretrained` writes it (with preprocessor_config.json), or a name on the model hub.
@@ -72,23 +72,31 @@ class AudioModel:
 
     @property
     def hears_padding(self) -> bool:
-        """The model takes no attention mask: clips of different lengths must be kept apart."""
-        return not getattr(self.extractor, "return_attention_mask", False)
+        """Clips of different lengths must be kept apart: the model takes no attention mask, or is an x-vector, whose
+        frames transformers counts without the dilation of its layers, so that it takes some of the padding in."""
+        is_dilated = self.auto_class == "AutoModelForAudioXVector"
+        return is_dilated or not getattr(self.extractor, "return_attention_mask", False)
 
-    def judge(self, audios: Sequence[Audio | None], read: Reader) -> list[Any | Exception]:
-        """What `read(output of the network, samples of each clip)` says of every clip; an exception where it failed."""
-        rate = self.extractor.sampling_rate
+    def judge(self, audios: Sequence[Audio | None], read: Reader, min_samples: int = 1) -> list[Any | Exception]:
+        """What `read(output of the network, samples of each clip)` says of every clip; an exception where it failed: a
+        ValueError where the clip has fewer than `min_samples`."""
         clips: list[np.ndarray | Exception] = []
         for audio in audios:
             try:
-                clips.append(resampled(checked(audio), rate))
+                clips.append(self._clip(audio, min_samples))
             except Exception as error:  # noqa: BLE001 - one bad clip must not stop the others
-                clips.append(error)
+                clips.append(failed(error))
         results: list[Any] = list(clips)
         for places in self._batches(clips):
             for place, result in zip(places, self._judge_batch([clips[place] for place in places], read), strict=True):
                 results[place] = result
         return results
+
+    def _clip(self, audio: Audio | None, min_samples: int) -> np.ndarray:
+        clip_T = resampled(checked(audio), self.extractor.sampling_rate)
+        if len(clip_T) < min_samples:
+            raise ValueError(f"Expected `audio` of at least {min_samples} samples, but got {len(clip_T)}.")
+        return clip_T
 
     def _batches(self, clips: Sequence[np.ndarray | Exception]) -> list[list[int]]:
         places = [place for place, clip in enumerate(clips) if not isinstance(clip, Exception)]
@@ -108,7 +116,7 @@ class AudioModel:
             raise
         except Exception as error:  # noqa: BLE001 - counted by whoever asked
             if len(clips) == 1:
-                return [error]
+                return [failed(error)]
         return [result for clip in clips for result in self._judge_batch([clip], read)]
 
     def _inputs(self, clips: list[np.ndarray]) -> dict[str, torch.Tensor]:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from modules.api import Audio
-from modules.verifiers.audio import BROKEN_INSTALLATION, checked, resampled
+from modules.api import BROKEN_INSTALLATION, Audio
+from modules.verifiers.audio import checked, failed, resampled
 from modules.verifiers.model_files import content_hash, model_folder
 
 SAMPLE_RATE = 16_000
@@ -118,7 +118,7 @@ class Emotion2Vec:
         except BROKEN_INSTALLATION:
             raise
         except Exception as error:  # noqa: BLE001 - one bad clip must not stop the others
-            return error
+            return failed(error)
 
     def flops(self, seconds: float) -> float:
         return self._funasr.flops(seconds)

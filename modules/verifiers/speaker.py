@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from modules.api import Audio, Candidate, Prompt
-from modules.verifiers.audio import ContentCache, Failures, checked, reference_similarities, resampled
+from modules.verifiers.audio import ContentCache, Failures, checked, failed, reference_similarities, resampled
 from modules.verifiers.audio_models import AudioModel
 from modules.verifiers.model_files import content_hash, package_folder
 
@@ -81,7 +81,7 @@ class Resemblyzer:
             try:
                 mels.append(self._mel_windows(audio))
             except Exception as error:  # noqa: BLE001 - one bad clip must not stop the others
-                mels.append(error)
+                mels.append(failed(error))
         windows = [window for clip in mels if not isinstance(clip, Exception) for window in clip]
         embedded: list[np.ndarray] = []
         with torch.no_grad(), _one_thread():
@@ -139,7 +139,17 @@ class XVector:
 
     def embed(self, audios: Sequence[Audio | None]) -> list[np.ndarray | Exception]:
         """One (D,) float32 of length 1 each, or why there is none."""
-        return self._audio_model.judge(audios, _directions)
+        return self._audio_model.judge(audios, _directions, self._min_samples)
+
+    @cached_property
+    def _min_samples(self) -> int:
+        """Of a clip of which the time-delay layers leave two frames, which is what a deviation over time takes."""
+        config = self._audio_model.config
+        number = 2 + sum((k - 1) * d for k, d in zip(config.tdnn_kernel, config.tdnn_dilation, strict=True))
+        if hasattr(config, "conv_kernel"):  # else the network hears features, not samples
+            for k, stride in reversed(list(zip(config.conv_kernel, config.conv_stride, strict=True))):
+                number = (number - 1) * stride + k
+        return number
 
     def flops(self, seconds: float) -> float:
         return self._audio_model.flops(seconds)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Prompt
-from modules.verifiers.audio import Failures, audio_hash, checked, regrouped, resampled
+from modules.verifiers.audio import Failures, audio_hash, checked, failed, raise_passing, regrouped, resampled
 from modules.verifiers.normalise import Normaliser
 
 MAX_CACHED_TEXTS = 100_000
@@ -76,9 +76,9 @@ class Transcript:
     """1 - min(1, error rate) between the prompt's text and what a recogniser hears: 1.0 is every word, 0.0 none.
 
     Both texts pass the normaliser first. What was heard is kept by the hash of the audio, so scoring again, or several
-    candidates with the same audio, costs nothing. NaN where the recogniser failed or the text normalises to nothing.
-    Of a partial candidate only the best prefix of the text is expected (`prefix_error_rate`). One that continues a
-    recording is heard after it, against the whole text.
+    candidates with the same audio, costs nothing. NaN where there is too little to hear, or
+    the text normalises to nothing. Of a partial candidate only the best prefix of the text is expected
+    (`prefix_error_rate`). One that continues a recording is heard after it, against the whole text.
 
     Args:
         recogniser: Such as FasterWhisper() or Pocketsphinx().
@@ -127,28 +127,23 @@ class Transcript:
         return self._failures.count
 
     def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
-        """(N,) float64 in [0, 1]. Raises what the recogniser raised where it failed on every clip."""
+        """(N,) float64 in [0, 1]. Raises what the recogniser raised but for ValueError; what it heard is kept."""
         return self.score_many([prompt], [candidates])[0]
 
     def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]:
         """`score` of many prompts: what is new to the cache is recognised in one call for each language."""
-        heard = self._heard(prompts, groups)
-        for texts in heard:
-            broken = [text for text in texts if isinstance(text, Exception) and not isinstance(text, ValueError)]
-            if broken and len(broken) == len(texts):  # not the clips' fault
-                raise broken[0]
-        return [self._compared(*one) for one in zip(prompts, groups, heard, strict=True)]
+        return [self._compared(*one) for one in zip(prompts, groups, self._heard(prompts, groups), strict=True)]
 
-    def _compared(self, prompt: Prompt, candidates: Sequence[Candidate], texts: Sequence[str | Exception]) -> Tensor:
+    def _compared(self, prompt: Prompt, candidates: Sequence[Candidate], texts: Sequence[str | ValueError]) -> Tensor:
         reference = self.normaliser(prompt.text)
         scores = torch.full((len(candidates),), float("nan"), dtype=torch.float64)
         for index, heard in enumerate(texts):
             try:
-                if isinstance(heard, Exception):
+                if isinstance(heard, ValueError):
                     raise heard
                 rate = prefix_error_rate if candidates[index].is_partial else error_rate
                 scores[index] = 1 - min(1.0, rate(reference, self.normaliser(heard), self.unit))
-            except Exception as error:  # noqa: BLE001 - one bad clip must not stop a sweep; it is counted
+            except ValueError as error:
                 self._failures.add(error)
         return scores
 
@@ -158,16 +153,16 @@ class Transcript:
         return len(text.split()) if self.unit == "word" else len(text)
 
     def hypotheses(self, prompt: Prompt, candidates: Sequence[Candidate]) -> list[str]:
-        """What the recogniser heard, as it wrote it; empty where it failed."""
-        return ["" if isinstance(text, Exception) else text for text in self._heard([prompt], [candidates])[0]]
+        """What the recogniser heard, as it wrote it; empty where there is nothing to hear. Raises as `score` does."""
+        return ["" if isinstance(text, ValueError) else text for text in self._heard([prompt], [candidates])[0]]
 
     def flops(self, seconds: float) -> float:
         """One pass of the recogniser."""
         return self.recogniser.flops(seconds)
 
-    def _heard(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[list[str | Exception]]:
+    def _heard(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[list[str | ValueError]]:
         """The texts of each group, from the cache where they are there; the new ones are recognised together."""
-        keys: list[tuple[str, str] | Exception] = []
+        keys: list[tuple[str, str] | ValueError] = []
         clips: dict[tuple[str, str], Audio] = {}
         for prompt, group in zip(prompts, groups, strict=True):
             for candidate in group:
@@ -175,7 +170,7 @@ class Transcript:
                     audio = heard_audio(prompt, candidate)
                     keys.append((audio_hash(checked(audio)), prompt.language))
                     clips[keys[-1]] = audio
-                except Exception as error:  # noqa: BLE001 - counted by whoever asked
+                except ValueError as error:
                     keys.append(error)
         found: dict[tuple[str, str], str | Exception] = {key: self._texts[key] for key in clips if key in self._texts}
         for language in dict.fromkeys(language for _, language in clips):
@@ -184,7 +179,8 @@ class Transcript:
         self._texts.update((key, found[key]) for key in clips if isinstance(found[key], str))
         while len(self._texts) > MAX_CACHED_TEXTS:
             self._texts.popitem(last=False)
-        return regrouped([key if isinstance(key, Exception) else found[key] for key in keys], groups)
+        raise_passing(found.values())
+        return regrouped([key if isinstance(key, ValueError) else found[key] for key in keys], groups)
 
     def _recognise(self, audios: Sequence[Audio], language: str) -> list[str | Exception]:
         """All clips in one call; where that fails, half of them at a time, to find those that fail."""
@@ -194,8 +190,8 @@ class Transcript:
             return list(self.recogniser.transcribe(audios, language))
         except BROKEN_INSTALLATION:
             raise
-        except Exception as error:  # noqa: BLE001 - counted by whoever asked
+        except Exception as error:  # noqa: BLE001 - the clips that it is about are found first
             if len(audios) == 1:
-                return [error]
+                return [failed(error)]
         half = len(audios) // 2
         return [*self._recognise(audios[:half], language), *self._recognise(audios[half:], language)]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modules.api import BROKEN_INSTALLATION, Audio
-from modules.verifiers.audio import checked, resampled
+from modules.verifiers.audio import checked, failed, resampled
 from modules.verifiers.model_files import content_hash
 
 SAMPLE_RATE = 16_000
@@ -246,7 +246,7 @@ class FineTunedWavLM:
         except BROKEN_INSTALLATION:
             raise
         except Exception as error:  # noqa: BLE001 - one bad clip must not stop the others
-            return error
+            return failed(error)
 
     def flops(self, seconds: float) -> float:
         """2 per weight and frame."""
