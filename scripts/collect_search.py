@@ -58,7 +58,7 @@ def equal_compute(folders: list[Path]) -> list[dict[str, Any]]:
                 known = most.get(row["search"])  # a search of several points: that of all its candidates
                 most[row["search"]] = row if known is None or row["flops"] > known["flops"] else known
         for name, row in most.items():
-            runs[name.split(" ")[0]].append(row)
+            runs[name.rsplit(" T=", 1)[0]].append(row)
     return [joined(name, rows) for name, rows in runs.items()]
 
 
@@ -91,10 +91,14 @@ def joined(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
 def flops_parts(folders: list[Path]) -> dict[str, dict[str, float]]:
     """Of each search: the shares of language model, codec and verifiers in its FLOPs, and codes for each digit."""
     sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    known_prompts = set()
     for folder in folders:
         for row in read_rows(folder / "report/candidates.csv"):
             for part in ("lm_flops", "codec_flops", "verifier_flops", "num_codes"):
                 sums[row["algorithm"]][part] += float(row[part])
+            prompt = (folder, row["algorithm"], row["prompt_key"])  # read once for all its candidates
+            sums[row["algorithm"]]["lm_flops"] -= float(row["prompt_flops"]) if prompt in known_prompts else 0.0
+            known_prompts.add(prompt)
             sums[row["algorithm"]]["verifier_flops"] += float(row[f"{STEERED_BY}_flops"] or 0)
             sums[row["algorithm"]]["num_digits"] += len(row["text"].split())
     return {
