@@ -42,8 +42,9 @@ class InferenceScaling(Callback):
     samples) and `folder`/report (docs/sweeps.md lists its files), and logs every point with step = n as
     "PROMPT SET/JUDGE/SELECTOR". `results` holds the SweepResults after the test, on rank 0 only.
 
-    With several ranks each takes a stride of all prompts; they must share `folder`. So must runs that share the prompts
-    out (`share`, `num_shares`); they write no report. The same run without shares, afterwards, finds everything stored.
+    With several ranks each takes a stride of all prompts; they must share `folder`, and wait for the slowest of them
+    (configs/sweep/ranks.yaml: longer than Lightning's half an hour). Runs that share the prompts out (`share`,
+    `num_shares`) must share it too; they write no report. The same run without shares, afterwards, finds all stored.
 
     Args:
         codec: Turns codes into audio.
