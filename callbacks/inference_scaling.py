@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from tqdm import tqdm
 
+from callbacks.gathered_prompts import gathered_prompts
 from modules.api import Codec, Prompt, Sampler, SamplerEngine, SamplingSettings, Verifier
 from modules.batches import PromptBatch
 from modules.search.candidate_tables import CandidateTable, write_candidates
@@ -25,7 +26,6 @@ from modules.search.results import SweepResults, write_curves, write_prompt_scor
 from modules.search.seeds import SeedScore, over_seeds
 from modules.search.summary import combined, of_model, summarise
 from modules.search.sweep import Panel, Sweep, unique_prompts
-from modules.search.voices import with_voice_codes
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +42,9 @@ class InferenceScaling(Callback):
     samples) and `folder`/report (docs/sweeps.md lists its files), and logs every point with step = n as
     "PROMPT SET/JUDGE/SELECTOR". `results` holds the SweepResults after the test, on rank 0 only.
 
-    With several ranks each takes a stride of all prompts; they must share `folder`. So must runs that share the prompts
-    out (`share`, `num_shares`); they write no report. The same run without shares, afterwards, finds everything stored.
+    With several ranks each takes a stride of all prompts; they must share `folder`, and wait for the slowest of them
+    (configs/sweep/ranks.yaml: longer than Lightning's half an hour). Runs that share the prompts out (`share`,
+    `num_shares`) must share it too; they write no report. The same run without shares, afterwards, finds all stored.
 
     Args:
         codec: Turns codes into audio.
@@ -158,8 +159,7 @@ class InferenceScaling(Callback):
         """Collect the prompts; sampling waits for all of them, so that ranks can share them out."""
         if not isinstance(batch, PromptBatch):
             raise TypeError(f"Expected test batches to be PromptBatch, but got {type(batch).__name__}.")
-        # Each rank reads the voices of its own: after the gathering all ranks hold the same codes for a prompt.
-        self._prompts.setdefault(dataloader_idx, []).extend(with_voice_codes(batch.prompts, self.codec))
+        self._prompts.setdefault(dataloader_idx, []).extend(batch.prompts)
 
     @torch.inference_mode()
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -220,18 +220,13 @@ class InferenceScaling(Callback):
                 sweep.run(own, sampler, self.prompts_per_group, show)
 
     def _prompt_sets(self, trainer: Trainer) -> dict[str, list[Prompt]]:
-        """All prompts of all ranks by set; equal on every rank."""
-        by_loader = {index: list(prompts) for index, prompts in self._prompts.items()}
-        if trainer.world_size > 1:
-            gathered: list[dict[int, list[Prompt]]] = [{} for _ in range(trainer.world_size)]
-            torch.distributed.all_gather_object(gathered, by_loader)
-            indices = sorted({index for one in gathered for index in one})
-            by_loader = {index: [prompt for one in gathered for prompt in one.get(index, [])] for index in indices}
+        """All prompts of all ranks by set."""
+        by_loader = gathered_prompts(self._prompts, self.codec, trainer.global_rank, trainer.world_size)
         unique_prompts([prompt for prompts in by_loader.values() for prompt in prompts])  # keys, across all sets
         if not by_loader:
             raise ValueError("Expected the test dataloaders to give at least one prompt, but got none.")
         names = self._prompt_set_names(trainer, num_sets=max(by_loader) + 1)
-        return {names[index]: unique_prompts(prompts) for index, prompts in sorted(by_loader.items())}
+        return {names[index]: unique_prompts(prompts) for index, prompts in by_loader.items()}
 
     def _prompt_set_names(self, trainer: Trainer, num_sets: int) -> Sequence[str]:
         names = getattr(getattr(trainer, "datamodule", None), "prompt_set_names", None)

@@ -1,6 +1,7 @@
 """Every yaml in configs/ builds its model, data, callbacks and trainer, without data, weights or network."""
 
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,25 @@ def test_an_engine_fits_its_sweep(name: str, tmp_path: Path, monkeypatch: pytest
     sweep = next(one for one in cli.trainer.callbacks if type(one).__name__ == "InferenceScaling")
     wanted = read(engine)["init_args"]
     assert {key: getattr(sweep.engine, key) for key in wanted} == wanted
+
+
+@pytest.mark.parametrize("name", ["sweep/esd.yaml", "demo/sweep.yaml"])
+def test_ranks_of_a_sweep_wait_as_long_as_the_overlay_says(name: str, tmp_path, monkeypatch) -> None:
+    """Guards against ranks that give up on the slowest after half an hour: a `timeout` that is not heard, or is read as
+    another number (yaml takes 24:00:00 without quotes for 86,400)."""
+    monkeypatch.setattr("sys.argv", ["run.py"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+    timeouts: list[timedelta] = []
+    monkeypatch.setattr(
+        "lightning.pytorch.strategies.ddp._init_dist_connection", lambda *_, timeout, **__: timeouts.append(timeout)
+    )
+    paths = [REPOSITORY / "configs" / one for one in (name, "sweep/ranks.yaml")]
+    command = ["test", *[word for path in paths for word in ("--config", str(path))]]
+    strategy = DryCLI([*command, "--trainer.accelerator", "cpu", "--trainer.devices", "2"]).trainer.strategy
+    assert strategy.num_processes == 2
+    strategy.setup_distributed()
+    assert timeouts == [timedelta(hours=24)]
 
 
 def test_every_class_path_is_in_a_room_or_a_package() -> None:
