@@ -80,7 +80,8 @@ def test_points_and_comparisons_carry_the_interval_over_speakers():
     by_line = {(point.selector, point.n): point.scores_P for point in points}
     for one in compare(points, 0, 400):
         first, second = (by_line[label.split(": ")[1], one.n] for label in (one.first, one.second))
-        assert (one.speaker_low, one.speaker_high) == speaker_interval(first - second, speakers, 0, 400)
+        expected = speaker_interval(first - second, speakers, 0, 400)
+        assert (one.speaker_low, one.speaker_high) == pytest.approx(expected)
 
 
 # ----------------------------------------------------------------------------------------------------------- seconds

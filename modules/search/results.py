@@ -59,7 +59,8 @@ class SweepResults:
             "prompts_sha256" (of keys and texts), "machine", "seeds" and "models" (name to hash; where there are
             several), "num_score_failures", "most_flops_per_prompt", and "verifiers": a list of {"name", "roles" (of
             "selector", "judge", "final judge"), "model_hash", "settings"}.
-        comparisons: Paired differences between lines at equal n, in the order of comparisons.csv.
+        comparisons: Paired differences between lines at equal n, in the order of comparisons.csv, of
+            `summary.combined`.
         over_optimisation: Each selector's own score beside each independent judge's, with warnings.
         others: Those of the sweep's other models, algorithms and temperatures, on the same prompts; `comparisons` and
             `over_optimisation` are of all.

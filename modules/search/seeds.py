@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from modules.search.comparisons import compare
 from modules.search.curves import with_gains
 from modules.search.estimators import CurvePoint, bootstrap_interval, resample_counts, speaker_interval
 from modules.search.overoptimisation import over_optimisation
@@ -38,7 +37,6 @@ def over_seeds(results: Sequence[SweepResults], panel: Panel, seed: int, num_res
         results[0],
         points=points,
         every_n=averaged([one.every_n for one in results], seed, num_resamples),
-        comparisons=compare(points, seed, num_resamples),
         over_optimisation=warned,
         description=results[0].description | {"seeds": seeds},
         seed_scores=scores,

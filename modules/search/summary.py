@@ -22,7 +22,8 @@ DISTRIBUTIONS = ("torch", "lightning", "transformers", "torchmetrics", "numpy", 
 
 
 def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamples: int = 2000) -> SweepResults:
-    """The results of a sweep whose every prompt is stored. The sweep's seed also draws the bootstrap's resamples."""
+    """The results of a sweep whose every prompt is stored; comparisons are for `combined`. The sweep's seed also draws
+    the bootstrap's resamples."""
     names = sweep.panel.columns
     traces, points, every_n, chosen, hypotheses, over_optimised = {}, [], [], {}, {}, []
     for prompt_set, prompts in prompt_sets.items():
@@ -53,15 +54,15 @@ def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamp
                     hypotheses[record.trace.prompt.key, index, name] = text
     num_candidates = max(len(trace.candidates) for trace in next(iter(traces.values())))
     description = describe(sweep, prompt_sets, num_candidates)
-    comparisons = compare(points, sweep.seed, num_resamples)
-    return SweepResults(traces, points, chosen, hypotheses, description, comparisons, over_optimised, every_n=every_n)
+    warned = {"over_optimisation": over_optimised, "every_n": every_n}
+    return SweepResults(traces, points, chosen, hypotheses, description, **warned)
 
 
 def combined(results: Sequence[SweepResults], seed: int, num_resamples: int = 2000) -> SweepResults:
-    """The first one's results, with the others beside it, comparisons over all, and searches beside best-of-n at equal
-    compute."""
+    """The first one's results, with the others beside it, comparisons of every line, and searches beside best-of-n at
+    equal compute."""
     if len(results) == 1:
-        return results[0]
+        return replace(results[0], comparisons=compare(results[0].points, seed, num_resamples))
     named = with_distinct_names(results)
     warned = [row for one in named for row in one.over_optimisation]
     together = replace(named[0], others=named[1:], over_optimisation=warned)
