@@ -57,8 +57,8 @@ class SweepResults:
         description: What was run, ready for JSON: "date", "versions", "seed", "num_candidates", "algorithm",
             "sampling", "engine" (None: the model's own sampler), "model_hash", "codec_fingerprint", "num_prompts",
             "prompts_sha256" (of keys and texts), "machine", "seeds" and "models" (name to hash; where there are
-            several), "num_score_failures", "most_flops_per_prompt", and "verifiers": a list of {"name", "roles" (of
-            "selector", "judge", "final judge"), "model_hash", "settings"}.
+            several), "num_score_failures" (of all searches and seeds), "most_flops_per_prompt", and "verifiers": a list
+            of {"name", "roles" (of "selector", "judge", "final judge"), "model_hash", "settings"}.
         comparisons: Paired differences between lines at equal n, in the order of comparisons.csv, of
             `summary.combined`.
         over_optimisation: Each selector's own score beside each independent judge's, with warnings.

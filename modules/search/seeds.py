@@ -32,13 +32,14 @@ def over_seeds(results: Sequence[SweepResults], panel: Panel, seed: int, num_res
         curves = [point for point in points if point.prompt_set == prompt_set]
         by_seed = [one.prompt_sets[prompt_set] for one in results]
         warned += over_optimisation(curves, by_seed, panel, seed, num_resamples)
+    num_failures = sum(one.description["num_score_failures"] for one in results)
     scores = [SeedScore.from_point(point, own) for own, one in zip(seeds, results, strict=True) for point in one.points]
     return replace(
         results[0],
         points=points,
         every_n=averaged([one.every_n for one in results], seed, num_resamples),
         over_optimisation=warned,
-        description=results[0].description | {"seeds": seeds},
+        description=results[0].description | {"seeds": seeds, "num_score_failures": num_failures},
         seed_scores=scores,
         other_seeds=list(results[1:]),
     )

@@ -54,6 +54,10 @@ def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamp
                     hypotheses[record.trace.prompt.key, index, name] = text
     num_candidates = max(len(trace.candidates) for trace in next(iter(traces.values())))
     description = describe(sweep, prompt_sets, num_candidates)
+    # Of what is stored, whoever drew it: `failures` also holds those of branches that a search gave up.
+    candidates = [one for own in traces.values() for trace in own for one in trace.candidates]
+    asked = {(one.prompt_key, one.index, name) for one in candidates for name in one.scores}
+    description["num_score_failures"] = len(asked & sweep.failures)
     warned = {"over_optimisation": over_optimised, "every_n": every_n}
     return SweepResults(traces, points, chosen, hypotheses, description, **warned)
 
@@ -72,7 +76,9 @@ def combined(results: Sequence[SweepResults], seed: int, num_resamples: int = 20
     baseline = [point for one, samples in zip(named, is_sampling, strict=True) if samples for point in one.every_n]
     beside = at_equal_compute(searches, baseline, seed, num_resamples)
     models = {one.description["model"]: one.description["model_hash"] for one in named if "model" in one.description}
-    description = named[0].description | ({"models": models} if models else {})
+    num_failures = sum(one.description["num_score_failures"] for one in results)
+    description = named[0].description | {"num_score_failures": num_failures}
+    description |= {"models": models} if models else {}
     return replace(together, comparisons=compared, equal_compute=beside, description=description)
 
 
@@ -125,7 +131,6 @@ def describe(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_candida
             for name, prompts in prompt_sets.items()
         },
         "num_prompts": {name: len(prompts) for name, prompts in prompt_sets.items()},
-        "num_score_failures": len(sweep.failures),
         "most_flops_per_prompt": sweep.most_flops,
         "verifiers": [
             {
