@@ -1,13 +1,28 @@
 """What a finished sweep says of itself: failures counted from the store, whoever drew and whatever was asked before."""
 
+import json
+from itertools import product
+
 from modules.api import SamplingSettings
+from modules.search.adaptive import Adaptive
 from modules.search.best_of_n import BestOfN
 from modules.search.candidates import CandidateStore
+from modules.search.process_beam import ProcessBeam
 from modules.search.summary import summarise
 from modules.search.sweep import Panel, Sweep
 from tests.report_toys import Page
-from tests.search_toys import HOP_LENGTH, ToyCodec, ToySampler, ToyVerifier, first_level, mean_level, toy_prompts
-from tests.test_sweep_grid import run
+from tests.search_toys import (
+    HOP_LENGTH,
+    ToyCodec,
+    ToySampler,
+    ToyVerifier,
+    WritingVerifier,
+    first_level,
+    mean_level,
+    toy_prompts,
+)
+from tests.test_sweep_grid import PartialVerifier, run
+from tests.test_sweep_models import ToyModel
 
 
 def fails_at_odd_lengths(samples_T):
@@ -47,6 +62,52 @@ def test_failures_of_every_search_and_seed_are_counted(tmp_path):
     assert results.description["num_score_failures"] == expected
     text = Page((tmp_path / "report" / "index.html").read_text()).text
     assert f"Scores that failed with an exception: {expected}." in text
+
+
+def test_the_card_names_every_search(tmp_path):
+    """Guards against a card, and a page, of a grid that name the settings of its first search alone."""
+    algorithms = [BestOfN(4, 40), ProcessBeam("reward", 2, 2, 40, 10), ProcessBeam("reward", 3, 2, 40, 10)]
+    models = {"small": "toy model", "large": "another model"}
+    settings = {"algorithm": algorithms[0], "more_algorithms": algorithms[1:], "more_seeds": [1], "model_name": "small"}
+    run(tmp_path, more_models=[ToyModel("large", [])], **settings)
+    found = json.loads((tmp_path / "report" / "summary.json").read_text())["description"]["searches"]
+    expected = [
+        (model, model_hash, temperature, algorithm.name, getattr(algorithm, "num_beams", None), [0, 1])
+        for (model, model_hash), temperature, algorithm in product(models.items(), (0.9, 0.5), algorithms)
+    ]
+    assert [
+        (one["model"], one["model_hash"], one["sampling"]["temperature"], one["algorithm"]["name"].split()[0],
+         one["algorithm"].get("num_beams"), one["seeds"]) for one in found
+    ] == expected  # fmt: skip
+    page = Page((tmp_path / "report" / "index.html").read_text())
+    shown = page.tables["searches"][1:]
+    assert len(shown) == len(expected)
+    for cells, (model, model_hash, temperature, algorithm, num_beams, _) in zip(shown, expected, strict=True):
+        assert cells[0].startswith(f"name {algorithm}") and (num_beams is None or f"num_beams {num_beams}" in cells[0])
+        assert f"temperature {temperature}" in cells[1] and cells[2] == "0, 1" and cells[4] == f"{model} {model_hash}"
+    alone = run(tmp_path / "alone", more_algorithms=None, more_temperatures=None)[0].results
+    (only,) = alone.description["searches"]
+    assert (only["seeds"], only["sampling"]["temperature"], "model" in only) == ([0], 0.9, False)
+
+
+def test_the_card_tells_candidates_by_their_index(tmp_path):
+    """Guards against choices by place beside texts by index: a search that gave candidates up has others there."""
+    healthy = PartialVerifier("health", lambda samples_T: float(samples_T.numel() < 20 * HOP_LENGTH))
+    writer = WritingVerifier("writer", mean_level)
+    algorithm = Adaptive("reward", 8, 40, price=0.0, health="health", block_tokens=25)
+    callback, _, _ = run(
+        tmp_path, algorithm=algorithm, more_algorithms=None, more_temperatures=None, more_selectors=[healthy, writer]
+    )
+    results = callback.results
+    places = [place for by_key in results.chosen["set"].values() for place in by_key.values()]
+    chosen = json.loads((tmp_path / "report" / "summary.json").read_text())["chosen"]["set"]
+    indices = [index for by_key in chosen.values() for index in by_key.values()]
+    assert indices != places
+    for selector, by_key in chosen.items():
+        for trace in results.prompt_sets["set"]:
+            index = by_key[trace.prompt.key]
+            assert index == results.chosen_candidate("set", selector, trace).index
+            assert (trace.prompt.key, index, "writer") in results.hypotheses
 
 
 def test_the_bound_is_that_of_the_dearest_prompts(tmp_path):

@@ -19,6 +19,11 @@ from modules.search.results import SweepResults
 from modules.search.sweep import Sweep, chosen_index, silent_trace
 
 DISTRIBUTIONS = ("torch", "lightning", "transformers", "torchmetrics", "numpy", "faster-whisper", "pocketsphinx")
+# Of the description: what may differ between the searches of one sweep.
+SEARCH_FACTS = (
+    "model", "model_hash", "algorithm", "sampling", "seeds", "num_candidates", "most_flops_per_prompt",
+    "num_score_failures",
+)  # fmt: skip
 
 
 def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamples: int = 2000) -> SweepResults:
@@ -66,20 +71,29 @@ def combined(results: Sequence[SweepResults], seed: int, num_resamples: int = 20
     """The first one's results, with the others beside it, comparisons of every line, and searches beside best-of-n at
     equal compute."""
     if len(results) == 1:
-        return replace(results[0], comparisons=compare(results[0].points, seed, num_resamples))
+        description = results[0].description | {"searches": [search_facts(results[0])]}
+        compared = compare(results[0].points, seed, num_resamples)
+        return replace(results[0], comparisons=compared, description=description)
     named = with_distinct_names(results)
     warned = [row for one in named for row in one.over_optimisation]
     together = replace(named[0], others=named[1:], over_optimisation=warned)
     compared = compare(together.all_points, seed, num_resamples)
     is_sampling = [one.description["algorithm"]["name"] == "best_of_n" for one in results]
-    searches = [point for one, samples in zip(named, is_sampling, strict=True) if not samples for point in one.points]
+    others = [point for one, samples in zip(named, is_sampling, strict=True) if not samples for point in one.points]
     baseline = [point for one, samples in zip(named, is_sampling, strict=True) if samples for point in one.every_n]
-    beside = at_equal_compute(searches, baseline, seed, num_resamples)
+    beside = at_equal_compute(others, baseline, seed, num_resamples)
     models = {one.description["model"]: one.description["model_hash"] for one in named if "model" in one.description}
-    num_failures = sum(one.description["num_score_failures"] for one in results)
-    description = named[0].description | {"num_score_failures": num_failures}
+    searches = [search_facts(one) for one in named]
+    num_failures = sum(one["num_score_failures"] for one in searches)
+    description = named[0].description | {"searches": searches, "num_score_failures": num_failures}
     description |= {"models": models} if models else {}
     return replace(together, comparisons=compared, equal_compute=beside, description=description)
+
+
+def search_facts(results: SweepResults) -> dict[str, Any]:
+    """One search of a sweep, for the list of all."""
+    about = {"seeds": [results.description["seed"]]} | results.description
+    return {name: about[name] for name in SEARCH_FACTS if name in about}
 
 
 def with_distinct_names(results: Sequence[SweepResults]) -> list[SweepResults]:
