@@ -18,9 +18,11 @@ from tests.search_toys import (
     ToyVerifier,
     WritingVerifier,
     first_level,
+    last_level_or_nan,
     mean_level,
     toy_prompts,
 )
+from tests.test_inference_scaling import timeless
 from tests.test_sweep_grid import PartialVerifier, run
 from tests.test_sweep_models import ToyModel
 
@@ -62,6 +64,30 @@ def test_failures_of_every_search_and_seed_are_counted(tmp_path):
     assert results.description["num_score_failures"] == expected
     text = Page((tmp_path / "report" / "index.html").read_text()).text
     assert f"Scores that failed with an exception: {expected}." in text
+
+
+def test_results_do_not_depend_on_earlier_panels(tmp_path):
+    """Guards against a dear judge's scores of another selector's choices, left in the store, in the counts, spreads and
+    gains of this one's, and against their texts and costs in its tables."""
+    dear = WritingVerifier("dear", lambda samples_T: float(samples_T.numel()))
+    prompts, panel = toy_prompts(6), ([ToyVerifier("last", last_level_or_nan)], [ToyVerifier("judge", mean_level)])
+    found = []
+    for folder, before in (("fresh", []), ("used", [ToyVerifier("length", lambda samples_T: -samples_T.numel())])):
+        if before:
+            sweep_in(tmp_path / folder, before, panel[1], [dear]).run(prompts, ToySampler())
+        sweep = sweep_in(tmp_path / folder, *panel, [dear])
+        sweep.run(prompts, ToySampler())
+        results = summarise(sweep, {"set": prompts}, 50)
+        about = [
+            (one.index, one.scores, sorted(one.verifier_costs))
+            for trace in results.prompt_sets["set"] for one in trace.candidates
+        ]  # fmt: skip
+        found.append((results, repr((sorted(results.hypotheses.items()), timeless(results.points), about))))
+    (fresh, own), (used, other) = found
+    assert own == other
+    assert repr(fresh.over_optimisation) == repr(used.over_optimisation) and fresh.over_optimisation
+    heard = ["dear" in one.scores for trace in used.prompt_sets["set"] for one in trace.candidates]
+    assert len(prompts) < sum(heard) <= 2 * len(prompts)
 
 
 def test_the_card_names_every_search(tmp_path):

@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 
-from modules.api import Prompt
+from modules.api import Prompt, disagreement_name
+from modules.search.candidates import CandidateRecord
 from modules.search.comparisons import compare
 from modules.search.curves import CurveCalculator
 from modules.search.equal_compute import at_equal_compute
 from modules.search.identity import digest, plain
 from modules.search.overoptimisation import over_optimisation
 from modules.search.results import SweepResults
-from modules.search.sweep import Sweep, chosen_index, silent_trace
+from modules.search.sweep import Panel, Sweep, chosen_index, silent_trace
 
 DISTRIBUTIONS = ("torch", "lightning", "transformers", "torchmetrics", "numpy", "faster-whisper", "pocketsphinx")
 # Of the description: what may differ between the searches of one sweep.
@@ -29,11 +30,10 @@ SEARCH_FACTS = (
 def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamples: int = 2000) -> SweepResults:
     """The results of a sweep whose every prompt is stored; comparisons are for `combined`. The sweep's seed also draws
     the bootstrap's resamples."""
-    names = sweep.panel.columns
     traces, points, every_n, chosen, hypotheses, over_optimised = {}, [], [], {}, {}, []
     for prompt_set, prompts in prompt_sets.items():
-        records = [sweep.record(prompt) for prompt in prompts]
-        traces[prompt_set] = [silent_trace(record.trace, names) for record in records]
+        records = [of_panel(sweep.record(prompt), sweep.panel) for prompt in prompts]
+        traces[prompt_set] = [record.trace for record in records]
         calculator = CurveCalculator(
             prompt_set,
             sweep.algorithm,
@@ -55,8 +55,7 @@ def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamp
         }
         for record in records:
             for (index, name), text in record.hypotheses.items():
-                if name in names:
-                    hypotheses[record.trace.prompt.key, index, name] = text
+                hypotheses[record.trace.prompt.key, index, name] = text
     num_candidates = max(len(trace.candidates) for trace in next(iter(traces.values())))
     description = describe(sweep, prompt_sets, num_candidates)
     # Of what is stored, whoever drew it: `failures` also holds those of branches that a search gave up.
@@ -65,6 +64,22 @@ def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamp
     description["num_score_failures"] = len(asked & sweep.failures)
     warned = {"over_optimisation": over_optimised, "every_n": every_n}
     return SweepResults(traces, points, chosen, hypotheses, description, **warned)
+
+
+def of_panel(record: CandidateRecord, panel: Panel) -> CandidateRecord:
+    """What this panel's verifiers said, without audio; of final judges, and in words, of the first candidate and of
+    this panel's choices alone: the store also holds what they said of the choices of other selectors, before."""
+    trace = silent_trace(record.trace, panel.columns)
+    kept = {0} | {chosen_index(trace.candidates, selector.name) for selector in panel.selectors}
+    dear = {one.name for one in panel.final_judges} - {one.name for one in panel.for_all}
+    dear |= {disagreement_name(name) for name in dear}
+    for place, candidate in enumerate(trace.candidates):
+        for name in () if place in kept else dear:
+            candidate.scores.pop(name, None)
+            candidate.verifier_costs.pop(name, None)
+    heard = {(trace.candidates[place].index, name) for place in kept for name in panel.columns}
+    hypotheses = {key: text for key, text in record.hypotheses.items() if key in heard}
+    return CandidateRecord(trace, record.score_identities, hypotheses)
 
 
 def combined(results: Sequence[SweepResults], seed: int, num_resamples: int = 2000) -> SweepResults:
