@@ -40,7 +40,8 @@ class EqualCompute:
 def at_equal_compute(
     points: Sequence[CurvePoint], baseline: Sequence[CurvePoint], seed: int, num_resamples: int = 2000
 ) -> list[EqualCompute]:
-    """A row for each of `points` whose judge, selector, prompt set, temperature and model the baseline has too.
+    """A row for each of `points` whose judge, selector, prompt set, temperature and model the baseline has too: of
+    several searches in `baseline` that have them, the one with the most samples, by itself.
 
     Args:
         points: Of searches. Those of chance and of the oracle are left out.
@@ -48,15 +49,17 @@ def at_equal_compute(
         seed: Of the bootstrap.
         num_resamples: Of the bootstrap.
     """
-    curves: dict[tuple[str, str, str, float, str], dict[int, CurvePoint]] = {}
+    curves: dict[tuple[str, str, str, float, str], dict[str, dict[int, CurvePoint]]] = {}
     for point in baseline:
-        curves.setdefault(_line(point), {}).setdefault(point.n, point)
+        curves.setdefault(_line(point), {}).setdefault(point.algorithm, {}).setdefault(point.n, point)
     rows = []
     for point in points:
-        curve = [one for _, one in sorted(curves.get(_line(point), {}).items())]
+        largest = max(curves.get(_line(point), {}).values(), key=len, default={})
+        curve = [one for _, one in sorted(largest.items())]
         if not curve or point.selector == "random" or point.selector.startswith("oracle ("):
             continue
         flops_n = np.array([one.flops for one in curve])
+        assert not np.any(np.diff(flops_n) < 0), "more samples of one search cost no less"
         place = float(np.interp(point.flops, flops_n, np.arange(len(curve))))
         below, share = int(place), place - int(place)
         above = min(below + 1, len(curve) - 1)
