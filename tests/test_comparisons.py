@@ -9,7 +9,11 @@ import pytest
 import scipy.stats
 
 from modules.search import comparisons as comparison_module
+from modules.search import curves, seeds
+from modules.search.best_of_n import BestOfN
 from modules.search.comparisons import compare
+from modules.search.curves import CurveCalculator
+from modules.search.equal_compute import at_equal_compute
 from modules.search.estimators import bootstrap_interval, resample_counts, sign_flip_p_value, speaker_interval
 from modules.search.protocol import Trace
 from modules.search.sweep import Panel
@@ -93,6 +97,25 @@ def test_all_pairs_at_once_are_every_pair_by_itself(num_prompts, monkeypatch):
         interval = bootstrap_interval(difference_P, resample_counts(num_prompts, 5, 300))
         assert (one.low, one.high) == pytest.approx(interval)
         assert (one.speaker_low, one.speaker_high) == pytest.approx(speaker_interval(difference_P, speakers, 5, 300))
+
+
+def test_resamples_are_drawn_once_for_all_points(monkeypatch):
+    """Guards against minutes of drawing for the lines at every n: the same resamples, again for each point."""
+    scores = np.random.default_rng(0).normal(size=(30, 8))
+    traces = traces_with(dict.fromkeys(("a", "judge"), scores))
+    calculator = CurveCalculator("set", BestOfN(8, 10), traces, Panel([verifier("a")], [verifier("judge")]), 0, 50)
+    points, every_n = calculator.points(), calculator.every_n()
+    drawn = []
+    for module in (curves, seeds, comparison_module):
+        monkeypatch.setattr(
+            module,
+            "resample_counts",
+            lambda num, seed, num_resamples: drawn.append(num) or resample_counts(num, seed, 50),
+        )
+    assert len(curves.with_gains(points, 0, 50)) == len(points) and len(drawn) == 1
+    assert len(seeds.averaged([every_n, every_n], 0, 50)) == len(every_n) == 8 and len(drawn) == 2  # no chance there
+    searches = [replace(point, algorithm="beam") for point in every_n]
+    assert len(at_equal_compute(searches, every_n, 0, 50)) == 8 and len(drawn) == 3
 
 
 def test_lines_of_one_search_are_not_compared_at_one_candidate():

@@ -209,10 +209,10 @@ class CurveCalculator:
 def with_gains(points: Sequence[CurvePoint], seed: int, num_resamples: int = 2000) -> list[CurvePoint]:
     """The points of one prompt set, each with the paired difference to chance at its n, under its judge."""
     chance = {(point.judge, point.n): point.scores_P for point in points if point.selector == "random"}
+    counts_RP = resample_counts(points[0].num_prompts, seed, num_resamples) if chance else None
     gained = []
     for point in points:
         if (baseline_P := chance.get((point.judge, point.n))) is not None:
-            counts_RP = resample_counts(point.num_prompts, seed, num_resamples)
             low, high = bootstrap_interval(point.scores_P - baseline_P, counts_RP)
             mean = float((point.scores_P - baseline_P).mean())
             point = replace(point, gain=mean, gain_low=low, gain_high=high)

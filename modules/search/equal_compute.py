@@ -1,12 +1,13 @@
 """Searches beside best-of-n at the FLOPs that they spent: what more samples would have bought for the same compute."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from modules.search.comparisons import line_label
-from modules.search.estimators import CurvePoint, bootstrap_interval, resample_counts, sign_flip_p_value
+from modules.search.comparisons import Chance, line_label
+from modules.search.estimators import CurvePoint
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def at_equal_compute(
     curves: dict[tuple[str, str, str, float, str], dict[str, dict[int, CurvePoint]]] = {}
     for point in baseline:
         curves.setdefault(_line(point), {}).setdefault(point.algorithm, {}).setdefault(point.n, point)
+    drawn = functools.cache(functools.partial(Chance.draw, speakers_P=(), seed=seed, num_resamples=num_resamples))
     rows = []
     for point in points:
         largest = max(curves.get(_line(point), {}).values(), key=len, default={})
@@ -65,7 +67,7 @@ def at_equal_compute(
         above = min(below + 1, len(curve) - 1)
         scores_P = (1 - share) * curve[below].scores_P + share * curve[above].scores_P
         difference_P = point.scores_P - scores_P
-        low, high = bootstrap_interval(difference_P, resample_counts(point.num_prompts, seed, num_resamples))
+        ((difference, low, high, p_value, *_),) = drawn(point.num_prompts).numbers(difference_P[None])
         rows.append(
             EqualCompute(
                 prompt_set=point.prompt_set,
@@ -77,10 +79,10 @@ def at_equal_compute(
                 n=(1 - share) * curve[below].n + share * curve[above].n,
                 baseline_score=float(scores_P.mean()),
                 baseline_flops=float(np.interp(place, np.arange(len(curve)), flops_n)),
-                difference=float(difference_P.mean()),
+                difference=difference,
                 low=low,
                 high=high,
-                p_value=sign_flip_p_value(difference_P, seed),
+                p_value=p_value,
                 num_prompts=point.num_prompts,
                 differences_P=tuple(difference_P.tolist()),
             )

@@ -3,6 +3,7 @@
 Shapes: P prompts, R resamples.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -55,7 +56,12 @@ def averaged(curves: Sequence[Sequence[CurvePoint]], seed: int, num_resamples: i
         for point in points:
             # A search that has no curve has one point, at an n that may be another for every seed.
             groups.setdefault((*_line(point), point.n if counts[_line(point)] > 1 else 0), []).append(point)
-    means = [_mean_point(group, seed, num_resamples) for group in groups.values() if len(group) == len(curves)]
+    drawn = functools.cache(functools.partial(resample_counts, seed=seed, num_resamples=num_resamples))
+    means = [
+        _mean_point(group, drawn(group[0].num_prompts), seed, num_resamples)
+        for group in groups.values()
+        if len(group) == len(curves)
+    ]
     return [
         point
         for prompt_set in dict.fromkeys(point.prompt_set for point in means)
@@ -67,10 +73,10 @@ def _line(point: CurvePoint) -> tuple[str, str, str]:
     return point.prompt_set, point.judge, point.selector
 
 
-def _mean_point(group: Sequence[CurvePoint], seed: int, num_resamples: int) -> CurvePoint:
+def _mean_point(group: Sequence[CurvePoint], counts_RP: np.ndarray, seed: int, num_resamples: int) -> CurvePoint:
     first = group[0]
     scores_P = np.mean([point.scores_P for point in group], axis=0)
-    low, high = bootstrap_interval(scores_P, resample_counts(first.num_prompts, seed, num_resamples))
+    low, high = bootstrap_interval(scores_P, counts_RP)
     speaker_low, speaker_high = speaker_interval(scores_P, first.speakers_P, seed, num_resamples)
     known = [point.score_judged_only for point in group if not math.isnan(point.score_judged_only)]
     means = {
