@@ -267,6 +267,8 @@ def readable_compute(results: SweepResults) -> str:
 
 
 def num_asked(curves: JudgedCurves, results: SweepResults) -> int:
-    """How many samples the judge was asked about: all, or for a final judge the first and the chosen ones."""
-    candidates = [one for trace in results.prompt_sets[curves.prompt_set] for one in trace.candidates]
+    """How many samples of all seeds the judge was asked about: all, or for a final judge the first and the chosen
+    ones."""
+    traces = [trace for one in (results, *results.other_seeds) for trace in one.prompt_sets[curves.prompt_set]]
+    candidates = [one for trace in traces for one in trace.candidates]
     return sum(curves.judge in candidate.scores for candidate in candidates)

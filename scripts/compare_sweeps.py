@@ -9,6 +9,7 @@ largest n. A line is found by its name, so sweep the same searches: what one rep
 
 import argparse
 import csv
+import functools
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from modules.search.comparisons import Comparison, paired_numbers
-from modules.search.estimators import resample_counts
+from modules.search.comparisons import Chance, Comparison
 from modules.search.results import read_rows, write_rows
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ def compare_models(
     Raises ValueError where two models were asked for other prompts: their difference would be that of the prompts.
     """
     models = {name: lines_of(rows) for name, rows in reports.items()}
+    drawn = functools.cache(functools.partial(Chance.draw, seed=seed, num_resamples=num_resamples))
     comparisons = []
     for first, second in itertools.combinations(models, 2):
         for line in sorted(models[first].keys() ^ models[second].keys()):
@@ -66,9 +67,8 @@ def compare_models(
                 f"{about.get('model', '')} {about['algorithm']} T={about['temperature']}: {about['selector']}".lstrip()
             )
             difference_P = np.array([float(ours[key]["score"]) - float(theirs[key]["score"]) for key in ours])
-            speakers_P = [ours[key]["speaker"] for key in ours]
-            counts_RP = resample_counts(len(ours), seed, num_resamples)
-            numbers = paired_numbers(difference_P, speakers_P, counts_RP, seed, num_resamples)
+            speakers_P = tuple(ours[key]["speaker"] for key in ours)
+            (numbers,) = drawn(len(ours), speakers_P).numbers(difference_P[None])
             labels = (f"{first}, {search}", f"{second}, {search}")
             comparisons.append(Comparison(about["prompt_set"], about["judge"], int(about["n"]), *labels, *numbers))
     return comparisons

@@ -71,6 +71,18 @@ def test_a_search_stands_beside_the_samples_that_its_flops_pay_for(samples):
     assert (row.low, row.high) == pytest.approx((row.difference - spread, row.difference + spread), abs=0.2 * spread)
 
 
+def test_two_sizes_of_samples_are_not_mixed(samples):
+    """Guards against a baseline whose first samples are those of one search and whose last those of another: its FLOPs
+    may then fall while n rises, and its prompts' scores belong to two draws."""
+    judge, selector, curve = samples
+    dearer = [replace(one, algorithm="small", flops=100 * one.flops, scores_P=-one.scores_P) for one in curve[:2]]
+    point = search_point(curve, judge.mean(axis=1), curve[3].flops)
+    for baseline in ([*dearer, *curve], [*curve, *dearer]):
+        (row,) = at_equal_compute([point], baseline, seed=0)
+        assert (row.baseline, row.n) == ("best_of_n T=1: selector", 4)
+        assert row.baseline_score == pytest.approx(best_by_brute_force(judge, selector, 4).mean())
+
+
 def test_what_no_number_of_samples_matches_says_so(samples):
     """Guards against a comparison that calls unequal budgets equal, and against rows for lines that nobody can run."""
     judge, _, curve = samples

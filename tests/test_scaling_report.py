@@ -147,6 +147,34 @@ def test_page_names_the_chosen_the_counts_and_what_was_run(written):
     assert [cell.strip() for cell in counts[1][2:5]] == ["12", "3", "1"]
 
 
+def test_what_was_asked_counts_the_seeds_that_the_failures_count(tmp_path):
+    """Guards against more runaways than samples: those of every seed beside the samples of the first."""
+    scaling = InferenceScaling(
+        codec=ToyCodec(), algorithm=BestOfN(4, 12), sampling=SamplingSettings(), more_seeds=[1, 2],
+        selectors=[ToyVerifier("level", mean_level)], judges=[ToysWriter("judge", last_level_or_nan)],
+        final_judges=[ToyVerifier("dear", lambda samples_T: float(samples_T.numel()))],
+        folder=tmp_path, num_resamples=50,
+    )  # fmt: skip
+    trainer = Trainer(
+        accelerator="cpu", logger=False, callbacks=[scaling, ScalingReport(num_examples=1)],
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    prompts = torch.utils.data.DataLoader(toy_prompts(3), batch_size=2, collate_fn=lambda rows: PromptBatch(list(rows)))
+    trainer.test(ToyModule(), prompts, verbose=False)
+    page = Page((tmp_path / "report" / "index.html").read_text(encoding="utf-8"))
+    counts = next(table for table in page.tables.values() if "never ended" in table[0])
+    candidates = [
+        candidate for one in (scaling.results, *scaling.results.other_seeds) for trace in one.prompt_sets["prompts"]
+        for candidate in trace.candidates
+    ]  # fmt: skip
+    assert len(candidates) == 3 * 3 * 4
+    for row, name in zip(counts[1:], ("judge", "dear"), strict=True):
+        asked = [one for one in candidates if name in one.scores]
+        unjudged = [one for one in asked if one.stopped and math.isnan(one.scores[name])]
+        expected = [len(asked), sum(not one.stopped for one in asked), len(unjudged)]
+        assert [int(cell) for cell in row[2:5]] == expected and min(expected[:2]) > 0
+
+
 def test_loggers_get_the_figures_and_the_audio(written):
     """Guards against a callback that writes the page and forgets TensorBoard."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -10,10 +10,12 @@ import pytest
 import scipy.stats
 
 from modules.api import Cost, Prompt, SamplingSettings
+from modules.search.adaptive import Adaptive
 from modules.search.best_of_n import BestOfN
 from modules.search.candidate_tables import CandidateTable, write_candidates
 from modules.search.candidates import CandidateStore
 from modules.search.comparisons import compare
+from modules.search.diverse_beam import DiverseBeam
 from modules.search.estimators import bootstrap_interval, resample_counts, speaker_interval
 from modules.search.process_beam import ProcessBeam
 from modules.search.protocol import Trace
@@ -80,7 +82,8 @@ def test_points_and_comparisons_carry_the_interval_over_speakers():
     by_line = {(point.selector, point.n): point.scores_P for point in points}
     for one in compare(points, 0, 400):
         first, second = (by_line[label.split(": ")[1], one.n] for label in (one.first, one.second))
-        assert (one.speaker_low, one.speaker_high) == speaker_interval(first - second, speakers, 0, 400)
+        expected = speaker_interval(first - second, speakers, 0, 400)
+        assert (one.speaker_low, one.speaker_high) == pytest.approx(expected)
 
 
 # ----------------------------------------------------------------------------------------------------------- seconds
@@ -112,6 +115,14 @@ def test_seconds_are_those_of_the_line():
     points = calculated(traces, steered, ProcessBeam("one", 4, 2, 10, 5))
     by_line = {point.selector: point.seconds for point in points}
     assert (by_line["random"], by_line["one"], by_line["two"]) == (16.0, 16.0, 24.0)
+    # Where one candidate is left there is nothing to choose: 4 of the first two prompts, 1 of the third.
+    left = [*traces[:2], Trace(traces[2].prompt, traces[2].candidates[:1])]
+    by_line = {point.selector: point.seconds for point in calculated(left, steered, Adaptive("one", 4, 10))}
+    assert (by_line["one"], by_line["two"]) == ((16 + 16 + 4) / 3, (24 + 24 + 4) / 3)
+    by_line = {
+        (point.selector, point.n): point.seconds for point in calculated(traces, steered, DiverseBeam("one", 4, 2, 10))
+    }
+    assert (by_line["one", 1], by_line["two", 1], by_line["two", 2]) == (4.0, 4.0, 12.0)
 
 
 def test_what_every_verifier_costs_is_measured_and_stored(tmp_path):

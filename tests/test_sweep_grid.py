@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from callbacks.inference_scaling import InferenceScaling
 from callbacks.scaling_report import ScalingReport
 from modules.api import SamplingSettings
+from modules.search import summary
 from modules.search.adaptive import Adaptive
 from modules.search.best_of_n import BestOfN
 from modules.search.process_beam import ProcessBeam
@@ -78,6 +79,19 @@ def test_a_grid_is_one_table_and_one_store(tmp_path):
     assert num_tokens > 0 == sampler.num_tokens
     assert repr(again.results.all_points) == repr(results.all_points)
     assert results.description["most_flops_per_prompt"] >= max(trace.cost.flops for trace in results.prompt_sets["set"])
+
+
+def test_every_pair_is_compared_once(tmp_path, monkeypatch):
+    """Guards against comparisons of each seed and setting that are thrown away, which are most of a large report's
+    time."""
+    asked = []
+    own = summary.compare
+    monkeypatch.setattr(summary, "compare", lambda points, *about: (asked.append(len(points)), own(points, *about))[1])
+    settings = {"more_algorithms": None, "more_seeds": [1], "algorithm": BestOfN(2, 12)}
+    results = run(tmp_path, **settings)[0].results
+    assert asked == [len(results.all_points)] and results.comparisons
+    alone = run(tmp_path, **settings | {"more_temperatures": None, "more_seeds": None})[0].results
+    assert asked[1:] == [len(alone.points)] and alone.comparisons
 
 
 def rows_of(path) -> list[dict[str, str]]:

@@ -1,5 +1,6 @@
 """Paired comparisons of the lines of a sweep at equal n: selectors, algorithms and temperatures on the same prompts."""
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -9,10 +10,11 @@ import numpy as np
 
 from modules.search.estimators import (
     CurvePoint,
-    bootstrap_interval,
+    bootstrap_intervals,
     resample_counts,
-    sign_flip_p_value,
-    speaker_interval,
+    sign_flip_p_values,
+    sign_patterns,
+    speaker_counts,
 )
 from modules.search.overoptimisation import OverOptimisation
 
@@ -48,29 +50,59 @@ def line_label(point: CurvePoint) -> str:
     return f"{setting_label(point)}: {point.selector}"
 
 
+@dataclass(frozen=True)
+class Chance:
+    """What the pairs of lines on the same prompts are compared by, drawn once for all of them.
+
+    `speaker_counts_RP` is None where a prompt names no speaker, or all the same (see `speaker_interval`).
+    """
+
+    counts_RP: np.ndarray
+    speaker_counts_RP: np.ndarray | None
+    signs_FP: np.ndarray
+
+    @classmethod
+    def draw(cls, num_prompts: int, speakers_P: Sequence[str], seed: int, num_resamples: int = 2000) -> "Chance":
+        has_speakers = all(speakers_P) and len(set(speakers_P)) > 1
+        return cls(
+            resample_counts(num_prompts, seed, num_resamples).astype(np.float64),
+            speaker_counts(speakers_P, seed, num_resamples).astype(np.float64) if has_speakers else None,
+            sign_patterns(num_prompts, seed),
+        )
+
+    def numbers(self, differences_KP: np.ndarray) -> list[tuple[float, float, float, float, int, float, float]]:
+        """Of K pairs: the fields of a Comparison from `difference` on."""
+        num_pairs, num_prompts = differences_KP.shape
+        over_prompts = bootstrap_intervals(differences_KP, self.counts_RP)
+        over_speakers = np.full((num_pairs, 2), math.nan)
+        if self.speaker_counts_RP is not None:
+            over_speakers = bootstrap_intervals(differences_KP, self.speaker_counts_RP)
+        p_values = sign_flip_p_values(differences_KP, self.signs_FP).tolist()
+        rows = zip(
+            differences_KP.mean(1).tolist(), over_prompts.tolist(), p_values, over_speakers.tolist(), strict=True
+        )
+        return [(mean, *own, p_value, num_prompts, *whole) for mean, own, p_value, whole in rows]
+
+
 def compare(points: Sequence[CurvePoint], seed: int, num_resamples: int = 2000) -> list[Comparison]:
-    """Every pair of lines that share prompts, judge and n; the oracle, which nobody can run, is left out."""
+    """Every pair of lines that share prompts, judge and n; the oracle, which nobody can run, is left out, and so are
+    pairs of one search at n = 1, where all its lines have the same one candidate."""
     groups: dict[tuple[str, str, int], list[CurvePoint]] = {}
     for point in points:
         if not point.selector.startswith("oracle ("):
             groups.setdefault((point.prompt_set, point.judge, point.n), []).append(point)
+    drawn = functools.cache(functools.partial(Chance.draw, seed=seed, num_resamples=num_resamples))
     comparisons = []
     for (prompt_set, judge, n), group in groups.items():
-        counts_RP = resample_counts(group[0].num_prompts, seed, num_resamples)
-        for first, second in itertools.combinations(group, 2):
-            labels = (line_label(first), line_label(second))
-            difference_P = first.scores_P - second.scores_P
-            numbers = paired_numbers(difference_P, first.speakers_P, counts_RP, seed, num_resamples)
-            comparisons.append(Comparison(prompt_set, judge, n, *labels, *numbers))
+        pairs = [
+            (first, second)
+            for first, second in itertools.combinations(group, 2)
+            if n > 1 or setting_label(first) != setting_label(second)
+        ]
+        if not pairs:
+            continue
+        differences_KP = np.stack([first.scores_P - second.scores_P for first, second in pairs])
+        all_numbers = drawn(group[0].num_prompts, group[0].speakers_P).numbers(differences_KP)
+        for (first, second), numbers in zip(pairs, all_numbers, strict=True):
+            comparisons.append(Comparison(prompt_set, judge, n, line_label(first), line_label(second), *numbers))
     return comparisons
-
-
-def paired_numbers(
-    difference_P: np.ndarray, speakers_P: Sequence[str], counts_RP: np.ndarray, seed: int, num_resamples: int
-) -> tuple[float, float, float, float, int, float, float]:
-    """Of the differences of P prompts: the fields of a Comparison from `difference` on. `counts_RP`: of
-    `resample_counts`."""
-    low, high = bootstrap_interval(difference_P, counts_RP)
-    over_speakers = speaker_interval(difference_P, speakers_P, seed, num_resamples)
-    p_value = sign_flip_p_value(difference_P, seed)
-    return float(difference_P.mean()), low, high, p_value, len(difference_P), *over_speakers

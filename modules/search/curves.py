@@ -193,24 +193,26 @@ class CurveCalculator:
 
     def _cost(self, line: Line, n: int) -> Cost:
         """Mean over the prompts. Nobody can run an oracle: its cost is NaN. Chance needs no second sample, and one
-        candidate that was drawn at random needs no choice."""
+        candidate needs no choice: neither the first of independent ones, nor all that a search has left of a prompt."""
         if line.is_oracle:
             return Cost(math.nan, math.nan, math.nan, math.nan)
-        steering, chooser = self.algorithm.verifier_names, line.selector
-        chooses = chooser is not None and chooser.name not in steering and (n > 1 or bool(steering))
-        num_drawn = 1 if chooser is None else n
-        about = ([chooser.name] if chooses else [], num_drawn if self.algorithm.independent_candidates else None)
-        costs = [search_cost(trace, *about) for trace in self.traces]
+        chooser, is_curve = line.selector, self.algorithm.independent_candidates
+        hears = [] if chooser is None or chooser.name in self.algorithm.verifier_names else [chooser.name]
+        num_drawn = (1 if chooser is None else n) if is_curve else None
+        costs = []
+        for trace in self.traces:
+            num_candidates = n if is_curve else len(trace.candidates)
+            costs.append(search_cost(trace, hears if num_candidates > 1 else [], num_drawn))
         return Cost(*(float(np.mean([getattr(cost, part.name) for cost in costs])) for part in fields(Cost)))
 
 
 def with_gains(points: Sequence[CurvePoint], seed: int, num_resamples: int = 2000) -> list[CurvePoint]:
     """The points of one prompt set, each with the paired difference to chance at its n, under its judge."""
     chance = {(point.judge, point.n): point.scores_P for point in points if point.selector == "random"}
+    counts_RP = resample_counts(points[0].num_prompts, seed, num_resamples) if chance else None
     gained = []
     for point in points:
         if (baseline_P := chance.get((point.judge, point.n))) is not None:
-            counts_RP = resample_counts(point.num_prompts, seed, num_resamples)
             low, high = bootstrap_interval(point.scores_P - baseline_P, counts_RP)
             mean = float((point.scores_P - baseline_P).mean())
             point = replace(point, gain=mean, gain_low=low, gain_high=high)

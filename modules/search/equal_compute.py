@@ -1,12 +1,13 @@
 """Searches beside best-of-n at the FLOPs that they spent: what more samples would have bought for the same compute."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from modules.search.comparisons import line_label
-from modules.search.estimators import CurvePoint, bootstrap_interval, resample_counts, sign_flip_p_value
+from modules.search.comparisons import Chance, line_label
+from modules.search.estimators import CurvePoint
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class EqualCompute:
 def at_equal_compute(
     points: Sequence[CurvePoint], baseline: Sequence[CurvePoint], seed: int, num_resamples: int = 2000
 ) -> list[EqualCompute]:
-    """A row for each of `points` whose judge, selector, prompt set, temperature and model the baseline has too.
+    """A row for each of `points` whose judge, selector, prompt set, temperature and model the baseline has too: of
+    several searches in `baseline` that have them, the one with the most samples, by itself.
 
     Args:
         points: Of searches. Those of chance and of the oracle are left out.
@@ -48,21 +50,24 @@ def at_equal_compute(
         seed: Of the bootstrap.
         num_resamples: Of the bootstrap.
     """
-    curves: dict[tuple[str, str, str, float, str], dict[int, CurvePoint]] = {}
+    curves: dict[tuple[str, str, str, float, str], dict[str, dict[int, CurvePoint]]] = {}
     for point in baseline:
-        curves.setdefault(_line(point), {}).setdefault(point.n, point)
+        curves.setdefault(_line(point), {}).setdefault(point.algorithm, {}).setdefault(point.n, point)
+    drawn = functools.cache(functools.partial(Chance.draw, speakers_P=(), seed=seed, num_resamples=num_resamples))
     rows = []
     for point in points:
-        curve = [one for _, one in sorted(curves.get(_line(point), {}).items())]
+        largest = max(curves.get(_line(point), {}).values(), key=len, default={})
+        curve = [one for _, one in sorted(largest.items())]
         if not curve or point.selector == "random" or point.selector.startswith("oracle ("):
             continue
         flops_n = np.array([one.flops for one in curve])
+        assert not np.any(np.diff(flops_n) < 0), "more samples of one search cost no less"
         place = float(np.interp(point.flops, flops_n, np.arange(len(curve))))
         below, share = int(place), place - int(place)
         above = min(below + 1, len(curve) - 1)
         scores_P = (1 - share) * curve[below].scores_P + share * curve[above].scores_P
         difference_P = point.scores_P - scores_P
-        low, high = bootstrap_interval(difference_P, resample_counts(point.num_prompts, seed, num_resamples))
+        ((difference, low, high, p_value, *_),) = drawn(point.num_prompts).numbers(difference_P[None])
         rows.append(
             EqualCompute(
                 prompt_set=point.prompt_set,
@@ -74,10 +79,10 @@ def at_equal_compute(
                 n=(1 - share) * curve[below].n + share * curve[above].n,
                 baseline_score=float(scores_P.mean()),
                 baseline_flops=float(np.interp(place, np.arange(len(curve)), flops_n)),
-                difference=float(difference_P.mean()),
+                difference=difference,
                 low=low,
                 high=high,
-                p_value=sign_flip_p_value(difference_P, seed),
+                p_value=p_value,
                 num_prompts=point.num_prompts,
                 differences_P=tuple(difference_P.tolist()),
             )

@@ -166,9 +166,14 @@ def bootstrap_interval(values_P: np.ndarray, counts_RP: np.ndarray, level: float
     """
     if counts_RP.shape[1] != len(values_P):
         raise ValueError(f"Expected `values_P` to hold {counts_RP.shape[1]} prompts, but got {len(values_P)}.")
-    means_R = counts_RP @ values_P / counts_RP.sum(1)
-    low, high = np.quantile(means_R, [(1 - level) / 2, (1 + level) / 2])
+    ((low, high),) = bootstrap_intervals(values_P[None], counts_RP, level)
     return float(low), float(high)
+
+
+def bootstrap_intervals(values_KP: np.ndarray, counts_RP: np.ndarray, level: float = 0.95) -> np.ndarray:
+    """(K, 2) `bootstrap_interval` of each row: all at once, since the resamples are the same."""
+    means_RK = counts_RP @ values_KP.T / counts_RP.sum(1, keepdims=True)
+    return np.quantile(means_RK, [(1 - level) / 2, (1 + level) / 2], axis=0).T
 
 
 def speaker_counts(speakers_P: Sequence[str], seed: int, num_resamples: int = 2000) -> np.ndarray:
@@ -194,11 +199,24 @@ def sign_flip_p_value(differences_P: np.ndarray, seed: int, num_flips: int = 10_
 
     All 2**P sign patterns where there are at most 12 prompts, `num_flips` random ones (and the observed) else.
     """
-    num_prompts = len(differences_P)
-    observed = abs(differences_P.sum())
+    return float(sign_flip_p_values(differences_P[None], sign_patterns(len(differences_P), seed, num_flips))[0])
+
+
+def sign_patterns(num_prompts: int, seed: int, num_flips: int = 10_000) -> np.ndarray:
+    """(F, P) int8 of -1 and 1, of `sign_flip_p_value`; where they are random, the first row is the observed: all 1."""
     if num_prompts <= 12:
-        patterns = np.arange(2**num_prompts)[:, None] >> np.arange(num_prompts) & 1
-        sums = (2 * patterns - 1) @ differences_P
-        return float(np.mean(np.abs(sums) >= observed - 1e-12))
-    signs = 2 * np.random.default_rng(seed).integers(0, 2, size=(num_flips, num_prompts)) - 1
-    return float((np.sum(np.abs(signs @ differences_P) >= observed - 1e-12) + 1) / (num_flips + 1))
+        bits_FP = np.arange(2**num_prompts)[:, None] >> np.arange(num_prompts) & 1
+        return (2 * bits_FP - 1).astype(np.int8)
+    signs_FP = 2 * np.random.default_rng(seed).integers(0, 2, size=(num_flips, num_prompts)) - 1
+    return np.concatenate([np.ones((1, num_prompts), np.int8), signs_FP.astype(np.int8)])
+
+
+def sign_flip_p_values(differences_KP: np.ndarray, signs_FP: np.ndarray, rows_at_once: int = 1000) -> np.ndarray:
+    """(K,) `sign_flip_p_value` of each row, by the same signs. Memory: `rows_at_once` x (K + P) floats."""
+    rounding_K = 1e-12 * np.maximum(1.0, np.abs(differences_KP).sum(1))
+    least_K = np.abs(differences_KP.sum(1)) - rounding_K
+    num_as_large_K = np.zeros(len(differences_KP), dtype=np.int64)
+    for start in range(0, len(signs_FP), rows_at_once):
+        sums_FK = signs_FP[start : start + rows_at_once].astype(np.float64) @ differences_KP.T
+        num_as_large_K += np.sum(np.abs(sums_FK) >= least_K, axis=0)
+    return num_as_large_K / len(signs_FP)

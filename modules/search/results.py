@@ -57,9 +57,11 @@ class SweepResults:
         description: What was run, ready for JSON: "date", "versions", "seed", "num_candidates", "algorithm",
             "sampling", "engine" (None: the model's own sampler), "model_hash", "codec_fingerprint", "num_prompts",
             "prompts_sha256" (of keys and texts), "machine", "seeds" and "models" (name to hash; where there are
-            several), "num_score_failures", "most_flops_per_prompt", and "verifiers": a list of {"name", "roles" (of
-            "selector", "judge", "final judge"), "model_hash", "settings"}.
-        comparisons: Paired differences between lines at equal n, in the order of comparisons.csv.
+            several), "num_score_failures" (of all searches and seeds), "most_flops_per_prompt", "searches" (of each
+            the model, algorithm, sampling, seeds, ...; outside stand those of the first), and "verifiers": a list of
+            {"name", "roles" (of "selector", "judge", "final judge"), "model_hash", "settings"}.
+        comparisons: Paired differences between lines at equal n, in the order of comparisons.csv, of
+            `summary.combined`.
         over_optimisation: Each selector's own score beside each independent judge's, with warnings.
         others: Those of the sweep's other models, algorithms and temperatures, on the same prompts; `comparisons` and
             `over_optimisation` are of all.
@@ -161,8 +163,23 @@ def write_rows(rows: Sequence[Any], kind: type, path: Path) -> None:
         writer.writerows(asdict(row) for row in rows)
 
 
+def chosen_indices(results: SweepResults) -> dict[str, dict[str, dict[str, int]]]:
+    """`results.chosen` by the candidates' `index`."""
+    return {
+        prompt_set: {
+            selector: {
+                trace.prompt.key: results.chosen_candidate(prompt_set, selector, trace).index
+                for trace in results.prompt_sets[prompt_set]
+            }
+            for selector in by_selector
+        }
+        for prompt_set, by_selector in results.chosen.items()
+    }
+
+
 def write_summary(results: SweepResults, path: Path) -> None:
-    """What was run, the curves, the chosen candidates and the hypotheses as strict JSON (NaN becomes null)."""
+    """What was run, the curves, the chosen candidates and the hypotheses as strict JSON (NaN becomes null). Candidates
+    go by their `index`, as in candidates.csv: a search that gave some up has another one at that place."""
     points = [
         {
             name: None if isinstance(value := getattr(point, name), float) and math.isnan(value) else value
@@ -180,7 +197,7 @@ def write_summary(results: SweepResults, path: Path) -> None:
         "points": points,
         "equal_compute": [asdict(row) for row in results.equal_compute],
         "warnings": sorted({f"{row.selector}: {row.warning}" for row in results.over_optimisation if row.warning}),
-        "chosen": results.chosen,
+        "chosen": chosen_indices(results),
         "hypotheses": hypotheses,
     }
     path.parent.mkdir(parents=True, exist_ok=True)

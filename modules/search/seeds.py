@@ -3,13 +3,13 @@
 Shapes: P prompts, R resamples.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from modules.search.comparisons import compare
 from modules.search.curves import with_gains
 from modules.search.estimators import CurvePoint, bootstrap_interval, resample_counts, speaker_interval
 from modules.search.overoptimisation import over_optimisation
@@ -33,14 +33,14 @@ def over_seeds(results: Sequence[SweepResults], panel: Panel, seed: int, num_res
         curves = [point for point in points if point.prompt_set == prompt_set]
         by_seed = [one.prompt_sets[prompt_set] for one in results]
         warned += over_optimisation(curves, by_seed, panel, seed, num_resamples)
+    num_failures = sum(one.description["num_score_failures"] for one in results)
     scores = [SeedScore.from_point(point, own) for own, one in zip(seeds, results, strict=True) for point in one.points]
     return replace(
         results[0],
         points=points,
         every_n=averaged([one.every_n for one in results], seed, num_resamples),
-        comparisons=compare(points, seed, num_resamples),
         over_optimisation=warned,
-        description=results[0].description | {"seeds": seeds},
+        description=results[0].description | {"seeds": seeds, "num_score_failures": num_failures},
         seed_scores=scores,
         other_seeds=list(results[1:]),
     )
@@ -56,7 +56,12 @@ def averaged(curves: Sequence[Sequence[CurvePoint]], seed: int, num_resamples: i
         for point in points:
             # A search that has no curve has one point, at an n that may be another for every seed.
             groups.setdefault((*_line(point), point.n if counts[_line(point)] > 1 else 0), []).append(point)
-    means = [_mean_point(group, seed, num_resamples) for group in groups.values() if len(group) == len(curves)]
+    drawn = functools.cache(functools.partial(resample_counts, seed=seed, num_resamples=num_resamples))
+    means = [
+        _mean_point(group, drawn(group[0].num_prompts), seed, num_resamples)
+        for group in groups.values()
+        if len(group) == len(curves)
+    ]
     return [
         point
         for prompt_set in dict.fromkeys(point.prompt_set for point in means)
@@ -68,10 +73,10 @@ def _line(point: CurvePoint) -> tuple[str, str, str]:
     return point.prompt_set, point.judge, point.selector
 
 
-def _mean_point(group: Sequence[CurvePoint], seed: int, num_resamples: int) -> CurvePoint:
+def _mean_point(group: Sequence[CurvePoint], counts_RP: np.ndarray, seed: int, num_resamples: int) -> CurvePoint:
     first = group[0]
     scores_P = np.mean([point.scores_P for point in group], axis=0)
-    low, high = bootstrap_interval(scores_P, resample_counts(first.num_prompts, seed, num_resamples))
+    low, high = bootstrap_interval(scores_P, counts_RP)
     speaker_low, speaker_high = speaker_interval(scores_P, first.speakers_P, seed, num_resamples)
     known = [point.score_judged_only for point in group if not math.isnan(point.score_judged_only)]
     means = {

@@ -9,25 +9,31 @@ from typing import Any
 
 import torch
 
-from modules.api import Prompt
+from modules.api import Prompt, disagreement_name
+from modules.search.candidates import CandidateRecord
 from modules.search.comparisons import compare
 from modules.search.curves import CurveCalculator
 from modules.search.equal_compute import at_equal_compute
 from modules.search.identity import digest, plain
 from modules.search.overoptimisation import over_optimisation
 from modules.search.results import SweepResults
-from modules.search.sweep import Sweep, chosen_index, silent_trace
+from modules.search.sweep import Panel, Sweep, chosen_index, silent_trace
 
 DISTRIBUTIONS = ("torch", "lightning", "transformers", "torchmetrics", "numpy", "faster-whisper", "pocketsphinx")
+# Of the description: what may differ between the searches of one sweep.
+SEARCH_FACTS = (
+    "model", "model_hash", "algorithm", "sampling", "seeds", "num_candidates", "most_flops_per_prompt",
+    "num_score_failures",
+)  # fmt: skip
 
 
 def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamples: int = 2000) -> SweepResults:
-    """The results of a sweep whose every prompt is stored. The sweep's seed also draws the bootstrap's resamples."""
-    names = sweep.panel.columns
+    """The results of a sweep whose every prompt is stored; comparisons are for `combined`. The sweep's seed also draws
+    the bootstrap's resamples."""
     traces, points, every_n, chosen, hypotheses, over_optimised = {}, [], [], {}, {}, []
     for prompt_set, prompts in prompt_sets.items():
-        records = [sweep.record(prompt) for prompt in prompts]
-        traces[prompt_set] = [silent_trace(record.trace, names) for record in records]
+        records = [of_panel(sweep.record(prompt), sweep.panel) for prompt in prompts]
+        traces[prompt_set] = [record.trace for record in records]
         calculator = CurveCalculator(
             prompt_set,
             sweep.algorithm,
@@ -49,30 +55,60 @@ def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamp
         }
         for record in records:
             for (index, name), text in record.hypotheses.items():
-                if name in names:
-                    hypotheses[record.trace.prompt.key, index, name] = text
+                hypotheses[record.trace.prompt.key, index, name] = text
     num_candidates = max(len(trace.candidates) for trace in next(iter(traces.values())))
     description = describe(sweep, prompt_sets, num_candidates)
-    comparisons = compare(points, sweep.seed, num_resamples)
-    return SweepResults(traces, points, chosen, hypotheses, description, comparisons, over_optimised, every_n=every_n)
+    # Of what is stored, whoever drew it: `failures` also holds those of branches that a search gave up.
+    candidates = [one for own in traces.values() for trace in own for one in trace.candidates]
+    asked = {(one.prompt_key, one.index, name) for one in candidates for name in one.scores}
+    description["num_score_failures"] = len(asked & sweep.failures)
+    warned = {"over_optimisation": over_optimised, "every_n": every_n}
+    return SweepResults(traces, points, chosen, hypotheses, description, **warned)
+
+
+def of_panel(record: CandidateRecord, panel: Panel) -> CandidateRecord:
+    """What this panel's verifiers said, without audio; of final judges, and in words, of the first candidate and of
+    this panel's choices alone: the store also holds what they said of the choices of other selectors, before."""
+    trace = silent_trace(record.trace, panel.columns)
+    kept = {0} | {chosen_index(trace.candidates, selector.name) for selector in panel.selectors}
+    dear = {one.name for one in panel.final_judges} - {one.name for one in panel.for_all}
+    dear |= {disagreement_name(name) for name in dear}
+    for place, candidate in enumerate(trace.candidates):
+        for name in () if place in kept else dear:
+            candidate.scores.pop(name, None)
+            candidate.verifier_costs.pop(name, None)
+    heard = {(trace.candidates[place].index, name) for place in kept for name in panel.columns}
+    hypotheses = {key: text for key, text in record.hypotheses.items() if key in heard}
+    return CandidateRecord(trace, record.score_identities, hypotheses)
 
 
 def combined(results: Sequence[SweepResults], seed: int, num_resamples: int = 2000) -> SweepResults:
-    """The first one's results, with the others beside it, comparisons over all, and searches beside best-of-n at equal
-    compute."""
+    """The first one's results, with the others beside it, comparisons of every line, and searches beside best-of-n at
+    equal compute."""
     if len(results) == 1:
-        return results[0]
+        description = results[0].description | {"searches": [search_facts(results[0])]}
+        compared = compare(results[0].points, seed, num_resamples)
+        return replace(results[0], comparisons=compared, description=description)
     named = with_distinct_names(results)
     warned = [row for one in named for row in one.over_optimisation]
     together = replace(named[0], others=named[1:], over_optimisation=warned)
     compared = compare(together.all_points, seed, num_resamples)
     is_sampling = [one.description["algorithm"]["name"] == "best_of_n" for one in results]
-    searches = [point for one, samples in zip(named, is_sampling, strict=True) if not samples for point in one.points]
+    others = [point for one, samples in zip(named, is_sampling, strict=True) if not samples for point in one.points]
     baseline = [point for one, samples in zip(named, is_sampling, strict=True) if samples for point in one.every_n]
-    beside = at_equal_compute(searches, baseline, seed, num_resamples)
+    beside = at_equal_compute(others, baseline, seed, num_resamples)
     models = {one.description["model"]: one.description["model_hash"] for one in named if "model" in one.description}
-    description = named[0].description | ({"models": models} if models else {})
+    searches = [search_facts(one) for one in named]
+    num_failures = sum(one["num_score_failures"] for one in searches)
+    description = named[0].description | {"searches": searches, "num_score_failures": num_failures}
+    description |= {"models": models} if models else {}
     return replace(together, comparisons=compared, equal_compute=beside, description=description)
+
+
+def search_facts(results: SweepResults) -> dict[str, Any]:
+    """One search of a sweep, for the list of all."""
+    about = {"seeds": [results.description["seed"]]} | results.description
+    return {name: about[name] for name in SEARCH_FACTS if name in about}
 
 
 def with_distinct_names(results: Sequence[SweepResults]) -> list[SweepResults]:
@@ -124,7 +160,6 @@ def describe(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_candida
             for name, prompts in prompt_sets.items()
         },
         "num_prompts": {name: len(prompts) for name, prompts in prompt_sets.items()},
-        "num_score_failures": len(sweep.failures),
         "most_flops_per_prompt": sweep.most_flops,
         "verifiers": [
             {

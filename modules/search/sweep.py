@@ -125,12 +125,13 @@ class Sweep:
     ) -> None:
         """Sample and score every prompt, `prompts_per_group` at a time, until the store holds it all.
 
-        Says first what it may cost: `most_flops` is the search's own bound for a prompt, on average over them.
+        Says first what it may cost: `most_flops` is the search's own bound for a prompt, on average over them; of
+        several calls the largest.
         """
         if prompts:
             bounds = [self.estimated_cost(prompt, sampler).flops for prompt in prompts]
-            self.most_flops = sum(bounds) / len(bounds)
-            logger.info("%s: at most %.3g FLOPs a prompt", self.algorithm.name, self.most_flops)
+            self.most_flops = max(self.most_flops or 0.0, sum(bounds) / len(bounds))
+            logger.info("%s: at most %.3g FLOPs a prompt", self.algorithm.name, sum(bounds) / len(bounds))
         for start in range(0, len(prompts), prompts_per_group):
             group = prompts[start : start + prompts_per_group]
             self._run_group(group, sampler, lambda stage, _: progress(stage, 0))
@@ -153,11 +154,17 @@ class Sweep:
             )
         for candidate in record.trace.candidates:
             for verifier in self.panel.for_all:
-                candidate.scores.setdefault(verifier.name, math.nan)
+                self._nan_if_failed(candidate, verifier.name)
         for candidate in self._first_and_chosen(record):
             for verifier in self.panel.final_judges:
-                candidate.scores.setdefault(verifier.name, math.nan)
+                self._nan_if_failed(candidate, verifier.name)
         return record
+
+    def _nan_if_failed(self, candidate: Candidate, verifier_name: str) -> None:
+        """The store holds what could not be judged, and leaves out what failed, on whichever rank."""
+        if verifier_name not in candidate.scores:
+            candidate.scores[verifier_name] = math.nan
+            self.failures.add((candidate.prompt_key, candidate.index, verifier_name))
 
     def _identity(self, prompt: Prompt) -> dict[str, Any]:
         identities = self._score_identities(prompt)
