@@ -10,7 +10,7 @@ marks, and are written there.
 import argparse
 import json
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -152,6 +152,7 @@ def gather(runs: Path, results: Path) -> dict[str, Any]:
         "best_of_n": best_of_n(folders),
         "equal_compute": equal_compute(folders),
         "flops_parts": flops_parts(folders),
+        "adaptive_early_stops": early_stops(folders),
         "over_optimisation": over_optimisation(folders),
         "costs": json.loads(costs.read_text(encoding="utf-8")) if costs.is_file() else None,
     }
@@ -179,6 +180,16 @@ def search_table(found: dict[str, Any]) -> list[str]:
         cells += [f"{row['best_of_n_error']:.3f}", difference, f"{row['p_value']:.4f}", seeds]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+def early_stops(folders: list[Path]) -> list[int]:
+    """Of each run: the prompts for which adaptive sampling drew fewer candidates than it might have."""
+    found = []
+    for folder in folders:
+        rows = [row for row in read_rows(folder / "report/candidates.csv") if row["algorithm"] == "adaptive"]
+        drawn = Counter(row["prompt_key"] for row in rows)
+        found.append(sum(number < max(drawn.values()) for number in drawn.values()))
+    return found
 
 
 def parts_table(found: dict[str, Any]) -> list[str]:
@@ -232,7 +243,9 @@ def draw(found: dict[str, Any], path: Path) -> None:
         )
     for row, marker in zip(found["equal_compute"], "s^DvP*X", strict=False):
         axes.plot(row["flops"] / 1e9, row["error"], marker, markersize=9, label=row["search"].replace("_", " "))
-    axes.set(xscale="log", xlabel="GFLOPs for a prompt", ylabel="digit error, judged by Whisper", ylim=(0, None))
+    axes.set(xscale="log", xlabel="GFLOPs for a prompt", ylabel="digit error, judged by Whisper")
+    axes.margins(x=0.12)
+    axes.set_ylim(0, 1.1 * max(one["error"] for one in [*curve, *found["equal_compute"]]))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=110)
