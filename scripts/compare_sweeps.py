@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from modules.search.comparisons import Chance, Comparison
+from modules.search.comparisons import Comparison, Resampling
 from modules.search.results import read_rows, write_rows
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def compare_models(
     Raises ValueError where two models were asked for other prompts: their difference would be that of the prompts.
     """
     models = {name: lines_of(rows) for name, rows in reports.items()}
-    drawn = functools.cache(functools.partial(Chance.draw, seed=seed, num_resamples=num_resamples))
+    drawn = functools.cache(functools.partial(Resampling.draw, seed=seed, num_resamples=num_resamples))
     comparisons = []
     for first, second in itertools.combinations(models, 2):
         for line in sorted(models[first].keys() ^ models[second].keys()):

@@ -1,7 +1,7 @@
 """Best-of-n through the driver: batching, seeds, costs, failing verifiers."""
 
 import math
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -90,15 +90,22 @@ def test_costs_add_up():
     assert Cost(1, 2, 3, 4) + Cost(1, 1, 1, 1) == Cost(2, 3, 4, 5)
 
 
-def test_reading_the_prompts_is_in_the_seconds():
+def test_reading_the_prompts_is_in_the_seconds(monkeypatch):
     """Guards against wall seconds that begin with the first code: long prompts would be free."""
+
+    clock = 0.0
+    monkeypatch.setattr("modules.search.driver.time", SimpleNamespace(perf_counter=lambda: clock))
 
     class SlowReader(ToySampler):
         def start(self, prompts):
-            time.sleep(0.02)
+            nonlocal clock
+            clock += 3.0
             return super().start(prompts)
 
-    assert sum(trace.cost.seconds for trace in run(toy_prompts(3), sampler=SlowReader())) > 0.02
+    traces = run(toy_prompts(3), sampler=SlowReader())
+    lengths = [len(trace.prompt.text) for trace in traces]
+    shares = [3.0 * length / sum(lengths) for length in lengths]
+    assert [trace.cost.seconds for trace in traces] == pytest.approx(shares)
 
 
 def test_a_failing_verifier_spoils_only_the_failing_candidate(caplog):

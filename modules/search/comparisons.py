@@ -51,7 +51,7 @@ def line_label(point: CurvePoint) -> str:
 
 
 @dataclass(frozen=True)
-class Chance:
+class Resampling:
     """What the pairs of lines on the same prompts are compared by, drawn once for all of them.
 
     `speaker_counts_RP` is None where a prompt names no speaker, or all the same (see `speaker_interval`).
@@ -62,7 +62,7 @@ class Chance:
     signs_FP: np.ndarray
 
     @classmethod
-    def draw(cls, num_prompts: int, speakers_P: Sequence[str], seed: int, num_resamples: int = 2000) -> "Chance":
+    def draw(cls, num_prompts: int, speakers_P: Sequence[str], seed: int, num_resamples: int = 2000) -> "Resampling":
         has_speakers = all(speakers_P) and len(set(speakers_P)) > 1
         return cls(
             resample_counts(num_prompts, seed, num_resamples).astype(np.float64),
@@ -91,7 +91,7 @@ def compare(points: Sequence[CurvePoint], seed: int, num_resamples: int = 2000) 
     for point in points:
         if not point.selector.startswith("oracle ("):
             groups.setdefault((point.prompt_set, point.judge, point.n), []).append(point)
-    drawn = functools.cache(functools.partial(Chance.draw, seed=seed, num_resamples=num_resamples))
+    drawn = functools.cache(functools.partial(Resampling.draw, seed=seed, num_resamples=num_resamples))
     comparisons = []
     for (prompt_set, judge, n), group in groups.items():
         pairs = [

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from modules.search.comparisons import Chance, line_label
+from modules.search.comparisons import Resampling, line_label
 from modules.search.estimators import CurvePoint
 
 
@@ -53,7 +53,7 @@ def at_equal_compute(
     curves: dict[tuple[str, str, str, float, str], dict[str, dict[int, CurvePoint]]] = {}
     for point in baseline:
         curves.setdefault(_line(point), {}).setdefault(point.algorithm, {}).setdefault(point.n, point)
-    drawn = functools.cache(functools.partial(Chance.draw, speakers_P=(), seed=seed, num_resamples=num_resamples))
+    drawn = functools.cache(functools.partial(Resampling.draw, speakers_P=(), seed=seed, num_resamples=num_resamples))
     rows = []
     for point in points:
         largest = max(curves.get(_line(point), {}).values(), key=len, default={})

@@ -76,9 +76,9 @@ class Transcript:
     """1 - min(1, error rate) between the prompt's text and what a recogniser hears: 1.0 is every word, 0.0 none.
 
     Both texts pass the normaliser first. What was heard is kept by the hash of the audio, so scoring again, or several
-    candidates with the same audio, costs nothing. NaN where there is too little to hear, or
-    the text normalises to nothing. Of a partial candidate only the best prefix of the text is expected
-    (`prefix_error_rate`). One that continues a recording is heard after it, against the whole text.
+    candidates with the same audio, costs nothing. NaN where there is too little to hear, or the text
+    normalises to nothing. Of a partial candidate only the best prefix of the text is expected (`prefix_error_rate`).
+    One that continues a recording is heard after it, against the whole text.
 
     Args:
         recogniser: Such as FasterWhisper() or Pocketsphinx().
