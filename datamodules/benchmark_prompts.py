@@ -61,7 +61,7 @@ class BenchmarkPrompts(Dataset):
             prompt = read_prompt(row, self.sample_rate) if isinstance(row, PromptRow) else row
             if not isinstance(prompt, Skipped):
                 try:
-                    self.prompt_format.prompt_tokens(prompt.text)
+                    self.prompt_format.prompt_tokens(prompt.text, prompt.speaker, prompt.language)
                     prompts.append(prompt)
                     continue
                 except ValueError as error:

@@ -19,11 +19,8 @@ NUM_TURN_TOKENS = 8  # of a chat template around one message, at most
 
 
 class TaskFormat(PromptFormat, Protocol):
-    """A PromptFormat that has more than text-to-speech. `voice` is a spoken prompt: its text and codes come first."""
+    """A PromptFormat that has more than text-to-speech."""
 
-    def example_tokens(
-        self, text: str, codes: Sequence[int], speaker: str = "", language: str = "", voice: Utterance | None = None
-    ) -> Document: ...
     def understanding_tokens(self, text: str, codes: Sequence[int]) -> Document: ...
     def chat_tokens(self, messages: Sequence[dict[str, str]]) -> Document: ...
 
