@@ -37,7 +37,7 @@ def write(folder, num_samples=60):
             speaker = ("ann", "bob", "cy")[min(number % 7, 2)] if number else "alone"
             about = {"text": f"t{number}", "speaker": speaker, "language": "en"}
             files = {"codes.npy": codes, "json": json.dumps(about).encode()}
-            writer.write(f"k{number}", files, len(codes), about["text"], speaker)
+            writer.write(f"k{number}", files, len(codes), about["text"])
     return ShardIndex.load(folder, "tokens")
 
 

@@ -95,7 +95,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
             soundfile.write(wave, one.audio.samples_T.numpy(), SAMPLE_RATE, subtype="FLOAT")
             audio.write(one.key, {"wav": wave.read_bytes(), "json": encoded}, one.audio.samples_T.numel(), one.text)
             codes = np.array([number, number, 23], dtype=np.uint16)
-            tokens.write(one.key, {"codes.npy": codes, "json": encoded}, 3, one.text, one.speaker)
+            tokens.write(one.key, {"codes.npy": codes, "json": encoded}, 3, one.text)
     return folder
 
 
