@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from modules.api import Audio, Candidate, Prompt
+from modules.threads import torch_threads
 from modules.verifiers.audio import ContentCache, Failures, in_threads, num_cores, resampled, scores_of_groups
 from modules.verifiers.audio_models import AudioModel
 from modules.verifiers.model_files import content_hash, package_folder
@@ -69,6 +70,7 @@ class Dnsmos:
         return content_hash([folder / ("model_v8.onnx" if self.field == "p808_mos" else "sig_bak_ovr.onnx")])
 
     @cached_property
+    @torch_threads()
     def _model(self) -> Any:
         try:
             import onnxruntime
@@ -103,6 +105,7 @@ class Dnsmos:
         """`score` of many prompts: all clips in one pass."""
         return scores_of_groups(self._scores, groups, self._failures)
 
+    @torch_threads()
     def _judge_all(self, audios: list[Audio]) -> list[float | Exception]:
         self._model  # noqa: B018 - loaded here, once, rather than by several threads at a time
         return in_threads(self._judge, audios, self.num_workers or num_cores())

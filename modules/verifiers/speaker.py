@@ -4,8 +4,7 @@ T audio samples, W windows, F mel frames, D embedding dimensions.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from modules.api import Audio, Candidate, Prompt
+from modules.threads import torch_threads
 from modules.verifiers.audio import ContentCache, Failures, checked, failed, reference_similarities, resampled
 from modules.verifiers.audio_models import AudioModel
 from modules.verifiers.model_files import content_hash, package_folder
@@ -63,6 +63,7 @@ class Resemblyzer:
         return content_hash([self._weights])
 
     @cached_property
+    @torch_threads()
     def _encoder(self) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it imports scipy.ndimage.morphology, pkg_resources
@@ -73,6 +74,9 @@ class Resemblyzer:
                 raise ImportError(f"The speaker encoder needs resemblyzer: {command}") from error
         return VoiceEncoder(self.device, verbose=False, weights_fpath=self._weights)
 
+    # One thread: an LSTM of 256 is so small that more mostly wait for each other, spinning. On 2 cores that something
+    # else also uses, two threads took ten times the CPU time of one and longer on the clock.
+    @torch_threads(1)
     def embed(self, audios: Sequence[Audio | None]) -> list[np.ndarray | Exception]:
         """One (D,) float32 of length 1 each, or why there is none."""
         encoder = self._encoder
@@ -84,7 +88,7 @@ class Resemblyzer:
                 mels.append(failed(error))
         windows = [window for clip in mels if not isinstance(clip, Exception) for window in clip]
         embedded: list[np.ndarray] = []
-        with torch.no_grad(), _one_thread():
+        with torch.no_grad():
             for start in range(0, len(windows), MAX_BATCH_WINDOWS):
                 mels_WFM = torch.from_numpy(np.stack(windows[start : start + MAX_BATCH_WINDOWS]))
                 embedded += list(encoder(mels_WFM.to(encoder.device)).cpu().numpy())
@@ -200,18 +204,6 @@ class Speaker:
     def flops(self, seconds: float) -> float:
         """One pass of the encoder over the candidate; the reference's is paid once per prompt and not counted."""
         return self.encoder.flops(seconds)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch on one CPU thread. An LSTM of 256 is so small that more threads mostly wait for each other, spinning: on 2
-    cores that something else also uses, two threads took ten times the CPU time of one and longer on the clock."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)
 
 
 def _mean_direction(rows: Sequence[np.ndarray]) -> np.ndarray:

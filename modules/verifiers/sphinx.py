@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from modules.api import Audio
+from modules.threads import torch_threads
 from modules.verifiers.audio import resampled
 from modules.verifiers.model_files import content_hash, package_folder
 
@@ -52,6 +53,7 @@ class Pocketsphinx:
         return content_hash(sorted(file for file in self._folder.iterdir() if file.name != "README"))
 
     @cached_property
+    @torch_threads()
     def _decoder(self) -> Any:
         try:
             from pocketsphinx import Decoder
@@ -67,6 +69,7 @@ class Pocketsphinx:
             raise ValueError(f"Expected `grammar` to be JSGF over known words, but got {self.grammar!r}.") from error
         return decoder
 
+    @torch_threads()
     def transcribe(self, audios: Sequence[Audio], language: str) -> list[str]:
         """One text per clip, in lower case; raises ValueError for a language other than English."""
         if language != "en":
