@@ -64,7 +64,8 @@ class BenchmarkPrompts(Dataset):
             if not isinstance(prompt, Skipped):
                 prompt = replace(prompt, **self.told)
                 try:
-                    self.prompt_format.prompt_tokens(prompt.text, prompt.speaker, prompt.language)
+                    voice = None if prompt.voice is None else replace(prompt.voice, codes=(0,))  # not read yet
+                    self.prompt_format.prompt_tokens(prompt.text, prompt.speaker, prompt.language, voice)
                     prompts.append(prompt)
                     continue
                 except ValueError as error:

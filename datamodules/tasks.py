@@ -85,7 +85,7 @@ class TextToSpeech:
 
     kind = "tokens"
 
-    def voices(self, index: ShardIndex) -> None:
+    def voices(self, index: ShardIndex) -> "Voices | None":
         return None
 
     def lengths(self, index: ShardIndex, num_extra_tokens: int | np.ndarray) -> np.ndarray:
@@ -111,7 +111,7 @@ class VoiceCloning:
 
     kind = "tokens"
 
-    def voices(self, index: ShardIndex) -> "Voices":
+    def voices(self, index: ShardIndex) -> "Voices | None":
         return Voices(speaker_groups(index, self.unknown_speakers))
 
     def lengths(self, index: ShardIndex, num_extra_tokens: int | np.ndarray) -> np.ndarray:
@@ -133,7 +133,7 @@ class SpeechUnderstanding:
 
     kind = "tokens"
 
-    def voices(self, index: ShardIndex) -> None:
+    def voices(self, index: ShardIndex) -> "Voices | None":
         return None
 
     def lengths(self, index: ShardIndex, num_extra_tokens: int | np.ndarray) -> np.ndarray:
@@ -153,7 +153,7 @@ class TextReplay:
 
     kind = "text"
 
-    def voices(self, index: ShardIndex) -> None:
+    def voices(self, index: ShardIndex) -> "Voices | None":
         return None
 
     def lengths(self, index: ShardIndex, num_extra_tokens: int | np.ndarray) -> np.ndarray:

@@ -34,12 +34,17 @@ class VoicePromptPlan:
     """
 
     def __init__(
-        self, audio: ShardIndex, tokens: ShardIndex, prompt_format: PromptFormat, condition: Condition, shift: int
+        self,
+        audio: ShardIndex,
+        tokens: ShardIndex,
+        rows_of: list[list[int]],
+        prompt_format: PromptFormat,
+        condition: Condition,
+        shift: int,
     ) -> None:
-        self.condition, self.shift = condition, shift
+        self.rows_of, self.condition, self.shift = rows_of, condition, shift
         self.audio, self.tokens = PromptPlan(audio, None, prompt_format), ShardReader(tokens)
         self.audio_row = {str(key): row for row, key in enumerate(audio.keys)}
-        self.rows_of = rows_by_speaker(tokens)
         if self.shift % len(self.rows_of) == 0:
             raise ValueError(
                 f"Expected `other_speaker` to lead to another one of {len(self.rows_of)} speakers, but got {shift}."
@@ -124,10 +129,14 @@ class VoicePromptDataModule(L.LightningDataModule):
     def test_dataloader(self) -> list[DataLoader]:
         audio = ShardIndex.load(self.audio_folder / self.split, "audio")
         tokens = load_token_index(self.token_folder / self.split, self.prompt_format)
-        return [self._set(audio, tokens, condition) for condition in CONDITIONS.values()]
+        rows_of = rows_by_speaker(tokens)
+        plans = [
+            VoicePromptPlan(audio, tokens, rows_of, self.prompt_format, condition, self.other_speaker)
+            for condition in CONDITIONS.values()
+        ]
+        return [self._set(plan) for plan in plans]
 
-    def _set(self, audio: ShardIndex, tokens: ShardIndex, condition: Condition) -> DataLoader:
-        plan = VoicePromptPlan(audio, tokens, self.prompt_format, condition, self.other_speaker)
+    def _set(self, plan: VoicePromptPlan) -> DataLoader:
         fewest = min(map(len, plan.rows_of))
         if self.num_texts > fewest:
             raise ValueError(f"Expected `num_texts` of at most {fewest}, but got {self.num_texts}.")
