@@ -86,6 +86,8 @@ def model_card(prompt_format: TextToSpeech, max_length: int, codec_fingerprint: 
         chat = CHAT.format(content=prompt_format.request_template)
     if known is not None:
         chat += f"\nThe model has learned texts of these characters only: {known!r}.\n"
+    if prompt_format.prefix:
+        chat += f"\nWhere speaker and language are known, the text begins with {prompt_format.prefix!r}.\n"
     return CARD.format(
         num_codes=space.codebook_size,
         last_code=space.codebook_size - 1,
