@@ -23,6 +23,7 @@ from modules.search.identity import check_codec
 from modules.search.overoptimisation import OverOptimisation
 from modules.search.protocol import SearchAlgorithm, SweptModel
 from modules.search.results import SweepResults, write_curves, write_prompt_scores, write_rows, write_summary
+from modules.search.scoring import check_texts
 from modules.search.seeds import SeedScore, over_seeds
 from modules.search.summary import combined, of_model, summarise
 from modules.search.sweep import Panel, Sweep, unique_prompts
@@ -74,7 +75,7 @@ class InferenceScaling(Callback):
 
     Raises:
         ValueError: Two different verifiers of one name, two models of one name, no judge, another codebook than a
-            model's, no prompts.
+            model's, no prompts, a prompt whose text is empty once a verifier has normalised it.
     """
 
     def __init__(
@@ -225,6 +226,7 @@ class InferenceScaling(Callback):
         unique_prompts([prompt for prompts in by_loader.values() for prompt in prompts])  # keys, across all sets
         if not by_loader:
             raise ValueError("Expected the test dataloaders to give at least one prompt, but got none.")
+        check_texts([prompt for prompts in by_loader.values() for prompt in prompts], self.panel.everyone)
         names = self._prompt_set_names(trainer, num_sets=max(by_loader) + 1)
         return {names[index]: unique_prompts(prompts) for index, prompts in by_loader.items()}
 

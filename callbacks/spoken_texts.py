@@ -17,7 +17,7 @@ from modules.search.driver import run_searches
 from modules.search.estimators import JudgedPrompt, expected_scores, selection_weights
 from modules.search.identity import check_codec, models_of
 from modules.search.protocol import Trace
-from modules.search.scoring import decode_candidates
+from modules.search.scoring import check_texts, decode_candidates
 from modules.search.sweep import chosen_index
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,8 @@ class SpokenTexts(Callback):
         speaker: Whom the model is asked for, where its prompt format names speakers.
 
     Raises:
-        ValueError: The selector is the judge; no texts, or too few candidates to choose from.
+        ValueError: The selector is the judge; no texts, a text that is empty once normalised, or too few candidates to
+            choose from.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class SpokenTexts(Callback):
                 f"Expected a `judge` of another model than the selector's, but {self.judge.name} is that of "
                 f"{self.selector.name}."
             )
+        check_texts(self.prompts, [one for one in (self.selector, self.judge) if one is not None])
         fingerprint = getattr(getattr(trainer, "datamodule", None), "codec_fingerprint", "")
         check_codec(self.codec, pl_module.prompt_format.token_space.codebook_size, fingerprint)
         if pl_module.device_mesh is not None:

@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import platform
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,10 +19,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from modules.api import Audio, Candidate, Codec, Prompt, SamplerEngine, SamplingSettings, Verifier
 from modules.batches import PromptBatch
+from modules.search.candidates import file_name
 from modules.search.driver import run_searches
 from modules.search.identity import candidate_identity, check_codec, decoder_fingerprint, digest, plain, score_identity
 from modules.search.protocol import SearchAlgorithm, Trace
-from modules.search.scoring import decode_candidates
+from modules.search.scoring import check_texts, decode_candidates
 from modules.search.summary import package_versions
 from modules.search.sweep import chosen_index
 from modules.search.voices import with_voice_codes
@@ -62,7 +62,8 @@ class SpeechWriter(Callback):
         engine: Draws the codes in place of the model's own sampler: modules.lm.vllm_engine.VLLM.
 
     Raises:
-        ValueError: The codec has another codebook than the model; the selector needs a reference and there is none.
+        ValueError: The codec has another codebook than the model; the selector needs a reference and there is none, or
+            compares texts and one is empty once normalised.
         FileNotFoundError: `reference` does not exist.
     """
 
@@ -117,6 +118,7 @@ class SpeechWriter(Callback):
     ) -> None:
         if not isinstance(batch, PromptBatch):
             raise TypeError(f"Expected predict batches to be PromptBatch, but got {type(batch).__name__}.")
+        check_texts(batch.prompts, [] if self.selector is None else [self.selector])
         prompts = with_voice_codes([self._with_voice(prompt) for prompt in batch.prompts], self.codec)
         for trace in self._search(prompts, pl_module):
             chosen = 0 if self.selector is None else chosen_index(trace.candidates, self.selector.name)
@@ -254,8 +256,9 @@ def candidate_record(candidate: Candidate) -> dict[str, Any]:
 
 
 def readable_name(text: str) -> str:
-    """The text as a file name, at most 40 characters: letters and digits of any script, the rest as underscores."""
-    words = "_".join(re.findall(r"\w+", text.lower()))
+    """The text as a file name, at most 40 characters: letters, digits and combining marks of any script, the rest as
+    underscores."""
+    words = file_name(text.lower().replace("-", " ")).lstrip("_")
     return words[:MAX_NAME_CHARACTERS].strip("_") or "speech"
 
 

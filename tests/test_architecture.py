@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     r"modules/search/.*": ("modules.api", "modules.tokens", "modules.search"),
     r"modules/verifiers/.*": ("modules.api", "modules.threads", "modules.verifiers"),
     r"modules/codec/.*": (*SHARED, "modules.threads", "modules.codec"),
-    r"modules/lm/.*": (*SHARED, "modules.lm"),
+    r"modules/lm/.*": (*SHARED, "modules.threads", "modules.lm"),
     r"modules/api\.py": ("modules.tokens",),
     r"modules/batches\.py": ("modules.api",),
     r"modules/(tokens|threads)\.py": (),

@@ -114,7 +114,8 @@ def test_one_failure_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) 
     assert scores[0] == scores[2] == 1.0
     assert verifier.num_failures == 6
     assert len(caplog.records) == 1 and "not this one" in caplog.text
-    assert verifier.score(Prompt("k", "..."), candidates).isnan().all()  # nothing to compare with
+    with pytest.raises(ValueError, match=r"prompt 'k'.*'basic words' leaves nothing of '\.\.\.'"):
+        verifier.score(Prompt("k", "..."), candidates)
 
 
 def test_a_recogniser_that_fails_is_not_a_judgement() -> None:

@@ -2,9 +2,10 @@
 
     python -m modules.lm.checkpoints export runs/demo/lm/checkpoints/last.ckpt FOLDER
 
-writes config.json, model.safetensors (a tied head once, adapters merged), generation_config.json (the end of speech
-stops) and a tokenizer that knows the markers and <|s_0|>, <|s_1|>, ... AutoModelForCausalLM and AutoTokenizer load it,
-and so does `pretrained: {source: FOLDER}` of LMModule.
+writes config.json, model.safetensors (a tied head once, adapters merged), generation_config.json (the sampling of
+Llasa's cards; the end of speech stops), a tokenizer that knows the markers and <|s_0|>, <|s_1|>, ... and whose chat
+template has the prompt format's date, and README.md, a model card with an example that runs on transformers alone.
+AutoModelForCausalLM and AutoTokenizer load the folder, and so does `pretrained: {source: FOLDER}` of LMModule.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from modules.api import PromptFormat
 from modules.lm.adapters import LowRankAdapters, add_adapters, merge_adapters
 from modules.lm.attention import register_packed_attention
+from modules.lm.model_card import MAX_LENGTH, SAMPLING, model_card
 from modules.lm.network import LlamaSize, build_llama
+from modules.lm.prompt_format import LlasaChat, TextToSpeech
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,10 +38,12 @@ def export(checkpoint_path: Path, folder: Path, dtype: torch.dtype = torch.float
         FileNotFoundError: There is no such checkpoint.
         ValueError: It is a folder of shards, or no language model, or the target holds files.
     """
+    from transformers import GenerationConfig
+
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"Expected `{folder}` to be empty, but it holds files.")
     checkpoint = read_checkpoint(checkpoint_path)
-    prompt_format: PromptFormat = instantiate(checkpoint["hyper_parameters"]["prompt_format"])
+    prompt_format: TextToSpeech = instantiate(checkpoint["hyper_parameters"]["prompt_format"])
     space = prompt_format.token_space
     if checkpoint["token_space"] != space.as_dict():
         raise ValueError(
@@ -48,10 +52,16 @@ def export(checkpoint_path: Path, folder: Path, dtype: torch.dtype = torch.float
         )
     tokenizer = prompt_format.tokenizer.with_codes(space)
     network = restored_network(checkpoint).to(dtype)
-    network.generation_config.eos_token_id = space.speech_end
-    network.generation_config.pad_token_id = space.speech_end
+    if isinstance(prompt_format, LlasaChat) and isinstance(tokenizer.chat_template, str):
+        tokenizer.chat_template = prompt_format.dated(tokenizer.chat_template)
+    network.config.use_cache = True  # off in training only: without it, `generate` reads the whole row at each token
+    max_length = min(MAX_LENGTH, network.config.max_position_embeddings)
+    stop = {"eos_token_id": space.speech_end, "pad_token_id": space.speech_end}
+    network.generation_config = GenerationConfig(**SAMPLING, **stop, max_length=max_length, use_cache=True)
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    card = model_card(prompt_format, max_length, checkpoint.get("codec_fingerprint", ""))
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Where text and codes stand in a sequence. Each class satisfies modules.api.PromptFormat."""
 
+import json
 import string
 from collections.abc import Sequence
 from functools import cached_property
@@ -85,6 +86,16 @@ class TextToSpeech:
         answer = code_tokens(self.token_space, codes, text)
         return answered(self.prompt_tokens(text, speaker, language, voice), answer, self.token_space.speech_end)
 
+    @property
+    def request_template(self) -> str:
+        """How the request for speech is written as text, `{text}` in the place of what is to be spoken."""
+        return "<|TEXT_UNDERSTANDING_START|>{text}<|TEXT_UNDERSTANDING_END|>"
+
+    @property
+    def prompt_template(self) -> str:
+        """The whole prompt as text, without `prefix`: an exported tokenizer gives the ids of `prompt_tokens`."""
+        return f"{self.request_template}<|SPEECH_GENERATION_START|>"
+
     # ------------------------------------------------------------------------------------------------ understanding
 
     def understanding_prompt_tokens(self, codes: Sequence[int]) -> list[int]:
@@ -150,6 +161,22 @@ class LlasaChat(TextToSpeech):
     @cached_property
     def _understanding_frame(self) -> Frame:
         return self._frame(self.understanding_instruction)
+
+    @property
+    def request_template(self) -> str:
+        return self.synthesis_instruction + super().request_template
+
+    @property
+    def prompt_template(self) -> str:
+        messages = [{"role": "user", "content": self.request_template}]
+        return f"{self.tokenizer.render(messages, self.date)}<|SPEECH_GENERATION_START|>"
+
+    def dated(self, chat_template: str) -> str:
+        """The chat template with this format's date in place of today's; a caller's `date_string` still counts."""
+        return (
+            "{%- if date_string is not defined %}{%- set date_string = "
+            f"{json.dumps(self.date)} %}}{{%- endif %}}{chat_template}"
+        )
 
     def _frame(self, instruction: str) -> Frame:
         """Markers split a text before it is tokenised: the pieces around them can be tokenised apart."""

@@ -23,6 +23,7 @@ from modules.lm.adapters import merge_adapters
 from modules.lm.compute import TransformerSize
 from modules.lm.vllm_sampler import VLLMSampler, check_settings
 from modules.lm.vllm_worker import WORKER_EXTENSION
+from modules.threads import torch_threads
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -112,7 +113,8 @@ class VLLM:
             # Where a prompt is read in two steps, vLLM takes back the draw between them; its CPU noise cannot go back,
             # and the engine dies ("CPU Generator does not use offset").
             arguments.setdefault("enable_chunked_prefill", False)
-        with tempfile.TemporaryDirectory(prefix="vllm-") as name, changed_environment(self._variables()):
+        environment = changed_environment(self._variables())
+        with tempfile.TemporaryDirectory(prefix="vllm-") as name, environment, torch_threads():
             write_network(network, Path(name))
             llm = LLM(name, **arguments)
         space = prompt_format.token_space

@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -49,6 +50,13 @@ class CandidateRecord:
             self.score_identities[name] = identity
 
 
+def file_name(text: str) -> str:
+    """For a file name: letters and digits of any script with their combining marks, `-` and `_`; a run of anything else
+    becomes one `_`."""
+    kept = (one if one.isalnum() or one in "-_" or unicodedata.category(one)[0] == "M" else "\0" for one in text)
+    return re.sub("\0+", "_", "".join(kept))
+
+
 class CandidateStore:
     """One JSON file per (model, prompt, setting) in `folder`, one candidate a line.
 
@@ -61,7 +69,8 @@ class CandidateStore:
         self.folder = Path(folder)
 
     def path(self, identity: dict[str, Any]) -> Path:
-        readable = re.sub(r"[^\w-]+", "_", identity["prompt"]["key"])[:80]
+        # File systems allow names of 255 bytes, which 80 characters of most scripts would fill.
+        readable = file_name(identity["prompt"]["key"])[:80].encode()[:160].decode(errors="ignore")
         return self.folder / f"{readable}-{digest(identity)[:24]}.json"
 
     def load(self, identity: dict[str, Any], prompt: Prompt) -> CandidateRecord | None:

@@ -66,6 +66,21 @@ def is_comparative(verifier: Verifier) -> bool:
     return hasattr(verifier, "member_hashes")
 
 
+def check_texts(prompts: Sequence[Prompt], verifiers: Sequence[Verifier]) -> None:
+    """Raises ValueError where a verifier that compares texts has nothing to compare with: a prompt's text that is empty
+    once normalised. Every candidate would be NaN. Prompts without any text are left to `score_groups`."""
+    for verifier in verifiers:
+        check_texts(prompts, getattr(verifier, "members", []))
+        if not hasattr(verifier, "reference_length"):
+            continue
+        for prompt in prompts:
+            if prompt.text.strip() and not verifier.reference_length(prompt):
+                raise ValueError(
+                    f"Expected the text of prompt {prompt.key!r} to hold something that {verifier.name} compares, but "
+                    f"its normaliser leaves nothing of {prompt.text!r}."
+                )
+
+
 def score_candidates(prompt: Prompt, candidates: Sequence[Candidate], verifier: Verifier) -> set[ScoreFailure]:
     """`score_groups` of one prompt."""
     return score_groups([prompt], [candidates], verifier)

@@ -1,12 +1,19 @@
-"""What counts as the same text: normalisers applied to reference and transcript alike before they are compared."""
+"""What counts as the same text: normalisers applied to reference and transcript alike before they are compared.
+
+`EnglishWords`, `SeedTTSEnglish` and `SeedTTSChinese` follow published rules, for tables beside published ones.
+`SpokenEnglish` and `BasicWords` keep everything that is to be spoken, for tables of our own.
+"""
 
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
+
+from modules.verifiers.written_english import APOSTROPHES, SIGN_TABLES, read_out, with_plain_apostrophes
 
 # The one table that turns what a recogniser wrote for a spoken digit into that digit: names, and words that sound so.
 DIGIT_WORDS: dict[str, tuple[str, ...]] = {
@@ -25,6 +32,10 @@ DIGIT_WORDS: dict[str, tuple[str, ...]] = {
 PUBLISHED_PUNCTUATION = re.compile(
     r"[!-&(-/:-@\[-`{-~\u00b7\u2013\u2014\u2018\u2019\u201b-\u201f\u2026\u2027\u3000-\u3003\u3008-\u3011"
     r"\u3014-\u301f\u3030\u303e\u303f\ufe4f\ufe51\ufe54\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff64]"
+)
+# Scripts written without spaces between words: Thai, Lao, Burmese, Khmer, kana, Han.
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
 TEENS = ("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")
 TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
@@ -91,23 +102,82 @@ class EnglishWords:
         return self._normalise(text).strip()
 
 
+class SpokenEnglish(EnglishWords):
+    """English as it is spoken: Whisper's rules without those that make different speech equal or equal speech
+    different. Count words. For tables of our own; published tables take `EnglishWords`.
+
+    - Typographic apostrophes are apostrophes: "don\u2019t" is "do not".
+    - An amount is its figures and its sign, "$1" and "one dollar" alike, and so is a percentage; Whisper's make both
+      "one". Other signs are read out: "&" as "and", "+", "=", "@", the degree sign, a minus before a figure.
+    - Text in brackets is text, in reference and transcript alike: a recogniser must not write tags such as [noise]
+      (Whisper as `FasterWhisper` runs it cannot write brackets, CTC and Sphinx have none).
+    - A time in figures is read as figures: "7:30 p.m." is "seven thirty pm", "7:05" is "seven oh five", "7:00" is
+      "seven" or "seven o'clock". "Half past seven" is another text.
+    - A fraction in figures is read as halves, thirds, quarters to tenths: "2 1/2" is "two and a half", "3/4" is "three
+      quarters"; "a half" is "one half". Other figures around a slash are two numbers.
+    - All numbers are figures, also "one".
+    """
+
+    @property
+    def name(self) -> str:
+        return "spoken english" if self.spelling else "spoken english (no spelling table)"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return _identity(self, 1, spelling=self._table, signs=SIGN_TABLES)
+
+    @cached_property
+    def _normalise(self) -> Callable[[str], str]:
+        from transformers.models.whisper.english_normalizer import EnglishNumberNormalizer, EnglishTextNormalizer
+
+        class Figures(EnglishNumberNormalizer):
+            def postprocess(self, s: str) -> str:
+                """Takes back the last rule, "one" for 1: with a sign before or behind it, the sign was lost later."""
+                return re.sub(r"\bone(s?)\b", r"1\1", super().postprocess(s))
+
+        normalise = EnglishTextNormalizer(self._table or {})
+        normalise.standardize_numbers = Figures()
+        return normalise
+
+    def __call__(self, text: str) -> str:
+        return self._normalise(read_out(text)).strip()
+
+
 class BasicWords:
-    """Whisper's normaliser for any language: lower case, no punctuation or brackets. Numbers stay as written."""
+    """Words of any language: lower case, compatibility forms unified (NFKC), punctuation and symbols as spaces.
+
+    As Whisper's normaliser for languages other than English, but combining marks stay on their letters (vowel signs of
+    Indic scripts are no punctuation), invisible characters go, text in brackets stays, typographic apostrophes part
+    words as the plain one does, and spaces go within scripts that are written without (Chinese, Japanese, Thai): there
+    a sentence is one word, so count characters. Numbers stay as written; signs that are read out ("%") are not kept.
+    """
 
     name = "basic words"
 
     @property
     def identity(self) -> dict[str, Any]:
-        return _identity(self, 1)
-
-    @cached_property
-    def _normalise(self) -> Callable[[str], str]:
-        from transformers.models.whisper.english_normalizer import BasicTextNormalizer
-
-        return BasicTextNormalizer()
+        return _identity(self, 2, apostrophes=APOSTROPHES, unspaced=UNSPACED)
 
     def __call__(self, text: str) -> str:
-        return self._normalise(text).strip()
+        composed = unicodedata.normalize("NFKC", with_plain_apostrophes(text).lower()).lower()
+        words = _kept(composed, lambda character: unicodedata.category(character)[0] not in "SPM")
+        return re.sub(f"(?<=[{UNSPACED}]) (?=[{UNSPACED}])", "", words)
+
+
+def _kept(text: str, keep: Callable[[str], bool]) -> str:
+    """The characters that `keep` accepts, each with its combining marks; all others part words.
+
+    Invisible characters (format controls such as joiners, soft hyphens, marks of direction; variation selectors) are
+    deleted: they are no part of what is said, and do not end a word.
+    """
+    characters, kept = [], False
+    for character in text:
+        category = unicodedata.category(character)
+        if category == "Cf" or "\ufe00" <= character <= "\ufe0f":
+            continue
+        kept = kept if category in ("Mn", "Mc") else keep(character)
+        characters.append(character if kept else " ")
+    return " ".join("".join(characters).split())
 
 
 class SeedTTSEnglish:
@@ -139,17 +209,19 @@ class SeedTTSChinese:
 
 
 class LetterWords:
-    """Lower-case letters and apostrophes, what LibriSpeech's texts are made of; all else parts words. Count words."""
+    """Lower-case letters with their marks and apostrophes, what LibriSpeech's texts are made of; all else parts words.
+    A typographic apostrophe counts between two letters; elsewhere it is a quotation mark. Count words."""
 
     name = "letters"
 
     @property
     def identity(self) -> dict[str, Any]:
-        return _identity(self, 1)
+        return _identity(self, 2, apostrophes=APOSTROPHES)
 
     def __call__(self, text: str) -> str:
-        words = re.findall(r"(?:[^\W\d_]|')+", text.lower())
-        return " ".join(words)
+        text = unicodedata.normalize("NFC", text.lower())
+        text = re.sub(f"[{APOSTROPHES}]", " ", re.sub(f"(?<=\\S)[{APOSTROPHES}](?=[^\\W\\d_])", "'", text))
+        return _kept(text, lambda character: character == "'" or (character.isalnum() and not character.isdecimal()))
 
 
 class Digits:

@@ -15,7 +15,7 @@ MAX_CACHED_TEXTS = 100_000
 
 
 class Recogniser(Protocol):
-    """Audio to text."""
+    """Audio to text. What it writes counts as heard, so it writes no tags such as [noise] or (music)."""
 
     @property
     def model_hash(self) -> str: ...
@@ -76,14 +76,15 @@ class Transcript:
     """1 - min(1, error rate) between the prompt's text and what a recogniser hears: 1.0 is every word, 0.0 none.
 
     Both texts pass the normaliser first. What was heard is kept by the hash of the audio, so scoring again, or several
-    candidates with the same audio, costs nothing. NaN where there is too little to hear, or the text
-    normalises to nothing. Of a partial candidate only the best prefix of the text is expected (`prefix_error_rate`).
-    One that continues a recording is heard after it, against the whole text.
+    candidates with the same audio, costs nothing. NaN where there is too little to hear. Of a partial candidate only
+    the best prefix of the text is expected (`prefix_error_rate`). One that continues a recording is heard after it,
+    against the whole text.
 
     Args:
         recogniser: Such as FasterWhisper() or Pocketsphinx().
-        normaliser: Such as EnglishWords(), BasicWords() or Digits().
-        unit: Count words or characters; Digits() makes one string of digits: characters.
+        normaliser: Such as SpokenEnglish(), BasicWords() or Digits().
+        unit: Count words or characters. Words are what spaces part: count characters where there are none (Chinese,
+            Japanese, Thai: a sentence would be one word, right or wrong) and with Digits(), one string of digits.
         name: Column of tables.
     """
 
@@ -127,11 +128,18 @@ class Transcript:
         return self._failures.count
 
     def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
-        """(N,) float64 in [0, 1]. Raises what the recogniser raised but for ValueError; what it heard is kept."""
+        """(N,) float64 in [0, 1]. Raises ValueError where the prompt's text normalises to nothing, and what the
+        recogniser raised but for ValueError; what it heard is kept."""
         return self.score_many([prompt], [candidates])[0]
 
     def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]:
         """`score` of many prompts: what is new to the cache is recognised in one call for each language."""
+        for prompt in prompts:
+            if not self.reference_length(prompt):
+                raise ValueError(
+                    f"Expected the text of prompt {prompt.key!r} to hold at least one {self.unit}, but the normaliser "
+                    f"{self.normaliser.name!r} leaves nothing of {prompt.text!r}."
+                )
         return [self._compared(*one) for one in zip(prompts, groups, self._heard(prompts, groups), strict=True)]
 
     def _compared(self, prompt: Prompt, candidates: Sequence[Candidate], texts: Sequence[str | ValueError]) -> Tensor:

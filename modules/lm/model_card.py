@@ -1,0 +1,102 @@
+"""README.md of an exported language model: its prompt as text, and how to run it with transformers alone."""
+
+from modules.lm.prompt_format import LlasaChat, TextToSpeech
+from modules.tokens import TokenSpace
+
+SAMPLING = {"do_sample": True, "temperature": 0.8, "top_k": 50, "top_p": 1.0}  # of the released Llasa models' cards
+MAX_LENGTH = 2048  # tokens of prompt and speech: what Llasa's recipes train on, and their cards generate up to
+
+CARD = """\
+---
+library_name: transformers
+pipeline_tag: text-to-speech
+---
+
+# Speech codes from text
+
+A causal language model that reads a text and writes the codes of a speech codec: {num_codes} codes, the tokens
+`<|s_0|>` to `<|s_{last_code}|>`. A codec turns the codes into sound.{codec}
+
+## Prompt
+
+`{{text}}` stands for what is to be spoken; everything else is written exactly so, line ends included:
+
+```text
+{prompt}
+```
+{chat}
+Speech ends with `<|SPEECH_GENERATION_END|>`. `generation_config.json` stops there and samples at temperature
+{temperature}, top-k {top_k}, at most {max_length} tokens; `model.generate(..., do_sample=False)` is greedy.
+To speak in the voice of a recording, write its transcript and a space before the text, and append the recording's codes
+to the prompt; what is generated goes on from there.
+
+## Text to codes
+
+In this folder:
+
+```python
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer, model = AutoTokenizer.from_pretrained("."), AutoModelForCausalLM.from_pretrained(".")
+prompt = {template!r}.replace("{{text}}", {text!r})
+tokens = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids
+end, first = tokenizer.convert_tokens_to_ids(["<|SPEECH_GENERATION_END|>", "<|s_0|>"])
+allowed = torch.tensor([end, *range(first, len(tokenizer))])
+options = {{"attention_mask": torch.ones_like(tokens), "prefix_allowed_tokens_fn": lambda batch, sequence: allowed}}
+answer = model.generate(tokens, **options)[0, tokens.shape[1]:]
+codes = answer[answer >= first] - first
+```
+
+## Codes to sound
+
+Where the codec is X-codec2, transformers 5.13 and later have a class for it. `codec` is its folder; for NeuCodec, the
+class is `NeuCodecModel`. For other codecs transformers has no class: decode with the program that trained this model.
+
+```python
+from transformers import Xcodec2Model
+
+codec = Xcodec2Model.from_pretrained("codec")
+audio = codec.decode(audio_codes=codes[None, None]).audio_values[0, 0]  # samples at codec.config.sampling_rate Hz
+```
+
+## Licence
+
+None is given here: whoever publishes this folder chooses one, and adds it above as `license:`. The choice is limited by
+the licence of the model that training started from, if it did (Llama's has conditions of its own, the released Llasa
+models allow no commercial use), and by what the speakers and the licences of the recordings allow.
+"""
+
+CHAT = """
+The tokenizer's chat template gives the same (its date is the one that the model was trained with, not today's):
+`tokenizer.apply_chat_template([{{"role": "user", "content": {content!r}}}], add_generation_prompt=True)`,
+followed by `<|SPEECH_GENERATION_START|>`.
+"""
+
+
+def model_card(prompt_format: TextToSpeech, max_length: int, codec_fingerprint: str = "") -> str:
+    """The card of a model of this format. The example's text holds characters that its tokenizer knows."""
+    space: TokenSpace = prompt_format.token_space
+    template = prompt_format.prompt_template
+    known = getattr(prompt_format.tokenizer, "characters", None)
+    texts = ["Good morning.", "good morning", *([known] if known else [])]
+    text = next(one for one in texts if known is None or set(one) <= set(known))
+    chat = ""
+    if isinstance(prompt_format, LlasaChat):
+        chat = CHAT.format(content=prompt_format.request_template)
+    if known is not None:
+        chat += f"\nThe model has learned texts of these characters only: {known!r}.\n"
+    if prompt_format.prefix:
+        chat += f"\nWhere speaker and language are known, the text begins with {prompt_format.prefix!r}.\n"
+    return CARD.format(
+        num_codes=space.codebook_size,
+        last_code=space.codebook_size - 1,
+        codec=f"\nThat codec's fingerprint: `{codec_fingerprint}`." if codec_fingerprint else "",
+        prompt=template,
+        template=template,
+        chat=chat,
+        text=text,
+        max_length=max_length,
+        temperature=SAMPLING["temperature"],
+        top_k=SAMPLING["top_k"],
+    )

@@ -1,0 +1,60 @@
+"""English as it is written to English as it is read out: signs, times and fractions in figures, apostrophes."""
+
+import re
+import unicodedata
+
+# Characters written for the apostrophe: typographic quotes, modifier letters, the prime, accents, the full-width form.
+APOSTROPHES = "\u2019\u2018\u201b\u02bc\u02bb\u2032`\u00b4\ua78c\uff07"
+# How English reads signs, and the denominators of fractions in figures.
+SPOKEN_SIGNS = {
+    "%": "percent",
+    "&": "and",
+    "+": "plus",
+    "=": "equals",
+    "@": "at",
+    "\u00b0": "degrees",
+    "\u00a2": "cents",
+}
+SPOKEN_CURRENCIES = {"\u00a5": "yen", "\u20b9": "rupees"}
+DENOMINATORS = ("half", "third", "quarter", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+SIGN_TABLES = [APOSTROPHES, SPOKEN_SIGNS, SPOKEN_CURRENCIES, DENOMINATORS]
+
+
+def with_plain_apostrophes(text: str) -> str:
+    return text.translate(dict.fromkeys(map(ord, APOSTROPHES), "'"))
+
+
+def read_out(text: str) -> str:
+    """English text in lower case with signs, times and fractions written as Whisper's rules expect them."""
+    text = with_plain_apostrophes(text).lower()
+    text = re.sub(r"[\[\]()<>{}]", " ", text)
+    text = re.sub("[\u00bc-\u00be\u2150-\u215e]", lambda sign: f" {unicodedata.normalize('NFKC', sign[0])}", text)
+    text = re.sub(r"(?<!\S)[-\u2212](?=[\d$\u20ac\u00a3])", "minus ", text)
+    text = re.sub(r"(\d)\s?([$\u20ac\u00a3])(?!\d)", r"\1 \2", text)
+    text = re.sub(r"([\d.,]*\d) ([$\u20ac\u00a3])", r"\2\1", text)
+    for sign, name in SPOKEN_CURRENCIES.items():
+        text = re.sub(rf"{sign}\s?([\d.,]*\d(?: (?:hundred|thousand|million|billion|trillion))?)", rf"\1 {name}", text)
+    for sign, name in SPOKEN_SIGNS.items():
+        text = text.replace(sign, f" {name} ")
+    text = re.sub(r"\b([ap])(?:\.\s?| )m\b\.?", r"\1m", text)
+    text = re.sub(r"(?<![\d:])(\d\d?):([0-5]\d)(?![\d:])", _clock_figures, text)
+    text = re.sub(r"\s+o'clock\b", "", text)
+    text = re.sub(r"(?:(?<![\d/.,])(\d+)\s+)?(?<![\d/.,])(\d+)[/\u2044](\d+)(?![\d/])", _spoken_fraction, text)
+    return re.sub(r"\b(?:a|one) (half|quarter)\b", r"\1", text)
+
+
+def _clock_figures(time: re.Match[str]) -> str:
+    return time[1] if time[2] == "00" else time[1] + time[2]
+
+
+def _spoken_fraction(fraction: re.Match[str]) -> str:
+    """ "2 1/2" as "2 and half", "3/4" as "3 quarters"; what is no fraction up to tenths as the numbers it holds."""
+    whole, above, below = fraction[1], int(fraction[2]), int(fraction[3])
+    if not 0 < above < below <= 10:
+        return " ".join(number for number in fraction.groups() if number)
+    name = DENOMINATORS[below - 2]
+    if above > 1:
+        name = f"{above} {name}s"
+    elif name not in ("half", "quarter"):
+        name = f"one {name}"
+    return f"{whole} and {name}" if whole else name
