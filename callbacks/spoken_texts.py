@@ -12,9 +12,11 @@ from callbacks.figures import mel_figure
 from callbacks.media import log_audio, log_figure
 from modules.api import Codec, Prompt, SamplingSettings, Verifier
 from modules.search.best_of_n import BestOfN
+from modules.search.comparisons import SAME_FAMILY
 from modules.search.curves import scores_of
 from modules.search.driver import run_searches
 from modules.search.estimators import JudgedPrompt, expected_scores, selection_weights
+from modules.search.families import shared_families
 from modules.search.identity import check_codec, models_of
 from modules.search.protocol import Trace
 from modules.search.scoring import decode_candidates
@@ -41,7 +43,7 @@ class SpokenTexts(Callback):
         max_new_tokens: Of a sample.
         num_candidates: Samples of each text.
         selector: Chooses. None: the first sample is all there is to hear.
-        judge: Scores what was chosen; of another model than the selector.
+        judge: Scores what was chosen; of another model than the selector. One of its family is named so in the log.
         every_n_validations: Speak after every so many.
         language: Of the texts.
         seed: Of the samples.
@@ -82,6 +84,12 @@ class SpokenTexts(Callback):
             raise ValueError(
                 f"Expected a `judge` of another model than the selector's, but {self.judge.name} is that of "
                 f"{self.selector.name}."
+            )
+        if families := self._shared_families():
+            logger.warning(
+                "SpokenTexts: the judge %s is of the selector's family (%s), which makes the gain look larger.",
+                self.judge.name,
+                families,
             )
         fingerprint = getattr(getattr(trainer, "datamodule", None), "codec_fingerprint", "")
         check_codec(self.codec, pl_module.prompt_format.token_space.codebook_size, fingerprint)
@@ -137,8 +145,12 @@ class SpokenTexts(Callback):
             weights_PN = [
                 selection_weights(scores_of(trace.candidates, self.selector.name), number) for trace in traces
             ]
-            found[f"best_of_n/{self.judge.name}/n={number}"] = float(expected_scores(judged, weights_PN).mean())
+            marked = f"{self.judge.name} {SAME_FAMILY}" if self._shared_families() else self.judge.name
+            found[f"best_of_n/{marked}/n={number}"] = float(expected_scores(judged, weights_PN).mean())
         return found
+
+    def _shared_families(self) -> str:
+        return "" if self.judge is None else shared_families(self.selector, self.judge)
 
     def state_dict(self) -> dict[str, Any]:
         return {"num_validations": self.num_validations}

@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from modules.search.estimators import bootstrap_interval, resample_counts
+from modules.statistics import Resamples, bootstrap_interval
 from scripts.compare_sweeps import compare_models, main
 from tests.test_sweep_grid import TreeModule, run
 
@@ -39,7 +39,7 @@ def test_models_are_compared_on_the_same_prompts(caplog):
     assert (one.first, one.second) == (f"small, {search}", f"large, {search}")
     assert (one.n, one.num_prompts) == (4, 20)
     assert one.difference == pytest.approx(difference_P.mean())
-    assert (one.low, one.high) == pytest.approx(bootstrap_interval(difference_P, resample_counts(20, 0, 500)))
+    assert (one.low, one.high) == pytest.approx(bootstrap_interval(difference_P, Resamples.draw(20, 0, 500)))
     assert -1.2 < one.speaker_low <= one.speaker_high < -0.8 and one.p_value < 0.001
     with pytest.raises(ValueError, match="to have the same prompts in 'set', but got others: \\['a0'\\]"):
         compare_models({"small": rows_of(small), "large": rows_of(large)[1:]})
