@@ -166,7 +166,7 @@ def describe(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_candida
                 "name": verifier.name,
                 "roles": sweep.panel.roles(verifier.name),
                 "model_hash": verifier.model_hash,
-                "settings": plain(getattr(verifier, "settings", None)),
+                "settings": plain(verifier.settings),
             }
             for verifier in sweep.panel.everyone
         ],
