@@ -19,6 +19,7 @@ from callbacks.codec_results import EvaluatedCodecs, write_results
 from callbacks.codec_systems import CodecUnderTest, Heard, Recording, SystemFacts, gathered_systems, hear
 from callbacks.codec_table import Judgement, Utterance, judge, summarise, verify
 from callbacks.media import log_audio
+from datamodules.shards import by_hash
 from modules.api import Audio, Resynthesiser, Verifier
 from modules.batches import AudioBatch
 from modules.search.estimators import ends_of
@@ -76,7 +77,8 @@ class CodecEvaluation(Callback):
         selection: Which recordings of the split are judged.
         name: The module's row in the table.
         batch_size: Utterances that the recogniser is handed at once.
-        num_logged: Utterances whose audio goes to the loggers and to the page, the first by key.
+        num_logged: Utterances whose audio goes to the loggers and to the page, by the hash of their
+            keys.
         seed: Of the bootstrap.
         num_resamples: Of the bootstrap.
 
@@ -183,7 +185,8 @@ class CodecEvaluation(Callback):
     def _judged(self, trainer: Trainer, systems: Sequence[Resynthesiser], bar: tqdm) -> Iterator[Judgement]:
         """Every system on every utterance of this rank, a batch at a time."""
         utterances = sorted(self._utterances, key=lambda one: (one.audio.samples_T.numel(), one.key))
-        logged = sorted(one.key for one in utterances)[: self.num_logged] if trainer.is_global_zero else []
+        keys = [one.key for one in utterances]
+        logged = [keys[place] for place in by_hash(keys)[: self.num_logged]] if trainer.is_global_zero else []
         for system in systems[1:] if utterances else []:
             hear(system, utterances[0].audio)  # reads its weights, and is not timed
         for start in range(0, len(utterances), self.batch_size):

@@ -25,7 +25,7 @@ FILES = ("codec_table.csv", "codec_table.md", "codec_utterances.csv", "codec_eva
 class EvaluatedCodecs:
     """What a finished evaluation knows, on rank 0: the table, what was run, and what a few utterances sound like.
 
-    `examples`: utterance and, by system, what was heard of it; the first by key. `judgements` are of all utterances.
+    `examples`: utterance and, by system, what was heard of it; by the hash of keys. `judgements` are of all utterances.
     """
 
     table: dict[str, dict[str, Estimate]]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import soxr
 import torch
 
+from datamodules.shards import by_hash
 from modules.api import Audio, Candidate, Codec, Prompt, Verifier
 from modules.search.protocol import Trace
 from modules.search.results import SweepResults
@@ -47,10 +48,11 @@ class Example:
 def gather_examples(
     results: SweepResults, codec: Codec, verifiers: Sequence[Verifier], num_examples: int
 ) -> list[Example]:
-    """The first `num_examples` prompts of each set, as they come: nobody picked them by ear."""
+    """`num_examples` prompts of each set, by the hash of their keys: not picked by ear, and not of one source."""
     examples = []
     for prompt_set, traces in results.prompt_sets.items():
-        for trace in traces[:num_examples]:
+        chosen = sorted(by_hash([trace.prompt.key for trace in traces])[:num_examples])
+        for trace in (traces[place] for place in chosen):
             clips = [
                 *_reference_clips(trace.prompt, codec, verifiers),
                 *_sample_clips(results, prompt_set, trace, codec),

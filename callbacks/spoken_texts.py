@@ -47,6 +47,7 @@ class SpokenTexts(Callback):
         every_n_validations: Speak after every so many.
         language: Of the texts.
         seed: Of the samples.
+        speaker: Whom the model is asked for, where its prompt format names speakers.
 
     Raises:
         ValueError: The selector is the judge; no texts, or too few candidates to choose from.
@@ -64,6 +65,7 @@ class SpokenTexts(Callback):
         every_n_validations: int = 1,
         language: str = "en",
         seed: int = 0,
+        speaker: str = "",
     ) -> None:
         if not texts:
             raise ValueError("Expected `texts` to hold at least one text, but got none.")
@@ -72,7 +74,7 @@ class SpokenTexts(Callback):
         if selector is not None and num_candidates < 2:
             raise ValueError(f"Expected `num_candidates` of 2 or more for a choice, but got {num_candidates}.")
         self.codec, self.sampling, self.seed = codec, sampling, seed
-        self.prompts = [Prompt(key=f"spoken {text}", text=text, language=language) for text in texts]
+        self.prompts = [Prompt(key=f"spoken {text}", text=text, language=language, speaker=speaker) for text in texts]
         self.algorithm = BestOfN(num_candidates, max_new_tokens)
         self.selector, self.judge = selector, judge
         self.every_n_validations = every_n_validations

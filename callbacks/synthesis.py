@@ -175,6 +175,7 @@ class SpeechWriter(Callback):
         return {
             "text": prompt.text,
             "language": prompt.language,
+            "speaker": prompt.speaker,
             "prompt_key": prompt.key,
             "chosen": best.index,
             "seconds": best.audio.seconds,

@@ -46,7 +46,7 @@ class TokenShardWriter(BasePredictionWriter):
             codes_S = codes_BS[row, :num_codes].astype(kind)
             metadata = batch.metadata[row]
             files = {"codes.npy": codes_S, "json": json.dumps(metadata).encode()}
-            writer.write(batch.keys[row], files, num_codes, metadata["text"], metadata.get("speaker", ""))
+            writer.write(batch.keys[row], files, num_codes, metadata["text"])
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.world_size > 1:

@@ -26,7 +26,7 @@ from datamodules.order import (
     window_samples,
 )
 from datamodules.preparation import prepare_audio_shards
-from datamodules.shards import ShardIndex, ShardReader
+from datamodules.shards import ShardIndex, ShardReader, chosen_rows
 from datamodules.sources.source import Source
 from modules.api import SpeechStates, pad_rows
 from modules.batches import AudioBatch
@@ -130,7 +130,8 @@ class AudioDataModule(L.LightningDataModule):
         evaluation_batch_size: Whole recordings of one validation or predict batch, at most; fewer where there would
             be too few batches for all ranks. In validation and test every rank gets as many batches as the others.
         evaluation_batch_seconds: Audio of such a batch, at most, its padding counted; 0: however much.
-        num_validation_samples: How many recordings of the validation split are used, the first by key; 0 for all.
+        num_validation_samples: How many recordings of the validation split are used, by the hash of their keys; 0 for
+            all.
         num_workers: Loader processes.
         seed: Of order and crops.
         semantic: A frozen speech encoder whose states stand in the shards, computed once per recording when they are
@@ -215,7 +216,7 @@ class AudioDataModule(L.LightningDataModule):
     def _whole(self, split: str, limit: int, evenly: bool = True) -> DataLoader:
         """Whole recordings, every one once, in batches of like lengths; `evenly`: as many on every rank."""
         index = self._index(split)
-        chosen = np.argsort(index.keys)[: limit or None]
+        chosen = np.array(chosen_rows(index.keys, limit))
         most_samples = self.evaluation_batch_seconds * self.sample_rate
         batches = like_lengths_together(
             index.lengths[chosen], self.evaluation_batch_size, self.seed, most_steps=most_samples

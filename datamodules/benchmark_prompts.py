@@ -1,6 +1,7 @@
 """BenchmarkDataModule: published benchmarks as prompt sets of a sweep."""
 
 import logging
+from dataclasses import replace
 
 import lightning as L
 from torch.utils.data import DataLoader, Dataset
@@ -16,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class BenchmarkPrompts(Dataset):
-    """The batches of one benchmark's prompts, read when asked for, in order.
+    """The batches of one benchmark's prompts, read when asked for, in order. `told` replaces speaker or language.
 
     What could not be used is in `skipped`, and warned of with the last batch. Raises ValueError there if nothing could.
     """
@@ -28,8 +29,9 @@ class BenchmarkPrompts(Dataset):
         prompt_format: PromptFormat,
         sample_rate: int,
         batch_size: int,
+        told: dict[str, str],
     ) -> None:
-        self.name, self.rows, self.prompt_format = name, rows, prompt_format
+        self.name, self.rows, self.prompt_format, self.told = name, rows, prompt_format, told
         self.sample_rate, self.batch_size = sample_rate, batch_size
         self.skipped: list[Skipped] = []
 
@@ -60,8 +62,9 @@ class BenchmarkPrompts(Dataset):
         for row in rows:
             prompt = read_prompt(row, self.sample_rate) if isinstance(row, PromptRow) else row
             if not isinstance(prompt, Skipped):
+                prompt = replace(prompt, **self.told)
                 try:
-                    self.prompt_format.prompt_tokens(prompt.text)
+                    self.prompt_format.prompt_tokens(prompt.text, prompt.speaker, prompt.language)
                     prompts.append(prompt)
                     continue
                 except ValueError as error:
@@ -86,6 +89,8 @@ class BenchmarkDataModule(L.LightningDataModule):
         sample_rate: Of the recordings: the rate that the codec hears at, in Hz.
         num_prompts: Prompts of each set, drawn by the hash of their keys. 0 for all.
         batch_size: Prompts of one batch.
+        speaker, language: What the model is told of the voice, for a prompt format that names them. None: what the
+            benchmark says; "" tells none, as where a name of the benchmark means somebody else in training.
     """
 
     def __init__(
@@ -95,6 +100,8 @@ class BenchmarkDataModule(L.LightningDataModule):
         sample_rate: int = 16_000,
         num_prompts: int = 0,
         batch_size: int = 8,
+        speaker: str | None = None,
+        language: str | None = None,
     ) -> None:
         super().__init__()
         for name, value, least in (("sample_rate", sample_rate, 1), ("num_prompts", num_prompts, 0)):
@@ -104,6 +111,8 @@ class BenchmarkDataModule(L.LightningDataModule):
             raise ValueError(f"Expected `benchmarks` and a `batch_size`, but got {list(benchmarks)} and {batch_size}.")
         self.prompt_format, self.benchmarks = prompt_format, benchmarks
         self.sample_rate, self.num_prompts, self.batch_size = sample_rate, num_prompts, batch_size
+        given = {"speaker": speaker, "language": language}
+        self.told = {name: value for name, value in given.items() if value is not None}
         self.rows: dict[str, list[PromptRow | Skipped]] = {}
 
     @property
@@ -116,7 +125,7 @@ class BenchmarkDataModule(L.LightningDataModule):
 
     def test_dataloader(self) -> list[DataLoader]:
         # Every rank sees every prompt: the sweep shares the work out by prompt and merges by key.
-        settings = (self.prompt_format, self.sample_rate, self.batch_size)
+        settings = (self.prompt_format, self.sample_rate, self.batch_size, self.told)
         return [
             DataLoader(BenchmarkPrompts(name, rows, *settings), batch_size=None) for name, rows in self.rows.items()
         ]

@@ -1,10 +1,10 @@
 """Rows that mix the documents of several tasks by weight. The order is a pure function of (seed, window).
 
 Each task has an endless stream of its samples, reshuffled every time round. A window takes the next piece of each
-stream, as long as the task's share: after any number of windows, no share is off by more than one document.
+stream, as long as the task's share: after any number of windows, no share is off by more than one document. Samples
+that a task cannot use (too long, no second recording of the speaker) are no part of its stream.
 """
 
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datamodules.order import stream_samples
+from datamodules.order import SomeSamples, stream_samples
 from datamodules.packing import count_skipped, pack, token_batch
 from datamodules.shards import ShardIndex, ShardReader
-from datamodules.stored_arrays import read_array
+from datamodules.speakers import planned_extra_tokens
 from datamodules.tasks import Document, Sample, Task, TaskFormat, Voices, shares
 from modules.batches import TokenBatch
 
@@ -27,13 +27,55 @@ Planned = tuple[int, int, int]  # task, sample, sample of the voice or -1
 
 @dataclass(frozen=True)
 class Source:
-    """A task's samples of one split."""
+    """A task's samples of one split: those of `index` in `usable`. `lengths` (N,) are without a voice, `voice_lengths`
+    what a sample adds as a voice, `shortest` the sample that adds least to each."""
 
     task: Task
     index: ShardIndex
     reader: ShardReader
-    voices: Voices | None
     lengths: np.ndarray
+    usable: SomeSamples
+    voices: Voices | None = None
+    voice_lengths: np.ndarray | None = None
+    shortest: np.ndarray | None = None
+
+    @classmethod
+    def planned(cls, task: Task, index: ShardIndex, prompt_format: TaskFormat, row_length: int) -> "Source":
+        """Warns of samples that are left out; raises ValueError where none is left."""
+        lengths = task.lengths(index, planned_extra_tokens(index, prompt_format))
+        voices, voice_lengths, shortest = task.voices(index), None, None
+        is_long = lengths > row_length
+        is_alone = np.zeros(len(index), dtype=bool)
+        if voices is not None:
+            voices = voices.without(is_long)
+            is_alone = (voices.counts < 2) & ~is_long
+            voice_lengths = index.lengths + index.text_lengths + 1  # a space between texts
+            shortest = voices.shortest(voice_lengths)
+            is_long |= ~is_alone & (lengths + voice_lengths[shortest] > row_length)
+        left = ~(is_long | is_alone)
+        if is_alone.any() and not left.any():
+            raise ValueError(
+                f"Expected a speaker with two recordings in `{index.folder}` that fit into `row_length`={row_length}, "
+                "but got none."
+            )
+        if not left.any():
+            raise ValueError(
+                f"Expected `row_length` to hold at least one sample of `{index.folder}`, the shortest of which has "
+                f"{lengths.min()} tokens, but got {row_length}."
+            )
+        if not left.all():
+            log.warning(
+                "%s: %d of %d samples are left out: %d need more than %d tokens, %d have no second recording of their "
+                "speaker. The task keeps its share: the others come more often.",
+                task.name,
+                (~left).sum(),
+                len(index),
+                is_long.sum(),
+                row_length,
+                is_alone.sum(),
+            )
+        usable = SomeSamples(index, np.flatnonzero(left))
+        return cls(task, index, ShardReader(index), lengths, usable, voices, voice_lengths, shortest)
 
 
 class MixedRows:
@@ -62,26 +104,9 @@ class MixedRows:
                 f"Expected a prompt format with a chat template for text, but got {type(prompt_format).__name__}: "
                 "modules.lm.prompt_format.LlasaChat has one."
             )
-        extra = prompt_format.num_extra_tokens
-        self.sources = [
-            Source(
-                task, index, ShardReader(index), Voices(index) if task.needs_voice else None, task.lengths(index, extra)
-            )
-            for task, index in tasks
-        ]
-        self.num_windows = math.ceil(sum(len(index) for _, index in tasks) / window_size)
+        self.sources = [Source.planned(task, index, prompt_format, row_length) for task, index in tasks]
+        self.num_windows = math.ceil(sum(len(source.usable) for source in self.sources) / window_size)
         self.num_damaged, self.last_error = 0, ""
-        for source in self.sources:
-            num_long = int((source.lengths > row_length).sum())
-            if num_long == len(source.index):
-                raise ValueError(
-                    f"Expected `row_length` to hold at least one sample of `{source.index.folder}`, the shortest of "
-                    f"which has {source.lengths.min()} tokens, but got {row_length}."
-                )
-            if num_long:
-                log.warning(
-                    "%s: %d samples have more than %d tokens: left out.", source.task.name, num_long, row_length
-                )
 
     def rows(self, epoch: int, window: int) -> list[list[Planned]]:
         number = epoch * self.num_windows + window
@@ -90,13 +115,14 @@ class MixedRows:
         for place, (source, share) in enumerate(zip(self.sources, self.shares, strict=True)):
             start, stop = (int(share * self.window_size * count + 0.5) for count in (number, number + 1))
             seed = self.seed + SEED_STEP * place
-            samples = stream_samples(source.index, seed, start, stop, self.window_size)
+            samples = source.usable.rows[stream_samples(source.usable, seed, start, stop, self.window_size)]
             planned = source.lengths[samples]
             voices = np.full(len(samples), -1)
             if source.voices is not None:
                 voices = source.voices.draw(samples, np.random.default_rng([seed, number, 2]))
-                added = source.index.lengths[voices] + source.index.text_lengths[voices] + 1  # a space between texts
-                planned = np.where(voices < 0, self.row_length + 1, planned + added)  # alone: left out
+                is_long = planned + source.voice_lengths[voices] > self.row_length
+                voices = np.where(is_long, source.shortest[samples], voices)
+                planned = planned + source.voice_lengths[voices]
             documents += [(place, *pair) for pair in zip(samples.tolist(), voices.tolist(), strict=True)]
             lengths += planned.tolist()
         packed = pack(lengths, self.row_length)
@@ -128,9 +154,8 @@ class MixedRows:
         source = self.sources[place]
         try:
             sample = self._sample(source, number)
-            document = source.task.document(
-                self.prompt_format, sample, self._sample(source, voice) if voice >= 0 else None
-            )
+            voiced = self._sample(source, voice) if voice >= 0 else None
+            document = source.task.document(self.prompt_format, sample, voiced)
             if len(document[0]) > room:
                 raise ValueError(f"Expected a document of at most {room} tokens, but got {len(document[0])}.")
         except (ValueError, KeyError, OSError, EOFError) as error:
@@ -140,8 +165,4 @@ class MixedRows:
 
     @staticmethod
     def _sample(source: Source, number: int) -> Sample:
-        files = source.reader.read(number)
-        codes: list[int] = []
-        if source.task.kind == "tokens":
-            codes = read_array(files["codes.npy"]).tolist()
-        return Sample(json.loads(files["json"]), codes)
+        return Sample.read(source.reader, number, source.task.kind)

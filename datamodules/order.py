@@ -7,6 +7,8 @@ is the whole resume state: it counts rows over all ranks, so it holds for any nu
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,11 +32,37 @@ class RowPlan(Protocol):
         ...
 
 
-def num_windows(index: ShardIndex, window_size: int) -> int:
+class Sharded(Protocol):
+    """Samples that stand in shards one after another: a ShardIndex, or some of one."""
+
+    @property
+    def shard_counts(self) -> np.ndarray:
+        """Samples of each shard."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class SomeSamples:
+    """The samples `rows` of an index, ascending; a sample number is a place among them."""
+
+    index: ShardIndex
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def shard_counts(self) -> np.ndarray:
+        return np.bincount(self.index.shard_of[self.rows], minlength=len(self.index.shards))
+
+
+def num_windows(index: Sharded, window_size: int) -> int:
     return -(-len(index) // window_size)
 
 
-def window_samples(index: ShardIndex, seed: int, epoch: int, window: int, window_size: int) -> np.ndarray:
+def window_samples(index: Sharded, seed: int, epoch: int, window: int, window_size: int) -> np.ndarray:
     """Sample numbers of one window in the order of (seed, epoch)."""
     counts = index.shard_counts
     starts = np.cumsum(counts) - counts
@@ -46,7 +74,7 @@ def window_samples(index: ShardIndex, seed: int, epoch: int, window: int, window
     return np.random.default_rng([seed, epoch, window]).permutation(samples)
 
 
-def stream_samples(index: ShardIndex, seed: int, start: int, stop: int, window_size: int) -> np.ndarray:
+def stream_samples(index: Sharded, seed: int, start: int, stop: int, window_size: int) -> np.ndarray:
     """Places `start` to `stop` of the endless stream of samples, in the order of `window_samples` epoch by epoch."""
     pieces = [np.empty(0, dtype=np.int64)]
     while start < stop:

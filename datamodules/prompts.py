@@ -7,24 +7,39 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from datamodules.order import PlannedBatches
-from datamodules.shards import ShardIndex, ShardReader
+from datamodules.shards import ShardIndex, ShardReader, chosen_rows
+from datamodules.speakers import planned_extra_tokens
 from datamodules.tokens import TokenRows, load_token_index, token_batch
 from modules.api import Audio, Prompt, PromptFormat
 from modules.batches import PromptBatch
 
 
 class PromptPlan:
-    """Reads the prompts of one set: text and reference recording from audio shards, codes from token shards if any."""
+    """Reads the prompts of one set: text and reference recording from audio shards, codes from token shards if any.
 
-    def __init__(self, audio: ShardIndex, tokens: ShardIndex | None, prompt_format: PromptFormat) -> None:
+    `speaker` and `language` replace what the shards say, None keeps it. Another speaker than the recording's has no
+    reference. The codes stay with what the shards say, as in training.
+    """
+
+    def __init__(
+        self,
+        audio: ShardIndex,
+        tokens: ShardIndex | None,
+        prompt_format: PromptFormat,
+        speaker: str | None = None,
+        language: str | None = None,
+    ) -> None:
+        self.speaker, self.language = speaker, language
         self.audio, self.reader = audio, ShardReader(audio)
-        longest = int((tokens.lengths + tokens.text_lengths).max()) + 8 if tokens else 0
-        self.tokens = TokenRows(tokens, prompt_format, longest, seed=0) if tokens else None
+        self.tokens = None
+        if tokens is not None:
+            extra = planned_extra_tokens(tokens, prompt_format)
+            longest = int((tokens.lengths + tokens.text_lengths + extra).max())
+            self.tokens = TokenRows(tokens, prompt_format, longest, seed=0)
         self.token_row = {str(key): row for row, key in enumerate(tokens.keys)} if tokens else {}
 
     def load(self, rows: Sequence[int]) -> PromptBatch:
@@ -42,8 +57,10 @@ class PromptPlan:
         files = self.reader.read(row)
         about = json.loads(files["json"])
         samples, rate = soundfile.read(io.BytesIO(files[self.audio.header["audio_format"]]), dtype="float32")
-        reference = Audio(torch.from_numpy(samples), rate)
-        return Prompt(str(self.audio.keys[row]), about["text"], about["language"], about["speaker"], reference)
+        language = about["language"] if self.language is None else self.language
+        speaker = about["speaker"] if self.speaker is None else self.speaker
+        reference = Audio(torch.from_numpy(samples), rate) if speaker in ("", about["speaker"]) else None
+        return Prompt(str(self.audio.keys[row]), about["text"], language, speaker, reference)
 
 
 def first_batch(items: list[PromptBatch]) -> PromptBatch:
@@ -59,9 +76,12 @@ class PromptDataModule(L.LightningDataModule):
         audio_folder: Audio shards, `audio_folder/SPLIT`: texts and reference recordings.
         token_folder: Token shards of the same recordings, for the teacher-forced loss; none to leave it out.
         prompt_sets: Name to show, and the split it reads.
-        num_prompts: Prompts of each set, the first by key; or one number per set. 0 for all.
+        num_prompts: Prompts of each set, drawn by the hash of their keys; or one number per set. 0 for all.
         batch_size: Prompts of one batch.
         text: What `predict` speaks.
+        speaker, language: What the model is told of the voice, for a prompt format that names them. None: what the
+            shards say of each recording, and in `predict` no speaker and "en". A speaker other than the recording's
+            leaves the prompts of a set without a reference; "" tells none.
     """
 
     def __init__(
@@ -73,11 +93,13 @@ class PromptDataModule(L.LightningDataModule):
         num_prompts: int | list[int] = 0,
         batch_size: int = 8,
         text: str | None = None,
+        speaker: str | None = None,
+        language: str | None = None,
     ) -> None:
         super().__init__()
         self.prompt_format, self.audio_folder, self.token_folder = prompt_format, audio_folder, token_folder
         self.prompt_sets, self.num_prompts, self.batch_size = prompt_sets or {}, num_prompts, batch_size
-        self.text = text
+        self.text, self.speaker, self.language = text, speaker, language
         if isinstance(num_prompts, list) and len(num_prompts) != len(self.prompt_sets):
             raise ValueError(
                 f"Expected one of `num_prompts` for each of the prompt sets {list(self.prompt_sets)}, "
@@ -97,18 +119,20 @@ class PromptDataModule(L.LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         if not self.text:
             raise ValueError('Expected `text`, but got none: give --data.init_args.text "four two".')
-        self.prompt_format.prompt_tokens(self.text)  # refuses what the tokenizer cannot express, before any work
         key = "text-" + hashlib.sha256(self.text.encode()).hexdigest()[:8]
-        return DataLoader([PromptBatch([Prompt(key, self.text)])], batch_size=1, collate_fn=first_batch)
+        language = "en" if self.language is None else self.language
+        prompt = Prompt(key, self.text, language, self.speaker or "")
+        # Refuses what the tokenizer cannot express, before any work.
+        self.prompt_format.prompt_tokens(prompt.text, prompt.speaker, prompt.language)
+        return DataLoader([PromptBatch([prompt])], batch_size=1, collate_fn=first_batch)
 
     def _set(self, split: str, number: int) -> DataLoader:
         audio = ShardIndex.load(Path(self.audio_folder) / split, "audio")
         tokens = load_token_index(Path(self.token_folder) / split, self.prompt_format) if self.token_folder else None
         if number > len(audio):
             raise ValueError(f"Expected `num_prompts` of at most {len(audio)} in `{audio.folder}`, but got {number}.")
-        chosen = np.argsort(audio.keys)[: number or None].tolist()
+        chosen = chosen_rows(audio.keys, number)
         batches = [chosen[i : i + self.batch_size] for i in range(0, len(chosen), self.batch_size)]
         # Every rank sees every prompt: the sweep shares the work out by prompt and merges by key.
-        return DataLoader(
-            PlannedBatches(PromptPlan(audio, tokens, self.prompt_format)), sampler=batches, batch_size=None
-        )
+        plan = PromptPlan(audio, tokens, self.prompt_format, self.speaker, self.language)
+        return DataLoader(PlannedBatches(plan), sampler=batches, batch_size=None)

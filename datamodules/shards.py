@@ -1,7 +1,7 @@
 """Shards on disk: WebDataset tar files beside an index, written once, read by sample in any order.
 
 A shard folder holds `000000.tar` …, `index.json` (kind, shards, header, report) and `index.npz` (per sample: key,
-length, bytes of its text, shard, byte offset, byte size). The tar files are plain WebDataset and open with
+length, bytes of its text, shard, byte offset, byte size, speaker). The tar files are plain WebDataset and open with
 `webdataset.WebDataset(...)`; the offsets let us own the order of samples, which an exact resume needs and WebDataset's
 own pipeline cannot give.
 """
@@ -11,6 +11,7 @@ import io
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +34,8 @@ class ShardIndex:
 
     `header` is what the writer was told of the data (token space, codec fingerprint, sample rate, …). `lengths` are in
     samples of audio or in codes, `text_lengths` in UTF-8 bytes. `report` counts what was kept and skipped, and why.
+    `speaker_of` gives each sample's row in `speakers`, (K, 2): source and name. Older indices have no `speakers`, and
+    number bare names or nothing; datamodules.speakers.speakers_of reads both.
     """
 
     folder: Path
@@ -46,7 +49,8 @@ class ShardIndex:
     shard_of: np.ndarray
     offsets: np.ndarray
     sizes: np.ndarray
-    speaker_of: np.ndarray | None = None  # number of the speaker of each sample; None in shards of before
+    speaker_of: np.ndarray | None = None
+    speakers: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -81,6 +85,7 @@ class ShardIndex:
             about["shards"],
             *(arrays[name] for name in ARRAYS),
             speaker_of=arrays.get("speaker_of"),
+            speakers=arrays.get("speakers"),
         )
         if not len(index):
             raise ValueError(f"Expected at least one sample in `{folder}`, but got none: {about['report']}.")
@@ -153,7 +158,7 @@ class ShardWriter:
         self.folder, self.kind, self.header, self.samples_per_shard = Path(folder), kind, header, samples_per_shard
         self._rows: list[tuple[str, int, int, int, int, int]] = []
         self._keys: set[str] = set()
-        self._speakers: dict[str, int] = {}  # name to number, in order of appearance
+        self._speakers: dict[tuple[str, str], int] = {}  # (source, name) to number, in order of appearance
         self._speaker_of: list[int] = []
         self._skipped: list[dict[str, str]] = []
         self._tar: Any = None
@@ -173,8 +178,9 @@ class ShardWriter:
     def total_length(self) -> int:
         return sum(row[1] for row in self._rows)
 
-    def write(self, key: str, files: dict[str, Any], length: int, text: str, speaker: str = "") -> None:
-        """Add one sample: `files` by extension (bytes, or what webdataset's TarWriter encodes: npy, json)."""
+    def write(self, key: str, files: dict[str, Any], length: int, text: str) -> None:
+        """Add one sample: `files` by extension (bytes, or what webdataset's TarWriter encodes: npy, json). The index
+        lists the speaker that its json names."""
         if not key or any(character in key for character in "./ \\"):
             raise ValueError(f"Expected `key` without dots, slashes and spaces, but got {key!r}.")
         if key in self._keys:
@@ -184,7 +190,7 @@ class ShardWriter:
         start = self._tar.tarstream.offset
         self._tar.write({"__key__": key, **files})
         self._keys.add(key)
-        self._speaker_of.append(self._speakers.setdefault(speaker, len(self._speakers)))
+        self._speaker_of.append(self._speakers.setdefault(speaker_in(files), len(self._speakers)))
         shard, size = len(self._rows) // self.samples_per_shard, self._tar.tarstream.offset - start
         self._rows.append((key, length, len(text.encode()), shard, start, size))
 
@@ -218,6 +224,7 @@ class ShardWriter:
             for name, column in zip(ARRAYS, columns, strict=True)
         }
         arrays["speaker_of"] = np.array(self._speaker_of, dtype=np.int64)
+        arrays["speakers"] = np.array(list(self._speakers), dtype=np.str_).reshape(-1, 2)
         report = {
             "num_samples": len(self._rows),
             "num_skipped": len(self._skipped),
@@ -231,6 +238,28 @@ class ShardWriter:
         os.replace(self.folder / "index.npz.part", self.folder / "index.npz")
         (self.folder / "index.json.part").write_text(json.dumps(about, indent=1, ensure_ascii=False))
         os.replace(self.folder / "index.json.part", self.folder / "index.json")
+
+
+def speaker_in(files: dict[str, Any]) -> tuple[str, str]:
+    """(source, name) by the json of a sample; "" for what it does not say."""
+    about = files.get("json", {})
+    about = about if isinstance(about, dict) else json.loads(about)
+    if not isinstance(about, dict):
+        return "", ""
+    return str(about.get("source") or ""), str(about.get("speaker") or "")
+
+
+def by_hash(keys: Sequence[str]) -> list[int]:
+    """Places of `keys` in the order of their SHA-256. The first n are a fair choice of n: no source and no speaker is
+    preferred, n + 1 hold the same n, and the order in which recordings were added does not matter."""
+    return sorted(range(len(keys)), key=lambda place: hashlib.sha256(str(keys[place]).encode()).digest())
+
+
+def chosen_rows(keys: Sequence[str], number: int) -> list[int]:
+    """Places of `number` keys, all for 0, chosen by their hash and in the order of keys."""
+    if not number:
+        return np.argsort(keys).tolist()
+    return sorted(by_hash(keys)[:number], key=lambda place: str(keys[place]))
 
 
 def held_out(key: str) -> bool:

@@ -3,27 +3,29 @@
 The format (modules/lm/prompt_format.py) says which tokens a document is made of; a task says what of a sample goes in.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from datamodules.shards import ShardIndex
+from datamodules.shards import ShardIndex, ShardReader
+from datamodules.speakers import UNREADABLE, speakers_of
+from datamodules.stored_arrays import read_array
 from modules.api import PromptFormat
 from modules.tokens import Utterance
 
 Document = tuple[list[int], int]
+ALONE = -1  # group of a sample that is nobody's voice
+UnknownSpeakers = Literal["refuse", "leave_out", "one_voice"]
 NUM_TURN_TOKENS = 8  # of a chat template around one message, at most
 
 
 class TaskFormat(PromptFormat, Protocol):
-    """A PromptFormat that has more than text-to-speech. `voice` is a spoken prompt: its text and codes come first."""
+    """A PromptFormat that has more than text-to-speech."""
 
-    def example_tokens(
-        self, text: str, codes: Sequence[int], speaker: str = "", language: str = "", voice: Utterance | None = None
-    ) -> Document: ...
     def understanding_tokens(self, text: str, codes: Sequence[int]) -> Document: ...
     def chat_tokens(self, messages: Sequence[dict[str, str]]) -> Document: ...
 
@@ -35,6 +37,13 @@ class Sample:
     about: dict[str, Any]
     codes: Sequence[int]
 
+    @classmethod
+    def read(cls, reader: ShardReader, row: int, kind: str) -> "Sample":
+        """Raises ValueError, KeyError, OSError or EOFError where its bytes are damaged."""
+        files = reader.read(row)
+        codes = read_array(files["codes.npy"]).tolist() if kind == "tokens" else []
+        return cls(json.loads(files["json"]), codes)
+
     def utterance(self) -> Utterance:
         about = self.about
         return Utterance(about["text"], self.codes, about.get("speaker", ""), about.get("language", ""))
@@ -44,7 +53,7 @@ class Sample:
 class Task(Protocol):
     """`weight` is the share of documents, over the sum of all weights. `kind` is that of the shards: tokens or text.
 
-    `folder` holds them, by split; None: the datamodule's. `needs_voice` asks for another sample of the same speaker.
+    `folder` holds them, by split; None: the datamodule's. `voices` are None where a document needs one sample alone.
     """
 
     @property
@@ -55,9 +64,11 @@ class Task(Protocol):
     def folder(self) -> Path | None: ...
     @property
     def kind(self) -> str: ...
-    @property
-    def needs_voice(self) -> bool: ...
-    def lengths(self, index: ShardIndex, num_extra_tokens: int) -> np.ndarray:
+    def voices(self, index: ShardIndex) -> "Voices | None":
+        """For each sample the others of its speaker."""
+        ...
+
+    def lengths(self, index: ShardIndex, num_extra_tokens: int | np.ndarray) -> np.ndarray:
         """Tokens that each sample's document has at most, by the index alone, without a voice."""
         ...
 
@@ -73,9 +84,11 @@ class TextToSpeech:
     name: str = "text_to_speech"
 
     kind = "tokens"
-    needs_voice = False
 
-    def lengths(self, index: ShardIndex, num_extra_tokens: int) -> np.ndarray:
+    def voices(self, index: ShardIndex) -> None:
+        return None
+
+    def lengths(self, index: ShardIndex, num_extra_tokens: int | np.ndarray) -> np.ndarray:
         return index.lengths + index.text_lengths + num_extra_tokens
 
     def document(self, prompt_format: TaskFormat, sample: Sample, voice: Sample | None) -> Document:
@@ -85,16 +98,23 @@ class TextToSpeech:
 
 @dataclass(frozen=True)
 class VoiceCloning:
-    """A recording and its text come first, then the same voice speaks another text; only the latter is learned."""
+    """A recording and its text come first, then the same voice speaks another text; only the latter is learned.
+
+    `unknown_speakers`: what becomes of recordings that name no speaker. "refuse" raises a ValueError, "leave_out"
+    leaves them out of this task, "one_voice" takes those of one source for one speaker.
+    """
 
     weight: float = 1.0
     folder: Path | None = None
     name: str = "voice_cloning"
+    unknown_speakers: UnknownSpeakers = "refuse"
 
     kind = "tokens"
-    needs_voice = True
 
-    def lengths(self, index: ShardIndex, num_extra_tokens: int) -> np.ndarray:
+    def voices(self, index: ShardIndex) -> "Voices":
+        return Voices(speaker_groups(index, self.unknown_speakers))
+
+    def lengths(self, index: ShardIndex, num_extra_tokens: int | np.ndarray) -> np.ndarray:
         return index.lengths + index.text_lengths + num_extra_tokens
 
     def document(self, prompt_format: TaskFormat, sample: Sample, voice: Sample | None) -> Document:
@@ -112,9 +132,11 @@ class SpeechUnderstanding:
     name: str = "speech_understanding"
 
     kind = "tokens"
-    needs_voice = False
 
-    def lengths(self, index: ShardIndex, num_extra_tokens: int) -> np.ndarray:
+    def voices(self, index: ShardIndex) -> None:
+        return None
+
+    def lengths(self, index: ShardIndex, num_extra_tokens: int | np.ndarray) -> np.ndarray:
         return index.lengths + index.text_lengths + num_extra_tokens
 
     def document(self, prompt_format: TaskFormat, sample: Sample, voice: Sample | None) -> Document:
@@ -130,31 +152,60 @@ class TextReplay:
     name: str = "text_replay"
 
     kind = "text"
-    needs_voice = False
 
-    def lengths(self, index: ShardIndex, num_extra_tokens: int) -> np.ndarray:
+    def voices(self, index: ShardIndex) -> None:
+        return None
+
+    def lengths(self, index: ShardIndex, num_extra_tokens: int | np.ndarray) -> np.ndarray:
         return index.text_lengths + NUM_TURN_TOKENS * index.lengths + num_extra_tokens  # a length is in messages
 
     def document(self, prompt_format: TaskFormat, sample: Sample, voice: Sample | None) -> Document:
         return prompt_format.chat_tokens(sample.about["messages"])
 
 
-class Voices:
-    """For each sample the other samples of its speaker."""
+def speaker_groups(index: ShardIndex, unknown_speakers: UnknownSpeakers) -> np.ndarray:
+    """(N,) a number for each sample: equal where one speaker speaks, ALONE where the speaker is left out or the sample
+    damaged. Raises ValueError on unknown speakers that are to be refused."""
+    speakers = speakers_of(index)
+    is_unknown_N = speakers.is_unknown_N
+    if unknown_speakers == "refuse" and is_unknown_N.any():
+        raise ValueError(
+            f"Expected every recording of `{index.folder}` to name its speaker, but got {is_unknown_N.sum()} of "
+            f"{len(index)} that do not, such as {str(index.keys[is_unknown_N.argmax()])!r}: a voice would be paired "
+            "with a stranger's. Name the `speaker` in the source, or set the task's `unknown_speakers`: leave_out, or "
+            "one_voice where each source has one voice."
+        )
+    is_left_out_N = is_unknown_N & (unknown_speakers == "leave_out")
+    return np.where(is_left_out_N | (speakers.number_of == UNREADABLE), ALONE, speakers.number_of)
 
-    def __init__(self, index: ShardIndex) -> None:
-        if index.speaker_of is None:
-            raise ValueError(f"Expected shards that list speakers in `{index.folder}`, but got none: write them again.")
-        speaker_of = index.speaker_of
-        self.order = np.argsort(speaker_of, kind="stable")
-        self.counts = np.bincount(speaker_of)[speaker_of]
-        starts = np.cumsum(np.bincount(speaker_of)) - np.bincount(speaker_of)
-        self.starts = starts[speaker_of]
-        self.places = np.empty(len(index), dtype=np.int64)
-        self.places[self.order] = np.arange(len(index))
+
+class Voices:
+    """For each sample the other samples of its speaker: those with the same number in `group_of` (N,), if not ALONE."""
+
+    def __init__(self, group_of: np.ndarray) -> None:
+        self.group_of = group_of
+        own_numbers = group_of.max() + 1 + np.arange(len(group_of))
+        _, group_of, counts = np.unique(
+            np.where(group_of == ALONE, own_numbers, group_of), return_inverse=True, return_counts=True
+        )
+        self._group_of = group_of
+        self.order = np.argsort(group_of, kind="stable")
+        self.counts = counts[group_of]
+        self.starts = (np.cumsum(counts) - counts)[group_of]
+        self.places = np.empty(len(group_of), dtype=np.int64)
+        self.places[self.order] = np.arange(len(group_of))
         self.places -= self.starts  # among its speaker's
-        if self.counts.max() < 2:
-            raise ValueError(f"Expected a speaker with two recordings in `{index.folder}`, but got none.")
+
+    def without(self, is_left_out_N: np.ndarray) -> "Voices":
+        """The same; a sample that is left out is alone, and nobody's voice."""
+        return Voices(np.where(is_left_out_N, ALONE, self.group_of))
+
+    def shortest(self, lengths: np.ndarray) -> np.ndarray:
+        """(N,) the shortest other sample of each one's speaker; -1 where there is none."""
+        order = np.lexsort((lengths, self._group_of))
+        first = order[self.starts]
+        second = order[np.minimum(self.starts + 1, len(order) - 1)]
+        return np.where(self.counts > 1, np.where(first == np.arange(len(order)), second, first), -1)
 
     def draw(self, samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Another sample of the same speaker for each; -1 where there is none."""

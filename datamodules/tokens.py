@@ -3,8 +3,8 @@
 Shapes: R rows, L tokens of a row.
 """
 
-import json
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from datamodules.mixture import MixedRows
 from datamodules.order import ResumableLoader, evaluation_loader, num_windows, shared_evenly, window_samples
 from datamodules.packing import count_skipped, pack, token_batch
 from datamodules.shards import ShardIndex, ShardReader
-from datamodules.stored_arrays import read_array
-from datamodules.tasks import Task
+from datamodules.speakers import planned_extra_tokens
+from datamodules.tasks import Sample, Task, TextToSpeech
 from modules.api import PromptFormat
 from modules.batches import TokenBatch
 
@@ -38,7 +38,8 @@ class TokenRows:
         self.row_length, self.seed, self.window_size = row_length, seed, window_size
         self.num_windows = num_windows(index, window_size)
         self.num_damaged, self.last_error = 0, ""
-        self.document_lengths = index.lengths + index.text_lengths + prompt_format.num_extra_tokens
+        self.task = TextToSpeech()
+        self.document_lengths = self.task.lengths(index, planned_extra_tokens(index, prompt_format))
         num_long = int((self.document_lengths > row_length).sum())
         if num_long == len(index):
             raise ValueError(
@@ -55,7 +56,15 @@ class TokenRows:
         return [samples[packed[row]].tolist() for row in order]
 
     def load(self, rows: Sequence[Sequence[int]]) -> TokenBatch:
-        documents = [[document for sample in row if (document := self.document(sample))] for row in rows]
+        documents = []
+        for row in rows:
+            documents.append([])
+            room = self.row_length
+            for sample in row:
+                document = self.document(sample, room)
+                if document is not None:
+                    documents[-1].append(document)
+                    room -= len(document[0])
         if not any(documents):
             raise ValueError(
                 f"Expected a usable sample in {len(rows)} rows of `{self.index.folder}`, but got none; "
@@ -63,13 +72,15 @@ class TokenRows:
             )
         return token_batch(documents, self.row_length)
 
-    def document(self, sample: int) -> tuple[list[int], int] | None:
+    def document(self, sample: int, room: float = math.inf) -> tuple[list[int], int] | None:
         """Tokens of a sample and how many carry no loss; None, counted and logged, where the sample cannot be used:
-        damaged bytes, a code outside the codebook, a text that the tokenizer refuses."""
+        damaged bytes, a code outside the codebook, a text that the tokenizer refuses, more tokens than planned and than
+        `room`."""
         try:
-            files = self.reader.read(sample)
-            codes = read_array(files["codes.npy"])
-            return self.prompt_format.example_tokens(json.loads(files["json"])["text"], codes.tolist())
+            document = self.task.document(self.prompt_format, Sample.read(self.reader, sample, "tokens"), None)
+            if len(document[0]) > room:
+                raise ValueError(f"Expected a document of at most {room} tokens, but got {len(document[0])}.")
+            return document
         except (ValueError, KeyError, OSError, EOFError) as error:
             self.num_damaged, self.last_error = count_skipped(self.num_damaged, error), str(error)
             return None
@@ -97,8 +108,8 @@ class TokenDataModule(L.LightningDataModule):
         batch_size: Rows of one training batch on one rank.
         num_batches: Batches of one pass of the Trainer.
         train_split, validation_split: Names of splits.
-        num_validation_rows: Rows that validation uses, in batches of `batch_size` at most: every rank gets as many
-            batches as the others.
+        num_validation_rows: Rows that validation uses, a random choice from the whole split, the same every time; in
+            batches of `batch_size` at most: every rank gets as many batches as the others.
         num_workers: Loader processes.
         seed: Of the order.
         tasks: What is learned, mixed by weight (datamodules/tasks.py). None: text-to-speech alone.
@@ -157,6 +168,9 @@ class TokenDataModule(L.LightningDataModule):
         chosen: list[list[int]] = []
         for window in range(rows.num_windows):
             chosen += rows.rows(0, window)
+        if rows.num_windows > 1:  # a window holds a few shards, perhaps of one source; its rows come in random order
+            order = np.random.default_rng(self.seed).permutation(len(chosen))
+            chosen = [chosen[place] for place in order]
         chosen = chosen[: self.num_validation_rows]
         batches = [chosen[i : i + self.batch_size] for i in range(0, len(chosen), self.batch_size)]
         rank, num_ranks = self.trainer.global_rank, self.trainer.world_size

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from datamodules.order import PlannedBatches
 from datamodules.prompts import PromptPlan
 from datamodules.shards import ShardIndex, ShardReader
+from datamodules.tasks import ALONE, speaker_groups
 from datamodules.tokens import load_token_index
 from modules.api import Prompt, PromptFormat
 from modules.batches import PromptBatch
@@ -28,7 +29,8 @@ class VoicePromptPlan:
     spoken prompt a later one, and the reference, which only judges hear, a third.
 
     "own": the spoken prompt is the speaker's. "other": the one in the same place of the voice `shift` speakers on.
-    "none": there is none. Text and reference are the same in all three, so that nothing but the prompt differs.
+    "none": there is none. Text and reference are the same in all three, so that nothing but the prompt differs. Under
+    "other" and "none" no speaker is told either: a format that names the speaker would give the wanted voice away.
     """
 
     def __init__(
@@ -60,7 +62,8 @@ class VoicePromptPlan:
             step = 0 if self.condition == "own" else self.shift
             rows = self.rows_of[(speaker + step) % len(self.rows_of)]
             voice = self._utterance(rows[(place + 1) % len(rows)])
-        return Prompt(key, said.text, said.language, said.speaker, reference.reference, voice)
+        told = said.speaker if self.condition == "own" else ""
+        return Prompt(key, said.text, said.language, told, reference.reference, voice)
 
     def _recording(self, row: int) -> Prompt:
         return self.audio.prompt(self.audio_row[str(self.tokens.index.keys[row])])
@@ -73,15 +76,16 @@ class VoicePromptPlan:
 
 
 def rows_by_speaker(tokens: ShardIndex) -> list[list[int]]:
-    """For each speaker, in the order of the first of their keys: the rows of their recordings, in the order of keys.
+    """For each speaker, in the order of the first of their keys: the rows of their recordings, in the order of keys:
+    voices that say the same texts have them in the same places.
 
-    Raises ValueError on shards that list no speakers.
+    Raises ValueError where a recording names no speaker. Damaged ones are left out.
     """
-    if tokens.speaker_of is None:
-        raise ValueError(f"Expected shards that list speakers in `{tokens.folder}`, but got none: write them again.")
+    group_of = speaker_groups(tokens, "refuse")
     rows: dict[int, list[int]] = {}
     for row in np.argsort(tokens.keys).tolist():
-        rows.setdefault(int(tokens.speaker_of[row]), []).append(row)
+        if group_of[row] != ALONE:
+            rows.setdefault(int(group_of[row]), []).append(row)
     return list(rows.values())
 
 
@@ -93,7 +97,7 @@ class VoicePromptDataModule(L.LightningDataModule):
         audio_folder: Audio shards, `audio_folder/SPLIT`: texts and references.
         token_folder: Token shards of the same recordings: the spoken prompts.
         split: Of both.
-        num_texts: Texts of each speaker, the first by key; 0 for all.
+        num_texts: Texts of each speaker, the first by key, so that voices of one text are compared on it; 0 for all.
         other_speaker: How many speakers further on the other voice is found.
         batch_size: Prompts of one batch.
     """

@@ -1,4 +1,4 @@
-"""The protocols and records that every room shares. Imports nothing of ours but modules.tokens.
+"""Shared protocols and records. Imports nothing of ours but modules.tokens.
 Shapes: B batch, T audio samples, S code frames, N candidates. Audio is float32 in [-1, 1], mono.
 """
 
@@ -26,11 +26,9 @@ class Audio:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is to be spoken. `reference` is a recording of the wanted voice, where one is known.
-
-    With `voice` that recording is a spoken prompt: its text, and its codes once the codec has read it, come before the
-    generation, which goes on in its voice. Without a text of its own, `text` begins with its words: it is continued.
-    """
+    """What is to be spoken. `reference` is a recording of the wanted voice, where one is known. With `voice` it is a
+    spoken prompt: its text, and its codes once the codec has read it, precede the generation, which continues in its
+    voice; one without text is continued itself: `text` begins with its words."""
 
     key: str
     text: str
@@ -86,11 +84,8 @@ class Branch:
 
 @dataclass(frozen=True)
 class Cost:
-    """Compute spent: floating-point operations by part, and wall seconds.
-
-    `prompt_flops` is the part of `lm_flops` that read the prompt: candidates of one prompt share it, so that a sum over
-    them counts it once (`Trace.cost`).
-    """
+    """Compute spent: floating-point operations by part, and wall seconds. `prompt_flops` is the part of `lm_flops` that
+    read the prompt: candidates of one prompt share it, so that `Trace.cost` counts it once."""
 
     lm_flops: float = 0.0
     codec_flops: float = 0.0
@@ -153,14 +148,19 @@ class PromptFormat(Protocol):
     """Where text and codes stand in a sequence. The data and the model hold the same one.
 
     `prompt_tokens` end with the start of speech; `example_tokens` are the whole sequence, and how many carry no loss.
+    `speaker` and `language` are "" where they are not known. Samplers call modules.lm.documents.prompt_tokens.
     """
 
     @property
     def token_space(self) -> TokenSpace: ...
     @property
     def num_extra_tokens(self) -> int: ...  # of an example, beside those of its text and codes
-    def prompt_tokens(self, text: str, *, voice: Utterance | None = None) -> list[int]: ...
-    def example_tokens(self, text: str, codes: Sequence[int]) -> tuple[list[int], int]: ...
+    def prompt_tokens(
+        self, text: str, speaker: str = "", language: str = "", voice: Utterance | None = None
+    ) -> list[int]: ...
+    def example_tokens(
+        self, text: str, codes: Sequence[int], speaker: str = "", language: str = "", voice: Utterance | None = None
+    ) -> tuple[list[int], int]: ...
 
 
 @runtime_checkable
@@ -246,7 +246,10 @@ class Verifier(Protocol):
     """Judges speech. Higher is better; NaN = nothing can be said of this candidate, now or later. Any other exception
     than ValueError leaves `score`, so that the sweep asks again.
 
-    `name` is the column of tables. `worst_score` stands for a candidate that a judge cannot score or that never ended.
+    `name` is the column of tables. `worst_score` stands for a candidate that a judge cannot score or that never ended;
+    `best_score` is the other end of the scale, inf where there is none. `families` are the kinds of model that it
+    listens with ("whisper", "wavlm"): a judge of the selector's family shares its errors. `settings` (JSON) are all
+    that decides a score beside the model.
     Two verifiers with one `model_hash` are the same verifier, whatever their settings: one may not judge the other.
     One that is made of others lists their hashes as `member_hashes`, and may not be judged by any of them; it leaves
     their disagreement in the candidates' `scores`, as `disagreement_name`.
@@ -258,6 +261,12 @@ class Verifier(Protocol):
     def model_hash(self) -> str: ...
     @property
     def worst_score(self) -> float: ...
+    @property
+    def best_score(self) -> float: ...
+    @property
+    def families(self) -> frozenset[str]: ...
+    @property
+    def settings(self) -> dict[str, Any]: ...
     @property
     def needs_text(self) -> bool: ...
     @property

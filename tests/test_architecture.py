@@ -23,12 +23,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     r"datamodules/.*": ("lightning", *SHARED, "datamodules"),
     r"modules/\w+_module\.py": ("lightning", *SHARED, "modules.metrics", "modules.codec", "modules.lm"),
     r"modules/search/.*": ("modules.api", "modules.statistics", "modules.tokens", "modules.search"),
-    r"modules/verifiers/.*": ("modules.api", "modules.verifiers"),
-    r"modules/codec/.*": (*SHARED, "modules.codec"),
+    r"modules/verifiers/.*": ("modules.api", "modules.threads", "modules.verifiers"),
+    r"modules/codec/.*": (*SHARED, "modules.threads", "modules.codec"),
     r"modules/lm/.*": (*SHARED, "modules.lm"),
     r"modules/api\.py": ("modules.tokens",),
     r"modules/batches\.py": ("modules.api",),
-    r"modules/(statistics|tokens)\.py": (),
+    r"modules/(statistics|threads|tokens)\.py": (),
     r"modules/.*": SHARED,  # metrics.py and the like
     r"tests/.*": ("lightning", *OURS),
     r".*": ("lightning", *(room for room in OURS if room != "run")),  # benchmarks and scripts: only tests import run.py

@@ -18,9 +18,7 @@ from tests.test_search_statistics import traces_with
 
 
 class KinVerifier(ToyVerifier):
-    """With families and a range."""
-
-    best_score = 1.0
+    """Of these families."""
 
     def __init__(self, name: str, *families: str) -> None:
         super().__init__(name, mean_level)

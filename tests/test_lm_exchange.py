@@ -197,6 +197,23 @@ def test_chat_prompts_are_those_of_the_template(tmp_path):
     assert 0 <= 2 + len(chat.tokenizer.encode(" one é ")) + chat.num_extra_tokens - len(tokens) <= 4
 
 
+def test_the_answer_s_prefix_stands_where_the_template_puts_it(tmp_path):
+    """Guards against a speaker in another place, or in other tokens, than multi-speaker Llasa models were tuned on."""
+    source = tiny_llama(tmp_path / "start")
+    chat = LlasaChat(HuggingFaceTokenizer(str(source)), NUM_CODES, answer_prefix="Speaker {speaker} ")
+    reference = with_speech_tokens(AutoTokenizer.from_pretrained(source), chat.token_space)
+    content = "Convert the text to speech:<|TEXT_UNDERSTANDING_START|>one<|TEXT_UNDERSTANDING_END|>"
+    answer = "Speaker kore <|SPEECH_GENERATION_START|>"
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+    expected = reference.apply_chat_template(
+        messages, tokenize=True, continue_final_message=True, date_string="26 Jul 2024", return_dict=False
+    )
+    assert chat.prompt_tokens("one", "kore") == expected
+    assert chat.example_tokens("one", [3, 0], "kore")[1] == len(expected)
+    unnamed = LlasaChat(HuggingFaceTokenizer(str(source)), NUM_CODES).prompt_tokens("one", "kore")
+    assert chat.prompt_tokens("one") == unnamed
+
+
 def test_special_tokens_in_a_text_are_read_as_characters(tmp_path):
     """Guards against a text that ends the user's turn or speaks codes by itself."""
     tokenizer = HuggingFaceTokenizer(str(tiny_llama(tmp_path / "start")))

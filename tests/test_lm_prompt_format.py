@@ -2,9 +2,11 @@
 
 import pytest
 
-from modules.api import PromptFormat, TextTokenizer
+from modules.api import Prompt, PromptFormat, TextTokenizer
+from modules.lm.documents import prompt_tokens
 from modules.lm.prompt_format import TextToSpeech
 from modules.lm.tokenizer import ByteTokenizer
+from modules.tokens import Utterance
 
 
 def test_sequence_is_llasa_s_order():
@@ -21,6 +23,35 @@ def test_codes_outside_the_codebook_are_refused(codes):
     """Guards against codes of a larger codec that would land on ids past the vocabulary."""
     with pytest.raises(ValueError, match="Expected `codes`"):
         TextToSpeech(ByteTokenizer(), codebook_size=16).example_tokens("a", codes)
+
+
+def test_a_prompt_says_who_speaks_in_which_language():
+    """Guards against a speaker that is trained and never told at inference, in either place, and against half a prefix
+    where a name is not known."""
+    start, end, speech_start, code_0 = 258, 259, 260, 264
+    form = TextToSpeech(ByteTokenizer(), 16, prefix="{language}, {speaker}: ", answer_prefix="Speaker {speaker} ")
+    plain = Prompt("a", "one", speaker="ann", language="fr")
+    told = [start, *b"fr, ann: one", end, *b"Speaker ann ", speech_start]
+    assert prompt_tokens(form, plain) == told
+    cloned = Prompt("a", "one", speaker="ann", language="fr", voice=Utterance("two", (3,)))
+    assert prompt_tokens(form, cloned) == [start, *b"fr, ann: two one", end, *told[-13:], code_0 + 3]
+    assert prompt_tokens(form, Prompt("a", "one", speaker="ann", language="")) == [
+        start, *b"one", end, *b"Speaker ann ", speech_start
+    ]  # fmt: skip
+    assert prompt_tokens(form, Prompt("a", "one", language="fr")) == [start, *b"one", end, speech_start]
+    for speaker, language in (("ann", "fr"), ("", "fr"), ("ann", "")):
+        tokens, num_context = form.example_tokens("one", [3], speaker, language)
+        assert tokens[:num_context] == prompt_tokens(form, Prompt("a", "one", speaker=speaker, language=language))
+        assert tokens[num_context:] == [code_0 + 3, 261]
+        assert len(tokens) <= len(b"one") + 1 + form.num_extra_tokens
+
+
+def test_prefixes_of_other_names_are_refused():
+    """Guards against a misspelt name that fails at the first sample, hours later."""
+    for given in ({"prefix": "{voice}: "}, {"answer_prefix": "{} "}, {"prefix": "{speaker.name}"}, {"prefix": "{"}):
+        (name,) = given
+        with pytest.raises(ValueError, match=f"Expected `{name}` to "):
+            TextToSpeech(ByteTokenizer(), 16, **given)
 
 
 def test_unknown_characters_are_named():

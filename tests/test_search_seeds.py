@@ -210,10 +210,14 @@ def test_over_optimisation_of_several_seeds_is_that_of_their_mean(tmp_path):
         assert (row.num_seeds, row.n, row.judge) == (3, 4, "judge")
         assert (row.own_gain, row.judge_gain) == pytest.approx((own_P.mean(), judge_P.mean()))
         assert row.gap == pytest.approx((own_P - judge_P).mean())
-        for values_P, low, high in ((own_P, row.own_low, row.own_high), (judge_P, row.judge_low, row.judge_high),
-                                    (own_P - judge_P, row.gap_low, row.gap_high)):  # fmt: skip
-            assert (low, high) == pytest.approx(bootstrap_interval(values_P, resamples))  # toys have no known range
-        is_fall = bootstrap_interval(judge_P, resamples, level=1 - 0.05 / 2)[1] < 0
+        own_most, judge_most = 2 / spread[name], 2 / spread["judge"]  # scores from -1 to 1
+        for values_P, most, low, high in (
+            (own_P, own_most, row.own_low, row.own_high),
+            (judge_P, judge_most, row.judge_low, row.judge_high),
+            (own_P - judge_P, own_most + judge_most, row.gap_low, row.gap_high),
+        ):
+            assert (low, high) == pytest.approx(bootstrap_interval(values_P, resamples, (-most, most)))
+        is_fall = bootstrap_interval(judge_P, resamples, (-judge_most, judge_most), 1 - 0.05 / 2)[1] < 0
         assert row.turning_n == is_fall == (name == "length")  # from n = 1
     text = Page((tmp_path / "report" / "index.html").read_text()).text
     assert text.count("best_of_n T=0.9, 3 seeds, N = 4") == 2

@@ -95,7 +95,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
             soundfile.write(wave, one.audio.samples_T.numpy(), SAMPLE_RATE, subtype="FLOAT")
             audio.write(one.key, {"wav": wave.read_bytes(), "json": encoded}, one.audio.samples_T.numel(), one.text)
             codes = np.array([number, number, 23], dtype=np.uint16)
-            tokens.write(one.key, {"codes.npy": codes, "json": encoded}, 3, one.text, one.speaker)
+            tokens.write(one.key, {"codes.npy": codes, "json": encoded}, 3, one.text)
     return folder
 
 
@@ -109,6 +109,7 @@ def test_nothing_but_the_spoken_prompt_differs(shards: Path) -> None:
     for place, (own, other, none) in enumerate(zip(*sets, strict=True)):
         speaker, text = divmod(place, 3)
         assert own.text == other.text == none.text
+        assert (own.speaker, other.speaker, none.speaker) == (f"voice {languages[speaker]}", "", ""), "given away"
         assert own.language == other.language == none.language == languages[speaker]
         assert torch.equal(own.reference.samples_T, other.reference.samples_T)
         assert torch.equal(own.reference.samples_T, none.reference.samples_T)

@@ -3,7 +3,6 @@
 Shapes: T audio samples.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
+from datamodules.shards import by_hash
 from datamodules.sources.folder import read_audio
 from datamodules.sources.source import Skipped
 from modules.api import Audio, Prompt
@@ -58,8 +58,7 @@ def drawn(rows: Sequence[PromptRow | Skipped], number: int) -> list[PromptRow | 
         return list(rows)
     if number > len(rows):
         raise ValueError(f"Expected `num_prompts` of at most {len(rows)}, but got {number}.")
-    order = sorted(range(len(rows)), key=lambda place: hashlib.sha256(rows[place].key.encode()).digest())
-    return [rows[place] for place in sorted(order[:number])]
+    return [rows[place] for place in sorted(by_hash([row.key for row in rows])[:number])]
 
 
 def read_prompt(row: PromptRow, sample_rate: int) -> Prompt | Skipped:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.codec.encoder import Encoded
+from modules.threads import torch_threads
 
 WHISPER_SECONDS = 30  # what Whisper hears at a time
 
@@ -54,6 +55,7 @@ class WhisperEncoder(nn.Module):
         return f"whisper={_hash(self.model)} window={self.window_seconds} {self.compute_type}"
 
     @torch.no_grad()
+    @torch_threads()
     def forward(self, audio_BT: Tensor, num_samples_B: Tensor) -> Encoded:
         """(B, S, C) without gradient, and ceil(num_samples / hop_length) frames of each item.
 
@@ -90,6 +92,7 @@ class WhisperEncoder(nn.Module):
 
 
 @lru_cache(maxsize=2)
+@torch_threads()
 def _whisper(model: str, compute_type: str) -> tuple[Any, Any]:
     """The network and its log-mel front end. One thread, so that states are the same wherever they are computed."""
     try:

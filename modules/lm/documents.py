@@ -43,10 +43,12 @@ def code_tokens(space: TokenSpace, codes: Sequence[int], text: str) -> list[int]
     return (codes_S + space.code_offset).tolist()
 
 
-def synthesis_prompt(space: TokenSpace, frame: Frame, text_tokens: Sequence[int]) -> list[int]:
-    """Text is read, and speech begins."""
+def synthesis_prompt(
+    space: TokenSpace, frame: Frame, text_tokens: Sequence[int], answer_prefix_tokens: Sequence[int] = ()
+) -> list[int]:
+    """Text is read, and speech begins, after what the answer says before it."""
     request = [space.text_start, *text_tokens, space.text_end]
-    return [*frame.opening, *request, *frame.turn, space.speech_start]
+    return [*frame.opening, *request, *frame.turn, *answer_prefix_tokens, space.speech_start]
 
 
 def understanding_prompt(space: TokenSpace, frame: Frame, speech_tokens: Sequence[int]) -> list[int]:
@@ -57,18 +59,17 @@ def understanding_prompt(space: TokenSpace, frame: Frame, speech_tokens: Sequenc
 
 
 def prompt_tokens(prompt_format: PromptFormat, prompt: Prompt, answer: AnswerKind = "speech") -> list[int]:
-    """Everything before the first token that is drawn: also the codes of a spoken prompt, or of what is heard.
+    """Everything before the first token that is drawn: text, speaker, language, and the codes of a spoken prompt or of
+    what is heard. The one place where a Prompt becomes tokens: every sampler asks here.
 
     Raises ValueError on text that the tokenizer refuses, and on a `voice` that the codec has not read yet.
     """
-    if prompt.voice is None and answer == "speech":
-        return prompt_format.prompt_tokens(prompt.text)
-    if prompt.voice is None or not prompt.voice.codes:
+    if (prompt.voice is None and answer == "text") or (prompt.voice is not None and not len(prompt.voice.codes)):
         got = "none" if prompt.voice is None else "its text alone"
         raise ValueError(f"Expected the `voice` of prompt {prompt.key!r} as codes, but got {got}.")
     if answer == "text":
         return prompt_format.understanding_prompt_tokens(prompt.voice.codes)
-    return prompt_format.prompt_tokens(prompt.text, voice=prompt.voice)
+    return prompt_format.prompt_tokens(prompt.text, prompt.speaker, prompt.language, prompt.voice)
 
 
 def answered(prompt: Sequence[int], answer: Sequence[int], end: int) -> Document:

@@ -1,5 +1,6 @@
 """Where text and codes stand in a sequence. Each class satisfies modules.api.PromptFormat."""
 
+import string
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -9,7 +10,7 @@ from modules.lm.huggingface_tokenizer import HuggingFaceTokenizer
 from modules.tokens import TokenSpace, Utterance
 
 NUM_MARKERS = 4  # start and end of the request, start and end of the answer
-MAX_PREFIX_NAMES = 32  # bytes of speaker and language in a prefix that rows are planned for
+MAX_PREFIX_NAMES = 32  # bytes of speaker and language in each prefix that rows are planned for
 SLOT = "\x02"  # stands for the request while a chat template is taken apart
 
 
@@ -31,16 +32,16 @@ class TextToSpeech:
         codebook_size: Number of codes of the codec that made the codes.
         prefix: Stands before the text and may name {speaker} and {language}: "{speaker}: ". Left out where a name that
             it asks for is not known, so that a model learns to do without.
+        answer_prefix: Stands directly before <|SPEECH_GENERATION_START|>, without loss, under the same rule. Llasa
+            models fine-tuned to several voices have "Speaker {speaker} " there.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, codebook_size: int, prefix: str = ""):
-        self.tokenizer, self.codebook_size, self.prefix = tokenizer, codebook_size, prefix
-        try:
-            prefix.format(speaker="", language="")
-        except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(
-                f"Expected `prefix` to name {{speaker}} and {{language}} only, but got {prefix!r}."
-            ) from error
+    def __init__(self, tokenizer: TextTokenizer, codebook_size: int, prefix: str = "", answer_prefix: str = ""):
+        self.tokenizer, self.codebook_size = tokenizer, codebook_size
+        self.prefix, self.answer_prefix = prefix, answer_prefix
+        for name, template in (("prefix", prefix), ("answer_prefix", answer_prefix)):
+            if not names_in(template, name) <= {"speaker", "language"}:
+                raise ValueError(f"Expected `{name}` to name {{speaker}} and {{language}} only, but got {template!r}.")
 
     @cached_property
     def token_space(self) -> TokenSpace:
@@ -50,7 +51,8 @@ class TextToSpeech:
     def num_extra_tokens(self) -> int:
         """Tokens of an example beside those of its text and codes: what rows are planned with."""
         frame = max(self._synthesis_frame.num_tokens, self._understanding_frame.num_tokens)
-        return NUM_MARKERS + frame + (len(self.prefix.encode()) + MAX_PREFIX_NAMES if self.prefix else 0)
+        prefixes = [template for template in (self.prefix, self.answer_prefix) if template]
+        return NUM_MARKERS + frame + sum(len(template.encode()) + MAX_PREFIX_NAMES for template in prefixes)
 
     # ---------------------------------------------------------------------------------------------------- synthesis
 
@@ -62,10 +64,14 @@ class TextToSpeech:
         Raises ValueError on text that the tokenizer refuses.
         """
         said = text if voice is None or not voice.text else f"{voice.text} {text}"
-        names = {"speaker": speaker, "language": language}
-        if all(value for name, value in names.items() if f"{{{name}}}" in self.prefix):
-            said = self.prefix.format(**names) + said
-        prompt = synthesis_prompt(self.token_space, self._synthesis_frame, self.tokenizer.encode(said))
+        said = filled(self.prefix, speaker, language) + said
+        answer_prefix = filled(self.answer_prefix, speaker, language)
+        prompt = synthesis_prompt(
+            self.token_space,
+            self._synthesis_frame,
+            self.tokenizer.encode(said),
+            self.tokenizer.encode(answer_prefix) if answer_prefix else (),
+        )
         return prompt if voice is None else prompt + code_tokens(self.token_space, voice.codes, voice.text)
 
     def example_tokens(
@@ -117,7 +123,7 @@ class LlasaChat(TextToSpeech):
 
     Args:
         tokenizer: Of an instruction-tuned model; its chat template is used.
-        codebook_size, prefix: As for TextToSpeech.
+        codebook_size, prefix, answer_prefix: As for TextToSpeech.
         date: What the template is told of the day; the default is the template's own.
         synthesis_instruction, understanding_instruction: What the user's turn says before the request. The first is
             that of the released models; for the second none was published.
@@ -131,8 +137,9 @@ class LlasaChat(TextToSpeech):
         date: str = "26 Jul 2024",
         synthesis_instruction: str = "Convert the text to speech:",
         understanding_instruction: str = "Convert the speech to text:",
+        answer_prefix: str = "",
     ):
-        super().__init__(tokenizer, codebook_size, prefix)
+        super().__init__(tokenizer, codebook_size, prefix, answer_prefix)
         self.date = date
         self.synthesis_instruction, self.understanding_instruction = synthesis_instruction, understanding_instruction
 
@@ -163,3 +170,17 @@ class LlasaChat(TextToSpeech):
             raise ValueError("Expected a chat template that appends turns, but its last turn changes earlier ones.")
         context = self.tokenizer.encode_template(prompt)
         return [*context, *self.tokenizer.encode_template(whole[len(prompt) :])], len(context)
+
+
+def names_in(template: str, argument: str = "template") -> set[str]:
+    """The names in braces of a format string. Raises ValueError, naming `argument`, where it cannot be read."""
+    try:
+        return {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    except ValueError as error:
+        raise ValueError(f"Expected `{argument}` to be a format string, but got {template!r}: {error}.") from error
+
+
+def filled(template: str, speaker: str, language: str) -> str:
+    """The template with its names filled in; "" where one that it asks for is not known."""
+    names = {"speaker": speaker, "language": language}
+    return template.format(**names) if all(names[name] for name in names_in(template)) else ""

@@ -75,9 +75,8 @@ class CurvePoint:
 
 
 def ends_of(verifier: Verifier) -> Ends:
-    """The range of its scores, for intervals. Where it has no `best_score`, as verifiers of older code, the high end is
-    infinite: not known."""
-    return float(verifier.worst_score), float(getattr(verifier, "best_score", math.inf))
+    """The range of its scores, for intervals."""
+    return float(verifier.worst_score), float(verifier.best_score)
 
 
 def candidate_counts(num_candidates: int) -> list[int]:

@@ -18,8 +18,8 @@ NOT_KNOWN = "not known"
 
 
 def families_of(verifier: Verifier | None) -> frozenset[str]:
-    """Empty where there is no verifier, or its family is not known (verifiers of older code do not say)."""
-    return frozenset() if verifier is None else frozenset(getattr(verifier, "families", ()))
+    """Empty where there is no verifier, or its family is not known."""
+    return frozenset() if verifier is None else frozenset(verifier.families)
 
 
 def shared_families(selector: Verifier | None, judge: Verifier) -> str:

@@ -180,7 +180,7 @@ def describe(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_candida
                 "roles": sweep.panel.roles(verifier.name),
                 "model_hash": verifier.model_hash,
                 "families": sorted(families_of(verifier)),
-                "settings": plain(getattr(verifier, "settings", None)),
+                "settings": plain(verifier.settings),
             }
             for verifier in sweep.panel.everyone
         ],

@@ -59,7 +59,7 @@ class Panel:
             raise ValueError("Expected at least one verifier in `judges` or `final_judges`, but got none.")
         known: dict[str, Any] = {}
         for verifier in [*self.selectors, *self.judges, *self.final_judges]:
-            what = (verifier.model_hash, plain(getattr(verifier, "settings", None)))
+            what = (verifier.model_hash, plain(verifier.settings))
             if known.setdefault(verifier.name, what) != what:
                 raise ValueError(f"Expected `name` to stand for one verifier, but got two called {verifier.name!r}.")
             if verifier.name == "random" or verifier.name.startswith("oracle ("):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from modules.api import BROKEN_INSTALLATION, Audio
+from modules.threads import torch_threads
 from modules.verifiers.audio import checked, failed, resampled
 from modules.verifiers.model_files import content_hash, model_folder
 
@@ -43,6 +44,7 @@ class FunASRModel:
         raise FileNotFoundError(f"Expected weights ({' or '.join(WEIGHT_FILES)}) in {self._folder}, but found none.")
 
     @cached_property
+    @torch_threads()
     def _network(self) -> Any:
         try:
             from funasr import AutoModel
@@ -50,6 +52,7 @@ class FunASRModel:
             raise ImportError("This verifier needs funasr: pip install funasr") from error
         return AutoModel(model=str(self._folder), device=self.device, disable_update=True, disable_pbar=True)
 
+    @torch_threads()
     def generate(self, audio: Audio | None, **options: Any) -> dict[str, Any]:
         """What the model says of one clip: alone, so that it does not depend on others."""
         (said,) = self._network.generate(input=resampled(checked(audio), SAMPLE_RATE), **options)
@@ -67,6 +70,8 @@ class Paraformer:
         model: A folder, or a name on the hub.
         device: Where it runs.
     """
+
+    families = frozenset({"paraformer"})
 
     def __init__(self, model: str = "funasr/paraformer-zh", device: str = "cpu") -> None:
         self.model, self.device = model, device
@@ -97,6 +102,8 @@ class Emotion2Vec:
         model: A folder, or a name on the hub.
         device: Where it runs.
     """
+
+    families = frozenset({"emotion2vec"})
 
     def __init__(self, model: str = "emotion2vec/emotion2vec_plus_large", device: str = "cpu") -> None:
         self.model, self.device = model, device

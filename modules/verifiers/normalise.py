@@ -1,11 +1,12 @@
 """What counts as the same text: normalisers applied to reference and transcript alike before they are compared."""
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 # The one table that turns what a recogniser wrote for a spoken digit into that digit: names, and words that sound so.
 DIGIT_WORDS: dict[str, tuple[str, ...]] = {
@@ -31,11 +32,27 @@ REPEATS = {"double": 2, "triple": 3}
 
 
 class Normaliser(Protocol):
-    """Text in the form in which it is compared. `name` is printed beside every rate computed with it."""
+    """Text in the form in which it is compared. `name` is printed beside every rate computed with it.
+
+    `identity` (a JSON value) changes whenever the normalised text may: it holds the class's name without its module,
+    the version of its rules (raised with every change of what the class gives) and a digest of each of its tables. It
+    is a part of the key of stored scores.
+    """
 
     @property
     def name(self) -> str: ...
+    @property
+    def identity(self) -> dict[str, Any]: ...
     def __call__(self, text: str) -> str: ...
+
+
+def _identity(normaliser: Normaliser, version: int, **tables: Any) -> dict[str, Any]:
+    """Record of class name, version of the rules and sha256 (hex) of each table; None stays None."""
+    record: dict[str, Any] = {"class": type(normaliser).__name__, "version": version}
+    for name, table in tables.items():
+        content = json.dumps(table, sort_keys=True, ensure_ascii=False)
+        record[name] = None if table is None else hashlib.sha256(content.encode()).hexdigest()
+    return record
 
 
 class EnglishWords:
@@ -56,11 +73,19 @@ class EnglishWords:
     def name(self) -> str:
         return "english words" if self.spelling else "english words (no spelling table)"
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        return _identity(self, 1, spelling=self._table)
+
+    @cached_property
+    def _table(self) -> dict[str, str] | None:
+        return json.loads(Path(self.spelling).read_text("utf-8")) if self.spelling else None
+
     @cached_property
     def _normalise(self) -> Callable[[str], str]:
         from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
-        return EnglishTextNormalizer(json.loads(Path(self.spelling).read_text("utf-8")) if self.spelling else {})
+        return EnglishTextNormalizer(self._table or {})
 
     def __call__(self, text: str) -> str:
         return self._normalise(text).strip()
@@ -70,6 +95,10 @@ class BasicWords:
     """Whisper's normaliser for any language: lower case, no punctuation or brackets. Numbers stay as written."""
 
     name = "basic words"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return _identity(self, 1)
 
     @cached_property
     def _normalise(self) -> Callable[[str], str]:
@@ -87,6 +116,10 @@ class SeedTTSEnglish:
 
     name = "seed-tts-eval en"
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        return _identity(self, 1, punctuation=PUBLISHED_PUNCTUATION.pattern)
+
     def __call__(self, text: str) -> str:
         return " ".join(PUBLISHED_PUNCTUATION.sub("", text).lower().split())
 
@@ -97,6 +130,10 @@ class SeedTTSChinese:
 
     name = "seed-tts-eval zh"
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        return _identity(self, 1, punctuation=PUBLISHED_PUNCTUATION.pattern)
+
     def __call__(self, text: str) -> str:
         return "".join(PUBLISHED_PUNCTUATION.sub("", text).split())
 
@@ -105,6 +142,10 @@ class LetterWords:
     """Lower-case letters and apostrophes, what LibriSpeech's texts are made of; all else parts words. Count words."""
 
     name = "letters"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return _identity(self, 1)
 
     def __call__(self, text: str) -> str:
         words = re.findall(r"(?:[^\W\d_]|')+", text.lower())
@@ -120,6 +161,10 @@ class Digits:
     """
 
     name = "digits"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return _identity(self, 1, digits=DIGIT_WORDS, teens=TEENS, tens=TENS, repeats=REPEATS)
 
     def __call__(self, text: str) -> str:
         words = re.findall(r"\d|[^\W\d_]+", text.lower().replace("'", ""))

@@ -4,8 +4,7 @@ T audio samples, W windows, F mel frames, D embedding dimensions.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,9 +14,11 @@ import torch
 from torch import Tensor
 
 from modules.api import Audio, Candidate, Prompt
+from modules.threads import torch_threads
 from modules.verifiers.audio import ContentCache, Failures, checked, failed, reference_similarities, resampled
 from modules.verifiers.audio_models import AudioModel
 from modules.verifiers.model_files import content_hash, package_folder
+from modules.verifiers.settings import constructor_settings
 
 SAMPLE_RATE = 16_000
 MIN_VOICED_SECONDS = 0.3
@@ -31,6 +32,8 @@ class SpeakerEncoder(Protocol):
 
     @property
     def model_hash(self) -> str: ...
+    @property
+    def families(self) -> frozenset[str]: ...
     def embed(self, audios: Sequence[Audio | None]) -> list[np.ndarray | Exception]:
         """One (D,) float32 of length 1 each, or why there is none."""
         ...
@@ -50,6 +53,8 @@ class Resemblyzer:
         weights: Another file of weights in resemblyzer's format; the package's own where None.
     """
 
+    families = frozenset({"ge2e"})
+
     def __init__(self, device: str = "cpu", weights: Path | None = None) -> None:
         self.device = device
         self.weights = weights
@@ -63,6 +68,7 @@ class Resemblyzer:
         return content_hash([self._weights])
 
     @cached_property
+    @torch_threads()
     def _encoder(self) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it imports scipy.ndimage.morphology, pkg_resources
@@ -73,6 +79,9 @@ class Resemblyzer:
                 raise ImportError(f"The speaker encoder needs resemblyzer: {command}") from error
         return VoiceEncoder(self.device, verbose=False, weights_fpath=self._weights)
 
+    # One thread: an LSTM of 256 is so small that more mostly wait for each other, spinning. On 2 cores that something
+    # else also uses, two threads took ten times the CPU time of one and longer on the clock.
+    @torch_threads(1)
     def embed(self, audios: Sequence[Audio | None]) -> list[np.ndarray | Exception]:
         """One (D,) float32 of length 1 each, or why there is none."""
         encoder = self._encoder
@@ -84,7 +93,7 @@ class Resemblyzer:
                 mels.append(failed(error))
         windows = [window for clip in mels if not isinstance(clip, Exception) for window in clip]
         embedded: list[np.ndarray] = []
-        with torch.no_grad(), _one_thread():
+        with torch.no_grad():
             for start in range(0, len(windows), MAX_BATCH_WINDOWS):
                 mels_WFM = torch.from_numpy(np.stack(windows[start : start + MAX_BATCH_WINDOWS]))
                 embedded += list(encoder(mels_WFM.to(encoder.device)).cpu().numpy())
@@ -128,14 +137,21 @@ class XVector:
         model: A folder, or a name on the hub such as microsoft/wavlm-base-plus-sv.
         device: Where it runs.
         batch_size: Clips at a time.
+        families: Kinds of model that it counts as; None: the type that its configuration names.
     """
 
-    def __init__(self, model: str, device: str = "cpu", batch_size: int = 16) -> None:
-        self._audio_model = AudioModel(model, "AutoModelForAudioXVector", device, batch_size)
+    def __init__(
+        self, model: str, device: str = "cpu", batch_size: int = 16, families: list[str] | None = None
+    ) -> None:
+        self._audio_model = AudioModel(model, "AutoModelForAudioXVector", device, batch_size, families)
 
     @property
     def model_hash(self) -> str:
         return self._audio_model.model_hash
+
+    @property
+    def families(self) -> frozenset[str]:
+        return self._audio_model.families
 
     def embed(self, audios: Sequence[Audio | None]) -> list[np.ndarray | Exception]:
         """One (D,) float32 of length 1 each, or why there is none."""
@@ -170,7 +186,7 @@ class Speaker:
         name: Column of tables.
     """
 
-    worst_score = -1.0
+    worst_score, best_score = -1.0, 1.0
     needs_text = False
     needs_reference = True
     judges_partial = True
@@ -184,6 +200,15 @@ class Speaker:
     @property
     def model_hash(self) -> str:
         return self.encoder.model_hash
+
+    @property
+    def families(self) -> frozenset[str]:
+        return self.encoder.families
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the score beside the model."""
+        return constructor_settings(self.encoder)
 
     @property
     def num_failures(self) -> int:
@@ -200,18 +225,6 @@ class Speaker:
     def flops(self, seconds: float) -> float:
         """One pass of the encoder over the candidate; the reference's is paid once per prompt and not counted."""
         return self.encoder.flops(seconds)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch on one CPU thread. An LSTM of 256 is so small that more threads mostly wait for each other, spinning: on 2
-    cores that something else also uses, two threads took ten times the CPU time of one and longer on the clock."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)
 
 
 def _mean_direction(rows: Sequence[np.ndarray]) -> np.ndarray:

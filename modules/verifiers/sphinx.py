@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from modules.api import Audio
+from modules.threads import torch_threads
 from modules.verifiers.audio import resampled
 from modules.verifiers.model_files import content_hash, package_folder
 
@@ -32,6 +33,8 @@ class Pocketsphinx:
         word_insertion_penalty: Factor on the probability for each word of the grammar.
     """
 
+    families = frozenset({"pocketsphinx"})
+
     def __init__(
         self,
         grammar: str | None = DIGITS_GRAMMAR,
@@ -52,6 +55,7 @@ class Pocketsphinx:
         return content_hash(sorted(file for file in self._folder.iterdir() if file.name != "README"))
 
     @cached_property
+    @torch_threads()
     def _decoder(self) -> Any:
         try:
             from pocketsphinx import Decoder
@@ -67,6 +71,7 @@ class Pocketsphinx:
             raise ValueError(f"Expected `grammar` to be JSGF over known words, but got {self.grammar!r}.") from error
         return decoder
 
+    @torch_threads()
     def transcribe(self, audios: Sequence[Audio], language: str) -> list[str]:
         """One text per clip, in lower case; raises ValueError for a language other than English."""
         if language != "en":

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from modules.api import Audio
+from modules.threads import torch_threads
 from modules.verifiers.audio import num_cores, resampled
 from modules.verifiers.model_files import content_hash, package_folder
 
@@ -43,6 +44,8 @@ class FasterWhisper:
             tiny.en on recordings: 30 s took 0.37 CPU-seconds a clip, word error 0.041 (100 prompts), digit error 0.000
             (64 strings); 15 s 0.14, 0.042, 0.000; 10 s 0.10, 0.042, 0.078, since it stutters on short clips.
     """
+
+    families = frozenset({"whisper"})
 
     def __init__(
         self,
@@ -87,6 +90,7 @@ class FasterWhisper:
         return content_hash([self._folder / "model.bin"])
 
     @cached_property
+    @torch_threads()
     def _whisper(self) -> Any:
         try:
             from faster_whisper import WhisperModel
@@ -100,6 +104,7 @@ class FasterWhisper:
             num_workers=self.num_workers,
         )
 
+    @torch_threads()
     def transcribe(self, audios: Sequence[Audio], language: str) -> list[str]:
         """One text per clip; raises ValueError for a language that the model does not know."""
         from faster_whisper.tokenizer import Tokenizer

@@ -1,10 +1,11 @@
-"""Not yet measured. One training step of X-codec2 at full width on a GPU, against its authors' arrangement.
+"""One training step of X-codec2 at full width on a GPU, against its authors' arrangement.
 
     PYTHONPATH=. python scripts/gpu/codec_step.py [--batch_size 8] [--seconds 6] [--rounds 10] [--compile inductor]
 
-Three runs, under ten minutes on one H200: equal losses and gradients in float32 on a short crop; steps between two
-that log with every wait for the device an error; and the benchmark of benchmarks/codec_training_step.py in bfloat16.
-Weights are random: nothing is fetched.
+Three runs: equal losses and gradients in float32 on a short crop; steps between two that log, with every wait for the
+device an error; and the benchmark of benchmarks/codec_training_step.py in bfloat16. `--checks none` leaves out the
+first two. Most of the time goes into building the networks. Weights are random: nothing is fetched. Results:
+docs/results/codec_gpu.json.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import torch
 from benchmarks.codec_training_step import Parts, fit, measure, noise
 from modules.batches import AudioBatch
 
+GPU = {"accelerator": "gpu", "precision": "bf16-mixed"}
 NUM_WARMUP_STEPS = 3  # constants move, kernels are chosen, graphs are compiled
 
 
@@ -38,6 +40,17 @@ def on_gpu(batch: AudioBatch) -> AudioBatch:
     return replace(batch, audio_BT=batch.audio_BT.cuda(), num_samples_B=batch.num_samples_B.cuda())
 
 
+def check(parts: Parts, batch: AudioBatch, compile_backend: str | None) -> None:
+    """Equal losses and gradients, and steps without a wait for the device. Raises AssertionError, RuntimeError."""
+    torch.backends.cudnn.allow_tf32 = False
+    # Sums in another order: a thousandth, where the CPU keeps a hundred-thousandth.
+    measure(parts, on_gpu(noise(1, 1.0)), 1, None, 1e-3, accelerator="gpu")
+    num_steps = NUM_WARMUP_STEPS + 3
+    callbacks, log_every = [WaitsRaise()], num_steps + 1
+    fit(parts.module(compile_backend), batch, num_steps, callbacks=callbacks, log_every_n_steps=log_every, **GPU)
+    print(f"{num_steps - NUM_WARMUP_STEPS} steps without a wait for the device", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--narrower", type=int, default=1)
@@ -45,18 +58,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--compile", metavar="BACKEND")
+    parser.add_argument("--checks", choices=("all", "none"), default="all")
     given = parser.parse_args()
     parts, batch = Parts(given.narrower), on_gpu(noise(given.batch_size, given.seconds))
-    gpu = {"accelerator": "gpu", "precision": "bf16-mixed"}
-    torch.backends.cudnn.allow_tf32 = False
-    # Sums in another order: a thousandth, where the CPU keeps a hundred-thousandth.
-    measure(parts, on_gpu(noise(1, 1.0)), 1, None, 1e-3, accelerator="gpu")
-    num_steps = NUM_WARMUP_STEPS + 3
-    fit(parts.module(given.compile), batch, num_steps, callbacks=[WaitsRaise()], log_every_n_steps=num_steps + 1, **gpu)
-    print(f"{num_steps - NUM_WARMUP_STEPS} steps without a wait for the device", flush=True)
+    if given.checks == "all":
+        check(parts, batch, given.compile)
     torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
-    result = measure(parts, batch, given.rounds, given.compile, None, **gpu)
-    print(json.dumps(result | {"device": torch.cuda.get_device_name(), "precision": gpu["precision"]}, indent=1))
+    result = measure(parts, batch, given.rounds, given.compile, None, **GPU)
+    print(json.dumps(result | {"device": torch.cuda.get_device_name(), "precision": GPU["precision"]}, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Tokenising on one GPU: hours of audio per hour for X-codec2's full size, goal 700 on an H200. Not yet measured.
+"""Tokenising on one GPU: hours of audio per hour for X-codec2's full size, goal 700 on an H200.
 
     PYTHONPATH=. python scripts/gpu/codec_tokenising.py [--audio_seconds 6000] [--batch_seconds 400] [--rounds 3]
 
 Weights are random, in the published architecture. Lengths are spread as LJSpeech's; batches are those of `predict` with
 `evaluation_batch_seconds`. The clock runs from audio in the memory of the host to codes there, reading and decoding of
 files left out. For each precision: useful audio per second of time, and the share of codes that are transformers' own
-in float32, file by file, over --num_compared files. The goal counts where that share is at least 99.99%.
+in float32, file by file, over --num_compared files. The goal counts where that share is at least 99.99%. Results:
+docs/results/codec_gpu.json.
 """
 
 import argparse

@@ -1,10 +1,11 @@
-"""The Triton kernel of the alias-free snake on one GPU: right, and how near to a copy. Not yet measured; a few minutes.
+"""The Triton kernel of the alias-free snake on one GPU: right, and how near to a copy; two minutes.
 
     PYTHONPATH=. python scripts/gpu/snake.py [--batch_size 8] [--seconds 6] [--rounds 50] > snake.json
 
 At the first layers of X-codec2's acoustic encoder, with lengths, in float32 and bfloat16: error against convolutions in
 float32; median milliseconds of the kernel, of convolutions and of torch.compile of the sums over phases; the kernel's
-share of the bandwidth of a copy, taking two accesses per sample forward and three backward.
+share of the bandwidth of a copy, taking two accesses per sample forward and three backward. Results:
+docs/results/codec_gpu.json.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from datetime import date
 
 import torch
+import torch._functorch.config
 import triton
 from torch import Tensor
 
@@ -96,6 +98,7 @@ def main() -> None:
     given = parser.parse_args()
     # Convolutions in TF32 would be no reference.
     torch.backends.cudnn.allow_tf32 = False
+    torch._functorch.config.donated_buffer = False  # backward passes are timed with `retain_graph`
     results: dict[str, dict] = {}
     for name, (dtype, tolerance) in DTYPES.items():
         for channels, reduction in LAYERS:

@@ -1,0 +1,23 @@
+"""Torch's number of CPU threads around libraries that change it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def torch_threads(number: int | None = None) -> Iterator[None]:
+    """Within: `number` CPU threads for torch (None: as many as before). Afterwards: as many as before, in any case.
+
+    Libraries that bring their own engine set the process's OpenMP threads, which torch shares: loading a CTranslate2
+    model leaves torch with the model's `intra_threads`, usually 1, and a training that goes on afterwards at a
+    fraction of its speed. Every call into such a library stands inside this one, which is also a decorator.
+    """
+    before = torch.get_num_threads()
+    if number is not None:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
