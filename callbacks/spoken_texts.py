@@ -12,7 +12,6 @@ from callbacks.figures import mel_figure
 from callbacks.media import log_audio, log_figure
 from modules.api import Codec, Prompt, SamplingSettings, Verifier
 from modules.search.best_of_n import BestOfN
-from modules.search.comparisons import SAME_FAMILY
 from modules.search.curves import scores_of
 from modules.search.driver import run_searches
 from modules.search.estimators import JudgedPrompt, expected_scores, selection_weights
@@ -147,7 +146,7 @@ class SpokenTexts(Callback):
             weights_PN = [
                 selection_weights(scores_of(trace.candidates, self.selector.name), number) for trace in traces
             ]
-            marked = f"{self.judge.name} {SAME_FAMILY}" if self._shared_families() else self.judge.name
+            marked = f"{self.judge.name} (of the selector's family)" if self._shared_families() else self.judge.name
             found[f"best_of_n/{marked}/n={number}"] = float(expected_scores(judged, weights_PN).mean())
         return found
 

@@ -14,6 +14,7 @@ from modules.search.equal_compute import at_equal_compute
 from modules.search.estimators import CurvePoint
 from modules.search.results import SweepResults, write_summary
 from modules.search.sweep import Panel
+from modules.statistics import UNBOUNDED, Resamples, bootstrap_interval
 from tests.test_search_statistics import traces_with, verifier
 
 NUM_PROMPTS, NUM_SAMPLES = 30, 5
@@ -64,13 +65,17 @@ def test_a_search_stands_beside_the_samples_that_its_flops_pay_for(samples):
     judge, selector, curve = samples
     scores_P = judge.mean(axis=1) + 0.2
     halfway = (curve[1].flops + curve[2].flops) / 2
-    (row,) = at_equal_compute([search_point(curve, scores_P, halfway)], curve, seed=0)
+    point = replace(search_point(curve, scores_P, halfway), ends=UNBOUNDED)
+    (row,) = at_equal_compute([point], curve, seed=0)
     expected_P = (best_by_brute_force(judge, selector, 2) + best_by_brute_force(judge, selector, 3)) / 2
     assert (row.n, row.baseline_flops) == (pytest.approx(2.5), pytest.approx(halfway))
     assert row.baseline_score == pytest.approx(expected_P.mean())
     assert row.difference == pytest.approx((scores_P - expected_P).mean())
     spread = 1.96 * (scores_P - expected_P).std() / math.sqrt(NUM_PROMPTS)
     assert (row.low, row.high) == pytest.approx((row.difference - spread, row.difference + spread), abs=0.2 * spread)
+    (bounded,) = at_equal_compute([replace(point, ends=(-1.0, 1.0))], curve, seed=0)
+    expected = bootstrap_interval(scores_P - expected_P, Resamples.draw(NUM_PROMPTS, 0), (-2.0, 2.0))
+    assert (bounded.low, bounded.high) == pytest.approx(expected) and bounded.low < row.low
 
 
 def test_two_sizes_of_samples_are_not_mixed(samples):

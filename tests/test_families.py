@@ -5,16 +5,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from lightning.pytorch.loggers import CSVLogger
 
+from callbacks.inference_scaling import log_points
 from modules.search.best_of_n import BestOfN
 from modules.search.comparisons import SAME_FAMILY, compare
 from modules.search.curves import CurveCalculator
 from modules.search.estimators import CurvePoint
 from modules.search.families import with_verdicts
 from modules.search.overoptimisation import over_optimisation
+from modules.search.results import read_rows
 from modules.search.sweep import Panel
+from tests.report_toys import Page
 from tests.search_toys import ToyVerifier, mean_level
-from tests.test_search_statistics import traces_with
+from tests.test_search_statistics import PartialVerifier, traces_with
+from tests.test_sweep_grid import run
 
 
 class KinVerifier(ToyVerifier):
@@ -110,3 +115,26 @@ def test_lines_of_relatives_are_labelled():
     pair = points_of([ensemble], {"pair": 0.6}, SMALL)
     assert {one.shared_families for one in pair if one.selector == "small"} == {"whisper"}
     assert all(math.isfinite(end) for one in pair for end in one.ends)
+
+
+def test_page_curves_and_loggers_name_relatives(tmp_path):
+    """Guards against labels that get lost between the curves and their readers, in each place where lines are named."""
+    relative = PartialVerifier("relative", mean_level)
+    relative.families = frozenset({"judge"})
+    callback, _, _ = run(tmp_path, more_algorithms=None, more_temperatures=None, more_selectors=[relative])
+    rows = read_rows(tmp_path / "report" / "curve.csv")
+    assert {(row["selector"], row["shared_families"]) for row in rows if row["shared_families"]} == {
+        ("relative", "judge")
+    }
+    verdicts = {(row["selector"], row["holds_under_every_family"]) for row in rows if row["n"] == "4"}
+    assert verdicts == {("random", ""), ("reward", "not known"), ("relative", "not known"), ("oracle (judge)", "")}
+    page = Page((tmp_path / "report" / "index.html").read_text())
+    assert page.text.count("same family as the judge: judge") >= 3  # the table, the costs, what choices are worth
+    assert "holds under every family" in page.text and "not known" in page.text
+    (about,) = [one for one in callback.results.description["verifiers"] if one["name"] == "relative"]
+    assert about["families"] == ["judge"]
+    logger = CSVLogger(tmp_path, name="log", version="")
+    log_points([logger], callback.results)
+    logger.save()
+    header = (tmp_path / "log" / "metrics.csv").read_text().splitlines()[0]
+    assert f"set/judge/relative {SAME_FAMILY}" in header and "set/judge/reward," in f"{header},"
