@@ -87,7 +87,8 @@ def described_judges(recogniser: Recogniser | None, normaliser: Any, verifiers: 
 def described_run(trainer: Trainer, seed: int, num_resamples: int) -> dict[str, Any]:
     """Interval, seeds, versions, machine: real-time factors mean nothing without the last."""
     return {
-        "interval": interval_label("utterances", num_resamples),
+        "interval": interval_label("utterances", num_resamples)
+        + "; of code usage and perplexity the percentile bootstrap's spread",
         "seed": seed,
         "seed_everything": torch.initial_seed(),
         "machine": {

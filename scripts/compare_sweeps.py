@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from modules.search.comparisons import Comparison, Resampling
+from modules.search.comparisons import SAME_FAMILY, Comparison, Resampling
 from modules.search.results import read_rows, write_rows
 
 logger = logging.getLogger(__name__)
@@ -68,6 +68,8 @@ def compare_models(
             search = (
                 f"{about.get('model', '')} {about['algorithm']} T={about['temperature']}: {about['selector']}".lstrip()
             )
+            if about.get("shared_families"):
+                search = f"{search} {SAME_FAMILY}"
             difference_P = np.array([float(ours[key]["score"]) - float(theirs[key]["score"]) for key in ours])
             speakers_P = tuple(ours[key]["speaker"] for key in ours)
             ends = tuple(float(about.get(name) or sign * math.inf) for name, sign in ENDS.items())

@@ -32,12 +32,13 @@ class SeedScore:
     flops: float
     seconds: float
     model: str = ""
+    shared_families: str = ""
 
     @classmethod
     def from_point(cls, point: CurvePoint, seed: int) -> "SeedScore":
         names = ("prompt_set", "algorithm", "temperature", "selector", "judge", "n")
-        numbers = ("score", "score_corpus", "flops", "seconds")
-        return cls(**{name: getattr(point, name) for name in names + numbers}, seed=seed)
+        values = ("score", "score_corpus", "flops", "seconds", "shared_families")
+        return cls(**{name: getattr(point, name) for name in names + values}, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,9 @@ CURVE_COLUMNS = (
     "speaker_high",
     "num_seeds",
     "seed_deviation",
-    "seconds",
     "shared_families",
     "holds_under_every_family",
+    "seconds",
 )
 
 
@@ -142,11 +143,12 @@ def write_prompt_scores(results: SweepResults, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow([*about, "prompt_key", "speaker", "score", "worst_score", "best_score"])
+        writer.writerow([*about, "prompt_key", "speaker", "score", "worst_score", "best_score", "shared_families"])
         for point in results.all_points:
             line = [getattr(point, name) for name in about]
             for trace, score in zip(results.prompt_sets[point.prompt_set], point.scores_P, strict=True):
-                writer.writerow([*line, trace.prompt.key, trace.prompt.speaker, float(score), *point.ends])
+                own = (trace.prompt.key, trace.prompt.speaker, float(score))
+                writer.writerow([*line, *own, *point.ends, point.shared_families])
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
