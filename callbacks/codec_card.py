@@ -17,6 +17,7 @@ from callbacks.codec_table import METRIC_RATE, Utterance
 from modules.api import Resynthesiser, Verifier
 from modules.search.identity import plain
 from modules.search.summary import package_versions
+from modules.statistics import interval_label
 from modules.verifiers.audio import audio_hash
 from modules.verifiers.transcript import Recogniser
 
@@ -86,7 +87,8 @@ def described_judges(recogniser: Recogniser | None, normaliser: Any, verifiers: 
 def described_run(trainer: Trainer, seed: int, num_resamples: int) -> dict[str, Any]:
     """Interval, seeds, versions, machine: real-time factors mean nothing without the last."""
     return {
-        "interval": f"95 %, percentile bootstrap over utterances, {num_resamples} resamples",
+        "interval": interval_label("utterances", num_resamples)
+        + "; of code usage and perplexity the percentile bootstrap's spread",
         "seed": seed,
         "seed_everything": torch.initial_seed(),
         "machine": {

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from modules.metrics import code_statistics
-from modules.search.estimators import bootstrap_interval, resample_counts
+from modules.statistics import UNBOUNDED, Ends, Resamples, ratio_intervals, resample_counts, spread_interval
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, or a ratio of sums, over the `num` judged utterances, with its 95 % bootstrap interval over them."""
+    """A mean, or a ratio of sums, over the `num` judged utterances, with its 95 % interval over them."""
 
     value: float
     low: float
@@ -26,27 +26,26 @@ class Estimate:
 
 
 def ratio_estimate(
-    numerators: Sequence[float], denominators: Sequence[float], seed: int, num_resamples: int = 2000
+    numerators: Sequence[float],
+    denominators: Sequence[float],
+    seed: int,
+    num_resamples: int = 2000,
+    ends: Ends = UNBOUNDED,
 ) -> Estimate:
-    """Sum over sum, with a bootstrap interval that draws the pairs together (NaN in either: counted, left out)."""
+    """Sum over sum, with an interval that draws the pairs together (NaN in either: counted, left out). `ends`: the
+    lowest and the highest ratio of an utterance (a word error rate beyond 1 is taken for 1 there)."""
     pairs = np.array([numerators, denominators], dtype=np.float64)
     judged = pairs[:, ~np.isnan(pairs).any(axis=0)]
     num, num_unjudged = judged.shape[1], pairs.shape[1] - judged.shape[1]
     if not num or not judged[1].sum():
         return Estimate(math.nan, math.nan, math.nan, num, num_unjudged)
-    drawn_2R = judged @ resample_counts(num, seed, num_resamples).T
-    low, high = np.quantile(drawn_2R[0] / drawn_2R[1], [0.025, 0.975])
-    return Estimate(float(judged[0].sum() / judged[1].sum()), float(low), float(high), num, num_unjudged)
+    ((low, high),) = ratio_intervals(judged[:1], judged[1], Resamples.draw(num, seed, num_resamples), ends).tolist()
+    return Estimate(float(judged[0].sum() / judged[1].sum()), low, high, num, num_unjudged)
 
 
-def mean_estimate(values: Sequence[float], seed: int, num_resamples: int = 2000) -> Estimate:
-    """The mean of what could be judged."""
-    array = np.array(values, dtype=np.float64)
-    judged = array[~np.isnan(array)]
-    if not judged.size:
-        return Estimate(math.nan, math.nan, math.nan, 0, array.size)
-    low, high = bootstrap_interval(judged, resample_counts(judged.size, seed, num_resamples))
-    return Estimate(float(judged.mean()), low, high, judged.size, array.size - judged.size)
+def mean_estimate(values: Sequence[float], seed: int, num_resamples: int = 2000, ends: Ends = UNBOUNDED) -> Estimate:
+    """The mean of what could be judged. `ends`: the lowest and the highest value of an utterance."""
+    return ratio_estimate(values, [1.0] * len(values), seed, num_resamples, ends)
 
 
 def code_estimates(
@@ -72,6 +71,5 @@ def code_estimates(
     both_2R /= judged[0].shape[0]
     estimates = {}
     for name, (value, *drawn) in zip(("code_usage", "code_perplexity"), both_2R, strict=True):
-        low, high = value + np.quantile(drawn, [0.025, 0.975]) - np.mean(drawn)
-        estimates[name] = Estimate(float(value), float(low), float(high), num, num_unjudged)
+        estimates[name] = Estimate(float(value), *spread_interval(value, np.array(drawn)), num, num_unjudged)
     return estimates

@@ -22,6 +22,7 @@ from callbacks.media import log_audio
 from datamodules.shards import by_hash
 from modules.api import Audio, Resynthesiser, Verifier
 from modules.batches import AudioBatch
+from modules.search.estimators import ends_of
 from modules.verifiers.normalise import Normaliser
 from modules.verifiers.transcript import Recogniser
 
@@ -171,8 +172,9 @@ class CodecEvaluation(Callback):
     ) -> EvaluatedCodecs:
         facts = {system.name: SystemFacts.of(system) for system in systems}
         sizes = {name: int(one.codebook_size) for name, one in facts.items() if not math.isnan(one.codebook_size)}
+        ends = {verifier.name: ends_of(verifier) for verifier in self.verifiers}
         return EvaluatedCodecs(
-            summarise(judgements, self.seed, self.num_resamples, sizes),
+            summarise(judgements, self.seed, self.num_resamples, sizes, ends),
             facts,
             judgements,
             self._description(trainer, systems, judgements, left_out, hashes),

@@ -15,12 +15,15 @@ from callbacks.codec_estimates import Estimate, code_estimates, mean_estimate, r
 from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Prompt, Verifier, pad_rows
 from modules.metrics import pesq_scores, stoi_scores
 from modules.search.scoring import score_candidates
+from modules.statistics import UNBOUNDED, Ends
 from modules.verifiers.normalise import Normaliser
 from modules.verifiers.transcript import Recogniser
 
 logger = logging.getLogger(__name__)
 
 METRIC_RATE = 16000  # Hz, at which all systems are judged: PESQ-WB knows no other
+# Lowest and highest value of an utterance, for intervals: an error of all words, Taal et al. 2011, ITU-T P.862.1 and 2.
+METRIC_ENDS: dict[str, Ends] = {"wer": (0.0, 1.0), "stoi": (0.0, 1.0), "pesq_nb": (1.02, 4.55), "pesq_wb": (1.04, 4.64)}
 
 
 @dataclass(frozen=True)
@@ -162,40 +165,46 @@ def summarise(
     seed: int,
     num_resamples: int = 2000,
     codebook_sizes: Mapping[str, int] | None = None,
+    verifier_ends: Mapping[str, Ends] | None = None,
 ) -> dict[str, dict[str, Estimate]]:
     """System -> metric -> Estimate, systems in the order of their first row.
 
     Always wer, stoi, pesq_nb, pesq_wb and bit_rate; then the verifiers' names, and what was measured of the system:
     code_usage, code_perplexity (where `codebook_sizes` has it), encode_rtf, decode_rtf. `wer` is that of the whole
     corpus, all errors over all words; `bit_rate` (bit/s) all bits over all seconds; `*_rtf` seconds spent over seconds
-    of audio, below 1 is faster than real time. The order of the rows of one system does not matter, and all systems
-    are resampled with the same draws of utterances.
+    of audio, below 1 is faster than real time. `verifier_ends`: the range of each verifier's scores. The order of the
+    rows of one system does not matter, and all systems are resampled with the same draws of utterances.
     """
     by_system: dict[str, list[Judgement]] = {}
     for row in judgements:
         by_system.setdefault(row.system, []).append(row)
-    sizes = codebook_sizes or {}
+    sizes, ends = codebook_sizes or {}, METRIC_ENDS | dict(verifier_ends or {})
     return {
-        system: _estimates(sorted(rows, key=lambda row: row.key), seed, num_resamples, sizes.get(system, 0))
+        system: _estimates(sorted(rows, key=lambda row: row.key), seed, num_resamples, sizes.get(system, 0), ends)
         for system, rows in by_system.items()
     }
 
 
-def _estimates(rows: Sequence[Judgement], seed: int, num_resamples: int, codebook_size: int) -> dict[str, Estimate]:
+def _estimates(
+    rows: Sequence[Judgement], seed: int, num_resamples: int, codebook_size: int, ends: Mapping[str, Ends]
+) -> dict[str, Estimate]:
     """Metric -> Estimate of one system."""
     column = {field.name: [getattr(row, field.name) for row in rows] for field in fields(Judgement)}
 
-    def ratio(name: str, over: str) -> Estimate:
-        return ratio_estimate(column[name], column[over], seed, num_resamples)
+    def ratio(name: str, over: str, range_of: str = "") -> Estimate:
+        return ratio_estimate(column[name], column[over], seed, num_resamples, ends.get(range_of, UNBOUNDED))
 
     estimates = {
-        "wer": ratio("num_errors", "num_words"),
-        **{name: mean_estimate(column[name], seed, num_resamples) for name in ("stoi", "pesq_nb", "pesq_wb")},
+        "wer": ratio("num_errors", "num_words", "wer"),
+        **{
+            name: mean_estimate(column[name], seed, num_resamples, ends[name])
+            for name in ("stoi", "pesq_nb", "pesq_wb")
+        },
         "bit_rate": ratio("num_bits", "seconds"),
     }
     for name in dict.fromkeys(name for scores in column["scores"] for name in scores):
         values = [scores.get(name, math.nan) for scores in column["scores"]]
-        estimates[name] = mean_estimate(values, seed, num_resamples)
+        estimates[name] = mean_estimate(values, seed, num_resamples, ends.get(name, UNBOUNDED))
     if codebook_size:
         estimates |= code_estimates(column["codes_QS"], codebook_size, seed, num_resamples)
     for half in ("encode", "decode"):

@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, NullLocator
 
 from modules.api import Audio
-from modules.search.comparisons import setting_label
+from modules.search.comparisons import selector_label, setting_label
 from modules.search.estimators import CurvePoint
 
 # Okabe and Ito's palette: tells apart for colour-blind readers, and is legible on white and on near-black.
@@ -155,7 +155,7 @@ def cost_figure(
     panel.set_xlabel(f"{of_what} for one prompt")
     if points:
         panel.set_ylabel(f"error = 1 - {points[0].judge}" if as_error else f"score by {points[0].judge}")
-    chosen_by = {point.selector: colours.get(point.selector, RANDOM_COLOUR) for point in known}
+    chosen_by = {selector_label(point): colours.get(point.selector, RANDOM_COLOUR) for point in known}
     keys = [
         Line2D([], [], color=colour, linewidth=2, label="random choice" if name == "random" else f"best by {name}")
         for name, colour in chosen_by.items()
@@ -204,7 +204,7 @@ def _draw_curve(panel: matplotlib.axes.Axes, curve: list[CurvePoint], colour: st
     counts, scores = [point.n for point in curve], [turned(point.score) for point in curve]
     lows, highs = [turned(point.low) for point in curve], [turned(point.high) for point in curve]
     selector, style = curve[0].selector, {"marker": "o", "linestyle": "-", "linewidth": 2, "markersize": 4.5}
-    label = textwrap.fill(f"best by {selector}", 26)
+    label = textwrap.fill(f"best by {selector_label(curve[0])}", 26)
     if is_oracle(selector):
         colour, label = INK, "oracle (selected\nby the judge)"
         style |= {"linestyle": (0, (4, 2)), "linewidth": 1.4, "marker": "None"}

@@ -16,7 +16,7 @@ from modules.api import Codec, Prompt, Sampler, SamplerEngine, SamplingSettings,
 from modules.batches import PromptBatch
 from modules.search.candidate_tables import CandidateTable, write_candidates
 from modules.search.candidates import CandidateStore
-from modules.search.comparisons import Comparison, line_label
+from modules.search.comparisons import Comparison, line_label, selector_label
 from modules.search.driver import check_selectors
 from modules.search.equal_compute import EqualCompute
 from modules.search.identity import check_codec
@@ -264,7 +264,7 @@ def log_points(loggers: Sequence[Logger], results: SweepResults) -> None:
     """Every point at step = n."""
     for one in loggers:
         for point in results.points:
-            tag = f"{point.prompt_set}/{point.judge}/{point.selector}"
+            tag = f"{point.prompt_set}/{point.judge}/{selector_label(point)}"
             one.log_metrics({tag: point.score}, step=point.n)
         for point in results.all_points[len(results.points) :]:
             one.log_metrics({f"{point.prompt_set}/{point.judge}/{line_label(point)}": point.score}, step=point.n)

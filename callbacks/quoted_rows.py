@@ -6,7 +6,7 @@ from pathlib import Path
 
 from callbacks.codec_columns import EMPTY, QuotedTable, aligned
 from callbacks.figures import is_oracle
-from modules.search.comparisons import line_label, setting_label
+from modules.search.comparisons import SAME_FAMILY, setting_label
 from modules.search.estimators import CurvePoint
 
 
@@ -53,9 +53,9 @@ def measured_rows(
         wanted_n = min(counts) if point.selector == "random" else max(counts)
         if tag not in wanted or is_oracle(point.selector) or point.n != wanted_n:
             continue
-        label = f"measured: {line_label(point)}, n={point.n}"
+        label = f"measured: {setting_label(point)}: {point.selector}, n={point.n}"  # of all judges
         number = f"{100 * (1 - point.score):.2f}" if point.judge in error_judges else f"{point.score:.3f}"
-        rows.setdefault(label, {})[tag] = number
+        rows.setdefault(label, {})[tag] = f"{number} {SAME_FAMILY}" if point.shared_families else number
     return [
         [label, *(cells.get(columns.get(heading, ""), EMPTY) for heading in headings[1:])]
         for label, cells in rows.items()

@@ -111,8 +111,11 @@ class JudgedCurves:
         at_end = [point for point in self.points if point.n == self.counts[-1] and is_oracle(point.selector)]
         return at_end[0] if at_end and len(self.counts) > 1 else None
 
+    def points_of(self, selector: str) -> list[CurvePoint]:
+        return [point for point in self.points if point.selector == selector]
+
     def point(self, selector: str, n: int) -> CurvePoint | None:
-        return next((point for point in self.points if point.selector == selector and point.n == n), None)
+        return next((point for point in self.points_of(selector) if point.n == n), None)
 
 
 def judged_curves(
@@ -151,7 +154,8 @@ def report_page(report: ReportInput) -> str:
         "plain": readable_setting,
         "compute": readable_compute,
         "setting": setting_label,
-        "p_value": lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}",
+        "p_value": lambda value: "< 0.001" if value < 0.001 else readable_number(value, "%.3f"),
+        "number": readable_number,
         "percentage": lambda value: "–" if math.isnan(value) else f"{100 * value:.1f} %",
         "prompt_rows": lambda curve: prompt_rows(curve.points, report.results.prompt_sets[curve.prompt_set]),
         "prompt_lines": lambda curve: prompt_lines(curve.points),
@@ -214,6 +218,11 @@ def readable_score(value: float, as_error: bool) -> str:
     if math.isnan(value):
         return "–"
     return f"{100 * (1 - value):.1f} %" if as_error else f"{value + 0.0:.3f}"  # no "-0.000"
+
+
+def readable_number(value: float, form: str) -> str:
+    """By a printf form; NaN as a dash."""
+    return "–" if math.isnan(value) else form % value
 
 
 def readable_interval(point: CurvePoint, as_error: bool) -> str:

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.codec_columns import EMPTY, QuotedTable
 from callbacks.codec_estimates import Estimate, ratio_estimate
+from callbacks.codec_table import METRIC_ENDS
 from callbacks.quoted_rows import QuotedRows, as_text
 from modules.api import Codec, Prompt, SamplingSettings
 from modules.batches import PromptBatch
@@ -122,7 +123,9 @@ class SpeechUnderstanding(Callback):
             rows = [one for one in heard if one.prompt_set == number]
             name = names[number] if names else f"recordings {number}"
             lengths = [one.length for one in rows]
-            self.rates[name] = ratio_estimate([one.errors for one in rows], lengths, self.seed, self.num_resamples)
+            self.rates[name] = ratio_estimate(
+                [one.errors for one in rows], lengths, self.seed, self.num_resamples, METRIC_ENDS["wer"]
+            )
         if trainer.is_global_zero:
             self._write(pl_module, heard)
             for logger in trainer.loggers:

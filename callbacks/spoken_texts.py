@@ -15,6 +15,7 @@ from modules.search.best_of_n import BestOfN
 from modules.search.curves import scores_of
 from modules.search.driver import run_searches
 from modules.search.estimators import JudgedPrompt, expected_scores, selection_weights
+from modules.search.families import shared_families
 from modules.search.identity import check_codec, models_of
 from modules.search.protocol import Trace
 from modules.search.scoring import check_texts, decode_candidates
@@ -41,7 +42,7 @@ class SpokenTexts(Callback):
         max_new_tokens: Of a sample.
         num_candidates: Samples of each text.
         selector: Chooses. None: the first sample is all there is to hear.
-        judge: Scores what was chosen; of another model than the selector.
+        judge: Scores what was chosen; of another model than the selector. One of its family is named so in the log.
         every_n_validations: Speak after every so many.
         language: Of the texts.
         seed: Of the samples.
@@ -87,6 +88,12 @@ class SpokenTexts(Callback):
                 f"{self.selector.name}."
             )
         check_texts(self.prompts, [one for one in (self.selector, self.judge) if one is not None])
+        if families := self._shared_families():
+            logger.warning(
+                "SpokenTexts: the judge %s is of the selector's family (%s), which makes the gain look larger.",
+                self.judge.name,
+                families,
+            )
         fingerprint = getattr(getattr(trainer, "datamodule", None), "codec_fingerprint", "")
         check_codec(self.codec, pl_module.prompt_format.token_space.codebook_size, fingerprint)
         if pl_module.device_mesh is not None:
@@ -141,8 +148,12 @@ class SpokenTexts(Callback):
             weights_PN = [
                 selection_weights(scores_of(trace.candidates, self.selector.name), number) for trace in traces
             ]
-            found[f"best_of_n/{self.judge.name}/n={number}"] = float(expected_scores(judged, weights_PN).mean())
+            marked = f"{self.judge.name} (of the selector's family)" if self._shared_families() else self.judge.name
+            found[f"best_of_n/{marked}/n={number}"] = float(expected_scores(judged, weights_PN).mean())
         return found
+
+    def _shared_families(self) -> str:
+        return "" if self.judge is None else shared_families(self.selector, self.judge)
 
     def state_dict(self) -> dict[str, Any]:
         return {"num_validations": self.num_validations}

@@ -246,7 +246,10 @@ class Verifier(Protocol):
     """Judges speech. Higher is better; NaN = nothing can be said of this candidate, now or later. Any other exception
     than ValueError leaves `score`, so that the sweep asks again.
 
-    `name` is the column of tables. `worst_score` stands for a candidate that a judge cannot score or that never ended.
+    `name` is the column of tables. `worst_score` stands for a candidate that a judge cannot score or that never ended;
+    `best_score` is the other end of the scale, inf where there is none. `families` are the kinds of model that it
+    listens with ("whisper", "wavlm"): a judge of the selector's family shares its errors. `settings` (JSON) are all
+    that decides a score beside the model.
     Two verifiers with one `model_hash` are the same verifier, whatever their settings: one may not judge the other.
     One that is made of others lists their hashes as `member_hashes`, and may not be judged by any of them; it leaves
     their disagreement in the candidates' `scores`, as `disagreement_name`.
@@ -258,6 +261,12 @@ class Verifier(Protocol):
     def model_hash(self) -> str: ...
     @property
     def worst_score(self) -> float: ...
+    @property
+    def best_score(self) -> float: ...
+    @property
+    def families(self) -> frozenset[str]: ...
+    @property
+    def settings(self) -> dict[str, Any]: ...
     @property
     def needs_text(self) -> bool: ...
     @property

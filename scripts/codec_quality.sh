@@ -64,4 +64,4 @@ ablate simvq --trainer.max_steps 1760 --model.init_args.discriminator_start_step
 ablate whisper_states --config configs/codec/whisper_states.yaml \
     --trainer.max_steps 1580 --model.init_args.discriminator_start_step 948
 
-"$PYTHON" scripts/collect_codec_quality.py
+PYTHONPATH=. "$PYTHON" scripts/collect_codec_quality.py

@@ -2,8 +2,8 @@
 
     python scripts/collect_codec_quality.py [--runs runs/codec_quality] [--output docs/results/codec_quality.json]
 
-A difference between two ways to train is paired: over the same recordings, seeds averaged first, with a percentile
-bootstrap over recordings (95 %, 2,000 resamples, seed 0). Nothing else is computed here.
+A difference between two ways to train is paired: over the same recordings, seeds averaged first, with an interval over
+recordings (modules/statistics.py: 95 %, 2,000 resamples, seed 0). Nothing else is computed here.
 """
 
 import argparse
@@ -17,10 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from callbacks.codec_table import METRIC_ENDS
+from modules.statistics import Resamples, difference_ends, ratio_intervals
+
 METRICS = ("wer", "stoi", "pesq_nb", "pesq_wb", "speaker", "naturalness_ovrl", "bit_rate")
 PAIRED = ("wer", "stoi", "pesq_wb", "speaker", "naturalness_ovrl")
 DIGITS = {"wer": 3, "stoi": 3, "speaker": 3, "bit_rate": 0}
-NUM_RESAMPLES = 2000
+ENDS = METRIC_ENDS | {"speaker": (-1.0, 1.0), "naturalness_ovrl": (1.0, 5.0)}  # of an utterance
 SEEDS = (0, 1)
 ARMS = ("no_discriminators", "simvq", "whisper_states")
 
@@ -64,11 +67,9 @@ def paired_difference(
     else:
         weights = np.ones(len(keys))
         difference = mean_over_seeds(ours, metric) - mean_over_seeds(base, metric)
-    drawn = np.random.default_rng(0).integers(len(keys), size=(NUM_RESAMPLES, len(keys)))
-    resampled = difference[drawn].sum(1) / weights[drawn].sum(1)
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    value = float(difference.sum() / weights.sum())
-    return {"value": value, "low": float(low), "high": float(high), "num": len(keys)}
+    resamples = Resamples.draw(len(keys), seed=0)
+    ((low, high),) = ratio_intervals(difference[None], weights, resamples, difference_ends(ENDS[metric])).tolist()
+    return {"value": float(difference.sum() / weights.sum()), "low": low, "high": high, "num": len(keys)}
 
 
 def gather(runs: Path) -> dict[str, Any]:

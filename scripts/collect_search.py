@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from modules.search.estimators import bootstrap_interval, resample_counts, sign_flip_p_value
+from modules.search.estimators import sign_flip_p_value
 from modules.search.results import read_rows
+from modules.statistics import Resamples, bootstrap_interval, difference_ends
 
 STEERED_BY, JUDGE = "pocketsphinx", "whisper"
-NUM_RESAMPLES = 2000
+JUDGE_ENDS = (0.0, 1.0)  # of its score, 1 - error
 
 
 def best_of_n(folders: list[Path]) -> dict[str, list[dict[str, float]]]:
@@ -54,7 +55,7 @@ def equal_compute(folders: list[Path]) -> list[dict[str, Any]]:
         summary = json.loads((folder / "report/summary.json").read_text(encoding="utf-8"))
         most: dict[str, dict[str, Any]] = {}
         for row in summary["equal_compute"]:
-            if row["judge"] == JUDGE and row["search"].endswith(f": {STEERED_BY}"):
+            if row["judge"] == JUDGE and row["search"].endswith(f": {STEERED_BY}") and row["n"] is not None:
                 known = most.get(row["search"])  # a search of several points: that of all its candidates
                 most[row["search"]] = row if known is None or row["flops"] > known["flops"] else known
         for name, row in most.items():
@@ -64,7 +65,8 @@ def equal_compute(folders: list[Path]) -> list[dict[str, Any]]:
 
 def joined(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     difference_P = -np.mean([row["differences_P"] for row in rows], axis=0)  # of errors
-    low, high = bootstrap_interval(difference_P, resample_counts(len(difference_P), 0, NUM_RESAMPLES))
+    resamples = Resamples.draw(len(difference_P), seed=0)
+    low, high = bootstrap_interval(difference_P, resamples, difference_ends(JUDGE_ENDS))
     by_seed = [-row["difference"] for row in rows]
 
     def mean(field: str) -> float:

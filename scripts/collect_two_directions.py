@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from modules.search.estimators import resample_counts
+from modules.statistics import Ends, Resamples, difference_ends, ratio_intervals
 
-NUM_RESAMPLES = 2000
+COSINE: Ends = (-1.0, 1.0)
 STAGES = ("lm", "speak", "listen", "voices_tokens", "voices_lm", "voices")
 DIFFERENCES = {
     "own voice minus another": ("own voice", "another voice"),
@@ -57,16 +57,15 @@ def similarities(candidates: Path) -> dict[str, dict[tuple[str, str], float]]:
     }
 
 
-def clustered(values: dict[tuple[str, str], float]) -> dict[str, float]:
-    """The mean of values by (language, text), with a bootstrap interval over texts."""
+def clustered(values: dict[tuple[str, str], float], ends: Ends = COSINE) -> dict[str, float]:
+    """The mean of values by (language, text), with an interval over texts; `ends` are those of a value."""
     texts = sorted({text for _, text in values})
     sums, counts = np.zeros(len(texts)), np.zeros(len(texts))
     for (_, text), value in values.items():
         sums[texts.index(text)] += value
         counts[texts.index(text)] += 1
-    drawn_RP = resample_counts(len(texts), 0, NUM_RESAMPLES)
-    low, high = np.quantile(drawn_RP @ sums / (drawn_RP @ counts), [0.025, 0.975])
-    return {"value": float(sums.sum() / counts.sum()), "low": float(low), "high": float(high), "num": len(values)}
+    ((low, high),) = ratio_intervals(sums[None], counts, Resamples.draw(len(texts), seed=0), ends).tolist()
+    return {"value": float(sums.sum() / counts.sum()), "low": low, "high": high, "num": len(values)}
 
 
 def voice_results(candidates: Path) -> dict[str, Any]:
@@ -78,7 +77,10 @@ def voice_results(candidates: Path) -> dict[str, Any]:
         paired = {key: by_set[first][key] - by_set[second][key] for key in sorted(shared)}
         languages = sorted({language for language, _ in paired})
         parts = {one: {key: value for key, value in paired.items() if key[0] == one} for one in languages}
-        differences[name] = {"all": clustered(paired)} | {one: clustered(part) for one, part in parts.items()}
+        ends = difference_ends(COSINE)
+        differences[name] = {"all": clustered(paired, ends)} | {
+            one: clustered(part, ends) for one, part in parts.items()
+        }
     return {
         "similarity": {name: clustered(values) for name, values in by_set.items()},
         "differences": differences,

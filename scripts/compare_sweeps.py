@@ -12,16 +12,18 @@ import csv
 import functools
 import itertools
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from modules.search.comparisons import Comparison, Resampling
+from modules.search.comparisons import SAME_FAMILY, Comparison, Resampling
 from modules.search.results import read_rows, write_rows
 
 logger = logging.getLogger(__name__)
+ENDS = {"worst_score": -1, "best_score": 1}  # reports of older versions lack them: their signs at infinity
 LINE = ("prompt_set", "model", "algorithm", "temperature", "selector", "judge")
 
 
@@ -66,9 +68,12 @@ def compare_models(
             search = (
                 f"{about.get('model', '')} {about['algorithm']} T={about['temperature']}: {about['selector']}".lstrip()
             )
+            if about.get("shared_families"):
+                search = f"{search} {SAME_FAMILY}"
             difference_P = np.array([float(ours[key]["score"]) - float(theirs[key]["score"]) for key in ours])
             speakers_P = tuple(ours[key]["speaker"] for key in ours)
-            (numbers,) = drawn(len(ours), speakers_P).numbers(difference_P[None])
+            ends = tuple(float(about.get(name) or sign * math.inf) for name, sign in ENDS.items())
+            (numbers,) = drawn(len(ours), speakers_P).numbers(difference_P[None], ends)
             labels = (f"{first}, {search}", f"{second}, {search}")
             comparisons.append(Comparison(about["prompt_set"], about["judge"], int(about["n"]), *labels, *numbers))
     return comparisons

@@ -40,10 +40,12 @@ class ToneCodec:
 class ToneVerifier:
     """A verifier that compares something about a candidate with the prompt."""
 
+    best_score = 1.0
     worst_score, needs_text, needs_reference, judges_partial = 0.0, True, False, True
 
     def __init__(self, name, rule):
         self.name, self.model_hash, self.rule, self.settings = name, f"hash of {name}", rule, {"normaliser": "tones"}
+        self.families = frozenset({name})
 
     def score(self, prompt, candidates):
         return torch.tensor([self.rule(prompt, candidate) for candidate in candidates], dtype=torch.float64)

@@ -133,11 +133,13 @@ class ToyVerifier:
     needs_reference = False
     judges_partial = False
     worst_score = -1.0
+    best_score = 1.0
 
     def __init__(self, name: str, function: Callable[[Tensor], float], model_hash: str | None = None) -> None:
         self.name = name
         self.function = function
         self.model_hash = model_hash or f"hash of {name}"
+        self.families, self.settings = frozenset({name}), {}
         self.asked: list[tuple[str, int]] = []
 
     def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:

@@ -41,6 +41,7 @@ class Loudness:
     """A verifier: the peak of a clip; cannot judge silence."""
 
     needs_text = False
+    best_score, families = 1.0, frozenset({"loudness"})
     name, model_hash, worst_score, needs_reference, judges_partial = "loudness", "peak", 0.0, False, True
     settings: ClassVar = {"unit": "full scale"}
 

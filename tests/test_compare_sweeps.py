@@ -5,7 +5,8 @@ import csv
 import numpy as np
 import pytest
 
-from modules.search.estimators import bootstrap_interval, resample_counts
+from modules.search.comparisons import SAME_FAMILY
+from modules.statistics import Resamples, bootstrap_interval
 from scripts.compare_sweeps import compare_models, main
 from tests.test_sweep_grid import TreeModule, run
 
@@ -39,7 +40,7 @@ def test_models_are_compared_on_the_same_prompts(caplog):
     assert (one.first, one.second) == (f"small, {search}", f"large, {search}")
     assert (one.n, one.num_prompts) == (4, 20)
     assert one.difference == pytest.approx(difference_P.mean())
-    assert (one.low, one.high) == pytest.approx(bootstrap_interval(difference_P, resample_counts(20, 0, 500)))
+    assert (one.low, one.high) == pytest.approx(bootstrap_interval(difference_P, Resamples.draw(20, 0, 500)))
     assert -1.2 < one.speaker_low <= one.speaker_high < -0.8 and one.p_value < 0.001
     with pytest.raises(ValueError, match="to have the same prompts in 'set', but got others: \\['a0'\\]"):
         compare_models({"small": rows_of(small), "large": rows_of(large)[1:]})
@@ -48,6 +49,18 @@ def test_models_are_compared_on_the_same_prompts(caplog):
         compare_models({"small": rows_of(small), "large": rows_of(large, algorithm="best_of_n num_candidates=4")}) == []
     )
     assert len(caplog.messages) == 2 and "num_candidates=4" in "".join(caplog.messages)
+
+
+def test_ends_and_relatives_are_read_from_the_reports():
+    """Guards against an interval of another width than the sweep's own, and against a judge of the selector's family
+    that is named nowhere; reports of older versions, which hold neither, are read all the same."""
+    scores = {f"a{place}": 1.0 for place in range(32)}
+    known = {"worst_score": "0.0", "best_score": "1.0", "shared_families": "whisper", "selector": "small"}
+    (one,) = compare_models({name: rows_of(scores, **known) for name in ("first", "second")})
+    assert (one.low, one.high) == bootstrap_interval(np.zeros(32), Resamples.draw(32, 0), (-1.0, 1.0))
+    assert one.low < -0.05 and one.first == f"first, best_of_n T=0.9: small {SAME_FAMILY}"
+    (older,) = compare_models({name: rows_of(scores) for name in ("first", "second")})
+    assert (older.low, older.high) == (0.0, 0.0) and SAME_FAMILY not in older.first
 
 
 def test_a_search_whose_number_of_candidates_differs_is_compared_all_the_same():

@@ -14,9 +14,10 @@ from modules.search.best_of_n import BestOfN
 from modules.search.comparisons import compare
 from modules.search.curves import CurveCalculator
 from modules.search.equal_compute import at_equal_compute
-from modules.search.estimators import bootstrap_interval, resample_counts, sign_flip_p_value, speaker_interval
+from modules.search.estimators import sign_flip_p_value
 from modules.search.protocol import Trace
 from modules.search.sweep import Panel
+from modules.statistics import ClusterResamples, Resamples, bootstrap_interval, cluster_interval, difference_ends
 from tests.test_search_statistics import calculated, traces_with, verifier
 
 
@@ -76,13 +77,12 @@ def test_all_pairs_at_once_are_every_pair_by_itself(num_prompts, monkeypatch):
     ]
     points = calculated(traces, Panel([verifier(name) for name in "abc"], [verifier("judge")]))
     drawn = []
-    for name in ("sign_patterns", "resample_counts", "speaker_counts"):
-        own = getattr(comparison_module, name)
-        monkeypatch.setattr(
-            comparison_module, name, lambda *args, own=own, name=name: (drawn.append(name), own(*args))[1]
-        )
+    for owner, name in ((comparison_module, "sign_patterns"), (Resamples, "draw"), (ClusterResamples, "draw")):
+        own = getattr(owner, name)
+        label = getattr(owner, "__qualname__", name)
+        monkeypatch.setattr(owner, name, lambda *args, own=own, label=label: (drawn.append(label), own(*args))[1])
     found = compare(points, 5, 300)
-    assert sorted(drawn) == ["resample_counts", "sign_patterns", "speaker_counts"]
+    assert sorted(drawn) == ["ClusterResamples", "Resamples", "Resamples", "sign_patterns"]  # clusters draw their own
     scores = {(f"best_of_n T={0.7:g}: {one.selector}", one.n): one.scores_P for one in points}
     assert len(found) == 2 * math.comb(4, 2)  # n = 2 and 4: random, a, b, c; at n = 1 they are one line
     for one in found:
@@ -94,9 +94,12 @@ def test_all_pairs_at_once_are_every_pair_by_itself(num_prompts, monkeypatch):
         as_large = sum(abs(math.fsum(row * difference_P)) >= abs(difference_P.sum()) - 1e-12 for row in signs)
         expected = as_large / len(signs) if num_prompts <= 12 else (as_large + 1) / (len(signs) + 1)
         assert one.p_value == expected == sign_flip_p_value(difference_P, 5)
-        interval = bootstrap_interval(difference_P, resample_counts(num_prompts, 5, 300))
+        ends = difference_ends(points[0].ends)
+        interval = bootstrap_interval(difference_P, Resamples.draw(num_prompts, 5, 300), ends)
         assert (one.low, one.high) == pytest.approx(interval)
-        assert (one.speaker_low, one.speaker_high) == pytest.approx(speaker_interval(difference_P, speakers, 5, 300))
+        assert (one.speaker_low, one.speaker_high) == pytest.approx(
+            cluster_interval(difference_P, speakers, 5, 300, ends)
+        )
 
 
 def test_resamples_are_drawn_once_for_all_points(monkeypatch):
@@ -106,12 +109,10 @@ def test_resamples_are_drawn_once_for_all_points(monkeypatch):
     calculator = CurveCalculator("set", BestOfN(8, 10), traces, Panel([verifier("a")], [verifier("judge")]), 0, 50)
     points, every_n = calculator.points(), calculator.every_n()
     drawn = []
-    for module in (curves, seeds, comparison_module):
-        monkeypatch.setattr(
-            module,
-            "resample_counts",
-            lambda num, seed, num_resamples: drawn.append(num) or resample_counts(num, seed, 50),
-        )
+    own = Resamples.draw
+    monkeypatch.setattr(
+        Resamples, "draw", lambda num, seed, num_resamples: drawn.append(num) or own(num, seed, num_resamples)
+    )
     assert len(curves.with_gains(points, 0, 50)) == len(points) and len(drawn) == 1
     assert len(seeds.averaged([every_n, every_n], 0, 50)) == len(every_n) == 8 and len(drawn) == 2  # no chance there
     searches = [replace(point, algorithm="beam") for point in every_n]

@@ -1,6 +1,7 @@
 """Searches beside best-of-n at equal FLOPs: against all subsets of the samples, and a price list written by hand."""
 
 import itertools
+import json
 import math
 from dataclasses import replace
 
@@ -11,7 +12,9 @@ from modules.search.best_of_n import BestOfN
 from modules.search.curves import CurveCalculator
 from modules.search.equal_compute import at_equal_compute
 from modules.search.estimators import CurvePoint
+from modules.search.results import SweepResults, write_summary
 from modules.search.sweep import Panel
+from modules.statistics import UNBOUNDED, Resamples, bootstrap_interval
 from tests.test_search_statistics import traces_with, verifier
 
 NUM_PROMPTS, NUM_SAMPLES = 30, 5
@@ -62,13 +65,17 @@ def test_a_search_stands_beside_the_samples_that_its_flops_pay_for(samples):
     judge, selector, curve = samples
     scores_P = judge.mean(axis=1) + 0.2
     halfway = (curve[1].flops + curve[2].flops) / 2
-    (row,) = at_equal_compute([search_point(curve, scores_P, halfway)], curve, seed=0)
+    point = replace(search_point(curve, scores_P, halfway), ends=UNBOUNDED)
+    (row,) = at_equal_compute([point], curve, seed=0)
     expected_P = (best_by_brute_force(judge, selector, 2) + best_by_brute_force(judge, selector, 3)) / 2
     assert (row.n, row.baseline_flops) == (pytest.approx(2.5), pytest.approx(halfway))
     assert row.baseline_score == pytest.approx(expected_P.mean())
     assert row.difference == pytest.approx((scores_P - expected_P).mean())
     spread = 1.96 * (scores_P - expected_P).std() / math.sqrt(NUM_PROMPTS)
     assert (row.low, row.high) == pytest.approx((row.difference - spread, row.difference + spread), abs=0.2 * spread)
+    (bounded,) = at_equal_compute([replace(point, ends=(-1.0, 1.0))], curve, seed=0)
+    expected = bootstrap_interval(scores_P - expected_P, Resamples.draw(NUM_PROMPTS, 0), (-2.0, 2.0))
+    assert (bounded.low, bounded.high) == pytest.approx(expected) and bounded.low < row.low
 
 
 def test_two_sizes_of_samples_are_not_mixed(samples):
@@ -92,3 +99,23 @@ def test_what_no_number_of_samples_matches_says_so(samples):
     unrunnable = [replace(dear, selector="random"), replace(dear, selector="oracle (judge)")]
     elsewhere = [replace(dear, temperature=0.5), replace(dear, prompt_set="words"), replace(dear, judge="other")]
     assert at_equal_compute([*unrunnable, *elsewhere], curve, seed=0) == []
+
+
+def test_unknown_flops_are_a_row_that_says_so(samples, tmp_path):
+    """Guards against a sweep that fails at its very end, when the report is written, because one verifier cannot tell
+    its FLOPs; and against a difference that was not taken at equal compute."""
+    judge, _, curve = samples
+    known = search_point(curve, judge.mean(axis=1), curve[2].flops)
+    unknown = replace(known, flops=math.nan)
+    dearer = [replace(one, flops=math.nan) for one in curve]
+    first, second, third = (
+        *at_equal_compute([unknown, known], curve, seed=0),
+        *at_equal_compute([known], dearer, seed=0),
+    )
+    assert second.n == pytest.approx(3) and math.isfinite(second.difference)
+    for row in (first, third):
+        assert all(math.isnan(getattr(row, name)) for name in ("n", "difference", "low", "high", "p_value"))
+        assert (row.search, row.score, row.differences_P) == ("beam T=1: selector", known.score, ())
+    write_summary(SweepResults({}, [unknown], {}, equal_compute=[first]), tmp_path / "summary.json")
+    (stored,) = json.loads((tmp_path / "summary.json").read_text())["equal_compute"]
+    assert stored["n"] is None and stored["flops"] is None and stored["score"] == known.score

@@ -9,6 +9,7 @@ from modules.api import SamplingSettings
 from modules.search.adaptive import Adaptive
 from modules.search.best_of_n import BestOfN
 from modules.search.candidates import CandidateStore
+from modules.search.diverse_beam import DiverseBeam
 from modules.search.driver import run_searches
 from modules.search.partial_beam import PartialBeam
 from modules.search.process_beam import ProcessBeam
@@ -128,3 +129,30 @@ def test_what_ended_a_search_holds_no_memory_while_verifiers_listen(algorithm):
     roots = 1 if algorithm.name in ("best_of_n", "adaptive") else 0  # beams give up theirs, others may go on from it
     growing = 2 if algorithm.name == "process_beam" else 0
     assert alive[-1] == roots + growing
+
+
+class FailsOnOneClip(PartialVerifier):
+    """Raises on the first clip that it hears, however often it is asked about it; hears the others."""
+
+    def __init__(self) -> None:
+        super().__init__("reward", mean_level)
+        self.broken: torch.Tensor | None = None
+        self.num_heard: dict[str, int] = {}
+
+    def score(self, prompt, candidates):
+        if self.broken is None:
+            self.broken = candidates[0].audio.samples_T.clone()
+        if any(torch.equal(one.audio.samples_T, self.broken) for one in candidates):
+            raise RuntimeError("cannot read this clip")
+        return super().score(prompt, candidates)
+
+
+def test_a_clip_that_fails_in_one_subtree_is_one_failure(caplog):
+    """Guards against candidates of side-by-side subtrees that share an index: one clip that could not be scored counted
+    once for each subtree, and the finished ones among its namesakes lost their scores and were heard again."""
+    reward, sampler = FailsOnOneClip(), TreeSampler()
+    with caplog.at_level("WARNING", "modules.search.driver"):
+        (trace,) = run(DiverseBeam("reward", 4, 2, 30, 1, 10), [reward], sampler=sampler, num_prompts=1)
+    (message,) = [one.message for one in caplog.records if "should steer" in one.message]
+    assert message.startswith("1 scores that should steer diverse_beam failed")
+    assert [one.index for one in trace.candidates] == [0, 1, 2, 3]

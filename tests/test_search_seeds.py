@@ -16,11 +16,12 @@ from modules.search.candidate_tables import CandidateTable, write_candidates
 from modules.search.candidates import CandidateStore
 from modules.search.comparisons import compare
 from modules.search.diverse_beam import DiverseBeam
-from modules.search.estimators import bootstrap_interval, resample_counts, speaker_interval
 from modules.search.process_beam import ProcessBeam
 from modules.search.protocol import Trace
+from modules.search.seeds import averaged
 from modules.search.summary import summarise
 from modules.search.sweep import Panel, Sweep
+from modules.statistics import Resamples, bootstrap_interval, cluster_interval, difference_ends
 from modules.verifiers.ensemble import Ensemble
 from tests.report_toys import Page
 from tests.search_toys import ToyCodec, ToySampler, ToyVerifier, first_level, mean_level, toy_prompts
@@ -29,40 +30,6 @@ from tests.test_search_statistics import PartialVerifier, calculated, traces_wit
 from tests.test_sweep_grid import run
 
 # ---------------------------------------------------------------------------------------------------------- speakers
-
-
-def test_speakers_are_resampled_whole():
-    """Guards against an interval over prompts that passes for one over speakers: against a loop that draws speakers,
-    and scipy's bootstrap of their means."""
-    generator = np.random.default_rng(0)
-    speakers = [f"s{place}" for place in np.repeat(np.arange(12), 5)]
-    values_P = np.repeat(generator.normal(size=12), 5) + 0.2 * generator.normal(size=60)
-    order = generator.permutation(60)
-    values_P, speakers = values_P[order], [speakers[place] for place in order]
-    low, high = speaker_interval(values_P, speakers, seed=3, num_resamples=4000)
-    by_speaker = [values_P[[one == name for one in speakers]] for name in sorted(set(speakers))]
-    drawn = np.random.default_rng(3).integers(0, 12, size=(4000, 12))
-    means = [np.concatenate([by_speaker[place] for place in row]).mean() for row in drawn]
-    assert (low, high) == pytest.approx((np.quantile(means, 0.025), np.quantile(means, 0.975)))
-    theirs = scipy.stats.bootstrap(
-        ([own.mean() for own in by_speaker],), np.mean, n_resamples=20000, method="percentile",
-        rng=np.random.default_rng(9),
-    ).confidence_interval  # fmt: skip
-    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.06)
-    prompts = bootstrap_interval(values_P, resample_counts(60, 3, 4000))
-    assert high - low > 1.5 * (prompts[1] - prompts[0])
-
-
-def test_speakers_of_unequal_number_weigh_by_their_prompts():
-    """Guards against a mean over speakers' means where the table shows a mean over prompts."""
-    values_P, speakers = np.array([1.0, 0.0, 0.0, 0.0, 5.0]), ["a", "b", "b", "b", "c"]
-    drawn = np.random.default_rng(7).integers(0, 3, size=(500, 3))
-    own = [values_P[:1], values_P[1:4], values_P[4:]]
-    means = [np.concatenate([own[place] for place in row]).mean() for row in drawn]
-    expected = tuple(np.quantile(means, [0.025, 0.975]))
-    assert speaker_interval(values_P, speakers, 7, 500) == pytest.approx(expected)
-    for nobody in (["", "a", "a", "b", "b"], ["a"] * 5):
-        assert all(map(math.isnan, speaker_interval(values_P, nobody, 7, 500)))
 
 
 def test_points_and_comparisons_carry_the_interval_over_speakers():
@@ -77,12 +44,12 @@ def test_points_and_comparisons_carry_the_interval_over_speakers():
     ]
     points = calculated(traces, Panel([verifier("good")], [verifier("judge")]))
     for point in points:
-        expected = speaker_interval(point.scores_P, speakers, 0, 400)
+        expected = cluster_interval(point.scores_P, speakers, 0, 400, point.ends)
         assert (point.speaker_low, point.speaker_high, point.num_speakers) == (*expected, 4)
     by_line = {(point.selector, point.n): point.scores_P for point in points}
     for one in compare(points, 0, 400):
         first, second = (by_line[label.split(": ")[1], one.n] for label in (one.first, one.second))
-        expected = speaker_interval(first - second, speakers, 0, 400)
+        expected = cluster_interval(first - second, speakers, 0, 400, difference_ends(points[0].ends))
         assert (one.speaker_low, one.speaker_high) == pytest.approx(expected)
 
 
@@ -163,7 +130,7 @@ def test_several_seeds_give_the_mean_of_what_each_gives_alone(tmp_path):
         np.testing.assert_allclose(point.scores_P, scores_P, atol=1e-12)
         assert point.score == pytest.approx(scores_P.mean())
         assert point.seed_deviation == pytest.approx(np.std([one.score for one in own], ddof=1))
-        assert (point.low, point.high) == bootstrap_interval(scores_P, resample_counts(5, 0, 100))
+        assert (point.low, point.high) == bootstrap_interval(scores_P, Resamples.draw(5, 0, 100), point.ends)
         assert point.flops == pytest.approx(np.mean([one.flops for one in own]), nan_ok=True)
         assert point.n == max(one.n for one in own)
         num_checked += point.seed_deviation > 0
@@ -185,9 +152,27 @@ def test_several_seeds_give_the_mean_of_what_each_gives_alone(tmp_path):
     assert sampler.num_tokens == 0 and timeless(again.results.points) == timeless(results.points)
 
 
+def test_judged_only_means_weigh_by_what_was_judged():
+    """Guards against a seed of which the judge could score almost nothing counting as much as one that it scored whole:
+    against the mean over everything judged, of all seeds."""
+    generator = np.random.default_rng(0)
+    by_seed = [generator.uniform(size=(12, 4)) + 3 * place for place in range(3)]
+    by_seed[1][1:] = math.nan
+    by_seed[2][:] = math.nan
+    panel = Panel([verifier("selector")], [verifier("judge")])
+    curves = [
+        calculated(traces_with({"judge": scores, "selector": generator.normal(size=(12, 4))}), panel)
+        for scores in by_seed
+    ]
+    chance = {one.n: one.score_judged_only for one in averaged(curves, 0, 50) if one.selector == "random"}
+    expected = np.concatenate([scores[~np.isnan(scores)] for scores in by_seed]).mean()
+    assert chance == {1: pytest.approx(expected), 2: pytest.approx(expected), 4: pytest.approx(expected)}
+    assert all(math.isnan(one.score_judged_only) for one in averaged(2 * curves[2:], 0, 50))
+
+
 def test_over_optimisation_of_several_seeds_is_that_of_their_mean(tmp_path):
     """Guards against a row for every seed, gains of one seed, and an interval that takes a prompt's seeds for as many
-    prompts: against all subsets of every seed's candidates, and resamples drawn in a loop."""
+    prompts: against all subsets of every seed's candidates."""
     length = PartialVerifier("length", lambda audio_T: float(audio_T.numel()))  # it likes those that never end
     callback, _, _ = run(
         tmp_path, more_seeds=[1, 2], more_algorithms=None, more_temperatures=None, more_selectors=[length]
@@ -196,7 +181,7 @@ def test_over_optimisation_of_several_seeds_is_that_of_their_mean(tmp_path):
     seeds = [one.prompt_sets["set"] for one in (first, *first.other_seeds)]
     rows = {row.selector: row for row in first.over_optimisation}
     assert len(seeds) == 3 and len(first.over_optimisation) == len(rows) == 2
-    drawn_RP = np.random.default_rng(0).integers(0, 5, size=(100, 5))
+    resamples = Resamples.draw(5, 0, 100)
     spread = {
         name: np.nanstd([one.scores[name] for own in seeds for trace in own for one in trace.candidates])
         for name in ("reward", "length", "judge")
@@ -225,12 +210,15 @@ def test_over_optimisation_of_several_seeds_is_that_of_their_mean(tmp_path):
         assert (row.num_seeds, row.n, row.judge) == (3, 4, "judge")
         assert (row.own_gain, row.judge_gain) == pytest.approx((own_P.mean(), judge_P.mean()))
         assert row.gap == pytest.approx((own_P - judge_P).mean())
-        for values_P, low, high in ((own_P, row.own_low, row.own_high), (judge_P, row.judge_low, row.judge_high),
-                                    (own_P - judge_P, row.gap_low, row.gap_high)):  # fmt: skip
-            means = [values_P[drawn].mean() for drawn in drawn_RP]
-            assert (low, high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
-        is_fall = np.quantile([judge_P[drawn].mean() for drawn in drawn_RP], 1 - 0.025 / 2) < 0
-        assert row.turning_n == is_fall == (name == "length")  # from n = 1
+        own_most, judge_most = 2 / spread[name], 2 / spread["judge"]  # scores from -1 to 1
+        for values_P, most, low, high in (
+            (own_P, own_most, row.own_low, row.own_high),
+            (judge_P, judge_most, row.judge_low, row.judge_high),
+            (own_P - judge_P, own_most + judge_most, row.gap_low, row.gap_high),
+        ):
+            assert (low, high) == pytest.approx(bootstrap_interval(values_P, resamples, (-most, most)))
+        is_fall = bootstrap_interval(judge_P, resamples, (-judge_most, judge_most), 1 - 0.05 / 2)[1] < 0
+        assert row.turning_n == is_fall  # from n = 1; five prompts do not show it
     text = Page((tmp_path / "report" / "index.html").read_text()).text
     assert text.count("best_of_n T=0.9, 3 seeds, N = 4") == 2
 

@@ -150,6 +150,16 @@ def test_who_selects_does_not_judge(tmp_path):
         spoken(num_candidates=1)
 
 
+def test_a_judge_of_the_selectors_family_is_named_so(tmp_path, caplog):
+    """Guards against Whisper tiny that selects and Whisper large that judges without a word."""
+    selector, judge = ToyVerifier("small", mean_level), ToyVerifier("large", mean_level)
+    selector.families, judge.families = frozenset({"whisper"}), frozenset({"whisper", "ctc"})
+    _, events = fit(tmp_path, [spoken(selector=selector, judge=judge)])
+    tags = {tag for tag in events.Tags()["scalars"] if tag.startswith("best_of_n")}
+    assert tags == {"best_of_n/large/n=1", "best_of_n/large (of the selector's family)/n=3"}
+    assert "the judge large is of the selector's family (whisper)" in caplog.text
+
+
 def test_another_codec_is_refused_before_the_first_step(tmp_path):
     """Guards against noise that is taken for a bad model."""
     with pytest.raises(ValueError, match="codebook"):

@@ -138,7 +138,9 @@ def test_differences_are_paired_by_text_and_voice(tmp_path: Path) -> None:
     difference = found["differences"]["own voice minus another"]
     assert difference["all"]["value"] == pytest.approx((0.4 + 0.1) / 2) and difference["all"]["num"] == 2
     assert difference["en"]["value"] == pytest.approx(0.4) and difference["fr"]["value"] == pytest.approx(0.1)
-    assert difference["all"]["low"] == difference["all"]["high"]  # one text: nothing to draw from
+    assert (
+        difference["all"]["low"] < -1 and difference["all"]["high"] > 1
+    )  # one text, two voices: next to nothing known
     assert found["similarity"]["own voice"]["value"] == pytest.approx(0.8)
     rng = np.random.default_rng(0)
     effects = {str(text): rng.normal() for text in range(40)}

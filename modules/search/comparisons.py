@@ -8,15 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modules.search.estimators import (
-    CurvePoint,
-    bootstrap_intervals,
-    resample_counts,
-    sign_flip_p_values,
-    sign_patterns,
-    speaker_counts,
-)
+from modules.search.estimators import CurvePoint, sign_flip_p_values, sign_patterns
 from modules.search.overoptimisation import OverOptimisation
+from modules.statistics import ClusterResamples, Ends, Resamples, bootstrap_intervals, difference_ends
+
+SAME_FAMILY = "(same family as the judge)"
 
 
 @dataclass(frozen=True)
@@ -45,38 +41,42 @@ def setting_label(row: CurvePoint | OverOptimisation) -> str:
     return " ".join(filter(None, [row.model, row.algorithm, temperature]))
 
 
+def selector_label(point: CurvePoint) -> str:
+    """The selector's name, marked where the judge is of its family."""
+    return f"{point.selector} {SAME_FAMILY}" if point.shared_families else point.selector
+
+
 def line_label(point: CurvePoint) -> str:
     """What distinguishes a line from the others under one judge."""
-    return f"{setting_label(point)}: {point.selector}"
+    return f"{setting_label(point)}: {selector_label(point)}"
 
 
 @dataclass(frozen=True)
 class Resampling:
-    """What the pairs of lines on the same prompts are compared by, drawn once for all of them.
+    """What the pairs of lines on the same prompts are compared by, drawn once for all of them. `over_speakers` is None
+    where a prompt names no speaker, or all the same."""
 
-    `speaker_counts_RP` is None where a prompt names no speaker, or all the same (see `speaker_interval`).
-    """
-
-    counts_RP: np.ndarray
-    speaker_counts_RP: np.ndarray | None
+    over_prompts: Resamples
+    over_speakers: ClusterResamples | None
     signs_FP: np.ndarray
 
     @classmethod
     def draw(cls, num_prompts: int, speakers_P: Sequence[str], seed: int, num_resamples: int = 2000) -> "Resampling":
-        has_speakers = all(speakers_P) and len(set(speakers_P)) > 1
         return cls(
-            resample_counts(num_prompts, seed, num_resamples).astype(np.float64),
-            speaker_counts(speakers_P, seed, num_resamples).astype(np.float64) if has_speakers else None,
+            Resamples.draw(num_prompts, seed, num_resamples),
+            ClusterResamples.draw(speakers_P, seed, num_resamples),
             sign_patterns(num_prompts, seed),
         )
 
-    def numbers(self, differences_KP: np.ndarray) -> list[tuple[float, float, float, float, int, float, float]]:
-        """Of K pairs: the fields of a Comparison from `difference` on."""
+    def numbers(
+        self, differences_KP: np.ndarray, ends: Ends
+    ) -> list[tuple[float, float, float, float, int, float, float]]:
+        """Of K pairs: the fields of a Comparison from `difference` on. `ends` are those of the judge's scores."""
         num_pairs, num_prompts = differences_KP.shape
-        over_prompts = bootstrap_intervals(differences_KP, self.counts_RP)
+        over_prompts = bootstrap_intervals(differences_KP, self.over_prompts, difference_ends(ends))
         over_speakers = np.full((num_pairs, 2), math.nan)
-        if self.speaker_counts_RP is not None:
-            over_speakers = bootstrap_intervals(differences_KP, self.speaker_counts_RP)
+        if self.over_speakers is not None:
+            over_speakers = self.over_speakers.intervals(differences_KP, difference_ends(ends))
         p_values = sign_flip_p_values(differences_KP, self.signs_FP).tolist()
         rows = zip(
             differences_KP.mean(1).tolist(), over_prompts.tolist(), p_values, over_speakers.tolist(), strict=True
@@ -102,7 +102,7 @@ def compare(points: Sequence[CurvePoint], seed: int, num_resamples: int = 2000) 
         if not pairs:
             continue
         differences_KP = np.stack([first.scores_P - second.scores_P for first, second in pairs])
-        all_numbers = drawn(group[0].num_prompts, group[0].speakers_P).numbers(differences_KP)
+        all_numbers = drawn(group[0].num_prompts, group[0].speakers_P).numbers(differences_KP, group[0].ends)
         for (first, second), numbers in zip(pairs, all_numbers, strict=True):
             comparisons.append(Comparison(prompt_set, judge, n, line_label(first), line_label(second), *numbers))
     return comparisons

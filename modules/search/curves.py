@@ -10,20 +10,20 @@ from modules.api import Candidate, Cost, Verifier
 from modules.search.estimators import (
     CurvePoint,
     JudgedPrompt,
-    bootstrap_interval,
     candidate_counts,
     corpus_score,
+    ends_of,
     expected_runaways,
     expected_scores,
     judged_only_score,
-    resample_counts,
     selection_weights,
-    speaker_interval,
 )
+from modules.search.families import families_of, shared_families
 from modules.search.identity import models_of
 from modules.search.ledger import search_cost
 from modules.search.protocol import SearchAlgorithm, Trace
 from modules.search.sweep import Panel, chosen_index
+from modules.statistics import Resamples, bootstrap_interval, cluster_interval, difference_ends
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,17 @@ class CurveCalculator:
 
     def points(self) -> list[CurvePoint]:
         """In the order of judges, then lines, then n."""
-        counts_RP = resample_counts(len(self.traces), self.seed, self.num_resamples)
+        resamples = Resamples.draw(len(self.traces), self.seed, self.num_resamples)
         points = []
         for judge in self.panel.judges:
             judged = self._judged(judge)
             for line in self._lines(judge, judged):
-                points += self._line_points(line, judge, judged, self._counts(), counts_RP)
+                points += self._line_points(line, judge, judged, self._counts(), resamples)
         ends = sorted({self._counts()[0], self._counts()[-1]})
         for judge in self.panel.final_judges:
             judged = self._judged(judge)
             for line in self._final_lines(judge):
-                points += self._line_points(line, judge, judged, ends, counts_RP)
+                points += self._line_points(line, judge, judged, ends, resamples)
         return with_gains(self._with_speakers(points), self.seed, self.num_resamples)
 
     def _with_speakers(self, points: Sequence[CurvePoint]) -> list[CurvePoint]:
@@ -70,7 +70,8 @@ class CurveCalculator:
         num_speakers = len(set(speakers_P)) if all(speakers_P) else 0
         known = []
         for point in points:
-            low, high = speaker_interval(point.scores_P, speakers_P, self.seed, self.num_resamples)
+            drawn_by = (self.seed, self.num_resamples)
+            low, high = cluster_interval(point.scores_P, speakers_P, *drawn_by, point.ends)
             about = {"num_speakers": num_speakers, "speakers_P": speakers_P}
             known.append(replace(point, speaker_low=low, speaker_high=high, **about))
         return known
@@ -80,14 +81,14 @@ class CurveCalculator:
         candidates do not know of each other. Other searches have none."""
         if not self.algorithm.independent_candidates:
             return []
-        counts_RP = resample_counts(len(self.traces), self.seed, self.num_resamples)
+        resamples = Resamples.draw(len(self.traces), self.seed, self.num_resamples)
         numbers = list(range(1, self._counts()[-1] + 1))
         points = []
         for judge in self.panel.judges:
             judged = self._judged(judge)
             for line in self._lines(judge, judged):
                 if line.selector is not None:
-                    points += self._line_points(line, judge, judged, numbers, counts_RP)
+                    points += self._line_points(line, judge, judged, numbers, resamples)
         return points
 
     def _counts(self) -> list[int]:
@@ -156,7 +157,7 @@ class CurveCalculator:
         return weights_N
 
     def _line_points(
-        self, line: Line, judge: Verifier, judged: list[JudgedPrompt], numbers: list[int], counts_RP: np.ndarray
+        self, line: Line, judge: Verifier, judged: list[JudgedPrompt], numbers: list[int], resamples: Resamples
     ) -> list[CurvePoint]:
         asked = [one for trace in self.traces for one in trace.candidates if judge.name in one.scores]
         num_unjudged = sum(bool(np.isnan(one.scores[judge.name])) and one.stopped for one in asked)
@@ -165,7 +166,8 @@ class CurveCalculator:
         for n in numbers:
             weights_PN = [line.weights(place, n) for place in range(len(self.traces))]
             scores_P = expected_scores(judged, weights_PN)
-            low, high = bootstrap_interval(scores_P, counts_RP)
+            low, high = bootstrap_interval(scores_P, resamples, ends_of(judge))
+            score_judged_only, judged_mass = judged_only_score(judged, weights_PN)
             cost = self._cost(line, n)
             points.append(
                 CurvePoint(
@@ -179,7 +181,7 @@ class CurveCalculator:
                     num_prompts=len(self.traces),
                     num_unjudged=num_unjudged,
                     num_runaways=num_runaways,
-                    score_judged_only=judged_only_score(judged, weights_PN),
+                    score_judged_only=score_judged_only,
                     prompt_set=self.prompt_set,
                     flops=cost.flops,
                     seconds=cost.seconds,
@@ -187,6 +189,11 @@ class CurveCalculator:
                     score_corpus=corpus_score(judged, scores_P),
                     chosen_runaways=expected_runaways(judged, weights_PN),
                     scores_P=scores_P,
+                    ends=ends_of(judge),
+                    judged_mass=judged_mass,
+                    shared_families="" if line.is_oracle else shared_families(line.selector, judge),
+                    selector_families=families_of(line.selector),
+                    judge_families=families_of(judge),
                 )
             )
         return points
@@ -209,11 +216,11 @@ class CurveCalculator:
 def with_gains(points: Sequence[CurvePoint], seed: int, num_resamples: int = 2000) -> list[CurvePoint]:
     """The points of one prompt set, each with the paired difference to chance at its n, under its judge."""
     chance = {(point.judge, point.n): point.scores_P for point in points if point.selector == "random"}
-    counts_RP = resample_counts(points[0].num_prompts, seed, num_resamples) if chance else None
+    resamples = Resamples.draw(points[0].num_prompts, seed, num_resamples) if chance else None
     gained = []
     for point in points:
         if (baseline_P := chance.get((point.judge, point.n))) is not None:
-            low, high = bootstrap_interval(point.scores_P - baseline_P, counts_RP)
+            low, high = bootstrap_interval(point.scores_P - baseline_P, resamples, difference_ends(point.ends))
             mean = float((point.scores_P - baseline_P).mean())
             point = replace(point, gain=mean, gain_low=low, gain_high=high)
         gained.append(point)

@@ -115,5 +115,8 @@ def _merged(requests: Sequence[Request]) -> Request:
         seeds = [seed for request in requests for seed in request.seeds]
         return Extend(branches, first.num_children, first.max_new_tokens, seeds)
     if isinstance(first, Score):
-        return replace(first, candidates=[one for request in requests for one in request.candidates])
+        candidates = [one for request in requests for one in request.candidates]
+        for index, candidate in enumerate(candidates):
+            candidate.index = index  # failures go by it, and every generator numbers its own from 0
+        return replace(first, candidates=candidates)
     return Drop([branch for request in requests for branch in request.branches])

@@ -1,13 +1,15 @@
-"""Exact expected best-of-n from N samples, and bootstrap intervals over prompts. Pure functions on numpy arrays.
+"""Exact expected best-of-n from N samples, and the sign-flip test. Pure functions on numpy arrays.
 
-Shapes: P prompts, N candidates, R resamples.
+Shapes: P prompts, N candidates.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from modules.api import Verifier
+from modules.statistics import UNBOUNDED, Ends
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,14 @@ class CurvePoint:
     an error above 50 % or never ended. `scores_P` is the expected score of every prompt, for comparisons between lines.
 
     `seconds` are the wall seconds that `flops` took here, in batches with others. [speaker_low, speaker_high] is the
-    interval over speakers (`speaker_interval`), wider where prompts of a speaker are alike; `num_speakers` is 0 and the
+    interval over speakers (`cluster_interval`), wider where prompts of a speaker are alike; `num_speakers` is 0 and the
     interval NaN where prompts name none. The mean over several seeds has `num_seeds` and the standard deviation of the
     seeds' scores, `seed_deviation`; counts of candidates are then those of all seeds. `model` is empty where there
-    is one.
+    is one. `ends` are the judge's worst and best score, which intervals reach for; `judged_mass` is the expected number
+    of prompts whose choice was judged, the weight of `score_judged_only` in a mean.
+
+    `shared_families`: the families of verifiers that selector and judge both belong to, empty where there are none;
+    such a judge favours its relative's choices. `holds_under_every_family` is explained in modules/search/families.py.
     """
 
     algorithm: str
@@ -60,6 +66,17 @@ class CurvePoint:
     model: str = ""
     speakers_P: tuple[str, ...] = field(default=(), repr=False, compare=False)
     scores_P: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
+    ends: Ends = field(default=UNBOUNDED, repr=False, compare=False)
+    judged_mass: float = field(default=math.nan, repr=False, compare=False)
+    shared_families: str = ""
+    holds_under_every_family: str = ""
+    selector_families: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
+    judge_families: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
+
+
+def ends_of(verifier: Verifier) -> Ends:
+    """The range of its scores, for intervals."""
+    return float(verifier.worst_score), float(verifier.best_score)
 
 
 def candidate_counts(num_candidates: int) -> list[int]:
@@ -121,14 +138,15 @@ def expected_scores(prompts: list[JudgedPrompt], weights_PN: list[np.ndarray]) -
     return np.array([weights @ prompt.metric_N for prompt, weights in zip(prompts, weights_PN, strict=True)])
 
 
-def judged_only_score(prompts: list[JudgedPrompt], weights_PN: list[np.ndarray]) -> float:
-    """Mean metric over the judged choices, weighted by their chance of being chosen. NaN if there is none."""
+def judged_only_score(prompts: list[JudgedPrompt], weights_PN: list[np.ndarray]) -> tuple[float, float]:
+    """Mean metric over the judged choices, weighted by their chance of being chosen (NaN if there is none), and the sum
+    of these chances: the expected number of prompts whose choice was judged."""
     total, mass = 0.0, 0.0
     for prompt, weights_N in zip(prompts, weights_PN, strict=True):
         chance_N = weights_N * prompt.judged_N
         total += float(chance_N @ prompt.metric_N)
         mass += float(chance_N.sum())
-    return total / mass if mass > 0 else math.nan
+    return (total / mass if mass > 0 else math.nan), mass
 
 
 def corpus_score(prompts: list[JudgedPrompt], scores_P: np.ndarray) -> float:
@@ -146,52 +164,6 @@ def expected_runaways(prompts: list[JudgedPrompt], weights_PN: list[np.ndarray])
         for prompt, weights_N in zip(prompts, weights_PN, strict=True)
     ]
     return sum(chances)
-
-
-def resample_counts(num_prompts: int, seed: int, num_resamples: int = 2000) -> np.ndarray:
-    """(R, P) how often each prompt is drawn in each bootstrap resample. A pure function: systems that are compared on
-    the same prompts use the same counts, which pairs them."""
-    if num_prompts < 1:
-        raise ValueError(f"Expected `num_prompts` to be at least 1, but got {num_prompts}.")
-    generator = np.random.default_rng(seed)
-    drawn_RP = generator.integers(0, num_prompts, size=(num_resamples, num_prompts))
-    return np.stack([np.bincount(drawn_P, minlength=num_prompts) for drawn_P in drawn_RP])
-
-
-def bootstrap_interval(values_P: np.ndarray, counts_RP: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of the mean of `values_P` over resamples: those of `resample_counts` (Efron 1979), or of
-    `speaker_counts`.
-
-    For the difference of two systems give the difference of their values: the same counts make it a paired interval.
-    """
-    if counts_RP.shape[1] != len(values_P):
-        raise ValueError(f"Expected `values_P` to hold {counts_RP.shape[1]} prompts, but got {len(values_P)}.")
-    ((low, high),) = bootstrap_intervals(values_P[None], counts_RP, level)
-    return float(low), float(high)
-
-
-def bootstrap_intervals(values_KP: np.ndarray, counts_RP: np.ndarray, level: float = 0.95) -> np.ndarray:
-    """(K, 2) `bootstrap_interval` of each row: all at once, since the resamples are the same."""
-    means_RK = counts_RP @ values_KP.T / counts_RP.sum(1, keepdims=True)
-    return np.quantile(means_RK, [(1 - level) / 2, (1 + level) / 2], axis=0).T
-
-
-def speaker_counts(speakers_P: Sequence[str], seed: int, num_resamples: int = 2000) -> np.ndarray:
-    """(R, P) how often each prompt is drawn where whole speakers are: with all their prompts (the cluster bootstrap of
-    Davison and Hinkley 1997, section 3.8). Rows differ in their sum where speakers differ in their number of prompts.
-    """
-    names, place_P = np.unique(np.array(speakers_P), return_inverse=True)
-    return resample_counts(len(names), seed, num_resamples)[:, place_P]
-
-
-def speaker_interval(
-    values_P: np.ndarray, speakers_P: Sequence[str], seed: int, num_resamples: int = 2000
-) -> tuple[float, float]:
-    """95 % interval of the mean of `values_P` over resampled speakers; NaN where a prompt names none, or all the same:
-    prompts of a speaker are not independent, so that the interval over prompts may be too narrow."""
-    if not all(speakers_P) or len(set(speakers_P)) < 2:
-        return math.nan, math.nan
-    return bootstrap_interval(values_P, speaker_counts(speakers_P, seed, num_resamples))
 
 
 def sign_flip_p_value(differences_P: np.ndarray, seed: int, num_flips: int = 10_000) -> float:

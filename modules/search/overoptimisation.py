@@ -14,14 +14,14 @@ from modules.search.curves import scores_of
 from modules.search.estimators import (
     CurvePoint,
     JudgedPrompt,
-    bootstrap_interval,
+    ends_of,
     expected_scores,
-    resample_counts,
     selection_weights,
 )
 from modules.search.identity import models_of
 from modules.search.protocol import Trace
 from modules.search.sweep import Panel, chosen_index
+from modules.statistics import Ends, Resamples, bootstrap_interval, difference_ends
 
 NO_INDEPENDENT_JUDGE = "no independent judge: what this selector bought is not known"
 
@@ -38,6 +38,7 @@ class OverOptimisation:
     `disagreement` is the mean over all candidates of the standard deviation of its members' z-scores (0 is one opinion,
     1 is chance), and `chosen_disagreement` that of the choices among n. Of `num_seeds` seeds the scores and gains are
     of each prompt's mean over them; standard deviations and disagreements are over the candidates of all.
+    `shared_families` as in CurvePoint.
     """
 
     prompt_set: str
@@ -63,6 +64,7 @@ class OverOptimisation:
     disagreement: float = math.nan
     chosen_disagreement: float = math.nan
     model: str = ""
+    shared_families: str = ""
 
 
 def over_optimisation(
@@ -83,7 +85,7 @@ def over_optimisation(
         seed: Of the bootstrap.
         num_resamples: Of the bootstrap.
     """
-    counts_RP = resample_counts(len(by_seed[0]), seed, num_resamples)
+    resamples = Resamples.draw(len(by_seed[0]), seed, num_resamples)
     traces = [trace for own in by_seed for trace in own]
     rows = []
     for selector in panel.selectors:
@@ -100,7 +102,7 @@ def over_optimisation(
             rows.append(OverOptimisation(*about, warning=NO_INDEPENDENT_JUDGE))
         for judge in [*panel.judges, *panel.final_judges]:
             if len(curve := curves.get(judge.name, [])) > 1:
-                rows.append(_row(curve, by_seed, selector, judge, counts_RP))
+                rows.append(_row(curve, by_seed, selector, judge, resamples))
     drawn_by = {"temperature": points[0].temperature, "num_seeds": len(by_seed)}
     return [replace(row, **drawn_by, **_disagreements(traces, row.selector)) for row in rows]
 
@@ -123,17 +125,19 @@ def _row(
     by_seed: Sequence[Sequence[Trace]],
     selector: Verifier,
     judge: Verifier,
-    counts_RP: np.ndarray,
+    resamples: Resamples,
 ) -> OverOptimisation:
     last, traces = curve[-1], [trace for own in by_seed for trace in own]
     own_P = {n: np.mean([_own_scores(own, selector, n) for own in by_seed], axis=0) for n in (1, last.n)}
-    own_change_P = (own_P[last.n] - own_P[1]) / _spread(traces, selector)
-    judge_spread = _spread(traces, judge)
+    own_spread, judge_spread = _spread(traces, selector), _spread(traces, judge)
+    own_change_P = (own_P[last.n] - own_P[1]) / own_spread
     judge_change_P = (last.scores_P - curve[0].scores_P) / judge_spread
-    own_low, own_high = bootstrap_interval(own_change_P, counts_RP)
-    judge_low, judge_high = bootstrap_interval(judge_change_P, counts_RP)
-    gap_low, gap_high = bootstrap_interval(own_change_P - judge_change_P, counts_RP)
-    turning_n = _turning_n(curve, counts_RP)
+    own_ends, judge_ends = _change_ends(selector, own_spread), _change_ends(judge, judge_spread)
+    gap_ends = own_ends[0] - judge_ends[1], own_ends[1] - judge_ends[0]
+    own_low, own_high = bootstrap_interval(own_change_P, resamples, own_ends)
+    judge_low, judge_high = bootstrap_interval(judge_change_P, resamples, judge_ends)
+    gap_low, gap_high = bootstrap_interval(own_change_P - judge_change_P, resamples, gap_ends)
+    turning_n = _turning_n(curve, resamples)
     is_over_optimised = own_low > 0 and turning_n > 0
     return OverOptimisation(
         prompt_set=last.prompt_set,
@@ -153,15 +157,22 @@ def _row(
         gap_low=gap_low,
         gap_high=gap_high,
         turning_n=turning_n,
+        shared_families=last.shared_families,
         warning=f"over-optimised: {judge.name} falls after n = {turning_n}" if is_over_optimised else "",
     )
 
 
-def _turning_n(curve: Sequence[CurvePoint], counts_RP: np.ndarray) -> int:
+def _change_ends(verifier: Verifier, spread: float) -> Ends:
+    """The largest fall and rise of its score, in standard deviations."""
+    low, high = difference_ends(ends_of(verifier))
+    return low / spread, high / spread
+
+
+def _turning_n(curve: Sequence[CurvePoint], resamples: Resamples) -> int:
     """The n of the judge's highest score if its fall from there to the last n excludes 0; else 0."""
     peak = max(curve, key=lambda point: point.score)  # the first among equals
     level = 1 - 0.05 / max(1, len(curve) - 1)
-    _, high = bootstrap_interval(curve[-1].scores_P - peak.scores_P, counts_RP, level)
+    _, high = bootstrap_interval(curve[-1].scores_P - peak.scores_P, resamples, difference_ends(peak.ends), level)
     return peak.n if high < 0 else 0
 
 

@@ -32,12 +32,13 @@ class SeedScore:
     flops: float
     seconds: float
     model: str = ""
+    shared_families: str = ""
 
     @classmethod
     def from_point(cls, point: CurvePoint, seed: int) -> "SeedScore":
         names = ("prompt_set", "algorithm", "temperature", "selector", "judge", "n")
-        numbers = ("score", "score_corpus", "flops", "seconds")
-        return cls(**{name: getattr(point, name) for name in names + numbers}, seed=seed)
+        values = ("score", "score_corpus", "flops", "seconds", "shared_families")
+        return cls(**{name: getattr(point, name) for name in names + values}, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class SweepResults:
             "prompts_sha256" (of keys and texts), "machine", "seeds" and "models" (name to hash; where there are
             several), "num_score_failures" (of all searches and seeds), "most_flops_per_prompt", "searches" (of each
             the model, algorithm, sampling, seeds, ...; outside stand those of the first), and "verifiers": a list of
-            {"name", "roles" (of "selector", "judge", "final judge"), "model_hash", "settings"}.
+            {"name", "roles" (of "selector", "judge", "final judge"), "model_hash", "families", "settings"}.
         comparisons: Paired differences between lines at equal n, in the order of comparisons.csv, of
             `summary.combined`.
         over_optimisation: Each selector's own score beside each independent judge's, with warnings.
@@ -121,6 +122,8 @@ CURVE_COLUMNS = (
     "speaker_high",
     "num_seeds",
     "seed_deviation",
+    "shared_families",
+    "holds_under_every_family",
     "seconds",
 )
 
@@ -140,11 +143,12 @@ def write_prompt_scores(results: SweepResults, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow([*about, "prompt_key", "speaker", "score"])
+        writer.writerow([*about, "prompt_key", "speaker", "score", "worst_score", "best_score", "shared_families"])
         for point in results.all_points:
             line = [getattr(point, name) for name in about]
             for trace, score in zip(results.prompt_sets[point.prompt_set], point.scores_P, strict=True):
-                writer.writerow([*line, trace.prompt.key, trace.prompt.speaker, float(score)])
+                own = (trace.prompt.key, trace.prompt.speaker, float(score))
+                writer.writerow([*line, *own, *point.ends, point.shared_families])
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -177,16 +181,15 @@ def chosen_indices(results: SweepResults) -> dict[str, dict[str, dict[str, int]]
     }
 
 
+def nan_to_none(row: dict[str, Any]) -> dict[str, Any]:
+    """For strict JSON, which has no NaN."""
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
+
+
 def write_summary(results: SweepResults, path: Path) -> None:
     """What was run, the curves, the chosen candidates and the hypotheses as strict JSON (NaN becomes null). Candidates
     go by their `index`, as in candidates.csv: a search that gave some up has another one at that place."""
-    points = [
-        {
-            name: None if isinstance(value := getattr(point, name), float) and math.isnan(value) else value
-            for name in CURVE_COLUMNS
-        }
-        for point in results.all_points
-    ]
+    points = [nan_to_none({name: getattr(point, name) for name in CURVE_COLUMNS}) for point in results.all_points]
     hypotheses = [
         {"prompt": key, "candidate": index, "verifier": name, "text": text}
         for (key, index, name), text in results.hypotheses.items()
@@ -195,7 +198,7 @@ def write_summary(results: SweepResults, path: Path) -> None:
         "description": results.description,
         "prompt_sets": {name: [trace.prompt.key for trace in traces] for name, traces in results.prompt_sets.items()},
         "points": points,
-        "equal_compute": [asdict(row) for row in results.equal_compute],
+        "equal_compute": [nan_to_none(asdict(row)) for row in results.equal_compute],
         "warnings": sorted({f"{row.selector}: {row.warning}" for row in results.over_optimisation if row.warning}),
         "chosen": chosen_indices(results),
         "hypotheses": hypotheses,

@@ -1,6 +1,6 @@
 """One sweep by several seeds: the mean of their curves, and how far the seeds lie apart.
 
-Shapes: P prompts, R resamples.
+Shapes: P prompts.
 """
 
 import functools
@@ -11,10 +11,11 @@ from dataclasses import replace
 import numpy as np
 
 from modules.search.curves import with_gains
-from modules.search.estimators import CurvePoint, bootstrap_interval, resample_counts, speaker_interval
+from modules.search.estimators import CurvePoint
 from modules.search.overoptimisation import over_optimisation
 from modules.search.results import SeedScore, SweepResults
 from modules.search.sweep import Panel
+from modules.statistics import Resamples, bootstrap_interval, cluster_interval
 
 
 def over_seeds(results: Sequence[SweepResults], panel: Panel, seed: int, num_resamples: int = 2000) -> SweepResults:
@@ -56,7 +57,7 @@ def averaged(curves: Sequence[Sequence[CurvePoint]], seed: int, num_resamples: i
         for point in points:
             # A search that has no curve has one point, at an n that may be another for every seed.
             groups.setdefault((*_line(point), point.n if counts[_line(point)] > 1 else 0), []).append(point)
-    drawn = functools.cache(functools.partial(resample_counts, seed=seed, num_resamples=num_resamples))
+    drawn = functools.cache(functools.partial(Resamples.draw, seed=seed, num_resamples=num_resamples))
     means = [
         _mean_point(group, drawn(group[0].num_prompts), seed, num_resamples)
         for group in groups.values()
@@ -73,12 +74,14 @@ def _line(point: CurvePoint) -> tuple[str, str, str]:
     return point.prompt_set, point.judge, point.selector
 
 
-def _mean_point(group: Sequence[CurvePoint], counts_RP: np.ndarray, seed: int, num_resamples: int) -> CurvePoint:
+def _mean_point(group: Sequence[CurvePoint], resamples: Resamples, seed: int, num_resamples: int) -> CurvePoint:
     first = group[0]
     scores_P = np.mean([point.scores_P for point in group], axis=0)
-    low, high = bootstrap_interval(scores_P, counts_RP)
-    speaker_low, speaker_high = speaker_interval(scores_P, first.speakers_P, seed, num_resamples)
-    known = [point.score_judged_only for point in group if not math.isnan(point.score_judged_only)]
+    low, high = bootstrap_interval(scores_P, resamples, first.ends)
+    speaker_low, speaker_high = cluster_interval(scores_P, first.speakers_P, seed, num_resamples, first.ends)
+    judged = [point for point in group if point.judged_mass > 0]
+    masses = [point.judged_mass for point in judged]
+    judged_only = float(np.average([one.score_judged_only for one in judged], weights=masses)) if judged else math.nan
     means = {
         name: float(np.mean([getattr(point, name) for point in group]))
         for name in ("score", "flops", "seconds", "score_corpus", "chosen_runaways")
@@ -92,7 +95,8 @@ def _mean_point(group: Sequence[CurvePoint], counts_RP: np.ndarray, seed: int, n
         speaker_high=speaker_high,
         num_unjudged=sum(point.num_unjudged for point in group),
         num_runaways=sum(point.num_runaways for point in group),
-        score_judged_only=float(np.mean(known)) if known else math.nan,
+        score_judged_only=judged_only,
+        judged_mass=sum(masses),
         num_seeds=len(group),
         seed_deviation=float(np.std([point.score for point in group], ddof=1)),
         scores_P=scores_P,

@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.metadata
+import math
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -14,6 +15,7 @@ from modules.search.candidates import CandidateRecord
 from modules.search.comparisons import compare
 from modules.search.curves import CurveCalculator
 from modules.search.equal_compute import at_equal_compute
+from modules.search.families import families_of, with_verdicts
 from modules.search.identity import digest, plain
 from modules.search.overoptimisation import over_optimisation
 from modules.search.results import SweepResults
@@ -85,6 +87,7 @@ def of_panel(record: CandidateRecord, panel: Panel) -> CandidateRecord:
 def combined(results: Sequence[SweepResults], seed: int, num_resamples: int = 2000) -> SweepResults:
     """The first one's results, with the others beside it, comparisons of every line, and searches beside best-of-n at
     equal compute."""
+    results = _with_verdicts(results, seed, num_resamples)
     if len(results) == 1:
         description = results[0].description | {"searches": [search_facts(results[0])]}
         compared = compare(results[0].points, seed, num_resamples)
@@ -93,7 +96,7 @@ def combined(results: Sequence[SweepResults], seed: int, num_resamples: int = 20
     warned = [row for one in named for row in one.over_optimisation]
     together = replace(named[0], others=named[1:], over_optimisation=warned)
     compared = compare(together.all_points, seed, num_resamples)
-    is_sampling = [one.description["algorithm"]["name"] == "best_of_n" for one in results]
+    is_sampling = [_is_sampling(one) for one in results]
     others = [point for one, samples in zip(named, is_sampling, strict=True) if not samples for point in one.points]
     baseline = [point for one, samples in zip(named, is_sampling, strict=True) if samples for point in one.every_n]
     beside = at_equal_compute(others, baseline, seed, num_resamples)
@@ -103,6 +106,16 @@ def combined(results: Sequence[SweepResults], seed: int, num_resamples: int = 20
     description = named[0].description | {"searches": searches, "num_score_failures": num_failures}
     description |= {"models": models} if models else {}
     return replace(together, comparisons=compared, equal_compute=beside, description=description)
+
+
+def _is_sampling(results: SweepResults) -> bool:
+    return results.description["algorithm"]["name"] == "best_of_n"
+
+
+def _with_verdicts(results: Sequence[SweepResults], seed: int, num_resamples: int) -> list[SweepResults]:
+    """With what every selector's gain comes to under judges of other families (see modules/search/families.py)."""
+    samples = [point for one in results if _is_sampling(one) for point in one.points]
+    return [replace(one, points=with_verdicts(one.points, samples, seed, num_resamples)) for one in results]
 
 
 def search_facts(results: SweepResults) -> dict[str, Any]:
@@ -160,13 +173,14 @@ def describe(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_candida
             for name, prompts in prompt_sets.items()
         },
         "num_prompts": {name: len(prompts) for name, prompts in prompt_sets.items()},
-        "most_flops_per_prompt": sweep.most_flops,
+        "most_flops_per_prompt": None if sweep.most_flops is None or math.isnan(sweep.most_flops) else sweep.most_flops,
         "verifiers": [
             {
                 "name": verifier.name,
                 "roles": sweep.panel.roles(verifier.name),
                 "model_hash": verifier.model_hash,
-                "settings": plain(getattr(verifier, "settings", None)),
+                "families": sorted(families_of(verifier)),
+                "settings": plain(verifier.settings),
             }
             for verifier in sweep.panel.everyone
         ],

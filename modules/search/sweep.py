@@ -59,7 +59,7 @@ class Panel:
             raise ValueError("Expected at least one verifier in `judges` or `final_judges`, but got none.")
         known: dict[str, Any] = {}
         for verifier in [*self.selectors, *self.judges, *self.final_judges]:
-            what = (verifier.model_hash, plain(getattr(verifier, "settings", None)))
+            what = (verifier.model_hash, plain(verifier.settings))
             if known.setdefault(verifier.name, what) != what:
                 raise ValueError(f"Expected `name` to stand for one verifier, but got two called {verifier.name!r}.")
             if verifier.name == "random" or verifier.name.startswith("oracle ("):
@@ -130,7 +130,7 @@ class Sweep:
         """
         if prompts:
             bounds = [self.estimated_cost(prompt, sampler).flops for prompt in prompts]
-            self.most_flops = max(self.most_flops or 0.0, sum(bounds) / len(bounds))
+            self.most_flops = max(self.most_flops or 0.0, sum(bounds) / len(bounds), key=_unknown_last)
             logger.info("%s: at most %.3g FLOPs a prompt", self.algorithm.name, sum(bounds) / len(bounds))
         for start in range(0, len(prompts), prompts_per_group):
             group = prompts[start : start + prompts_per_group]
@@ -272,6 +272,11 @@ class Sweep:
             return
         for candidate, text in zip(candidates, texts, strict=True):
             record.hypotheses[candidate.index, verifier.name] = text
+
+
+def _unknown_last(flops: float) -> float:
+    """For `max`, which would drop a NaN: what is not known may be any number."""
+    return math.inf if math.isnan(flops) else flops
 
 
 def silent_trace(trace: Trace, verifier_names: Sequence[str]) -> Trace:

@@ -32,12 +32,21 @@ class AudioModel:
         auto_class: Of transformers, such as "AutoModelForCTC".
         device: Where it runs.
         batch_size: Clips at a time.
+        families: Kinds of model that it counts as; None: the type that its configuration names.
     """
 
-    def __init__(self, model: str, auto_class: str, device: str = "cpu", batch_size: int = 16) -> None:
+    def __init__(
+        self,
+        model: str,
+        auto_class: str,
+        device: str = "cpu",
+        batch_size: int = 16,
+        families: Sequence[str] | None = None,
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"Expected `batch_size` to be at least 1, but got {batch_size}.")
         self.model, self.auto_class, self.device, self.batch_size = str(model), auto_class, device, batch_size
+        self._families = families
 
     @cached_property
     def folder(self) -> Path:
@@ -56,6 +65,10 @@ class AudioModel:
         from transformers import AutoConfig
 
         return AutoConfig.from_pretrained(self.folder)
+
+    @property
+    def families(self) -> frozenset[str]:
+        return frozenset([self.config.model_type] if self._families is None else self._families)
 
     @cached_property
     def extractor(self) -> Any:

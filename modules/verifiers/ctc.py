@@ -19,17 +19,27 @@ class CTC:
         languages: What it knows; None takes every language.
         device: Where it runs.
         batch_size: Clips at a time.
+        families: Kinds of model that it counts as; None: the type that its configuration names.
     """
 
     def __init__(
-        self, model: str, languages: list[str] | None = None, device: str = "cpu", batch_size: int = 16
+        self,
+        model: str,
+        languages: list[str] | None = None,
+        device: str = "cpu",
+        batch_size: int = 16,
+        families: list[str] | None = None,
     ) -> None:
         self.model, self.languages, self.device, self.batch_size = model, languages, device, batch_size
-        self._audio_model = AudioModel(model, "AutoModelForCTC", device, batch_size)
+        self._audio_model = AudioModel(model, "AutoModelForCTC", device, batch_size, families)
 
     @property
     def model_hash(self) -> str:
         return self._audio_model.model_hash
+
+    @property
+    def families(self) -> frozenset[str]:
+        return self._audio_model.families
 
     @cached_property
     def _tokenizer(self) -> Any:

@@ -9,6 +9,7 @@ from torch import Tensor
 from modules.api import Audio, Candidate, Prompt
 from modules.verifiers.audio import ContentCache, Failures, reference_similarities, scores_of_groups
 from modules.verifiers.audio_models import AudioModel, mean_hidden
+from modules.verifiers.settings import constructor_settings
 
 
 class EmotionLabel:
@@ -20,21 +21,28 @@ class EmotionLabel:
         name: Column of tables.
         device: Where it runs.
         batch_size: Clips at a time.
+        families: Kinds of model that it counts as; None: the type that its configuration names.
 
     Raises:
         ValueError: At the first score, where the model has no such label.
     """
 
-    worst_score = 0.0
+    worst_score, best_score = 0.0, 1.0
     needs_text = False
     needs_reference = False
     judges_partial = True
 
     def __init__(
-        self, model: str, label: str, name: str = "emotion", device: str = "cpu", batch_size: int = 16
+        self,
+        model: str,
+        label: str,
+        name: str = "emotion",
+        device: str = "cpu",
+        batch_size: int = 16,
+        families: list[str] | None = None,
     ) -> None:
         self.label, self.name = label, name
-        self._audio_model = AudioModel(model, "AutoModelForAudioClassification", device, batch_size)
+        self._audio_model = AudioModel(model, "AutoModelForAudioClassification", device, batch_size, families)
         self._failures = Failures(name)
         self._scores = ContentCache(self._judge_all)
 
@@ -43,9 +51,13 @@ class EmotionLabel:
         return self._audio_model.model_hash
 
     @property
-    def settings(self) -> dict[str, str]:
+    def families(self) -> frozenset[str]:
+        return self._audio_model.families
+
+    @property
+    def settings(self) -> dict[str, Any]:
         """What decides the score beside the model."""
-        return {"label": self.label}
+        return constructor_settings(self)
 
     @property
     def num_failures(self) -> int:
@@ -84,22 +96,39 @@ class EmotionSimilarity:
         name: Column of tables.
         device: Where it runs.
         batch_size: Clips at a time.
+        families: Kinds of model that it counts as; None: the type that its configuration names.
     """
 
-    worst_score = -1.0
+    worst_score, best_score = -1.0, 1.0
     needs_text = False
     needs_reference = True
     judges_partial = True
 
-    def __init__(self, model: str, name: str = "emotion", device: str = "cpu", batch_size: int = 16) -> None:
+    def __init__(
+        self,
+        model: str,
+        name: str = "emotion",
+        device: str = "cpu",
+        batch_size: int = 16,
+        families: list[str] | None = None,
+    ) -> None:
         self.name = name
-        self._audio_model = AudioModel(model, "AutoModel", device, batch_size)
+        self._audio_model = AudioModel(model, "AutoModel", device, batch_size, families)
         self._failures = Failures(name)
         self._directions = ContentCache(self._embed)
 
     @property
     def model_hash(self) -> str:
         return self._audio_model.model_hash
+
+    @property
+    def families(self) -> frozenset[str]:
+        return self._audio_model.families
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the score beside the model."""
+        return constructor_settings(self)
 
     @property
     def num_failures(self) -> int:

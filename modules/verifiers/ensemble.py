@@ -90,13 +90,22 @@ class Ensemble:
     @property
     def settings(self) -> dict[str, object]:
         """What decides the score beside the models."""
-        members = {member.name: getattr(member, "settings", None) for member in self.members}
+        members = {member.name: member.settings for member in self.members}
         return {"method": self.method, "weights": self.weights, "members": members}
 
     @property
     def worst_score(self) -> float:
         """Below what any of up to 100 candidates can get: |z| is at most sqrt(N - 1)."""
         return -1.0 if self.method == "rank" else -10.0
+
+    @property
+    def best_score(self) -> float:
+        return 1.0 if self.method == "rank" else 10.0
+
+    @property
+    def families(self) -> frozenset[str]:
+        """Of all members."""
+        return frozenset().union(*(member.families for member in self.members))
 
     @property
     def needs_text(self) -> bool:

@@ -71,6 +71,8 @@ class Paraformer:
         device: Where it runs.
     """
 
+    families = frozenset({"paraformer"})
+
     def __init__(self, model: str = "funasr/paraformer-zh", device: str = "cpu") -> None:
         self.model, self.device = model, device
         self._funasr = FunASRModel(model, frames_per_second=1 / 0.06, device=device)
@@ -100,6 +102,8 @@ class Emotion2Vec:
         model: A folder, or a name on the hub.
         device: Where it runs.
     """
+
+    families = frozenset({"emotion2vec"})
 
     def __init__(self, model: str = "emotion2vec/emotion2vec_plus_large", device: str = "cpu") -> None:
         self.model, self.device = model, device

@@ -1,12 +1,14 @@
 """Whether a candidate has gone astray: loops, silence, far too long or too short for its text. Costs nearly nothing."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from modules.api import Candidate, Prompt
+from modules.verifiers.settings import constructor_settings
 
 FRAME_SECONDS = 0.02
 
@@ -48,7 +50,8 @@ class Health:
     """
 
     model_hash = "health"
-    worst_score = 0.0
+    worst_score, best_score = 0.0, 1.0
+    families = frozenset({"health"})
     needs_text = True
     needs_reference = False
     judges_partial = True
@@ -77,9 +80,9 @@ class Health:
         self.name = name
 
     @property
-    def settings(self) -> dict[str, float | int | str]:
+    def settings(self) -> dict[str, Any]:
         """What decides the score."""
-        return {name: value for name, value in vars(self).items() if name != "name"}
+        return constructor_settings(self)
 
     def problems(self, prompt: Prompt, candidate: Candidate) -> list[str]:
         """What is wrong: of "loop", "silence", "too long", "too short". Raises ValueError without audio."""

@@ -1,6 +1,7 @@
 """What the language model itself thinks of a candidate: its mean log-probability per token."""
 
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ class Likelihood:
 
     name = "likelihood"
     model_hash = "likelihood"
+    families = frozenset({"likelihood"})
+    settings: ClassVar[dict[str, Any]] = {}
+    best_score = 0.0
     worst_score = -20.0
     needs_text = False
     needs_reference = False

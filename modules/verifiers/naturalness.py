@@ -12,6 +12,7 @@ from modules.threads import torch_threads
 from modules.verifiers.audio import ContentCache, Failures, in_threads, num_cores, resampled, scores_of_groups
 from modules.verifiers.audio_models import AudioModel
 from modules.verifiers.model_files import content_hash, package_folder
+from modules.verifiers.settings import constructor_settings
 
 SAMPLE_RATE = 16_000
 WINDOW_SECONDS = 9.01
@@ -36,7 +37,8 @@ class Dnsmos:
         num_workers: Clips judged at a time; 0 is one per core.
     """
 
-    worst_score = 1.0
+    worst_score, best_score = 1.0, 5.0
+    families = frozenset({"dnsmos"})
     needs_text = False
     needs_reference = False
     judges_partial = True
@@ -52,9 +54,9 @@ class Dnsmos:
         self._scores = ContentCache(self._judge_all)
 
     @property
-    def settings(self) -> dict[str, str]:
+    def settings(self) -> dict[str, Any]:
         """What decides the score beside the model."""
-        return {"field": self.field}
+        return constructor_settings(self)
 
     @property
     def name(self) -> str:
@@ -135,6 +137,8 @@ class AudioRegressor:
         worst_score: The low end of the scale that the model was trained on.
         device: Where it runs.
         batch_size: Clips at a time.
+        best_score: The high end.
+        families: Kinds of model that it counts as; None: the type that its configuration names.
 
     Raises:
         ValueError: At the first score, where the model has not exactly one output.
@@ -145,16 +149,32 @@ class AudioRegressor:
     judges_partial = True
 
     def __init__(
-        self, model: str, name: str = "naturalness", worst_score: float = 1.0, device: str = "cpu", batch_size: int = 16
+        self,
+        model: str,
+        name: str = "naturalness",
+        worst_score: float = 1.0,
+        device: str = "cpu",
+        batch_size: int = 16,
+        best_score: float = 5.0,
+        families: list[str] | None = None,
     ) -> None:
-        self.name, self.worst_score = name, worst_score
-        self._audio_model = AudioModel(model, "AutoModelForAudioClassification", device, batch_size)
+        self.name, self.worst_score, self.best_score = name, worst_score, best_score
+        self._audio_model = AudioModel(model, "AutoModelForAudioClassification", device, batch_size, families)
         self._failures = Failures(name)
         self._scores = ContentCache(self._judge_all)
 
     @property
     def model_hash(self) -> str:
         return self._audio_model.model_hash
+
+    @property
+    def families(self) -> frozenset[str]:
+        return self._audio_model.families
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the score beside the model: nothing but the ends of its scale."""
+        return constructor_settings(self)
 
     @property
     def num_failures(self) -> int:

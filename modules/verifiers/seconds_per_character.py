@@ -1,6 +1,7 @@
 """How long a candidate takes for each character of its text. Needs no model."""
 
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ class SecondsPerCharacter:
 
     name = "seconds per character"
     model_hash = "seconds per character"
+    families = frozenset({"seconds per character"})
+    settings: ClassVar[dict[str, Any]] = {}
+    best_score = float("inf")
     worst_score = 0.0
     needs_text = True
     needs_reference = False

@@ -18,6 +18,7 @@ from modules.threads import torch_threads
 from modules.verifiers.audio import ContentCache, Failures, checked, failed, reference_similarities, resampled
 from modules.verifiers.audio_models import AudioModel
 from modules.verifiers.model_files import content_hash, package_folder
+from modules.verifiers.settings import constructor_settings
 
 SAMPLE_RATE = 16_000
 MIN_VOICED_SECONDS = 0.3
@@ -31,6 +32,8 @@ class SpeakerEncoder(Protocol):
 
     @property
     def model_hash(self) -> str: ...
+    @property
+    def families(self) -> frozenset[str]: ...
     def embed(self, audios: Sequence[Audio | None]) -> list[np.ndarray | Exception]:
         """One (D,) float32 of length 1 each, or why there is none."""
         ...
@@ -49,6 +52,8 @@ class Resemblyzer:
         device: Where the network runs.
         weights: Another file of weights in resemblyzer's format; the package's own where None.
     """
+
+    families = frozenset({"ge2e"})
 
     def __init__(self, device: str = "cpu", weights: Path | None = None) -> None:
         self.device = device
@@ -132,14 +137,21 @@ class XVector:
         model: A folder, or a name on the hub such as microsoft/wavlm-base-plus-sv.
         device: Where it runs.
         batch_size: Clips at a time.
+        families: Kinds of model that it counts as; None: the type that its configuration names.
     """
 
-    def __init__(self, model: str, device: str = "cpu", batch_size: int = 16) -> None:
-        self._audio_model = AudioModel(model, "AutoModelForAudioXVector", device, batch_size)
+    def __init__(
+        self, model: str, device: str = "cpu", batch_size: int = 16, families: list[str] | None = None
+    ) -> None:
+        self._audio_model = AudioModel(model, "AutoModelForAudioXVector", device, batch_size, families)
 
     @property
     def model_hash(self) -> str:
         return self._audio_model.model_hash
+
+    @property
+    def families(self) -> frozenset[str]:
+        return self._audio_model.families
 
     def embed(self, audios: Sequence[Audio | None]) -> list[np.ndarray | Exception]:
         """One (D,) float32 of length 1 each, or why there is none."""
@@ -174,7 +186,7 @@ class Speaker:
         name: Column of tables.
     """
 
-    worst_score = -1.0
+    worst_score, best_score = -1.0, 1.0
     needs_text = False
     needs_reference = True
     judges_partial = True
@@ -188,6 +200,15 @@ class Speaker:
     @property
     def model_hash(self) -> str:
         return self.encoder.model_hash
+
+    @property
+    def families(self) -> frozenset[str]:
+        return self.encoder.families
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the score beside the model."""
+        return constructor_settings(self.encoder)
 
     @property
     def num_failures(self) -> int:

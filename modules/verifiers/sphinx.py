@@ -33,6 +33,8 @@ class Pocketsphinx:
         word_insertion_penalty: Factor on the probability for each word of the grammar.
     """
 
+    families = frozenset({"pocketsphinx"})
+
     def __init__(
         self,
         grammar: str | None = DIGITS_GRAMMAR,

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Prompt
 from modules.verifiers.audio import Failures, audio_hash, checked, failed, raise_passing, regrouped, resampled
 from modules.verifiers.normalise import Normaliser
+from modules.verifiers.settings import constructor_settings
 
 MAX_CACHED_TEXTS = 100_000
 
@@ -19,6 +20,8 @@ class Recogniser(Protocol):
 
     @property
     def model_hash(self) -> str: ...
+    @property
+    def families(self) -> frozenset[str]: ...
     def transcribe(self, audios: Sequence[Audio], language: str) -> list[str]:
         """One text per clip, which does not depend on the other clips; raises what the model raises."""
         ...
@@ -68,10 +71,6 @@ def heard_audio(prompt: Prompt, candidate: Candidate) -> Audio | None:
     return Audio(torch.cat([recording_T, candidate.audio.samples_T.detach().float().cpu()]), rate)
 
 
-# Attributes of a recogniser that say how fast it works, not what it hears; and its cached hash.
-NOT_SETTINGS = {"device", "num_workers", "cpu_threads", "batch_size", "model_hash"}
-
-
 class Transcript:
     """1 - min(1, error rate) between the prompt's text and what a recogniser hears: 1.0 is every word, 0.0 none.
 
@@ -88,7 +87,7 @@ class Transcript:
         name: Column of tables.
     """
 
-    worst_score = 0.0
+    worst_score, best_score = 0.0, 1.0
     needs_text = True
     needs_reference = False
     judges_partial = True
@@ -114,14 +113,18 @@ class Transcript:
         return self.recogniser.model_hash
 
     @property
-    def settings(self) -> dict[str, str]:
+    def families(self) -> frozenset[str]:
+        return self.recogniser.families
+
+    @property
+    def settings(self) -> dict[str, Any]:
         """What decides the score beside the model: kept with stored scores and printed in reports."""
-        recogniser = {
-            name: str(value)
-            for name, value in vars(self.recogniser).items()
-            if not name.startswith("_") and name not in NOT_SETTINGS
+        return {
+            "normaliser": self.normaliser.name,
+            "normaliser_identity": self.normaliser.identity,
+            "unit": self.unit,
+            **constructor_settings(self.recogniser),
         }
-        return {"normaliser": self.normaliser.name, "unit": self.unit, **recogniser}
 
     @property
     def num_failures(self) -> int:

