@@ -168,9 +168,8 @@ class InferenceScaling(Callback):
         settings = [(algorithm, temperature) for temperature in self.temperatures for algorithm in self.algorithms]
         by_setting: list[tuple[str, list[Sweep]]] = []  # the model's name, and a sweep of each seed
         for name, model in self._models(pl_module):
-            model_hash = model.model_hash
             for setting in settings:
-                by_setting.append((name, [self._sweep(model_hash, *setting, seed) for seed in self.seeds]))
+                by_setting.append((name, [self._sweep(model, *setting, seed) for seed in self.seeds]))
                 for sweep in by_setting[-1][1]:
                     self._run(trainer, name, sweep, model.sampler(sweep.sampling, engine=self.engine), prompt_sets)
         trainer.strategy.barrier("inference_scaling")
@@ -197,11 +196,12 @@ class InferenceScaling(Callback):
             yield model.name, model
             model.free()
 
-    def _sweep(self, model_hash: str, algorithm: SearchAlgorithm, temperature: float, seed: int) -> Sweep:
+    def _sweep(self, model: Any, algorithm: SearchAlgorithm, temperature: float, seed: int) -> Sweep:
         store = CandidateStore(self.folder / "candidates")
         sampling = replace(self.sampling, temperature=temperature)
-        about = (self.panel, store, model_hash, seed, self.decode_batch_size)
-        return Sweep(self.codec, algorithm, sampling, *about, engine=self.engine)
+        about = (self.panel, store, model.model_hash, seed)
+        how = {"decode_batch_size": self.decode_batch_size, "engine": self.engine}
+        return Sweep(self.codec, algorithm, sampling, *about, **how, prompt_format=model.prompt_format)
 
     def _run(
         self, trainer: Trainer, model: str, sweep: Sweep, sampler: Sampler, prompt_sets: dict[str, list[Prompt]]

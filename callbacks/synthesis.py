@@ -103,7 +103,7 @@ class SpeechWriter(Callback):
         self.written = []
         codebook_size = pl_module.prompt_format.token_space.codebook_size
         check_codec(self.codec, codebook_size, getattr(pl_module, "codec_fingerprint", ""))
-        self._model_hash = pl_module.model_hash
+        self._model_hash, self._prompt_format = pl_module.model_hash, pl_module.prompt_format
         self._decoder = decoder_fingerprint(self.codec)
         self._voice = None if self.reference is None else read_audio(Path(self.reference))
 
@@ -167,8 +167,9 @@ class SpeechWriter(Callback):
     def _record(self, trace: Trace, chosen: int) -> dict[str, Any]:
         """What was run and what came of it, ready for JSON; NaN scores are null. `hash` is of the former."""
         prompt, selector = trace.prompt, self.selector
+        drawn_by = (self.sampling, self.algorithm, self.seed)
         identity = candidate_identity(
-            self._model_hash, self.codec, prompt, self.sampling, self.algorithm, self.seed, engine=self.engine
+            self._model_hash, self._prompt_format, self.codec, prompt, *drawn_by, engine=self.engine
         ) | {
             "decoder": self._decoder,
             "selector": selector and [selector.name, score_identity(selector, prompt, self._decoder)],

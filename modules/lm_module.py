@@ -16,7 +16,7 @@ from modules.lm.adapters import LowRankAdapters, add_adapters
 from modules.lm.answers import AnswerKind
 from modules.lm.compute import TransformerSize
 from modules.lm.loss import code_bits, sums_by_task
-from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama, weights_hash
+from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama, model_hash
 from modules.lm.noise import training_seed
 from modules.lm.parallel import build_sharded
 from modules.lm.pretrained import PretrainedNetwork, load_pretrained
@@ -228,8 +228,8 @@ class LMModule(lightning.LightningModule):
 
     @property
     def model_hash(self) -> str:
-        """SHA-256 over the size, the TokenSpace and every weight: what identifies this model in stored candidates."""
-        return weights_hash(self.network, about=repr((self.size, self.token_space)))
+        """Identifies this model in stored candidates (modules.lm.network.model_hash)."""
+        return model_hash(self.network, self.token_space)
 
     # -------------------------------------------------------------------------------------------------- checkpoints
 

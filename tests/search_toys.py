@@ -1,11 +1,13 @@
 """A sampler, a codec and verifiers that are simple enough to check by hand, and that count what they are asked."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from modules.api import Branch, Candidate, Prompt
+from modules.tokens import TokenSpace, Utterance
 
 CODEBOOK_SIZE = 16
 HOP_LENGTH = 16
@@ -58,6 +60,24 @@ class ToySampler:
 
     def num_prompt_tokens(self, prompt: Prompt) -> int:
         return len(prompt.text)
+
+
+class ToyFormat:
+    """A prompt's tokens: the speaker's, the language's and the text's code points, and a spoken prompt's codes."""
+
+    num_extra_tokens = 0
+
+    def __init__(self, codebook_size: int = CODEBOOK_SIZE) -> None:
+        self.token_space = TokenSpace(text_vocab_size=1 << 20, codebook_size=codebook_size)
+
+    def prompt_tokens(
+        self, text: str, speaker: str = "", language: str = "", voice: Utterance | None = None
+    ) -> list[int]:
+        return [*map(ord, f"{speaker} {language} {text}"), *([] if voice is None else voice.codes)]
+
+    def example_tokens(self, text: str, codes: Sequence[int], **told: Any) -> tuple[list[int], int]:
+        prompt = self.prompt_tokens(text, **told)
+        return [*prompt, *codes], len(prompt)
 
 
 class TreeSampler(ToySampler):

@@ -25,7 +25,16 @@ from modules.verifiers.speaker import Resemblyzer, Speaker, XVector
 from modules.verifiers.transcript import Transcript
 from tests.audio_model_toys import save_audio_model
 from tests.conftest import speech_like
-from tests.search_toys import HOP_LENGTH, ToyCodec, ToySampler, ToyVerifier, TreeSampler, mean_level, toy_prompts
+from tests.search_toys import (
+    HOP_LENGTH,
+    ToyCodec,
+    ToyFormat,
+    ToySampler,
+    ToyVerifier,
+    TreeSampler,
+    mean_level,
+    toy_prompts,
+)
 
 RATE = 16_000
 
@@ -178,7 +187,16 @@ def test_a_sweep_asks_late_selectors_and_judges_once_a_group(tmp_path):
     failure that is stored as a judgement."""
 
     def sweep(*panel: list[Verifier]) -> Sweep:
-        return Sweep(ToyCodec(), BestOfN(4, 12), SamplingSettings(), Panel(*panel), CandidateStore(tmp_path), "m", 0)
+        return Sweep(
+            ToyCodec(),
+            BestOfN(4, 12),
+            SamplingSettings(),
+            Panel(*panel),
+            CandidateStore(tmp_path),
+            "m",
+            0,
+            prompt_format=ToyFormat(),
+        )
 
     prompts, judge = toy_prompts(5), ManyVerifier("judge", bad_length=5 * HOP_LENGTH)
     sampler = ToySampler()

@@ -5,7 +5,6 @@ Shapes: T audio samples.
 
 import csv
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,7 +26,7 @@ from modules.lm.prompt_format import TextToSpeech
 from modules.lm.tokenizer import ByteTokenizer
 from modules.search.best_of_n import BestOfN
 from tests.report_toys import Page
-from tests.search_toys import CODEBOOK_SIZE, ToyCodec, ToySampler, ToyVerifier, WritingVerifier, mean_level
+from tests.search_toys import CODEBOOK_SIZE, ToyCodec, ToyFormat, ToySampler, ToyVerifier, WritingVerifier, mean_level
 from tests.test_configs import read
 
 
@@ -171,7 +170,7 @@ class ToyModule(LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.prompt_format = SimpleNamespace(token_space=SimpleNamespace(codebook_size=CODEBOOK_SIZE))
+        self.prompt_format = ToyFormat(CODEBOOK_SIZE)
         self.started = []
 
     def sampler(self, settings, engine=None):

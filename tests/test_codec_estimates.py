@@ -77,7 +77,7 @@ class Comparing:
     """How far a clip is from the reference, and a failure for silence; remembers the rates it was handed."""
 
     needs_text = False
-    best_score, families, settings = 0.0, frozenset({"distance"}), {}  # noqa: RUF012
+    best_score, families, settings = 0.0, frozenset({"distance"}), {}
     name, model_hash, worst_score, needs_reference, judges_partial = "distance", "x", -1.0, True, True
 
     def __init__(self) -> None:

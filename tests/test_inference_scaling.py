@@ -21,6 +21,7 @@ from modules.search.candidates import CandidateStore
 from tests.search_toys import (
     CODEBOOK_SIZE,
     ToyCodec,
+    ToyFormat,
     ToySampler,
     ToyVerifier,
     WritingVerifier,
@@ -39,7 +40,7 @@ class ToyModule(LightningModule):
     def __init__(self, sampler: ToySampler, codebook_size: int = CODEBOOK_SIZE) -> None:
         super().__init__()
         self.toy_sampler = sampler
-        self.prompt_format = SimpleNamespace(token_space=SimpleNamespace(codebook_size=codebook_size))
+        self.prompt_format = ToyFormat(codebook_size)
 
     def sampler(self, settings: SamplingSettings, engine: object = None) -> ToySampler:
         assert settings.temperature == 0.9

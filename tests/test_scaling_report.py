@@ -25,6 +25,7 @@ from tests.report_toys import RATE, Page, ToneCodec, curve, tone_sweep
 from tests.search_toys import (
     CODEBOOK_SIZE,
     ToyCodec,
+    ToyFormat,
     ToySampler,
     ToyVerifier,
     last_level_or_nan,
@@ -207,7 +208,7 @@ def test_long_examples_are_stored_as_vorbis_and_stay_recognisable():
 
 class ToyModule(LightningModule):
     model_hash = "toy model"
-    prompt_format = SimpleNamespace(token_space=SimpleNamespace(codebook_size=CODEBOOK_SIZE))
+    prompt_format = ToyFormat(CODEBOOK_SIZE)
 
     def sampler(self, settings, engine=None):
         return ToySampler()

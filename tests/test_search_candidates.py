@@ -14,6 +14,7 @@ from modules.search.summary import summarise
 from modules.search.sweep import Panel, Sweep, chosen_index, unique_prompts
 from tests.search_toys import (
     ToyCodec,
+    ToyFormat,
     ToySampler,
     ToyVerifier,
     WritingVerifier,
@@ -31,6 +32,7 @@ def sweep_in(folder, selectors=(), judges=None, codec=None, **changes):
         "sampling": SamplingSettings(),
         "model_hash": "model",
         "seed": 7,
+        "prompt_format": ToyFormat(),
     } | changes
     return Sweep(codec or ToyCodec(), panel=panel, store=CandidateStore(folder), **settings)
 
@@ -139,7 +141,7 @@ def test_candidates_of_earlier_versions_are_still_found():
 
     def name_of(**settings):
         sampling = SamplingSettings(0.8, **settings)
-        return digest(candidate_identity("m", ToyCodec(), Prompt("k", "t"), sampling, BestOfN(4, 12), 7))
+        return digest(candidate_identity("m", ToyFormat(), ToyCodec(), Prompt("k", "t"), sampling, BestOfN(4, 12), 7))
 
     assert name_of() == "f2829196535be96f0399e2761b00d147b7858be0e748461693b722cc2f636b05"
     assert len({name_of(), name_of(min_p=0.1), name_of(repetition_penalty=1.1)}) == 3

@@ -16,7 +16,16 @@ from modules.search.process_beam import ProcessBeam
 from modules.search.scoring import decode_candidates
 from modules.search.sweep import Panel, Sweep
 from modules.verifiers.ensemble import Ensemble
-from tests.search_toys import HOP_LENGTH, ToyCodec, ToyVerifier, TreeSampler, first_level, mean_level, toy_prompts
+from tests.search_toys import (
+    HOP_LENGTH,
+    ToyCodec,
+    ToyFormat,
+    ToyVerifier,
+    TreeSampler,
+    first_level,
+    mean_level,
+    toy_prompts,
+)
 from tests.test_search_algorithms import PartialVerifier
 
 ADAPTIVE = Adaptive("reward", max_candidates=6, max_new_tokens=30, price=0.0, round_size=2)
@@ -69,7 +78,16 @@ def test_an_ensemble_that_fails_gives_no_scores_that_do_not_compare(tmp_path):
 
     def sweep(selector):
         panel = Panel([selector], [ToyVerifier("judge", mean_level)])
-        return Sweep(ToyCodec(), BestOfN(4, 12), SamplingSettings(), panel, CandidateStore(tmp_path), "model", 7)
+        return Sweep(
+            ToyCodec(),
+            BestOfN(4, 12),
+            SamplingSettings(),
+            panel,
+            CandidateStore(tmp_path),
+            "model",
+            7,
+            prompt_format=ToyFormat(),
+        )
 
     first = sweep(broken)
     first.run(prompts, TreeSampler())

@@ -24,10 +24,12 @@ from modules.search.sweep import Panel, Sweep
 from modules.statistics import Resamples, bootstrap_interval, cluster_interval, difference_ends
 from modules.verifiers.ensemble import Ensemble
 from tests.report_toys import Page
-from tests.search_toys import ToyCodec, ToySampler, ToyVerifier, first_level, mean_level, toy_prompts
+from tests.search_toys import ToyCodec, ToyFormat, ToySampler, ToyVerifier, first_level, mean_level, toy_prompts
 from tests.test_inference_scaling import timeless
 from tests.test_search_statistics import PartialVerifier, calculated, traces_with, verifier
 from tests.test_sweep_grid import run
+
+FORMAT = {"prompt_format": ToyFormat()}
 
 # ---------------------------------------------------------------------------------------------------------- speakers
 
@@ -95,7 +97,16 @@ def test_seconds_are_those_of_the_line():
 def test_what_every_verifier_costs_is_measured_and_stored(tmp_path):
     """Guards against a judge that costs nothing once it is a selector, and against costs that the store loses."""
     panel = Panel([verifier("one"), verifier("two")], [verifier("judge")])
-    sweep = Sweep(ToyCodec(), BestOfN(4, 12), SamplingSettings(), panel, CandidateStore(tmp_path), "m", 0)
+    sweep = Sweep(
+        ToyCodec(),
+        BestOfN(4, 12),
+        SamplingSettings(),
+        panel,
+        CandidateStore(tmp_path),
+        "m",
+        0,
+        prompt_format=ToyFormat(),
+    )
     prompts = toy_prompts(3)
     sweep.run(prompts, ToySampler())
     for prompt in prompts:
@@ -238,8 +249,8 @@ def test_how_much_an_ensemble_disagrees_reaches_the_tables(tmp_path):
     panel = Panel([Ensemble(members)], [ToyVerifier("judge", mean_level)])
     store = CandidateStore(tmp_path / "candidates")
     prompts = [Prompt(f"p{place}", "some words") for place in range(4)]
-    Sweep(ToyCodec(), BestOfN(6, 12), SamplingSettings(), panel, store, "m", 0).run(prompts, ToySampler())
-    sweep = Sweep(ToyCodec(), BestOfN(6, 12), SamplingSettings(), panel, store, "m", 0)
+    Sweep(ToyCodec(), BestOfN(6, 12), SamplingSettings(), panel, store, "m", 0, **FORMAT).run(prompts, ToySampler())
+    sweep = Sweep(ToyCodec(), BestOfN(6, 12), SamplingSettings(), panel, store, "m", 0, **FORMAT)
     results = summarise(sweep, {"set": prompts}, 100)
     expected, chosen = [], []
     for trace in results.prompt_sets["set"]:

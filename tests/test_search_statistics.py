@@ -18,7 +18,7 @@ from modules.search.process_beam import ProcessBeam
 from modules.search.protocol import Trace
 from modules.search.summary import summarise
 from modules.search.sweep import Panel, Sweep
-from tests.search_toys import ToyCodec, ToyVerifier, TreeSampler, first_level, mean_level, toy_prompts
+from tests.search_toys import ToyCodec, ToyFormat, ToyVerifier, TreeSampler, first_level, mean_level, toy_prompts
 
 
 class Ensemble(ToyVerifier):
@@ -155,7 +155,14 @@ def beam_sweep(folder, function=first_level, model_hash=None) -> Sweep:
         [ToyVerifier("judge", mean_level), ToyVerifier("twin", mean_level, "hash of reward")],
     )
     return Sweep(
-        ToyCodec(), ProcessBeam("reward", 3, 2, 30, 10), SamplingSettings(), panel, CandidateStore(folder), "model", 0
+        ToyCodec(),
+        ProcessBeam("reward", 3, 2, 30, 10),
+        SamplingSettings(),
+        panel,
+        CandidateStore(folder),
+        "model",
+        0,
+        prompt_format=ToyFormat(),
     )
 
 
@@ -194,4 +201,4 @@ def test_beams_of_another_reward_are_not_reused(tmp_path):
     assert again.num_tokens > 0
     with pytest.raises(ValueError, match="Expected what steers process_beam to be one of the selectors"):
         Sweep(ToyCodec(), ProcessBeam("absent", 3, 2, 30), SamplingSettings(), Panel([], [verifier("judge")]),
-              CandidateStore(tmp_path), "model", 0)  # fmt: skip
+              CandidateStore(tmp_path), "model", 0, prompt_format=ToyFormat())  # fmt: skip

@@ -36,7 +36,7 @@ from modules.tokens import Utterance
 from modules.verifiers.normalise import BasicWords
 from modules.verifiers.transcript import Transcript
 from tests.lm_toys import FORMAT, eager_copy, splitmix_uniform, toy_network
-from tests.search_toys import ToyCodec, ToySampler, ToyVerifier, mean_level
+from tests.search_toys import ToyCodec, ToyFormat, ToySampler, ToyVerifier, mean_level
 
 MARKERS = 256  # the byte tokenizer's tokens come before them
 TEXT_START, TEXT_END, SPEECH_START, SPEECH_END, CODE_0 = MARKERS + 2, MARKERS + 3, MARKERS + 4, MARKERS + 5, MARKERS + 8
@@ -199,7 +199,7 @@ def test_what_is_stored_depends_on_the_voice_and_older_records_stay_valid():
     spoken = replace(plain, voice=Utterance("y", (1, 2)))
 
     def identity(prompt):
-        return candidate_identity("model", codec, prompt, sampling, algorithm, 0)
+        return candidate_identity("model", ToyFormat(), codec, prompt, sampling, algorithm, 0)
 
     assert identity(plain)["prompt"] == {"key": "a", "text": "x", "language": "en"}
     others = [replace(spoken, voice=Utterance("z", (1, 2))), replace(spoken, voice=Utterance("y", (1, 3))), plain]

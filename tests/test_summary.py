@@ -14,6 +14,7 @@ from tests.report_toys import Page
 from tests.search_toys import (
     HOP_LENGTH,
     ToyCodec,
+    ToyFormat,
     ToySampler,
     ToyVerifier,
     WritingVerifier,
@@ -35,7 +36,16 @@ def fails_at_odd_lengths(samples_T):
 
 def sweep_in(folder, selectors, judges, final_judges=()) -> Sweep:
     panel = Panel(selectors, judges, final_judges)
-    return Sweep(ToyCodec(), BestOfN(6, 12), SamplingSettings(), panel, CandidateStore(folder), "model", 0)
+    return Sweep(
+        ToyCodec(),
+        BestOfN(6, 12),
+        SamplingSettings(),
+        panel,
+        CandidateStore(folder),
+        "model",
+        0,
+        prompt_format=ToyFormat(),
+    )
 
 
 def test_failures_of_every_rank_are_counted(tmp_path):

@@ -24,7 +24,7 @@ NAN = float("nan")
 class Fixed:
     """Gives the scores it was made with."""
 
-    best_score, families, settings = 9.0, frozenset({"given"}), {}  # noqa: RUF012
+    best_score, families, settings = 9.0, frozenset({"given"}), {}
     worst_score, needs_text, needs_reference, judges_partial = -9.0, False, False, True
 
     def __init__(self, name: str, scores: list[float]) -> None:

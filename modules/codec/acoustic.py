@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations
 
 from modules.codec.activations import AliasFreeSnake
 from modules.codec.encoder import Encoded
+from modules.codec.settings import unusual
 from modules.codec.spectral import frame_mask
 
 DILATIONS = 1, 3, 9
@@ -67,6 +68,11 @@ class AcousticEncoder(nn.Module):
     def samples_per_call(self) -> int:
         """How many samples a CPU should encode at once: the first activations, at twice the rate, are the largest."""
         return LARGEST_TENSOR // (4 * 2 * self.base_channels)
+
+    @property
+    def encode_settings(self) -> str:
+        """What decides the latents beside the weights, where it is unusual. Kernels show the strides."""
+        return unusual(self, sample_rate=16000)
 
     def forward(self, audio_BT: Tensor, num_samples_B: Tensor) -> Encoded:
         """(B, S, C) and the number of frames of each item, ceil(num_samples / hop_length)."""

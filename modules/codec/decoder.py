@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.codec.convnext import ConvNeXtStack
+from modules.codec.settings import unusual
 from modules.codec.spectral import InverseSTFT, frame_mask
 
 
@@ -35,6 +36,11 @@ class VocosDecoder(nn.Module):
         self.head = nn.Linear(channels, fft_size + 2)
         self.inverse_stft = InverseSTFT(fft_size, hop_length)
         self.receptive_frames = self.trunk.receptive_frames + fft_size // hop_length // 2
+
+    @property
+    def decode_settings(self) -> str:
+        """What decides the sound beside the weights, where it is unusual."""
+        return unusual(self, sample_rate=16000, hop_length=320)
 
     def forward(self, latent_BSC: Tensor, num_frames_B: Tensor) -> Tensor:
         """(B, S * hop_length)."""

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.codec.convnext import ConvNeXtStack
+from modules.codec.settings import unusual
 from modules.codec.spectral import LogMel, frame_mask
 
 
@@ -49,9 +50,14 @@ class SpectralEncoder(nn.Module):
         if hop_length % mels_per_code:
             raise ValueError(f"Expected `mels_per_code` to divide `hop_length`={hop_length}, but got {mels_per_code}.")
         self.sample_rate, self.hop_length, self.channels = sample_rate, hop_length, channels
-        self.mels_per_code = mels_per_code
+        self.mels_per_code, self.fft_size = mels_per_code, fft_size
         self.mel = LogMel(sample_rate, fft_size, hop_length // mels_per_code, num_mels)
         self.trunk = ConvNeXtStack(num_mels * mels_per_code, channels, num_layers, hidden_channels)
+
+    @property
+    def encode_settings(self) -> str:
+        """What decides the codes beside the weights, where it is unusual."""
+        return unusual(self, sample_rate=16000, hop_length=320, fft_size=1024, mels_per_code=2)
 
     def forward(self, audio_BT: Tensor, num_samples_B: Tensor) -> Encoded:
         """(B, S, C) and the number of frames of each item, ceil(num_samples / hop_length)."""

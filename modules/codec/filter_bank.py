@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules.codec.settings import unusual
 from modules.codec.spectral import frame_mask
 
 WINDOW_LENGTH, WINDOW_SHIFT, FFT_SIZE = 400, 160, 512  # 25 ms every 10 ms at 16 kHz
@@ -34,6 +35,11 @@ class KaldiFilterBank(nn.Module):
         self.edge_padding, self.num_mels, self.num_stacked = edge_padding, num_mels, num_stacked
         # No buffers: casting the codec to another precision must not round them.
         self.window, self.filters_FM = _povey_window(), kaldi_mel_filters(self.sample_rate, num_mels)
+
+    @property
+    def encode_settings(self) -> str:
+        """What decides the features."""
+        return f"edge_padding={self.edge_padding}{unusual(self, num_mels=80, num_stacked=2)}"
 
     def forward(self, audio_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S, num_stacked * M) float32, zero beyond an item's frames; and the number of frames of each item."""

@@ -82,7 +82,7 @@ class SemanticAcousticEncoder(nn.Module):
     @property
     def encode_settings(self) -> str:
         """What decides the codes beside the weights."""
-        return f"appends_frame={self.appends_frame} {self.semantic.encode_settings}"
+        return f"appends_frame={self.appends_frame} {self.semantic.encode_settings}{self.acoustic.encode_settings}"
 
     @property
     def samples_per_call(self) -> float:

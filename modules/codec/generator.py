@@ -84,8 +84,9 @@ class CodecGenerator(nn.Module):
 
     @property
     def decoder_fingerprint(self) -> str:
-        """Hash of all weights: what decides how codes sound."""
-        return self._weights_hash(lambda name: True)
+        """Hash of what decides how codes sound: all weights, and the `decode_settings` of quantizer and decoder."""
+        settings = [getattr(part, "decode_settings", "") for part in (self.quantizer, self.decoder)]
+        return self._weights_hash(lambda name: True, "".join(settings))
 
     def forward(self, audio_BT: Tensor, num_samples_B: Tensor, semantic_BSC: Tensor | None = None) -> Resynthesis:
         """Audio of the same length as the input, differentiable through the quantizer's straight-through estimator.

@@ -10,6 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from modules.codec.settings import unusual
+
+# Levels of our recipes by the number of code dimensions, which the weights show: unusual are all others.
+USUAL_LEVELS = {4: (8, 8, 8, 8), 6: (7, 7, 7, 7, 5, 5), 8: (4,) * 8}
+
 
 @dataclass
 class Quantized:
@@ -33,10 +38,20 @@ class FiniteScalarQuantizer(nn.Module):
         super().__init__()
         from vector_quantize_pytorch import FSQ
 
-        self.codebook_size = math.prod(levels)
+        self.codebook_size, self.levels = math.prod(levels), tuple(levels)
         self.project_in = nn.Linear(channels, len(levels))
         self.quantizer = FSQ(levels=list(levels))
         self.project_out = nn.Linear(len(levels), channels)
+
+    @property
+    def encode_settings(self) -> str:
+        """What decides the codes beside the weights, where it is unusual."""
+        return self.decode_settings
+
+    @property
+    def decode_settings(self) -> str:
+        """What decides the vectors of codes beside the weights, where it is unusual."""
+        return unusual(self, levels=USUAL_LEVELS.get(len(self.levels)))
 
     def forward(self, x_BSC: Tensor) -> Quantized:
         with torch.autocast(x_BSC.device.type, enabled=False):
@@ -56,17 +71,18 @@ class Xcodec2Quantizer(FiniteScalarQuantizer):
     at -.8095, -.2434 and .4079 (one bound: -1.1497, -.3462 and .4573). transformers' Xcodec2Model does the same.
     """
 
-    encode_settings = "bound twice"
-
     def __init__(self, channels: int = 2048, levels: Sequence[int] = (4,) * 8) -> None:
         super().__init__(channels, levels)
         levels_D = torch.tensor(levels)
         half_range_D = (levels_D - 1) * (1 + 1e-3) / 2
         offset_D = torch.where(levels_D % 2 == 0, 0.5, 0.0)
-        self.levels = tuple(levels)
         self.register_buffer("half_range_D", half_range_D, persistent=False)
         self.register_buffer("offset_D", offset_D, persistent=False)
         self.register_buffer("shift_D", (offset_D / half_range_D).atanh(), persistent=False)
+
+    @property
+    def encode_settings(self) -> str:
+        return f"bound twice{self.decode_settings}"
 
     def forward(self, x_BSC: Tensor) -> Quantized:
         with torch.autocast(x_BSC.device.type, enabled=False):

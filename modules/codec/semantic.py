@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from modules.codec.acoustic import unequal_lengths
 from modules.codec.encoder import Encoded
 from modules.codec.relative_attention import with_quick_positions
+from modules.codec.settings import unusual
 from modules.codec.spectral import frame_mask
 
 ATTENTION_NAME = "sdpa_with_mask_unread"  # as transformers knows it
@@ -69,7 +70,7 @@ class SemanticEncoder(nn.Module):
     @property
     def encode_settings(self) -> str:
         """What decides the states beside the weights."""
-        return f"edge_padding={getattr(self.front_end, 'edge_padding', None)}"
+        return self.front_end.encode_settings + unusual(self, hop_length=320)
 
     @property
     def config(self) -> Tensor:
@@ -149,6 +150,11 @@ class NormalisedWaveform(nn.Module):
     def __init__(self, normalise: bool = True, edge_padding: int = 40, hop_length: int = 320) -> None:
         super().__init__()
         self.normalise, self.edge_padding, self.hop_length = normalise, edge_padding, hop_length
+
+    @property
+    def encode_settings(self) -> str:
+        """What decides the input of the network."""
+        return f"edge_padding={self.edge_padding}{unusual(self, normalise=True, hop_length=320)}"
 
     def forward(self, audio_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T + 2 * edge_padding), and the number of frames of each item."""

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.codec.acoustic import unequal_lengths
+from modules.codec.settings import unusual
 from modules.codec.spectral import InverseSTFT, frame_mask
 
 
@@ -52,6 +53,7 @@ class TransformerDecoder(nn.Module):
             )
         self.sample_rate, self.hop_length, self.channels = sample_rate, hop_length, channels
         self.num_heads, self.dropout, self.time_rotary = num_heads, dropout, time_rotary
+        self.num_groups = num_groups
         self.embed = nn.Conv1d(channels, channels, 7, padding=3)
         self.prior = nn.ModuleList(_ConvolutionBlock(channels, num_groups, dropout) for _ in range(2))
         self.layers = nn.ModuleList(_TransformerBlock(channels, num_heads, hidden_channels) for _ in range(num_layers))
@@ -64,6 +66,11 @@ class TransformerDecoder(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+    @property
+    def decode_settings(self) -> str:
+        """What decides the sound beside the weights, where it is unusual."""
+        return unusual(self, sample_rate=16000, hop_length=320, num_heads=16, num_groups=32, time_rotary=False)
 
     def forward(self, latent_BSC: Tensor, num_frames_B: Tensor) -> Tensor:
         """(B, S * hop_length)."""

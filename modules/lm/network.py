@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -13,9 +14,27 @@ from torch.distributed.tensor import DTensor
 from modules.batches import TokenBatch
 from modules.lm.attention import find_segments, register_packed_attention
 from modules.lm.loss import SummedLoss, linear_cross_entropy
+from modules.tokens import TokenSpace
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
+    from transformers import LlamaForCausalLM, PreTrainedConfig
+
+# Keys of a configuration that do not change what is drawn: how it was initialised, trained or written, and the tokens
+# that `generate` would stop at (ours stop at the TokenSpace's). The dtype is that of the weights, which are hashed.
+NOT_DRAWING = {
+    "_name_or_path",
+    "architectures",
+    "attention_dropout",
+    "bos_token_id",
+    "chat_template",
+    "dtype",
+    "eos_token_id",
+    "initializer_range",
+    "pad_token_id",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
 
 
 @dataclass(frozen=True)
@@ -109,11 +128,31 @@ class SpeechLanguageModel(nn.Module):
         return linear_cross_entropy(hidden_NC, self.llama.lm_head.weight, batch.labels_RL.flatten())
 
 
-def weights_hash(network: nn.Module, about: str) -> str:
-    """SHA-256 over `about` and every weight: name, dtype, shape and bytes, whole where they are sharded."""
-    digest = hashlib.sha256(about.encode())
+def model_hash(network: SpeechLanguageModel, token_space: TokenSpace) -> str:
+    """SHA-256 over all that decides what the network draws: its configuration, the scales of its adapters, the
+    TokenSpace, and every weight: name, dtype, shape and bytes, whole where they are sharded."""
+    about = {
+        "config": drawing_config(network.llama.config),
+        "adapter_scales": adapter_scales(network),
+        "token_space": token_space.as_dict(),
+    }
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, weight in sorted(network.state_dict().items()):
         weight = weight.full_tensor() if isinstance(weight, DTensor) else weight
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def drawing_config(config: PreTrainedConfig) -> dict[str, Any]:
+    """What of a configuration decides the logits, where it differs from transformers' default: all but NOT_DRAWING."""
+    return {name: value for name, value in config.to_diff_dict().items() if name not in NOT_DRAWING}
+
+
+def adapter_scales(network: nn.Module) -> dict[str, dict[str, float]]:
+    """Factor of each low-rank update, by layer and adapter: alpha / rank, which no weight shows."""
+    scales = {}
+    for name, module in network.named_modules():
+        if isinstance(given := getattr(module, "scaling", None), dict):  # peft's; attention has a number of that name
+            scales[name] = {adapter: float(scale) for adapter, scale in given.items()}
+    return scales

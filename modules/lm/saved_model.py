@@ -8,7 +8,7 @@ import torch
 from modules.api import PromptFormat, Sampler, SamplerEngine, SamplingSettings
 from modules.lm.checkpoints import instantiate, read_checkpoint, restored_network
 from modules.lm.huggingface_tokenizer import HuggingFaceTokenizer
-from modules.lm.network import LlamaSize, SpeechLanguageModel, weights_hash
+from modules.lm.network import SpeechLanguageModel, model_hash
 from modules.lm.pretrained import PretrainedNetwork, load_pretrained
 from modules.lm.sampler import KVCacheSampler
 
@@ -35,7 +35,6 @@ class SavedModel:
         self.name = name
         self.network = PretrainedNetwork(source, revision)
         self._given_format = prompt_format
-        self._size = LlamaSize()
         self._model: SpeechLanguageModel | None = None
 
     @cached_property
@@ -62,7 +61,6 @@ class SavedModel:
         """Read the weights."""
         if self._given_format is None:
             checkpoint = read_checkpoint(Path(self.network.source))
-            self._size = LlamaSize(**checkpoint["hyper_parameters"]["size"])
             network = restored_network(checkpoint, merge=False)
         else:
             network = load_pretrained(self.network, self.prompt_format.token_space)
@@ -76,7 +74,7 @@ class SavedModel:
     @property
     def model_hash(self) -> str:
         """That of the LMModule that holds these weights; known once they are loaded."""
-        return weights_hash(self.loaded, about=repr((self._size, self.prompt_format.token_space)))
+        return model_hash(self.loaded, self.prompt_format.token_space)
 
     def free(self) -> None:
         """Let the weights go."""

@@ -81,8 +81,9 @@ class VLLM:
         self._model_hash = ""
 
     def identity(self) -> dict[str, Any]:
-        """Name, version and what changes the numbers; how many devices share the work does not."""
-        about = {"name": "vllm", "version": vllm_version(), "dtype": self.dtype}
+        """Name, version and what changes the numbers: eager kernels round otherwise than compiled ones. How many
+        devices share the work does not count."""
+        about = {"name": "vllm", "version": vllm_version(), "dtype": self.dtype, "enforce_eager": self.enforce_eager}
         return about | ({"engine_arguments": self.engine_arguments} if self.engine_arguments else {})
 
     def sampler(

@@ -22,7 +22,8 @@ from modules.search.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 2
+# 3: the prompt counts by its tokens, the model by its configuration, no class by its module.
+FORMAT_VERSION = 3
 
 
 @dataclass
@@ -67,6 +68,7 @@ class CandidateStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
+        self._has_looked_for_older = False
 
     def path(self, identity: dict[str, Any]) -> Path:
         # File systems allow names of 255 bytes, which 80 characters of most scripts would fill.
@@ -80,6 +82,7 @@ class CandidateStore:
             content = json.loads(path.read_text(encoding="utf-8"))
             return _record_from_content(content, identity, prompt)
         except FileNotFoundError:
+            self._report_older()
             return None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             aside = path.with_suffix(".json.damaged")
@@ -91,6 +94,21 @@ class CandidateStore:
                 aside.name,
             )
             return None
+
+    def _report_older(self) -> None:
+        """Say once that the folder holds candidates which cannot be found any more, since their names were made by an
+        older rule."""
+        if self._has_looked_for_older:
+            return
+        self._has_looked_for_older = True
+        num_older = sum(0 < stored_format(path) < FORMAT_VERSION for path in self.folder.glob("*.json"))
+        if num_older:
+            logger.warning(
+                "%d files in %s hold candidates of an older format, which did not tell two templates or two versions "
+                "of a model apart: those prompts are sampled anew, and the files stay.",
+                num_older,
+                self.folder,
+            )
 
     def save(
         self,
@@ -110,6 +128,13 @@ class CandidateStore:
         lines = ",\n".join(json.dumps(one, ensure_ascii=False) for one in body["candidates"])
         text = json.dumps(head, ensure_ascii=False, indent=1)[:-2] + f',\n "candidates": [\n{lines}\n]}}\n'
         write_whole(self.path(identity), text)
+
+
+def stored_format(path: Path) -> int:
+    """The format that the head of a file names; 0 where there is none."""
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        found = re.search(r'"format":\s*(\d+)', stream.read(100))
+    return int(found[1]) if found else 0
 
 
 def _candidate_content(

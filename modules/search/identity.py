@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from modules.api import Codec, Prompt, SamplerEngine, SamplingSettings, Verifier
+from modules.api import Codec, Prompt, PromptFormat, SamplerEngine, SamplingSettings, Verifier
 from modules.search.protocol import SearchAlgorithm
+from modules.tokens import Utterance
 
 
 def digest(value: Any) -> str:
@@ -17,7 +18,10 @@ def digest(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Settings as JSON: dataclasses and other objects become their class and public attributes, a verifier its hash."""
+    """Settings as JSON: dataclasses and other objects become their class and public attributes, a verifier its hash.
+
+    A class is its bare name: a module may move, and what was stored stays valid.
+    """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, dict):
@@ -27,10 +31,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted(map(str, value))
     if hasattr(value, "__qualname__"):  # a class or a function
-        return f"{value.__module__}.{value.__qualname__}"
-    record = {"class": f"{type(value).__module__}.{type(value).__qualname__}"}
-    if hasattr(value, "model_hash"):
-        return record | {"model_hash": value.model_hash, "settings": plain(getattr(value, "settings", None))}
+        return value.__qualname__
+    record = {"class": type(value).__qualname__}
+    if isinstance(value, Verifier):
+        return record | {"model_hash": value.model_hash, "settings": plain(value.settings)}
     if dataclasses.is_dataclass(value):
         return record | {one.name: plain(getattr(value, one.name)) for one in dataclasses.fields(value)}
     if not hasattr(value, "__dict__"):
@@ -40,6 +44,7 @@ def plain(value: Any) -> Any:
 
 def candidate_identity(
     model_hash: str,
+    prompt_format: PromptFormat,
     codec: Codec,
     prompt: Prompt,
     sampling: SamplingSettings,
@@ -50,8 +55,11 @@ def candidate_identity(
 ) -> dict[str, Any]:
     """Everything that the drawn codes depend on. The codec counts by its encode path: what its codes mean.
 
+    The prompt counts by its tokens, which hold template, instruction, date, tokenizer, speaker, language and a spoken
+    prompt; by its key, which the seeds depend on; and by its text and language, which stored scores depend on.
+
     `steering`: the score identities of the verifiers that steer the search, by name; there are none in best-of-n.
-    `engine`: what draws in place of the model's own sampler, which is not named, as in candidates stored before.
+    `engine`: what draws in place of the model's own sampler, which is not named.
     """
     drawn_by = {} if engine is None else {"engine": engine.identity()}
     return (
@@ -60,25 +68,22 @@ def candidate_identity(
         | {
             "language_model": model_hash,
             "codec": codec.fingerprint,
-            "prompt": {"key": prompt.key, "text": prompt.text, "language": prompt.language} | _voice_identity(prompt),
-            "sampling": _sampling_identity(sampling),
+            "prompt": {
+                "key": prompt.key,
+                "text": prompt.text,
+                "language": prompt.language,
+                "tokens": digest(prompt_format.prompt_tokens(*told(prompt))),
+            },
+            "sampling": dataclasses.asdict(sampling),
             "algorithm": plain(algorithm),
             "seed": seed,
         }
     )
 
 
-def _voice_identity(prompt: Prompt) -> dict[str, Any]:
-    """What a spoken prompt says and its codes; nothing where there is none, as in candidates stored before."""
-    if prompt.voice is None:
-        return {}
-    return {"voice": {"text": prompt.voice.text, "codes": digest([int(code) for code in prompt.voice.codes])}}
-
-
-def _sampling_identity(sampling: SamplingSettings) -> dict[str, Any]:
-    """The settings; those that came later than the first stored candidates only where they do something."""
-    neutral = {"min_p": 0.0, "repetition_penalty": 1.0}
-    return {name: value for name, value in dataclasses.asdict(sampling).items() if neutral.get(name) != value}
+def told(prompt: Prompt) -> tuple[str, str, str, Utterance | None]:
+    """What of a prompt the model is told: the arguments of PromptFormat.prompt_tokens."""
+    return prompt.text, prompt.speaker, prompt.language, prompt.voice
 
 
 def score_identity(verifier: Verifier, prompt: Prompt, decoder_fingerprint: str) -> str:
@@ -88,7 +93,7 @@ def score_identity(verifier: Verifier, prompt: Prompt, decoder_fingerprint: str)
     if (verifier.needs_reference or prompt.voice is not None) and prompt.reference is not None:
         samples = prompt.reference.samples_T.detach().cpu().float().contiguous().numpy().tobytes()
         reference = [hashlib.sha256(samples).hexdigest(), prompt.reference.sample_rate]
-    settings = plain(getattr(verifier, "settings", None))
+    settings = plain(verifier.settings)
     return digest([verifier.model_hash, settings, decoder_fingerprint, reference])
 
 

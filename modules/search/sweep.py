@@ -4,7 +4,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 from modules.api import (
@@ -12,6 +12,7 @@ from modules.api import (
     Codec,
     Cost,
     Prompt,
+    PromptFormat,
     Sampler,
     SamplerEngine,
     SamplingSettings,
@@ -111,6 +112,8 @@ class Sweep:
     store: CandidateStore
     model_hash: str
     seed: int
+    _: KW_ONLY
+    prompt_format: PromptFormat
     decode_batch_size: int = 16
     failures: set[ScoreFailure] = field(default_factory=set)
     most_flops: float | None = None
@@ -169,9 +172,8 @@ class Sweep:
     def _identity(self, prompt: Prompt) -> dict[str, Any]:
         identities = self._score_identities(prompt)
         steering = {name: identities[name] for name in self.algorithm.verifier_names}
-        return candidate_identity(
-            self.model_hash, self.codec, prompt, self.sampling, self.algorithm, self.seed, steering, self.engine
-        )
+        drawn_by = (self.sampling, self.algorithm, self.seed, steering, self.engine)
+        return candidate_identity(self.model_hash, self.prompt_format, self.codec, prompt, *drawn_by)
 
     def _score_identities(self, prompt: Prompt) -> dict[str, str]:
         return {one.name: score_identity(one, prompt, self._decoder) for one in self.panel.everyone}
