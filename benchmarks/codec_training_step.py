@@ -118,7 +118,7 @@ class Parts:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Attribute .* is an instance of `nn.Module`")
             return CodecModule(
-                generator, self.discriminator(), MultiResolutionMelLoss(SAMPLE_RATE), adam, adam,
+                generator, self.discriminator(), MultiResolutionMelLoss(SAMPLE_RATE, reduction="sum"), adam, adam,
                 semantic_decoder=self.semantic_decoder(), compile_backend=compile_backend,
             )  # fmt: skip
 

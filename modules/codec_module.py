@@ -17,6 +17,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from modules.batches import AudioBatch, CodePrediction
+from modules.codec.discriminators import discriminator_windows
 from modules.codec.generator import CodecGenerator, Resynthesis
 from modules.codec.losses import (
     LossWeights,
@@ -30,6 +31,7 @@ from modules.codec.streaming import EncodeWindow, encode_batch_in_windows
 from modules.codec.training_checks import check_rates, check_training
 from modules.codec.updates import GuardedUpdates
 from modules.codec.weights import read_checkpoint
+from modules.metrics import FrameMean
 
 
 class CodecModule(L.LightningModule):
@@ -41,15 +43,18 @@ class CodecModule(L.LightningModule):
 
     Args:
         generator: Encoder, quantizer and decoder. discriminator: forward(audio_BT) -> Judgement.
-        reconstruction_loss: forward(generated_BT, target_BT) -> scalar.
+        reconstruction_loss: forward(generated_BT, target_BT, num_samples_B) -> scalar, the term `mel`. For `val/mel`:
+            `distances` of the same arguments -> MelDistances, and `num_resolutions`.
         optimizer, scheduler: Of the generator (and the semantic decoder); the scheduler steps once per update.
         discriminator_optimizer, discriminator_scheduler: Of the discriminator.
         loss_weights: Weights of the generator's terms. gradient_clip: Largest gradient norm of either network.
         discriminator_start_step: First generator update with discriminators; at or above max_steps: none.
-        discriminator_samples: Length of the random window that discriminators see; 0 for whole crops.
+        discriminator_samples: Length of the random window that discriminators see of each crop; 0 for whole crops. It
+            holds no padding: it lies within the crop's audio, and a shorter crop is repeated to fill it.
         semantic_decoder: forward(latent_BSC, num_codes_B) -> semantic_BSC: what the encoder's frozen speech encoder
             said, read back from the codes. Of training alone.
-        perceptual_loss: forward(generated_BT, target_BT) -> scalar; from generator update `perceptual_start_step` on.
+        perceptual_loss: forward(generated_BT, target_BT, num_samples_B) -> scalar; from generator update
+            `perceptual_start_step` on.
         compile_backend: Of torch.compile ("inductor"), which training's networks then run through; None: as they are.
             Names of weights and checkpoints stay the same. Validation is not compiled, for its lengths vary.
         encode_window: In `predict`, encodes recordings one by one in overlapping windows: hours in bounded memory.
@@ -85,6 +90,7 @@ class CodecModule(L.LightningModule):
         self.semantic_decoder, self.perceptual_loss = semantic_decoder, perceptual_loss
         self.perceptual_start_step, self.compile_backend = perceptual_start_step, compile_backend
         self._sharded, self.encode_window = False, encode_window
+        self.val_mel = FrameMean(reconstruction_loss.num_resolutions)
         self._updates = {name: GuardedUpdates(name) for name in ("generator", "discriminator")}
 
     def configure_model(self) -> None:
@@ -104,14 +110,8 @@ class CodecModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         generator = self.optimizer(self._generator_weights())
         discriminator = self.discriminator_optimizer(self.discriminator.parameters())
-        schedulers = [
-            schedule(optimizer)
-            for schedule, optimizer in (
-                (self.scheduler, generator),
-                (self.discriminator_scheduler, discriminator),
-            )
-            if schedule is not None
-        ]
+        pairs = (self.scheduler, generator), (self.discriminator_scheduler, discriminator)
+        schedulers = [schedule(optimizer) for schedule, optimizer in pairs if schedule is not None]
         return [generator, discriminator], schedulers
 
     def setup(self, stage: str) -> None:
@@ -154,10 +154,13 @@ class CodecModule(L.LightningModule):
         with timed("codec: generator"):
             made = self.generator(target_BT, batch.num_samples_B, batch.semantic_BSC)
         with timed("codec: reconstruction loss"):
-            terms = self._reconstruction_terms(made, target_BT)
+            terms = self._reconstruction_terms(made, target_BT, batch.num_samples_B)
         logged = {}
         if self.global_step >= self.discriminator_start_step:
-            real_BT, fake_BT = self._discriminator_window(target_BT, made.audio_BT)
+            # A function of the step, so that a resumed run looks at the same windows.
+            real_BT, fake_BT = discriminator_windows(
+                target_BT, made.audio_BT, batch.num_samples_B, self.discriminator_samples, self.global_step
+            )
             with timed("codec: discriminator update"):
                 logged |= self._update_discriminator(real_BT, fake_BT, discriminator_optimizer)
             with timed("codec: adversarial terms"):
@@ -172,33 +175,31 @@ class CodecModule(L.LightningModule):
                 generator_optimizer.step()
         self._step_schedulers()
         if self.global_step % self.trainer.log_every_n_steps == 0:
-            logged |= terms | {"loss": loss, "generator_gradient_norm": norm}
-            for name, updates in self._updates.items():
-                logged[f"{name}_skipped_updates"] = torch.as_tensor(updates.num_skipped, dtype=torch.float32)
-            self.log_dict({f"train/{name}": value.detach() for name, value in logged.items()})
-            # Lightning asks the device for what `log` gave the bar after every later step; a number waits once, here.
-            self.trainer.progress_bar_metrics["train/mel_bar"] = float(terms["mel"].detach())
-            for updates in self._updates.values():
-                updates.check()
+            self._log_step(logged | terms | {"loss": loss, "generator_gradient_norm": norm})
 
-    def _reconstruction_terms(self, made: Resynthesis, target_BT: Tensor) -> dict[str, Tensor]:
+    def _log_step(self, logged: dict[str, Tensor]) -> None:
+        """Means over ranks, each of which had its own crops."""
+        for name, updates in self._updates.items():
+            logged[f"{name}_skipped_updates"] = torch.as_tensor(updates.num_skipped, device=logged["loss"].device)
+        values_N = torch.stack([value.detach().float() for value in logged.values()])
+        means = self.trainer.strategy.reduce(values_N, reduce_op="mean").unbind()
+        self.log_dict({f"train/{name}": mean for name, mean in zip(logged, means, strict=True)})
+        # Lightning asks the device for what `log` gave the bar after every later step; a number waits once, here.
+        self.trainer.progress_bar_metrics["train/mel_bar"] = float(logged["mel"].detach())
+        for updates in self._updates.values():
+            updates.check()
+
+    def _reconstruction_terms(self, made: Resynthesis, target_BT: Tensor, num_samples_B: Tensor) -> dict[str, Tensor]:
         """The terms that need no discriminator, by their names in `loss_weights`."""
-        terms = {"mel": self.reconstruction_loss(made.audio_BT, target_BT)}
+        terms = {"mel": self.reconstruction_loss(made.audio_BT, target_BT, num_samples_B)}
         if made.commitment_loss is not None:
             terms["commitment"] = made.commitment_loss
         if self.semantic_decoder is not None:
             read_BSC = self.semantic_decoder(made.latent_BSC, made.num_codes_B)
             terms["semantic"] = semantic_loss(read_BSC, made.semantic_BSC, made.num_codes_B)
         if self.perceptual_loss is not None and self.global_step >= self.perceptual_start_step:
-            terms["perceptual"] = self.perceptual_loss(made.audio_BT, target_BT)
+            terms["perceptual"] = self.perceptual_loss(made.audio_BT, target_BT, num_samples_B)
         return terms
-
-    def _discriminator_window(self, real_BT: Tensor, fake_BT: Tensor) -> tuple[Tensor, Tensor]:
-        length = self.discriminator_samples or real_BT.shape[-1]
-        room = max(0, real_BT.shape[-1] - length)
-        # A function of the step, so that a resumed run looks at the same windows.
-        start = int(torch.randint(room + 1, (), generator=torch.Generator().manual_seed(self.global_step)))
-        return real_BT[:, start : start + length], fake_BT[:, start : start + length]
 
     def _update_discriminator(
         self, real_BT: Tensor, fake_BT: Tensor, optimizer: torch.optim.Optimizer
@@ -234,9 +235,9 @@ class CodecModule(L.LightningModule):
     def validation_step(self, batch: AudioBatch, batch_index: int) -> dict[str, Tensor]:
         with nullcontext() if self.compile_backend is None else torch.compiler.set_stance("force_eager"):
             made = self.generator(batch.audio_BT, batch.num_samples_B, batch.semantic_BSC)
-        audible_BT = torch.arange(batch.audio_BT.shape[-1], device=self.device) < batch.num_samples_B[:, None]
-        loss = self.reconstruction_loss(made.audio_BT * audible_BT, batch.audio_BT)
-        self.log("val/mel", loss, prog_bar=True, sync_dist=True, batch_size=len(batch.keys))
+        distances = self.reconstruction_loss.distances(made.audio_BT, batch.audio_BT, batch.num_samples_B)
+        self.val_mel.update(distances.mean_R, distances.num_frames_R)
+        self.log("val/mel", self.val_mel, prog_bar=True)
         return {"codes_BS": made.codes_BS, "num_codes_B": made.num_codes_B}
 
     def test_step(self, batch: AudioBatch, batch_index: int) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
-"""Metrics that torchmetrics lacks: code usage, STOI and PESQ that drop nothing; and when a step's numbers are logged.
+"""Metrics that torchmetrics lacks: a mean over frames that keeps NaN, code usage, STOI and PESQ that drop nothing; and
+when a step's numbers are logged.
 
-Shapes: B utterances, T audio samples, S code frames, K entries of the codebook.
+Shapes: B utterances, T audio samples, S code frames, K entries of the codebook, R resolutions.
 """
 
 import warnings
@@ -32,6 +33,35 @@ def log_step(trainer: Any, values: dict[str, float | Tensor]) -> None:
     trainer.callback_metrics.update({name: torch.as_tensor(value) for name, value in values.items()})
     for logger in trainer.loggers:
         logger.log_metrics(values, step=trainer.global_step)
+
+
+class FrameMean(Metric):
+    """Mean over all frames of all batches and ranks, at each of R resolutions; `compute` is the mean of those R.
+
+    NaN and infinity stay visible: torchmetrics' MeanMetric leaves NaN out, and with `nan_strategy="disable"` it ignores
+    the weights (1.9).
+
+    Args:
+        num_resolutions: R.
+    """
+
+    full_state_update = False
+    higher_is_better = False
+    totals_R: Tensor
+    num_frames_R: Tensor
+
+    def __init__(self, num_resolutions: int) -> None:
+        super().__init__()
+        self.add_state("totals_R", torch.zeros(num_resolutions), dist_reduce_fx="sum")
+        self.add_state("num_frames_R", torch.zeros(num_resolutions, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, mean_R: Tensor, num_frames_R: Tensor) -> None:
+        """Add a batch: its mean over so many frames, at each resolution."""
+        self.totals_R += mean_R * num_frames_R
+        self.num_frames_R += num_frames_R
+
+    def compute(self) -> Tensor:
+        return (self.totals_R / self.num_frames_R).mean()
 
 
 @dataclass

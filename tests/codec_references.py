@@ -1,7 +1,9 @@
-"""transformers' own codecs, small, with every parameter perturbed: what ours are held against."""
+"""What our codecs are held against: transformers' own, small, with every parameter perturbed; and librosa's mels."""
 
+import warnings
 from typing import Any
 
+import librosa
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -175,3 +177,24 @@ def small_codec(output_sample_rate: int = 16000, edge_padding: int = 160, time_r
         equalise(encoder.adapter.output, encoder.adapter(states.latent_BSC, states.num_frames_B)[0].T)
         spread(codec.quantizer.project_in, encoder(*audio).latent_BSC[0])
     return codec
+
+
+def librosa_distances(made_BT: Tensor, real_BT: Tensor) -> list[float]:
+    """Mean L1 distance of log10 mels, floored at 1e-5, at each of X-codec2's seven resolutions.
+
+    Frames as ours lie, half a hop behind librosa's own: `center=False` on audio with zeros at both ends.
+    """
+    distances = []
+    for window, num_mels in zip((32, 64, 128, 256, 512, 1024, 2048), (5, 10, 20, 40, 80, 160, 320), strict=True):
+        hop = window // 4
+        edge = (window - hop) // 2
+        mels = []
+        for audio_BT in (made_BT, real_BT):
+            padded = np.pad(audio_BT.double().numpy(), ((0, 0), (edge, edge + -audio_BT.shape[1] % hop)))
+            with warnings.catch_warnings(action="ignore"):  # the smallest resolutions have bands without a bin
+                mel = librosa.feature.melspectrogram(
+                    y=padded, sr=16000, n_fft=window, hop_length=hop, n_mels=num_mels, power=1.0, center=False
+                )
+            mels.append(np.log10(np.maximum(mel, 1e-5)))
+        distances.append(float(np.abs(mels[0] - mels[1]).mean()))
+    return distances

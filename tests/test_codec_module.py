@@ -19,9 +19,11 @@ from modules.codec.encoder import SpectralEncoder
 from modules.codec.generator import CodecGenerator
 from modules.codec.losses import MultiResolutionMelLoss
 from modules.codec.quantizer import FiniteScalarQuantizer
+from modules.codec.semantic import random_network
 from modules.codec.streaming import EncodeWindow
 from modules.codec_module import CodecModule, noise_seed
 from modules.schedule import WarmupCosine
+from tests.test_codec_parallel import SPEECH_ENCODER
 
 
 class Recorder(L.Callback):
@@ -210,7 +212,7 @@ def test_the_perceptual_network_is_read_before_the_first_step(start, max_steps, 
 
     def pretrained(model, num_layers):
         read.append((model, num_layers))
-        return torch.nn.Linear(1, 1), {}
+        return random_network(SPEECH_ENCODER, num_layers), SPEECH_ENCODER
 
     monkeypatch.setattr(perceptual, "pretrained_network", pretrained)
     loss = perceptual.PerceptualLoss(torch.nn.Identity(), [1, 2], model="a/b")

@@ -26,6 +26,7 @@ from modules.codec.quantizer import Xcodec2Quantizer
 from modules.codec.semantic import NormalisedWaveform, SemanticEncoder
 from modules.codec.transformer import TransformerDecoder
 from modules.codec_module import CodecModule
+from tests.codec_batches import batch_of, recordings, validated
 
 NUM_STEPS, SAVED_STEP, BATCH_SIZE, NUM_SAMPLES = 6, 4, 4, 3200
 ROOT = Path(__file__).resolve().parent.parent
@@ -133,9 +134,12 @@ def train(strategy: object, num_ranks: int, folder: Path) -> dict[str, torch.Ten
     torch.set_num_threads(1)
     module = build()
     is_sharded = isinstance(strategy, ModelParallelStrategy)
-    trainer = trainer_of(strategy, num_ranks, callbacks=[SaveOnce(folder / "saved.ckpt")] if is_sharded else None)
+    callbacks = [SaveOnce(folder / "saved.ckpt")] if is_sharded else None
+    trainer = trainer_of(strategy, num_ranks, callbacks=callbacks, log_every_n_steps=NUM_STEPS)
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     trainer.fit(module, DataLoader(Crops(rank, num_ranks), batch_size=None))
+    logged = {"all": float(trainer.callback_metrics["train/mel"]), "own": trainer.progress_bar_metrics["train/mel_bar"]}
+    torch.save(logged, folder / f"logged_{rank}.pt")
     weights = whole(module)
     assert any(isinstance(weight, DTensor) for weight in module.parameters()) == is_sharded
     if is_sharded:
@@ -211,6 +215,24 @@ def test_two_processes_train_as_one(strategy: str, alone: dict[str, torch.Tensor
         assert torch.equal(first[name], second[name])
 
 
+def test_val_mel_does_not_depend_on_the_number_of_ranks(together: Callable) -> None:
+    """Guards against ranks that weigh alike, whatever they were given: one has 11 recordings, the other 5."""
+    folder, _ = together("ddp_find_unused_parameters_true")
+    expected = validated(trainer_of("auto", 1), build(), [batch_of([row_T]) for row_T in recordings()])
+    for rank in range(2):
+        got = torch.load(folder / f"validated_{rank}.pt", weights_only=True)
+        assert got == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_logged_loss_is_the_mean_over_ranks(together: Callable) -> None:
+    """Guards against a step's loss that is the first rank's alone: each had other crops."""
+    folder, _ = together("ddp_find_unused_parameters_true")
+    logged = [torch.load(folder / f"logged_{rank}.pt", weights_only=True) for rank in range(2)]
+    assert logged[0]["own"] != logged[1]["own"]
+    for one in logged:
+        assert one["all"] == pytest.approx((logged[0]["own"] + logged[1]["own"]) / 2, rel=1e-6)
+
+
 def test_a_sharded_run_resumes_from_its_checkpoint_alone(together: Callable) -> None:
     """Guards against a speech encoder that a resumed run fetches anew, since Lightning fills sharded modules by the
     names of parameters and buffers; and against moments of one of the two optimizers that are lost."""
@@ -269,4 +291,9 @@ if __name__ == "__main__":
     kind, folder = sys.argv[1:]
     num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
     weights = train(sharding(num_ranks) if kind == "fsdp2" else kind, num_ranks, Path(folder))
-    torch.save(weights, Path(folder) / f"{kind}_{os.environ.get('LOCAL_RANK', '0')}.pt")
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    torch.save(weights, Path(folder) / f"{kind}_{rank}.pt")
+    if kind.startswith("ddp"):
+        shares = recordings()[:11], recordings()[11:]
+        score = validated(trainer_of(kind, num_ranks), build(), [batch_of(shares[rank])])
+        torch.save(score, Path(folder) / f"validated_{rank}.pt")

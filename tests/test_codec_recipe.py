@@ -7,10 +7,14 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from datamodules.preparation import prepare_audio_shards
 from modules.batches import AudioBatch
+from tests.codec_references import librosa_distances
 from tests.killed_runs import import_before_forks, run_script, start, wait
+from tests.test_codec_parallel import Crops, trainer_of
+from tests.test_configs import DryCLI
 from tests.tiny_corpus import TinyCorpus
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -114,6 +118,28 @@ def test_the_recipe_of_xcodec2_trains_and_validates(overlay: str, folder: Path) 
     events = b"".join(path.read_bytes() for path in (run / "tensorboard").rglob("*tfevents*"))
     for tag in (b"train/perceptual", b"train/adversarial", b"val/mel", b"val/code_usage", b"reconstruction/"):
         assert tag in events
+
+
+# Of X-codec2's released configuration; the perceptual loss is off there, and here in the first steps.
+OTHER_WEIGHTS = {"adversarial": 1.0, "feature_matching": 1.0, "semantic": 5.0}
+
+
+def test_the_recipe_weighs_its_mel_loss_as_the_authors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a recipe that adds a seventh: the authors add 15 times the sum over resolutions."""
+    monkeypatch.setattr("sys.argv", ["run.py"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT))
+    (tmp_path / "small.yaml").write_text(SMALL.replace("SHARDS", "none").replace("FOLDER", "run"))
+    files = [str(ROOT / "configs/codec/xcodec2.yaml"), "small.yaml"]
+    module = DryCLI(["fit", *[word for file in files for word in ("--config", file)]]).model
+    heard = []
+    module.reconstruction_loss.register_forward_hook(lambda _, given, loss: heard.append(given))
+    trainer = trainer_of("auto", 1, max_steps=1, log_every_n_steps=1)
+    trainer.fit(module, DataLoader(Crops(0, 1), batch_size=None))
+    ((made_BT, real_BT, _),) = heard
+    logged = {name.removeprefix("train/"): float(value) for name, value in trainer.callback_metrics.items()}
+    added = logged["loss"] - sum(weight * logged[name] for name, weight in OTHER_WEIGHTS.items())
+    assert added == pytest.approx(15 * sum(librosa_distances(made_BT.detach(), real_BT)), rel=1e-3)
 
 
 if __name__ == "__main__":

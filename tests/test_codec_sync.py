@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from modules.batches import AudioBatch
-from modules.codec import acoustic, semantic, transformer
+from modules.codec import acoustic, perceptual, semantic, transformer
 from modules.codec.acoustic import AcousticEncoder
 from modules.codec.filter_bank import KaldiFilterBank
 from modules.codec.fusion import SemanticAcousticEncoder, SemanticAdapter, SemanticDecoder
@@ -31,7 +31,7 @@ WAITING = {
     aten._unique2, aten.unique_dim, aten.unique_consecutive, aten.bincount,
 }  # fmt: skip
 # Draws the window's start on the host, from the number of the step.
-ON_THE_HOST = "_discriminator_window"
+ON_THE_HOST = "discriminator_windows"
 
 
 class Waits(TorchDispatchMode):
@@ -47,6 +47,8 @@ class Waits(TorchDispatchMode):
         by_mask = packet in (aten.index, aten.index_put, aten.index_put_) and any(
             index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
         )
+        # One value under a mask is filled in (canDispatchToMaskedFill of ATen's TensorAdvancedIndexing), not indexed.
+        by_mask = by_mask and not (packet is not aten.index and args[2].numel() == 1)
         counts = packet is aten.repeat_interleave and kwargs.get("output_size") is None
         if packet in WAITING or by_mask or counts or self._copies(packet, args, result):
             places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_stack()[:-1]]
@@ -141,7 +143,7 @@ def fit(module: CodecModule, max_steps: int, callbacks: list[L.Callback]) -> Non
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lengths are taken as on any device but the CPU."""
-    for module in (acoustic, semantic, transformer):
+    for module in (acoustic, perceptual, semantic, transformer):
         monkeypatch.setattr(module, "unequal_lengths", lambda lengths_B, length: lengths_B)
 
 

@@ -3,30 +3,29 @@
 All layers of the speech encoder run and one's output is used, its input comes ready from the loader; each discriminator
 judges real and fake audio apart, for its own update and again for the generator's; its windows are built at every call;
 weight norm is the old one; SnakeBeta resamples with grouped convolutions; Adam and clipping are as torch has them by
-default. What it shares with ours: convolutions, transformers and the formulas of the losses.
+default. The losses and their weights are its own, written from the paper and the released configuration; what it shares
+with ours are the networks' convolutions and transformers.
 
-Shapes: B batch, T samples, S frames, C channels, F features.
+Shapes: B batch, T samples, S frames, C channels, F features, M mel bands.
 """
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from transformers.audio_utils import mel_filter_bank
 
 from modules.codec.activations import NUM_TAPS, AliasFreeSnake, kaiser_sinc_filter
 from modules.codec.encoder import Encoded
-from modules.codec.losses import (
-    LossWeights,
-    adversarial_loss,
-    discriminator_loss,
-    feature_matching_loss,
-    semantic_loss,
-)
 from modules.codec.semantic import SemanticEncoder, random_network
 from modules.codec.spectral import CentredMagnitude, Magnitude
 from modules.codec_module import CodecModule
+
+MEL_WINDOWS, MEL_BANDS = (32, 64, 128, 256, 512, 1024, 2048), (5, 10, 20, 40, 80, 160, 320)
+LOSS_WEIGHTS = {"mel": 15.0, "adversarial": 1.0, "feature_matching": 1.0, "semantic": 5.0}
 
 
 class ConvolvedSnake(nn.Module):
@@ -94,6 +93,55 @@ def as_the_authors(network: nn.Module) -> nn.Module:
     return network
 
 
+class SummedMelLoss(nn.Module):
+    """Sum over seven resolutions of the mean L1 distance of log10 mel spectrograms, each floored at 1e-5.
+
+    The authors' frames are centred on multiples of the hop. Here they lie half a hop later, with zeros at the ends, as
+    ours do: otherwise the two sides' losses could not be compared.
+    """
+
+    def __init__(self, sample_rate: int) -> None:
+        super().__init__()
+        self.windows, self.filters = MEL_WINDOWS, nn.ParameterList()
+        for window, num_bands in zip(MEL_WINDOWS, MEL_BANDS, strict=True):
+            with warnings.catch_warnings(action="ignore"):  # the smallest resolutions have bands without a bin
+                filters_FM = mel_filter_bank(
+                    window // 2 + 1, num_bands, 0.0, sample_rate / 2, sample_rate, norm="slaney", mel_scale="slaney"
+                )
+            self.filters.append(nn.Parameter(torch.from_numpy(filters_FM).float(), requires_grad=False))
+
+    def forward(self, generated_BT: Tensor, target_BT: Tensor) -> Tensor:
+        total = generated_BT.new_zeros(())
+        with torch.autocast(generated_BT.device.type, enabled=False):
+            for window, filters_FM in zip(self.windows, self.filters, strict=True):
+                made, real = (self._log_mel(x.float(), window, filters_FM) for x in (generated_BT, target_BT))
+                total = total + F.l1_loss(made, real)
+        return total
+
+    @staticmethod
+    def _log_mel(audio_BT: Tensor, window: int, filters_FM: Tensor) -> Tensor:
+        hop = window // 4
+        edge = (window - hop) // 2
+        padded = F.pad(audio_BT, (edge, edge + -audio_BT.shape[-1] % hop))
+        hann = torch.hann_window(window, device=audio_BT.device)
+        spectrum = torch.stft(padded, window, hop, window=hann, center=False, return_complex=True)
+        return (filters_FM.T @ spectrum.abs()).clamp(min=1e-5).log10()
+
+
+def score_loss(scores: Sequence[Tensor], wanted: float) -> Tensor:
+    """Mean square distance of every score map to a number, summed over sub-discriminators."""
+    return sum(F.mse_loss(score, torch.full_like(score, wanted)) for score in scores)
+
+
+def feature_loss(real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]]) -> Tensor:
+    """L1 distance of every hidden map, summed over layers and sub-discriminators."""
+    return sum(
+        F.l1_loss(fake_map, real_map.detach())
+        for real_maps, fake_maps in zip(real, fake, strict=True)
+        for real_map, fake_map in zip(real_maps, fake_maps, strict=True)
+    )
+
+
 class AuthorsStep:
     """The step of X-codec2's public training code, on the networks of `module`, which it takes and changes."""
 
@@ -102,7 +150,7 @@ class AuthorsStep:
         self.generator = as_the_authors(module.generator).to(device)
         self.discriminator = as_the_authors(module.discriminator).to(device)
         self.semantic_decoder = module.semantic_decoder
-        self.mel_loss = module.reconstruction_loss
+        self.mel_loss = SummedMelLoss(module.generator.sample_rate).to(device)
         self.made_by = nn.ModuleList([self.generator, self.semantic_decoder])
         settings = {"lr": learning_rate, "betas": (0.8, 0.9)}
         self.optimizer = torch.optim.AdamW(self.made_by.parameters(), **settings)
@@ -112,19 +160,18 @@ class AuthorsStep:
         made = self.generator(audio_BT, num_samples_B)
         read_BSC = self.semantic_decoder(made.latent_BSC, made.num_codes_B)
         real, fake = self.discriminator(audio_BT), self.discriminator(made.audio_BT.detach())
-        losses = {"discriminator": discriminator_loss(real.scores, fake.scores)}
+        losses = {"discriminator": score_loss(real.scores, 1.0) + score_loss(fake.scores, 0.0)}
         self._update(self.discriminator, self.discriminator_optimizer, losses["discriminator"])
         self.discriminator.requires_grad_(False)
         losses["mel"] = self.mel_loss(made.audio_BT, audio_BT)
         fake = self.discriminator(made.audio_BT)
-        losses["adversarial"] = adversarial_loss(fake.scores)
+        losses["adversarial"] = score_loss(fake.scores, 1.0)
         with torch.no_grad():
             real = self.discriminator(audio_BT)
-        losses["feature_matching"] = feature_matching_loss(real.features, fake.features)
-        losses["semantic"] = semantic_loss(read_BSC, made.semantic_BSC, made.num_codes_B)
+        losses["feature_matching"] = feature_loss(real.features, fake.features)
+        losses["semantic"] = F.mse_loss(read_BSC, made.semantic_BSC)
         self.discriminator.requires_grad_(True)
-        names = ("mel", "adversarial", "feature_matching", "semantic")
-        losses["loss"] = sum(getattr(LossWeights(), name) * losses[name] for name in names)
+        losses["loss"] = sum(weight * losses[name] for name, weight in LOSS_WEIGHTS.items())
         self._update(self.made_by, self.optimizer, losses["loss"])
         return losses
 

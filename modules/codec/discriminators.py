@@ -8,6 +8,7 @@ Shapes: B batch, T samples.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
@@ -135,3 +136,21 @@ class DiscriminatorEnsemble(nn.Module):
         for discriminator in self.discriminators:
             judgement += discriminator(audio_BT)
         return judgement
+
+
+def discriminator_windows(
+    real_BT: Tensor, fake_BT: Tensor, num_samples_B: Tensor, length: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """The same random window of both, (B, `length`) each, without padding; `length` 0: as long as the batch.
+
+    A window lies within its item's audio, as far into its room as a full item's is into that one's; an item shorter
+    than the window is repeated to fill it.
+    """
+    num_samples = real_BT.shape[-1]
+    length = min(length or num_samples, num_samples)
+    room = num_samples - length
+    start = int(torch.randint(room + 1, (), generator=torch.Generator().manual_seed(seed)))
+    start_B = start * ((num_samples_B - length).clamp(min=0) + 1) // (room + 1)
+    window_T = torch.arange(length, device=num_samples_B.device)
+    index_BT = (start_B[:, None] + window_T) % num_samples_B.clamp(min=1)[:, None]
+    return real_BT.gather(1, index_BT), fake_BT.gather(1, index_BT)

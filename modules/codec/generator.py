@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -98,6 +99,8 @@ class CodecGenerator(nn.Module):
         quantized = self.quantizer(encoded.latent_BSC)
         decoded = self.decoder(self.bridge(quantized.latent_BSC), encoded.num_frames_B)
         num_samples = -(-audio_BT.shape[-1] * self.sample_rate // self.input_sample_rate)
+        if decoded.shape[-1] < num_samples:  # encoders that run items by length give the longest item's frames
+            decoded = F.pad(decoded, (0, num_samples - decoded.shape[-1]))
         return Resynthesis(
             decoded[:, :num_samples],
             quantized.codes_BS,

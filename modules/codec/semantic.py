@@ -86,8 +86,11 @@ class SemanticEncoder(nn.Module):
             inputs, num_frames_B = self.front_end(audible, num_samples_B)
             network = self.network.to(audio_BT.device)
             inputs = inputs.to(network.dtype)
-            run = _masked if self.front_end.masks_padding else _by_length
-            states_BSC = run(network, inputs, num_samples_B, num_frames_B)
+            if self.front_end.masks_padding:
+                states_BSC = _masked(network, inputs, num_frames_B)
+            else:
+                edges = inputs.shape[1] - audible.shape[1]
+                states_BSC = _by_length(network, inputs, num_samples_B + edges, num_frames_B)
             return Encoded(states_BSC, num_frames_B, states_BSC)
 
     def _freeze(self, network: nn.Module, config: dict[str, Any]) -> None:
@@ -96,7 +99,7 @@ class SemanticEncoder(nn.Module):
                 f"Expected `channels` to be the width of the speech encoder, {network.config.hidden_size}, "
                 f"but got {self.channels}."
             )
-        _leave_mask_unread(network)
+        leave_mask_unread(network)
         self._frozen.network = network.eval().requires_grad_(False)
         self._frozen.config = {key: value for key, value in config.items() if key != "transformers_version"}
 
@@ -178,14 +181,14 @@ class Frozen:
         return self
 
 
-def _masked(network: nn.Module, inputs: Tensor, num_samples_B: Tensor, num_frames_B: Tensor) -> Tensor:
+def _masked(network: nn.Module, inputs: Tensor, num_frames_B: Tensor) -> Tensor:
     """The network masks what an item lacks."""
     lengths_B = unequal_lengths(num_frames_B, inputs.shape[1])
     mask_BS = None if lengths_B is None else frame_mask(lengths_B, inputs.shape[1])
     return network(inputs, attention_mask=mask_BS).last_hidden_state
 
 
-def _leave_mask_unread(network: nn.Module) -> None:
+def leave_mask_unread(network: nn.Module) -> None:
     """Attention as before, with a mask that nobody looks at.
 
     transformers drops a mask that masks nothing, and to know that it waits for the device, at every call. On the CPU
@@ -206,13 +209,12 @@ def _leave_mask_unread(network: nn.Module) -> None:
         network.config._attn_implementation = ATTENTION_NAME
 
 
-def _by_length(network: nn.Module, inputs: Tensor, num_samples_B: Tensor, num_frames_B: Tensor) -> Tensor:
-    """Items of one length together, without padding."""
-    edges = inputs.shape[1] - int(num_samples_B.max())
+def _by_length(network: nn.Module, inputs: Tensor, lengths_B: Tensor, num_frames_B: Tensor) -> Tensor:
+    """Items of one length together, without padding; as many frames as the longest has."""
     states: list[Tensor] = [inputs.new_zeros(0)] * len(inputs)
-    for length in num_samples_B.unique().tolist():
-        rows = (num_samples_B == length).nonzero()[:, 0].tolist()
-        given = network(inputs[rows, : length + edges]).last_hidden_state
+    for length in lengths_B.unique().tolist():
+        rows = (lengths_B == length).nonzero()[:, 0].tolist()
+        given = network(inputs[rows, :length]).last_hidden_state
         for row, state_SC in zip(rows, given, strict=True):
             states[row] = state_SC[: int(num_frames_B[row])]
     return nn.utils.rnn.pad_sequence(states, batch_first=True)
