@@ -1,4 +1,5 @@
-"""Metrics that torchmetrics lacks: code usage, STOI and PESQ that drop nothing; and when a step's numbers are logged.
+"""Metrics that torchmetrics lacks: a mean that keeps NaN, code usage, STOI and PESQ that drop nothing; and when a
+step's numbers are logged.
 
 Shapes: B utterances, T audio samples, S code frames, K entries of the codebook.
 """
@@ -32,6 +33,30 @@ def log_step(trainer: Any, values: dict[str, float | Tensor]) -> None:
     trainer.callback_metrics.update({name: torch.as_tensor(value) for name, value in values.items()})
     for logger in trainer.loggers:
         logger.log_metrics(values, step=trainer.global_step)
+
+
+class PooledMean(Metric):
+    """The mean over the items of all batches and ranks, from each batch's sum and number of items.
+
+    NaN where any batch's sum is, and where there are no items. torchmetrics' MeanMetric drops the batches that are NaN,
+    or, with `nan_strategy="disable"`, all weights.
+    """
+
+    full_state_update = False
+    total: Tensor
+    num_items: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("num_items", torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, total: Tensor, num_items: Tensor | int) -> None:
+        self.total += total
+        self.num_items += num_items
+
+    def compute(self) -> Tensor:
+        return self.total / self.num_items
 
 
 @dataclass
