@@ -1,5 +1,6 @@
 """Every yaml in configs/ builds its model, data, callbacks and trainer, without data, weights or network."""
 
+import math
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -142,6 +143,25 @@ def test_an_overlay_of_the_codec_fits_its_recipe(path: Path, monkeypatch: pytest
     assert len(both.callbacks) == len(alone.callbacks) + num_added
     assert both.max_steps == alone.max_steps and both.precision == alone.precision
     assert all(both[key] == own[key] for key in own.keys() & {"devices", "num_nodes", "accelerator"})
+
+
+LM_FITS = [
+    path
+    for path in EXPERIMENTS
+    if subcommand_of(path) == "fit" and part(path, "data")["class_path"] == "datamodules.tokens.TokenDataModule"
+]
+
+
+@pytest.mark.parametrize("path", LM_FITS, ids=lambda path: str(path.relative_to(REPOSITORY / "configs")))
+def test_a_pass_ends_with_a_whole_step(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a pass whose last optimizer step has fewer micro-batches than the others, on any hardware."""
+    monkeypatch.setattr("sys.argv", ["run.py"])
+    overlays = [read(one)["trainer"] for one in sorted((REPOSITORY / "configs/hardware").glob("*.yaml"))]
+    accumulated = {one["accumulate_grad_batches"] for one in overlays}
+    assert max(accumulated) > 1
+    common = math.lcm(*accumulated)
+    command = ["fit", "--config", str(path), "--trainer.accumulate_grad_batches", str(common)]
+    assert ParsingCLI(command).config.fit.data.init_args.num_batches % common == 0
 
 
 @pytest.mark.parametrize(
