@@ -84,6 +84,7 @@ def test_an_experiment_builds(path: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert type(cli.datamodule).__qualname__ == config["data"]["class_path"].rpartition(".")[2]
     callbacks = {type(callback).__qualname__ for callback in cli.trainer.callbacks}
     assert {item["class_path"].rpartition(".")[2] for item in wanted.get("callbacks", [])} <= callbacks
+    assert ("FiniteValidation" in callbacks) == (subcommand_of(path) == "fit")
     assert not list(tmp_path.iterdir()), "building the parts wrote files"
 
 
