@@ -16,17 +16,23 @@ from typing import Any, NoReturn
 import torch
 from jsonargparse import Namespace
 from jsonargparse._optionals import omegaconf_apply
-from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from callbacks.finite_validation import FiniteValidation
 from callbacks.stage import Stage, StageFinished, StageSettings, newest_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parent
 USER_ERRORS = (ValueError, OSError, RuntimeError, ImportError)
+
+
+def callbacks_of_every_fit() -> list[Callback]:
+    """What every fit has beside the callbacks of its config. They enter no config, so no stage compares them."""
+    return [FiniteValidation()]
 
 
 class SuiteParser(LightningArgumentParser):
@@ -91,6 +97,15 @@ class SuiteCLI(LightningCLI):
                 print(self.stage.begin(), flush=True)
             else:
                 self.stage.follow()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """With the callbacks that every fit has, but for those that the config names itself."""
+        if self.subcommand == "fit":
+            given = self._get(self.config_init, "trainer", default={}).get("callbacks") or []
+            named = {type(one) for one in (given if isinstance(given, list) else [given])}
+            added = [one for one in callbacks_of_every_fit() if type(one) not in named]
+            self.trainer_defaults = {"callbacks": added}
+        return super().instantiate_trainer(**kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:
         super()._run_subcommand(subcommand)

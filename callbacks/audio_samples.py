@@ -11,6 +11,7 @@ from torch import Tensor
 
 from callbacks.figures import mel_figure
 from callbacks.media import log_audio, log_figure
+from callbacks.weight_averaging import averaged_weights
 from modules.api import Audio
 from modules.batches import AudioBatch
 
@@ -65,11 +66,13 @@ class AudioSamples(Callback):
             self.log_reconstructions(trainer, pl_module)
 
     def log_reconstructions(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Every rank resynthesises (a sharded module cannot run on one alone); rank zero logs."""
+        """Every rank resynthesises (a sharded module cannot run on one alone); rank zero logs. With the average of the
+        weights, where one is kept."""
         if not self.recordings or trainer.global_step == self.last_step:
             return
         self.last_step = trainer.global_step
-        reconstructions = _resynthesised(pl_module, list(self.recordings.values()))
+        with averaged_weights(trainer, pl_module):
+            reconstructions = _resynthesised(pl_module, list(self.recordings.values()))
         if not trainer.is_global_zero:
             return
         for (key, recording_T), reconstruction_T in zip(self.recordings.items(), reconstructions, strict=True):

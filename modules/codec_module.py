@@ -31,7 +31,7 @@ from modules.codec.streaming import EncodeWindow, encode_batch_in_windows
 from modules.codec.training_checks import check_rates, check_training
 from modules.codec.updates import GuardedUpdates
 from modules.codec.weights import read_checkpoint
-from modules.metrics import FrameMean
+from modules.metrics import PooledMean
 
 
 class CodecModule(L.LightningModule):
@@ -90,7 +90,7 @@ class CodecModule(L.LightningModule):
         self.semantic_decoder, self.perceptual_loss = semantic_decoder, perceptual_loss
         self.perceptual_start_step, self.compile_backend = perceptual_start_step, compile_backend
         self._sharded, self.encode_window = False, encode_window
-        self.val_mel = FrameMean(reconstruction_loss.num_resolutions)
+        self.val_mel = PooledMean(reconstruction_loss.num_resolutions)
         self._updates = {name: GuardedUpdates(name) for name in ("generator", "discriminator")}
 
     def configure_model(self) -> None:
@@ -236,7 +236,7 @@ class CodecModule(L.LightningModule):
         with nullcontext() if self.compile_backend is None else torch.compiler.set_stance("force_eager"):
             made = self.generator(batch.audio_BT, batch.num_samples_B, batch.semantic_BSC)
         distances = self.reconstruction_loss.distances(made.audio_BT, batch.audio_BT, batch.num_samples_B)
-        self.val_mel.update(distances.mean_R, distances.num_frames_R)
+        self.val_mel.update(distances.mean_R * distances.num_frames_R, distances.num_frames_R)
         self.log("val/mel", self.val_mel, prog_bar=True)
         return {"codes_BS": made.codes_BS, "num_codes_B": made.num_codes_B}
 

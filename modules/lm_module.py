@@ -8,10 +8,10 @@ import lightning
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from modules.api import PromptFormat, Sampler, SamplerEngine, SamplingSettings
 from modules.batches import PromptBatch, TokenBatch
+from modules.lm.accumulation import AccumulationWindow, summed_over_ranks
 from modules.lm.adapters import LowRankAdapters, add_adapters
 from modules.lm.answers import AnswerKind
 from modules.lm.compute import TransformerSize
@@ -21,7 +21,7 @@ from modules.lm.noise import training_seed
 from modules.lm.parallel import build_sharded
 from modules.lm.pretrained import PretrainedNetwork, load_pretrained
 from modules.lm.sampler import KVCacheSampler
-from modules.metrics import is_logged_step, log_step
+from modules.metrics import PooledMean, is_logged_step, log_step
 from modules.tokens import TokenSpace
 
 if TYPE_CHECKING:
@@ -67,10 +67,9 @@ class LMModule(lightning.LightningModule):
         self.adapters = adapters
         self.recompute_activations = recompute_activations
         self.model: SpeechLanguageModel | None = None
-        self.val_loss = MeanMetric()
+        self.val_loss, self.val_code_bits = PooledMean(), PooledMean()
         self.val_task_losses = torch.nn.ModuleDict()
-        self._step_values: dict[str, Tensor] = {}  # to log when the step is done
-        self.val_code_bits = MeanMetric()
+        self._window: AccumulationWindow | None = None  # the micro-batches of the present step
         self._task_totals: Tensor | None = None  # (2, tasks): sum of losses and number of targets since the last log
         self.codec_fingerprint = ""  # of the codec whose codes it learned; known after training or loading
 
@@ -125,7 +124,7 @@ class LMModule(lightning.LightningModule):
     # -------------------------------------------------------------------------------------------------------- steps
 
     def on_fit_start(self) -> None:
-        self._seed = torch.initial_seed()
+        self._seed, self._window = torch.initial_seed(), None
 
     def on_train_batch_start(self, batch: TokenBatch, batch_index: int) -> None:
         if self.adapters is not None and self.adapters.dropout:
@@ -133,40 +132,39 @@ class LMModule(lightning.LightningModule):
             torch.manual_seed(training_seed(self._seed, self.global_rank, self.global_step, batch_index))
 
     def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
-        """The mean loss over the targets of all ranks: ranks with more targets weigh more."""
+        """A loss whose gradient, over the micro-batches of a step and averaged over ranks, is that of the mean over all
+        their targets: see AccumulationWindow."""
         loss = self.network(batch)
-        mean = loss.total / loss.num_targets.clamp(min=1)
-        detached = mean.detach()
-        if is_logged_step(self.trainer):
-            self.log("train/loss", detached, batch_size=1)
-            self._step_values = {"train/perplexity": detached.exp(), "train/num_targets": loss.num_targets.float()}
-            # Lightning asks the device for what `log` gave the bar after every later step; a number waits once, here.
-            self.trainer.progress_bar_metrics["train/loss"] = float(detached)
+        num_accumulated = self.trainer.accumulate_grad_batches
+        if self._window is None or batch_index % num_accumulated == 0:  # when Lightning zeroes the gradients
+            self._window = AccumulationWindow(self.trainer.world_size)
         if batch.tasks_RL is not None:
             sums = sums_by_task(loss, batch, len(self.val_task_losses))
             self._task_totals = sums if self._task_totals is None else self._task_totals + sums
-        num_ranks = self.trainer.world_size
-        if num_ranks == 1:
-            return mean
-        # Gradients are averaged over ranks: a sum over ranks divided by all targets needs this factor.
-        num_targets = loss.num_targets.clone()
-        torch.distributed.all_reduce(num_targets)
-        return loss.total * num_ranks / num_targets.clamp(min=1)
+        return self._window.add(loss) * num_accumulated  # Lightning divides by it, also in a last window of fewer
+
+    def optimizer_step(self, epoch: int, batch_index: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Average the gradients right after the last backward pass, before callbacks and clipping see them."""
+
+        def closure() -> Tensor | None:
+            loss = optimizer_closure()
+            self._window.average_gradients(self.parameters())
+            return loss
+
+        super().optimizer_step(epoch, batch_index, optimizer, closure)
 
     def validation_step(self, batch: TokenBatch, batch_index: int) -> None:
         loss = self.network(batch)
-        self.val_loss.update(loss.total / loss.num_targets.clamp(min=1), weight=loss.num_targets)
+        self.val_loss.update(loss.total, loss.num_targets)
         self.log("val/loss", self.val_loss, prog_bar=True, batch_size=1)
         if self._frame_rate:
-            bits_C = code_bits(
-                loss, batch.labels_RL, self.token_space.code_offset
-            )  # none in a batch of written answers
-            self.val_code_bits.update(self._frame_rate * bits_C.sum() / max(1, len(bits_C)), weight=len(bits_C))
+            bits_C = code_bits(loss, batch.labels_RL, self.token_space.code_offset)  # none of written answers
+            self.val_code_bits.update(self._frame_rate * bits_C.sum(), len(bits_C))
             self.log("val/bits_per_second_of_audio", self.val_code_bits, batch_size=1)
         if batch.tasks_RL is not None:
-            sums, counts = sums_by_task(loss, batch, len(self.val_task_losses))
-            for metric, total, count in zip(self.val_task_losses.values(), sums, counts, strict=True):
-                metric.update(total / count.clamp(min=1), weight=count)
+            sums = sums_by_task(loss, batch, len(self.val_task_losses))
+            for metric, total, count in zip(self.val_task_losses.values(), *sums, strict=True):
+                metric.update(total, count)
             self.log_dict({f"val/loss_{name}": metric for name, metric in self.val_task_losses.items()}, batch_size=1)
 
     def test_step(self, batch: PromptBatch | TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
@@ -184,19 +182,26 @@ class LMModule(lightning.LightningModule):
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
         names, self._frame_rate = getattr(data, "task_names", []), getattr(data, "frame_rate", None)
-        self.val_task_losses = torch.nn.ModuleDict({name: MeanMetric() for name in names}).to(self.device)
+        self.val_task_losses = torch.nn.ModuleDict({name: PooledMean() for name in names}).to(self.device)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log what `training_step` found, of the last micro-batch of the step, and the losses by task."""
+        """Log the loss of the step, over all its micro-batches and ranks, and the losses by task."""
         if is_logged_step(self.trainer):
-            log_step(self.trainer, self._step_values | self._task_losses())
+            total, num_targets = self._window.sums()
+            mean = total / num_targets.clamp(min=1)
+            self.log("train/loss", mean, batch_size=1)
+            # Lightning asks the device for what `log` gave the bar after every later step; a number waits once, here.
+            self.trainer.progress_bar_metrics["train/loss"] = float(mean)
+            values = {"train/perplexity": mean.exp(), "train/num_targets": num_targets}
+            log_step(self.trainer, values | self._task_losses())
 
     def _task_losses(self) -> dict[str, float]:
-        """The mean loss of each task that this rank has seen since the last time, each `log_every_n_steps`."""
+        """The mean loss of each task that any rank has seen since the last time, each `log_every_n_steps`."""
         if self._task_totals is None or (self.global_step + 1) % (self.trainer.log_every_n_steps or 1):
             return {}
-        totals = zip(self.val_task_losses, self._task_totals.T.tolist(), strict=True)
+        totals_2K = summed_over_ranks(self._task_totals, self.trainer.world_size)
         self._task_totals = None
+        totals = zip(self.val_task_losses, totals_2K.T.tolist(), strict=True)
         return {f"train/loss_{name}": total / count for name, (total, count) in totals if count}
 
     # ----------------------------------------------------------------------------------------------------- sampling
@@ -240,11 +245,14 @@ class LMModule(lightning.LightningModule):
         checkpoint["codec_fingerprint"] = getattr(data, "codec_fingerprint", self.codec_fingerprint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        stored = checkpoint.get("token_space")
-        if stored != self.token_space.as_dict():
-            raise ValueError(
-                f"Expected a checkpoint with the `token_space` {self.token_space.as_dict()}, "
-                f"but got one with {stored}. "
-                "The text tokenizer and the codec's codebook must be those that the model was trained with."
-            )
+        check_token_space(self.token_space, checkpoint.get("token_space"))
         self.codec_fingerprint = checkpoint.get("codec_fingerprint", "")
+
+
+def check_token_space(expected: TokenSpace, stored: dict[str, Any] | None) -> None:
+    """Raises ValueError if a checkpoint holds another TokenSpace."""
+    if stored != expected.as_dict():
+        raise ValueError(
+            f"Expected a checkpoint with the `token_space` {expected.as_dict()}, but got one with {stored}. "
+            "The text tokenizer and the codec's codebook must be those that the model was trained with."
+        )

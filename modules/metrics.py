@@ -1,7 +1,7 @@
-"""Metrics that torchmetrics lacks: a mean over frames that keeps NaN, code usage, STOI and PESQ that drop nothing; and
-when a step's numbers are logged.
+"""Metrics that torchmetrics lacks: a mean that keeps NaN, code usage, STOI and PESQ that drop nothing; and when a
+step's numbers are logged.
 
-Shapes: B utterances, T audio samples, S code frames, K entries of the codebook, R resolutions.
+Shapes: B utterances, T audio samples, S code frames, K entries of the codebook, G groups.
 """
 
 import warnings
@@ -35,33 +35,32 @@ def log_step(trainer: Any, values: dict[str, float | Tensor]) -> None:
         logger.log_metrics(values, step=trainer.global_step)
 
 
-class FrameMean(Metric):
-    """Mean over all frames of all batches and ranks, at each of R resolutions; `compute` is the mean of those R.
+class PooledMean(Metric):
+    """The mean over the items of all batches and ranks, from each batch's sum and number of items.
 
-    NaN and infinity stay visible: torchmetrics' MeanMetric leaves NaN out, and with `nan_strategy="disable"` it ignores
-    the weights (1.9).
+    NaN where any batch's sum is, and where there are no items. torchmetrics' MeanMetric drops the batches that are NaN,
+    or, with `nan_strategy="disable"`, all weights.
 
     Args:
-        num_resolutions: R.
+        num_groups: G. Groups are pooled apart, and `compute` is the mean of their means.
     """
 
     full_state_update = False
-    higher_is_better = False
-    totals_R: Tensor
-    num_frames_R: Tensor
+    totals_G: Tensor
+    num_items_G: Tensor
 
-    def __init__(self, num_resolutions: int) -> None:
+    def __init__(self, num_groups: int = 1) -> None:
         super().__init__()
-        self.add_state("totals_R", torch.zeros(num_resolutions), dist_reduce_fx="sum")
-        self.add_state("num_frames_R", torch.zeros(num_resolutions, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("totals_G", torch.zeros(num_groups), dist_reduce_fx="sum")
+        self.add_state("num_items_G", torch.zeros(num_groups, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, mean_R: Tensor, num_frames_R: Tensor) -> None:
-        """Add a batch: its mean over so many frames, at each resolution."""
-        self.totals_R += mean_R * num_frames_R
-        self.num_frames_R += num_frames_R
+    def update(self, total_G: Tensor, num_items_G: Tensor | int) -> None:
+        """Add a batch: the sum over its items and their number, (G,) or one for all groups."""
+        self.totals_G += total_G
+        self.num_items_G += torch.as_tensor(num_items_G, device=self.num_items_G.device).long()
 
     def compute(self) -> Tensor:
-        return (self.totals_R / self.num_frames_R).mean()
+        return (self.totals_G / self.num_items_G).mean()
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""FSDP2 on two processes against one process, without a GPU. Run as a script, this file is one of the trainings."""
+"""FSDP2 and DDP on two processes against one process, without a GPU. Run as a script, this file trains on one rank."""
 
 import json
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.shards import ShardWriter
 from datamodules.tokens import TokenDataModule
 from modules.batches import TokenBatch
+from modules.lm.attention import find_segments
 from modules.lm.network import LlamaSize
 from modules.lm.prompt_format import TextToSpeech
 from modules.lm.tokenizer import ByteTokenizer
@@ -53,6 +55,78 @@ class Rows(Dataset):
                 batch.documents_RL[row, start:end] = document
                 start = end
         return batch
+
+
+NUM_UNEVEN, NUM_ACCUMULATED = 5, 3  # a window of three micro-batches, and a last one of two
+
+
+class UnevenRows(Rows):
+    """Rows of which none, one, a few or all targets are left, so that a rank has no target in two of five batches."""
+
+    def __len__(self) -> int:
+        return NUM_UNEVEN
+
+    def __getitem__(self, step: int) -> TokenBatch:
+        batch = super().__getitem__(step)
+        for row in range(self.num_rows):
+            num_kept = (0, 0, ROW_LENGTH, 3)[(step + self.first_row + row) % 4]
+            targets = (batch.labels_RL[row] >= 0).nonzero().squeeze(1)
+            batch.labels_RL[row, targets[num_kept:]] = -100
+        return batch
+
+
+class Updates(Callback):
+    """What a callback finds before each update: whole gradients; and the metrics after it."""
+
+    def __init__(self) -> None:
+        self.gradients: list[dict[str, torch.Tensor]] = []
+        self.metrics: list[tuple[float, float]] = []
+
+    def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
+        gradients = {name: weight.grad for name, weight in module.named_parameters()}
+        whole = {n: one.full_tensor() if hasattr(one, "full_tensor") else one for n, one in gradients.items()}
+        self.gradients.append({name: one.clone() for name, one in whole.items()})
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_index) -> None:
+        if trainer.global_step > len(self.metrics):
+            found = trainer.callback_metrics
+            self.metrics.append((float(found["train/loss"]), float(found["train/num_targets"])))
+
+
+def accumulate(num_ranks: int, strategy: object) -> Updates:
+    """One pass over UnevenRows whose updates change nothing: every window has the gradient of the first weights."""
+    torch.manual_seed(0)
+    updates = Updates()
+    module = LMModule(FORMAT, SIZE, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
+    trainer = Trainer(
+        accelerator="cpu", devices=num_ranks, strategy=strategy, max_epochs=1, use_distributed_sampler=False,
+        accumulate_grad_batches=NUM_ACCUMULATED, gradient_clip_val=1e9, callbacks=[updates], logger=False,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(UnevenRows(int(os.environ.get("LOCAL_RANK", "0")), num_ranks), batch_size=None))
+    return updates
+
+
+def whole_batches() -> list[tuple[dict[str, torch.Tensor], float, int]]:
+    """Of each window: the gradient of the mean over all targets in one backward pass, the mean, and their number."""
+    torch.manual_seed(0)
+    module = LMModule(FORMAT, SIZE)
+    llama, rows, found = module.network.llama, UnevenRows(0, 1), []
+    for start in range(0, NUM_UNEVEN, NUM_ACCUMULATED):
+        batches = [rows[step] for step in range(start, min(start + NUM_ACCUMULATED, NUM_UNEVEN))]
+        tokens, labels, positions, documents = (
+            torch.cat([getattr(batch, name) for batch in batches])
+            for name in ("tokens_RL", "labels_RL", "positions_RL", "documents_RL")
+        )
+        hidden_RLC = llama.model(
+            input_ids=tokens, position_ids=positions, segments=find_segments(documents)
+        ).last_hidden_state
+        loss = F.cross_entropy(llama.lm_head(hidden_RLC).flatten(0, 1), labels.flatten())
+        module.zero_grad()
+        loss.backward()
+        gradients = {name: weight.grad.clone() for name, weight in module.named_parameters()}
+        found.append((gradients, float(loss.detach()), int((labels >= 0).sum())))
+    return found
 
 
 class Data(TokenDataModule):
@@ -122,6 +196,10 @@ def train(folder: Path, num_ranks: int) -> None:
     trainer.fit(module, Data(folder / "shards", Rows(int(os.environ.get("LOCAL_RANK", "0")), num_ranks)))
     if num_ranks > 1:
         trainer.save_checkpoint(folder / "sharded.ckpt")
+        sharding = ModelParallelStrategy(num_ranks, 1, save_distributed_checkpoint=False)
+        for name, strategy in (("ddp", "ddp"), ("fsdp2", sharding)):
+            updates = accumulate(num_ranks, strategy)
+            torch.save((updates.gradients, updates.metrics), folder / f"updates_{name}_{trainer.global_rank}.pt")
 
 
 @pytest.fixture(scope="module")
@@ -147,23 +225,42 @@ def folder(tmp_path_factory) -> Path:
 
 def test_two_sharded_processes_train_as_one(folder):
     """Guards against gradients that are summed or averaged wrongly over ranks, ranks with more targets that weigh the
-    same, clipping by a rank's own norm, and ranks that see the same rows."""
+    same, clipping by a rank's own norm, ranks that see the same rows, and a logged loss of one rank."""
     keys = ("1_0", "2_0", "2_1")
     records = {key: json.loads((folder / f"record_{key}.json").read_text()) for key in keys}
     weights = {key: torch.load(folder / f"weights_{key}.pt", weights_only=True) for key in records}
-    ranks_differ = False
-    for step in range(NUM_STEPS):
-        (whole, num_whole), (first, num_first), (second, num_second) = (
-            record["losses"][step] for record in records.values()
-        )
-        assert num_whole == num_first + num_second
-        assert (first * num_first + second * num_second) / num_whole == pytest.approx(whole, abs=1e-5)
-        ranks_differ |= num_first != num_second
-    assert ranks_differ  # else the weights by targets are not tested
+    counts = [[int((Rows(rank, 2)[step].labels_RL >= 0).sum()) for step in range(NUM_STEPS)] for rank in (0, 1)]
+    assert counts[0] != counts[1]  # else the weights by targets are not tested
+    for step, ((whole, num_whole), first, second) in enumerate(
+        zip(*(record["losses"] for record in records.values()), strict=True)
+    ):
+        assert first == second == [pytest.approx(whole, abs=1e-5), num_whole]
+        assert num_whole == counts[0][step] + counts[1][step]
     for name, weight in weights["1_0"].items():
         torch.testing.assert_close(weights["2_0"][name], weight, rtol=0, atol=1e-5, msg=name)
         assert torch.equal(weights["2_0"][name], weights["2_1"][name])
     assert records["2_0"]["hash"] == records["2_1"]["hash"]
+
+
+@pytest.mark.parametrize("name", ["one process", "ddp", "fsdp2"])
+def test_accumulated_gradients_are_those_of_the_whole_batch(folder, name):
+    """Guards against a mean of micro-batches' means, a short last window that counts less, ranks that weigh the same
+    whatever their targets, gradients that are divided after callbacks have seen them, and a logged loss of a part."""
+    if name == "one process":
+        updates = accumulate(1, "auto")
+        ranks = [(updates.gradients, updates.metrics)]
+    else:
+        ranks = [torch.load(folder / f"updates_{name}_{rank}.pt", weights_only=True) for rank in (0, 1)]
+    expected = whole_batches()
+    for gradients, metrics in ranks:
+        assert len(gradients) == len(metrics) == len(expected) == 2
+        for got, (loss, num_targets), (gradient, mean, num_whole) in zip(gradients, metrics, expected, strict=True):
+            assert (loss, num_targets) == (pytest.approx(mean, rel=1e-6), num_whole)
+            difference, norm = (
+                torch.cat([one.flatten().double() for one in ones]).norm()
+                for ones in ([got[name] - gradient[name] for name in gradient], gradient.values())
+            )
+            assert difference < 1e-6 * norm
 
 
 def test_two_sharded_processes_validate_as_one(folder):

@@ -45,9 +45,9 @@ def by_hand(data: Data, num_micro_batches: int) -> dict[str, dict[int, float]]:
     for step in range(NUM_STEPS):
         is_logged = step % 10 == 9
         optimizer.zero_grad()
-        for batch in data.batches[step * num_micro_batches : (step + 1) * num_micro_batches]:
-            losses = losses_of(module, batch, losses_by_task)
-            (losses.mean() / num_micro_batches).backward()
+        batches = data.batches[step * num_micro_batches : (step + 1) * num_micro_batches]
+        losses = torch.cat([losses_of(module, batch, losses_by_task) for batch in batches])
+        losses.mean().backward()
         norm = torch.nn.utils.clip_grad_norm_(weights, 1.0)
         if is_logged:
             values = {"loss": losses.mean().item(), "perplexity": math.exp(losses.mean()), "num_targets": len(losses)}
