@@ -93,7 +93,7 @@ class TextToSpeech:
 
     @property
     def prompt_template(self) -> str:
-        """The whole prompt as text, without `prefix` and `answer_prefix`: an exported tokenizer gives the ids of `prompt_tokens`."""
+        """The whole prompt as text, without the prefixes: an exported tokenizer gives the ids of `prompt_tokens`."""
         return f"{self.request_template}<|SPEECH_GENERATION_START|>"
 
     # ------------------------------------------------------------------------------------------------ understanding
