@@ -1,0 +1,439 @@
+"""What a stored candidate, score or code is known by: everything that changes it changes its key, and nothing else."""
+
+import dataclasses
+import inspect
+import json
+import logging
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from modules.api import Prompt, SamplingSettings, Verifier
+from modules.codec.acoustic import AcousticEncoder
+from modules.codec.decoder import VocosDecoder
+from modules.codec.encoder import SpectralEncoder
+from modules.codec.filter_bank import KaldiFilterBank
+from modules.codec.fusion import SemanticAcousticEncoder, SemanticAdapter
+from modules.codec.generator import CodecGenerator
+from modules.codec.quantizer import FiniteScalarQuantizer, Xcodec2Quantizer
+from modules.codec.semantic import NormalisedWaveform, SemanticEncoder
+from modules.codec.transformer import TransformerDecoder
+from modules.lm.adapters import LowRankAdapters, add_adapters
+from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama, model_hash
+from modules.lm.prompt_format import LlasaChat, TextToSpeech
+from modules.lm.tokenizer import ByteTokenizer
+from modules.search.adaptive import Adaptive
+from modules.search.best_of_n import BestOfN
+from modules.search.candidates import FORMAT_VERSION, CandidateStore
+from modules.search.diverse_beam import DiverseBeam
+from modules.search.identity import candidate_identity, digest, score_identity
+from modules.search.partial_beam import PartialBeam
+from modules.search.process_beam import ProcessBeam
+from modules.tokens import TokenSpace, Utterance
+from modules.verifiers.emotion import EmotionLabel, EmotionSimilarity
+from modules.verifiers.ensemble import Ensemble
+from modules.verifiers.health import Health
+from modules.verifiers.naturalness import AudioRegressor, Dnsmos
+from modules.verifiers.normalise import BasicWords, Digits, EnglishWords, LetterWords
+from modules.verifiers.settings import NOT_SETTINGS
+from modules.verifiers.speaker import Resemblyzer, Speaker
+from modules.verifiers.sphinx import Pocketsphinx
+from modules.verifiers.transcript import Transcript
+from modules.verifiers.whisper import FasterWhisper
+from tests.search_toys import ToyCodec, ToyFormat
+
+PROMPT = Prompt("key", "one two", language="en", speaker="ann")
+VOICE = Utterance("hello", (1, 2, 3), "ann", "en")
+
+
+def key_of(prompt_format: Any = None, prompt: Prompt = PROMPT, model: str = "m", **changes: Any) -> str:
+    settings = {"codec": ToyCodec(), "sampling": SamplingSettings(), "algorithm": BestOfN(4, 12), "seed": 7} | changes
+    codec = settings.pop("codec")
+    return digest(candidate_identity(model, prompt_format or ToyFormat(), codec, prompt, **settings))
+
+
+# ------------------------------------------------------------------------------------------------- what a prompt says
+
+
+class Template:
+    """A tokenizer with a chat template, in bytes; the template names the date."""
+
+    vocab_size = 512
+
+    def __init__(self, opening: str = "user: ") -> None:
+        self.opening = opening
+
+    def encode(self, text: str) -> list[int]:
+        return [byte + 1 for byte in text.encode()]
+
+    encode_template = encode
+
+    def render(self, messages: list[dict[str, str]], date: str, begin_answer: bool = True) -> str:
+        return f"{date} {self.opening}" + "".join(one["content"] for one in messages) + ("answer: " * begin_answer)
+
+
+def test_everything_that_the_model_is_told_changes_the_key() -> None:
+    """Guards against candidates of another template, instruction, date, tokenizer, prefix, speaker, language or spoken
+    prompt that are read back as this one's, because texts and keys are equal."""
+    named = {"prefix": "{speaker} {language}: "}
+    formats = {
+        "template": LlasaChat(Template(), 16, **named),
+        "another template": LlasaChat(Template("human: "), 16, **named),
+        "instruction": LlasaChat(Template(), 16, **named, synthesis_instruction="Speak:"),
+        "date": LlasaChat(Template(), 16, **named, date="1 Jan 2026"),
+        "no prefix": LlasaChat(Template(), 16),
+        "prefix": LlasaChat(Template(), 16, prefix="{speaker}/{language}: "),
+        "answer prefix": LlasaChat(Template(), 16, **named, answer_prefix="Speaker {speaker} "),
+        "plain": TextToSpeech(ByteTokenizer(), 16, **named),
+        "tokenizer": TextToSpeech(Template(), 16, **named),
+    }
+    keys = {name: key_of(one) for name, one in formats.items()}
+    assert len(set(keys.values())) == len(formats), keys
+    told = formats["template"]
+    prompts = {
+        "key": dataclasses.replace(PROMPT, key="other"),
+        "text": dataclasses.replace(PROMPT, text="one three"),
+        "speaker": dataclasses.replace(PROMPT, speaker="bob"),
+        "language": dataclasses.replace(PROMPT, language="de"),
+        "voice": dataclasses.replace(PROMPT, voice=VOICE),
+        "voice's text": dataclasses.replace(PROMPT, voice=dataclasses.replace(VOICE, text="bye")),
+        "voice's codes": dataclasses.replace(PROMPT, voice=dataclasses.replace(VOICE, codes=(1, 2, 4))),
+    }
+    assert len({keys["template"], *(key_of(told, one) for one in prompts.values())}) == 1 + len(prompts)
+
+
+def test_a_speaker_whom_no_format_names_is_no_other_prompt() -> None:
+    """Guards against sampling again for what the model is never told."""
+    plain = TextToSpeech(ByteTokenizer(), 16)
+    assert key_of(plain) == key_of(plain, dataclasses.replace(PROMPT, speaker="bob"))
+
+
+# ------------------------------------------------------------------------------------- how candidates are searched for
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        BestOfN(4, 12),
+        Adaptive("a", max_candidates=6, max_new_tokens=30, price=0.0, round_size=2),
+        ProcessBeam("a", 3, 2, 30),
+        PartialBeam("a", 3, 2, 2, 200),
+        DiverseBeam("a", 4, 2, 30),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_every_argument_of_a_search_changes_the_key(algorithm: Any) -> None:
+    """Guards against an argument that is left out of the identity: walks over all that the constructor has."""
+    before = key_of(algorithm=algorithm)
+    for name in inspect.signature(type(algorithm)).parameters:
+        value = getattr(algorithm, name)
+        other = "other" if name in ("reward", "health") else (value or 0) + 0.5
+        changed = dataclasses.replace(algorithm)
+        object.__setattr__(changed, name, other)  # past the checks: only the key is asked
+        assert key_of(algorithm=changed) != before, name
+
+
+def test_every_sampling_setting_model_codec_and_seed_changes_the_key() -> None:
+    """Guards against candidates of another temperature, model, codec, seed, engine or steering verifier."""
+    others = {"temperature": 0.5, "top_k": 3, "top_p": 0.5, "min_p": 0.1, "repetition_penalty": 1.2}
+    assert set(others) == {one.name for one in dataclasses.fields(SamplingSettings)}
+    engine = type("Engine", (), {"identity": lambda self: {"name": "engine"}})()
+    keys = [
+        key_of(),
+        *(key_of(sampling=SamplingSettings(**{name: value})) for name, value in others.items()),
+        key_of(model="other"),
+        key_of(seed=8),
+        key_of(codec=type("Other", (ToyCodec,), {"fingerprint": "other"})()),
+        key_of(steering={"a": "score of a"}),
+        key_of(engine=engine),
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_no_key_holds_where_a_class_lives() -> None:
+    """Guards against a moved module that makes every stored candidate unknown."""
+    identity = candidate_identity("m", ToyFormat(), ToyCodec(), PROMPT, SamplingSettings(), BestOfN(4, 12), 7)
+    assert "modules." not in json.dumps(identity) and '"class": "BestOfN"' in json.dumps(identity)
+    for verifier in verifiers():
+        assert "modules." not in json.dumps(verifier.settings), verifier.name
+
+
+# ------------------------------------------------------------------------------------------------- the language model
+
+SIZE = LlamaSize(hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2, num_key_value_heads=1)
+SPACE = TokenSpace(text_vocab_size=20, codebook_size=16)
+
+
+def network(size: LlamaSize = SIZE, adapters: LowRankAdapters | None = None, **config: Any) -> SpeechLanguageModel:
+    """Equal weights at every call."""
+    torch.manual_seed(0)
+    llama = build_llama(size, SPACE.vocab_size)
+    if adapters is not None:
+        add_adapters(llama, adapters)
+    for name, value in config.items():
+        setattr(llama.config, name, value)
+    return SpeechLanguageModel(llama)
+
+
+def test_a_model_is_known_by_all_that_decides_its_logits() -> None:
+    """Guards against a model with other rotary frequencies, another epsilon, precision or adapter scale that passes for
+    the same one: no weight shows these."""
+    changed = {
+        "rope": network(dataclasses.replace(SIZE, rope_theta=5e5)),
+        "epsilon": network(rms_norm_eps=1e-5),
+        "activation": network(hidden_act="gelu"),
+        "heads": network(dataclasses.replace(SIZE, num_heads=4, num_key_value_heads=2)),
+        "dtype": network().to(torch.bfloat16),
+        "adapters": network(adapters=LowRankAdapters(rank=2, alpha=4)),
+        "alpha": network(adapters=LowRankAdapters(rank=2, alpha=8)),
+    }
+    hashes = {name: model_hash(one, SPACE) for name, one in changed.items()}
+    hashes |= {"plain": model_hash(network(), SPACE)}
+    hashes |= {"space": model_hash(network(), TokenSpace(text_vocab_size=19, codebook_size=17))}
+    assert len(set(hashes.values())) == len(hashes), hashes
+    alike = [network(use_cache=True), network(attention_dropout=0.1), network(initializer_range=0.5)]
+    assert {model_hash(one, SPACE) for one in alike} == {hashes["plain"]}
+
+
+# ------------------------------------------------------------------------------------------------------------- scores
+
+
+def normalisers() -> list[Any]:
+    return [BasicWords(), LetterWords(), EnglishWords(), Digits()]
+
+
+@cache
+def verifiers() -> list[Verifier]:
+    """One of each kind that needs no file of weights to say its settings."""
+    return [
+        Transcript(FasterWhisper(), BasicWords()),
+        Transcript(Pocketsphinx(), Digits(), "character"),
+        Speaker(Resemblyzer()),
+        Dnsmos(),
+        AudioRegressor("a folder"),
+        EmotionLabel("a folder", "happy"),
+        EmotionSimilarity("a folder"),
+        Health(),
+    ]
+
+
+def with_arguments(built: Any, **changes: Any) -> Any:
+    """The same class with other arguments; the rest are its attributes."""
+    names = inspect.signature(type(built)).parameters
+    kept = [name for name in names if name not in NOT_SETTINGS]
+    given = {name: getattr(built, name) for name in kept}
+    if not isinstance(built, FasterWhisper):
+        given["model"] = "a folder"
+    return type(built)(**{name: value for name, value in (given | changes).items() if name in names})
+
+
+OTHERS: dict[str, Any] = {
+    "unit": "word",
+    "field": "sig_mos",
+    "compute_type": "float32",
+    "beam_size": 5,
+    "window_seconds": 15.0,
+    "grammar": None,
+    "label": "sad",
+    "languages": ["en"],
+}
+
+
+def other_value(name: str, value: Any) -> Any:
+    if name in OTHERS:
+        return OTHERS[name] if OTHERS[name] != value else "character"
+    return value / 2 + 1 if name == "max_seconds_per_character" else value * 1.5
+
+
+@pytest.mark.parametrize("verifier", verifiers(), ids=lambda one: f"{type(one).__name__} {one.name}")
+def test_every_argument_of_a_verifier_changes_its_score_key(verifier: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against an argument that changes scores and not their key: walks over all that the constructors have, and
+    those of the recogniser or encoder inside. What changes no score must not ask for scores again."""
+    inner = {"recogniser": "recogniser", "encoder": "encoder"}
+    monkeypatch.setattr(type(verifier), "model_hash", "weights")
+    before = score_identity(verifier, PROMPT, "decoder")
+    for name in inspect.signature(type(verifier)).parameters:
+        if name in inner:
+            held = getattr(verifier, name)
+            for own in inspect.signature(type(held)).parameters:
+                if own not in NOT_SETTINGS:
+                    other = with_arguments(held, **{own: other_value(own, getattr(held, own))})
+                    assert key_with(verifier, **{name: other}) != before, own
+        elif name == "normaliser":
+            keys = {key_with(verifier, normaliser=one) for one in normalisers()}
+            assert len(keys) == len(normalisers())
+        elif name in NOT_SETTINGS:
+            other = {"name": "another", "device": "cuda", "families": ["x"]}.get(name, 3)
+            assert name == "model" or key_with(verifier, **{name: other}) == before, name
+        else:
+            changed = with_arguments(verifier, **{name: other_value(name, getattr(verifier, name))})
+            assert score_identity(changed, PROMPT, "decoder") != before, name
+    assert score_identity(verifier, PROMPT, "another decoder") != before
+    monkeypatch.setattr(type(verifier), "model_hash", "other weights")
+    assert score_identity(verifier, PROMPT, "decoder") != before
+
+
+def key_with(verifier: Any, **changes: Any) -> str:
+    return score_identity(with_arguments(verifier, **changes), PROMPT, "decoder")
+
+
+def test_another_spelling_table_is_another_score(tmp_path: Path) -> None:
+    """Guards against scores under one table that are read back under another of the same name."""
+    tables = {"a.json": '{"colour": "color"}', "b.json": '{"colour": "color", "grey": "gray"}'}
+    keys = []
+    for name, content in tables.items():
+        (tmp_path / name).write_text(content)
+        keys.append(Transcript(FasterWhisper(), EnglishWords(tmp_path / name)).settings)
+    assert keys[0] != keys[1]
+    assert keys[0]["normaliser"] == keys[1]["normaliser"]
+
+
+def test_an_ensembles_members_and_weights_change_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against an ensemble that is known by its members' weights alone."""
+    monkeypatch.setattr(Health, "model_hash", "health")
+    strict, lax = Health(name="b"), Health(name="b", max_loop_seconds=2.0)
+    ensembles = [
+        Ensemble([Health(), strict]),
+        Ensemble([Health(), lax]),
+        Ensemble([Health(), strict], "rank"),
+        Ensemble([Health(), strict], weights=[1.0, 2.0]),
+    ]
+    assert len({score_identity(one, PROMPT, "decoder") for one in ensembles}) == len(ensembles)
+
+
+# -------------------------------------------------------------------------------------------------------------- codec
+
+SPECTRAL = {"sample_rate": 16000, "hop_length": 320, "channels": 8, "num_layers": 1, "hidden_channels": 8}
+VOCOS = SPECTRAL
+W2V_BERT = {
+    "model_type": "wav2vec2-bert",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
+
+
+def filled(codec: CodecGenerator) -> CodecGenerator:
+    """Weights that depend on no random generator."""
+    with torch.no_grad():
+        for number, (name, tensor) in enumerate(sorted(codec.state_dict().items())):
+            if tensor.is_floating_point() and "quantizer.quantizer" not in name:
+                steps = torch.arange(tensor.numel()).remainder(7).sub(3).div(8)
+                tensor.copy_(steps.add(number % 5 / 16).reshape(tensor.shape))
+    return codec.eval()
+
+
+def small_codec(levels: tuple[int, ...] = (8, 8, 8, 8), decoder: Any = None, **encoder: Any) -> CodecGenerator:
+    quantizer = FiniteScalarQuantizer(8, levels)
+    return filled(CodecGenerator(SpectralEncoder(**SPECTRAL | encoder), quantizer, decoder or VocosDecoder(**VOCOS)))
+
+
+def xcodec2(
+    front_end: Any = None, levels: tuple[int, ...] = (4,) * 8, rate: int = 16000, appends: bool = True, **decoder: Any
+) -> CodecGenerator:
+    semantic = SemanticEncoder(front_end or KaldiFilterBank(), 2, 16, config=W2V_BERT)
+    acoustic = AcousticEncoder(base_channels=2, channels=16)
+    encoder = SemanticAcousticEncoder(acoustic, semantic, SemanticAdapter(16), appends)
+    acoustic.sample_rate = rate
+    decoding = TransformerDecoder(**{"channels": 32, "num_layers": 1, "hidden_channels": 32} | decoder)
+    return filled(CodecGenerator(encoder, Xcodec2Quantizer(32, levels), decoding))
+
+
+def test_stored_fingerprints_keep_their_bytes() -> None:
+    """Guards against a fingerprint that changes for files on disk, so that their token shards and language models are
+    refused: these are the values of the first version, of the demo's, the five voices' and X-codec2's parts."""
+    stored = {
+        small_codec: ("b507aca4fc4cd078", "68fd7addce0a636a"),
+        lambda: small_codec((7, 7, 7, 7, 5, 5)): ("6bf9ad1ddc93abe1", "9e69c02c220ef3d0"),
+        xcodec2: ("d62c92abed3a47d0", "4ce692967df34859"),
+    }
+    for build, expected in stored.items():
+        codec = build()
+        assert (codec.fingerprint, codec.decoder_fingerprint) == expected
+
+
+# Arguments of a part, beside those that another shape of a weight shows.
+ENCODE_CHANGES: dict[str, Callable[[], CodecGenerator]] = {
+    "fft_size": lambda: small_codec(fft_size=512),
+    "hop_length": lambda: small_codec(hop_length=160),
+    "sample_rate": lambda: small_codec(sample_rate=24000),
+    "mels_per_code": lambda: small_codec(num_mels=40, mels_per_code=4),
+    "levels": lambda: small_codec((8, 8, 8, 5)),
+    "order of levels": lambda: small_codec((5, 8, 8, 8)),
+}
+XCODEC2_CHANGES: dict[str, Callable[[], CodecGenerator]] = {
+    "edge_padding": lambda: xcodec2(KaldiFilterBank(edge_padding=0)),
+    "num_stacked": lambda: xcodec2(KaldiFilterBank(num_mels=40, num_stacked=4)),
+    "normalise": lambda: xcodec2(NormalisedWaveform(normalise=False, edge_padding=160)),
+    "appends_frame": lambda: xcodec2(appends=False),
+    "levels": lambda: xcodec2(levels=(4,) * 7 + (5,)),
+    "acoustic": lambda: xcodec2(rate=24000),
+}
+DECODE_CHANGES: dict[str, Callable[[], CodecGenerator]] = {
+    "num_heads": lambda: xcodec2(num_heads=8),
+    "time_rotary": lambda: xcodec2(time_rotary=True),
+    "num_groups": lambda: xcodec2(num_groups=16),
+    "sample_rate": lambda: xcodec2(sample_rate=24000),
+    "levels": lambda: xcodec2(levels=(4,) * 7 + (5,)),
+    "hop_length": lambda: small_codec(decoder=VocosDecoder(**VOCOS | {"hop_length": 160})),
+}
+
+
+def test_a_codecs_settings_change_its_fingerprints() -> None:
+    """Guards against codes of another analysis window or other levels, and scores of another decoder's sound, that pass
+    for this codec's because the weights are equal."""
+    for changes, build, one in (
+        (ENCODE_CHANGES, small_codec, "fingerprint"),
+        (XCODEC2_CHANGES, xcodec2, "fingerprint"),
+        (DECODE_CHANGES, None, "decoder_fingerprint"),
+    ):
+        plain = {getattr(made(), one) for made in ([build] if build else [small_codec, xcodec2])}
+        values = [getattr(made(), one) for made in changes.values()]
+        assert not plain & set(values), [name for name, value in zip(changes, values, strict=True) if value in plain]
+        assert len(set(values)) == len(values)
+    for decoder in (xcodec2(num_heads=8), xcodec2(time_rotary=True)):  # the codes are the same
+        assert decoder.fingerprint == xcodec2().fingerprint
+
+
+@pytest.mark.parametrize(
+    ("part", "shown"),
+    [
+        (SpectralEncoder, {"channels", "num_layers", "hidden_channels", "num_mels"}),
+        (FiniteScalarQuantizer, {"channels"}),
+        (Xcodec2Quantizer, {"channels"}),
+        (VocosDecoder, {"fft_size", "channels", "num_layers", "hidden_channels"}),
+        (TransformerDecoder, {"channels", "num_layers", "hidden_channels", "dropout"}),
+        (KaldiFilterBank, set()),
+        (NormalisedWaveform, set()),
+        (AcousticEncoder, {"strides", "base_channels", "channels", "weight_norm", "compile_activations"}),
+    ],
+)
+def test_every_argument_of_a_part_is_shown_by_weights_or_settings(part: type, shown: set[str]) -> None:
+    """Guards against a new argument that enters no fingerprint: it must be named in the settings, or here, as one that
+    the shape or name of a weight shows or that changes no number."""
+    source = "".join(inspect.getsource(one.fget) for name in ("encode_settings", "decode_settings")
+                     if isinstance(one := inspect.getattr_static(part, name, None), property))  # fmt: skip
+    for name in inspect.signature(part).parameters:
+        assert name in shown or f"{name}=" in source or "decode_settings" in source, name
+
+
+# ------------------------------------------------------------------------------------------------------ older stores
+
+
+def test_candidates_of_an_older_format_are_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Guards against hours of sampling that are repeated in silence, and against a warning for every prompt."""
+    for number in range(3):
+        (tmp_path / f"key-{number}.json").write_text('{\n "format": 2,\n "identity": {}}')
+    (tmp_path / "new.json").write_text(f'{{\n "format": {FORMAT_VERSION}}}')
+    store = CandidateStore(tmp_path)
+    identity = candidate_identity("m", ToyFormat(), ToyCodec(), PROMPT, SamplingSettings(), BestOfN(4, 12), 7)
+    with caplog.at_level(logging.WARNING):
+        assert store.load(identity, PROMPT) is None and store.load(identity, PROMPT) is None
+    (message,) = caplog.messages
+    assert message.startswith("3 files in") and "older format" in message
+    assert len(list(tmp_path.iterdir())) == 4
