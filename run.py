@@ -10,29 +10,37 @@ import os
 import sys
 import traceback
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+import yaml
 from jsonargparse import Namespace
 from jsonargparse._optionals import omegaconf_apply
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from callbacks.durable_checkpoints import DurableCheckpointIO
 from callbacks.finite_validation import FiniteValidation
+from callbacks.run_checkpoint import SavedBefore
 from callbacks.stage import Stage, StageFinished, StageSettings, newest_checkpoint
+from callbacks.stage_config import as_list
+from callbacks.training_end import StopOnInterrupt, TrainingInterrupted, ended_by_itself
 
 REPOSITORY = Path(__file__).resolve().parent
 USER_ERRORS = (ValueError, OSError, RuntimeError, ImportError)
+NO_STAGE_FOLDER = "runs/no_stage"  # what `${stage.folder}` is under `--stage null`
 
 
 def callbacks_of_every_fit() -> list[Callback]:
     """What every fit has beside the callbacks of its config. They enter no config, so no stage compares them."""
-    return [FiniteValidation()]
+    return [SavedBefore(), FiniteValidation(), StopOnInterrupt()]
 
 
 class SuiteParser(LightningArgumentParser):
@@ -44,14 +52,35 @@ class SuiteParser(LightningArgumentParser):
         namespace = super().parse_args(*args, **kwargs)
         if not hasattr(self, "subcommand"):
             return namespace
+        settings = self._without_stage(namespace)
         # jsonargparse resolves for the whole command, where the keys of a file stand below `fit.`: too late.
         try:
-            return omegaconf_apply(self, namespace)
+            namespace = omegaconf_apply(self, namespace)
         except OmegaConfBaseException as error:
             self.error(" ".join(str(error).split()), error)
+        if settings is None:
+            namespace["stage"] = None
+        return namespace
+
+    def _without_stage(self, namespace: Namespace) -> Any:
+        """The `stage` group, or None for a run that has no stage. Such a run resumes nothing: of a dry run or
+        `--stage null` the files that the config puts into `${stage.folder}` go into another folder."""
+        settings = namespace.get("stage")
+        if settings is None and "${stage." in str(namespace):
+            namespace["stage"] = Namespace(folder=NO_STAGE_FOLDER, inputs=[], outputs=[])
+        elif settings is not None and self.subcommand != "validate" and namespace.get("trainer.fast_dev_run"):
+            namespace["stage"]["folder"] = f"{settings['folder']}.fast_dev_run"
+        else:
+            # A validation belongs to the stage whose weights it reads, and writes no marker.
+            return None if self.subcommand == "validate" else settings
+        if self.subcommand == "fit" and namespace.get("ckpt_path") == "last":
+            namespace["ckpt_path"] = None
+        return None
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with status 2 and the message alone: the usage of a Trainer fills a screen."""
+        if not self.exit_on_error:
+            raise ValueError(message) from ex
         print(f"error: {message}\n(`{self.prog} --help` lists the options)", file=sys.stderr)
         sys.exit(2)
 
@@ -92,25 +121,49 @@ class SuiteCLI(LightningCLI):
         settings = self._get(self.config, "stage")
         if settings is not None:
             self._dump_config()
-            self.stage = Stage(StageSettings(**settings.as_dict()), self.subcommand, self.config_dump)
+            settings = StageSettings(**settings.as_dict())
+            self.stage = Stage(settings, self.subcommand, self.config_dump, self._read_stored_config)
             if rank_zero_only.rank == 0:
                 print(self.stage.begin(), flush=True)
             else:
                 self.stage.follow()
 
+    def _read_stored_config(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The config of a marker with the defaults that the classes of today have for what it lacks. Raises where it
+        holds a key or a class that is gone."""
+        parser = self._parser(self.subcommand)
+        parser.exit_on_error = False
+        try:
+            namespace = parser.parse_object(dict(config))
+            text = parser.dump(namespace, skip_link_targets=False, skip_none=False, format="yaml")
+        finally:
+            parser.exit_on_error = True
+        return yaml.safe_load(text)
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """With the callbacks that every fit has, but for those that the config names itself."""
+        """With what every fit has: whole checkpoints (a `CheckpointIO` of the config is left), and the callbacks."""
         if self.subcommand == "fit":
-            given = self._get(self.config_init, "trainer", default={}).get("callbacks") or []
-            named = {type(one) for one in (given if isinstance(given, list) else [given])}
-            added = [one for one in callbacks_of_every_fit() if type(one) not in named]
-            self.trainer_defaults = {"callbacks": added}
+            given = self._get(self.config_init, "trainer", default={})
+            plugins = as_list(given.get("plugins"))
+            if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+                kwargs["plugins"] = [*plugins, DurableCheckpointIO()]
+            named = {type(one) for one in as_list(given.get("callbacks"))}  # the config's own go first
+            self.trainer_defaults = {"callbacks": [one for one in callbacks_of_every_fit() if type(one) not in named]}
+        elif self.subcommand == "validate":
+            self.save_config_callback = None  # it would replace the config.yaml of the fit
         return super().instantiate_trainer(**kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        super()._run_subcommand(subcommand)
+        try:
+            super()._run_subcommand(subcommand)
+        except TrainingInterrupted as interruption:
+            if self.stage is not None and rank_zero_only.rank == 0:
+                print(self.stage.pause(str(interruption)), flush=True)
+            raise
         if self.stage is not None and rank_zero_only.rank == 0:
-            print(self.stage.finish(), flush=True)
+            ended = subcommand != "fit" or ended_by_itself(self.trainer)
+            why = f"stopped at step {self.trainer.global_step} before the training's end"
+            print(self.stage.finish() if ended else self.stage.pause(why), flush=True)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SuiteCLI":
         """Itself. A module's optimizer factories hold the command that built them, and EMAWeightAveraging copies the
@@ -118,15 +171,19 @@ class SuiteCLI(LightningCLI):
         return self
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        """`ckpt_path: last` of a fit is the newest whole checkpoint, and nothing, quietly, before the first one."""
+        """`ckpt_path: last` is the whole checkpoint of the largest step: for a fit nothing, quietly, before the first
+        one. Raises ValueError where a validation finds none."""
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
-        if subcommand == "fit" and kwargs.get("ckpt_path") == "last":
+        if subcommand in ("fit", "validate") and kwargs.get("ckpt_path") == "last":
             savers = [saver for saver in self.trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
             folders = [saver.dirpath for saver in savers if not saver.save_weights_only]
             if folders and all(folders):
                 kwargs["ckpt_path"] = newest_checkpoint(map(Path, folders))
+                if subcommand == "validate" and kwargs["ckpt_path"] is None:
+                    raise ValueError(f"Expected a checkpoint to validate, but got none in {', '.join(folders)}.")
                 if rank_zero_only.rank == 0:
-                    print(f"fit starts from {kwargs['ckpt_path'] or 'the first step: no checkpoint yet'}", flush=True)
+                    source = kwargs["ckpt_path"] or "the first step: no checkpoint yet"
+                    print(f"{subcommand} starts from {source}", flush=True)
         return kwargs
 
 
@@ -175,6 +232,8 @@ def main(args: list[str] | None = None) -> None:
     except StageFinished as finished:
         if rank_zero_only.rank == 0:
             print(finished, flush=True)
+    except TrainingInterrupted as interruption:
+        raise SystemExit(130) from interruption  # as a shell counts SIGINT
     except Exception as error:
         mistake = user_error(error)
         if mistake is None or os.environ.get("LOGLEVEL", "").upper() == "DEBUG":

@@ -1,28 +1,89 @@
-"""Checkpoints of a run, the one after its last update included."""
+"""Checkpoints of a run: on optimizer steps alone, the one after its last update included."""
 
+from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+
+def accumulates(trainer: L.Trainer) -> bool:
+    """Whether the micro-batch that has just ended is not the last of its window: its gradient is in no checkpoint."""
+    return trainer.fit_loop.epoch_loop._should_accumulate()
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Lightning's ModelCheckpoint, which also saves the end.
+    """Lightning's ModelCheckpoint, which saves on optimizer steps alone, and also the end.
 
     With `every_n_train_steps` Lightning saves at multiples of it alone: of 1,400 updates it would keep 1,200 at 400.
+    Inside an accumulation window it saves as well, where a limit of time or the first micro-batch after a resume asks
+    for it: a run that resumes there has lost the gradients of the window so far.
     """
 
+    # No __init__: its arguments are Lightning's.
+    _trained = False
+    _stops_later = False
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        self._trained = True
+        self._stops_later |= trainer.should_stop  # as by `max_time`
+        trainer.should_stop = self._stops_later and not accumulates(trainer)
+        if accumulates(trainer):
+            return
         super().on_train_batch_end(trainer, pl_module, *args)
         if trainer.global_step == trainer.max_steps:
-            self._save_now(trainer)
+            self._save_unless_saved(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not accumulates(trainer):
+            super().on_validation_end(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A run that ends by its epochs, or early."""
-        self._save_now(trainer)
+        self._save_unless_saved(trainer)
 
-    def _save_now(self, trainer: L.Trainer) -> None:
-        if not self._should_skip_saving_checkpoint(trainer):  # as where this step was saved before
-            found = self._monitor_candidates(trainer)
-            self._save_topk_checkpoint(trainer, found)
-            self._save_last_checkpoint(trainer, found)
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A run that resumed behind its last step: it may have been killed after one of its two files."""
+        if not self._trained and trainer.global_step > 0 and not trainer.fast_dev_run:
+            save(self, trainer)
+
+    def _save_unless_saved(self, trainer: L.Trainer) -> None:
+        if not self._should_skip_saving_checkpoint(trainer):
+            save(self, trainer)
+
+
+class SavedBefore(Callback):
+    """Tells a saver after a resume that the step it resumed from is saved.
+
+    Lightning forgets it. The first micro-batch of a window, after which the step is still the same, then overwrites the
+    checkpoint. A saver with `monitor` is left alone: the checkpoint may be another saver's.
+    """
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for saver in trainer.checkpoint_callbacks:
+            if isinstance(saver, ModelCheckpoint) and saver.monitor is None and saver._every_n_train_steps:
+                saver._last_global_step_saved = trainer.global_step
+
+
+def save(saver: ModelCheckpoint, trainer: L.Trainer) -> None:
+    """Save with a saver now, under the names it uses."""
+    found = saver._monitor_candidates(trainer)
+    saver._save_topk_checkpoint(trainer, found)
+    saver._save_last_checkpoint(trainer, found)
+
+
+def save_to_resume(trainer: L.Trainer) -> bool:
+    """Save what a run resumes from, at an optimizer step, unless that step is saved. False: no saver, nothing saved."""
+    savers = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
+    savers = [one for one in savers if not one.save_weights_only]
+    if not savers:
+        return False
+    # The one that writes `last.ckpt`; of one that keeps the best, the files stay as they are.
+    saver = min(savers, key=lambda one: (one.monitor is not None, not one.save_last))
+    if saver._last_global_step_saved == trainer.global_step:
+        return True
+    if saver.monitor is None:
+        save(saver, trainer)
+    else:
+        trainer.save_checkpoint(Path(saver.dirpath or "") / f"interrupted-step={trainer.global_step}.ckpt")
+    return True

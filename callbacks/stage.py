@@ -1,25 +1,29 @@
 """Stage: a run that is skipped when it is finished, resumed when it is not, and moved aside when its config changes.
 
-A stage owns a folder. `stage_SUBCOMMAND.json` in it, the marker, holds the hash of the resolved config and of the
-contents of the inputs. Nothing is ever deleted.
+A stage owns a folder. `stage_SUBCOMMAND.json` in it, the marker, holds the resolved config and the hashes of the
+contents of the inputs; callbacks/stage_config.py says which changes of the config count. Nothing is ever deleted.
 """
 
 import fcntl
 import hashlib
 import json
+import pickle
 import resource
 import sys
 import time
 import zipfile
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from datetime import date
 from pathlib import Path
 from typing import IO, Any
 
+import torch
+
+from callbacks.stage_config import changed_config, changed_keys
 from modules.search.whole_file import write_whole
 
-NOT_HASHED = ("stage", "config", "num_threads")  # they say where to write and how fast, not what comes out
+NOT_STORED = ("stage", "config", "num_threads")  # they say where to write and how fast, not what comes out
 SHARD_INDEX = ("index.json", "index.npz")
 
 
@@ -46,7 +50,8 @@ class StageSettings:
 class Marker:
     """What the marker file says: `seconds` of wall time over all attempts, `peak_gb` of memory (1e9 bytes).
 
-    `attempt_start` is a Unix time while an attempt runs, or where one ended without a word; otherwise 0.
+    `hash` names the folder where it is moved aside; it decides nothing. `attempt_start` is a Unix time while an attempt
+    runs, or where one ended without a word; otherwise 0.
     """
 
     hash: str
@@ -78,32 +83,36 @@ def content_hash(path: Path) -> str:
 
 
 def newest_checkpoint(folders: Iterable[Path]) -> Path | None:
-    """The newest whole `*.ckpt` in the folders, or None where there is none at all.
+    """The whole `*.ckpt` with the largest global step in the folders, or None where there is none at all.
 
-    A run that was killed while it saved leaves a file cut short or a dangling link: those are passed over. Raises
-    ValueError when nothing but such files is there, since a run must not start over in silence.
+    Of several at that step, `last.ckpt`. A run that was killed while it saved leaves a file cut short or a dangling
+    link: those are passed over, and so are files of weights alone. Raises ValueError when nothing but such files is
+    there, since a run must not start over in silence.
     """
     paths = [path for folder in folders if folder.is_dir() for path in folder.glob("*.ckpt")]
-    # A folder of shards is whole with the file that is written last.
-    whole = [path for path in paths if zipfile.is_zipfile(path) or (path / "meta.pt").is_file()]
-    if paths and not whole:
+    steps = {path: step for path in paths if (step := global_step(path)) is not None}
+    if paths and not steps:
         raise ValueError(
             f"Expected a whole checkpoint to resume from, but got only damaged ones ({', '.join(map(str, paths))}). "
             "Move them away to start from the first step."
         )
-    return max(whole, key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
+    return max(steps, key=lambda path: (steps[path], path.name == "last.ckpt", path.stat().st_mtime_ns), default=None)
 
 
-def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The dotted names of the values in which two nested configs differ."""
-    changed: list[str] = []
-    for key in sorted({*old, *new}):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            changed += changed_keys(before, after, f"{prefix}{key}.")
-        elif before != after or (key in old) != (key in new):
-            changed.append(prefix + key)
-    return changed
+def global_step(checkpoint: Path) -> int | None:
+    """The step at which a file or a folder of shards was saved, or None where no run can resume from it.
+
+    Weights are mapped, not read: milliseconds for gigabytes.
+    """
+    file = checkpoint / "meta.pt" if checkpoint.is_dir() else checkpoint  # of a folder, what is written last
+    if not zipfile.is_zipfile(file):  # false where there is nothing
+        return None
+    try:
+        # The run loads the same file, and as freely.
+        content = torch.load(file, map_location="cpu", mmap=True, weights_only=False)
+        return int(content["global_step"]) if checkpoint.is_dir() or "optimizer_states" in content else None
+    except (RuntimeError, OSError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError):
+        return None
 
 
 def peak_gigabytes() -> float:
@@ -120,16 +129,24 @@ class Stage:
         settings: Folder, inputs and outputs.
         subcommand: fit, validate, test or predict.
         config: The resolved config of the run.
+        read: Parses a stored config as today's code does, with the defaults of what it lacks.
 
     Raises (here):
         FileNotFoundError: An input is missing.
         ValueError: The folder holds the working folder, or another stage.
     """
 
-    def __init__(self, settings: StageSettings, subcommand: str, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        settings: StageSettings,
+        subcommand: str,
+        config: Mapping[str, Any],
+        read: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    ) -> None:
         self.folder = settings.folder
         self.outputs = settings.outputs
         self.subcommand = subcommand
+        self.read = read
         self.marker_path = self.folder / f"stage_{subcommand}.json"
         self._lock: IO[str] | None = None
         if Path.cwd().is_relative_to(self.folder.resolve()):
@@ -140,8 +157,7 @@ class Stage:
                 f"Expected `stage.folder` to belong to one stage, but got {strangers[0]} of another there. "
                 "Name another: --stage.folder FOLDER."
             )
-        # Through JSON and back, so that it compares equal to what a marker file gives.
-        config = json.loads(json.dumps({k: v for k, v in config.items() if k not in NOT_HASHED}, default=str))
+        config = plain({key: value for key, value in config.items() if key not in NOT_STORED})
         inputs = {str(path): content_hash(path) for path in settings.inputs}
         self.marker = Marker(_json_hash([subcommand, config, inputs]), config, inputs)
 
@@ -157,8 +173,9 @@ class Stage:
         """
         self._acquire()
         earlier = self._read()
+        changed = self._changed(earlier) if earlier else []
         line = f"{self.name}: {self.subcommand} starts"
-        if earlier is not None and earlier.hash == self.marker.hash:
+        if earlier is not None and not changed:
             missing = [path for path in self.outputs if not path.exists()]
             if earlier.finished and not missing:
                 raise StageFinished(
@@ -170,7 +187,7 @@ class Stage:
             self.marker.peak_gb = earlier.peak_gb
             self.marker.seconds = earlier.seconds + self._lost_seconds(earlier)
         elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            line = self._move_aside(earlier) + f"\n{line}"
+            line = self._move_aside(earlier, changed) + f"\n{line}"
         self.marker.attempt_start = time.time()
         self._write()
         return f"{line} in {self.folder}"
@@ -178,7 +195,10 @@ class Stage:
     def follow(self, timeout: float = 600.0) -> None:
         """What the other ranks do while rank 0 makes the folder ready. Raises StageFinished, TimeoutError."""
         deadline = time.monotonic() + timeout
-        while (earlier := self._read()) is None or earlier.hash != self.marker.hash:
+        others: set[str] = set()  # a comparison parses a config: once for each marker that is read
+        while (earlier := self._read()) is None or earlier.hash in others or self._changed(earlier):
+            if earlier is not None:
+                others.add(earlier.hash)
             if time.monotonic() > deadline:
                 raise TimeoutError(f"Expected rank 0 to write {self.marker_path} in {timeout} s, but got nothing.")
             time.sleep(0.2)
@@ -195,6 +215,14 @@ class Stage:
         self.marker.finished, self.marker.date, self.marker.attempt_start = True, date.today().isoformat(), 0.0
         self._write()
         return f"{self.name}: finished in {_duration(self.marker.seconds)}, peak {self.marker.peak_gb:.1f} GB"
+
+    def pause(self, why: str) -> str:
+        """Mark the attempt as over and the stage as unfinished. Returns a line that says so."""
+        self.marker.seconds += time.time() - self.marker.attempt_start
+        self.marker.peak_gb = max(self.marker.peak_gb, peak_gigabytes())
+        self.marker.attempt_start = 0.0
+        self._write()
+        return f"{self.name}: unfinished ({why}); the same command resumes it"
 
     def release(self) -> None:
         """Let other processes use the folder. The end of a process, however it comes, does the same."""
@@ -220,7 +248,14 @@ class Stage:
         last_write = max(path.lstat().st_mtime for path in self.folder.rglob("*"))
         return max(0.0, last_write - earlier.attempt_start)
 
-    def _move_aside(self, earlier: Marker | None) -> str:
+    def _changed(self, earlier: Marker) -> list[str]:
+        """What differs from an earlier run, so that its results are not those of this one."""
+        if earlier.hash == self.marker.hash:
+            return []
+        changed = changed_config(earlier.config, self.marker.config, lambda config: plain(self.read(config)))
+        return changed + changed_keys(earlier.inputs, self.marker.inputs)
+
+    def _move_aside(self, earlier: Marker | None, changed: list[str]) -> str:
         label = earlier.hash[:8] if earlier else "unmarked"
         target = self.folder.with_name(f"{self.name}.superseded-{label}")
         number = 1
@@ -230,20 +265,24 @@ class Stage:
         self.folder.rename(target)
         why = "its folder was made without a marker"
         if earlier:
-            changed = changed_keys(earlier.config, self.marker.config) + changed_keys(
-                earlier.inputs, self.marker.inputs
-            )
             why = f"changed since: {', '.join(changed[:5])}{', ...' if len(changed) > 5 else ''}"
         return f"{self.name}: {why}; the earlier run is kept in {target}"
 
     def _read(self) -> Marker | None:
         try:
-            return Marker(**json.loads(self.marker_path.read_text()))
-        except (OSError, ValueError, TypeError):
+            content = json.loads(self.marker_path.read_text())
+            names = {one.name for one in fields(Marker)}
+            return Marker(**{name: value for name, value in content.items() if name in names})
+        except (OSError, ValueError, TypeError, AttributeError):
             return None  # none yet, or of another version: the folder is then moved aside
 
     def _write(self) -> None:
         write_whole(self.marker_path, json.dumps(asdict(self.marker), indent=1))
+
+
+def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Through JSON and back, so that it compares equal to what a marker file gives."""
+    return json.loads(json.dumps(config, default=str))
 
 
 def _json_hash(value: Any) -> str:
