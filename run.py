@@ -141,11 +141,12 @@ class SuiteCLI(LightningCLI):
         return yaml.safe_load(text)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """With what every fit has: whole checkpoints (a `CheckpointIO` of the config is left), and the callbacks."""
+        """With what every fit has: whole checkpoints, where the config names no `CheckpointIO`, and the callbacks."""
         if self.subcommand == "fit":
             given = self._get(self.config_init, "trainer", default={})
             plugins = as_list(given.get("plugins"))
-            if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            own = getattr(given.get("strategy"), "_checkpoint_io", None)
+            if own is None and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
                 kwargs["plugins"] = [*plugins, DurableCheckpointIO()]
             named = {type(one) for one in as_list(given.get("callbacks"))}  # the config's own go first
             self.trainer_defaults = {"callbacks": [one for one in callbacks_of_every_fit() if type(one) not in named]}
