@@ -67,12 +67,13 @@ class SuiteParser(LightningArgumentParser):
         `--stage null` the files that the config puts into `${stage.folder}` go into another folder."""
         settings = namespace.get("stage")
         if settings is None and "${stage." in str(namespace):
-            namespace["stage"] = Namespace(folder=NO_STAGE_FOLDER, inputs=[], outputs=[])
+            folder = NO_STAGE_FOLDER
         elif settings is not None and self.subcommand != "validate" and namespace.get("trainer.fast_dev_run"):
-            namespace["stage"]["folder"] = f"{settings['folder']}.fast_dev_run"
+            folder = f"{settings.get('init_args', settings)['folder']}.fast_dev_run"
         else:
             # A validation belongs to the stage whose weights it reads, and writes no marker.
             return None if self.subcommand == "validate" else settings
+        namespace["stage"] = Namespace(folder=folder, inputs=[], outputs=[])
         if self.subcommand == "fit" and namespace.get("ckpt_path") == "last":
             namespace["ckpt_path"] = None
         return None

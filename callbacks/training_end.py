@@ -87,6 +87,8 @@ class StopOnInterrupt(Callback):
         os.write(2, b"\nstops after this optimizer step; Ctrl-C again: at once\n")
 
     def _restore(self) -> None:
+        """Lightning may put this handler back later: from here on it is what Python's own is."""
+        self._trains = False
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
             self._previous = None

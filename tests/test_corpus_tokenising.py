@@ -16,6 +16,7 @@ from datamodules.preparation import prepare_audio_shards
 from datamodules.shards import ShardIndex, ShardReader
 from datamodules.sources.source import Recording
 from modules.api import Audio
+from modules.codec.losses import MultiResolutionMelLoss
 from modules.codec_module import CodecModule
 from tests.test_codec_parts import tiny_codec
 
@@ -48,7 +49,7 @@ def test_a_corpus_has_the_codes_of_its_recordings_alone(batch_seconds, tmp_path)
     """Guards against batches beyond the bound, recordings lost or twice, and codes that depend on the batch."""
     prepare_audio_shards([Noise()], tmp_path / "audio", 16000, "wav")
     codec, recorder = tiny_codec(), Recorder()
-    module = CodecModule(codec, nn.Identity(), nn.Identity(), torch.optim.SGD, torch.optim.SGD)
+    module = CodecModule(codec, nn.Identity(), MultiResolutionMelLoss(16000), torch.optim.SGD, torch.optim.SGD)
     trainer = L.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, use_distributed_sampler=False,
         callbacks=[TokenShardWriter(tmp_path / "tokens"), recorder],

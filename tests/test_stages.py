@@ -10,7 +10,8 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from torch.utils.data import DataLoader
 
 import run
-from callbacks.stage import Stage, StageFinished, StageSettings, changed_keys, content_hash, newest_checkpoint
+from callbacks.stage import Stage, StageFinished, StageSettings, content_hash, newest_checkpoint
+from callbacks.stage_config import changed_keys
 
 # What the toy's runs did, in order: ("fit", first step, last step) or ("predict", value read).
 JOURNAL: list[tuple] = []
@@ -34,7 +35,9 @@ class ToyModule(LightningModule):
     def training_step(self, batch: torch.Tensor, batch_index: int) -> torch.Tensor:
         if self.global_step == self.hparams.fail_at_step and not Path("repaired").exists():
             raise ArithmeticError("the toy breaks here")
-        return self.layer(batch).square().mean()
+        loss = self.layer(batch).square().mean()
+        self.log("loss", loss)
+        return loss
 
     def predict_step(self, batch: torch.Tensor, batch_index: int) -> None:
         number = int(Path(self.hparams.source).read_text())
@@ -173,7 +176,7 @@ def test_the_first_attempt_warns_of_no_missing_checkpoint(toys: Path, recwarn: p
 def test_damaged_checkpoints_are_passed_over(tmp_path: Path) -> None:
     """Guards against a resume from a file cut short by a kill, and against a silent start over because of one."""
     assert newest_checkpoint([tmp_path]) is None
-    torch.save({"step": 1}, tmp_path / "step=1.ckpt")
+    torch.save({"global_step": 1, "optimizer_states": []}, tmp_path / "step=1.ckpt")
     whole = (tmp_path / "step=1.ckpt").read_bytes()
     (tmp_path / "step=2.ckpt").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "last.ckpt").symlink_to("gone.ckpt")
@@ -182,6 +185,19 @@ def test_damaged_checkpoints_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "step=1.ckpt").unlink()
     with pytest.raises(ValueError, match="Expected a whole checkpoint to resume from"):
         newest_checkpoint([tmp_path])
+
+
+def test_a_resume_takes_the_largest_step(tmp_path: Path) -> None:
+    """Guards against a resume from a file that was copied or touched last, or that holds weights alone."""
+    for name, step in (("step=3.ckpt", 3), ("last.ckpt", 3), ("old.ckpt", 1)):
+        torch.save({"global_step": step, "optimizer_states": []}, tmp_path / name)
+    torch.save({"global_step": 9}, tmp_path / "weights.ckpt")
+    for age, name in enumerate(("old.ckpt", "step=3.ckpt", "last.ckpt", "weights.ckpt")):
+        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    assert newest_checkpoint([tmp_path]) == tmp_path / "last.ckpt"
+    (tmp_path / "shards.ckpt").mkdir()
+    torch.save({"global_step": 4}, tmp_path / "shards.ckpt/meta.pt")
+    assert newest_checkpoint([tmp_path]) == tmp_path / "shards.ckpt"
 
 
 def test_a_folder_without_a_marker_is_moved_aside(toys: Path) -> None:

@@ -3,7 +3,6 @@
 import csv
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from modules.lm.checkpoints import export
 from modules.lm.saved_model import SavedModel
 from modules.lm_module import LMModule
 from tests.report_toys import Page
-from tests.search_toys import CODEBOOK_SIZE, TreeSampler
+from tests.search_toys import CODEBOOK_SIZE, ToyFormat, TreeSampler
 from tests.test_configs import REPOSITORY, DryCLI
 from tests.test_inference_scaling import timeless
 from tests.test_lm_exchange import trained
@@ -41,7 +40,7 @@ class ToyModel:
 
     def __init__(self, name, events, codebook_size=CODEBOOK_SIZE, fingerprint="") -> None:
         self.name, self.events, self.codec_fingerprint = name, events, fingerprint
-        self.prompt_format = SimpleNamespace(token_space=SimpleNamespace(codebook_size=codebook_size))
+        self.prompt_format = ToyFormat(codebook_size)
         self.toy_sampler = OtherSampler()
 
     def load(self, device, dtype) -> None:

@@ -33,8 +33,8 @@ def plain(value: Any) -> Any:
     if hasattr(value, "__qualname__"):  # a class or a function
         return value.__qualname__
     record = {"class": type(value).__qualname__}
-    if isinstance(value, Verifier):
-        return record | {"model_hash": value.model_hash, "settings": plain(value.settings)}
+    if hasattr(value, "model_hash"):
+        return record | {"model_hash": value.model_hash, "settings": plain(getattr(value, "settings", None))}
     if dataclasses.is_dataclass(value):
         return record | {one.name: plain(getattr(value, one.name)) for one in dataclasses.fields(value)}
     if not hasattr(value, "__dict__"):
