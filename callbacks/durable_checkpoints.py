@@ -14,7 +14,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
     """Writes beside the target under another name, waits for the disk, then renames.
 
     Lightning's own save goes through the system's temporary folder, from where a move to another file system is a copy
-    that a kill can cut short. Name this class under `trainer.plugins`. Folders of shards (ModelParallelStrategy with
+    that a kill can cut short. run.py gives it to every fit. Folders of shards (ModelParallelStrategy with
     `save_distributed_checkpoint: true`) do not pass here: use `save_last: link` with them, so that none is overwritten.
     """
 

@@ -20,6 +20,7 @@ import time
 import traceback
 import zipfile
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -29,8 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Journal(Callback):
-    """A line per step and rank, written at once: attempt, step, what was logged, the batch's hash; at the end the
-    weights'."""
+    """A line per micro-batch and rank, written at once: attempt, step, "step" where it ended one and "part" elsewhere,
+    its place in the epoch, what the step logged, the batch's hash; at the end the weights'."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -39,12 +40,16 @@ class Journal(Callback):
         with Path(f"{self.path}_{trainer.global_rank}").open("ab", buffering=0) as file:
             file.write((" ".join([os.environ["ATTEMPT"], *map(str, words)]) + "\n").encode())
 
+    def on_train_start(self, trainer, pl_module) -> None:
+        self._step = trainer.global_step
+
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        logged = {name: float(value).hex() for name, value in trainer.callback_metrics.items() if "train/" in name}
+        kind, self._step = ("part" if trainer.global_step == self._step else "step"), trainer.global_step
+        metrics = trainer.callback_metrics.items() if kind == "step" else ()
+        logged = {name: float(value).hex() for name, value in metrics if "train/" in name}
         fields = (getattr(batch, field.name) for field in dataclasses.fields(batch))
-        self._write(
-            trainer, trainer.global_step, *(f"{name}={logged[name]}" for name in sorted(logged)), digest(fields)
-        )
+        about = (f"{name}={logged[name]}" for name in sorted(logged))
+        self._write(trainer, trainer.global_step, kind, batch_idx, *about, digest(fields))
         time.sleep(0.002)  # so that a kill finds the run between its steps, too
 
     def on_train_end(self, trainer, pl_module) -> None:
@@ -80,6 +85,7 @@ def kill_at(moment: str, count: int) -> None:
         time.sleep(60)
 
     save, replace, remove = torch.save, os.replace, DurableCheckpointIO.remove_checkpoint
+    journal_batch = Journal.on_train_batch_end
 
     def save_half(checkpoint, stream, **options) -> None:
         if not die_at_last():
@@ -100,7 +106,15 @@ def kill_at(moment: str, count: int) -> None:
         if die_at_last():
             die()
 
-    if moment == "write":
+    def die_inside_a_window(self, trainer, *args) -> None:
+        journal_batch(self, trainer, *args)
+        # In the second micro-batch: whatever the savers did after the first is on the disk.
+        if trainer.fit_loop.epoch_loop._should_accumulate() and die_at_last():
+            die()
+
+    if moment == "window":
+        Journal.on_train_batch_end, left["count"] = die_inside_a_window, 2
+    elif moment == "write":
         torch.save = save_half
     elif moment == "replace":
         os.replace = die_before_replace
@@ -174,7 +188,8 @@ def kill_when_past(children: list[int], folder: Path, attempt: int, step: int, d
 
 def experiment(folder: Path, config: str, kills: Sequence[str], steps_per_checkpoint: int, num_ranks: int = 1) -> None:
     """The uninterrupted run in `folder/whole`, then that in `folder/killed`, which is killed in every way of `kills`:
-    at a "random" step, or while it saves a checkpoint ("write", "replace", "removal")."""
+    at a "random" step, while it saves a checkpoint ("write", "replace", "removal"), or inside the first accumulation
+    "window" after its start."""
     homes = {kind: folder / kind for kind in ("whole", "killed")}
     for home in homes.values():
         home.mkdir(parents=True)
@@ -192,7 +207,7 @@ def experiment(folder: Path, config: str, kills: Sequence[str], steps_per_checkp
         left = sorted((home / "run/checkpoints").glob("*"))
         damaged = [path.name for path in left if not zipfile.is_zipfile(path)]
         (home / f"damaged_{attempt}.json").write_text(json.dumps(damaged))
-        steps = [int(line[1]) for line in journal(home) if line[1] != "end"]
+        steps = [int(line[1]) for line in journal(home) if "step" in line]
         last = max(steps, default=0) // steps_per_checkpoint * steps_per_checkpoint
     wait(start(home, num_ranks, len(kills), "", 0))
 
@@ -219,28 +234,36 @@ def assert_continued(
 ) -> None:
     """Every attempt went on from the newest whole checkpoint, and made the uninterrupted run's steps bit for bit."""
     for rank in range(num_ranks):
-        expected = {line[1]: line[2:] for line in journal(folder / "whole", rank)}
-        assert set(expected) == {*map(str, range(1, num_steps + 1)), "end"}
+        expected = {place(line): line[2:] for line in journal(folder / "whole", rank)}
+        whole_steps = [line[1] for line in journal(folder / "whole", rank) if line[1] == "end" or line[2] == "step"]
+        assert whole_steps == [*map(str, range(1, num_steps + 1)), "end"]
         lines = journal(folder / "killed", rank)
-        assert {line[1] for line in lines} == set(expected)
-        for attempt, step, *rest in lines:
-            assert rest == expected[step], f"attempt {attempt}, step {step}: {rest}, but expected {expected[step]}"
+        assert {place(line) for line in lines} == set(expected)
+        for line in lines:
+            assert line[2:] == expected[place(line)], f"{line}, but expected {expected[place(line)]}"
     attempts = steps_by_attempt(folder)
-    assert list(attempts) == list(range(len(kills) + 1)), "every attempt but the last is killed after it made a step"
-    for number in range(1, len(attempts)):
+    stepped = [number for number in range(len(kills) + 1) if number == len(kills) or kills[number] != "window"]
+    assert list(attempts) == stepped, "every attempt but the last is killed after it made a step, or inside its first"
+    for before, number in pairwise(stepped):
         # A step is journaled before the checkpoint that follows it is written.
-        last = max(max(attempts[before]) for before in range(number))
+        last = max(max(attempts[one]) for one in stepped if one <= before)
         newest = (last - 1) // steps_per_checkpoint * steps_per_checkpoint
         assert newest < attempts[number][0] <= last + 1, f"attempt {number} did not take the newest whole checkpoint"
+    for number in range(1, len(kills) + 1):
         assert f"fit starts from {folder}" in (folder / f"killed/log_{number}_0").read_text()
 
 
 def steps_by_attempt(folder: Path) -> dict[int, list[int]]:
     attempts: dict[int, list[int]] = {}
-    for attempt, step, *_ in journal(folder / "killed"):
-        if step != "end":
+    for attempt, step, kind, *_ in journal(folder / "killed"):
+        if kind == "step":
             attempts.setdefault(int(attempt), []).append(int(step))
     return attempts
+
+
+def place(line: Sequence[str]) -> str:
+    """Of a micro-batch in the run: the step that it belongs to or ended, and its place in the epoch."""
+    return line[1] if line[1] == "end" else f"{line[1]} {line[2]} {line[3]}"
 
 
 def assert_no_damage(folder: Path, kills: Sequence[str]) -> None:

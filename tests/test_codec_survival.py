@@ -88,7 +88,6 @@ trainer:
   enable_progress_bar: false
   enable_model_summary: false
   use_distributed_sampler: false
-  plugins: [{{class_path: callbacks.durable_checkpoints.DurableCheckpointIO}}]
   callbacks:
     - CALLBACK
     - {{class_path: tests.killed_runs.Journal, init_args: {{path: FOLDER/journal}}}}

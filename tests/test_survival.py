@@ -12,8 +12,15 @@ import pytest
 from tests.killed_runs import assert_continued, assert_no_damage, experiment, import_before_forks, run_script
 
 NUM_STEPS, STEPS_PER_CHECKPOINT = 40, 3
-SETTINGS = {"ranks1_workers0": (1, 0), "ranks1_workers2": (1, 2), "ranks2_workers0": (2, 0), "ranks2_workers2": (2, 2)}
-KILLS = ("random", "write", "random", "removal", "random", "replace")
+# Ranks, workers, micro-batches of a step, and the kills: "window" twice is two kills in a row inside a step.
+PLAIN = ("random", "write", "random", "removal", "random", "replace")
+ACCUMULATED = ("random", "window", "window", "write", "removal", "replace")
+SETTINGS = {
+    "ranks1_workers0": (1, 0, 4, ACCUMULATED),
+    "ranks1_workers2": (1, 2, 1, PLAIN),
+    "ranks2_workers0": (2, 0, 1, PLAIN),
+    "ranks2_workers2": (2, 2, 2, ACCUMULATED),
+}
 CONFIG = f"""
 seed_everything: 3
 num_threads: 1
@@ -34,7 +41,7 @@ data:
       init_args: {{tokenizer: {{class_path: modules.lm.tokenizer.ByteTokenizer}}, codebook_size: 32}}
     row_length: 64
     batch_size: BATCH
-    num_batches: {NUM_STEPS}
+    num_batches: PASS_LENGTH
     num_workers: WORKERS
 trainer:
   accelerator: cpu
@@ -42,13 +49,13 @@ trainer:
   strategy: STRATEGY
   max_steps: {NUM_STEPS}
   gradient_clip_val: 1.0
+  accumulate_grad_batches: ACCUMULATE
   limit_val_batches: 0
   logger: false
   default_root_dir: FOLDER/run  # else config.yaml lands where the command runs
   enable_progress_bar: false
   enable_model_summary: false
   use_distributed_sampler: false
-  plugins: [{{class_path: callbacks.durable_checkpoints.DurableCheckpointIO}}]
   callbacks:
     - {{class_path: callbacks.step_guard.StepGuard}}
     - {{class_path: tests.killed_runs.Journal, init_args: {{path: FOLDER/journal}}}}
@@ -72,13 +79,14 @@ def write_shards(folder: Path) -> None:
 
 
 def run_setting(folder: Path, name: str) -> None:
-    num_ranks, num_workers = SETTINGS[name]
+    num_ranks, num_workers, num_accumulated, kills = SETTINGS[name]
     values = {"SHARDS": folder / "shards", "WORKERS": num_workers, "RANKS": num_ranks, "BATCH": 2 // num_ranks}
+    values |= {"PASS_LENGTH": NUM_STEPS * num_accumulated, "ACCUMULATE": num_accumulated}
     values["STRATEGY"] = "ddp" if num_ranks > 1 else "auto"
     config = CONFIG
     for key, value in values.items():
         config = config.replace(key, str(value))
-    experiment(folder / name, config, KILLS, STEPS_PER_CHECKPOINT, num_ranks)
+    experiment(folder / name, config, kills, STEPS_PER_CHECKPOINT, num_ranks)
 
 
 @pytest.fixture(scope="module")
@@ -91,14 +99,14 @@ def folder(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_killed_run_continues_bit_for_bit(folder, name):
     """Guards against a batch skipped or repeated, weights or moments of another step, a start from the first step."""
-    num_ranks, _ = SETTINGS[name]
-    assert_continued(folder / name, KILLS, NUM_STEPS, STEPS_PER_CHECKPOINT, num_ranks)
+    num_ranks, _, _, kills = SETTINGS[name]
+    assert_continued(folder / name, kills, NUM_STEPS, STEPS_PER_CHECKPOINT, num_ranks)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_kill_leaves_no_damaged_checkpoint_under_a_name_that_is_read(folder, name):
     """Guards against a checkpoint cut short where a resume, an export or a sweep would take it for whole."""
-    assert_no_damage(folder / name, KILLS)
+    assert_no_damage(folder / name, SETTINGS[name][-1])
 
 
 if __name__ == "__main__":
