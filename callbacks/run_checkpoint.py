@@ -1,10 +1,14 @@
 """Checkpoints of a run: on optimizer steps alone, the one after its last update included."""
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from callbacks.durable_checkpoints import PARTIAL
 
 
 def accumulates(trainer: L.Trainer) -> bool:
@@ -43,9 +47,18 @@ class RunCheckpoint(ModelCheckpoint):
         self._save_unless_saved(trainer)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A run that resumed behind its last step: it may have been killed after one of its two files."""
-        if not self._trained and trainer.global_step > 0 and not trainer.fast_dev_run:
-            save(self, trainer)
+        """A run that resumed behind its last step, from `step=N.ckpt`: it was killed before it wrote `last.ckpt`."""
+        if self._trained or not self.save_last or not trainer.ckpt_path or trainer.fast_dev_run:
+            return
+        source, last = Path(trainer.ckpt_path), Path(self.dirpath or "") / "last.ckpt"
+        if source.resolve() == last.resolve():
+            return
+        if self.save_last == "link":
+            self._link_checkpoint(trainer, str(source), str(last))
+        elif trainer.is_global_zero and source.is_file():
+            partial = last.with_name(f".{last.name}{PARTIAL}")
+            shutil.copyfile(source, partial)
+            os.replace(partial, last)
 
     def _save_unless_saved(self, trainer: L.Trainer) -> None:
         if not self._should_skip_saving_checkpoint(trainer):

@@ -1,10 +1,12 @@
 """callbacks/run_checkpoint.py, in runs of the whole command."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 import run
 from tests import test_stages
@@ -61,3 +63,44 @@ def test_a_run_goes_on_behind_its_end_as_one_that_was_longer(toys: Path) -> None
         one["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["completed"] for one in (whole, second)
     ]
     assert progress[0] == progress[1]
+
+
+class Saves(Callback):
+    """Writes the step and the micro-batches of each checkpoint into `saves`, a line each."""
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
+        with Path("saves").open("a") as file:
+            file.write(f"{trainer.global_step} {trainer.fit_loop.epoch_loop.batch_progress.total.ready}\n")
+
+
+@pytest.mark.parametrize("clock", ["0:0:0", None])
+def test_checkpoints_are_saved_on_optimizer_steps_alone(toys: Path, clock: str | None) -> None:
+    """Guards against a checkpoint inside an accumulation window, whose gradient so far it does not hold: after every
+    micro-batch by the clock, and after the first one of a run that resumed."""
+    options = ["--trainer.accumulate_grad_batches", "4", f"--trainer.callbacks+={__name__}.Saves"]
+    times = {"train_time_interval": clock, "every_n_train_steps": None if clock else 1}
+    arguments = {"dirpath": "runs/toy/train/checkpoints", "save_last": True, **times}
+    saver = json.dumps({"class_path": "callbacks.run_checkpoint.RunCheckpoint", "init_args": arguments})
+    command = ["fit", "--config", "fit.yaml", f"--trainer.callbacks=[{saver}]", *options]
+    with pytest.raises(ArithmeticError):
+        run.main([*command, "--model.init_args.fail_at_step", "2"])
+    Path("repaired").touch()
+    run.main([*command, "--model.init_args.fail_at_step", "2"])
+    saved = {tuple(map(int, line.split())) for line in Path("saves").read_text().splitlines()}
+    assert saved == {(step, 4 * step) for step in (1, 2, 3, 4)}
+
+
+@pytest.mark.parametrize("save_last", ["true", "link"])
+def test_a_run_killed_between_its_two_last_files_ends_with_both(toys: Path, save_last: str) -> None:
+    """Guards against a finished stage whose `last.ckpt` is that of an earlier step, or that never ends: a run that
+    resumes behind its last step trains nothing, and Lightning calls no hook in which a saver would save."""
+    command = ["fit", "--config", "fit.yaml", "--trainer.callbacks.save_last", save_last]
+    run.main(command)
+    path, last = Path("runs/toy/train/stage_fit.json"), Path("runs/toy/train/checkpoints/last.ckpt")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"finished": False}))
+    last.unlink()
+    if save_last == "true":
+        torch.save({"global_step": 3, "optimizer_states": []}, last)
+    run.main(command)
+    assert torch.load(last)["global_step"] == 4
+    assert json.loads(path.read_text())["finished"]
