@@ -107,10 +107,10 @@ def kill_at(moment: str, count: int) -> None:
             die()
 
     def die_inside_a_window(self, trainer, *args) -> None:
-        journal_batch(self, trainer, *args)
-        # In the second micro-batch: whatever the savers did after the first is on the disk.
-        if trainer.fit_loop.epoch_loop._should_accumulate() and die_at_last():
+        # At the second micro-batch: whatever the savers did after the first is on the disk, and no step is.
+        if die_at_last():
             die()
+        journal_batch(self, trainer, *args)
 
     if moment == "window":
         Journal.on_train_batch_end, left["count"] = die_inside_a_window, 2
@@ -172,15 +172,17 @@ def wait(children: list[int]) -> list[int]:
     return [os.waitpid(child, 0)[1] for child in children]
 
 
-def kill_when_past(children: list[int], folder: Path, attempt: int, step: int, delay: float) -> None:
-    """SIGKILL the group a moment after it has journaled `step` in this attempt."""
+def kill_when_past(
+    children: list[int], folder: Path, attempt: int, step: int, delay: float, number: signal.Signals = signal.SIGKILL
+) -> None:
+    """Signal the group, loaders included, a moment after it has journaled `step` in this attempt."""
     while os.waitpid(children[0], os.WNOHANG) == (0, 0):
         if any(line[0] == str(attempt) and int(line[1]) >= step for line in journal(folder) if line[1] != "end"):
             time.sleep(delay)
             break
         time.sleep(0.002)
     with contextlib.suppress(ProcessLookupError):  # it ended by itself: the test will say so
-        os.killpg(children[0], signal.SIGKILL)
+        os.killpg(children[0], number)
 
 
 # ------------------------------------------------------------------------------------------------------ the experiment
@@ -189,7 +191,7 @@ def kill_when_past(children: list[int], folder: Path, attempt: int, step: int, d
 def experiment(folder: Path, config: str, kills: Sequence[str], steps_per_checkpoint: int, num_ranks: int = 1) -> None:
     """The uninterrupted run in `folder/whole`, then that in `folder/killed`, which is killed in every way of `kills`:
     at a "random" step, while it saves a checkpoint ("write", "replace", "removal"), or inside the first accumulation
-    "window" after its start."""
+    "window" after its start; "interrupt" is a Ctrl-C at a random step."""
     homes = {kind: folder / kind for kind in ("whole", "killed")}
     for home in homes.values():
         home.mkdir(parents=True)
@@ -199,8 +201,9 @@ def experiment(folder: Path, config: str, kills: Sequence[str], steps_per_checkp
     home, last = homes["killed"], 0
     for attempt, moment in enumerate(kills):
         children = start(home, num_ranks, attempt, moment, chance.randint(2, 4) // (1 + (moment == "removal")))
-        if moment == "random":
-            kill_when_past(children, home, attempt, last + chance.randint(4, 8), chance.uniform(0, 0.02))
+        if moment in ("random", "interrupt"):
+            number = signal.SIGKILL if moment == "random" else signal.SIGINT
+            kill_when_past(children, home, attempt, last + chance.randint(4, 8), chance.uniform(0, 0.02), number)
         for child in children:
             with contextlib.suppress(ChildProcessError):  # waited for already
                 os.waitpid(child, 0)
@@ -251,6 +254,10 @@ def assert_continued(
         assert newest < attempts[number][0] <= last + 1, f"attempt {number} did not take the newest whole checkpoint"
     for number in range(1, len(kills) + 1):
         assert f"fit starts from {folder}" in (folder / f"killed/log_{number}_0").read_text()
+    for number, moment in enumerate(kills):
+        if moment == "interrupt":
+            assert "unfinished (interrupted after step" in (folder / f"killed/log_{number}_0").read_text()
+            assert attempts[number + 1][0] == attempts[number][-1] + 1, "Ctrl-C saves the step after which it stops"
 
 
 def steps_by_attempt(folder: Path) -> dict[int, list[int]]:

@@ -14,7 +14,7 @@ from tests.killed_runs import assert_continued, assert_no_damage, experiment, im
 NUM_STEPS, STEPS_PER_CHECKPOINT = 40, 3
 # Ranks, workers, micro-batches of a step, and the kills: "window" twice is two kills in a row inside a step.
 PLAIN = ("random", "write", "random", "removal", "random", "replace")
-ACCUMULATED = ("random", "window", "window", "write", "removal", "replace")
+ACCUMULATED = ("random", "window", "window", "write", "interrupt", "replace")
 SETTINGS = {
     "ranks1_workers0": (1, 0, 4, ACCUMULATED),
     "ranks1_workers2": (1, 2, 1, PLAIN),
