@@ -63,7 +63,7 @@ class ToySampler:
 
 
 class ToyFormat:
-    """A prompt's tokens: the speaker's, the language's and the text's code points, and a spoken prompt's codes."""
+    """A prompt's tokens: the code points of speaker, language and text, and a spoken prompt's text and codes."""
 
     num_extra_tokens = 0
 
@@ -73,7 +73,8 @@ class ToyFormat:
     def prompt_tokens(
         self, text: str, speaker: str = "", language: str = "", voice: Utterance | None = None
     ) -> list[int]:
-        return [*map(ord, f"{speaker} {language} {text}"), *([] if voice is None else voice.codes)]
+        said = text if voice is None else f"{voice.text} {text}"
+        return [*map(ord, f"{speaker} {language} {said}"), *([] if voice is None else voice.codes)]
 
     def example_tokens(self, text: str, codes: Sequence[int], **told: Any) -> tuple[list[int], int]:
         prompt = self.prompt_tokens(text, **told)
