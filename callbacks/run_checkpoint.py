@@ -20,13 +20,17 @@ class RunCheckpoint(ModelCheckpoint):
     """Lightning's ModelCheckpoint, which saves on optimizer steps alone, and also the end.
 
     With `every_n_train_steps` Lightning saves at multiples of it alone: of 1,400 updates it would keep 1,200 at 400.
-    Inside an accumulation window it saves as well, where a limit of time or the first micro-batch after a resume asks
-    for it: a run that resumes there has lost the gradients of the window so far.
+    Inside an accumulation window Lightning saves as well, where a limit of time or the first micro-batch after a resume
+    asks for it: a run that resumes there has lost the gradients of the window so far. For the same reason a validation
+    inside a window saves nothing: with `monitor`, let `val_check_interval` be a multiple of `accumulate_grad_batches`.
     """
 
     # No __init__: its arguments are Lightning's.
     _trained = False
     _stops_later = False
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._trained = self._stops_later = False
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         self._trained = True
@@ -53,6 +57,7 @@ class RunCheckpoint(ModelCheckpoint):
         source, last = Path(trainer.ckpt_path), Path(self.dirpath or "") / "last.ckpt"
         if source.resolve() == last.resolve():
             return
+        last.parent.mkdir(parents=True, exist_ok=True)
         if self.save_last == "link":
             self._link_checkpoint(trainer, str(source), str(last))
         elif trainer.is_global_zero and source.is_file():
@@ -97,6 +102,6 @@ def save_to_resume(trainer: L.Trainer) -> bool:
         return True
     if saver.monitor is None:
         save(saver, trainer)
-    else:
-        trainer.save_checkpoint(Path(saver.dirpath or "") / f"interrupted-step={trainer.global_step}.ckpt")
+        return saver._last_global_step_saved == trainer.global_step
+    trainer.save_checkpoint(Path(saver.dirpath or "") / f"interrupted-step={trainer.global_step}.ckpt")
     return True
