@@ -1,9 +1,11 @@
 """What a stored candidate, score or code is known by: everything that changes it changes its key, and nothing else."""
 
 import dataclasses
+import importlib
 import inspect
 import json
 import logging
+import pkgutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from modules.api import Prompt, SamplingSettings, Verifier
+import modules.verifiers
+from modules.api import Audio, Candidate, Prompt, SamplingSettings, Verifier
 from modules.lm.adapters import LowRankAdapters, add_adapters
 from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama, model_hash
 from modules.lm.prompt_format import LlasaChat, TextToSpeech
@@ -24,17 +27,24 @@ from modules.search.identity import candidate_identity, digest, score_identity
 from modules.search.partial_beam import PartialBeam
 from modules.search.process_beam import ProcessBeam
 from modules.tokens import TokenSpace, Utterance
+from modules.verifiers.audio_models import AudioModel
+from modules.verifiers.ctc import CTC
 from modules.verifiers.emotion import EmotionLabel, EmotionSimilarity
 from modules.verifiers.ensemble import Ensemble
+from modules.verifiers.funasr_models import Emotion2Vec, FunASRModel, Paraformer
 from modules.verifiers.health import Health
+from modules.verifiers.likelihood import Likelihood
 from modules.verifiers.naturalness import AudioRegressor, Dnsmos
 from modules.verifiers.normalise import BasicWords, Digits, EnglishWords, LetterWords
+from modules.verifiers.seconds_per_character import SecondsPerCharacter
 from modules.verifiers.settings import NOT_SETTINGS
-from modules.verifiers.speaker import Resemblyzer, Speaker
+from modules.verifiers.speaker import Resemblyzer, Speaker, XVector
 from modules.verifiers.sphinx import Pocketsphinx
 from modules.verifiers.transcript import Transcript
+from modules.verifiers.wavlm_speaker import FineTunedWavLM
 from modules.verifiers.whisper import FasterWhisper
-from tests.search_toys import ToyCodec, ToyFormat
+from tests.audio_model_toys import save_audio_model
+from tests.search_toys import ToyCodec, ToyFormat, ToyVerifier, first_level, mean_level
 
 PROMPT = Prompt("key", "one two", language="en", speaker="ann")
 VOICE = Utterance("hello", (1, 2, 3), "ann", "en")
@@ -144,7 +154,7 @@ def test_every_sampling_setting_model_codec_and_seed_changes_the_key() -> None:
     assert len(set(keys)) == len(keys)
 
 
-def test_no_key_holds_where_a_class_lives() -> None:
+def test_no_key_holds_where_a_class_lives(without_folders: None) -> None:
     """Guards against a moved module that makes every stored candidate unknown."""
     identity = candidate_identity("m", ToyFormat(), ToyCodec(), PROMPT, SamplingSettings(), BestOfN(4, 12), 7)
     assert "modules." not in json.dumps(identity) and '"class": "BestOfN"' in json.dumps(identity)
@@ -198,17 +208,41 @@ def normalisers() -> list[Any]:
 
 @cache
 def verifiers() -> list[Verifier]:
-    """One of each kind that needs no file of weights to say its settings."""
+    """One of each kind; ensembles have a test of their own. Their folders do not exist (`without_folders`)."""
     return [
         Transcript(FasterWhisper(), BasicWords()),
         Transcript(Pocketsphinx(), Digits(), "character"),
+        Transcript(CTC("a folder"), BasicWords(), name="ctc"),
+        Transcript(Paraformer(), BasicWords(), name="paraformer"),
         Speaker(Resemblyzer()),
+        Speaker(XVector("a folder"), name="x-vector"),
+        Speaker(FineTunedWavLM(Path("a file")), name="wavlm"),
+        Speaker(Emotion2Vec(), name="emotion2vec"),
+        Likelihood(),
+        SecondsPerCharacter(),
         Dnsmos(),
         AudioRegressor("a folder"),
         EmotionLabel("a folder", "happy"),
         EmotionSimilarity("a folder"),
         Health(),
     ]
+
+
+@pytest.fixture
+def without_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in (AudioModel, FunASRModel):
+        monkeypatch.setattr(kind, "files_hash", "files")
+
+
+def test_every_class_that_scores_is_walked_over() -> None:
+    """Guards against a new verifier, recogniser or encoder whose arguments no test below looks at."""
+    found = set()
+    for module in pkgutil.iter_modules(modules.verifiers.__path__):
+        for kind in vars(importlib.import_module(f"modules.verifiers.{module.name}")).values():
+            if isinstance(kind, type) and not getattr(kind, "_is_protocol", False):
+                found |= {kind} if any(hasattr(kind, one) for one in ("score", "transcribe", "embed")) else set()
+    parts = [getattr(one, name) for one in verifiers() for name in ("recogniser", "encoder") if hasattr(one, name)]
+    assert found - {Ensemble} == {type(one) for one in [*verifiers(), *parts]}
 
 
 def with_arguments(built: Any, **changes: Any) -> Any:
@@ -240,7 +274,9 @@ def other_value(name: str, value: Any) -> Any:
 
 
 @pytest.mark.parametrize("verifier", verifiers(), ids=lambda one: f"{type(one).__name__} {one.name}")
-def test_every_argument_of_a_verifier_changes_its_score_key(verifier: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_argument_of_a_verifier_changes_its_score_key(
+    verifier: Any, monkeypatch: pytest.MonkeyPatch, without_folders: None
+) -> None:
     """Guards against an argument that changes scores and not their key: walks over all that the constructors have, and
     those of the recogniser or encoder inside. What changes no score must not ask for scores again."""
     inner = {"recogniser": "recogniser", "encoder": "encoder"}
@@ -283,16 +319,63 @@ def test_another_spelling_table_is_another_score(tmp_path: Path) -> None:
 
 
 def test_an_ensembles_members_and_weights_change_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against an ensemble that is known by its members' weights alone."""
+    """Guards against an ensemble that is known by its members' weights alone, or in which two members may change
+    places: which weight is whose, and which model is heard twice, changes the score."""
     monkeypatch.setattr(Health, "model_hash", "health")
     strict, lax = Health(name="b"), Health(name="b", max_loop_seconds=2.0)
+    mean, first = ToyVerifier("a", mean_level, "mean"), ToyVerifier("b", first_level, "first")
+    more_mean, more_first = ToyVerifier("c", mean_level, "mean"), ToyVerifier("c", first_level, "first")
     ensembles = [
         Ensemble([Health(), strict]),
         Ensemble([Health(), lax]),
         Ensemble([Health(), strict], "rank"),
         Ensemble([Health(), strict], weights=[1.0, 2.0]),
+        Ensemble([mean, first], weights=[1.0, 2.0]),
+        Ensemble([first, mean], weights=[1.0, 2.0]),
+        Ensemble([mean, first, more_mean]),
+        Ensemble([mean, first, more_first]),
     ]
     assert len({score_identity(one, PROMPT, "decoder") for one in ensembles}) == len(ensembles)
+    arguments = set(inspect.signature(Ensemble).parameters) - {"name"}
+    assert arguments == set(ensembles[0].settings)
+    renamed = Ensemble(
+        [ToyVerifier("x", mean_level, "mean"), ToyVerifier("y", first_level, "first")], weights=[1.0, 2.0]
+    )
+    assert score_identity(renamed, PROMPT, "decoder") == score_identity(ensembles[4], PROMPT, "decoder")
+
+
+def test_files_beside_the_weights_change_a_score_key(tmp_path: Path) -> None:
+    """Guards against scores that are read back for a model whose labels, feature extractor or tokenizer were changed.
+    It stays the same judge, and notes change nothing."""
+
+    def score_and_key(folder: Path) -> tuple[float, str, str]:
+        verifier = EmotionLabel(str(folder), "mood 0")
+        audio = Audio(torch.randn(16000, generator=torch.Generator().manual_seed(0)) / 9 + 0.1, 16000)
+        heard = Candidate("key", 0, 0, torch.zeros(4, dtype=torch.int64), -8.0, True, audio)
+        score = verifier.score(PROMPT, [heard]).item()
+        return score, score_identity(verifier, PROMPT, "decoder"), verifier.model_hash
+
+    def changed(file: str, **values: Any) -> None:
+        path = tmp_path / file
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    save_audio_model(tmp_path, "classifier", num_labels=2)
+    seen = [score_and_key(tmp_path)]
+    changed("config.json", id2label={"0": "mood 1", "1": "mood 0"}, label2id={"mood 1": 0, "mood 0": 1})
+    seen.append(score_and_key(tmp_path))
+    changed("preprocessor_config.json", do_normalize=False)
+    seen.append(score_and_key(tmp_path))
+    scores, keys, models = (set(values) for values in zip(*seen, strict=True))
+    assert len(scores) == len(keys) == len(seen) and len(models) == 1
+    (tmp_path / "README.md").write_text("notes")
+    assert score_and_key(tmp_path) == seen[-1]
+
+    whisper = []
+    (tmp_path / "model.bin").write_bytes(b"weights")
+    for vocabulary in ("one", "two"):
+        (tmp_path / "vocabulary.txt").write_text(vocabulary)
+        whisper.append(score_identity(Transcript(FasterWhisper(str(tmp_path)), BasicWords()), PROMPT, "decoder"))
+    assert whisper[0] != whisper[1]
 
 
 # ------------------------------------------------------------------------------------------------------ older stores

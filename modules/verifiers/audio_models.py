@@ -13,7 +13,7 @@ import torch
 
 from modules.api import BROKEN_INSTALLATION, Audio
 from modules.verifiers.audio import checked, failed, resampled
-from modules.verifiers.model_files import content_hash, model_folder
+from modules.verifiers.model_files import content_hash, model_folder, settings_hash
 
 # From a network's output and the number of samples of each clip to one result per clip.
 Reader = Callable[[Any, list[int]], list[Any]]
@@ -59,6 +59,11 @@ class AudioModel:
             if files := sorted(self.folder.glob(pattern)):
                 return content_hash(files)
         raise FileNotFoundError(f"Expected weights ({' or '.join(WEIGHT_FILES)}) in {self.folder}, but found none.")
+
+    @cached_property
+    def files_hash(self) -> str:
+        """Of the files beside the weights (settings_hash)."""
+        return settings_hash(self.folder)
 
     @cached_property
     def config(self) -> Any:

@@ -51,6 +51,10 @@ class EmotionLabel:
         return self._audio_model.model_hash
 
     @property
+    def files_hash(self) -> str:
+        return self._audio_model.files_hash
+
+    @property
     def families(self) -> frozenset[str]:
         return self._audio_model.families
 
@@ -120,6 +124,10 @@ class EmotionSimilarity:
     @property
     def model_hash(self) -> str:
         return self._audio_model.model_hash
+
+    @property
+    def files_hash(self) -> str:
+        return self._audio_model.files_hash
 
     @property
     def families(self) -> frozenset[str]:

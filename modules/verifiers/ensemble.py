@@ -89,8 +89,8 @@ class Ensemble:
 
     @property
     def settings(self) -> dict[str, object]:
-        """What decides the score beside the models."""
-        members = {member.name: member.settings for member in self.members}
+        """What decides the score: of each member its model and settings, in the order of the weights."""
+        members = [[member.model_hash, member.settings] for member in self.members]
         return {"method": self.method, "weights": self.weights, "members": members}
 
     @property

@@ -13,7 +13,7 @@ import numpy as np
 from modules.api import BROKEN_INSTALLATION, Audio
 from modules.threads import torch_threads
 from modules.verifiers.audio import checked, failed, resampled
-from modules.verifiers.model_files import content_hash, model_folder
+from modules.verifiers.model_files import content_hash, model_folder, settings_hash
 
 SAMPLE_RATE = 16_000
 WEIGHT_FILES = ("*.pt", "*.pb", "*.safetensors")
@@ -42,6 +42,11 @@ class FunASRModel:
             if files := sorted(self._folder.glob(pattern)):
                 return content_hash(files)
         raise FileNotFoundError(f"Expected weights ({' or '.join(WEIGHT_FILES)}) in {self._folder}, but found none.")
+
+    @cached_property
+    def files_hash(self) -> str:
+        """Of the files beside the weights (settings_hash)."""
+        return settings_hash(self._folder)
 
     @cached_property
     @torch_threads()
@@ -81,6 +86,10 @@ class Paraformer:
     def model_hash(self) -> str:
         return self._funasr.model_hash
 
+    @property
+    def files_hash(self) -> str:
+        return self._funasr.files_hash
+
     def transcribe(self, audios: Sequence[Audio], language: str) -> list[str]:
         """One text per clip. Raises ValueError for another language than zh."""
         if language != "zh":
@@ -112,6 +121,10 @@ class Emotion2Vec:
     @property
     def model_hash(self) -> str:
         return self._funasr.model_hash
+
+    @property
+    def files_hash(self) -> str:
+        return self._funasr.files_hash
 
     def embed(self, audios: Sequence[Audio | None]) -> list[np.ndarray | Exception]:
         """One (D,) float32 of length 1 each, or why there is none."""

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
+WEIGHT_SUFFIXES = (".bin", ".ckpt", ".h5", ".msgpack", ".onnx", ".pb", ".pt", ".pth", ".safetensors")
+
 
 def package_folder(package: str, install: str) -> Path:
     """Folder of an installed package, without importing it.
@@ -30,6 +32,14 @@ def model_folder(model: str) -> Path:
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(model))
+
+
+def settings_hash(folder: Path) -> str:
+    """SHA-256 over all files of a model's folder but weights, notes (.md) and hidden files: its configuration, feature
+    extractor and vocabulary, which change what the model says and do not make it another model."""
+    others = (*WEIGHT_SUFFIXES, ".md")
+    files = (one for one in folder.iterdir() if one.is_file() and not one.name.startswith("."))
+    return content_hash(sorted(one for one in files if one.suffix not in others))
 
 
 def content_hash(files: Iterable[Path]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 # Arguments that do not change a score, and why. Every other argument does: a new one counts without being listed.
 NOT_SETTINGS = {
     "name": "the column's name; scores are stored under it",
-    "model": "where the weights are found; `model_hash` says what they are",
+    "model": "where the files are found; `model_hash` and `files_hash` say what they are",
     "weights": "the same, as a file",
     "families": "a label of reports",
     "device": "how fast, not what",
@@ -18,8 +18,10 @@ NOT_SETTINGS = {
 
 def constructor_settings(built: Any) -> dict[str, Any]:
     """The constructor arguments of `built` that can change a score, by name; each must be an attribute of that name.
+    What takes a `model` counts by the files beside its weights too: the attribute `files_hash`.
 
     Raises AttributeError for an argument that is not kept as an attribute.
     """
     parameters = inspect.signature(type(built)).parameters
-    return {name: getattr(built, name) for name in parameters if name not in NOT_SETTINGS}
+    settings = {name: getattr(built, name) for name in parameters if name not in NOT_SETTINGS}
+    return settings | ({"files": built.files_hash} if "model" in parameters else {})

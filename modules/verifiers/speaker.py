@@ -150,6 +150,10 @@ class XVector:
         return self._audio_model.model_hash
 
     @property
+    def files_hash(self) -> str:
+        return self._audio_model.files_hash
+
+    @property
     def families(self) -> frozenset[str]:
         return self._audio_model.families
 

@@ -14,7 +14,7 @@ import numpy as np
 from modules.api import Audio
 from modules.threads import torch_threads
 from modules.verifiers.audio import num_cores, resampled
-from modules.verifiers.model_files import content_hash, package_folder
+from modules.verifiers.model_files import content_hash, package_folder, settings_hash
 
 SAMPLE_RATE = 16_000
 WHISPER_SECONDS = 30.0  # what Whisper was trained to hear at a time
@@ -88,6 +88,11 @@ class FasterWhisper:
     def model_hash(self) -> str:
         """Of the weights alone: the tokenizer and the compute type do not make another judge."""
         return content_hash([self._folder / "model.bin"])
+
+    @cached_property
+    def files_hash(self) -> str:
+        """Of the files beside the weights, such as the tokenizer (settings_hash)."""
+        return settings_hash(self._folder)
 
     @cached_property
     @torch_threads()
