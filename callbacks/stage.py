@@ -26,6 +26,10 @@ from modules.search.whole_file import write_whole
 NOT_STORED = ("stage", "config", "num_threads")  # they say where to write and how fast, not what comes out
 SHARD_INDEX = ("index.json", "index.npz")
 
+# What torch.load raises on a damaged file, and on one that pickles a class that is gone.
+DAMAGED = (RuntimeError, OSError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError)
+UNREADABLE = (*DAMAGED, ImportError, AttributeError)
+
 
 class StageFinished(Exception):
     """The stage ran to its end before, with this config and these inputs: there is nothing to do."""
@@ -111,7 +115,7 @@ def global_step(checkpoint: Path) -> int | None:
         # The run loads the same file, and as freely.
         content = torch.load(file, map_location="cpu", mmap=True, weights_only=False)
         return int(content["global_step"]) if checkpoint.is_dir() or "optimizer_states" in content else None
-    except (RuntimeError, OSError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError):
+    except UNREADABLE:
         return None
 
 

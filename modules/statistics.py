@@ -73,7 +73,8 @@ def ratio_intervals(
     """(K, 2) intervals of sum over sum, drawn together: errors over words, bits over seconds.
 
     `ends` are those of a unit's own ratio. A pseudo-unit has the units' mean denominator. Where one end is not finite
-    neither has a pseudo-unit. Raises ValueError where `resamples` are of another number of units.
+    neither has a pseudo-unit. NaN where all denominators are 0. Raises ValueError where `resamples` are of another
+    number of units.
     """
     if numerators_KU.shape[1:] != denominators_U.shape or len(denominators_U) != resamples.num_units:
         raise ValueError(
@@ -81,6 +82,8 @@ def ratio_intervals(
             f"and {len(denominators_U)} denominators."
         )
     tails = (1 - level) / 2, (1 + level) / 2
+    if not denominators_U.any():
+        return np.full((len(numerators_KU), 2), np.nan)
     drawn_R = resamples.counts_RU @ denominators_U
     known_R = drawn_R > 0  # a resample of units without words has no ratio
     percentile_KR = (resamples.counts_RU @ numerators_KU.T)[known_R].T / drawn_R[known_R]

@@ -2,6 +2,8 @@
 
 import json
 import os
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -187,13 +189,19 @@ def test_damaged_checkpoints_are_passed_over(tmp_path: Path) -> None:
         newest_checkpoint([tmp_path])
 
 
-def test_a_resume_takes_the_largest_step(tmp_path: Path) -> None:
-    """Guards against a resume from a file that was copied or touched last, or that holds weights alone."""
+def test_a_resume_takes_the_largest_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a resume from a file that was copied or touched last, holds weights alone, or needs a class that
+    is gone."""
     for name, step in (("step=3.ckpt", 3), ("last.ckpt", 3), ("old.ckpt", 1)):
         torch.save({"global_step": step, "optimizer_states": []}, tmp_path / name)
     torch.save({"global_step": 9}, tmp_path / "weights.ckpt")
     for age, name in enumerate(("old.ckpt", "step=3.ckpt", "last.ckpt", "weights.ckpt")):
         os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    gone = types.ModuleType("gone")
+    exec("class Gone: pass", gone.__dict__)
+    monkeypatch.setitem(sys.modules, "gone", gone)
+    torch.save({"global_step": 8, "optimizer_states": [], "class": gone.Gone()}, tmp_path / "older.ckpt")
+    monkeypatch.delitem(sys.modules, "gone")
     assert newest_checkpoint([tmp_path]) == tmp_path / "last.ckpt"
     (tmp_path / "shards.ckpt").mkdir()
     torch.save({"global_step": 4}, tmp_path / "shards.ckpt/meta.pt")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from modules.search.estimators import ends_of
 from modules.statistics import (
     UNBOUNDED,
     ClusterResamples,
@@ -17,6 +18,9 @@ from modules.statistics import (
     ratio_intervals,
     spread_interval,
 )
+from modules.verifiers.ensemble import Ensemble
+from modules.verifiers.health import Health
+from modules.verifiers.likelihood import Likelihood
 
 NUM_SIMULATIONS = 300  # a coverage of .95 is estimated with a standard error of .013
 
@@ -176,3 +180,23 @@ def test_the_spread_of_resamples_stands_around_the_value():
     drawn_R = np.random.default_rng(0).normal(0.6, 0.1, 20_000)
     low, high = spread_interval(0.8, drawn_R)
     assert (low, high) == pytest.approx((0.8 - 0.196, 0.8 + 0.196), abs=0.005)
+
+
+def test_scores_without_ends_get_intervals_of_their_own_width() -> None:
+    """Guards against a placeholder for the worst score that is taken for an end which scores may reach: a clear change
+    of an ensemble's z-scores, and log-probabilities of speech, then lie within intervals that say nothing."""
+    generator = np.random.default_rng(0)
+    resamples = Resamples.draw(32, 0)
+    members = [Likelihood(), Health()]
+    change_U = generator.normal(1.2, 0.6, 32)
+    for method in ("mean", "worst"):
+        ends = difference_ends(ends_of(Ensemble(members, method)))
+        assert bootstrap_interval(change_U, resamples, ends)[0] > 0.5
+    assert ends_of(Ensemble(members, "rank")) == (-1.0, 1.0)
+    low, high = bootstrap_interval(generator.normal(-2, 0.3, 32), resamples, ends_of(Likelihood()))
+    assert high - low < 0.4  # a normal interval has .21
+
+
+def test_a_ratio_without_denominators_is_unknown() -> None:
+    """Guards against a crash where no utterance has words."""
+    assert np.isnan(ratio_intervals(np.zeros((1, 3)), np.zeros(3), Resamples.draw(3, 0))).all()

@@ -1,6 +1,7 @@
 """Several verifiers as one: less of each one's weakness, and a number for how much they disagree. M members."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -100,7 +101,8 @@ class Ensemble:
 
     @property
     def best_score(self) -> float:
-        return 1.0 if self.method == "rank" else 10.0
+        """inf but for ranks: z-scores have no end, and `worst_score` only stands below them."""
+        return 1.0 if self.method == "rank" else math.inf
 
     @property
     def families(self) -> frozenset[str]:

@@ -20,7 +20,7 @@ class Likelihood:
     model_hash = "likelihood"
     families = frozenset({"likelihood"})
     settings: ClassVar[dict[str, Any]] = {}
-    best_score = 0.0
+    best_score = float("inf")  # -20 and 0 are no ends that speech comes near: intervals must not reach for them
     worst_score = -20.0
     needs_text = False
     needs_reference = False

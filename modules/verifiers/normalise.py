@@ -124,7 +124,7 @@ class SpokenEnglish(EnglishWords):
 
     @property
     def identity(self) -> dict[str, Any]:
-        return _identity(self, 1, spelling=self._table, signs=SIGN_TABLES)
+        return _identity(self, 2, spelling=self._table, signs=SIGN_TABLES)
 
     @cached_property
     def _normalise(self) -> Callable[[str], str]:
@@ -216,12 +216,18 @@ class LetterWords:
 
     @property
     def identity(self) -> dict[str, Any]:
-        return _identity(self, 2, apostrophes=APOSTROPHES)
+        return _identity(self, 3, apostrophes=APOSTROPHES)
 
     def __call__(self, text: str) -> str:
         text = unicodedata.normalize("NFC", text.lower())
-        text = re.sub(f"[{APOSTROPHES}]", " ", re.sub(f"(?<=\\S)[{APOSTROPHES}](?=[^\\W\\d_])", "'", text))
+        text = re.sub(f"(.?)[{APOSTROPHES}](?=(.?))", _between_letters, text, flags=re.DOTALL)
         return _kept(text, lambda character: character == "'" or (character.isalnum() and not character.isdecimal()))
+
+
+def _between_letters(quote: re.Match[str]) -> str:
+    """The character before a typographic quote, and an apostrophe where letters or their marks stand on both sides."""
+    kinds = [unicodedata.category(side)[0] if side else "" for side in (quote[1], quote[2])]
+    return quote[1] + ("'" if kinds[0] in ("L", "M") and kinds[1] == "L" else " ")
 
 
 class Digits:

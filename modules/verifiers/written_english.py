@@ -17,6 +17,7 @@ SPOKEN_SIGNS = {
 }
 SPOKEN_CURRENCIES = {"\u00a5": "yen", "\u20b9": "rupees"}
 DENOMINATORS = ("half", "third", "quarter", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+ORDINAL_DENOMINATORS = tuple(name for name in DENOMINATORS if name not in ("half", "quarter"))
 SIGN_TABLES = [APOSTROPHES, SPOKEN_SIGNS, SPOKEN_CURRENCIES, DENOMINATORS]
 
 
@@ -40,7 +41,9 @@ def read_out(text: str) -> str:
     text = re.sub(r"(?<![\d:])(\d\d?):([0-5]\d)(?![\d:])", _clock_figures, text)
     text = re.sub(r"\s+o'clock\b", "", text)
     text = re.sub(r"(?:(?<![\d/.,])(\d+)\s+)?(?<![\d/.,])(\d+)[/\u2044](\d+)(?![\d/])", _spoken_fraction, text)
-    return re.sub(r"\b(?:a|one) (half|quarter)\b", r"\1", text)
+    text = re.sub(r"\b(?:a|one) (half|quarter)\b", r"\1", text)
+    # Whisper's rules read "one fifth" as the ordinal "15th": a word that is no ordinal stands in its place.
+    return re.sub(rf"\b(?:a|one) ({'|'.join(ORDINAL_DENOMINATORS)})\b", r"\1part", text)
 
 
 def _clock_figures(time: re.Match[str]) -> str:
