@@ -77,8 +77,7 @@ class CodecEvaluation(Callback):
         selection: Which recordings of the split are judged.
         name: The module's row in the table.
         batch_size: Utterances that the recogniser is handed at once.
-        num_logged: Utterances whose audio goes to the loggers and to the page, by the hash of their
-            keys.
+        num_logged: Utterances whose audio goes to the loggers and to the page, by the hash of their keys.
         seed: Of the bootstrap.
         num_resamples: Of the bootstrap.
 

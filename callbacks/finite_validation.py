@@ -37,9 +37,9 @@ class FiniteValidation(Callback):
         self.num_in_a_row = self.num_in_a_row + 1 if is_broken else 0
         if self.num_in_a_row >= self.max_in_a_row:
             raise RuntimeError(
-                f"Expected a finite validation, but got {self.num_in_a_row} others in a row until step "
-                f"{trainer.global_step}: {broken or 'on another rank'}. Resume from a checkpoint before the first of "
-                "them, with a lower learning rate or without the data that breaks it."
+                f"Expected finite validation metrics, but got {broken or 'NaN on another rank'} at step "
+                f"{trainer.global_step}, in {self.num_in_a_row} validations in a row. Resume from a checkpoint before "
+                "the first of them, with a lower learning rate or without the data that breaks it."
             )
 
     def state_dict(self) -> dict[str, Any]:

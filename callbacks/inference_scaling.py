@@ -165,6 +165,8 @@ class InferenceScaling(Callback):
     @torch.inference_mode()
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         prompt_sets = self._prompt_sets(trainer)
+        # One for all sweeps: what it has to say, it says once.
+        self._store = CandidateStore(self.folder / "candidates", reports_older=trainer.is_global_zero)
         settings = [(algorithm, temperature) for temperature in self.temperatures for algorithm in self.algorithms]
         by_setting: list[tuple[str, list[Sweep]]] = []  # the model's name, and a sweep of each seed
         for name, model in self._models(pl_module):
@@ -197,9 +199,8 @@ class InferenceScaling(Callback):
             model.free()
 
     def _sweep(self, model: Any, algorithm: SearchAlgorithm, temperature: float, seed: int) -> Sweep:
-        store = CandidateStore(self.folder / "candidates")
         sampling = replace(self.sampling, temperature=temperature)
-        about = (self.panel, store, model.model_hash, seed)
+        about = (self.panel, self._store, model.model_hash, seed)
         how = {"decode_batch_size": self.decode_batch_size, "engine": self.engine}
         return Sweep(self.codec, algorithm, sampling, *about, **how, prompt_format=model.prompt_format)
 

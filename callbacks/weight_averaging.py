@@ -66,7 +66,7 @@ class EMAWeightAveraging(lightning.pytorch.callbacks.EMAWeightAveraging):
 def averaged_weights(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
     """The module holds the average of its weights inside, where the trainer has an EMAWeightAveraging."""
     averaging = next((one for one in trainer.callbacks if isinstance(one, EMAWeightAveraging)), None)
-    if averaging is None:
+    if averaging is None or averaging._average_model is None:  # only a fit averages
         yield
         return
     before = averaging._holds_average

@@ -65,7 +65,7 @@ class BenchmarkPrompts(Dataset):
                 prompt = replace(prompt, **self.told)
                 try:
                     voice = None if prompt.voice is None else replace(prompt.voice, codes=(0,))  # not read yet
-                    self.prompt_format.prompt_tokens(prompt.text, prompt.speaker, prompt.language, voice)
+                    self.prompt_format.prompt_tokens(*replace(prompt, voice=voice).told)
                     prompts.append(prompt)
                     continue
                 except ValueError as error:
@@ -112,7 +112,12 @@ class BenchmarkDataModule(L.LightningDataModule):
             raise ValueError(f"Expected `benchmarks` and a `batch_size`, but got {list(benchmarks)} and {batch_size}.")
         self.prompt_format, self.benchmarks = prompt_format, benchmarks
         self.sample_rate, self.num_prompts, self.batch_size = sample_rate, num_prompts, batch_size
-        given = {"speaker": speaker, "language": language}
+        if speaker:
+            raise ValueError(
+                f"Expected `speaker` to be null or empty, for a benchmark brings the voices that it judges by, but got "
+                f"{speaker!r}."
+            )
+        given = {"told_speaker": speaker, "language": language}
         self.told = {name: value for name, value in given.items() if value is not None}
         self.rows: dict[str, list[PromptRow | Skipped]] = {}
 

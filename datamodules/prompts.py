@@ -58,9 +58,10 @@ class PromptPlan:
         about = json.loads(files["json"])
         samples, rate = soundfile.read(io.BytesIO(files[self.audio.header["audio_format"]]), dtype="float32")
         language = about["language"] if self.language is None else self.language
-        speaker = about["speaker"] if self.speaker is None else self.speaker
-        reference = Audio(torch.from_numpy(samples), rate) if speaker in ("", about["speaker"]) else None
-        return Prompt(str(self.audio.keys[row]), about["text"], language, speaker, reference)
+        wanted = self.speaker or about["speaker"]
+        reference = Audio(torch.from_numpy(samples), rate) if wanted == about["speaker"] else None
+        key, text = str(self.audio.keys[row]), about["text"]
+        return Prompt(key, text, language, wanted, reference, told_speaker=self.speaker)
 
 
 def first_batch(items: list[PromptBatch]) -> PromptBatch:
@@ -123,7 +124,7 @@ class PromptDataModule(L.LightningDataModule):
         language = "en" if self.language is None else self.language
         prompt = Prompt(key, self.text, language, self.speaker or "")
         # Refuses what the tokenizer cannot express, before any work.
-        self.prompt_format.prompt_tokens(prompt.text, prompt.speaker, prompt.language)
+        self.prompt_format.prompt_tokens(*prompt.told)
         return DataLoader([PromptBatch([prompt])], batch_size=1, collate_fn=first_batch)
 
     def _set(self, split: str, number: int) -> DataLoader:

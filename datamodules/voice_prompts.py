@@ -67,8 +67,8 @@ class VoicePromptPlan:
             step = 0 if self.condition == "own" else self.shift
             rows = self.rows_of[(speaker + step) % len(self.rows_of)]
             voice = self._utterance(rows[(place + 1) % len(rows)])
-        told = said.speaker if self.condition == "own" else ""
-        return Prompt(key, said.text, said.language, told, reference.reference, voice)
+        told = None if self.condition == "own" else ""  # else the text alone would say who is wanted
+        return Prompt(key, said.text, said.language, said.speaker, reference.reference, voice, told_speaker=told)
 
     def _recording(self, row: int) -> Prompt:
         return self.audio.prompt(self.audio_row[str(self.tokens.index.keys[row])])

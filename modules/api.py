@@ -26,7 +26,8 @@ class Audio:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is to be spoken. `reference` is a recording of the wanted voice, where one is known. With `voice` it is a
+    """What is to be spoken. `speaker` is whose voice is wanted; `told_speaker` whom a model is asked for, where that is
+    another or nobody (""). `reference` is a recording of the wanted voice, where one is known. With `voice` it is a
     spoken prompt: its text, and its codes once the codec has read it, precede the generation, which continues in its
     voice; one without text is continued itself: `text` begins with its words."""
 
@@ -37,6 +38,13 @@ class Prompt:
     reference: Audio | None = None
     voice: Utterance | None = None
     emotion: str = ""
+    told_speaker: str | None = None
+
+    @property
+    def told(self) -> tuple[str, str, str, Utterance | None]:
+        """What a model is told: the arguments of PromptFormat.prompt_tokens."""
+        speaker = self.speaker if self.told_speaker is None else self.told_speaker
+        return self.text, speaker, self.language, self.voice
 
 
 @dataclass(frozen=True)
@@ -243,12 +251,12 @@ class SamplerEngine(Protocol):
 
 @runtime_checkable
 class Verifier(Protocol):
-    """Judges speech. Higher is better; NaN = nothing can be said of this candidate, now or later. Any other exception
-    than ValueError leaves `score`, so that the sweep asks again.
+    """Scores speech. Higher is better; NaN: the candidate has no score, and will have none. Any other exception than
+    ValueError leaves `score`, so that the sweep retries.
 
     `name` is the column of tables. `worst_score` stands for a candidate that a judge cannot score or that never ended;
     `best_score` is the other end of the scale, inf where there is none. `families` are the kinds of model that it
-    listens with ("whisper", "wavlm"): a judge of the selector's family shares its errors. `settings` (JSON) are all
+    scores with ("whisper", "wavlm"): a judge of the selector's family shares its errors. `settings` (JSON) are all
     that decides a score beside the model.
     Two verifiers with one `model_hash` are the same verifier, whatever their settings: one may not judge the other.
     One that is made of others lists their hashes as `member_hashes`, and may not be judged by any of them; it leaves
@@ -282,7 +290,7 @@ class Verifier(Protocol):
 
 @runtime_checkable
 class ScoresMany(Protocol):
-    """What a Verifier may have beside `score`: it hears the candidates of many prompts in one pass of its model.
+    """What a Verifier may have beside `score`: it scores the candidates of many prompts in one pass of its model.
 
     One tensor (N,) for each group of candidates: what `score` gives of that prompt and group alone.
     """

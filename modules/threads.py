@@ -12,7 +12,7 @@ def torch_threads(number: int | None = None) -> Iterator[None]:
 
     Libraries that bring their own engine set the process's OpenMP threads, which torch shares: loading a CTranslate2
     model leaves torch with the model's `intra_threads`, usually 1, and a training that goes on afterwards at a
-    fraction of its speed. Every call into such a library stands inside this one, which is also a decorator.
+    fraction of its speed. Calls that load or run such a library stand inside this one, which is also a decorator.
     """
     before = torch.get_num_threads()
     if number is not None:

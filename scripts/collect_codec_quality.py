@@ -1,6 +1,6 @@
 """Gather what scripts/codec_quality.sh measured: docs/results/codec_quality.json and .png, and markdown tables.
 
-    python scripts/collect_codec_quality.py [--runs runs/codec_quality] [--output docs/results/codec_quality.json]
+    PYTHONPATH=. python scripts/collect_codec_quality.py [--runs runs/codec_quality] [--output FILE.json]
 
 A difference between two ways to train is paired: over the same recordings, seeds averaged first, with an interval over
 recordings (modules/statistics.py: 95 %, 2,000 resamples, seed 0). Nothing else is computed here.

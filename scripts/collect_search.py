@@ -1,6 +1,6 @@
 """Gather what scripts/search.sh measured: search.json, search.png and the tables of search.md, in docs/results.
 
-    python scripts/collect_search.py [--runs runs/search] [--results docs/results]
+    PYTHONPATH=. python scripts/collect_search.py [--runs runs/search] [--results docs/results]
 
 Errors are 1 - score. A difference is averaged over the seeds' runs for each prompt; its interval draws prompts, whose
 texts the runs share, and beside it stands the standard deviation over the runs. The tables stand in search.md between

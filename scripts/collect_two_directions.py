@@ -1,6 +1,6 @@
 """Gather what scripts/two_directions.sh measured into docs/results/two_directions.json, and print it as tables.
 
-    python scripts/collect_two_directions.py [--runs runs/two_directions] [--output FILE.json]
+    PYTHONPATH=. python scripts/collect_two_directions.py [--runs runs/two_directions] [--output FILE.json]
 
 Error is 1 - score. Differences of speaker similarity are paired by text and wanted voice; their intervals draw texts,
 since the voices say the same ones.

@@ -65,9 +65,9 @@ SMALL = KinVerifier("small", "whisper")
         ({"ctc": 0.6, "both": 0.6}, {"both": ["sphinx", "whisper"]}, "not known"),  # an ensemble with a relative in it
     ],
 )
-def test_a_gain_holds_where_a_judge_of_every_other_family_hears_it(gains, families, expected):
-    """Guards against a gain that only the selector's relatives hear, against relatives that count as a second opinion,
-    and against "yes" from one family alone."""
+def test_a_gain_holds_where_a_judge_of_every_other_family_measures_it(gains, families, expected):
+    """Guards against a gain under judges of the selector's family alone, against relatives that count as a second
+    opinion, and against "yes" from one family alone."""
     judges = [KinVerifier(name, *families.get(name, [name])) for name in gains]
     assert verdict(judges, gains, SMALL) == expected
 

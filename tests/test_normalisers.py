@@ -110,7 +110,7 @@ def test_pairs_by_hand(
 ) -> None:
     """Guards against vowel signs that are deleted or part words, and apostrophes that make errors of right words."""
     expected = (jiwer.wer if unit == "word" else jiwer.cer)(by_hand, heard_by_hand)
-    assert normaliser(reference) == by_hand
+    assert normaliser(reference) == by_hand and normaliser(heard) == heard_by_hand
     assert error_rate(normaliser(reference), normaliser(heard), unit) == pytest.approx(expected)
 
 
@@ -146,6 +146,9 @@ def test_hindi_and_tamil_numbers() -> None:
         ("1/10", "one tenth"),
         ("3/4", "three quarters"),
         ("-5°", "minus five degrees"),
+        ("-$5", "minus five dollars"),
+        ("$.50", "fifty cents"),
+        ("¢50", "fifty cents"),
         ("Tom & Jerry", "Tom and Jerry"),
         ("Stop [now]", "stop now"),
         ("It`s John´s", "it's John's"),
@@ -164,6 +167,7 @@ def test_english_that_sounds_alike(first: str, second: str) -> None:
         ("one dollar", "one percent"),
         ("$5", "five"),
         ("minus five", "five"),
+        ("minus five dollars", "five dollars"),
         ("half past seven", "7:30"),
         ("2 1/2", "two"),
         ("1/5", "fifteenth"),

@@ -115,9 +115,10 @@ def test_prompts_say_what_the_shards_or_the_caller_say(tmp_path):
     assert Counter((prompt.speaker, prompt.language) for prompt in by_shards) == {("ann", "fr"): 3, ("bob", "fr"): 3}
     assert all(prompt.reference is not None for prompt in by_shards)
     for prompt, before in zip(prompts(speaker="bob", language="en"), by_shards, strict=True):
-        assert (prompt.speaker, prompt.language, prompt.text) == ("bob", "en", before.text)
+        assert (prompt.speaker, prompt.told[1], prompt.language, prompt.text) == ("bob", "bob", "en", before.text)
         assert (prompt.reference is not None) == (before.speaker == "bob")
-    assert all(not prompt.speaker and prompt.reference is not None for prompt in prompts(speaker=""))
+    for prompt, before in zip(prompts(speaker=""), by_shards, strict=True):
+        assert prompt.told[1] == "" and prompt.speaker == before.speaker and prompt.reference is not None
     (batch,) = PromptDataModule(form, text="one", speaker="bob", language="fr").predict_dataloader()
     assert [(prompt.speaker, prompt.language) for prompt in batch.prompts] == [("bob", "fr")]
     (batch,) = PromptDataModule(form, text="one").predict_dataloader()

@@ -109,7 +109,9 @@ def test_nothing_but_the_spoken_prompt_differs(shards: Path) -> None:
     for place, (own, other, none) in enumerate(zip(*sets, strict=True)):
         speaker, text = divmod(place, 3)
         assert own.text == other.text == none.text
-        assert (own.speaker, other.speaker, none.speaker) == (f"voice {languages[speaker]}", "", ""), "given away"
+        wanted = f"voice {languages[speaker]}"
+        assert own.speaker == other.speaker == none.speaker == wanted, "intervals draw speakers"
+        assert (own.told[1], other.told[1], none.told[1]) == (wanted, "", ""), "given away"
         assert own.language == other.language == none.language == languages[speaker]
         assert torch.equal(own.reference.samples_T, other.reference.samples_T)
         assert torch.equal(own.reference.samples_T, none.reference.samples_T)

@@ -100,6 +100,16 @@ def test_others_evaluate_the_average_wherever_they_stand(tmp_path, place):
     assert float(module.gain.detach()) == pytest.approx(expected[-1], abs=1e-6)
 
 
+def test_a_validation_alone_has_no_average(tmp_path):
+    """Guards against `validate` that fails under a config with an average: the checkpoint holds it already."""
+    others = [EMAWeightAveraging(decay=DECAY), AudioSamples(16000, num_items=1, every_n_steps=1)]
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    trainer = Trainer(accelerator="cpu", devices=1, callbacks=others, default_root_dir=tmp_path, **quiet)
+    module = Gain()
+    trainer.validate(module, loader(), verbose=False)
+    assert float(module.gain.detach()) == 1.0
+
+
 @pytest.mark.parametrize("stored_by", [EMAWeightAveraging, lightning.pytorch.callbacks.EMAWeightAveraging])
 def test_a_continued_run_goes_on_from_the_trained_weights(tmp_path, stored_by):
     """Guards against a run that ends by its epochs and continues from the average; and against checkpoints of

@@ -69,7 +69,7 @@ def prompt_tokens(prompt_format: PromptFormat, prompt: Prompt, answer: AnswerKin
         raise ValueError(f"Expected the `voice` of prompt {prompt.key!r} as codes, but got {got}.")
     if answer == "text":
         return prompt_format.understanding_prompt_tokens(prompt.voice.codes)
-    return prompt_format.prompt_tokens(prompt.text, prompt.speaker, prompt.language, prompt.voice)
+    return prompt_format.prompt_tokens(*prompt.told)
 
 
 def answered(prompt: Sequence[int], answer: Sequence[int], end: int) -> Document:

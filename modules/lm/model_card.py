@@ -88,6 +88,9 @@ def model_card(prompt_format: TextToSpeech, max_length: int, codec_fingerprint: 
         chat += f"\nThe model has learned texts of these characters only: {known!r}.\n"
     if prompt_format.prefix:
         chat += f"\nWhere speaker and language are known, the text begins with {prompt_format.prefix!r}.\n"
+    if prompt_format.answer_prefix:
+        where = "directly before `<|SPEECH_GENERATION_START|>`"
+        chat += f"\nWhere speaker and language are known, {prompt_format.answer_prefix!r} stands {where}.\n"
     return CARD.format(
         num_codes=space.codebook_size,
         last_code=space.codebook_size - 1,

@@ -64,11 +64,14 @@ class CandidateStore:
     A file's name holds the prompt's key and the digest of the identity (`candidate_identity`), which stands in the file
     too, with a digest of the content. Files appear whole or not at all: they are written under a temporary name in the
     same folder, flushed to the disk and renamed. A damaged file is reported and set aside as NAME.damaged.
+
+    Args:
+        folder: Need not exist.
+        reports_older: Say once, at the first prompt that is not there, how many files are of an older format.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
-        self._has_looked_for_older = False
+    def __init__(self, folder: Path, reports_older: bool = True) -> None:
+        self.folder, self._reports_older = Path(folder), reports_older
 
     def path(self, identity: dict[str, Any]) -> Path:
         # File systems allow names of 255 bytes, which 80 characters of most scripts would fill.
@@ -96,11 +99,11 @@ class CandidateStore:
             return None
 
     def _report_older(self) -> None:
-        """Say once that the folder holds candidates which cannot be found any more, since their names were made by an
-        older rule."""
-        if self._has_looked_for_older:
+        """Say that the folder holds candidates which cannot be found any more, since their names were made by an older
+        rule."""
+        if not self._reports_older:
             return
-        self._has_looked_for_older = True
+        self._reports_older = False
         num_older = sum(0 < stored_format(path) < FORMAT_VERSION for path in self.folder.glob("*.json"))
         if num_older:
             logger.warning(
@@ -132,8 +135,11 @@ class CandidateStore:
 
 def stored_format(path: Path) -> int:
     """The format that the head of a file names; 0 where there is none."""
-    with path.open(encoding="utf-8", errors="replace") as stream:
-        found = re.search(r'"format":\s*(\d+)', stream.read(100))
+    try:
+        with path.open(encoding="utf-8", errors="replace") as stream:
+            found = re.search(r'"format":\s*(\d+)', stream.read(100))
+    except FileNotFoundError:  # another rank has set it aside
+        return 0
     return int(found[1]) if found else 0
 
 

@@ -1,4 +1,4 @@
-"""Families of verifiers: whether what a selector gains is also heard by judges of another kind.
+"""Families of verifiers: whether a selector's gain also holds under judges of another kind.
 
 A verifier of the judge's own family (two sizes of Whisper) shares its errors, and the gain that such a judge sees is
 too large. A family is a name such as "whisper"; a verifier that is made of others has those of all.
@@ -35,7 +35,7 @@ def with_verdicts(
     "yes": the paired gain over one sample excludes 0 under a judge of each family other than the selector's; "no: ..."
     names the families under which it does not. "not known": there are no two such judges of different families, a
     family is not known, or `samples` (points of best-of-n) hold no single sample of the same prompts. Judges that share
-    a family with the selector count for nothing. Chance, oracles and single samples, which nobody chose, have none.
+    a family with the selector are left out. Chance, oracles and single samples involve no selection and have none.
     """
     one_sample = {_drawn_by(one): one for one in samples if one.selector == "random" and one.n == 1}
     single = {id(one) for one in samples if one.n == 1}
@@ -68,7 +68,7 @@ def with_verdicts(
 
 
 def _verdict(judged: Sequence[tuple[frozenset[str], bool]]) -> str:
-    """Of judges' families and whether each of them hears a gain."""
+    """Verdict from each judge's families and whether the gain excludes 0 under it."""
     if all(first & second for (first, _), (second, _) in itertools.combinations(judged, 2)):
         return NOT_KNOWN
     missing = frozenset().union(*(families for families, _ in judged))

@@ -9,7 +9,6 @@ import torch
 
 from modules.api import Codec, Prompt, PromptFormat, SamplerEngine, SamplingSettings, Verifier
 from modules.search.protocol import SearchAlgorithm
-from modules.tokens import Utterance
 
 
 def digest(value: Any) -> str:
@@ -72,18 +71,13 @@ def candidate_identity(
                 "key": prompt.key,
                 "text": prompt.text,
                 "language": prompt.language,
-                "tokens": digest(prompt_format.prompt_tokens(*told(prompt))),
+                "tokens": digest(prompt_format.prompt_tokens(*prompt.told)),
             },
             "sampling": dataclasses.asdict(sampling),
             "algorithm": plain(algorithm),
             "seed": seed,
         }
     )
-
-
-def told(prompt: Prompt) -> tuple[str, str, str, Utterance | None]:
-    """What of a prompt the model is told: the arguments of PromptFormat.prompt_tokens."""
-    return prompt.text, prompt.speaker, prompt.language, prompt.voice
 
 
 def score_identity(verifier: Verifier, prompt: Prompt, decoder_fingerprint: str) -> str:

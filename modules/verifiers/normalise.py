@@ -124,7 +124,7 @@ class SpokenEnglish(EnglishWords):
 
     @property
     def identity(self) -> dict[str, Any]:
-        return _identity(self, 2, spelling=self._table, signs=SIGN_TABLES)
+        return _identity(self, 3, spelling=self._table, signs=SIGN_TABLES)
 
     @cached_property
     def _normalise(self) -> Callable[[str], str]:

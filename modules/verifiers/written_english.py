@@ -31,6 +31,10 @@ def read_out(text: str) -> str:
     text = re.sub(r"[\[\]()<>{}]", " ", text)
     text = re.sub("[\u00bc-\u00be\u2150-\u215e]", lambda sign: f" {unicodedata.normalize('NFKC', sign[0])}", text)
     text = re.sub(r"(?<!\S)[-\u2212](?=[\d$\u20ac\u00a3])", "minus ", text)
+    # Whisper's rules lose a minus before an amount: a word that they do not know stands in its place.
+    text = re.sub(r"\b(minus|negative)\b", r"\1sign", text)
+    text = re.sub(r"([$\u20ac\u00a3])\s?(?=\.\d)", r"\g<1>0", text)
+    text = re.sub(r"\u00a2\s?(\d+)", r"\1 cents", text)
     text = re.sub(r"(\d)\s?([$\u20ac\u00a3])(?!\d)", r"\1 \2", text)
     text = re.sub(r"([\d.,]*\d) ([$\u20ac\u00a3])", r"\2\1", text)
     for sign, name in SPOKEN_CURRENCIES.items():
