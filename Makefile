@@ -22,7 +22,8 @@ demo: $(INSTALLED)
 	@PYTHON=$(VENV)/bin/python scripts/demo.sh
 
 test: $(INSTALLED) $(TEST_INSTALLED)
-	@$(VENV)/bin/python -m pytest --durations=20
+	@$(VENV)/bin/python -m pytest --durations=20 --numprocesses auto --maxprocesses 4 --dist loadfile \
+		--no-loadscope-reorder
 
 test-vllm: $(VLLM_INSTALLED)
 	@$(VLLM_VENV)/bin/python -m pytest --durations=20 tests/vllm tests/test_lm_engines.py

@@ -45,8 +45,10 @@ def written(tmp_path_factory):
     report = ScalingReport("Tones", num_examples=3, credits=[folder / "LICENSE.txt"])
     logger = TensorBoardLogger(folder, name="tensorboard", version="")
     trainer = SimpleNamespace(callbacks=[scaling, report], is_global_zero=True, loggers=[logger], global_step=0)
-    report.on_test_start(trainer, None)
-    report.on_test_end(trainer, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.orig_argv", ["python3.11", "run.py", "test", "--config", "a sweep.yaml"])
+        report.on_test_start(trainer, None)
+        report.on_test_end(trainer, None)
     return SimpleNamespace(
         scaling=scaling, folder=folder, text=(folder / "report" / "index.html").read_text(encoding="utf-8")
     )
@@ -140,7 +142,7 @@ def test_page_names_the_chosen_the_counts_and_what_was_run(written):
     for words in (
         "best of 4 by closeness", "first sample", "codec resynthesis", "recording", "listener heard:", "never ended",
         "it ended at once", "hash of listene", "normaliser tones", "num candidates 4", "seed 17", "CC BY-SA 3.0",
-        "pytest",
+        "python run.py test --config 'a sweep.yaml'",
     ):  # fmt: skip
         assert words in page.text, words
     counts = next(table for table in page.tables.values() if "never ended" in table[0])

@@ -127,12 +127,11 @@ class AsteriskSource:
     """The prompts of `asterisk-core-sounds-{language}-g722` with the transcripts of `asterisk-core-sounds-{language}`.
 
     16 kHz mono, one voice per language, 24 to 31 minutes each. The packages are fetched with `apt-get download` into
-    `cache`, with apt's own state there: nothing is installed, root is not needed; what is in the cache is not fetched
-    again. Tones, silences and prompts whose words are not certain are Skipped. Keys are `en_digits_1` for the English
-    prompt digits/1.
+    `cache`: nothing is installed, root is not needed; what is in the cache is not fetched again. Tones, silences and
+    prompts whose words are not certain are Skipped. Keys are `en_digits_1` for the English prompt digits/1.
 
     Args:
-        cache: Folder for the packages and apt's state.
+        cache: Folder for the packages.
         languages: Of en, es, fr, it, ru.
         packages: A folder of .deb files from elsewhere; nothing is fetched then.
 
@@ -206,7 +205,7 @@ class AsteriskSource:
             raise FileNotFoundError(f"Expected `packages` to hold {missing}, but got {self.packages} without.")
         if len(found) < len(names):
             wanted = [name for language in self.languages for name in package_names(language)]
-            download([name for name in wanted if not find_packages(folder, [name])], folder, self.cache / "apt")
+            download([name for name in wanted if not find_packages(folder, [name])], folder)
             found = find_packages(folder, names)
         return [found[name] for name in names]
 

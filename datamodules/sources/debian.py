@@ -59,21 +59,23 @@ def find_packages(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     return {name: paths[-1] for name, paths in found.items() if paths}
 
 
-def download(names: Sequence[str], folder: Path, state: Path) -> None:
-    """Fetch packages into `folder` with `apt-get download`; apt keeps its lists and caches under `state`.
+def download(names: Sequence[str], folder: Path) -> None:
+    """Fetch packages into `folder` with `apt-get download`.
 
-    Nothing is installed, root is not needed, and the packages appear in `folder` only when all of them are whole.
+    Nothing is installed, root is not needed, and the packages appear in `folder` only when all of them are whole. Apt's
+    lists and caches are temporary, so that processes which fetch at the same time do not disturb each other.
     Raises RuntimeError when there is no apt-get or it fails (offline, unknown package); the message names what else
     one can do.
     """
     alternatives = ALTERNATIVES.format(names=" ".join(names))
     if shutil.which("apt-get") is None:
         raise RuntimeError(f"Expected `apt-get` for fetching {len(names)} packages, but got none. {alternatives}")
-    for path in (folder, state / "lists/partial", state / "cache/archives/partial"):
-        path.mkdir(parents=True, exist_ok=True)
-    options = [f"-oDir::State::Lists={state.resolve()}/lists", f"-oDir::Cache={state.resolve()}/cache"]
-    apt = ["apt-get", "-q", *options, "-oDebug::NoLocking=1", "-oAcquire::Retries=2", "-oAcquire::http::Timeout=30"]
-    with tempfile.TemporaryDirectory(dir=folder) as arrivals:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as state, tempfile.TemporaryDirectory(dir=folder) as arrivals:
+        for partial in ("lists/partial", "cache/archives/partial"):
+            (Path(state) / partial).mkdir(parents=True)
+        options = [f"-oDir::State::Lists={Path(state).resolve()}/lists", f"-oDir::Cache={Path(state).resolve()}/cache"]
+        apt = ["apt-get", "-q", *options, "-oDebug::NoLocking=1", "-oAcquire::Retries=2", "-oAcquire::http::Timeout=30"]
         report = ""
         for command in (["update"], ["download", *names]):
             run = subprocess.run(
