@@ -1,4 +1,4 @@
-# make demo · make test · make test-vllm · make bench · make lint · make clean. Each sets up what it needs: .venv on the
+# make demo · make test · make test-vllm · make bench · make lint · make clean · make distclean. Each sets up what it needs: .venv on the
 # first call, .venv-vllm for vLLM.
 #
 # PYTHON=python3.12 chooses the interpreter of a new .venv.
@@ -62,11 +62,15 @@ $(VLLM_INSTALLED): $(VLLM_REQUIREMENTS)
 	@rm -f $(VLLM_VENV)/installed-*
 	@touch $@
 
-# Runs and what tools leave behind; the cache of fetched and prepared data stays, and so does data/.
+# Caches of tools alone: trained models (runs/), fetched and prepared data (cache/) and data/ stay.
 clean:
-	rm -rf runs lightning_logs build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.venv*/*' -prune -exec rm -rf {} +
 
-# Back to a fresh clone, but for data/.
+# Back to a fresh clone, but for data/: deletes every trained model. It says what goes, and asks; YES=1 answers.
+GOES := $(wildcard runs lightning_logs cache $(VENV) $(VLLM_VENV))
 distclean: clean
-	rm -rf cache $(VENV) $(VLLM_VENV)
+	@if [ -z "$(GOES)" ]; then echo "distclean: nothing to delete"; exit 0; fi; \
+	echo "distclean deletes, for good:"; du -sh $(GOES); \
+	if [ "$(YES)" != 1 ]; then printf "Delete? [y/N] "; read -r answer; [ "$$answer" = y ] || { echo "kept"; exit 1; }; fi; \
+	rm -rf $(GOES)

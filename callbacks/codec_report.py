@@ -28,6 +28,7 @@ class CodecReport(Callback):
     def __init__(self, title: str = "Codecs, measured", credits: list[Path] | None = None) -> None:
         self.title = title
         self.credits = [Path(path) for path in credits or []]
+        self.page: Path | None = None  # once it is written
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         _evaluation_of(trainer)
@@ -42,15 +43,15 @@ class CodecReport(Callback):
             return
         credits = {path.name: path.read_text(encoding="utf-8", errors="replace") for path in self.credits}
         page = codec_page(results, self.title, shlex.join(["python", *sys.orig_argv[1:]]), credits)
-        path = evaluation.folder / "report" / "index.html"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
+        self.page = evaluation.folder / "report" / "index.html"
+        self.page.parent.mkdir(parents=True, exist_ok=True)
+        self.page.write_text(page, encoding="utf-8")
         for utterance, audios in results.examples:
             figure = mel_figure([(system, finite(audio)) for system, audio in audios.items()])
             log_figure(trainer.loggers, f"mel/{utterance.key}", figure, trainer.global_step)
         for one in trainer.loggers:
             one.save()
-        print(f"report: {path.resolve().as_uri()} ({len(page.encode()) / 1e6:.1f} MB)", flush=True)
+        print(f"report: {self.page.resolve().as_uri()} ({len(page.encode()) / 1e6:.1f} MB)", flush=True)
 
 
 def _evaluation_of(trainer: Trainer) -> CodecEvaluation:

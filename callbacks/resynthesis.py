@@ -84,4 +84,5 @@ class ResynthesisWriter(BasePredictionWriter):
             "recordings": dict(sorted(written.items())),
         }
         write_whole(self.folder / "resynthesis.json", json.dumps(summary, indent=1))
-        print(f"{self.folder}: {len(written)} wav files, {seconds:.1f} s at {bits / seconds:.0f} bit/s", flush=True)
+        size = f"{len(written)} wav files, {seconds:.1f} s at {bits / seconds:.0f} bit/s"
+        print(f"listen: {self.folder.resolve()}/*.wav ({size})", flush=True)

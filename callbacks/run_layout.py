@@ -1,10 +1,13 @@
-"""RunLayout: says where a run keeps its files, when it starts and when it ends."""
+"""RunLayout: lists what a run's folder holds, when the run starts and when it ends."""
 
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-FOLDERS = {
+from callbacks.codec_report import CodecReport
+from callbacks.scaling_report import ScalingReport
+
+PURPOSES = {
     "checkpoints": "weights and the state to resume from",
     "tensorboard": "scalars, figures and audio",
     "candidates": "samples of a sweep, with codes and scores",
@@ -13,20 +16,18 @@ FOLDERS = {
 
 
 def described_run(folder: Path) -> str:
-    """The run's folders: what each is for, how many files it holds, how large they are, and the report's address."""
+    """What is in the run's folder: of each folder how many files it holds and how large they are, and of each entry
+    that runs of this suite write what it is for. Hidden files are left out."""
     lines = [f"{folder}/"]
-    for name, purpose in FOLDERS.items():
-        files = [path for path in (folder / name).rglob("*") if path.is_file()]
-        content = "not there yet"
-        if files:
-            content = f"{len(files)} file{'s' * (len(files) > 1)}, {readable_size(sum(map(_size, files)))}"
-        elif (folder / name).is_dir():
-            content = "empty"
-        lines.append(f"  {name + '/':<13} {content:<22} {purpose}")
-    page = folder / "report" / "index.html"
-    if page.is_file():
-        lines.append(f"  report: {page.resolve().as_uri()}")
-    return "\n".join(lines)
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    for entry in (one for one in entries if not one.name.startswith(".")):
+        name, content = entry.name, readable_size(_size(entry))
+        if entry.is_dir():
+            files = [path for path in entry.rglob("*") if path.is_file()]
+            size = readable_size(sum(map(_size, files)))
+            name, content = f"{name}/", f"{len(files)} file{'s' * (len(files) > 1)}, {size}" if files else "empty"
+        lines.append(f"  {name:<13} {content:<22} {PURPOSES.get(entry.name, '')}".rstrip())
+    return "\n".join(lines) if len(lines) > 1 else f"{folder}/ is empty"
 
 
 def readable_size(num_bytes: float) -> str:
@@ -47,7 +48,8 @@ def _size(path: Path) -> int:
 
 
 class RunLayout(Callback):
-    """Prints the layout of the run's folder at the start and the end of fit, validate, test and predict (rank zero).
+    """Prints what the run's folder holds at the start and the end of fit, validate, test and predict (rank zero), and
+    at the end the address of the report that the run wrote.
 
     Args:
         folder: runs/NAME; None = the trainer's `default_root_dir`.
@@ -66,3 +68,6 @@ class RunLayout(Callback):
         if trainer.is_global_zero:
             folder = Path(self.folder or trainer.default_root_dir)
             print(f"{trainer.state.fn.value} {event}: {described_run(folder)}", flush=True)
+            for one in trainer.callbacks:
+                if event == "ended" and isinstance(one, CodecReport | ScalingReport) and one.page is not None:
+                    print(f"  report: {one.page.resolve().as_uri()}", flush=True)

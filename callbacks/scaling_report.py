@@ -51,6 +51,7 @@ class ScalingReport(Callback):
         self.num_examples = num_examples
         self.credits = [Path(path) for path in credits or []]
         self.quoted = quoted
+        self.page: Path | None = None  # once it is written
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         scaling = _sweep_of(trainer)
@@ -68,13 +69,13 @@ class ScalingReport(Callback):
         if not trainer.is_global_zero or scaling.results is None:
             return
         page, examples, error_judges = self._page(scaling, scaling.results)
-        path = scaling.folder / "report" / "index.html"
-        path.write_text(page, encoding="utf-8")
+        self.page = scaling.folder / "report" / "index.html"
+        self.page.write_text(page, encoding="utf-8")
         self._log(trainer, scaling.results, examples, error_judges)
         if self.quoted is not None:
             table = self.quoted.read()
             print(f"\n{as_text(table, self._measured(table, scaling.results, error_judges))}\n", flush=True)
-        print(f"report: {path.resolve().as_uri()} ({len(page.encode()) / 1e6:.1f} MB)", flush=True)
+        print(f"report: {self.page.resolve().as_uri()} ({len(page.encode()) / 1e6:.1f} MB)", flush=True)
 
     def _page(self, scaling: InferenceScaling, results: SweepResults) -> tuple[str, list[Example], frozenset[str]]:
         verifiers = {one.name: one for one in [*scaling.selectors, *scaling.judges, *scaling.final_judges]}

@@ -1,6 +1,7 @@
 """The checks before the demo, and the Makefile's order of installation."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -71,6 +72,7 @@ def test_what_is_there_is_no_problem(tmp_path: Path) -> None:
         preflight.check_memory(10.0**6),  # too little is a note: the figure is an estimate
         preflight.check_comparisons(lambda name: None),
     ]
+    assert there[-1].finding.startswith("Opus; Codec2's rows are left out")
     assert not [check.name for check in there if check.problem]
 
 
@@ -113,6 +115,28 @@ def test_make_installs_torch_first_and_only_once(tmp_path: Path) -> None:
     with (tmp_path / "requirements.txt").open("a") as file:
         file.write("another==1.0\n")
     assert [line for line in planned() if "pip" in line]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_clean_keeps_what_was_trained_and_fetched(tmp_path: Path) -> None:
+    """Guards against `make clean` that deletes trained models, and `make distclean` that deletes without a question."""
+    for name in ("Makefile", "requirements.txt", "requirements-no-deps.txt", "requirements-test.txt"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    kept = ["cache/shards/000000.tar", "data/corpus/a.wav", "runs/demo/codec/checkpoints/last.ckpt"]
+    for name in (*kept, ".ruff_cache/a", "modules/__pycache__/a.pyc"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+
+    def left(*command: str, answer: str = "") -> tuple[str, list[str]]:
+        run = subprocess.run(["make", *command], cwd=tmp_path, input=answer, capture_output=True, text=True)
+        folders = ("cache", "data", "modules", "runs", ".ruff_cache")
+        files = [path for folder in folders for path in (tmp_path / folder).rglob("*") if path.is_file()]
+        return run.stdout, sorted(str(path.relative_to(tmp_path)) for path in files)
+
+    assert left("clean")[1] == kept
+    said, files = left("distclean", answer="n\n")
+    assert files == kept and re.search(r"deletes, for good:\n\S+\s+runs\n\S+\s+cache\n", said)
+    assert left("distclean", answer="y\n")[1] == left("distclean", "YES=1")[1] == ["data/corpus/a.wav"]
 
 
 def test_the_shell_scripts_parse() -> None:

@@ -15,6 +15,7 @@ from callbacks import media
 from callbacks.audio_samples import AudioSamples
 from callbacks.codec_health import CodecHealth
 from callbacks.run_layout import RunLayout, described_run, readable_size
+from callbacks.scaling_report import ScalingReport
 from modules.batches import AudioBatch
 
 RATE, HOP, CODEBOOK_SIZE = 16000, 160, 32
@@ -197,16 +198,25 @@ def test_run_layout_prints_what_is_there_at_start_and_end(tmp_path, capsys):
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "index.html").write_bytes(b"x" * 1500)
     (tmp_path / "candidates").mkdir()
-    text = described_run(tmp_path)
-    assert "1 file, 1.5 kB" in text
-    assert "not there yet" in text and "empty" in text
-    assert (tmp_path / "report" / "index.html").resolve().as_uri() in text
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "of_a_user.txt").write_bytes(b"x" * 20)
+    (tmp_path / "config.yaml").write_bytes(b"x" * 30)
+    lines = [" ".join(line.split()) for line in described_run(tmp_path).splitlines()]
+    assert lines[1:] == [
+        "candidates/ empty samples of a sweep, with codes and scores",
+        "config.yaml 30 B",
+        "notes/ 1 file, 20 B",
+        "report/ 1 file, 1.5 kB the page to look at and listen to",
+    ]
+    assert described_run(tmp_path / "none") == f"{tmp_path}/none/ is empty"
     fitted([RunLayout(tmp_path), WritesCheckpoint(tmp_path)], False, max_steps=1)
     before, after = capsys.readouterr().out.split("fit ended")
-    assert "fit starts" in before
-    assert before.count("not there yet") == 2
-    assert after.count("not there yet") == 1
-    assert "1 file, 2.0 kB" in after
+    assert "fit starts" in before and "checkpoints" not in before
+    assert "1 file, 2.0 kB" in after and "report:" not in after, "this run wrote no report"
+    report = ScalingReport()
+    report.page = tmp_path / "elsewhere" / "index.html"
+    fitted([RunLayout(tmp_path), report], False, max_steps=1)
+    assert f"  report: {report.page.as_uri()}" in capsys.readouterr().out.split("fit ended")[1]
     assert [readable_size(size) for size in (0, 999, 1000, 20_000_000, 5e12)] == [
         "0 B",
         "999 B",
