@@ -46,13 +46,14 @@ def test_ljspeech_layout(tmp_path):
     assert reasons >= {
         "no transcript",
         "no audio file for this line of metadata.csv",
-        "line 6 of metadata.csv repeats an id",
-        "line 7 of metadata.csv is not `id|text`",
-        "line 11 of metadata.csv is not UTF-8",
+        "a line of metadata.csv that repeats an id",
+        "a line of metadata.csv that is not `id|text`",
+        "a line of metadata.csv that is not UTF-8",
         "not in metadata.csv",
         "unreadable",
     }
     assert items["none"].reason == "unreadable: no audio samples" and "peaks at 3600" in items["loud"].reason
+    assert items["LJ-8"].reason == "a line of metadata.csv that is not UTF-8: line 11"
     texts = {
         item.text for item in FolderSource(tmp_path, require_text=False).recordings() if isinstance(item, Recording)
     }
