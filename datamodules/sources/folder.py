@@ -1,6 +1,7 @@
 """FolderSource: one's own recordings, in LJSpeech's layout or as pairs of an audio file and a text file."""
 
 import hashlib
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -65,7 +66,9 @@ def read_audio(path: Path) -> Audio:
     """
     import soundfile
 
-    with soundfile.SoundFile(path) as stream:
+    # soundfile refuses a name that is no UTF-8 as text, not as bytes.
+    name = os.fsencode(path) if re.search("[\ud800-\udfff]", str(path)) else path
+    with soundfile.SoundFile(name) as stream:
         blocks = [stream.read(BLOCK, dtype="float32", always_2d=True)]
         while len(blocks[-1]) == BLOCK:
             blocks.append(stream.read(BLOCK, dtype="float32", always_2d=True))
