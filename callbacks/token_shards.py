@@ -16,7 +16,9 @@ class TokenShardWriter(BasePredictionWriter):
     """Writes `folder/SPLIT` token shards: KEY.codes.npy (uint16 where it fits) and KEY.json, in batch order.
 
     The index's header holds codebook size, frame rate and the codec's fingerprint; the language model refuses shards of
-    another codec. One device writes all: ValueError on more.
+    another codec. Shards that stand in `folder` are replaced at the end, as ShardWriter says.
+
+    Raises ValueError, before the first batch, on more than one device and where `folder` holds other shards.
 
     Args:
         folder: Where the shards go.
@@ -39,7 +41,7 @@ class TokenShardWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         split = trainer.datamodule.predict_splits[dataloader_idx]
-        writer = self._writer(split, pl_module)
+        writer = self._writers[split]
         codes_BS = prediction.codes_BS.cpu().numpy()
         kind = np.uint16 if writer.header["codebook_size"] <= 2**16 else np.int32
         for row, num_codes in enumerate(prediction.num_codes_B.tolist()):
@@ -51,27 +53,34 @@ class TokenShardWriter(BasePredictionWriter):
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.world_size > 1:
             raise ValueError(f"Expected one device to write token shards, but got {trainer.world_size}.")
+        codec = pl_module.generator
+        header = {
+            "codebook_size": codec.codebook_size,
+            "frame_rate": codec.frame_rate,
+            "sample_rate": codec.sample_rate,
+            "codec_fingerprint": codec.fingerprint,
+        }
+        for split in trainer.datamodule.predict_splits:
+            writer = ShardWriter(self.folder / split, "tokens", header, self.samples_per_shard)
+            self._writers[split] = writer.__enter__()
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for split, writer in self._writers.items():
-            writer.__exit__(None, None, None)
-            print(f"{self.folder / split}: {writer.num_samples} token samples, {writer.total_length} codes")
-        self._writers.clear()
+        writers, self._writers = self._writers, {}
+        refusals: list[ValueError] = []
+        for split, writer in writers.items():  # one split that is refused does not lose the others
+            if not writer.num_samples:
+                writer.discard()
+                continue
+            try:
+                writer.__exit__(None, None, None)
+            except ValueError as refusal:
+                refusals.append(refusal)
+            else:
+                print(f"{self.folder / split}: {writer.num_samples} token samples, {writer.total_length} codes")
+        if refusals:
+            raise refusals[0]
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         for writer in self._writers.values():
-            writer.__exit__(type(exception), exception, exception.__traceback__)
-
-    def _writer(self, split: str, pl_module: L.LightningModule) -> ShardWriter:
-        if split not in self._writers:
-            codec = pl_module.generator
-            header = {
-                "codebook_size": codec.codebook_size,
-                "frame_rate": codec.frame_rate,
-                "sample_rate": codec.sample_rate,
-                "codec_fingerprint": codec.fingerprint,
-            }
-            self._writers[split] = ShardWriter(
-                self.folder / split, "tokens", header, self.samples_per_shard
-            ).__enter__()
-        return self._writers[split]
+            writer.discard()
+        self._writers.clear()

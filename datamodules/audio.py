@@ -136,6 +136,7 @@ class AudioDataModule(L.LightningDataModule):
         seed: Of order and crops.
         semantic: A frozen speech encoder whose states stand in the shards, computed once per recording when they are
             prepared. Crops then start on its grid of frames.
+        prepare_data_per_node: Every node prepares a `folder` of its own, on a disk that the nodes do not share.
     """
 
     def __init__(
@@ -156,8 +157,10 @@ class AudioDataModule(L.LightningDataModule):
         seed: int = 0,
         semantic: SpeechStates | None = None,
         evaluation_batch_seconds: float = 0.0,
+        prepare_data_per_node: bool = False,
     ) -> None:
         super().__init__()
+        self.prepare_data_per_node = prepare_data_per_node  # Lightning asks for it
         self.semantic = semantic
         self.folder, self.sources, self.sample_rate, self.audio_format = (
             Path(folder),

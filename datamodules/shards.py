@@ -10,6 +10,8 @@ import hashlib
 import io
 import json
 import os
+import re
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -145,17 +147,25 @@ def _any_sample(chunk: bytes, shard: str) -> dict[str, Any]:
 
 
 class ShardWriter:
-    """Writes a shard folder. The index is written last, so that a folder with an index is complete.
+    """Writes a shard folder: into `folder/unfinished`, moved into `folder` at the end, the index last.
+
+    A folder with an index is therefore complete, and shards that stand in `folder` are replaced only by a whole set
+    that holds all their samples. Whatever else lies there is left alone.
 
     Args:
-        folder: Where to write; leftovers of an interrupted writer are removed.
-        kind: "audio" or "tokens".
+        folder: Where the shards go.
+        kind: "audio", "tokens" or "text".
         header: What readers must know (kept in index.json).
         samples_per_shard: Samples in one tar file.
+
+    Raises ValueError on opening where `folder` holds shards of another kind or header, or tar files without an index;
+    and at the end where shards there hold samples that the new ones lack: the new ones then stay in
+    `folder/unfinished`.
     """
 
     def __init__(self, folder: Path | str, kind: str, header: dict[str, Any], samples_per_shard: int = 1000) -> None:
         self.folder, self.kind, self.header, self.samples_per_shard = Path(folder), kind, header, samples_per_shard
+        self.unfinished = self.folder / "unfinished"
         self._rows: list[tuple[str, int, int, int, int, int]] = []
         self._keys: set[str] = set()
         self._speakers: dict[tuple[str, str], int] = {}  # (source, name) to number, in order of appearance
@@ -165,9 +175,11 @@ class ShardWriter:
         self._stream: Any = None
 
     def __enter__(self) -> "ShardWriter":
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for leftover in [*self.folder.glob("*.tar"), *self.folder.glob("index.*")]:
-            leftover.unlink()
+        if (self.unfinished / "index.json").is_file() and not (self.folder / "index.json").is_file():
+            self._move_in()  # an earlier writer was ended while it did so
+        self._check_folder()
+        shutil.rmtree(self.unfinished, ignore_errors=True)  # of an interrupted writer
+        self.unfinished.mkdir(parents=True)
         return self
 
     @property
@@ -181,7 +193,7 @@ class ShardWriter:
     def write(self, key: str, files: dict[str, Any], length: int, text: str) -> None:
         """Add one sample: `files` by extension (bytes, or what webdataset's TarWriter encodes: npy, json). The index
         lists the speaker that its json names."""
-        if not key or any(character in key for character in "./ \\"):
+        if not usable_key(key):
             raise ValueError(f"Expected `key` without dots, slashes and spaces, but got {key!r}.")
         if key in self._keys:
             raise ValueError(f"Expected every `key` once, but got {key!r} again.")
@@ -201,20 +213,66 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None:
+            self.discard()
+            return
+        self._close_shard()
+        self._write_index()
+        self._replace_shards()
+
+    def discard(self) -> None:
+        """End without these samples; what stands in `folder` stays."""
+        self._close_shard()
+        shutil.rmtree(self.unfinished, ignore_errors=True)
+
+    def _check_folder(self) -> None:
+        """Raises ValueError where `folder` holds something that must not be replaced."""
+        remedy = "Name another folder, or remove what is there."
+        if (self.folder / "index.json").is_file():
+            about = json.loads((self.folder / "index.json").read_text())
+            for name, wanted in (("kind", self.kind), ("header", json.loads(json.dumps(self.header)))):
+                if about.get(name) != wanted:
+                    raise ValueError(
+                        f"Expected `{self.folder}` to be free for {self.kind} shards of {self.header}, but it holds "
+                        f"{about.get('kind')} shards of {about.get('header')}. {remedy}"
+                    )
+        elif tars := sorted(path.name for path in self.folder.glob("*.tar")):
+            raise ValueError(
+                f"Expected `{self.folder}` to be free for {self.kind} shards, but it holds {tars[0]} without an "
+                f"index.json. {remedy}"
+            )
+
+    def _replace_shards(self) -> None:
+        old, new = ((folder / "index.npz") for folder in (self.folder, self.unfinished))
+        if old.is_file() and (lost := _samples(old) - _samples(new)):
+            raise ValueError(
+                f"Expected the new shards to hold every sample of those in `{self.folder}`, but {len(lost)} are "
+                f"missing or of another length, such as {min(lost)[0]!r}. Nothing was replaced; the new shards are in "
+                f"`{self.unfinished}`. Remove the old ones to replace them."
+            )
+        (self.folder / "index.json").unlink(missing_ok=True)  # from here to the end the folder is no whole one
+        self._move_in()
+
+    def _move_in(self) -> None:
+        shards = json.loads((self.unfinished / "index.json").read_text())["shards"]
+        for path in self.folder.glob("*.tar"):
+            if path.name not in shards:
+                path.unlink()
+        for path in sorted(self.unfinished.iterdir(), key=lambda path: path.name == "index.json"):
+            os.replace(path, self.folder / path.name)
+        self.unfinished.rmdir()
+
+    def _close_shard(self) -> None:
         if self._tar is not None:
             self._tar.close()
             self._stream.close()
-        if kind is None:
-            self._write_index()
 
     def _open_next_shard(self) -> None:
         from webdataset import TarWriter
 
-        if self._tar is not None:
-            self._tar.close()
-            self._stream.close()
+        self._close_shard()
         number = len(self._rows) // self.samples_per_shard
-        self._stream = (self.folder / f"{number:06d}.tar").open("wb")
+        self._stream = (self.unfinished / f"{number:06d}.tar").open("wb")
         self._tar = TarWriter(self._stream, mtime=0)  # the same data gives the same bytes
 
     def _write_index(self) -> None:
@@ -231,13 +289,22 @@ class ShardWriter:
             "skipped_by_reason": dict(Counter(item["reason"] for item in self._skipped)),
             "skipped": self._skipped,
         }
-        shards = sorted(path.name for path in self.folder.glob("*.tar"))
+        shards = sorted(path.name for path in self.unfinished.glob("*.tar"))
         about = {"format": FORMAT, "kind": self.kind, "header": self.header, "report": report, "shards": shards}
-        with (self.folder / "index.npz.part").open("wb") as stream:
+        with (self.unfinished / "index.npz").open("wb") as stream:
             np.savez(stream, **arrays)
-        os.replace(self.folder / "index.npz.part", self.folder / "index.npz")
-        (self.folder / "index.json.part").write_text(json.dumps(about, indent=1, ensure_ascii=False))
-        os.replace(self.folder / "index.json.part", self.folder / "index.json")
+        (self.unfinished / "index.json").write_text(json.dumps(about, indent=1, ensure_ascii=False))
+
+
+def _samples(path: Path) -> set[tuple[str, int, int]]:
+    """Key, length and bytes of text of every sample of an `index.npz`."""
+    arrays = mapped_arrays(path)
+    return set(zip(*(arrays[name].tolist() for name in ("keys", "lengths", "text_lengths")), strict=True))
+
+
+def usable_key(key: Any) -> bool:
+    """Whether WebDataset tells samples apart by it: it cuts names at the first dot, and passes over `__...`."""
+    return isinstance(key, str) and re.fullmatch(r"(?!__)[^./\\ \x00-\x1f\x7f\ud800-\udfff]+", key) is not None
 
 
 def speaker_in(files: dict[str, Any]) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import lightning as L
 import numpy as np
@@ -37,11 +38,21 @@ class Noise:
 
 
 class Recorder(L.Callback):
-    def on_predict_start(self, trainer, module):
+    def __init__(self):
         self.lengths = []
 
     def on_predict_batch_end(self, trainer, module, outputs, batch, batch_index, dataloader_idx=0):
         self.lengths.append(batch.num_samples_B.tolist())
+
+
+def predict(codec, folder: Path, *callbacks: L.Callback, limit: int | None = None, **settings) -> None:
+    """Tokens of `folder/audio` into `folder/tokens`."""
+    module = CodecModule(codec, nn.Identity(), MultiResolutionMelLoss(16000), torch.optim.SGD, torch.optim.SGD)
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, use_distributed_sampler=False,
+        callbacks=[TokenShardWriter(folder / "tokens"), *callbacks], limit_predict_batches=limit,
+    )  # fmt: skip
+    trainer.predict(module, AudioDataModule(folder / "audio", **settings), return_predictions=False)
 
 
 @pytest.mark.parametrize("batch_seconds", [0.0, 3.0])
@@ -49,13 +60,7 @@ def test_a_corpus_has_the_codes_of_its_recordings_alone(batch_seconds, tmp_path)
     """Guards against batches beyond the bound, recordings lost or twice, and codes that depend on the batch."""
     prepare_audio_shards([Noise()], tmp_path / "audio", 16000, "wav")
     codec, recorder = tiny_codec(), Recorder()
-    module = CodecModule(codec, nn.Identity(), MultiResolutionMelLoss(16000), torch.optim.SGD, torch.optim.SGD)
-    trainer = L.Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, use_distributed_sampler=False,
-        callbacks=[TokenShardWriter(tmp_path / "tokens"), recorder],
-    )  # fmt: skip
-    data = AudioDataModule(tmp_path / "audio", evaluation_batch_size=8, evaluation_batch_seconds=batch_seconds)
-    trainer.predict(module, data, return_predictions=False)
+    predict(codec, tmp_path, recorder, evaluation_batch_size=8, evaluation_batch_seconds=batch_seconds)
     largest = max(max(lengths) * len(lengths) for lengths in recorder.lengths) / 16000
     assert largest <= batch_seconds if batch_seconds else largest > 6
     sources, tokens = (ShardIndex.load(tmp_path / kind / "train", kind) for kind in ("audio", "tokens"))
@@ -68,3 +73,20 @@ def test_a_corpus_has_the_codes_of_its_recordings_alone(batch_seconds, tmp_path)
         alone_BS, _ = codec.encode(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))
         np.testing.assert_array_equal(np.load(io.BytesIO(files["codes.npy"])), alone_BS[0].numpy())
         assert json.loads(files["json"])["text"] == "one"
+
+
+def test_predict_with_a_wrong_folder_leaves_its_shards(tmp_path):
+    """Guards against token shards destroyed by a trial of a few batches, or on opening those of another codec."""
+    prepare_audio_shards([Noise()], tmp_path / "audio", 16000, "wav")
+    codec, recorder = tiny_codec(), Recorder()
+    predict(codec, tmp_path)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "tokens/train").iterdir()}
+    with pytest.raises(ValueError, match=r"1 are missing.*tokens/train/unfinished"):
+        predict(codec, tmp_path, limit=1, evaluation_batch_size=16)
+    with torch.no_grad():
+        next(codec.parameters()).add_(1.0)
+    with pytest.raises(ValueError, match="to be free for tokens shards"):
+        predict(codec, tmp_path, recorder)
+    assert not recorder.lengths, "told before the first batch"
+    for name, content in files.items():
+        assert (tmp_path / "tokens/train" / name).read_bytes() == content

@@ -46,13 +46,14 @@ def test_ljspeech_layout(tmp_path):
     assert reasons >= {
         "no transcript",
         "no audio file for this line of metadata.csv",
-        "line 6 of metadata.csv repeats an id",
-        "line 7 of metadata.csv is not `id|text`",
-        "line 11 of metadata.csv is not UTF-8",
+        "a line of metadata.csv that repeats an id",
+        "a line of metadata.csv that is not `id|text`",
+        "a line of metadata.csv that is not UTF-8",
         "not in metadata.csv",
         "unreadable",
     }
     assert items["none"].reason == "unreadable: no audio samples" and "peaks at 3600" in items["loud"].reason
+    assert items["LJ-8"].reason == "a line of metadata.csv that is not UTF-8: line 11"
     texts = {
         item.text for item in FolderSource(tmp_path, require_text=False).recordings() if isinstance(item, Recording)
     }
@@ -86,3 +87,90 @@ def test_folders_of_no_use_say_what_was_expected(tmp_path):
     with pytest.raises(ValueError, match=r"no audio file has a transcript.*`require_text`"):
         list(FolderSource(tmp_path).recordings())
     assert FolderSource(tmp_path, require_text=False).num_recordings == 1
+
+
+# ------------------------------------------------------------------------------------------- speakers and third columns
+
+
+def write_listed(folder, rows, separator="|"):
+    """`metadata.csv` of these rows and a recording for each first cell that names one."""
+    (folder / "wavs").mkdir(parents=True)
+    for number in range(len(rows)):
+        soundfile.write(folder / f"wavs/{number:02d}.wav", sine(1600), 16_000)
+    (folder / "metadata.csv").write_text("\n".join(separator.join(row) for row in rows))
+    return folder
+
+
+def spoken(source) -> dict[str, tuple[str, str, str]]:
+    return {item.key: (item.text, item.speaker, item.language) for item in source.recordings()}
+
+
+def test_speakers_from_folders(tmp_path):
+    """Guards against every speaker's recordings under one name, in both layouts."""
+    for name in ("ann/1", "ann/book/2", "bob/1", "3"):
+        path = tmp_path / f"pairs/{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, sine(1600), 16_000)
+        path.with_suffix(".txt").write_text(f"text {name}")
+    items = by_key(FolderSource(tmp_path / "pairs", speaker="from_folder").recordings())
+    speakers = {key: item.speaker for key, item in items.items() if isinstance(item, Recording)}
+    assert speakers == {"ann_1": "ann", "ann_book_2": "ann", "bob_1": "bob"}
+    assert items["3"].reason == "no speaker: the file is in no folder of its own"
+    listed = tmp_path / "listed"
+    for name in ("ann", "bob"):
+        (listed / f"wavs/{name}").mkdir(parents=True)
+        soundfile.write(listed / f"wavs/{name}/1.wav", sine(1600), 16_000)
+    (listed / "metadata.csv").write_text("ann/1|one\nbob/1|two")
+    found = spoken(FolderSource(listed, speaker="from_folder"))
+    assert found == {"ann_1": ("one", "ann", "en"), "bob_1": ("two", "bob", "en")}
+
+
+@pytest.mark.parametrize(
+    ("thirds", "why"),
+    [
+        (["male", "female"] * 5, "repeats beside different texts, such as 'male' and 'female'"),
+        ([f"{number}.61" for number in range(10)], "is numeric, such as '0.61' and '1.61'"),
+        (["ann", "bob"] + [f"guest{number}" for number in range(6)] + ["ann", ""], "repeats beside different texts"),
+        ([f"text number {number}" for number in range(8)] + ["4.6", "5.2"], "is numeric"),
+    ],
+)
+def test_a_third_column_that_is_no_text_is_refused(tmp_path, thirds, why):
+    """Guards against a corpus trained on "male" or "4.61" as the text of every recording."""
+    rows = [[f"{number:02d}", f"text number {number}", third] for number, third in enumerate(thirds)]
+    folder = write_listed(tmp_path / "corpus", rows)
+    with pytest.raises(ValueError, match=rf"{why}.*`columns`.*\[id, text, speaker\], \[id, text, duration\]"):
+        FolderSource(folder).num_recordings  # noqa: B018
+    found = spoken(FolderSource(folder, columns=["id", "text", "speaker"]))
+    assert found == {name: (text, third, "en") for name, text, third in rows}
+    assert {
+        speaker for _, speaker, _ in spoken(FolderSource(folder, "me", columns=["id", "text", "duration"])).values()
+    } == {"me"}
+    as_text = spoken(FolderSource(folder, columns=["id", "text", "normalised_text"]))
+    assert as_text == {name: (third or text, "", "en") for name, text, third in rows}
+
+
+def test_normalised_texts_are_no_speakers(tmp_path):
+    """Guards against a refusal of LJSpeech's own layout: texts that repeat, are figures, or are normalised alike."""
+    texts = [("Yes.", "Yes."), ("yes", "yes"), ("Yes!", "Yes."), ("42", "42"), ("7", "7"), ("Dr. X", "Doctor X")]
+    texts += [("Doctor X", "Doctor X")] + [(f"Mr. {n}", f"Mister {n}") for n in range(10)]
+    rows = [[f"{number:02d}", *pair] for number, pair in enumerate(texts)]
+    found = spoken(FolderSource(write_listed(tmp_path / "corpus", rows)))
+    assert [text for text, _, _ in found.values()] == [normalised for _, normalised in texts]
+
+
+def test_columns_in_any_order(tmp_path):
+    """Guards against columns taken by place; a mistake in them is told before anything is read."""
+    folder = write_listed(tmp_path / "corpus", [["fr", "x", "ann", "00", "bonjour"], ["de", "x", "", "01", ""]])
+    columns = ["language", "ignored", "speaker", "id", "text"]
+    items = by_key(FolderSource(folder, columns=columns).recordings())
+    assert (items["00"].text, items["00"].speaker, items["00"].language) == ("bonjour", "ann", "fr")
+    assert items["01"].reason == "no transcript"
+    for wrong in (["text"], ["id", "speaker"], ["id", "text", "text"]):
+        with pytest.raises(ValueError, match="id and text, each once"):
+            FolderSource(folder, columns=wrong)
+    with pytest.raises(ValueError, match="or a column of speakers"):
+        FolderSource(folder, "me", columns=columns)
+    with pytest.raises(ValueError, match=r"`metadata\.csv` for `columns`"):
+        FolderSource(folder / "wavs", columns=columns).num_recordings  # noqa: B018
+    with pytest.raises(ValueError, match=r"`name` to hold letters.*'a b'"):
+        FolderSource(folder, name="a b")

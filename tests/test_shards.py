@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -18,6 +19,10 @@ def write(folder, num_samples=23, samples_per_shard=5):
             writer.write(f"key_{number}", files, len(codes), f"text {number}")
         writer.skip("key_bad", "silent")
     return ShardIndex.load(folder, "tokens")
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_any_order_gives_what_was_written(tmp_path):
@@ -81,6 +86,67 @@ def test_damaged_and_missing_shards_are_named(tmp_path):
     writer.__exit__(RuntimeError, RuntimeError(), None)
     with pytest.raises(FileNotFoundError):
         ShardIndex.load(tmp_path / "broken", "tokens")
+
+
+def test_shards_are_replaced_whole_and_at_the_end(tmp_path):
+    """Guards against finished shards deleted on opening a writer, before there is anything to put in their place."""
+    write(tmp_path)
+    (tmp_path / "NOTES.md").write_text("mine")
+    before = contents(tmp_path)
+    writer = ShardWriter(tmp_path, "tokens", {"codebook_size": 64}, 50).__enter__()
+    writer.write("key_0", {"json": b"{}"}, 1, "text 0")
+    assert before.items() < contents(tmp_path).items(), "all of it stands while another set is written"
+    writer.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert contents(tmp_path) == before
+    again = write(tmp_path, 25, samples_per_shard=50)
+    assert again.shards == ["000000.tar"] and len(again) == 25
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000000.tar", "NOTES.md", "index.json", "index.npz"]
+    assert [ShardReader(again).read(row)["__key__"] for row in (0, 24)] == ["key_0", "key_24"]
+
+
+def test_shards_of_something_else_are_not_replaced(tmp_path):
+    """Guards against a wrong folder: shards of another kind or codec, of other samples, or a download of tar files."""
+    write(tmp_path / "shards")
+    before = contents(tmp_path / "shards")
+    for kind, header in (("audio", {"codebook_size": 64}), ("tokens", {"codebook_size": 32}), ("tokens", {})):
+        with pytest.raises(ValueError, match=r"to be free for .* but it holds tokens shards of {'codebook_size': 64}"):
+            ShardWriter(tmp_path / "shards", kind, header).__enter__()
+    with pytest.raises(ValueError, match=r"20 are missing or of another length, such as 'key_10'.*shards/unfinished"):
+        write(tmp_path / "shards", 3)
+    assert len(ShardIndex.load(tmp_path / "shards/unfinished", "tokens")) == 3, "the new ones are not lost either"
+    assert before.items() < contents(tmp_path / "shards").items()
+    (tmp_path / "download").mkdir()
+    (tmp_path / "download/000000.tar").write_bytes(b"of others")
+    with pytest.raises(ValueError, match=r"it holds 000000\.tar without an index\.json"):
+        write(tmp_path / "download")
+    assert contents(tmp_path / "download") == {"000000.tar": b"of others"}
+
+
+@pytest.mark.parametrize("num_moved", range(5))
+def test_a_writer_killed_while_it_replaces(tmp_path, monkeypatch, num_moved):
+    """Guards against a folder that passes for whole, or that no writer takes again, after a kill between two files."""
+
+    class Killed(BaseException):
+        pass
+
+    write(tmp_path, 5)
+    replace, moved = os.replace, []
+
+    def replace_some(source, target):
+        if len(moved) == num_moved:
+            raise Killed
+        moved.append(replace(source, target))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", replace_some)
+        with pytest.raises(Killed):
+            write(tmp_path, 12)  # three shards and two files of the index
+    with pytest.raises(FileNotFoundError, match=r"no index\.json"):
+        ShardIndex.load(tmp_path, "tokens")
+    with pytest.raises(ValueError, match="7 are missing"):
+        write(tmp_path, 5)  # the whole set was put in place before
+    index = ShardIndex.load(tmp_path, "tokens")
+    assert [ShardReader(index).read(row)["__key__"] for row in range(12)] == [f"key_{row}" for row in range(12)]
 
 
 def test_one_key_in_ten_is_held_out():

@@ -220,3 +220,30 @@ def test_mixtures_that_cannot_be_are_refused(folder, tmp_path):
         TokenDataModule(folder, PLAIN, tasks=[TextReplay(folder / "chat")]).setup("fit")
     with pytest.raises(ValueError, match="prefix"):
         prompt_format.TextToSpeech(ByteTokenizer(), 4, prefix="{voice}")
+
+
+def test_a_bad_line_costs_one_conversation(tmp_path, capsys):
+    """Guards against a line that ends the conversion: text that is no string or no Unicode, nested without end."""
+    good = {"messages": [{"role": "user", "content": "caf\u00e9 \ufffd"}, {"role": "assistant", "content": "a"}]}
+    lines = [json.dumps(good).encode()] * 30
+    lines += [
+        b"[" * 100_000,
+        json.dumps(good).encode("utf-8").replace(b'"a"', b"7"),
+        json.dumps(good).encode().replace(b'"a"', b'"\\ud800"'),
+        json.dumps(good, ensure_ascii=False).encode("latin-1", "ignore"),
+        b'{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}',
+    ]
+    (tmp_path / "chat.jsonl").write_bytes(b"\n".join(lines))
+    write_text([str(tmp_path / "chat.jsonl"), str(tmp_path / "chat")])
+    assert capsys.readouterr().out.splitlines()[:5] == [
+        "skipped 5 lines",
+        "  2 x text that is no Unicode",
+        "  1 x no JSON",
+        "  1 x a role or content is no string",
+        "  1 x no conversation that ends with the assistant",
+    ]
+    assert sum(len(ShardIndex.load(tmp_path / "chat" / split, "text")) for split in ("train", "test")) == 30
+    (tmp_path / "chat.jsonl").write_bytes(lines[0])
+    with pytest.raises(SystemExit):
+        write_text([str(tmp_path / "chat.jsonl"), str(tmp_path / "chat")])
+    assert "are missing or of another length" in capsys.readouterr().err

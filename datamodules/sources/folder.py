@@ -1,14 +1,18 @@
 """FolderSource: one's own recordings, in LJSpeech's layout or as pairs of an audio file and a text file."""
 
 import hashlib
+import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
 
-from datamodules.sources.source import Recording, Skipped
+from datamodules.sources.source import Recording, Skipped, unusable_audio
 from modules.api import Audio
 
 # What libsndfile reads with a header of its own (headerless RAW is left out: its rate is unknown).
@@ -16,7 +20,23 @@ AUDIO_SUFFIXES = (
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd"),
     *(".caf", ".w64", ".rf64", ".nist", ".sph", ".voc", ".sf", ".avr"),
 )
-MAX_PEAK = 2.0  # above this the samples are no floats in [-1, 1] but integers stored as floats
+BLOCK = 2**22  # samples of one read: memory follows what a file holds, not what a damaged header says
+FROM_FOLDER = "from_folder"
+MISREAD_SHARE = 0.1  # of the lines; more third columns that look like a speaker or a number are no accident
+
+Column = Literal["id", "text", "normalised_text", "speaker", "language", "duration", "ignored"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One recording before it is read: its name, audio file and text (or the file that holds it, or why it is of no
+    use), and who speaks in which language, "" where the layout does not say."""
+
+    name: str
+    path: Path | None
+    text: str | Path | Skipped
+    speaker: str = ""
+    language: str = ""
 
 
 def unique_keys(names: Sequence[str], prefix: str = "") -> list[str]:
@@ -32,7 +52,9 @@ def unique_keys(names: Sequence[str], prefix: str = "") -> list[str]:
     plain = [prefix + re.sub(r"[^A-Za-z0-9-]", "_", name) for name in names]
     num_uses = Counter(key.casefold() for key in plain)
     return [
-        key if num_uses[key.casefold()] == 1 else f"{key}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        key
+        if num_uses[key.casefold()] == 1
+        else f"{key}_{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:8]}"
         for name, key in zip(names, plain, strict=True)
     ]
 
@@ -44,37 +66,67 @@ def read_audio(path: Path) -> Audio:
     """
     import soundfile
 
-    samples_TC, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
-    samples_T = torch.from_numpy(samples_TC).mean(dim=1)
-    if samples_T.numel() == 0:
-        raise ValueError("no audio samples")
-    if not torch.isfinite(samples_T).all():
-        raise ValueError("audio holds values that are not finite")
-    peak = samples_T.abs().max().item()
-    if peak > MAX_PEAK:
-        raise ValueError(f"audio peaks at {peak:.0f}: expected floats in [-1, 1]")
-    return Audio(samples_T.clamp(-1, 1), sample_rate)  # lossy decoders overshoot full scale a little
+    # soundfile refuses a name that is no UTF-8 as text, not as bytes.
+    name = os.fsencode(path) if re.search("[\ud800-\udfff]", str(path)) else path
+    with soundfile.SoundFile(name) as stream:
+        blocks = [stream.read(BLOCK, dtype="float32", always_2d=True)]
+        while len(blocks[-1]) == BLOCK:
+            blocks.append(stream.read(BLOCK, dtype="float32", always_2d=True))
+        sample_rate = stream.samplerate
+    samples_TC = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+    audio = Audio(torch.from_numpy(samples_TC).mean(dim=1), sample_rate)
+    if reason := unusable_audio(audio):
+        raise ValueError(reason)
+    return Audio(audio.samples_T.clamp(-1, 1), sample_rate)  # lossy decoders overshoot full scale a little
+
+
+def misread_third_column(rows: Sequence[Sequence[str]]) -> str:
+    """Why the third of the columns `id|text|...` is no normalised text, with examples; "" where it may well be one.
+
+    A speaker's name stands beside many texts. A normalised text that repeats stands beside one text, give or take an
+    abbreviation.
+    """
+
+    def words(text: str) -> str:
+        return "".join(re.findall(r"\w", text)).casefold()
+
+    thirds = [row for row in rows if len(row) > 2 and row[2]]
+    others = [row for row in thirds if words(row[1]) != words(row[2])]  # "42|42" is a text of figures
+    beside: dict[str, set[str]] = defaultdict(set)
+    for row in others:
+        beside[row[2]].add(words(row[1]))
+    numbers = [row[2] for row in others if re.fullmatch(r"[-+]?[\d.,:]*\d[\d.,:]*(e[-+]?\d+)?\s?(s|ms|sec)?", row[2])]
+    repeated = [row[2] for row in others if len(beside[row[2]]) > 1]
+    for found, kind in ((numbers, "is numeric"), (repeated, "repeats beside different texts")):
+        if len(found) > MISREAD_SHARE * len(thirds):
+            return f"{kind}, such as {' and '.join(map(repr, list(dict.fromkeys(found))[:2]))}"
+    return ""
 
 
 class FolderSource:
     """A folder with `metadata.csv` and `wavs/` (LJSpeech), or one with `x.wav` beside `x.txt`, at any depth.
 
     `metadata.csv` has lines `id|text|normalised text`, without a header or quoting; the last non-empty column of the
-    two is the transcript. Audio is whatever libsndfile reads, at any rate and with any number of channels; the rate is
-    kept, channels are mixed. Hidden files are passed over.
+    two is the transcript. Lines of another kind need `columns`. Audio is whatever libsndfile reads, at any rate and
+    with any number of channels; the rate is kept, channels are mixed. Hidden files are passed over.
 
     Args:
         folder: Where the recordings lie. Read on first use.
-        speaker: Who speaks in all of them.
+        speaker: Who speaks in all of them; from_folder: the first folder of each file's path, SPEAKER/x.wav.
         language: What they speak, as a two-letter code.
         license: Under which terms the recordings may be used, for the credits.
         require_text: Skip recordings without a transcript (what speech synthesis needs). A codec learns without:
             set it to False, and their text is "".
         split: Where all of them go, such as held_out; empty: a hash of the key holds out a tenth.
+        name: Of this source: letters, digits, `_` and `-`. It is the recordings' `source` in place of the folder's
+            name, and stands before their keys where a preparation has several sources.
+        columns: What the columns of `metadata.csv` are, such as [id, text, speaker]. normalised_text goes before text
+            where it is not empty; duration and ignored are not used.
 
     Raises (on use):
         FileNotFoundError: There is no such folder.
-        ValueError: It holds no audio, or texts are required and no recording has one.
+        ValueError: It has none of these layouts; transcripts are required and no recording has one; or the third
+            column of `metadata.csv` looks like a speaker or a number, and there are no `columns`.
     """
 
     def __init__(
@@ -85,13 +137,27 @@ class FolderSource:
         license: str = "unknown",
         require_text: bool = True,
         split: str = "",
+        name: str = "",
+        columns: list[Column] | None = None,
     ) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_-]*", name):
+            raise ValueError(f"Expected `name` to hold letters, digits, `_` and `-` alone, but got {name!r}.")
+        if columns is not None and (
+            "id" not in columns
+            or (require_text and not {"text", "normalised_text"} & set(columns))
+            or max(Counter(column for column in columns if column != "ignored").values()) > 1
+        ):
+            raise ValueError(f"Expected `columns` to hold id and text, each once, but got {list(columns)}.")
+        if columns is not None and "speaker" in columns and speaker:
+            raise ValueError(f"Expected `speaker` or a column of speakers, but got {speaker!r} and {list(columns)}.")
         self.folder = Path(folder)
         self.speaker = speaker
         self.language = language
         self.license = license
         self.require_text = require_text
         self.split = split
+        self.name = name
+        self.columns = None if columns is None else list(columns)
 
     @property
     def num_recordings(self) -> int:
@@ -99,39 +165,45 @@ class FolderSource:
 
     def recordings(self) -> Iterator[Recording | Skipped]:
         items = self._items()
-        keys = unique_keys([name for name, _, _ in items])
-        for key, (_, path, text) in zip(keys, items, strict=True):
-            yield self._recording(key, path, text)
+        for key, item in zip(unique_keys([item.name for item in items]), items, strict=True):
+            yield self._recording(key, item)
 
     def credits(self) -> str:
-        voice = f", speaker {self.speaker}" if self.speaker else ""
+        voice = {"": "", FROM_FOLDER: ", one speaker a folder"}.get(self.speaker, f", speaker {self.speaker}")
         return f"Recordings of the folder {self.folder.resolve().name}{voice}. Licence: {self.license}."
 
-    def _recording(self, key: str, path: Path | None, text: str | Path | Skipped) -> Recording | Skipped:
-        if isinstance(text, Skipped):
-            return Skipped(key, text.reason)
-        if path is None:
+    def _recording(self, key: str, item: Item) -> Recording | Skipped:
+        if isinstance(item.text, Skipped):
+            return Skipped(key, item.text.reason)
+        if item.path is None:
             return Skipped(key, "no audio file for this line of metadata.csv")
         try:
-            words = " ".join((text.read_text("utf-8-sig") if isinstance(text, Path) else text).split())
+            text = item.text.read_text("utf-8-sig") if isinstance(item.text, Path) else item.text
+            words = " ".join(text.split())
             if not words and self.require_text:
                 return Skipped(key, "no transcript")
-            audio = read_audio(path)
-        except (OSError, RuntimeError, ValueError) as error:  # soundfile's errors are RuntimeErrors
+            audio = read_audio(item.path)
+        except (OSError, RuntimeError, ValueError, MemoryError) as error:  # soundfile's errors are RuntimeErrors
             return Skipped(key, " ".join(f"unreadable: {error}".replace(f"{self.folder}/", "").split()))
-        source = self.folder.resolve().name
-        return Recording(key, audio, words, self.speaker, self.language, source, self.license, self.split)
+        speaker, language = item.speaker or self.speaker, item.language or self.language
+        if speaker == FROM_FOLDER:
+            return Skipped(key, "no speaker: the file is in no folder of its own")
+        source = self.name or self.folder.resolve().name
+        return Recording(key, audio, words, speaker, language, source, self.license, self.split, self.name)
 
-    def _items(self) -> list[tuple[str, Path | None, str | Path | Skipped]]:
-        """Name, audio file and transcript (or the file that holds it, or why it is of no use) of every recording."""
+    def _items(self) -> list[Item]:
         layouts = "`metadata.csv` with lines `id|text` beside a folder `wavs`, or pairs of `x.wav` and `x.txt`"
         if not self.folder.is_dir():
             raise FileNotFoundError(f"Expected `folder` to hold {layouts}, but got {self.folder}, which is no folder.")
         metadata = self.folder / "metadata.csv"
+        if self.columns and not metadata.is_file():
+            raise ValueError(f"Expected `metadata.csv` for `columns`, but got {self.folder}, where there is none.")
         items = self._listed(metadata) if metadata.is_file() else self._paired()
-        if not any(path for _, path, _ in items):
+        if not any(item.path for item in items):
             raise ValueError(f"Expected `folder` to hold {layouts}, but got {self.folder}, where no audio was found.")
-        if self.require_text and not any(text for _, path, text in items if path and not isinstance(text, Skipped)):
+        if self.require_text and not any(
+            item.text for item in items if item.path and not isinstance(item.text, Skipped)
+        ):
             raise ValueError(
                 f"Expected `folder` to hold {layouts}, but got {self.folder}, where no audio file has a transcript. "
                 "Set `require_text` to false to use the audio alone."
@@ -144,46 +216,62 @@ class FolderSource:
         files = {path.relative_to(root).as_posix(): path for path in paths}
         return {name: path for name, path in files.items() if not re.search(r"(^|/)\.", name)}
 
-    def _listed(self, metadata: Path) -> list[tuple[str, Path | None, str | Path | Skipped]]:
+    def _speaker_of(self, name: str | None) -> str:
+        """Of a file by its path; "" where the folders do not say."""
+        return (name or "").partition("/")[0] if self.speaker == FROM_FOLDER and "/" in (name or "") else ""
+
+    def _listed(self, metadata: Path) -> list[Item]:
         """The lines of metadata.csv, then the audio files that no line names."""
         files = self._audio_files(self.folder / "wavs")
         by_id = {name.rpartition(".")[0]: name for name in files} | {name: name for name in files}
-        items: list[tuple[str, Path | None, str | Path | Skipped]] = []
+        lines = metadata.read_text("utf-8-sig", errors="replace").split("\n")  # a bad line does not lose the file
+        rows = {number: [cell.strip() for cell in line.split("|")]
+                for number, line in enumerate(lines, start=1) if line.strip()}  # fmt: skip
+        if self.columns is None and (found := misread_third_column(list(rows.values()))):
+            raise ValueError(
+                f"Expected the third column of {metadata} to be the text normalised, but it {found}. Say in `columns` "
+                "what is what: [id, text, speaker], [id, text, duration], or [id, text, normalised_text] as it is."
+            )
+        items: list[Item] = []
         seen: set[str] = set()
         unlisted = dict(files)
-        lines = metadata.read_text("utf-8-sig", errors="replace").split("\n")  # a bad line does not lose the file
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            name, *columns = (column.strip() for column in line.split("|"))
-            text: str | Skipped = next((column for column in reversed(columns[:2]) if column), "")
+        for number, row in rows.items():
+            name, text, speaker, language = self._cells(row)
             file = by_id.get(name)
             identity = file.rpartition(".")[0] if file else name
-            if not name or not columns:
-                text = Skipped("", f"line {number} of metadata.csv is not `id|text`")
-            elif "\N{REPLACEMENT CHARACTER}" in line:
-                text = Skipped("", f"line {number} of metadata.csv is not UTF-8")
+            reason = ""
+            if not name or (self.columns is None and len(row) < 2):
+                reason = f"a line of metadata.csv that is not `id|text`: line {number}"
+            elif any("\N{REPLACEMENT CHARACTER}" in cell for cell in row):
+                reason = f"a line of metadata.csv that is not UTF-8: line {number}"
             if not identity or identity in seen:
-                text = (
-                    text if isinstance(text, Skipped) else Skipped("", f"line {number} of metadata.csv repeats an id")
-                )
+                reason = reason or f"a line of metadata.csv that repeats an id: line {number}"
                 identity = f"{identity}\nline {number}"  # no id holds a line break: distinct from all of them
             seen.add(identity)
             unlisted.pop(file, None)
-            items.append((identity, files.get(file), text))
+            speaker = speaker or self._speaker_of(file)
+            items.append(Item(identity, files.get(file), Skipped("", reason) if reason else text, speaker, language))
         missing = Skipped("", "not in metadata.csv") if self.require_text else ""
-        return items + [(name, path, missing) for name, path in unlisted.items()]
+        return items + [Item(name, path, missing, self._speaker_of(name)) for name, path in unlisted.items()]
 
-    def _paired(self) -> list[tuple[str, Path | None, str | Path | Skipped]]:
+    def _cells(self, row: Sequence[str]) -> tuple[str, str, str, str]:
+        """Id, text, speaker and language of a line; "" for what it does not say."""
+        if self.columns is None:
+            return row[0], next((cell for cell in reversed(row[1:3]) if cell), ""), "", ""
+        cells = dict(zip(self.columns, row, strict=False))
+        text = cells.get("normalised_text") or cells.get("text", "")
+        return cells.get("id", ""), text, cells.get("speaker", ""), cells.get("language", "")
+
+    def _paired(self) -> list[Item]:
         """Every audio file with the text file of its name beside it."""
-        items: list[tuple[str, Path | None, str | Path | Skipped]] = []
+        items: list[Item] = []
         seen: set[str] = set()
         for name, path in self._audio_files(self.folder).items():
             stem = name.rpartition(".")[0]
             text = path.with_suffix(".txt")
             if stem in seen:
-                items.append((name, path, Skipped("", "another audio file has the same name")))
+                items.append(Item(name, path, Skipped("", "another audio file has the same name")))
             else:
-                items.append((stem, path, text if text.is_file() else ""))
+                items.append(Item(stem, path, text if text.is_file() else "", self._speaker_of(name)))
             seen.add(stem)
         return items
