@@ -59,9 +59,9 @@ def test_rows_hold_the_documents_of_a_naive_loop(tmp_path):
 
 
 def test_shards_of_another_codebook_or_codec_are_refused(tmp_path):
-    write(tmp_path / "train", codebook_size=32)
+    write(tmp_path / "other", codebook_size=32)
     with pytest.raises(ValueError, match="of another codec"):
-        load_token_index(tmp_path / "train", FORMAT)
+        load_token_index(tmp_path / "other", FORMAT)
     write(tmp_path / "train", fingerprint="a")
     write(tmp_path / "test", fingerprint="b")
     with pytest.raises(ValueError, match="one codec"):
