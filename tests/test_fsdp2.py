@@ -319,7 +319,7 @@ def test_checkpoint_of_sharded_training_loads_in_one_process(folder):
 
 
 def test_shards_are_joined_by_the_printed_command_and_exported(folder, repository):
-    """Guards against a command that fails on what the strategy writes, and against a joined file that says it resumes."""
+    """Guards against a command that fails on what the strategy writes, and weights that are lost in joining."""
     shards, target = folder / "shards.ckpt", folder / "exported"
     with pytest.raises(ValueError, match="folder of shards") as refused:
         read_checkpoint(shards)

@@ -172,7 +172,7 @@ def test_adapters_train_beside_frozen_weights_and_merge_on_export(tmp_path):
 def test_adapters_beside_new_words_train_their_rows_or_are_refused(tmp_path):
     """Guards against a fine-tuning that leaves the rows of all markers and codes as they were drawn, without a word."""
     source = tiny_llama(tmp_path / "start")
-    with pytest.raises(ValueError, match="`train_embeddings: true` beside `.*start`, a text model"):
+    with pytest.raises(ValueError, match=r"`train_embeddings: true` beside `.*start`, a text model"):
         trained(tmp_path / "refused", source, "{rank: 2}")
     cli, path = trained(tmp_path / "whole", source, "{rank: 2, train_embeddings: true}")
     first_new = cli.model.token_space.text_vocab_size

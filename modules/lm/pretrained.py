@@ -89,8 +89,8 @@ def check_adapters(adapters: LowRankAdapters | None, pretrained: PretrainedNetwo
     else:
         return
     raise ValueError(
-        f"Expected `adapters` with `train_embeddings: true` beside {new}, but got false, which would leave them so. Set "
-        "it, or start from a folder that knows the codes: a released Llasa, or an export of yours."
+        f"Expected `adapters` with `train_embeddings: true` beside {new}, but got false, which would leave them so. "
+        "Set it, or start from a folder that knows the codes: a released Llasa, or an export of yours."
     )
 
 
