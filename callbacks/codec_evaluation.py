@@ -132,7 +132,7 @@ class CodecEvaluation(Callback):
     ) -> None:  # fmt: skip
         """Collect what is to be judged."""
         sample_rate = trainer.datamodule.sample_rate
-        rows = zip(batch.keys, batch.metadata, batch.num_samples_B.tolist(), batch.audio_BT.cpu(), strict=True)
+        rows = zip(batch.keys, batch.metadata, batch.num_samples_B.tolist(), batch.audio_BT.float().cpu(), strict=True)
         for key, metadata, num_samples, audio_T in rows:
             reason = self.selection.reason_against(key, metadata, num_samples / sample_rate)
             if reason:

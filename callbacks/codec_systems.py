@@ -7,6 +7,7 @@ apart), `layout` (codebook_size, num_codebooks, frame_rate), `latency_seconds` o
 Shapes: B batch, T audio samples, Q codebooks, S code frames.
 """
 
+import copy
 import hashlib
 import math
 import time
@@ -91,6 +92,8 @@ class CodecStream:
 class CodecUnderTest:
     """The module's codec as a Resynthesiser: input at `sample_rate`, output at the codec's own.
 
+    Weights in half precision are computed with in float32: spectra and signals need its digits.
+
     Args:
         codec: On `device`.
         name: Its row in the table.
@@ -101,6 +104,9 @@ class CodecUnderTest:
     def __init__(self, codec: Codec, name: str, sample_rate: int, device: torch.device) -> None:
         self.codec, self.name, self.sample_rate, self.device = codec, name, sample_rate, device
         self.layout = SystemFacts(codec.codebook_size, 1, codec.frame_rate)
+        weights = codec.parameters() if isinstance(codec, nn.Module) else ()
+        is_half = any(one.dtype in (torch.bfloat16, torch.float16) for one in weights)
+        self._computed = copy.deepcopy(codec).float() if is_half else codec
 
     def resynthesise(self, audio: Audio) -> tuple[Audio, float]:
         stream = self.compress(audio)
@@ -112,13 +118,13 @@ class CodecUnderTest:
             raise ValueError(f"Expected `audio` at {self.sample_rate} Hz, but got {audio.sample_rate}.")
         num_samples = audio.samples_T.numel()
         lengths_B = torch.tensor([num_samples], device=self.device)
-        codes_BS, num_codes_B = self.codec.encode(audio.samples_T[None].to(self.device), lengths_B)
+        codes_BS, num_codes_B = self._computed.encode(audio.samples_T[None].float().to(self.device), lengths_B)
         codes_BS = codes_BS[:, : int(num_codes_B[0])]
         num_bits = codes_BS.shape[1] * math.log2(self.codec.codebook_size)
         return CodecStream(codes_BS, num_codes_B, num_bits, num_samples, codes_BS.cpu())
 
     def decompress(self, stream: CodecStream) -> Audio:
-        decoded_BT = self.codec.decode(stream.codes_BS, stream.num_codes_B).float().cpu()
+        decoded_BT = self._computed.decode(stream.codes_BS, stream.num_codes_B).float().cpu()
         length = round(stream.num_samples * self.codec.sample_rate / self.sample_rate)
         return Audio(decoded_BT[0, :length], self.codec.sample_rate)
 
@@ -134,7 +140,8 @@ def weights_hash(network: nn.Module) -> str:
     """sha256 over the names and values of all weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        bytes_N = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)  # numpy knows no bfloat16
+        digest.update(name.encode() + bytes_N.numpy().tobytes())
     return digest.hexdigest()
 
 

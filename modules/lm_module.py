@@ -19,7 +19,7 @@ from modules.lm.loss import code_bits, sums_by_task
 from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama, model_hash
 from modules.lm.noise import training_seed
 from modules.lm.parallel import build_sharded
-from modules.lm.pretrained import PretrainedNetwork, load_pretrained
+from modules.lm.pretrained import PretrainedNetwork, check_adapters, load_pretrained
 from modules.lm.sampler import KVCacheSampler
 from modules.metrics import PooledMean, is_logged_step, log_step
 from modules.tokens import TokenSpace
@@ -44,7 +44,7 @@ class LMModule(lightning.LightningModule):
         recompute_activations: Keep the blocks' inputs only and compute the rest again in the backward pass.
 
     Raises:
-        ValueError: On loading a checkpoint of another TokenSpace.
+        ValueError: On loading a checkpoint of another TokenSpace; in a fit, adapters beside new words that stay frozen.
     """
 
     def __init__(
@@ -180,6 +180,8 @@ class LMModule(lightning.LightningModule):
         return batch
 
     def setup(self, stage: str) -> None:
+        if stage == "fit":
+            check_adapters(self.adapters, self.pretrained)
         data = getattr(self.trainer, "datamodule", None)
         names, self._frame_rate = getattr(data, "task_names", []), getattr(data, "frame_rate", None)
         self.val_task_losses = torch.nn.ModuleDict({name: PooledMean() for name in names}).to(self.device)

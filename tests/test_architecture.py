@@ -11,7 +11,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 OURS = ("modules", "datamodules", "callbacks", "run", "tests", "benchmarks", "scripts")
 LIGHTNING = ("lightning", "pytorch_lightning", "lightning_fabric")
-SHARED = ("modules.api", "modules.batches", "modules.statistics", "modules.threads", "modules.tokens")
+SHARED = ("modules.api", "modules.batches", "modules.hub", "modules.statistics", "modules.threads", "modules.tokens")
 
 # Files, and the rooms of ours (and lightning) that they may import beside their own: the first pattern that fits holds.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
@@ -23,12 +23,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     r"datamodules/.*": ("lightning", *SHARED, "datamodules"),
     r"modules/\w+_module\.py": ("lightning", *SHARED, "modules.metrics", "modules.codec", "modules.lm"),
     r"modules/search/.*": ("modules.api", "modules.statistics", "modules.tokens", "modules.search"),
-    r"modules/verifiers/.*": ("modules.api", "modules.threads", "modules.verifiers"),
+    r"modules/verifiers/.*": ("modules.api", "modules.hub", "modules.threads", "modules.verifiers"),
     r"modules/codec/.*": (*SHARED, "modules.codec"),
     r"modules/lm/.*": (*SHARED, "modules.lm"),
     r"modules/api\.py": ("modules.tokens",),
     r"modules/batches\.py": ("modules.api",),
-    r"modules/(statistics|threads|tokens)\.py": (),
+    r"modules/(hub|statistics|threads|tokens)\.py": (),
     r"modules/.*": SHARED,  # metrics.py and the like
     r"tests/.*": ("lightning", *OURS),
     r".*": ("lightning", *(room for room in OURS if room != "run")),  # benchmarks and scripts: only tests import run.py

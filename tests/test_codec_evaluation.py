@@ -15,13 +15,15 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 
 from callbacks.codec_evaluation import CodecEvaluation, PromptSelection
-from callbacks.codec_systems import CodecUnderTest
+from callbacks.codec_systems import CodecUnderTest, hear, weights_hash
 from datamodules.audio import AudioDataModule
 from datamodules.sources.folder import FolderSource
 from modules.api import Audio, Codec
 from modules.batches import AudioBatch
+from modules.verifiers.audio import resampled
 from modules.verifiers.naturalness import Dnsmos
 from modules.verifiers.normalise import EnglishWords
+from tests.codec_references import small_codec
 from tests.conftest import SAMPLE_RATE
 from tests.test_codec_table import TEXTS, ScriptedRecogniser, spoken
 
@@ -103,6 +105,24 @@ def test_the_codec_under_test() -> None:
         expected = np.sign(level) * (256 ** np.abs(level) - 1) / 255
         assert np.abs(expected - heard.samples_T.numpy()).max() < 0.05  # one level, where rounding falls otherwise
         assert np.abs(expected - heard.samples_T.numpy()).mean() < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_codec_in_half_precision_is_evaluated(dtype: torch.dtype) -> None:
+    """Guards against a traceback of numpy or of a convolution, and against spectra that are computed in bfloat16: the
+    reference is the same rounded weights in a codec of float32."""
+    audio = Audio(spoken(0), SAMPLE_RATE)
+    codec, reference = (small_codec().eval().requires_grad_(False) for _ in range(2))
+    codec.to(dtype)  # the frozen speech encoder's weights stay as they are
+    reference.load_state_dict(codec.state_dict())
+    assert weights_hash(codec) != weights_hash(reference)
+    heard, expected = (
+        hear(CodecUnderTest(one, "codec", SAMPLE_RATE, torch.device("cpu")), audio) for one in (codec, reference)
+    )
+    assert np.array_equal(heard.codes_QS, expected.codes_QS)
+    torch.testing.assert_close(heard.audio.samples_T, expected.audio.samples_T, rtol=0, atol=1e-2)
+    half = Audio(audio.samples_T.to(dtype), SAMPLE_RATE)
+    assert resampled(half, SAMPLE_RATE).dtype == np.float32
 
 
 def recorded(tmp_path: Path) -> AudioDataModule:

@@ -154,6 +154,33 @@ def test_released_files_are_read(form, kind, tmp_path):
     assert_equal_codecs(codec, model)
 
 
+RELEASED_CONFIG = (  # of HKUSTAudio/xcodec2 on the hub
+    '{"model_type": "xcodec2", "semantic_hidden_size": 1024, "codec_encoder_hidden_size": 1024, '
+    '"codec_decoder_hidden_size": 1024, "use_vocos": true, "architectures": ["XCodec2Model"]}'
+)
+
+
+@pytest.mark.parametrize("spelling", ["code", "package"])
+def test_the_released_folder_is_known_by_its_tensors(spelling, tmp_path):
+    """Guards against the released config.json, which claims the type of transformers' own models; and against
+    a file in bfloat16 that is refused for its rounded filters or computed with in bfloat16."""
+    model = reference_model("xcodec2")
+    model.load_state_dict({name: value.bfloat16().float() for name, value in model.state_dict().items()})
+    tensors = released_tensors(model, spelling)
+    (tmp_path / "config.json").write_text(RELEASED_CONFIG)
+    save_file(tensors, tmp_path / "model.safetensors")
+    whole = load_codec(tmp_path)
+    assert_equal_codecs(whole, model)
+    save_file({name: value.bfloat16() for name, value in tensors.items()}, tmp_path / "model.safetensors")
+    halved = load_codec(tmp_path)
+    assert {weight.dtype for weight in halved.parameters()} == {torch.float32}
+    for (name, weight), other in zip(whole.state_dict().items(), halved.state_dict().values(), strict=True):
+        if "config" not in name:
+            assert torch.equal(weight.bfloat16(), other.bfloat16()), name
+    model.save_pretrained(tmp_path / "theirs")
+    assert_equal_codecs(load_codec(tmp_path / "theirs/model.safetensors"), model)
+
+
 def test_released_and_converted_are_the_same_tensors(tmp_path):
     """Guards against a conversion that differs from the official one, tensor by tensor."""
     model = reference_model("xcodec2")
@@ -288,12 +315,18 @@ def test_files_that_hold_no_codec_are_named(tmp_path):
 def test_a_hub_name_is_fetched_and_a_wrong_path_is_not(tmp_path, monkeypatch):
     """Guards against a request to the hub for a mistyped file, and against a traceback of the hub's client."""
     asked = []
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name: asked.append(name) or str(tmp_path))
+
+    def snapshot(name: str, **options: object) -> str:
+        asked.append(name)
+        return str(tmp_path)
+
+    (tmp_path / "model.safetensors").touch()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     assert local_path(Path("owner/xcodec2")) == tmp_path
     for path in ("runs/last.ckpt", "/absent/folder", "runs/absent/folder"):
         with pytest.raises(FileNotFoundError, match="there is nothing"):
             load_codec(path)
-    assert asked == ["owner/xcodec2"]
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name: read_folder(tmp_path / "no hub"))
+    assert set(asked) == {"owner/xcodec2"}
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: read_folder(tmp_path / "no hub"))
     with pytest.raises(FileNotFoundError, match=r"got `owner/absent`.*The hub: "):
         load_codec("owner/absent")

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +14,16 @@ import torch
 import torch.nn.functional as F
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.utils.data import DataLoader, Dataset
+from transformers import AutoModelForCausalLM
 
 from datamodules.shards import ShardWriter
 from datamodules.tokens import TokenDataModule
 from modules.batches import TokenBatch
 from modules.lm.attention import find_segments
+from modules.lm.checkpoints import main, read_checkpoint
 from modules.lm.network import LlamaSize
 from modules.lm.prompt_format import TextToSpeech
 from modules.lm.tokenizer import ByteTokenizer
@@ -26,7 +31,8 @@ from modules.lm_module import LMModule
 
 NUM_STEPS, ROWS_PER_RANK, ROW_LENGTH = 10, 2, 32
 FORMAT = TextToSpeech(ByteTokenizer(), codebook_size=16)
-SIZE = LlamaSize(hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4, num_key_value_heads=2)
+SIZE_NUMBERS = {"hidden_size": 32, "intermediate_size": 48, "num_layers": 2, "num_heads": 4, "num_key_value_heads": 2}
+SIZE = LlamaSize(**SIZE_NUMBERS)
 
 
 class Rows(Dataset):
@@ -200,6 +206,35 @@ def train(folder: Path, num_ranks: int) -> None:
         for name, strategy in (("ddp", "ddp"), ("fsdp2", sharding)):
             updates = accumulate(num_ranks, strategy)
             torch.save((updates.gradients, updates.metrics), folder / f"updates_{name}_{trainer.global_rank}.pt")
+        save_shards(folder, num_ranks)
+
+
+def save_shards(folder: Path, num_ranks: int) -> None:
+    """A step of a module that the command line built, its folder of shards, and its weights gathered."""
+    strategy = {
+        "class_path": "lightning.pytorch.strategies.ModelParallelStrategy",
+        "init_args": {"data_parallel_size": num_ranks, "tensor_parallel_size": 1},
+    }
+    settings = {
+        "accelerator": "cpu", "devices": num_ranks, "strategy": strategy, "max_steps": 1,
+        "use_distributed_sampler": False, "logger": False, "enable_progress_bar": False,
+        "enable_model_summary": False, "enable_checkpointing": False,
+    }  # fmt: skip
+    arguments = {
+        "prompt_format.class_path": "modules.lm.prompt_format.TextToSpeech",
+        "prompt_format.init_args.tokenizer.class_path": "modules.lm.tokenizer.ByteTokenizer",
+        "prompt_format.init_args.codebook_size": "16",
+        "optimizer": "torch.optim.AdamW",
+        **{f"size.{name}": str(value) for name, value in SIZE_NUMBERS.items()},
+    }
+    cli = LightningCLI(
+        LMModule, run=False, save_config_callback=None, trainer_defaults=settings, auto_configure_optimizers=False,
+        args=[f"--model.{name}={value}" for name, value in arguments.items()],
+    )  # fmt: skip
+    cli.trainer.fit(cli.model, DataLoader(Rows(int(os.environ["LOCAL_RANK"]), num_ranks), batch_size=None))
+    cli.trainer.save_checkpoint(folder / "shards.ckpt")
+    weights = {name: weight.full_tensor() for name, weight in cli.model.state_dict().items()}
+    torch.save(weights, folder / f"gathered_{cli.trainer.global_rank}.pt")
 
 
 @pytest.fixture(scope="module")
@@ -281,6 +316,28 @@ def test_checkpoint_of_sharded_training_loads_in_one_process(folder):
     module.on_load_checkpoint(checkpoint)
     module.load_state_dict(checkpoint["state_dict"])
     assert module.model_hash == json.loads((folder / "record_2_0.json").read_text())["hash"]
+
+
+def test_shards_are_joined_by_the_printed_command_and_exported(folder, repository):
+    """Guards against a command that fails on what the strategy writes, and weights that are lost in joining."""
+    shards, target = folder / "shards.ckpt", folder / "exported"
+    with pytest.raises(ValueError, match="folder of shards") as refused:
+        read_checkpoint(shards)
+    command = re.search(r"python (-m lightning\S+) (\S+?):? ", f"{refused.value} ")
+    assert Path(command[2]) == shards
+    for page in ("language_model.md", "codec.md"):
+        assert f"python {command[1]} DIR" in (repository / "docs" / page).read_text()
+    joining = [sys.executable, *shlex.split(command[1]), command[2]]
+    done = subprocess.run(joining, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    joined = Path(f"{shards}.consolidated")
+    main(["export", str(joined), str(target)])
+    exported, gathered = AutoModelForCausalLM.from_pretrained(target).state_dict(), torch.load(folder / "gathered_0.pt")
+    assert len(gathered) == len(exported)
+    for name, weight in gathered.items():
+        assert torch.equal(exported[name.removeprefix("model.llama.")], weight), name
+    content = torch.load(joined, weights_only=True)
+    assert "optimizer_0" in content and "optimizer_states" not in content, "a Trainer could resume: docs say it cannot"
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from modules.batches import TokenBatch
+from modules.lm.adapters import LowRankAdapters
 from modules.lm.attention import find_segments
 from modules.lm.checkpoints import export, instantiate, main
 from modules.lm.huggingface_tokenizer import HuggingFaceTokenizer, with_speech_tokens
-from modules.lm.pretrained import PretrainedNetwork, load_pretrained
+from modules.lm.pretrained import PretrainedNetwork, check_adapters, load_pretrained
 from modules.lm.prompt_format import LlasaChat
 from modules.tokens import MARKERS, TokenSpace
 from tests.tiny_llama import tiny_llama, tiny_tokenizer
@@ -166,6 +167,23 @@ def test_adapters_train_beside_frozen_weights_and_merge_on_export(tmp_path):
     expected = (hidden @ state["lm_head.weight"].T).detach()
     torch.testing.assert_close(logits(network, tokens), expected, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(logits(AutoModelForCausalLM.from_pretrained(source), tokens), expected[..., :304])
+
+
+def test_adapters_beside_new_words_train_their_rows_or_are_refused(tmp_path):
+    """Guards against a fine-tuning that leaves the rows of all markers and codes as they were drawn, without a word."""
+    source = tiny_llama(tmp_path / "start")
+    with pytest.raises(ValueError, match=r"`train_embeddings: true` beside `.*start`, a text model"):
+        trained(tmp_path / "refused", source, "{rank: 2}")
+    cli, path = trained(tmp_path / "whole", source, "{rank: 2, train_embeddings: true}")
+    first_new = cli.model.token_space.text_vocab_size
+    drawn = load_pretrained(PretrainedNetwork(str(source)), cli.model.token_space).lm_head.weight[first_new:]
+    assert not torch.equal(cli.model.network.llama.lm_head.weight[first_new:], drawn)
+    export(path, tmp_path / "knows_codes")
+    again, _ = trained(tmp_path / "again", tmp_path / "knows_codes", "{rank: 2}")
+    state = again.model.network.llama.state_dict()
+    assert any(weight.any() for name, weight in state.items() if "lora_B" in name)
+    with pytest.raises(ValueError, match="beside a network of `size`"):
+        check_adapters(LowRankAdapters(), None)
 
 
 def test_what_cannot_be_exported_is_said(tmp_path, capsys):

@@ -125,7 +125,7 @@ def test_a_model_that_does_not_fit_is_refused_before_sampling(tmp_path):
         assert not model.events and not (tmp_path / "candidates").exists()
 
 
-@pytest.mark.parametrize("adapters", ["null", "{rank: 2}"])
+@pytest.mark.parametrize("adapters", ["null", "{rank: 2, train_embeddings: true}"])
 def test_a_saved_model_is_the_module_that_was_saved(adapters: str, tmp_path: Path) -> None:
     """Guards against a hash of its own (candidates would be drawn twice), other weights, or another prompt format; a
     folder of Hugging Face without codes, and one of another codebook."""

@@ -7,7 +7,6 @@ Shapes: B batch, T samples, S frames.
 
 import argparse
 import importlib
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from modules.codec.generator import CodecGenerator
-from modules.codec.released import is_released, load_released
-from modules.codec.transformers_folder import MODEL_TYPES, load_transformers, save_transformers
+from modules.codec.naming import RELEASED, TRANSFORMERS, is_named
+from modules.codec.released import load_released
+from modules.codec.transformers_folder import load_transformers, save_transformers
 from modules.codec.weights import fill, local_path, read_checkpoint, read_folder
 
 PREFIX = "generator."
@@ -92,25 +92,23 @@ def load_codec(path: Path | str, semantic_model: str | None = None) -> CodecGene
 
     Args:
         path: A checkpoint of CodecModule; a released file (.safetensors, .ckpt, .bin) or a folder that holds one; a
-            folder of transformers' Xcodec2Model or NeuCodecModel; the hub name of such a folder.
+            folder of transformers' Xcodec2Model or NeuCodecModel; the hub name of such a folder. The names of the
+            tensors tell them apart; a released file's config.json is not read.
         semantic_model: Folder or hub id of the semantic network, for a released file that does not hold it.
 
     Raises FileNotFoundError where there is nothing, ValueError where it is no codec, or where a tensor is missing, is
     surplus, has another shape or would not be used.
     """
     path = local_path(Path(path))
-    if path.is_dir():
-        config = path / "config.json"
-        if config.is_file() and json.loads(config.read_text()).get("model_type") in MODEL_TYPES:
-            return _frozen(load_transformers(path))
-        content = read_folder(path)
-    else:
-        content = read_checkpoint(path)
+    content = read_folder(path) if path.is_dir() else read_checkpoint(path)
     if "generator" in content.get("hyper_parameters", {}):
         return load_generator(path)
     tensors = content.get("state_dict", content)
-    if is_released(tensors):
+    # By the tensors' names alone: the released folder's config.json claims the type of transformers' own.
+    if is_named(tensors, RELEASED):
         return _frozen(load_released(tensors, path, semantic_model))
+    if is_named(tensors, TRANSFORMERS):
+        return _frozen(load_transformers(path if path.is_dir() else path.parent, tensors))
     raise ValueError(
         f"Expected a checkpoint of CodecModule, a released X-codec2 or NeuCodec, or the folder of transformers' "
         f"Xcodec2Model or NeuCodecModel at `{path}`, but it describes no generator and holds no such tensors."

@@ -141,6 +141,21 @@ class CodecGenerator(nn.Module):
         parts = (self.bridge, self.quantizer, self.decoder)
         return 2.0 * num_codes * sum(weight.numel() for part in parts for weight in part.parameters())
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "CodecGenerator":
+        """As of nn.Module; but a change of precision leaves windows and filters, which no checkpoint holds, exact."""
+        exact = {
+            (module, name): module._buffers[name]
+            for module in self.modules()
+            for name in module._non_persistent_buffers_set
+            if module._buffers[name] is not None
+        }
+        super()._apply(fn, recurse)
+        for (module, name), constant in exact.items():
+            moved = module._buffers[name]
+            if moved.dtype != constant.dtype:
+                module._buffers[name] = constant.to(moved.device)
+        return self
+
     def _weights_hash(self, covers: Callable[[str], bool], settings: str = "") -> str:
         digest = hashlib.sha256(settings.encode())
         for name, tensor in sorted(self.state_dict().items()):

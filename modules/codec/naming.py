@@ -165,7 +165,9 @@ def renamed(tensors: Tensors, source: int, target: int) -> dict[str, tuple[str |
 
 
 def is_named(tensors: Tensors, naming: int) -> bool:
-    return any(key.startswith(f"{FIXED[4][naming]}.") for key in tensors)
+    """Whether the tensors have the names of OURS, RELEASED or TRANSFORMERS, by the prefix of the acoustic encoder's."""
+    prefix = ("encoder.", "CodecEnc.", "acoustic_encoder.")[naming]
+    return any(key.startswith(prefix) for key in tensors)
 
 
 def _joined(bases: Sequence[str], rows: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
@@ -192,9 +194,10 @@ def _is_constant(key: str) -> bool:
 
 
 def _check_constant(key: str, tensor: Tensor) -> None:
-    """Filters and windows are computed here, not loaded: they must be those of the file."""
+    """Filters and windows are computed here, not loaded: they must be those of the file, as its precision has them."""
     ours = torch.hann_window(len(tensor)) if key.endswith("window") else kaiser_sinc_filter(0.25, 0.3, NUM_TAPS)
-    if tensor.numel() != ours.numel() or not torch.allclose(tensor.flatten().float(), ours, atol=1e-5):
+    tolerance = max(1e-5, torch.finfo(tensor.dtype).eps)
+    if tensor.numel() != ours.numel() or not torch.allclose(tensor.flatten().float(), ours, atol=tolerance):
         raise ValueError(f"Expected `{key}` to be the filter or window of X-codec2, but got another one.")
 
 

@@ -135,7 +135,3 @@ def _semantic_config(tensors: Tensors) -> dict[str, Any]:
     if f"{SEMANTIC}masked_spec_embed" not in tensors:
         config |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
     return config
-
-
-def is_released(tensors: Tensors) -> bool:
-    return any(key.startswith("CodecEnc.") for key in tensors)

@@ -77,7 +77,8 @@ class TransformersCodec:
     def model_hash(self) -> str:
         digest = hashlib.sha256()
         for name, tensor in sorted(self._network.state_dict().items()):
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+            bytes_N = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)  # numpy knows no bfloat16
+            digest.update(name.encode() + bytes_N.numpy().tobytes())
         return digest.hexdigest()
 
     @property
@@ -121,7 +122,7 @@ class TransformersCodec:
 
         self._config  # noqa: B018 - another kind of model is refused before its weights are read
         device = self.device if self.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-        return AutoModel.from_pretrained(self.model).eval().to(device)
+        return AutoModel.from_pretrained(self.model, dtype=torch.float32).eval().to(device)
 
     @property
     def _total_codebooks(self) -> int:

@@ -7,25 +7,28 @@ from typing import Any
 import torch
 
 from modules.codec.generator import CodecGenerator
-from modules.codec.naming import from_transformers, to_transformers
+from modules.codec.naming import Tensors, from_transformers, to_transformers
 from modules.codec.semantic import config_tensor
-from modules.codec.weights import fill, read_folder
+from modules.codec.weights import fill
 from modules.codec.xcodec2 import Xcodec2Shape, build_xcodec2, shape_of
 
 MODEL_TYPES = "xcodec2", "neucodec"
 
 
-def load_transformers(folder: Path) -> CodecGenerator:
+def load_transformers(folder: Path, tensors: Tensors) -> CodecGenerator:
     """The codec of a folder that Xcodec2Model or NeuCodecModel saved; weight norm comes folded and stays so.
 
-    Raises ValueError for settings that this codec does not have, and for missing, surplus or differing tensors.
+    `tensors` are those of the folder. Raises FileNotFoundError where it has no config.json, ValueError for settings
+    that this codec does not have, and for missing, surplus or differing tensors.
     """
     from transformers import AutoConfig
 
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"Expected the config.json of transformers' codec in `{folder}`, but there is none.")
     config = AutoConfig.from_pretrained(folder)
     shape = _shape(config)
     codec = build_xcodec2(shape)
-    ours, surplus = from_transformers(read_folder(folder), shape.num_heads)
+    ours, surplus = from_transformers(tensors, shape.num_heads)
     ours["encoder.semantic.config"] = config_tensor(codec.encoder.semantic.network_config)
     fill(codec, ours, surplus, folder)
     return codec

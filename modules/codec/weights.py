@@ -11,30 +11,37 @@ from zipfile import is_zipfile
 import torch
 from torch import Tensor, nn
 
+from modules.hub import download
+
 MAX_LISTED = 40
+SHARDS_METADATA = "meta.pt"  # beside the shards that Lightning's ModelParallelStrategy writes
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # of X-codec2, which holds a training's checkpoint beside it
 
 
 def local_path(path: Path) -> Path:
-    """The file or folder itself, or the folder of a name on the model hub, downloaded where it is not in the cache.
+    """The file or folder itself, or the folder of a name on the model hub, with what is read of it alone.
 
-    Raises FileNotFoundError where there is neither.
+    It is downloaded where it is not in the cache. Raises FileNotFoundError where there is neither.
     """
     if path.exists():
         return path
     absent = f"Expected a codec's file, folder or hub name, but got `{path}`, where there is nothing."
     if not HUB_NAME.fullmatch(str(path)) or path.suffix in (".ckpt", ".safetensors", ".bin"):
         raise FileNotFoundError(f"{absent} A codec of yours is there once it is trained.")
-    from huggingface_hub import snapshot_download
-
     try:
-        return Path(snapshot_download(str(path)))
-    except (OSError, ValueError) as error:  # no such name, or no way to the hub
+        return download(str(path), HUB_WEIGHTS, ("config.json", "*.index.json"))
+    except FileNotFoundError as error:
         raise FileNotFoundError(f"{absent} The hub: {error}") from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """What a .safetensors file or one of torch.save holds. Raises FileNotFoundError, ValueError for other content."""
+    if (path / SHARDS_METADATA).is_file():
+        raise ValueError(
+            f"Expected a codec checkpoint in one file, but `{path}` is a folder of shards. Join them: "
+            f"python -m lightning.fabric.utilities.consolidate_checkpoint {path} and take `{path}.consolidated`."
+        )
     if not path.is_file():
         raise FileNotFoundError(f"Expected a codec checkpoint at `{path}`, but there is none.")
     if path.suffix == ".safetensors":
@@ -54,7 +61,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def read_folder(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a Hugging Face folder: one file or shards. Raises FileNotFoundError."""
+    """All tensors of a Hugging Face folder: one file or several. Raises FileNotFoundError, ValueError for the shards of
+    a training."""
+    if (folder / SHARDS_METADATA).is_file():
+        return read_checkpoint(folder)
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
             return read_checkpoint(folder / name)

@@ -22,8 +22,8 @@ class LowRankAdapters:
         alpha: The update is scaled by alpha / rank.
         dropout: On the adapters' input.
         layers: Names of the linear layers that get one.
-        train_embeddings: Train embedding and head whole. New words (markers, codes) need it; a released Llasa knows
-            them.
+        train_embeddings: Train embedding and head whole. New words (markers, codes) need it, and a fit without it is
+            refused; a released Llasa knows them.
     """
 
     rank: int = 16

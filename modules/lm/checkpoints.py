@@ -67,8 +67,8 @@ def export(checkpoint_path: Path, folder: Path, dtype: torch.dtype = torch.float
 def read_checkpoint(path: Path) -> dict[str, Any]:
     if path.is_dir():
         raise ValueError(
-            f"Expected a checkpoint file, but `{path}` is a folder of shards: join them first with "
-            f"python -m lightning.pytorch.utilities.consolidate_checkpoint {path}"
+            f"Expected a checkpoint file, but `{path}` is a folder of shards. For export, join them: "
+            f"python -m lightning.fabric.utilities.consolidate_checkpoint {path} and take `{path}.consolidated`."
         )
     if not path.is_file():
         raise FileNotFoundError(f"Expected a checkpoint of LMModule at `{path}`, but there is none.")

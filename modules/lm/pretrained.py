@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from modules.lm.adapters import LowRankAdapters
 from modules.lm.attention import register_packed_attention
 from modules.lm.huggingface_tokenizer import HuggingFaceTokenizer
 from modules.tokens import TokenSpace
@@ -75,6 +76,22 @@ def load_pretrained(pretrained: PretrainedNetwork, space: TokenSpace) -> PreTrai
         )
     resize_vocabulary(network, num_known, space.vocab_size)
     return network.train()
+
+
+def check_adapters(adapters: LowRankAdapters | None, pretrained: PretrainedNetwork | None) -> None:
+    """Raises ValueError where words that the network does not know would keep their random rows in a training."""
+    if adapters is None or adapters.train_embeddings:
+        return
+    if pretrained is None:
+        new = "a network of `size`, all of whose rows are drawn at random"
+    elif HuggingFaceTokenizer(pretrained.source, pretrained.revision).num_codes == 0:
+        new = f"`{pretrained.source}`, a text model: the rows of its new words (markers, codes) are drawn at random"
+    else:
+        return
+    raise ValueError(
+        f"Expected `adapters` with `train_embeddings: true` beside {new}, but got false, which would leave them so. "
+        "Set it, or start from a folder that knows the codes: a released Llasa, or an export of yours."
+    )
 
 
 def refuse_other_mathematics(config: PretrainedConfig) -> None:

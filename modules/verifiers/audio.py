@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 def resampled(audio: Audio, sample_rate: int) -> np.ndarray:
     """The samples at `sample_rate` Hz: (T,) float32, contiguous. Band-limited (soxr, high quality)."""
-    samples_T = np.ascontiguousarray(audio.samples_T.detach().cpu().numpy(), dtype=np.float32)
+    samples_T = np.ascontiguousarray(audio.samples_T.detach().float().cpu().numpy())
     if audio.sample_rate == sample_rate:
         return samples_T
     import soxr

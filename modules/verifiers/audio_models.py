@@ -50,7 +50,7 @@ class AudioModel:
 
     @cached_property
     def folder(self) -> Path:
-        return model_folder(self.model)
+        return model_folder(self.model, WEIGHT_FILES)
 
     @cached_property
     def model_hash(self) -> str:

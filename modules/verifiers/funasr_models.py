@@ -33,7 +33,7 @@ class FunASRModel:
 
     @cached_property
     def _folder(self) -> Path:
-        return model_folder(self.model)
+        return model_folder(self.model, WEIGHT_FILES)
 
     @cached_property
     def model_hash(self) -> str:

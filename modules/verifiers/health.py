@@ -93,7 +93,7 @@ class Health:
         loop = longest_loop(candidate.codes_S.numpy(), self.max_loop_period)
         if loop / num_codes_a_second > self.max_loop_seconds:
             found.append("loop")
-        samples_T = candidate.audio.samples_T.numpy()
+        samples_T = candidate.audio.samples_T.detach().float().cpu().numpy()
         if longest_silence(samples_T, candidate.audio.sample_rate, self.silence_db) > self.max_silence_seconds:
             found.append("silence")
         num_characters = len(prompt.text.strip())

@@ -1,11 +1,11 @@
 """The files of a verifier's model: where an installed package keeps them, and the hash of their content."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-WEIGHT_SUFFIXES = (".bin", ".ckpt", ".h5", ".msgpack", ".onnx", ".pb", ".pt", ".pth", ".safetensors")
+from modules.hub import WEIGHT_SUFFIXES, download
 
 
 def package_folder(package: str, install: str) -> Path:
@@ -20,18 +20,17 @@ def package_folder(package: str, install: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def model_folder(model: str) -> Path:
-    """A local folder, or that of a name on the model hub, downloaded where it is not in the cache.
+def model_folder(model: str, weights: Sequence[str]) -> Path:
+    """A local folder, or that of a name on the model hub, downloaded where it is not in the cache: of the weights only
+    those of the first pattern in `weights` that the repository holds.
 
-    Raises FileNotFoundError where `model` is neither.
+    Raises FileNotFoundError where `model` is neither, or cannot be had.
     """
     if Path(model).is_dir():
         return Path(model)
     if model.count("/") > 1 or model.startswith((".", "/", "~")):
         raise FileNotFoundError(f"Expected `model` to be a folder or a hub name, but got {model}.")
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(model))
+    return download(model, weights)
 
 
 def settings_hash(folder: Path) -> str:
