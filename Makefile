@@ -1,5 +1,5 @@
-# make demo · make test · make test-vllm · make bench · make lint · make clean · make distclean. Each sets up what it needs: .venv on the
-# first call, .venv-vllm for vLLM.
+# make demo · make test · make test-vllm · make bench · make lint · make clean · make distclean. Each sets up what it
+# needs: .venv on the first call, .venv-vllm for vLLM.
 #
 # PYTHON=python3.12 chooses the interpreter of a new .venv.
 
