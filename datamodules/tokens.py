@@ -14,10 +14,12 @@ from torch.utils.data import DataLoader
 
 from datamodules.mixture import MixedRows
 from datamodules.order import ResumableLoader, evaluation_loader, num_windows, shared_evenly, window_samples
-from datamodules.packing import count_skipped, pack, token_batch
+from datamodules.packing import fitting, pack, token_batch
+from datamodules.samples import Sample
 from datamodules.shards import ShardIndex, ShardReader
+from datamodules.skips import SkipNotes, following, spread
 from datamodules.speakers import planned_extra_tokens
-from datamodules.tasks import Sample, Task, TextToSpeech
+from datamodules.tasks import Document, Task, TextToSpeech
 from modules.api import PromptFormat
 from modules.batches import TokenBatch
 
@@ -37,7 +39,6 @@ class TokenRows:
         self.index, self.reader, self.prompt_format = index, ShardReader(index), prompt_format
         self.row_length, self.seed, self.window_size = row_length, seed, window_size
         self.num_windows = num_windows(index, window_size)
-        self.num_damaged, self.last_error = 0, ""
         self.task = TextToSpeech()
         self.document_lengths = self.task.lengths(index, planned_extra_tokens(index, prompt_format))
         num_long = int((self.document_lengths > row_length).sum())
@@ -48,6 +49,8 @@ class TokenRows:
             )
         if num_long:
             log.warning("%d of %d samples are longer than %d tokens: left out.", num_long, len(index), row_length)
+        self.usable = np.flatnonzero(self.document_lengths <= row_length)
+        self.skipped = SkipNotes(str(index.folder), len(self.usable))
 
     def rows(self, epoch: int, window: int) -> list[list[int]]:
         samples = window_samples(self.index, self.seed, epoch, window, self.window_size)
@@ -56,6 +59,7 @@ class TokenRows:
         return [samples[packed[row]].tolist() for row in order]
 
     def load(self, rows: Sequence[Sequence[int]]) -> TokenBatch:
+        """A row of which nothing can be used becomes one document of the samples after it."""
         documents = []
         for row in rows:
             documents.append([])
@@ -65,25 +69,33 @@ class TokenRows:
                 if document is not None:
                     documents[-1].append(document)
                     room -= len(document[0])
-        if not any(documents):
-            raise ValueError(
-                f"Expected a usable sample in {len(rows)} rows of `{self.index.folder}`, but got none; "
-                f"the last reason: {self.last_error}"
-            )
+            if not documents[-1]:
+                documents[-1].append(self._replacement(row[0]))
         return token_batch(documents, self.row_length)
 
-    def document(self, sample: int, room: float = math.inf) -> tuple[list[int], int] | None:
-        """Tokens of a sample and how many carry no loss; None, counted and logged, where the sample cannot be used:
+    def document(self, sample: int, room: float = math.inf) -> Document | None:
+        """Tokens of a sample and how many carry no loss; None, and a note in `skipped`, where it cannot be used:
         damaged bytes, a code outside the codebook, a text that the tokenizer refuses, more tokens than planned and than
         `room`."""
-        try:
-            document = self.task.document(self.prompt_format, Sample.read(self.reader, sample, "tokens"), None)
-            if len(document[0]) > room:
-                raise ValueError(f"Expected a document of at most {room} tokens, but got {len(document[0])}.")
-            return document
-        except (ValueError, KeyError, OSError, EOFError) as error:
-            self.num_damaged, self.last_error = count_skipped(self.num_damaged, error), str(error)
-            return None
+        return self.skipped.attempt(str(self.index.keys[sample]), lambda: self._read(sample, room))
+
+    def check(self) -> None:
+        """Raises TooManySkipped where none of a hundred samples, spread over all, can be used."""
+        notes = SkipNotes(self.skipped.place, len(self.usable))
+        for sample in spread(self.usable):
+            if notes.attempt(str(self.index.keys[sample]), lambda sample=sample: self._read(sample, math.inf)):
+                return
+
+    def _read(self, sample: int, room: float) -> Document:
+        document = self.task.document(self.prompt_format, Sample.read(self.reader, sample, "tokens"), None)
+        return fitting(document, room)
+
+    def _replacement(self, sample: int) -> Document:
+        place = int(np.searchsorted(self.usable, sample))
+        others = (
+            self.document(int(self.usable[other]), self.row_length) for other in following(place, len(self.usable))
+        )
+        return next(document for document in others if document is not None)  # or TooManySkipped
 
 
 def load_token_index(folder: Path, prompt_format: PromptFormat) -> ShardIndex:
@@ -135,6 +147,7 @@ class TokenDataModule(L.LightningDataModule):
         self.train_split, self.validation_split = train_split, validation_split
         self.num_validation_rows, self.num_workers, self.seed = num_validation_rows, num_workers, seed
         self.tasks = tasks or []
+        self._train_rows: TokenRows | MixedRows | None = None
 
     @property
     def codec_fingerprint(self) -> str:
@@ -156,9 +169,12 @@ class TokenDataModule(L.LightningDataModule):
         headers = {split: self._fingerprints(split) for split in (self.train_split, self.validation_split)}
         if len({fingerprint for found in headers.values() for fingerprint in found}) > 1:
             raise ValueError(f"Expected the token shards of one codec in `{self.folder}`, but got {headers}.")
+        if stage == "fit":
+            self._train_rows = self._rows(self.train_split)
+            self._train_rows.check()  # before the model is built
 
     def train_dataloader(self) -> ResumableLoader:
-        rows = self._rows(self.train_split)
+        rows, self._train_rows = self._train_rows or self._rows(self.train_split), None
         return ResumableLoader(
             rows, self.batch_size, self.num_batches, self.trainer.global_rank, self.trainer.world_size, self.num_workers
         )
