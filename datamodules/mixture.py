@@ -17,8 +17,8 @@ from datamodules.packing import fitting, pack, token_batch
 from datamodules.samples import Sample
 from datamodules.shards import ShardIndex, ShardReader
 from datamodules.skips import SkipNotes, following, spread
-from datamodules.speakers import planned_extra_tokens
 from datamodules.tasks import Document, Task, TaskFormat, Voices, shares
+from datamodules.token_counts import TokenCounts, planned_lengths
 from modules.batches import TokenBatch
 
 log = logging.getLogger(__name__)
@@ -42,16 +42,23 @@ class Source:
     shortest: np.ndarray | None = None
 
     @classmethod
-    def planned(cls, task: Task, index: ShardIndex, prompt_format: TaskFormat, row_length: int) -> "Source":
+    def planned(
+        cls,
+        task: Task,
+        index: ShardIndex,
+        prompt_format: TaskFormat,
+        row_length: int,
+        counts: TokenCounts | None = None,
+    ) -> "Source":
         """Warns of samples that are left out; raises ValueError where none is left."""
-        lengths = task.lengths(index, planned_extra_tokens(index, prompt_format))
+        lengths, text_lengths = planned_lengths(task, index, prompt_format, counts)
         voices, voice_lengths, shortest = task.voices(index), None, None
         is_long = lengths > row_length
         is_alone = np.zeros(len(index), dtype=bool)
         if voices is not None:
             voices = voices.without(is_long)
             is_alone = (voices.counts < 2) & ~is_long
-            voice_lengths = index.lengths + index.text_lengths + 1  # a space between texts
+            voice_lengths = index.lengths + text_lengths + 1  # a space between texts
             shortest = voices.shortest(voice_lengths)
             is_long |= ~is_alone & (lengths + voice_lengths[shortest] > row_length)
         left = ~(is_long | is_alone)
@@ -93,6 +100,7 @@ class MixedRows:
         row_length: Tokens of a row.
         seed: Of the order.
         window_size: Documents that are drawn and packed together.
+        counts: Tokens of each task's texts; None plans by their bytes.
     """
 
     def __init__(
@@ -102,7 +110,9 @@ class MixedRows:
         row_length: int,
         seed: int,
         window_size: int = 1024,
+        counts: Sequence[TokenCounts] | None = None,
     ) -> None:
+        self.counts = counts
         self.prompt_format, self.row_length, self.seed, self.window_size = prompt_format, row_length, seed, window_size
         self.shares = shares([task for task, _ in tasks])
         if any(task.kind == "text" for task, _ in tasks) and not hasattr(prompt_format, "chat_tokens"):
@@ -110,7 +120,10 @@ class MixedRows:
                 f"Expected a prompt format with a chat template for text, but got {type(prompt_format).__name__}: "
                 "modules.lm.prompt_format.LlasaChat has one."
             )
-        self.sources = [Source.planned(task, index, prompt_format, row_length) for task, index in tasks]
+        self.sources = [
+            Source.planned(task, index, prompt_format, row_length, one)
+            for (task, index), one in zip(tasks, counts or [None] * len(tasks), strict=True)
+        ]
         self.num_windows = math.ceil(sum(len(source.usable) for source in self.sources) / window_size)
         places = ", ".join(str(folder) for folder in dict.fromkeys(index.folder for _, index in tasks))
         self.skipped = SkipNotes(places, sum(len(source.usable) for source in self.sources))
