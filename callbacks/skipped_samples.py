@@ -17,8 +17,8 @@ class SkippedSamples(Callback):
     """Adds up what the loaders of all ranks have skipped (datamodules/skips.py). Every command of run.py has it.
 
     Logs `train/num_skipped_samples`, in training since the run's start or resume, once there are any; prints at the end
-    of a run how many there were and why, where there are any. A sample of training counts each time that it comes up,
-    one of an evaluation once.
+    of a run how many there were and why, where there are any. A training that is interrupted or fails prints those of
+    the first rank. A sample of training counts each time that it comes up, one of an evaluation once.
     """
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -44,10 +44,15 @@ class SkippedSamples(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._report(trainer, "predict", trainer.predict_dataloaders)
 
-    def _report(self, trainer: Trainer, what: str, loaders: Any, repeats: bool = False) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:  # Ctrl-C too
+            self._report(trainer, "training", trainer.train_dataloader, repeats=True, gathers=False)
+
+    def _report(self, trainer: Trainer, what: str, loaders: Any, repeats: bool = False, gathers: bool = True) -> None:
+        """`gathers`: of all ranks; else, where the others may be gone, of this one."""
         own = [(count.number, count.reasons) for count in counts_of(loaders)]
         everyone = [own]
-        if trainer.world_size > 1:
+        if trainer.world_size > 1 and gathers:
             everyone = [own] * trainer.world_size
             torch.distributed.all_gather_object(everyone, own)
         # By loader: several ranks may read the same prompts, and two splits may hold the same key.

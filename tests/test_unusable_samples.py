@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from callbacks.skipped_samples import SkippedSamples
@@ -265,3 +265,24 @@ def test_skips_of_all_workers_and_ranks_are_logged_and_said(tmp_path):
     said = (tmp_path / "said0").read_text()
     assert f"training: {sum(own)} samples" in said and f"validation: {len(TOKEN_FAULTS)} samples" in said
     assert "samples" not in (tmp_path / "said1").read_text()
+
+
+class FailsAt(Callback):
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if batch_idx == 5:
+            raise RuntimeError("as if something broke")
+
+
+def test_a_training_that_is_broken_off_says_what_it_skipped(tmp_path, capsys):
+    """Guards against a count that is told after a whole run only: most runs end with Ctrl-C or a time limit."""
+    for split in ("train", "test"):
+        write_tokens(tmp_path / split)
+    model = LMModule(FORMAT, SIZE, optimizer=lambda weights: torch.optim.SGD(weights, lr=0.0))
+    data = TokenDataModule(tmp_path, FORMAT, 64, batch_size=2, num_batches=8)
+    trainer = Trainer(
+        accelerator="cpu", max_steps=8, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, callbacks=[SkippedSamples(), FailsAt()],
+    )  # fmt: skip
+    with pytest.raises(RuntimeError, match="broke"):
+        trainer.fit(model, data)
+    assert f"training: {trainer.train_dataloader.dataset.skipped.number} samples" in capsys.readouterr().out
