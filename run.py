@@ -29,6 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 from callbacks.durable_checkpoints import DurableCheckpointIO
 from callbacks.finite_validation import FiniteValidation
 from callbacks.run_checkpoint import SavedBefore
+from callbacks.skipped_samples import SkippedSamples
 from callbacks.stage import Stage, StageFinished, StageSettings, newest_checkpoint
 from callbacks.stage_config import as_list
 from callbacks.training_end import StopOnInterrupt, TrainingInterrupted, ended_by_itself
@@ -38,9 +39,10 @@ USER_ERRORS = (ValueError, OSError, RuntimeError, ImportError)
 NO_STAGE_FOLDER = "runs/no_stage"  # what `${stage.folder}` is under `--stage null`
 
 
-def callbacks_of_every_fit() -> list[Callback]:
-    """What every fit has beside the callbacks of its config. They enter no config, so no stage compares them."""
-    return [SavedBefore(), FiniteValidation(), StopOnInterrupt()]
+def callbacks_of_every_run(subcommand: str) -> list[Callback]:
+    """What every run has beside the callbacks of its config. They enter no config, so no stage compares them."""
+    of_fit = [SavedBefore(), FiniteValidation(), StopOnInterrupt()] if subcommand == "fit" else []
+    return [*of_fit, SkippedSamples()]
 
 
 class SuiteParser(LightningArgumentParser):
@@ -149,10 +151,12 @@ class SuiteCLI(LightningCLI):
             own = getattr(given.get("strategy"), "_checkpoint_io", None)
             if own is None and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
                 kwargs["plugins"] = [*plugins, DurableCheckpointIO()]
-            named = {type(one) for one in as_list(given.get("callbacks"))}  # the config's own go first
-            self.trainer_defaults = {"callbacks": [one for one in callbacks_of_every_fit() if type(one) not in named]}
         elif self.subcommand == "validate":
             self.save_config_callback = None  # it would replace the config.yaml of the fit
+        given = self._get(self.config_init, "trainer", default={})
+        named = {type(one) for one in as_list(given.get("callbacks"))}  # the config's own go first
+        own = [one for one in callbacks_of_every_run(self.subcommand) if type(one) not in named]
+        self.trainer_defaults = {"callbacks": own}
         return super().instantiate_trainer(**kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:

@@ -45,7 +45,7 @@ class PromptSelection:
 
     def reason_against(self, key: str, metadata: dict[str, Any], seconds: float) -> str:
         """Why the recording is left out; empty where it is judged."""
-        if metadata["language"] != self.language:
+        if metadata.get("language") != self.language:
             return f"language is not {self.language}"
         if re.fullmatch(self.exclude_keys, key):
             return f"key matches {self.exclude_keys}"

@@ -3,16 +3,13 @@
 Shapes: B batch, T samples, S frames, C channels.
 """
 
-import io
-import json
-import logging
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
-import soundfile
 import torch
 from torch.utils.data import DataLoader
 
@@ -26,24 +23,40 @@ from datamodules.order import (
     window_samples,
 )
 from datamodules.preparation import prepare_audio_shards
+from datamodules.samples import file_in, read_about, read_wave, text_of
 from datamodules.shards import ShardIndex, ShardReader, chosen_rows
+from datamodules.skips import SkipNotes, following
 from datamodules.sources.source import Source
+from datamodules.stored_arrays import read_array
 from modules.api import SpeechStates, pad_rows
 from modules.batches import AudioBatch
 
-log = logging.getLogger(__name__)
+Item = tuple[str, np.ndarray, dict[str, Any], np.ndarray | None]  # key, audio, json, states
 
 
 class AudioRows:
     """Rows are crops of `segment_samples` for training; a sample gives one crop per started segment of its length.
 
     Where a crop starts is a pure function of (seed, epoch, sample, crop). `segment_samples` = 0 reads whole samples.
-    A damaged sample is left out of its batch, counted in `num_damaged` and logged. With `states_hop` the states of a
-    speech encoder that stand beside the audio are read too, one per so many samples; crops then start on that grid.
+    One that cannot be used is noted in `skipped`; a crop of the samples after it takes its place, a batch of whole
+    samples lacks it. With `states_hop` the states of a speech encoder that stand beside the audio are read too, one
+    for so many samples; crops then start on that grid.
+
+    Args:
+        needs_text: Whether a sample without a text cannot be used.
+        keeps_batches: Give a batch of whole samples of which none can be used the next one that can, for ranks wait
+            for each other; else such a batch is None.
     """
 
     def __init__(
-        self, index: ShardIndex, segment_samples: int, seed: int, window_size: int = 4096, states_hop: int = 0
+        self,
+        index: ShardIndex,
+        segment_samples: int,
+        seed: int,
+        window_size: int = 4096,
+        states_hop: int = 0,
+        needs_text: bool = False,
+        keeps_batches: bool = False,
     ) -> None:
         if states_hop and segment_samples % states_hop:
             raise ValueError(
@@ -55,7 +68,8 @@ class AudioRows:
         self.segment_samples, self.seed, self.window_size = segment_samples, seed, window_size
         self.audio_format = index.header["audio_format"]
         self.num_windows = num_windows(index, window_size)
-        self.num_damaged = 0
+        self.needs_text, self.keeps_batches = needs_text, keeps_batches
+        self.skipped = SkipNotes(str(index.folder), len(index))
 
     def rows(self, epoch: int, window: int) -> list[tuple[int, int]]:
         """(sample, first audio sample) of every crop of the window, shuffled."""
@@ -70,25 +84,38 @@ class AudioRows:
         order = generator.permutation(len(samples))
         return list(zip(samples[order].tolist(), starts[order].tolist(), strict=True))
 
-    def load(self, rows: Sequence[tuple[int, int]]) -> AudioBatch:
-        waves, keys, metadata, states = [], [], [], []
-        for sample, start in rows:
-            try:
-                wave, about, states_SC = self._read(sample, start)
-            except (ValueError, OSError, KeyError, soundfile.SoundFileError) as error:
-                self.num_damaged += 1
-                log.warning("Skipped a damaged sample (%d so far): %s", self.num_damaged, error)
-                continue
-            waves.append(torch.from_numpy(wave))
-            keys.append(str(self.index.keys[sample]))
-            metadata.append(about)
-            states.append(states_SC)
-        if not waves:
-            raise ValueError(f"Expected a readable sample among {len(rows)} of `{self.index.folder}`, but got none.")
-        audio_BT, num_samples_B = pad_rows(waves)
+    def load(self, rows: Sequence[tuple[int, int]]) -> AudioBatch | None:
+        items = []
+        for row in rows:
+            item = self._item(*row)
+            if item is None and self.segment_samples:
+                item = self._replacement(*row)
+            if item is not None:
+                items.append(item)
+        if not items:
+            if not self.keeps_batches:
+                return None
+            items = [self._replacement(*rows[0])]
+        keys, waves, metadata, states = map(list, zip(*items, strict=True))
+        audio_BT, num_samples_B = pad_rows([torch.from_numpy(wave) for wave in waves])
         if self.segment_samples:
             audio_BT = torch.nn.functional.pad(audio_BT, (0, self.segment_samples - audio_BT.shape[1]))
         return AudioBatch(audio_BT, num_samples_B, keys, metadata, self._joined(states, audio_BT.shape[1]))
+
+    def _item(self, sample: int, start: int) -> Item | None:
+        key = str(self.index.keys[sample])
+        return self.skipped.attempt(key, lambda: (key, *self._read(sample, start)))
+
+    def _replacement(self, sample: int, start: int) -> Item:
+        """Of the samples that follow, the first that can be used; TooManySkipped where there is none."""
+        for number in following(sample, len(self.index)):
+            first = min(start, max(0, int(self.index.lengths[number]) - self.segment_samples))
+            if self.states_hop:
+                first -= first % self.states_hop
+            item = self._item(number, first)
+            if item is not None:
+                return item
+        raise AssertionError("`skipped` raises after as many samples as there are")
 
     def _joined(self, states: Sequence[np.ndarray | None], num_samples: int) -> torch.Tensor | None:
         """(B, S, C) float32, zeros beyond each item, for audio of so many samples."""
@@ -102,16 +129,38 @@ class AudioRows:
 
     def _read(self, sample: int, start: int) -> tuple[np.ndarray, dict[str, Any], np.ndarray | None]:
         files = self.reader.read(sample)
+        about = read_about(files)
+        if self.needs_text:
+            text_of(about)
         stop = start + self.segment_samples if self.segment_samples else None
-        wave, _ = soundfile.read(io.BytesIO(files[self.audio_format]), start=start, stop=stop, dtype="float32")
-        return wave, json.loads(files["json"]), self._read_states(files, start, len(wave))
+        content = file_in(files, self.audio_format)
+        wave, sample_rate = read_wave(content, int(self.index.lengths[sample]), start, stop)
+        if sample_rate != self.index.header["sample_rate"]:
+            raise ValueError(f"Expected audio at {self.index.header['sample_rate']} Hz, but got {sample_rate} Hz.")
+        return wave, about, self._read_states(files, start, len(wave))
 
     def _read_states(self, files: dict[str, Any], start: int, num_samples: int) -> np.ndarray | None:
         """The frames of a crop, (S, C)."""
         if not self.states_hop:
             return None
-        states_SC = np.load(io.BytesIO(files["states.npy"]))
+        states_SC = read_array(file_in(files, "states.npy"))
+        if states_SC.ndim != 2 or states_SC.dtype.kind != "f" or states_SC.shape[1] != self._num_channels:
+            raise ValueError(
+                f"Expected states as floats of {self._num_channels} channels, but got {states_SC.dtype} of shape "
+                f"{states_SC.shape}."
+            )
         return states_SC[start // self.states_hop :][: -(-num_samples // self.states_hop)]
+
+    @cached_property
+    def _num_channels(self) -> int:
+        """Of the states of the first sample whose array can be read."""
+        for sample in range(len(self.index)):
+            try:
+                (_, num_channels) = read_array(self.reader.read(sample)["states.npy"]).shape
+            except (ValueError, KeyError, OSError, EOFError):
+                continue
+            return num_channels
+        raise ValueError(f"Expected states in `{self.index.folder}`, but got none.")
 
 
 class AudioDataModule(L.LightningDataModule):
@@ -194,14 +243,14 @@ class AudioDataModule(L.LightningDataModule):
         return self._whole(self.validation_split, self.num_validation_samples)
 
     def test_dataloader(self) -> DataLoader:
-        return self._whole(self.validation_split, self.num_validation_samples)
+        return self._whole(self.validation_split, self.num_validation_samples, needs_text=True)
 
     def predict_dataloader(self) -> list[DataLoader]:
-        return [self._whole(split, 0, evenly=False) for split in self.predict_splits]
+        return [self._whole(split, 0, evenly=False, needs_text=True) for split in self.predict_splits]
 
-    def _rows(self, index: ShardIndex, segment_samples: int) -> AudioRows:
+    def _rows(self, index: ShardIndex, segment_samples: int, **needs: bool) -> AudioRows:
         hop = 0 if self.semantic is None else self.semantic.hop_length
-        return AudioRows(index, segment_samples, self.seed, states_hop=hop)
+        return AudioRows(index, segment_samples, self.seed, states_hop=hop, **needs)
 
     def _index(self, split: str) -> ShardIndex:
         index = ShardIndex.load(self.folder / split, "audio")
@@ -216,7 +265,7 @@ class AudioDataModule(L.LightningDataModule):
             )
         return index
 
-    def _whole(self, split: str, limit: int, evenly: bool = True) -> DataLoader:
+    def _whole(self, split: str, limit: int, evenly: bool = True, needs_text: bool = False) -> DataLoader:
         """Whole recordings, every one once, in batches of like lengths; `evenly`: as many on every rank."""
         index = self._index(split)
         chosen = np.array(chosen_rows(index.keys, limit))
@@ -224,9 +273,9 @@ class AudioDataModule(L.LightningDataModule):
         batches = like_lengths_together(
             index.lengths[chosen], self.evaluation_batch_size, self.seed, most_steps=most_samples
         )
-        rows = self._rows(index, 0)
         batches = [[(int(chosen[place]), 0) for place in batch] for batch in batches]
         num_ranks = self.trainer.world_size
+        rows = self._rows(index, 0, needs_text=needs_text, keeps_batches=evenly and num_ranks > 1)
         if evenly:
             batches = shared_evenly(batches, num_ranks)
         elif batches:

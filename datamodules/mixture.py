@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from datamodules.order import SomeSamples, stream_samples
-from datamodules.packing import count_skipped, pack, token_batch
+from datamodules.packing import fitting, pack, token_batch
+from datamodules.samples import Sample
 from datamodules.shards import ShardIndex, ShardReader
-from datamodules.speakers import planned_extra_tokens
-from datamodules.tasks import Document, Sample, Task, TaskFormat, Voices, shares
+from datamodules.skips import SkipNotes, following, spread
+from datamodules.tasks import Document, Task, TaskFormat, Voices, shares
+from datamodules.token_counts import TokenCounts, planned_lengths
 from modules.batches import TokenBatch
 
 log = logging.getLogger(__name__)
@@ -40,16 +42,23 @@ class Source:
     shortest: np.ndarray | None = None
 
     @classmethod
-    def planned(cls, task: Task, index: ShardIndex, prompt_format: TaskFormat, row_length: int) -> "Source":
+    def planned(
+        cls,
+        task: Task,
+        index: ShardIndex,
+        prompt_format: TaskFormat,
+        row_length: int,
+        counts: TokenCounts | None = None,
+    ) -> "Source":
         """Warns of samples that are left out; raises ValueError where none is left."""
-        lengths = task.lengths(index, planned_extra_tokens(index, prompt_format))
+        lengths, text_lengths = planned_lengths(task, index, prompt_format, counts)
         voices, voice_lengths, shortest = task.voices(index), None, None
         is_long = lengths > row_length
         is_alone = np.zeros(len(index), dtype=bool)
         if voices is not None:
             voices = voices.without(is_long)
             is_alone = (voices.counts < 2) & ~is_long
-            voice_lengths = index.lengths + index.text_lengths + 1  # a space between texts
+            voice_lengths = index.lengths + text_lengths + 1  # a space between texts
             shortest = voices.shortest(voice_lengths)
             is_long |= ~is_alone & (lengths + voice_lengths[shortest] > row_length)
         left = ~(is_long | is_alone)
@@ -77,6 +86,10 @@ class Source:
         usable = SomeSamples(index, np.flatnonzero(left))
         return cls(task, index, ShardReader(index), lengths, usable, voices, voice_lengths, shortest)
 
+    def alone(self, place: int, sample: int) -> Planned:
+        """`sample` as a document of task `place` that fits into a row, with the shortest voice."""
+        return place, sample, -1 if self.shortest is None else int(self.shortest[sample])
+
 
 class MixedRows:
     """A RowPlan over several tasks. Rows are lists of (task, sample, voice) that fit into `row_length` tokens.
@@ -87,6 +100,7 @@ class MixedRows:
         row_length: Tokens of a row.
         seed: Of the order.
         window_size: Documents that are drawn and packed together.
+        counts: Tokens of each task's texts; None plans by their bytes.
     """
 
     def __init__(
@@ -96,7 +110,9 @@ class MixedRows:
         row_length: int,
         seed: int,
         window_size: int = 1024,
+        counts: Sequence[TokenCounts] | None = None,
     ) -> None:
+        self.counts = counts
         self.prompt_format, self.row_length, self.seed, self.window_size = prompt_format, row_length, seed, window_size
         self.shares = shares([task for task, _ in tasks])
         if any(task.kind == "text" for task, _ in tasks) and not hasattr(prompt_format, "chat_tokens"):
@@ -104,9 +120,13 @@ class MixedRows:
                 f"Expected a prompt format with a chat template for text, but got {type(prompt_format).__name__}: "
                 "modules.lm.prompt_format.LlasaChat has one."
             )
-        self.sources = [Source.planned(task, index, prompt_format, row_length) for task, index in tasks]
+        self.sources = [
+            Source.planned(task, index, prompt_format, row_length, one)
+            for (task, index), one in zip(tasks, counts or [None] * len(tasks), strict=True)
+        ]
         self.num_windows = math.ceil(sum(len(source.usable) for source in self.sources) / window_size)
-        self.num_damaged, self.last_error = 0, ""
+        places = ", ".join(str(folder) for folder in dict.fromkeys(index.folder for _, index in tasks))
+        self.skipped = SkipNotes(places, sum(len(source.usable) for source in self.sources))
 
     def rows(self, epoch: int, window: int) -> list[list[Planned]]:
         number = epoch * self.num_windows + window
@@ -130,6 +150,7 @@ class MixedRows:
         return [[documents[document] for document in packed[row]] for row in order]
 
     def load(self, rows: Sequence[Sequence[Planned]]) -> TokenBatch:
+        """A row of which nothing can be used becomes one document of the samples after it."""
         documents, tasks = [], []
         for row in rows:
             documents.append([])
@@ -141,27 +162,54 @@ class MixedRows:
                     documents[-1].append(document)
                     tasks[-1].append(planned[0])
                     room -= len(document[0])
-        if not any(documents):
-            raise ValueError(
-                f"Expected a usable sample in {len(rows)} rows, but got none; the last reason: {self.last_error}"
-            )
+            if not documents[-1]:
+                place, document = self._replacement(row[0])
+                documents[-1].append(document)
+                tasks[-1].append(place)
         return token_batch(documents, self.row_length, tasks)
 
-    def document(self, planned: Planned, room: int) -> Document | None:
-        """Tokens and how many carry no loss; None, counted and logged, where the sample cannot be used: damaged bytes,
-        a code outside the codebook, a text that the tokenizer refuses, more tokens than planned and than `room`."""
+    def document(self, planned: Planned, room: float) -> Document | None:
+        """Tokens and how many carry no loss; None, and a note in `skipped`, where the sample cannot be used: damaged
+        bytes, a code outside the codebook, a text that the tokenizer refuses, more tokens than planned and than
+        `room`."""
+        return self.skipped.attempt(self._key(planned), lambda: self._read(planned, room))
+
+    def check(self) -> None:
+        """Raises TooManySkipped where a task can use none of a hundred samples that are spread over all."""
+        for place, source in enumerate(self.sources):
+            notes = SkipNotes(f"{source.index.folder} ({source.task.name})", len(source.usable))
+            for sample in spread(source.usable.rows):
+                planned = source.alone(place, sample)
+                if notes.attempt(self._key(planned), lambda planned=planned: self._read(planned, math.inf)):
+                    break
+
+    def _key(self, planned: Planned) -> str:
+        source = self.sources[planned[0]]
+        return f"{source.index.keys[planned[1]]} ({source.task.name})"
+
+    def _read(self, planned: Planned, room: float) -> Document:
         place, number, voice = planned
         source = self.sources[place]
         try:
             sample = self._sample(source, number)
             voiced = self._sample(source, voice) if voice >= 0 else None
-            document = source.task.document(self.prompt_format, sample, voiced)
-            if len(document[0]) > room:
-                raise ValueError(f"Expected a document of at most {room} tokens, but got {len(document[0])}.")
-        except (ValueError, KeyError, OSError, EOFError) as error:
-            self.num_damaged, self.last_error = count_skipped(self.num_damaged, error), str(error)
-            return None
-        return document
+            return fitting(source.task.document(self.prompt_format, sample, voiced), room)
+        except Exception as error:
+            if voice < 0:
+                raise
+            raise ValueError(f"{error} (after the voice {str(source.index.keys[voice])!r})") from error
+
+    def _replacement(self, planned: Planned) -> tuple[int, Document]:
+        """A document and its task, of the samples that follow: of the same task, then of the next ones."""
+        for step in range(len(self.sources)):
+            place = (planned[0] + step) % len(self.sources)
+            source = self.sources[place]
+            first = int(np.searchsorted(source.usable.rows, planned[1])) if not step else 0
+            for other in following(first, len(source.usable)):
+                document = self.document(source.alone(place, int(source.usable.rows[other])), self.row_length)
+                if document is not None:
+                    return place, document
+        raise AssertionError("`skipped` raises after as many samples as there are")
 
     @staticmethod
     def _sample(source: Source, number: int) -> Sample:

@@ -9,26 +9,28 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.shards import ShardIndex
+from datamodules.skips import Skip, SkipCount, SkipNotes, TooManySkipped
 
 
 class RowPlan(Protocol):
     """Rows by window, planned from the index alone, and the reading of them."""
 
     num_windows: int
+    skipped: SkipNotes
 
     def rows(self, epoch: int, window: int) -> list[Any]:
         """A pure function: what each row of the window is made of."""
         ...
 
     def load(self, rows: list[Any]) -> Any:
-        """Read the rows and collate them to one batch."""
+        """Read the rows and collate them to one batch; None where an evaluation has nothing to use in them."""
         ...
 
 
@@ -85,14 +87,45 @@ def stream_samples(index: Sharded, seed: int, start: int, stop: int, window_size
     return np.concatenate(pieces)
 
 
+class Loaded(NamedTuple):
+    """What a worker sends: a batch, what was skipped for it, and why reading cannot go on."""
+
+    batch: Any
+    skips: list[Skip]
+    error: TooManySkipped | None = None
+
+
 class PlannedBatches(Dataset):
-    """Adapter for torch's DataLoader: a key is the list of rows of one batch."""
+    """Adapter for torch's DataLoader: a key is the list of rows of one batch.
+
+    `skipped` counts what all workers skip.
+    """
 
     def __init__(self, plan: RowPlan) -> None:
-        self.plan = plan
+        self.plan, self.skipped = plan, SkipCount()
 
-    def __getitem__(self, rows: list[Any]) -> Any:
-        return self.plan.load(rows)
+    def __getitem__(self, rows: list[Any]) -> Loaded:
+        try:
+            return Loaded(self.plan.load(rows), self.plan.skipped.take())
+        except TooManySkipped as error:  # raised where it is one line, not a worker's traceback
+            return Loaded(None, self.plan.skipped.take(), error)
+
+    def received(self, loaded: Loaded) -> Any:
+        """The batch, in the training process. Raises TooManySkipped."""
+        self.skipped.add(loaded.skips)
+        if loaded.error is not None:
+            raise loaded.error
+        return loaded.batch
+
+
+class PlannedLoader(DataLoader):
+    """A DataLoader over PlannedBatches. A batch of which nothing can be used is left out."""
+
+    def __iter__(self) -> Iterator[Any]:
+        for loaded in super().__iter__():
+            batch = self.dataset.received(loaded)
+            if batch is not None:
+                yield batch
 
 
 class ResumableLoader:
@@ -118,12 +151,17 @@ class ResumableLoader:
         world_size: int = 1,
         num_workers: int = 0,
     ) -> None:
-        self.plan, self.rows_per_batch, self.num_batches = plan, rows_per_batch, num_batches
+        self.dataset = PlannedBatches(plan)
+        self.rows_per_batch, self.num_batches = rows_per_batch, num_batches
         self.rank, self.world_size, self.num_workers = rank, world_size, num_workers
         self.position = {"epoch": 0, "window": 0, "row": 0}
 
     def __len__(self) -> int:
         return self.num_batches
+
+    @property
+    def plan(self) -> RowPlan:
+        return self.dataset.plan
 
     def state_dict(self) -> dict[str, int]:
         return dict(self.position)
@@ -142,13 +180,14 @@ class ResumableLoader:
                 yield [row for row, _ in rows[self.rank :: self.world_size]]
 
         loader = DataLoader(
-            PlannedBatches(self.plan),
+            self.dataset,
             sampler=batches(),
             batch_size=None,
             num_workers=self.num_workers,
             pin_memory=pins(),
         )
-        for batch in loader:
+        for loaded in loader:
+            batch = self.dataset.received(loaded)
             self.position = ends.popleft()
             yield batch
 
@@ -229,9 +268,9 @@ def halved_until(batches: list[list[Any]], num_wanted: int) -> list[list[Any]]:
 
 def evaluation_loader(
     plan: RowPlan, batches: list[list[Any]], rank: int, world_size: int, num_workers: int
-) -> DataLoader:
+) -> PlannedLoader:
     """Every batch once, strided over ranks, nothing repeated. Use with `use_distributed_sampler: false`."""
-    return DataLoader(
+    return PlannedLoader(
         PlannedBatches(plan),
         sampler=batches[rank::world_size],
         batch_size=None,

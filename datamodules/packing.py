@@ -3,7 +3,6 @@
 Shapes: R rows, L tokens of a row.
 """
 
-import logging
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 
@@ -12,10 +11,7 @@ import torch
 
 from modules.batches import TokenBatch
 
-log = logging.getLogger(__name__)
-
 NO_LABEL = -100
-MAX_WARNINGS = 10  # of single samples; then one in a thousand
 
 
 def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
@@ -64,8 +60,8 @@ def token_batch(
     return TokenBatch(*(None if field is None else torch.from_numpy(field) for field in fields))
 
 
-def count_skipped(num_before: int, error: Exception) -> int:
-    """One more sample that could not be used, and a warning: of the first ones, then of one in a thousand."""
-    if num_before < MAX_WARNINGS or (num_before + 1) % 1000 == 0:
-        log.warning("Skipped a sample (%d so far): %s", num_before + 1, error)
-    return num_before + 1
+def fitting(document: tuple[list[int], int], room: float) -> tuple[list[int], int]:
+    """The document. Raises ValueError where it has more than `room` tokens: the index promised fewer."""
+    if len(document[0]) > room:
+        raise ValueError(f"Expected a document of at most {room} tokens, but got {len(document[0])}.")
+    return document

@@ -1,8 +1,6 @@
 """PromptDataModule: texts to speak, from shards for a sweep or from the command line."""
 
 import hashlib
-import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +8,10 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.order import PlannedBatches
+from datamodules.order import PlannedBatches, PlannedLoader
+from datamodules.samples import file_in, name_in, read_about, read_wave, text_of
 from datamodules.shards import ShardIndex, ShardReader, chosen_rows
+from datamodules.skips import SkipNotes
 from datamodules.speakers import planned_extra_tokens
 from datamodules.tokens import TokenRows, load_token_index, token_batch
 from modules.api import Audio, Prompt, PromptFormat
@@ -22,7 +22,8 @@ class PromptPlan:
     """Reads the prompts of one set: text and reference recording from audio shards, codes from token shards if any.
 
     `speaker` and `language` replace what the shards say, None keeps it. Another speaker than the recording's has no
-    reference. The codes stay with what the shards say, as in training.
+    reference. The codes stay with what the shards say, as in training. A prompt that cannot be read is noted in
+    `skipped` and left out.
     """
 
     def __init__(
@@ -35,15 +36,20 @@ class PromptPlan:
     ) -> None:
         self.speaker, self.language = speaker, language
         self.audio, self.reader = audio, ShardReader(audio)
+        self.skipped = SkipNotes(str(audio.folder), len(audio))
         self.tokens = None
         if tokens is not None:
             extra = planned_extra_tokens(tokens, prompt_format)
             longest = int((tokens.lengths + tokens.text_lengths + extra).max())
             self.tokens = TokenRows(tokens, prompt_format, longest, seed=0)
+            self.tokens.skipped = self.skipped
         self.token_row = {str(key): row for row, key in enumerate(tokens.keys)} if tokens else {}
 
-    def load(self, rows: Sequence[int]) -> PromptBatch:
-        prompts = [self.prompt(row) for row in rows]
+    def load(self, rows: Sequence[int]) -> PromptBatch | None:
+        read = (self.skipped.attempt(str(self.audio.keys[row]), lambda row=row: self.prompt(row)) for row in rows)
+        prompts = [prompt for prompt in read if prompt is not None]
+        if not prompts:
+            return None
         if self.tokens is None:
             return PromptBatch(prompts)
         known = [self.token_row[prompt.key] for prompt in prompts if prompt.key in self.token_row]
@@ -52,15 +58,13 @@ class PromptPlan:
         return PromptBatch(prompts, token_batch(documents, longest) if documents else None)
 
     def prompt(self, row: int) -> Prompt:
-        import soundfile
-
         files = self.reader.read(row)
-        about = json.loads(files["json"])
-        samples, rate = soundfile.read(io.BytesIO(files[self.audio.header["audio_format"]]), dtype="float32")
-        language = about["language"] if self.language is None else self.language
-        wanted = self.speaker or about["speaker"]
-        reference = Audio(torch.from_numpy(samples), rate) if wanted == about["speaker"] else None
-        key, text = str(self.audio.keys[row]), about["text"]
+        about = read_about(files)
+        samples, rate = read_wave(file_in(files, self.audio.header["audio_format"]), int(self.audio.lengths[row]))
+        language = name_in(about, "language") if self.language is None else self.language
+        wanted = self.speaker or name_in(about, "speaker")
+        reference = Audio(torch.from_numpy(samples), rate) if wanted == name_in(about, "speaker") else None
+        key, text = str(self.audio.keys[row]), text_of(about)
         return Prompt(key, text, language, wanted, reference, told_speaker=self.speaker)
 
 
@@ -136,4 +140,4 @@ class PromptDataModule(L.LightningDataModule):
         batches = [chosen[i : i + self.batch_size] for i in range(0, len(chosen), self.batch_size)]
         # Every rank sees every prompt: the sweep shares the work out by prompt and merges by key.
         plan = PromptPlan(audio, tokens, self.prompt_format, self.speaker, self.language)
-        return DataLoader(PlannedBatches(plan), sampler=batches, batch_size=None)
+        return PlannedLoader(PlannedBatches(plan), sampler=batches, batch_size=None)

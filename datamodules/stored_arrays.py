@@ -2,6 +2,7 @@
 and the header of a small `.npy`, which np.load evaluates as Python for every array anew, is read once for each kind."""
 
 import io
+import math
 import struct
 import zipfile
 from functools import lru_cache
@@ -40,12 +41,23 @@ def _mapped(path: Path, stream: io.BufferedReader, archive: zipfile.ZipFile, mem
 
 
 def read_array(content: bytes) -> np.ndarray:
-    """What np.load gives for the bytes of an `.npy` file, read-only. Raises ValueError or EOFError where it does."""
+    """What np.load gives for the bytes of an `.npy` file, read-only. Raises ValueError or EOFError where it does.
+
+    A header that claims more values than there are bytes is refused before memory is asked for.
+    """
     start = NPY_START + int.from_bytes(content[len(NPY_MAGIC) : NPY_START], "little")
     if content.startswith(NPY_MAGIC) and len(content) >= start:
         dtype, shape, _ = _layout(content[NPY_START:start])
-        if len(shape) == 1 and not dtype.hasobject and len(content) >= start + shape[0] * dtype.itemsize:
+        is_row = len(shape) == 1 and shape[0] >= 0 and not dtype.hasobject
+        if is_row and len(content) >= start + shape[0] * dtype.itemsize:
             return np.frombuffer(content, dtype, shape[0], start)
+    if content.startswith(NPY_MAGIC[:6]):
+        stream = io.BytesIO(content)
+        is_first = np.lib.format.read_magic(stream) == (1, 0)
+        shape, _, dtype = getattr(np.lib.format, f"read_array_header_{'1_0' if is_first else '2_0'}")(stream)
+        num_bytes = math.prod(shape) * dtype.itemsize
+        if min(shape, default=0) < 0 or num_bytes > len(content) - stream.tell():
+            raise ValueError(f"Expected {num_bytes} bytes of {dtype} {shape}, but got {len(content) - stream.tell()}.")
     return np.load(io.BytesIO(content), allow_pickle=False)
 
 

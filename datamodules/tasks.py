@@ -3,19 +3,17 @@
 The format (modules/lm/prompt_format.py) says which tokens a document is made of; a task says what of a sample goes in.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from datamodules.shards import ShardIndex, ShardReader
+from datamodules.samples import Sample
+from datamodules.shards import ShardIndex
 from datamodules.speakers import UNREADABLE, speakers_of
-from datamodules.stored_arrays import read_array
 from modules.api import PromptFormat
-from modules.tokens import Utterance
 
 Document = tuple[list[int], int]
 ALONE = -1  # group of a sample that is nobody's voice
@@ -28,25 +26,6 @@ class TaskFormat(PromptFormat, Protocol):
 
     def understanding_tokens(self, text: str, codes: Sequence[int]) -> Document: ...
     def chat_tokens(self, messages: Sequence[dict[str, str]]) -> Document: ...
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What a shard holds of one sample: `about` is its json; `codes` are empty for text."""
-
-    about: dict[str, Any]
-    codes: Sequence[int]
-
-    @classmethod
-    def read(cls, reader: ShardReader, row: int, kind: str) -> "Sample":
-        """Raises ValueError, KeyError, OSError or EOFError where its bytes are damaged."""
-        files = reader.read(row)
-        codes = read_array(files["codes.npy"]).tolist() if kind == "tokens" else []
-        return cls(json.loads(files["json"]), codes)
-
-    def utterance(self) -> Utterance:
-        about = self.about
-        return Utterance(about["text"], self.codes, about.get("speaker", ""), about.get("language", ""))
 
 
 @runtime_checkable
@@ -140,7 +119,7 @@ class SpeechUnderstanding:
         return index.lengths + index.text_lengths + num_extra_tokens
 
     def document(self, prompt_format: TaskFormat, sample: Sample, voice: Sample | None) -> Document:
-        return prompt_format.understanding_tokens(sample.about["text"], sample.codes)
+        return prompt_format.understanding_tokens(sample.text, sample.codes)
 
 
 @dataclass(frozen=True)

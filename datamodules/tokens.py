@@ -5,8 +5,9 @@ Shapes: R rows, L tokens of a row.
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -14,32 +15,42 @@ from torch.utils.data import DataLoader
 
 from datamodules.mixture import MixedRows
 from datamodules.order import ResumableLoader, evaluation_loader, num_windows, shared_evenly, window_samples
-from datamodules.packing import count_skipped, pack, token_batch
+from datamodules.packing import fitting, pack, token_batch
+from datamodules.samples import Sample
 from datamodules.shards import ShardIndex, ShardReader
-from datamodules.speakers import planned_extra_tokens
-from datamodules.tasks import Sample, Task, TextToSpeech
+from datamodules.skips import SkipNotes, following, spread
+from datamodules.tasks import Document, Task, TextToSpeech
+from datamodules.token_counts import TokenCounts, planned_lengths, stored_counts
 from modules.api import PromptFormat
 from modules.batches import TokenBatch
 
 log = logging.getLogger(__name__)
 
+SENTENCE = "The quick brown fox jumps over the lazy dog, and then it runs through the quiet town. " * 4
+
 
 class TokenRows:
-    """Rows are lists of samples that fit into `row_length` tokens, packed by the index's lengths alone.
+    """Rows are lists of samples that fit into `row_length` tokens, packed by lengths that are known without reading.
 
-    The length of a text in tokens is taken to be its length in bytes: exact for a byte tokenizer, an upper bound for
+    The tokens of a text are those of `counts`. Without, its bytes: exact for a byte tokenizer, an upper bound for
     byte-level BPE.
     """
 
     def __init__(
-        self, index: ShardIndex, prompt_format: PromptFormat, row_length: int, seed: int, window_size: int = 1024
+        self,
+        index: ShardIndex,
+        prompt_format: PromptFormat,
+        row_length: int,
+        seed: int,
+        window_size: int = 1024,
+        counts: Sequence[TokenCounts] | None = None,
     ) -> None:
+        self.counts = counts
         self.index, self.reader, self.prompt_format = index, ShardReader(index), prompt_format
         self.row_length, self.seed, self.window_size = row_length, seed, window_size
         self.num_windows = num_windows(index, window_size)
-        self.num_damaged, self.last_error = 0, ""
         self.task = TextToSpeech()
-        self.document_lengths = self.task.lengths(index, planned_extra_tokens(index, prompt_format))
+        self.document_lengths, _ = planned_lengths(self.task, index, prompt_format, counts[0] if counts else None)
         num_long = int((self.document_lengths > row_length).sum())
         if num_long == len(index):
             raise ValueError(
@@ -48,6 +59,8 @@ class TokenRows:
             )
         if num_long:
             log.warning("%d of %d samples are longer than %d tokens: left out.", num_long, len(index), row_length)
+        self.usable = np.flatnonzero(self.document_lengths <= row_length)
+        self.skipped = SkipNotes(str(index.folder), len(self.usable))
 
     def rows(self, epoch: int, window: int) -> list[list[int]]:
         samples = window_samples(self.index, self.seed, epoch, window, self.window_size)
@@ -56,6 +69,7 @@ class TokenRows:
         return [samples[packed[row]].tolist() for row in order]
 
     def load(self, rows: Sequence[Sequence[int]]) -> TokenBatch:
+        """A row of which nothing can be used becomes one document of the samples after it."""
         documents = []
         for row in rows:
             documents.append([])
@@ -65,25 +79,33 @@ class TokenRows:
                 if document is not None:
                     documents[-1].append(document)
                     room -= len(document[0])
-        if not any(documents):
-            raise ValueError(
-                f"Expected a usable sample in {len(rows)} rows of `{self.index.folder}`, but got none; "
-                f"the last reason: {self.last_error}"
-            )
+            if not documents[-1]:
+                documents[-1].append(self._replacement(row[0]))
         return token_batch(documents, self.row_length)
 
-    def document(self, sample: int, room: float = math.inf) -> tuple[list[int], int] | None:
-        """Tokens of a sample and how many carry no loss; None, counted and logged, where the sample cannot be used:
+    def document(self, sample: int, room: float = math.inf) -> Document | None:
+        """Tokens of a sample and how many carry no loss; None, and a note in `skipped`, where it cannot be used:
         damaged bytes, a code outside the codebook, a text that the tokenizer refuses, more tokens than planned and than
         `room`."""
-        try:
-            document = self.task.document(self.prompt_format, Sample.read(self.reader, sample, "tokens"), None)
-            if len(document[0]) > room:
-                raise ValueError(f"Expected a document of at most {room} tokens, but got {len(document[0])}.")
-            return document
-        except (ValueError, KeyError, OSError, EOFError) as error:
-            self.num_damaged, self.last_error = count_skipped(self.num_damaged, error), str(error)
-            return None
+        return self.skipped.attempt(str(self.index.keys[sample]), lambda: self._read(sample, room))
+
+    def check(self) -> None:
+        """Raises TooManySkipped where none of a hundred samples, spread over all, can be used."""
+        notes = SkipNotes(self.skipped.place, len(self.usable))
+        for sample in spread(self.usable):
+            if notes.attempt(str(self.index.keys[sample]), lambda sample=sample: self._read(sample, math.inf)):
+                return
+
+    def _read(self, sample: int, room: float) -> Document:
+        document = self.task.document(self.prompt_format, Sample.read(self.reader, sample, "tokens"), None)
+        return fitting(document, room)
+
+    def _replacement(self, sample: int) -> Document:
+        place = int(np.searchsorted(self.usable, sample))
+        others = (
+            self.document(int(self.usable[other]), self.row_length) for other in following(place, len(self.usable))
+        )
+        return next(document for document in others if document is not None)  # or TooManySkipped
 
 
 def load_token_index(folder: Path, prompt_format: PromptFormat) -> ShardIndex:
@@ -98,8 +120,39 @@ def load_token_index(folder: Path, prompt_format: PromptFormat) -> ShardIndex:
     return index
 
 
+class TokenLoader(ResumableLoader):
+    """Its state also says by which counts of tokens rows were planned, "" for bytes: a run that resumes plans by the
+    same, whatever has been counted since. Older states have no such entry and mean bytes.
+
+    Args:
+        replan: Gives the plan by the counts of that name; raises ValueError where they are gone.
+    """
+
+    def __init__(self, plan: TokenRows | MixedRows, replan: Callable[[str], TokenRows | MixedRows], *settings: int):
+        super().__init__(plan, *settings)
+        self.replan = replan
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "planned_by": names_of(self.plan.counts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        position = dict(state)
+        planned_by = position.pop("planned_by", "")
+        if planned_by != names_of(self.plan.counts):
+            self.dataset.plan = self.replan(planned_by)
+        super().load_state_dict(position)
+
+
+def names_of(counts: Sequence[TokenCounts] | None) -> str:
+    return " ".join(one.name for one in counts or ())
+
+
 class TokenDataModule(L.LightningDataModule):
     """Packed token rows for training and validation.
+
+    Rows of training are planned by tokens where `python -m datamodules.training_steps` has counted those of every
+    folder, else by the bytes of texts; a run that resumes goes on as it began. Validation is always planned by bytes,
+    so that its rows stay the same.
 
     Args:
         folder: Token shards, `folder/SPLIT`.
@@ -135,6 +188,7 @@ class TokenDataModule(L.LightningDataModule):
         self.train_split, self.validation_split = train_split, validation_split
         self.num_validation_rows, self.num_workers, self.seed = num_validation_rows, num_workers, seed
         self.tasks = tasks or []
+        self._train_rows: TokenRows | MixedRows | None = None
 
     @property
     def codec_fingerprint(self) -> str:
@@ -156,11 +210,15 @@ class TokenDataModule(L.LightningDataModule):
         headers = {split: self._fingerprints(split) for split in (self.train_split, self.validation_split)}
         if len({fingerprint for found in headers.values() for fingerprint in found}) > 1:
             raise ValueError(f"Expected the token shards of one codec in `{self.folder}`, but got {headers}.")
+        if stage == "fit":
+            self._train_rows = self._training_rows(self._broadcast(names_of(self._counts())))
+            self._train_rows.check()  # before the model is built
 
     def train_dataloader(self) -> ResumableLoader:
-        rows = self._rows(self.train_split)
-        return ResumableLoader(
-            rows, self.batch_size, self.num_batches, self.trainer.global_rank, self.trainer.world_size, self.num_workers
+        rows, self._train_rows = self._train_rows or self._training_rows(names_of(self._counts())), None
+        rank, num_ranks = self.trainer.global_rank, self.trainer.world_size
+        return TokenLoader(
+            rows, self._training_rows, self.batch_size, self.num_batches, rank, num_ranks, self.num_workers
         )
 
     def val_dataloader(self) -> DataLoader:
@@ -176,12 +234,52 @@ class TokenDataModule(L.LightningDataModule):
         rank, num_ranks = self.trainer.global_rank, self.trainer.world_size
         return evaluation_loader(rows, shared_evenly(batches, num_ranks), rank, num_ranks, self.num_workers)
 
-    def _rows(self, split: str) -> TokenRows | MixedRows:
+    def _rows(self, split: str, counts: list[TokenCounts] | None = None) -> TokenRows | MixedRows:
         indices = self._indices(split)
         if not self.tasks:
-            return TokenRows(indices[0], self.prompt_format, self.row_length, self.seed)
+            return TokenRows(indices[0], self.prompt_format, self.row_length, self.seed, counts=counts)
         pairs = list(zip(self.tasks, indices, strict=True))
-        return MixedRows(pairs, self.prompt_format, self.row_length, self.seed)
+        return MixedRows(pairs, self.prompt_format, self.row_length, self.seed, counts=counts)
+
+    def _training_rows(self, planned_by: str) -> TokenRows | MixedRows:
+        """Raises ValueError where the counts of these names are not there."""
+        counts = self._counts() if planned_by else None
+        if names_of(counts) != planned_by:
+            raise ValueError(
+                f"Expected the token counts {planned_by} beside the shards of {self._folders(self.train_split)}, but "
+                f"got {names_of(counts) or 'none'}: the run was planned by them. Count again with the same prompt "
+                "format (python -m datamodules.training_steps), or start another run."
+            )
+        return self._rows(self.train_split, counts)
+
+    def _counts(self) -> list[TokenCounts] | None:
+        """Of the training shards; None, with a warning where they would help, unless all are counted."""
+        found = [stored_counts(index, self.prompt_format) for index in self._indices(self.train_split)]
+        if all(found):
+            return found
+        try:
+            is_shorter = len(self.prompt_format.prompt_tokens(SENTENCE)) < len(SENTENCE)
+        except ValueError:
+            is_shorter = False
+        if is_shorter:
+            log.warning(
+                "Rows are planned by the bytes of texts, of which this tokenizer makes fewer tokens: they stay partly "
+                "empty. `python -m datamodules.training_steps` counts the tokens of %s; runs that begin afterwards "
+                "plan by them.",
+                self._folders(self.train_split),
+            )
+        return None
+
+    def _broadcast(self, planned_by: str) -> str:
+        """The first rank's, for all must plan alike."""
+        if self.trainer is None or self.trainer.world_size == 1:
+            return planned_by
+        return self.trainer.strategy.broadcast(planned_by)
+
+    def _folders(self, split: str) -> str:
+        return ", ".join(dict.fromkeys(str(Path(task.folder or self.folder) / split) for task in self.tasks)) or str(
+            self.folder / split
+        )
 
     def _indices(self, split: str) -> list[ShardIndex]:
         """Of each task, or of the one folder."""

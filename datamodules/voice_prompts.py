@@ -1,8 +1,7 @@
 """VoicePromptDataModule: the same texts after a spoken prompt of the wanted voice, of another one, and after none."""
 
-import io
-import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,9 +9,11 @@ import lightning as L
 import numpy as np
 from torch.utils.data import DataLoader
 
-from datamodules.order import PlannedBatches
+from datamodules.order import PlannedBatches, PlannedLoader
 from datamodules.prompts import PromptPlan
+from datamodules.samples import Sample
 from datamodules.shards import ShardIndex, ShardReader
+from datamodules.skips import SkipNotes
 from datamodules.tasks import ALONE, speaker_groups
 from datamodules.tokens import load_token_index
 from modules.api import Prompt, PromptFormat
@@ -44,6 +45,7 @@ class VoicePromptPlan:
     ) -> None:
         self.rows_of, self.condition, self.shift = rows_of, condition, shift
         self.audio, self.tokens = PromptPlan(audio, None, prompt_format), ShardReader(tokens)
+        self.skipped = SkipNotes(str(audio.folder), sum(map(len, rows_of)))
         self.audio_row = {str(key): row for row, key in enumerate(audio.keys)}
         if self.shift % len(self.rows_of) == 0:
             raise ValueError(
@@ -55,8 +57,13 @@ class VoicePromptPlan:
                 f"Expected {NUM_ROLES} recordings of every speaker in `{tokens.folder}`, but got {fewest}."
             )
 
-    def load(self, rows: Sequence[tuple[int, int]]) -> PromptBatch:
-        return PromptBatch([self.prompt(*row) for row in rows])
+    def load(self, rows: Sequence[tuple[int, int]]) -> PromptBatch | None:
+        read = (self.skipped.attempt(self._key(*row), lambda row=row: self.prompt(*row)) for row in rows)
+        prompts = [prompt for prompt in read if prompt is not None]
+        return PromptBatch(prompts) if prompts else None
+
+    def _key(self, speaker: int, place: int) -> str:
+        return str(self.tokens.index.keys[self.rows_of[speaker][place]])
 
     def prompt(self, speaker: int, place: int) -> Prompt:
         own = self.rows_of[speaker]
@@ -74,10 +81,8 @@ class VoicePromptPlan:
         return self.audio.prompt(self.audio_row[str(self.tokens.index.keys[row])])
 
     def _utterance(self, row: int) -> Utterance:
-        files = self.tokens.read(row)
-        about = json.loads(files["json"])
-        codes = np.load(io.BytesIO(files["codes.npy"]), allow_pickle=False)
-        return Utterance(about["text"], tuple(codes.tolist()), about["speaker"], about["language"])
+        said = Sample.read(self.tokens, row, "tokens").utterance()
+        return replace(said, codes=tuple(said.codes))
 
 
 def rows_by_speaker(tokens: ShardIndex) -> list[list[int]]:
@@ -143,4 +148,4 @@ class VoicePromptDataModule(L.LightningDataModule):
         chosen = [(speaker, place) for speaker in range(len(plan.rows_of)) for place in range(self.num_texts or fewest)]
         batches = [chosen[i : i + self.batch_size] for i in range(0, len(chosen), self.batch_size)]
         # Every rank sees every prompt: the sweep shares the work out by prompt and merges by key.
-        return DataLoader(PlannedBatches(plan), sampler=batches, batch_size=None)
+        return PlannedLoader(PlannedBatches(plan), sampler=batches, batch_size=None)

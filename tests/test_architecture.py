@@ -18,7 +18,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     r"run\.py": ("lightning", "modules", "datamodules", "callbacks"),
     r"callbacks/.*": (
         "lightning", "callbacks", *SHARED, "modules.metrics", "modules.search", "modules.verifiers",
-        "datamodules.shards",
+        "datamodules.shards", "datamodules.skips",
     ),
     r"datamodules/.*": ("lightning", *SHARED, "datamodules"),
     r"modules/\w+_module\.py": ("lightning", *SHARED, "modules.metrics", "modules.codec", "modules.lm"),

@@ -258,7 +258,7 @@ def test_damaged_recordings_are_skipped_and_counted(shards, tmp_path):
     rows = AudioRows(index, 0, 0)
     batch = rows.load([(number, 0) for number in range(9)])
     assert batch.keys == [str(key) for key in index.keys[[0, 1, 3, 4, 5, 6, 8]]]
-    assert rows.num_damaged == 2
+    assert rows.skipped.number == 2
 
 
 def test_preparation_removes_nothing_and_skips_repeated_keys(shards, tmp_path):

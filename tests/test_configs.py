@@ -130,6 +130,17 @@ class ParsingCLI(DryCLI):
         pass
 
 
+def test_the_overlay_of_any_text_takes_any_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against the demo's `characters`, which stay where a yaml names the tokenizer's class again."""
+    monkeypatch.setattr("sys.argv", ["run.py"])
+    monkeypatch.chdir(tmp_path)
+    names = ["demo/lm.yaml", "lm/any_text.yaml"]
+    cli = DryCLI(["fit", *[word for name in names for word in ("--config", str(REPOSITORY / "configs" / name))]])
+    for form in (cli.datamodule.prompt_format, cli.model.prompt_format):
+        assert form.prompt_tokens("Größe 4!")[1:-2] == list("Größe 4!".encode())
+        assert form.codebook_size == 4096
+
+
 def test_the_overlay_of_speech_states_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards against an overlay that no longer fits the demo's codec, or that leaves its encoder in place."""
     monkeypatch.setattr("sys.argv", ["run.py"])

@@ -7,6 +7,7 @@ import pytest
 
 from datamodules.order import ResumableLoader, like_lengths_together, num_windows, window_samples
 from datamodules.shards import ShardIndex, ShardWriter
+from datamodules.skips import SkipNotes
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +25,7 @@ class Plan:
     def __init__(self, index, window_size=16, seed=3):
         self.index, self.window_size, self.seed = index, window_size, seed
         self.num_windows = num_windows(index, window_size)
+        self.skipped = SkipNotes(str(index.folder), len(index))
 
     def rows(self, epoch, window):
         return window_samples(self.index, self.seed, epoch, window, self.window_size).tolist()

@@ -268,12 +268,12 @@ def test_rows_are_planned_for_long_names(tmp_path, given):
     for rows in (TokenRows(index, form, 200, 0), MixedRows([(SpeakTask(), index)], form, 200, 0, window_size=70)):
         planned = rows.rows(0, 0)
         batch = rows.load(planned)
-        assert rows.num_damaged == 0 and sum(map(len, planned)) == 70
+        assert rows.skipped.number == 0 and sum(map(len, planned)) == 70
         assert sum(int(row.max()) + 1 for row in batch.documents_RL) == 70
     older = TokenRows(as_of_before(index), form, 200, 0)
     batch = older.load(older.rows(0, 0))
-    assert older.num_damaged > 0, "an older index does not know the names: counted, and no row overflows"
-    assert sum(int(row.max()) + 1 for row in batch.documents_RL) == 70 - older.num_damaged
+    assert older.skipped.number > 0, "an older index does not know the names: counted, and no row overflows"
+    assert sum(int(row.max()) + 1 for row in batch.documents_RL) == 70 - older.skipped.number
 
 
 def test_a_task_keeps_its_share_where_samples_have_no_voice(tmp_path, caplog):

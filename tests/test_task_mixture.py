@@ -151,7 +151,7 @@ def test_a_document_longer_than_planned_is_counted_and_left_out(folder):
     row = [(0, 5, -1), (0, 6, -1)]
     rows.row_length = len(rows.document(row[0], 999)[0]) + 3
     batch = rows.load([row])
-    assert batch.documents_RL.max() == 0 and rows.num_damaged == 1
+    assert batch.documents_RL.max() == 0 and rows.skipped.number == 1
 
 
 def test_losses_by_task_are_means_over_their_targets(folder):
@@ -194,7 +194,7 @@ def test_text_replay_stands_beside_speech(folder):
     assert sum(report["num_skipped"] for report in reports) == 3
     planned = rows.rows(0, 0)
     batch = rows.load(planned)
-    assert set(batch.tasks_RL.unique().tolist()) == {0, 1} and rows.num_damaged == 0
+    assert set(batch.tasks_RL.unique().tolist()) == {0, 1} and rows.skipped.number == 0
     for planned_row in planned[:4]:
         for item in planned_row:
             assert len(rows.document(item, 999)[0]) <= rows.sources[item[0]].lengths[item[1]]

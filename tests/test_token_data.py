@@ -77,7 +77,7 @@ def test_damaged_samples_and_codes_outside_the_codebook_are_counted(tmp_path):
     narrow = TokenRows(index, TextToSpeech(ByteTokenizer(), codebook_size=8), 160, 0)
     whole = TokenRows(index, FORMAT, 160, 0)
     assert whole.document(3) is None
-    assert whole.num_damaged == 1
+    assert whole.skipped.number == 1
     assert whole.load([[2, 3, 4]]).documents_RL.max() == 1
     assert narrow.document(5) is None, "a code of 8 or more"
 

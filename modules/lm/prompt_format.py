@@ -11,6 +11,7 @@ from modules.lm.huggingface_tokenizer import HuggingFaceTokenizer
 from modules.tokens import TokenSpace, Utterance
 
 NUM_MARKERS = 4  # start and end of the request, start and end of the answer
+PROBES = (*string.ascii_letters, *string.digits, "é", "中")
 MAX_PREFIX_NAMES = 32  # bytes of speaker and language in each prefix that rows are planned for
 SLOT = "\x02"  # stands for the request while a chat template is taken apart
 
@@ -53,7 +54,20 @@ class TextToSpeech:
         """Tokens of an example beside those of its text and codes: what rows are planned with."""
         frame = max(self._synthesis_frame.num_tokens, self._understanding_frame.num_tokens)
         prefixes = [template for template in (self.prefix, self.answer_prefix) if template]
-        return NUM_MARKERS + frame + sum(len(template.encode()) + MAX_PREFIX_NAMES for template in prefixes)
+        names = sum(len(template.encode()) + MAX_PREFIX_NAMES for template in prefixes)
+        num_encoded = 2 if self.answer_prefix else 1  # it is encoded apart
+        return NUM_MARKERS + frame + names + num_encoded * self._num_added_tokens
+
+    @cached_property
+    def _num_added_tokens(self) -> int:
+        """Tokens that the tokenizer makes of a text beyond its bytes, such as one for its start."""
+        added = [0]
+        for text in PROBES:
+            try:
+                added.append(len(self.tokenizer.encode(text)) - len(text.encode()))
+            except ValueError:  # it refuses this one
+                continue
+        return max(added)
 
     # ---------------------------------------------------------------------------------------------------- synthesis
 

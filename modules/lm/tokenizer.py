@@ -40,7 +40,9 @@ class ByteTokenizer:
             if unknown:
                 listed = ", ".join(repr(character) for character in unknown)
                 raise ValueError(
-                    f"Expected `text` to hold only characters of {self.characters!r}, but got {listed} in {text!r}."
+                    f"Expected `text` to hold only characters of {self.characters!r}, but got {listed} in {text!r}. "
+                    "`characters: null` of the tokenizer allows every text; a trained model knows only those that it "
+                    "was trained with."
                 )
         return list(text.encode("utf-8"))
 

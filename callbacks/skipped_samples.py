@@ -1,0 +1,72 @@
+"""SkippedSamples: how many samples a run could not use, over all loader workers and ranks."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.utils._pytree import tree_leaves
+
+from datamodules.skips import SkipCount
+from modules.metrics import is_logged_step, log_step
+
+NUM_EXAMPLES = 3
+
+
+class SkippedSamples(Callback):
+    """Adds up what the loaders of all ranks have skipped (datamodules/skips.py). Every command of run.py has it.
+
+    Logs `train/num_skipped_samples`, in training since the run's start or resume, once there are any; prints at the end
+    of a run how many there were and why, where there are any. A training that is interrupted or fails prints those of
+    the first rank. A sample of training counts each time that it comes up, one of an evaluation once.
+    """
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if not is_logged_step(trainer):
+            return
+        number = float(sum(count.number for count in counts_of(trainer.train_dataloader)))
+        if trainer.world_size > 1:
+            number = float(trainer.strategy.reduce(torch.tensor(number, device=pl_module.device), reduce_op="sum"))
+        if number:
+            log_step(trainer, {"train/num_skipped_samples": number})
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._report(trainer, "training", trainer.train_dataloader, repeats=True)
+        self._report(trainer, "validation", trainer.val_dataloaders)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._report(trainer, "validation", trainer.val_dataloaders)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._report(trainer, "test", trainer.test_dataloaders)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._report(trainer, "predict", trainer.predict_dataloaders)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:  # Ctrl-C too
+            self._report(trainer, "training", trainer.train_dataloader, repeats=True, gathers=False)
+
+    def _report(self, trainer: Trainer, what: str, loaders: Any, repeats: bool = False, gathers: bool = True) -> None:
+        """`gathers`: of all ranks; else, where the others may be gone, of this one."""
+        own = [(count.number, count.reasons) for count in counts_of(loaders)]
+        everyone = [own]
+        if trainer.world_size > 1 and gathers:
+            everyone = [own] * trainer.world_size
+            torch.distributed.all_gather_object(everyone, own)
+        # By loader: several ranks may read the same prompts, and two splits may hold the same key.
+        reasons = {(place, key): why for counts in everyone for place, (_, some) in enumerate(counts)
+                   for key, why in some.items()}  # fmt: skip
+        number = sum(number for counts in everyone for number, _ in counts) if repeats else len(reasons)
+        if number and trainer.is_global_zero:
+            of = f", of {len(reasons)} recordings or texts," if repeats else ""
+            print(f"{what}: {number} samples{of} were skipped, for they cannot be used. The first:", flush=True)
+            for (_, key), why in list(reasons.items())[:NUM_EXAMPLES]:
+                print(f"  {key}: {why}", flush=True)
+
+
+def counts_of(loaders: Any) -> list[SkipCount]:
+    """Of one loader or several, those that count."""
+    found = (getattr(getattr(loader, "dataset", None), "skipped", None) for loader in tree_leaves(loaders))
+    return [count for count in found if isinstance(count, SkipCount)]

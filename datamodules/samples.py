@@ -1,0 +1,90 @@
+"""One sample of a shard as values: json, codes and audio, each checked. Every reader of training and search reads here.
+
+Shapes: T samples of audio.
+"""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from datamodules.shards import ShardReader
+from datamodules.stored_arrays import read_array
+from modules.tokens import Utterance
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a shard holds of one sample: `about` is its json; `codes` are empty for text."""
+
+    about: dict[str, Any]
+    codes: Sequence[int]
+
+    @classmethod
+    def read(cls, reader: ShardReader, row: int, kind: str) -> "Sample":
+        """Raises ValueError or OSError where its bytes are damaged or hold other values than they must."""
+        files = reader.read(row)
+        return cls(read_about(files), read_codes(files) if kind == "tokens" else [])
+
+    @property
+    def text(self) -> str:
+        return text_of(self.about)
+
+    def utterance(self) -> Utterance:
+        return Utterance(self.text, self.codes, name_in(self.about, "speaker"), name_in(self.about, "language"))
+
+
+def file_in(files: Mapping[str, Any], extension: str) -> bytes:
+    """Raises ValueError where the sample lacks it."""
+    if extension not in files:
+        raise ValueError(f"Expected a file .{extension} in the sample, but got {sorted(files)}.")
+    return files[extension]
+
+
+def read_about(files: Mapping[str, Any]) -> dict[str, Any]:
+    """The json of a sample. Raises ValueError where it is no object, or its `text` no string."""
+    about = json.loads(file_in(files, "json"))
+    if not isinstance(about, dict):
+        raise ValueError(f"Expected the json of a sample to be an object, but got {type(about).__name__}.")
+    if "text" in about:
+        text_of(about)
+    return about
+
+
+def text_of(about: Mapping[str, Any]) -> str:
+    """Raises ValueError where there is no `text`, or it is no string."""
+    text = about.get("text")
+    if not isinstance(text, str):
+        raise ValueError(f"Expected `text` in the json of a sample to be a string, but got {text!r:.80}.")
+    return text
+
+
+def name_in(about: Mapping[str, Any], field: str) -> str:
+    """`speaker` or `language` as text; "" where it is not known. A number counts as a name."""
+    return str(about.get(field) or "")
+
+
+def read_codes(files: Mapping[str, Any]) -> list[int]:
+    """Raises ValueError where the array is not one row of integers."""
+    codes = read_array(file_in(files, "codes.npy"))
+    if codes.ndim != 1 or codes.dtype.kind not in "iu":
+        raise ValueError(f"Expected codes as one row of integers, but got {codes.dtype} of shape {codes.shape}.")
+    return codes.tolist()
+
+
+def read_wave(content: bytes, num_samples: int, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, int]:
+    """(T,) float32 and the sample rate: samples `start` to `stop` (None: to the end) of a recording.
+
+    `num_samples` is its length by the index: a header that claims more asks for no more memory. Raises ValueError where
+    there is no audio there, more than one channel, or a sample that is not finite.
+    """
+    import soundfile
+
+    stop = num_samples if stop is None else min(stop, num_samples)
+    wave, sample_rate = soundfile.read(io.BytesIO(content), start=start, stop=stop, dtype="float32")
+    if wave.ndim != 1 or not len(wave) or not np.isfinite(wave).all():
+        raise ValueError(f"Expected one channel of finite audio from sample {start} on, but got shape {wave.shape}.")
+    return wave, sample_rate

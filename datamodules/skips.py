@@ -1,0 +1,97 @@
+"""Samples that cannot be used: skipped, and counted with key and reason over the loader's worker processes.
+
+A plan notes what it skips (SkipNotes, in whichever process reads), the notes travel with the batch, and the loader adds
+them up (SkipCount, in the training process). callbacks/skipped_samples.py adds up the ranks and reports.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+log = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
+MAX_IN_A_ROW = 100  # unusable samples with no usable one between them: the data or a setting is wrong, not a file
+MAX_WARNINGS = 10  # of single samples; then one in a thousand
+MAX_KEYS = 10_000  # that a count remembers
+
+
+class TooManySkipped(ValueError):
+    """So many samples in a row are unusable that skipping goes no further."""
+
+
+@dataclass(frozen=True)
+class Skip:
+    key: str
+    reason: str
+
+
+class SkipNotes:
+    """What a plan has skipped in this process and no loader has taken yet.
+
+    Args:
+        place: Where the samples are, for messages.
+        num_samples: How many there are: fewer than MAX_IN_A_ROW need not be read again to know that none is usable.
+    """
+
+    def __init__(self, place: str, num_samples: int) -> None:
+        self.place, self.max_in_a_row = place, min(num_samples, MAX_IN_A_ROW)
+        self.number = 0
+        self._notes: list[Skip] = []
+        self._keys_in_a_row: set[str] = set()
+
+    def attempt(self, key: str, make: Callable[[], Made]) -> Made | None:
+        """What `make` returns; None, and a note, where it raises anything at all.
+
+        Raises TooManySkipped where `max_in_a_row` different samples have failed with none usable between them.
+        """
+        try:
+            made = make()
+        except Exception as error:  # whatever other people's files hold
+            reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            self.number += 1
+            self._notes.append(Skip(key, reason))
+            self._keys_in_a_row.add(key)
+            if len(self._keys_in_a_row) >= self.max_in_a_row:
+                raise TooManySkipped(
+                    f"Expected usable samples in `{self.place}`, but got {len(self._keys_in_a_row)} others in a row. "
+                    f"The last is {key!r}: {reason}"
+                ) from error
+            return None
+        self._keys_in_a_row.clear()
+        return made
+
+    def take(self) -> list[Skip]:
+        """The notes since the last call."""
+        notes, self._notes = self._notes, []
+        return notes
+
+
+def following(number: int, num_samples: int) -> Iterator[int]:
+    """Every sample once, from the one after `number` on: where a replacement is looked for, on every rank and after a
+    resume alike."""
+    return ((number + step) % num_samples for step in range(1, num_samples + 1))
+
+
+def spread(samples: np.ndarray) -> Iterator[int]:
+    """At most MAX_IN_A_ROW of `samples`, evenly spread."""
+    return (int(samples[place]) for place in np.unique(np.linspace(0, len(samples) - 1, MAX_IN_A_ROW).astype(int)))
+
+
+@dataclass
+class SkipCount:
+    """Skipped samples of one loader: how often, and the reason by key (of the first MAX_KEYS keys)."""
+
+    number: int = 0
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def add(self, skips: Sequence[Skip]) -> None:
+        for skip in skips:
+            self.number += 1
+            if len(self.reasons) < MAX_KEYS:
+                self.reasons.setdefault(skip.key, skip.reason)
+            if self.number <= MAX_WARNINGS or self.number % 1000 == 0:
+                log.warning("Skipped sample %r (%d so far): %s", skip.key, self.number, skip.reason)

@@ -1,0 +1,132 @@
+"""Tokens of every text of a shard folder under one prompt format, counted once: rows are planned by them.
+
+`python -m datamodules.training_steps` counts them and keeps the counts beside the shards, in a file of their own for
+each prompt format. Without counts rows are planned by the bytes of texts, of which byte-pair tokenizers make fewer
+tokens.
+
+Shapes: N samples.
+"""
+
+import hashlib
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from datamodules.samples import Sample
+from datamodules.shards import ShardIndex, ShardReader
+from datamodules.speakers import planned_extra_tokens
+from datamodules.stored_arrays import mapped_arrays
+from datamodules.tasks import NUM_TURN_TOKENS, Task
+from modules.api import PromptFormat
+
+PROBES = ("a", "one two three", "Hello, World! 42 %", "Ein Mädchen, größer.", "你好，世界", "Привет", "eins\n zwei")
+CHUNK = 4096  # samples that one process counts at a time
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """`text_N` are the tokens of each text, `extra_N` those of its document beside text and codes. `name` tells them
+    from the counts of other formats and texts: a checkpoint of training keeps it."""
+
+    name: str
+    text_N: np.ndarray
+    extra_N: np.ndarray
+
+
+def planned_lengths(
+    task: Task, index: ShardIndex, prompt_format: PromptFormat, counts: TokenCounts | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) tokens that each sample's document has at most, and (N,) those of its text: by the bytes without counts."""
+    if counts is None:
+        return task.lengths(index, planned_extra_tokens(index, prompt_format)), index.text_lengths
+    return task.lengths(replace(index, text_lengths=counts.text_N), counts.extra_N), counts.text_N
+
+
+def counts_name(index: ShardIndex, prompt_format: PromptFormat) -> str:
+    """By the lengths of the texts, and by what the format makes of a few others."""
+    digest = hashlib.sha256(np.ascontiguousarray(index.text_lengths, dtype=np.int64).tobytes())
+    for text in PROBES:
+        for names in (("", ""), ("ann", "en")):
+            try:
+                tokens = prompt_format.prompt_tokens(text, *names)
+            except ValueError:
+                tokens = None
+            digest.update(repr(tokens).encode())
+    return f"token_counts_{digest.hexdigest()[:16]}"
+
+
+def stored_counts(index: ShardIndex, prompt_format: PromptFormat) -> TokenCounts | None:
+    """None where nobody has counted yet."""
+    name = counts_name(index, prompt_format)
+    path = index.folder / f"{name}.npz"
+    if not path.is_file():
+        return None
+    arrays = mapped_arrays(path)
+    return TokenCounts(name, arrays["text_N"], arrays["extra_N"])
+
+
+def count_tokens(index: ShardIndex, prompt_format: PromptFormat, num_workers: int = 1) -> TokenCounts:
+    """Reads every sample; keeps the counts beside the shards. A sample that cannot be used counts by its bytes.
+
+    Raises ValueError where the format has no `tokenizer` of its own.
+    """
+    if not hasattr(prompt_format, "tokenizer"):
+        raise ValueError(f"Expected a prompt format with a `tokenizer`, but got {type(prompt_format).__name__}.")
+    chunks = [range(start, min(start + CHUNK, len(index))) for start in range(0, len(index), CHUNK)]
+    counter = _Counter(index, prompt_format)
+    if num_workers > 1:
+        with ProcessPoolExecutor(num_workers, initializer=_keep, initargs=(counter,)) as pool:
+            parts = list(pool.map(_count, chunks))
+    else:
+        parts = [counter(chunk) for chunk in chunks]
+    counts = TokenCounts(counts_name(index, prompt_format), *np.concatenate(parts, axis=1))
+    partial = index.folder / f"{counts.name}.npz.part"
+    with partial.open("wb") as stream:
+        np.savez(stream, text_N=counts.text_N, extra_N=counts.extra_N)
+    os.replace(partial, index.folder / f"{counts.name}.npz")
+    return counts
+
+
+class _Counter:
+    """(2, rows) tokens of texts, and those beside text and codes."""
+
+    def __init__(self, index: ShardIndex, prompt_format: PromptFormat) -> None:
+        self.index, self.reader, self.prompt_format = index, ShardReader(index), prompt_format
+        self.extra_by_bytes = np.broadcast_to(planned_extra_tokens(index, prompt_format), len(index))
+
+    def __call__(self, rows: range) -> np.ndarray:
+        return np.array([self._counts(row) for row in rows], dtype=np.int64).T
+
+    def _counts(self, row: int) -> tuple[int, int]:
+        try:
+            sample = Sample.read(self.reader, row, self.index.kind)
+            if self.index.kind == "text":
+                whole = len(self.prompt_format.chat_tokens(sample.about["messages"])[0])
+                return whole - NUM_TURN_TOKENS * int(self.index.lengths[row]), 0
+            return self._of_speech(sample)
+        except Exception:  # noqa: BLE001, whatever the sample holds: the reader of training skips and counts it
+            return int(self.index.text_lengths[row]), int(self.extra_by_bytes[row])
+
+    def _of_speech(self, sample: Sample) -> tuple[int, int]:
+        """The longer of the two directions: text to speech, and speech to text where the format has it."""
+        said = sample.utterance()
+        num_text = len(self.prompt_format.tokenizer.encode(said.text))
+        wholes = [len(self.prompt_format.example_tokens(said.text, [0], said.speaker, said.language)[0])]
+        if hasattr(self.prompt_format, "understanding_tokens"):
+            wholes.append(len(self.prompt_format.understanding_tokens(said.text, [0])[0]))
+        return num_text, max(wholes) - 1 - num_text  # 1: the one code
+
+
+_counter: _Counter | None = None  # of a worker process
+
+
+def _keep(counter: _Counter) -> None:
+    global _counter
+    _counter = counter
+
+
+def _count(rows: range) -> np.ndarray:
+    assert _counter is not None
+    return _counter(rows)
