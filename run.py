@@ -264,6 +264,8 @@ def quieten() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_tip)
     # torch's deprecation inside Lightning itself.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
+    # Lightning's own call of jsonargparse.
+    warnings.filterwarnings("ignore", message=r"\s*skip_none parameter was deprecated")
     # Audio is prepared beforehand and read in the order of the shards: on few cores workers only compete with torch.
     warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
     # The codec steps its optimizers by hand; its checkpoints are taken after the step on purpose.

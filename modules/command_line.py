@@ -167,7 +167,8 @@ def dumped(config: Any) -> str:
 def enter_root() -> None:
     """Read `sys.argv` as typed in the working folder, and go to the root: `--root`, else $SUITE_ROOT, else the
     repository. Relative paths inside configs are below the root, wherever the command was typed; so is what a run
-    writes. A file or folder that an option names and that is there in the user's own folder is taken from there.
+    writes. A file or folder that an option names is taken from the working folder, where it is there; else it is below
+    the root, or in the repository.
 
     Raises SystemExit where there is no such root.
     """
@@ -185,12 +186,13 @@ def enter_root() -> None:
 
 
 def _below(root: Path, here: Path, option: str, value: str | None) -> list[str]:
-    """The words of an option as they are meant below the root: absolute, where the value is a path that is there."""
+    """The words of an option as they are meant below the root: absolute, where it is a path to something elsewhere."""
     name = option.rpartition(".")[2].removeprefix("--").removesuffix("+")
     if value is None:
         return [option]
     is_path = "/" in value or Path(value).suffix or PATH_NAME.search(name)
-    if here.resolve() != root and value and is_path and name not in TEXTS | LISTS_OF_TEXTS:
+    if value and is_path and name not in TEXTS | LISTS_OF_TEXTS:
         with contextlib.suppress(OSError):  # longer than a name may be
-            value = str(here / value) if (here / value).exists() else value
+            found = next((place for place in (here, root, REPOSITORY) if (place / value).exists()), root)
+            value = value if found.resolve() == root else str(found / value)
     return [f"{option}={value}"]

@@ -228,11 +228,13 @@ def test_which_options_name_something_in_the_users_folder(tmp_path: Path, monkey
     monkeypatch.setenv("SUITE_ROOT", str(root))
     typed = {
         "--config": "my.yaml", "--data.folder": "recordings", "--data.train_split": "train", "--speech.folder": "out",
-        "--data.text": "my.yaml", "--sweep.engine": "configs/sweep/vllm.yaml", "--ckpt_path": str(root / "a.ckpt"),
+        "--data.text": "my.yaml", "--sweep.engine": "configs/sweep/vllm.yaml",
+        "--stage.folder": "runs/x", "--ckpt_path": str(root / "a.ckpt"),
     }  # fmt: skip
     monkeypatch.setattr("sys.argv", ["run.py", "fit", *[word for pair in typed.items() for word in pair], "--help"])
     enter_root()
     wanted = typed | {"--config": str(here / "my.yaml"), "--data.folder": str(here / "recordings")}
+    wanted["--sweep.engine"] = str(REPOSITORY / "configs/sweep/vllm.yaml")
     assert options_of(sys.argv[1:]) == [("fit", None), *wanted.items(), ("--help", None)]
     monkeypatch.setattr("sys.argv", ["run.py", "fit", "--root", "nowhere"])
     with pytest.raises(SystemExit):
