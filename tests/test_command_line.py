@@ -49,6 +49,8 @@ def test_a_text_arrives_as_it_was_typed(parse, tmp_path: Path) -> None:
             return [data["text"], data["speaker"], speech["reference_text"]]
 
         assert found(cli.config.predict) == texts
+        if texts[0] not in TEXTS[:9]:
+            continue  # the rest is slow
         cli._dump_config()
         assert found(cli.config_dump) == texts
         assert found(cli._read_stored_config(cli.config_dump)) == texts
