@@ -1,22 +1,24 @@
 """python run.py {fit,validate,test,predict} --config FILE.yaml: every experiment of the suite is one such command.
 
 Later `--config` files and `--key value` options go over earlier ones; `${...}` in a value names another key of the
-same config. `stage` (callbacks/stage.py) skips what is finished and resumes what is not.
+same config. `stage` (callbacks/stage.py) skips what is finished and resumes what is not. Relative paths are below
+`--root FOLDER`, the repository by default; a file or folder that an option names may also be in the working folder.
 """
 
 import linecache
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import Namespace, set_dumper
 from jsonargparse._optionals import omegaconf_apply
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -31,8 +33,9 @@ from callbacks.finite_validation import FiniteValidation
 from callbacks.run_checkpoint import SavedBefore
 from callbacks.skipped_samples import SkippedSamples
 from callbacks.stage import Stage, StageFinished, StageSettings, newest_checkpoint
-from callbacks.stage_config import as_list
+from callbacks.stage_config import CALLBACK_KEYS, as_list
 from callbacks.training_end import StopOnInterrupt, TrainingInterrupted, ended_by_itself
+from modules.command_line import CURRENT, as_yaml, dumped, enter_root, hidden_texts, quoted
 
 REPOSITORY = Path(__file__).resolve().parent
 USER_ERRORS = (ValueError, OSError, RuntimeError, ImportError)
@@ -46,14 +49,47 @@ def callbacks_of_every_run(subcommand: str) -> list[Callback]:
 
 
 class SuiteParser(LightningArgumentParser):
-    """Lightning's parser, with `${...}` counted from the top of the config file and one-line errors."""
+    """Lightning's parser, with `${...}` counted from the top of the config file, texts that are no YAML
+    (modules/command_line.py) and one-line errors. jsonargparse makes one for the command, one for each subcommand and
+    one for each class that a config names."""
 
-    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:
+    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Namespace:
+        outermost = CURRENT.get() is None
+        set_dumper("yaml", dumped)
+        with hidden_texts() as texts:
+            try:
+                args = texts.hide_options(sys.argv[1:] if args is None else args)
+            except ValueError as error:
+                self.error(str(error), error)
+            if not outermost and not hasattr(self, "subcommand"):  # the parser of a class
+                args = list(map(as_yaml, args))
+            namespace = super().parse_args(args, *rest, **kwargs)
+            if hasattr(self, "subcommand"):
+                printed, texts.printed = texts.printed, False
+                namespace = texts.hide(self._resolved(namespace), resolved=True)
+                texts.printed = printed
+            return texts.show(namespace) if outermost else namespace
+
+    def parse_object(self, obj: Any, namespace: Namespace | None = None, *rest: Any, **kwargs: Any) -> Namespace:
+        outermost = CURRENT.get() is None
+        with hidden_texts() as texts:
+            obj, namespace = texts.hide(obj, resolved=outermost), texts.hide(namespace, resolved=outermost)
+            namespace = super().parse_object(obj, namespace, *rest, **kwargs)
+            return texts.show(namespace) if outermost else namespace
+
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        text, texts = super().dump(*args, **kwargs), CURRENT.get()
+        return texts.show_text(text, quoted) if texts is not None and texts.printed else text
+
+    def save(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
+        with hidden_texts() as texts:
+            texts.printed = True
+            super().save(texts.hide(namespace, resolved=True), *args, **kwargs)
+
+    def _resolved(self, namespace: Namespace) -> Namespace:
+        """The config of a subcommand with its `${...}` resolved."""
         # `${times:2000,${trainer.accumulate_grad_batches}}`: of what Lightning counts in micro-batches.
         OmegaConf.register_resolver("times", lambda first, second: first * second, replace=True)
-        namespace = super().parse_args(*args, **kwargs)
-        if not hasattr(self, "subcommand"):
-            return namespace
         settings = self._without_stage(namespace)
         # jsonargparse resolves for the whole command, where the keys of a file stand below `fit.`: too late.
         try:
@@ -82,6 +118,11 @@ class SuiteParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with status 2 and the message alone: the usage of a Trainer fills a screen."""
+        if (texts := CURRENT.get()) is not None:
+            message = texts.show_text(message)
+        if 'key "trainer.callbacks"' in message and (option := re.search(r"unrecognized arguments: (--\S+)", message)):
+            keys = ", ".join(f"--{key}" for key in CALLBACK_KEYS)
+            message = f"Expected an option of the last of `trainer.callbacks`, but got {option[1]}. Others: {keys}."
         if not self.exit_on_error:
             raise ValueError(message) from ex
         print(f"error: {message}\n(`{self.prog} --help` lists the options)", file=sys.stderr)
@@ -114,6 +155,8 @@ class SuiteCLI(LightningCLI):
         parser.add_argument("--num_threads", type=int | None, default=None, help="CPU threads of torch; null: all.")
         parser.add_argument("--flush_denormals", type=bool, default=True, help="Treat denormal floats as zero (CPU).")
         parser.add_argument("--stage", type=StageSettings | None, default=None)
+        for key in CALLBACK_KEYS:
+            parser.add_subclass_arguments(Callback, key, required=False, help=f"A callback that stands at `{key}`.")
         # Both sides must hold the same vocabulary. A class without the argument is left alone.
         parser.link_arguments("data.init_args.prompt_format", "model.init_args.prompt_format")
 
@@ -144,17 +187,25 @@ class SuiteCLI(LightningCLI):
         return yaml.safe_load(text)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """With what every fit has: whole checkpoints, where the config names no `CheckpointIO`, and the callbacks."""
+        """With the callbacks that have a key of their own, and with what every fit has: whole checkpoints, where the
+        config names no `CheckpointIO`, and more callbacks."""
+        given = self._get(self.config_init, "trainer", default={})
+        callbacks = as_list(given.get("callbacks"))
+        for key in CALLBACK_KEYS:
+            one = self._get(self.config_init, key)
+            if one is not None and type(one) not in map(type, callbacks):
+                callbacks = [*callbacks, one]
+            elif one is not None and rank_zero_only.rank == 0:
+                print(f"{key}: left out, since `trainer.callbacks` holds a {type(one).__name__}", flush=True)
+        kwargs["callbacks"] = callbacks
         if self.subcommand == "fit":
-            given = self._get(self.config_init, "trainer", default={})
             plugins = as_list(given.get("plugins"))
             own = getattr(given.get("strategy"), "_checkpoint_io", None)
             if own is None and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
                 kwargs["plugins"] = [*plugins, DurableCheckpointIO()]
         elif self.subcommand == "validate":
             self.save_config_callback = None  # it would replace the config.yaml of the fit
-        given = self._get(self.config_init, "trainer", default={})
-        named = {type(one) for one in as_list(given.get("callbacks"))}  # the config's own go first
+        named = set(map(type, callbacks))  # the config's own go first
         own = [one for one in callbacks_of_every_run(self.subcommand) if type(one) not in named]
         self.trainer_defaults = {"callbacks": own}
         return super().instantiate_trainer(**kwargs)
@@ -216,6 +267,8 @@ def quieten() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_tip)
     # torch's deprecation inside Lightning itself.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
+    # Lightning's own call of jsonargparse.
+    warnings.filterwarnings("ignore", message=r"\s*skip_none parameter was deprecated")
     # Audio is prepared beforehand and read in the order of the shards: on few cores workers only compete with torch.
     warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
     # The codec steps its optimizers by hand; its checkpoints are taken after the step on purpose.
@@ -249,4 +302,5 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    enter_root()
     main()

@@ -128,5 +128,5 @@ class ScalingReport(Callback):
 def _sweep_of(trainer: Trainer) -> InferenceScaling:
     sweeps = [one for one in trainer.callbacks if isinstance(one, InferenceScaling)]
     if len(sweeps) != 1:
-        raise ValueError(f"Expected one InferenceScaling among the trainer's `callbacks`, but got {len(sweeps)}.")
+        raise ValueError(f"Expected one InferenceScaling, at `sweep` or in `trainer.callbacks`, but got {len(sweeps)}.")
     return sweeps[0]

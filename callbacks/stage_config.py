@@ -4,6 +4,7 @@ What is no part of the result, and is not compared: where files go, how fast the
 and the size of a step (`batch_size`, `accumulate_grad_batches`) are part of it.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,6 +28,11 @@ CALLBACKS = {
 }
 # Class paths that have moved, with today's.
 MOVED = {"lightning.pytorch.callbacks.EMAWeightAveraging": "callbacks.weight_averaging.EMAWeightAveraging"}
+# Keys of a config that hold one callback each: its options do not depend on what `trainer.callbacks` lists. They count
+# as members of that list, where older configs have them; one of the same class in the list goes first.
+CALLBACK_KEYS = (
+    *("sweep", "speech", "spoken_texts", "understanding", "codec_evaluation", "resynthesis", "tokens", "report"),
+)
 # Arguments of that name, wherever they stand. The order of rows does not depend on the loader's processes.
 ARGUMENTS = {"num_workers"}
 
@@ -63,10 +69,16 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
 
 
 def _result_part(config: Mapping[str, Any]) -> dict[str, Any]:
-    part = {key: _without_arguments(value) for key, value in config.items() if key not in TOP_LEVEL}
+    keyed = [config[key] for key in CALLBACK_KEYS if config.get(key) is not None]
+    dropped = {*TOP_LEVEL, *CALLBACK_KEYS}
+    part = {key: _without_arguments(value) for key, value in config.items() if key not in dropped}
     if isinstance(trainer := part.get("trainer"), Mapping):
         trainer = {key: value for key, value in trainer.items() if key not in TRAINER}
-        callbacks = [one for one in as_list(trainer.get("callbacks")) if _class_name(one) not in CALLBACKS]
+        callbacks = as_list(trainer.get("callbacks"))
+        listed = set(map(_class_name, callbacks))
+        callbacks = callbacks + [_without_arguments(one) for one in keyed if _class_name(one) not in listed]
+        callbacks = [one for one in callbacks if _class_name(one) not in CALLBACKS]
+        callbacks.sort(key=lambda one: (_class_name(one), json.dumps(one, sort_keys=True, default=str)))
         plugins = [one for one in as_list(trainer.get("plugins")) if "Precision" in _class_name(one)]
         part["trainer"] = trainer | {"callbacks": callbacks, "plugins": plugins}
     return part

@@ -22,14 +22,14 @@ test_codec() { # FOLDER CHECKPOINT OPTIONS
 "$PYTHON" run.py fit --config configs/codec/five_voices.yaml --num_threads 1
 LAST=runs/five_voices/codec/checkpoints/last.ckpt
 test_codec $OUT/five_voices/en $LAST
-CODEC_ALONE=(--trainer.callbacks.comparisons null --trainer.callbacks.verifiers null --trainer.callbacks.quoted null)
+CODEC_ALONE=(--codec_evaluation.comparisons null --codec_evaluation.verifiers null --codec_evaluation.quoted null)
 for step in 002000 004000 008000 012000 018000; do
     test_codec $OUT/five_voices/curve/$step runs/five_voices/codec/checkpoints/step=$step.ckpt "${CODEC_ALONE[@]}"
 done
 for language in es fr it ru; do # the recogniser at hand knows English alone
     test_codec $OUT/five_voices/$language $LAST --data.init_args.folder cache/shards/asterisk \
-        --data.init_args.sources null --trainer.callbacks.recogniser null --trainer.callbacks.verifiers null \
-        --trainer.callbacks.selection.language $language
+        --data.init_args.sources null --codec_evaluation.recogniser null --codec_evaluation.verifiers null \
+        --codec_evaluation.selection.language $language
 done
 
 # A voice that it never heard: a Piper voice speaks the held-out English prompts.

@@ -27,8 +27,8 @@ evaluate $OUT/codec_mel_only
 mkdir -p $OUT/sweep_128
 cp -r runs/demo/candidates $OUT/sweep_128/
 "$PYTHON" run.py test --config configs/demo/sweep.yaml --stage.folder $OUT/sweep_128/report \
-    --trainer.callbacks.folder $OUT/sweep_128 --data.init_args.num_prompts "[128, 16]" \
-    --trainer.callbacks.final_judges "[]"
+    --sweep.folder $OUT/sweep_128 --data.init_args.num_prompts "[128, 16]" \
+    --sweep.final_judges "[]"
 
 # Where the time of a training step goes: the codec without and with discriminators, then the language model.
 profile() { # NAME CONFIG OPTIONS: 200 steps under Lightning's profiler

@@ -17,7 +17,7 @@ for seed in 0 1 2; do
     "$PYTHON" run.py test --config configs/search/algorithms.yaml --seed_everything $seed \
         --stage.folder runs/search/algorithms_$seed/report --ckpt_path $lm/checkpoints/last.ckpt \
         --stage.inputs "[$lm/checkpoints/last.ckpt, $CODEC, cache/shards/long_digits/hard]" \
-        --trainer.callbacks.seed $seed --trainer.callbacks.folder runs/search/algorithms_$seed
+        --sweep.seed $seed --sweep.folder runs/search/algorithms_$seed
 done
 PYTHONPATH=. "$PYTHON" benchmarks/search_costs.py --output docs/results/search_costs.json
 PYTHONPATH=. "$PYTHON" scripts/collect_search.py

@@ -275,7 +275,7 @@ def test_absent_data_is_said_before_the_model_is_built(tmp_path):
 def test_quoted_columns_are_those_that_the_config_measures(path):
     """Guards against a config whose quoted table is refused when the test begins, and a table without its source."""
     config = read(path)
-    report, _, sweep = (one["init_args"] for one in config["trainer"]["callbacks"])
+    report, sweep = (config[key]["init_args"] for key in ("report", "sweep"))
     names = [one["init_args"]["name"] for one in sweep["judges"]]
     quoted = QuotedRows(path.parent.parent.parent / report["quoted"]["path"], report["quoted"]["columns"])
     quoted.check(list(config["data"]["init_args"]["benchmarks"]), names)

@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(name: str, *options: str) -> dict:
     configs = ["--config", f"configs/codec/{name}.yaml", "--config", "sources.yaml"]
     checkpoint = ["--ckpt_path", "runs/demo/codec/checkpoints/last.ckpt"]
-    run.main(["test", *configs, *checkpoint, "--trainer.callbacks.recogniser.window_seconds=4", *options])
+    run.main(["test", *configs, *checkpoint, "--codec_evaluation.recogniser.window_seconds=4", *options])
     folder = {"evaluate": "codec_evaluation", "streaming": "codec_streaming"}[name]
     assert Path(f"runs/{folder}/report/index.html").is_file()
     return json.loads(Path(f"runs/{folder}/codec_evaluation.json").read_text())
@@ -65,10 +65,10 @@ def test_the_codec_of_the_checkpoint_is_measured_beside_a_transformers_codec(fol
     """Guards against the yaml's network in place of the checkpoint's, and an option that the README names in vain."""
     card = command(
         "evaluate",
-        "--trainer.callbacks.verifiers=[]",
-        "--trainer.callbacks.comparisons+=modules.codec.transformers_codec.TransformersCodec",
-        "--trainer.callbacks.comparisons.model=random_dac",
-        "--trainer.callbacks.comparisons.num_codebooks=2",
+        "--codec_evaluation.verifiers=[]",
+        "--codec_evaluation.comparisons+=modules.codec.transformers_codec.TransformersCodec",
+        "--codec_evaluation.comparisons.model=random_dac",
+        "--codec_evaluation.comparisons.num_codebooks=2",
     )
     assert card["codec"]["codebook_size"] == 25
     assert card["facts"]["random_dac x2"] == {

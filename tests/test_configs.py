@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import run
+from callbacks.stage_config import CALLBACK_KEYS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
@@ -96,7 +97,8 @@ def test_an_experiment_builds(path: Path, tmp_path: Path, monkeypatch: pytest.Mo
         assert type(cli.model).__qualname__ == config["model"]["class_path"].rpartition(".")[2]
     assert type(cli.datamodule).__qualname__ == config["data"]["class_path"].rpartition(".")[2]
     callbacks = {type(callback).__qualname__ for callback in cli.trainer.callbacks}
-    assert {item["class_path"].rpartition(".")[2] for item in wanted.get("callbacks", [])} <= callbacks
+    named = [*wanted.get("callbacks", []), *(value for key, value in read(path).items() if key in CALLBACK_KEYS)]
+    assert {item["class_path"].rpartition(".")[2] for item in named} <= callbacks
     assert ("FiniteValidation" in callbacks) == (subcommand_of(path) == "fit")
     assert not list(tmp_path.iterdir()), "building the parts wrote files"
 
@@ -178,9 +180,8 @@ def test_spoken_texts_come_beside_the_other_callbacks(names: tuple[str, str], mo
     monkeypatch.setattr("sys.argv", ["run.py"])
     paths = [REPOSITORY / "configs" / name for name in names]
     parser = ParsingCLI(["fit", *[word for path in paths for word in ("--config", str(path))]])
-    callbacks = parser.config.fit.trainer.callbacks
-    assert len(callbacks) == len(part(paths[0], "trainer")["callbacks"]) + 1
-    spoken = callbacks[-1]
+    assert len(parser.config.fit.trainer.callbacks) == len(part(paths[0], "trainer")["callbacks"])
+    spoken = parser.config.fit.spoken_texts
     assert spoken.class_path == "callbacks.spoken_texts.SpokenTexts"
     recognisers = {spoken.init_args[role].init_args.recogniser.class_path for role in ("selector", "judge")}
     assert len(recognisers) == 2
@@ -194,7 +195,7 @@ def test_an_engine_fits_its_sweep(name: str, tmp_path: Path, monkeypatch: pytest
     monkeypatch.syspath_prepend(str(REPOSITORY))
     base = REPOSITORY / "configs" / {"sweep": "sweep/esd.yaml", "demo": "demo/sweep.yaml"}[name]
     engine = REPOSITORY / "configs" / name / "vllm.yaml"
-    cli = DryCLI(["test", "--config", str(base), "--trainer.callbacks.engine", str(engine)])
+    cli = DryCLI(["test", "--config", str(base), "--sweep.engine", str(engine)])
     sweep = next(one for one in cli.trainer.callbacks if type(one).__name__ == "InferenceScaling")
     wanted = read(engine)["init_args"]
     assert {key: getattr(sweep.engine, key) for key in wanted} == wanted

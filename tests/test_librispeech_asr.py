@@ -112,7 +112,7 @@ def test_columns_of_another_measure_are_refused(corpus, tmp_path):
 def test_the_config_measures_what_it_quotes():
     """Guards against a quoted table that is refused when the test begins, and a table without its source."""
     config = yaml.safe_load(CONFIG.read_text())
-    settings = config["trainer"]["callbacks"][-1]["init_args"]
+    settings = config["understanding"]["init_args"]
     quoted = QuotedRows(REPOSITORY / settings["quoted"]["path"], settings["quoted"]["columns"])
     quoted.check(list(config["data"]["init_args"]["benchmarks"]), [f"{settings['unit']} error"])
     assert len(quoted.columns) == 2 and "arXiv 2502.04128" in quoted.read().caption

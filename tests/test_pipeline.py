@@ -17,12 +17,11 @@ import run
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "configs" / "demo"
 
-FEW_SAMPLES = [
-    "--trainer.callbacks.algorithm.num_candidates",
-    "4",
-    "--trainer.callbacks.algorithm.max_new_tokens",
-    "20",
-]
+
+def few_samples(callback: str) -> list[str]:
+    """Options of a callback that draws candidates."""
+    return [f"--{callback}.algorithm.num_candidates", "4", f"--{callback}.algorithm.max_new_tokens", "20"]
+
 
 AUDIO = """
 data:
@@ -83,7 +82,7 @@ def folder(tmp_path_factory):
     command("fit", "codec")
     command("predict", "tokenise")
     command("fit", "lm")
-    command("test", "sweep", *FEW_SAMPLES)
+    command("test", "sweep", *few_samples("sweep"))
     yield place
     patch.undo()
 
@@ -138,7 +137,7 @@ def test_a_second_run_skips_and_a_changed_value_reruns_what_depends_on_it(folder
     assert list((folder / "runs/demo").glob("lm.superseded*")), "the earlier run is kept"
     command("predict", "tokenise")
     assert "skipping" in capsys.readouterr().out
-    command("test", "sweep", *FEW_SAMPLES)
+    command("test", "sweep", *few_samples("sweep"))
     out = capsys.readouterr().out
     assert "skipping" not in out
     assert "report: " in out, "the sweep depends on the language model"
@@ -146,7 +145,7 @@ def test_a_second_run_skips_and_a_changed_value_reruns_what_depends_on_it(folder
 
 
 def test_a_text_becomes_a_wav(folder):
-    command("predict", "synthesise", "--data.init_args.text", "four two", *FEW_SAMPLES)
+    command("predict", "synthesise", "--data.init_args.text", "four two", *few_samples("speech"))
     (path,) = (folder / "runs/demo/speech").glob("*.wav")
     with wave.open(str(path)) as sound:
         assert sound.getframerate() == 16000
@@ -170,7 +169,7 @@ def test_a_language_model_of_another_codec_is_refused(folder, capsys):
     checkpoint["state_dict"]["generator.encoder.trunk.embed.bias"] += 1
     torch.save(checkpoint, "other.ckpt")
     with pytest.raises(SystemExit):
-        command("predict", "synthesise", "--data.init_args.text", "two", "--trainer.callbacks.codec.path", "other.ckpt")
+        command("predict", "synthesise", "--data.init_args.text", "two", "--speech.codec.path", "other.ckpt")
     assert "another codec" in capsys.readouterr().err
 
 

@@ -141,7 +141,7 @@ def test_a_command_of_the_pages_fits_its_configs(command, job, monkeypatch):
     assert environment.class_path.endswith("SLURMEnvironment") and not environment.init_args.auto_requeue
     assert config.trainer.callbacks[-1].class_path == "callbacks.termination.TerminateAtOnce"
     if array:
-        sweep = config.trainer.callbacks[-2].init_args
+        sweep = config.sweep.init_args
         assert (sweep.share, sweep.num_shares) == (3, 8)
         assert config.stage.folder == Path("runs/slurm_6/share_3") and config.stage.outputs == []
         assert sweep.folder not in config.stage.folder.parents, "all shares have one store"

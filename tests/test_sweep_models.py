@@ -163,8 +163,8 @@ def test_a_config_takes_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(REPOSITORY))
     text = (REPOSITORY / "docs/sweeps.md").read_text()
-    (models,) = re.findall(r"--trainer.callbacks.more_models \\\n +'(.*)'", text)
+    (models,) = re.findall(r"--sweep.more_models \\\n +'(.*)'", text)
     config = ["test", "--config", str(REPOSITORY / "configs/demo/sweep.yaml")]
-    cli = DryCLI([*config, "--trainer.callbacks.more_models", models])
+    cli = DryCLI([*config, "--sweep.more_models", models])
     (sweep,) = (one for one in cli.trainer.callbacks if hasattr(one, "more_models"))
     assert [(type(model), model.name) for model in sweep.more_models] == [(SavedModel, "large")]

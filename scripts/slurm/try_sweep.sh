@@ -18,8 +18,8 @@ sweep() {
         shift
     done
     submit "$name" "${options[@]}" "$1" test --config configs/demo/sweep.yaml "${@:2}" --trainer.accelerator cpu \
-        --num_threads 1 --data.init_args.num_prompts '[4,2]' --trainer.callbacks.algorithm.num_candidates 2 \
-        --trainer.callbacks.folder "$FOLDER/${name%_*}"
+        --num_threads 1 --data.init_args.num_prompts '[4,2]' --sweep.algorithm.num_candidates 2 \
+        --sweep.folder "$FOLDER/${name%_*}"
 }
 
 for path in runs/demo/lm/checkpoints/last.ckpt runs/demo/codec/checkpoints/last.ckpt runs/demo/tokens/test/index.json; do
