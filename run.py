@@ -125,7 +125,9 @@ class SuiteCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         path, model = config.get("ckpt_path"), config.get("model.class_path")
         callbacks = as_list(config.get("trainer.callbacks"))
-        check_subcommand(self.config.subcommand, config.get("data.class_path"), model, [*callbacks, *config.values()])
+        check_subcommand(
+            self.config.subcommand, config.get("data.class_path"), model, [*callbacks, *vars(config).values()]
+        )
         saved = [(one.get("init_args") or {}).get("dirpath") for one in callbacks]
         check_checkpoint_path(path, [Path(folder) for folder in saved if folder])
         try:

@@ -51,7 +51,7 @@ def check_subcommand(subcommand: str, data: str | None, model: str | None, callb
 
 
 def check_checkpoint_path(path: Any, folders: Iterable[Path]) -> None:
-    """Raises ValueError for `best`, and for a folder that is no sharded checkpoint.
+    """Raises ValueError for `best`, for weights alone, and for a folder that is no sharded checkpoint.
 
     Args:
         folders: Where the config's checkpoints go: what lies there is named.
@@ -60,6 +60,11 @@ def check_checkpoint_path(path: Any, folders: Iterable[Path]) -> None:
         raise ValueError(
             "Expected `ckpt_path` to be a file or `last`, but got `best`, which is known only to the process that "
             f"trained. {_listed(folders)}"
+        )
+    if path and Path(path).suffix == ".safetensors":
+        raise ValueError(
+            f"Expected `ckpt_path` to be a checkpoint of Lightning, but `{path}` holds weights alone: a language model "
+            "takes their folder as `pretrained`."
         )
     if path and Path(path).is_dir() and not (Path(path) / "meta.pt").is_file():
         raise ValueError(f"Expected `ckpt_path` to be a file, but got the folder `{path}`. {_listed([Path(path)])}")
@@ -80,8 +85,6 @@ def check_model(path: Any, wanted: str | None, stored: str | None) -> None:
 def unreadable(path: Any, error: Exception) -> ValueError:
     """What to raise where torch.load refused a checkpoint or found none in the file."""
     expected = f"Expected `ckpt_path` to be a checkpoint of Lightning, but `{path}`"
-    if Path(path).suffix == ".safetensors":
-        return ValueError(f"{expected} holds weights alone: a language model takes them by `pretrained`.")
     if zipfile.is_zipfile(path) and not isinstance(error, AttributeError):
         return ValueError(
             f"{expected} holds more than tensors and plain data, which could run code on loading, and is not read. A "
@@ -116,7 +119,7 @@ def _listed(folders: Iterable[Path]) -> str:
 
 
 def _path(one: Any) -> str | None:
-    return one if isinstance(one, str) else one.get("class_path") if hasattr(one, "get") else None
+    return one.get("class_path") if hasattr(one, "get") else None
 
 
 def _class(path: str | None, parent: type) -> type | None:
@@ -124,6 +127,6 @@ def _class(path: str | None, parent: type) -> type | None:
     module, _, name = (path or "").rpartition(".")
     try:
         kind = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
+    except (ImportError, AttributeError, TypeError, ValueError):
         return None
     return kind if isinstance(kind, type) and issubclass(kind, parent) else None

@@ -107,6 +107,10 @@ def _one_line(error: BaseException, frames: list[_Frame], message: str) -> str |
         return message
     if isinstance(error, ModuleNotFoundError) and error.name and not (REPOSITORY / error.name.split(".")[0]).exists():
         return f"Expected the Python package `{error.name.split('.')[0]}`, but it is not installed."
+    if isinstance(error, KeyError) and error.args == ("pytorch-lightning_version",):
+        return (
+            "Expected `ckpt_path` to be a checkpoint of Lightning, but got a file without its version: weights alone?"
+        )
     if isinstance(error, RuntimeError) and message.startswith("Error(s) in loading state_dict"):
         misfits = [line.strip() for line in message.splitlines()[1:]]
         more = f" And {len(misfits) - MAX_MISFITS} more." if len(misfits) > MAX_MISFITS else ""
