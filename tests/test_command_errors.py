@@ -190,7 +190,10 @@ def test_configs_are_for_the_command_in_their_first_line() -> None:
             model = yaml.safe_load((path.parent / model).read_text()) if isinstance(model, str) else model
             if "data" in config and "class_path" in config["data"]:
                 check_subcommand(
-                    command[1], config["data"]["class_path"], model["class_path"], config["trainer"]["callbacks"]
+                    command[1],
+                    config["data"]["class_path"],
+                    model["class_path"],
+                    [*config["trainer"].get("callbacks", []), *config.values()],
                 )
                 num_checked += 1
     assert num_checked > 10
