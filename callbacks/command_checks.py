@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import Callback, LearningRateFinder, ProgressBar
 
-from callbacks.stage import newest_checkpoint
+from callbacks.stage import made_by, newest_checkpoint
 
 LOADERS = {
     "fit": "train_dataloader",
@@ -18,6 +18,7 @@ LOADERS = {
     "test": "test_dataloader",
     "predict": "predict_dataloader",
 }
+WORDS = ("last", "hpc", "registry")  # what `ckpt_path` may be beside a file; so may URLs and "registry:NAME"
 TAKES_PREDICTIONS = ("write_on_batch_end", "write_on_epoch_end", "on_predict_batch_end", "on_predict_epoch_end")
 OWN_STEPS = ("modules.lm_module", "modules.codec_module")  # their predict_step returns codes or prompts, nothing more
 
@@ -51,7 +52,8 @@ def check_subcommand(subcommand: str, data: str | None, model: str | None, callb
 
 
 def check_checkpoint_path(path: Any, folders: Iterable[Path]) -> None:
-    """Raises ValueError for `best`, for weights alone, and for a folder that is no sharded checkpoint.
+    """Raises FileNotFoundError where nothing is there; ValueError for `best`, for weights alone, and for a folder that
+    is no sharded checkpoint.
 
     Args:
         folders: Where the config's checkpoints go: what lies there is named.
@@ -61,6 +63,8 @@ def check_checkpoint_path(path: Any, folders: Iterable[Path]) -> None:
             "Expected `ckpt_path` to be a file or `last`, but got `best`, which is known only to the process that "
             f"trained. {_listed(folders)}"
         )
+    if path and not Path(path).exists() and path not in WORDS and ":" not in str(path):
+        raise FileNotFoundError(f"Expected a checkpoint at `{path}`, but got nothing there. {made_by(Path(path))}")
     if path and Path(path).suffix == ".safetensors":
         raise ValueError(
             f"Expected `ckpt_path` to be a checkpoint of Lightning, but `{path}` holds weights alone: a language model "

@@ -74,6 +74,7 @@ def test_what_a_user_can_put_right_is_one_line(toys: Path, capsys: pytest.Captur
     Path("a_file").touch()
     commands = {
         f"{FIT} --ckpt_path best": "but got `best`, which is known only to the process that trained",
+        f"{FIT} --ckpt_path runs/demo/lm/last.ckpt": "python run.py fit --config configs/demo/lm.yaml makes it.",
         f"{FIT} --ckpt_path pickled.ckpt": "`pickled.ckpt` is none, or is damaged",
         f"{FIT} --ckpt_path cut.ckpt": "`cut.ckpt` is none, or is damaged",
         f"{FIT} --ckpt_path list.ckpt": "`list.ckpt` is none, or is damaged",
