@@ -5,12 +5,10 @@ same config. `stage` (callbacks/stage.py) skips what is finished and resumes wha
 `--root FOLDER`, the repository by default; a file or folder that an option names may also be in the working folder.
 """
 
-import linecache
 import logging
 import os
 import re
 import sys
-import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,17 +26,23 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from callbacks.command_checks import (
+    check_checkpoint_path,
+    check_model,
+    check_subcommand,
+    last_checkpoint,
+    unreadable,
+)
+from callbacks.command_errors import failure
 from callbacks.durable_checkpoints import DurableCheckpointIO
 from callbacks.finite_validation import FiniteValidation
 from callbacks.run_checkpoint import SavedBefore
 from callbacks.skipped_samples import SkippedSamples
-from callbacks.stage import Stage, StageFinished, StageSettings, newest_checkpoint
+from callbacks.stage import UNREADABLE, Stage, StageFinished, StageSettings
 from callbacks.stage_config import CALLBACK_KEYS, as_list
 from callbacks.training_end import StopOnInterrupt, TrainingInterrupted, ended_by_itself
 from modules.command_line import CURRENT, as_yaml, dumped, enter_root, hidden_texts, quoted
 
-REPOSITORY = Path(__file__).resolve().parent
-USER_ERRORS = (ValueError, OSError, RuntimeError, ImportError)
 NO_STAGE_FOLDER = "runs/no_stage"  # what `${stage.folder}` is under `--stage null`
 
 
@@ -160,6 +164,25 @@ class SuiteCLI(LightningCLI):
         # Both sides must hold the same vocabulary. A class without the argument is left alone.
         parser.link_arguments("data.init_args.prompt_format", "model.init_args.prompt_format")
 
+    def _parse_ckpt_path(self) -> None:
+        """Lightning's, which puts the checkpoint's hyper-parameters over the config's, with checks before and after.
+        Raises ValueError for a file or a folder that this command cannot read, and for another model's checkpoint."""
+        config = self.config[self.config.subcommand]
+        path, model = config.get("ckpt_path"), config.get("model.class_path")
+        callbacks = as_list(config.get("trainer.callbacks"))
+        check_subcommand(
+            self.config.subcommand, config.get("data.class_path"), model, [*callbacks, *vars(config).values()]
+        )
+        saved = [(one.get("init_args") or {}).get("dirpath") for one in callbacks]
+        check_checkpoint_path(path, [Path(folder) for folder in saved if folder])
+        try:
+            super()._parse_ckpt_path()
+        except UNREADABLE as error:
+            if isinstance(error, OSError):
+                raise  # it is there, but not for this user
+            raise unreadable(path, error) from error
+        check_model(path, model, self.config[self.config.subcommand].get("model.class_path"))
+
     def before_instantiate_classes(self) -> None:
         if (num_threads := self._get(self.config, "num_threads")) is not None:
             torch.set_num_threads(num_threads)
@@ -229,32 +252,17 @@ class SuiteCLI(LightningCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """`ckpt_path: last` is the whole checkpoint of the largest step: for a fit nothing, quietly, before the first
-        one. Raises ValueError where a validation finds none."""
+        one. Raises ValueError where another subcommand finds none."""
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
-        if subcommand in ("fit", "validate") and kwargs.get("ckpt_path") == "last":
+        if kwargs.get("ckpt_path") == "last":
             savers = [saver for saver in self.trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
             folders = [saver.dirpath for saver in savers if not saver.save_weights_only]
-            if folders and all(folders):
-                kwargs["ckpt_path"] = newest_checkpoint(map(Path, folders))
-                if subcommand == "validate" and kwargs["ckpt_path"] is None:
-                    raise ValueError(f"Expected a checkpoint to validate, but got none in {', '.join(folders)}.")
+            if subcommand != "fit" or (folders and all(folders)):
+                kwargs["ckpt_path"] = last_checkpoint(subcommand, [Path(folder) for folder in folders if folder])
                 if rank_zero_only.rank == 0:
                     source = kwargs["ckpt_path"] or "the first step: no checkpoint yet"
                     print(f"{subcommand} starts from {source}", flush=True)
         return kwargs
-
-
-def user_error(error: BaseException) -> BaseException | None:
-    """The error in a chain of causes that one of our files raised on purpose to tell the user something, or None."""
-    if isinstance(error, FileNotFoundError):
-        return error
-    frames = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, USER_ERRORS) and frames:
-        last = frames[-1]
-        ours = Path(last.filename).is_relative_to(REPOSITORY) and "site-packages" not in last.filename
-        if ours and linecache.getline(last.filename, last.lineno or 0).strip().startswith("raise "):
-            return error
-    return user_error(error.__cause__) if error.__cause__ else None
 
 
 def is_no_tip(record: logging.LogRecord) -> bool:
@@ -284,7 +292,8 @@ def quieten() -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run one command. Raises SystemExit with status 2, after one line, on an error that the user can put right."""
+    """Run one command. Raises SystemExit after a message (callbacks/command_errors.py): with status 2 for an error that
+    the user can put right, 1 for a crash of the user's own code."""
     quieten()
     try:
         SuiteCLI(args)
@@ -294,11 +303,11 @@ def main(args: list[str] | None = None) -> None:
     except TrainingInterrupted as interruption:
         raise SystemExit(130) from interruption  # as a shell counts SIGINT
     except Exception as error:
-        mistake = user_error(error)
-        if mistake is None or os.environ.get("LOGLEVEL", "").upper() == "DEBUG":
+        told = failure(error)
+        if told is None or os.environ.get("LOGLEVEL", "").upper() == "DEBUG":
             raise
-        print(f"error: {mistake}\n(LOGLEVEL=DEBUG shows where it comes from)", file=sys.stderr)
-        raise SystemExit(2) from error
+        print(told.text, file=sys.stderr)
+        raise SystemExit(told.status) from error
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import pickle
+import re
 import resource
 import sys
 import time
@@ -24,6 +25,7 @@ from callbacks.stage_config import changed_config, changed_keys
 from modules.search.whole_file import write_whole
 
 NOT_STORED = ("stage", "config", "num_threads")  # they say where to write and how fast, not what comes out
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SHARD_INDEX = ("index.json", "index.npz")
 
 # What torch.load raises on a damaged file, and on one that pickles a class that is gone.
@@ -76,7 +78,7 @@ def content_hash(path: Path) -> str:
     if not path.exists():
         raise FileNotFoundError(
             f"Expected the input `{path}` of this stage to exist, but got nothing there. Is the name right? "
-            "What an earlier step makes: scripts/demo.sh lists the steps in order."
+            f"{made_by(path)}"
         )
     if path.is_file():
         with path.open("rb") as file:
@@ -84,6 +86,18 @@ def content_hash(path: Path) -> str:
     index = [path / name for name in SHARD_INDEX if (path / name).is_file()]
     files = index or sorted(file for file in path.rglob("*") if file.is_file())
     return _json_hash([(str(file.relative_to(path)), content_hash(file)) for file in files])
+
+
+def made_by(path: Path) -> str:
+    """A sentence that names the command of configs/ which makes a path: whose stage, or else whose data, has the folder
+    that it lies in. Empty where there is none."""
+    for pattern in (r"^stage:.*\n  folder: (\S+)", r"^    folder: (\S+)"):
+        for config in sorted(CONFIGS.rglob("*.yaml")):
+            text = config.read_text(encoding="utf-8")
+            command, folder = re.match(r"# (fit|predict): ", text), re.search(pattern, text, re.MULTILINE)
+            if command and folder and path.is_relative_to(folder[1]):
+                return f"python run.py {command[1]} --config {config.relative_to(CONFIGS.parent)} makes it."
+    return ""
 
 
 def newest_checkpoint(folders: Iterable[Path]) -> Path | None:

@@ -28,6 +28,12 @@ from datamodules.tar_samples import plain_sample
 FORMAT = 1
 MAX_OPEN_SHARDS = 64  # of one reader
 ARRAYS = ("keys", "lengths", "text_lengths", "shard_of", "offsets", "sizes")
+MADE_BY = {
+    "audio": "A run whose data has `sources` prepares them; the demo's: "
+    "python run.py fit --config configs/demo/codec.yaml, its digits: "
+    "python run.py predict --config configs/demo/tokenise.yaml.",
+    "tokens": "A codec's predict writes them; the demo's: python run.py predict --config configs/demo/tokenise.yaml.",
+}
 
 
 @dataclass(frozen=True)
@@ -68,9 +74,8 @@ class ShardIndex:
         folder = Path(folder)
         if not (folder / "index.json").is_file():
             raise FileNotFoundError(
-                f"Expected {kind} shards in `{folder}`, but there is no index.json. "
-                "Audio shards are prepared from `sources`, token shards by `predict`; "
-                f"the splits beside it: {_splits(folder.parent)}."
+                f"Expected {kind} shards in `{folder}`, but there is no index.json. {MADE_BY[kind]} "
+                f"The splits beside it: {_splits(folder.parent)}."
             )
         about = json.loads((folder / "index.json").read_text())
         if about["format"] != FORMAT or about["kind"] != kind:

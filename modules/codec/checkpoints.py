@@ -143,7 +143,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     convert.add_argument("folder", type=Path, help="is made where it is not there")
     convert.add_argument("--semantic_model", help="folder or hub id, where SOURCE lacks the semantic network")
     given = parser.parse_args(arguments)
-    save_transformers(load_codec(given.source, given.semantic_model), given.folder)
+    try:
+        save_transformers(load_codec(given.source, given.semantic_model), given.folder)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"error: {' '.join(str(error).split())}\n")
     print(f"wrote {given.folder}")
 
 

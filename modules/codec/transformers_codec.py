@@ -108,7 +108,13 @@ class TransformersCodec:
     def _config(self) -> Any:
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(self.model)
+        try:
+            config = AutoConfig.from_pretrained(self.model)
+        except (OSError, ValueError) as error:  # neither a folder nor to be had, or of a type that transformers lacks
+            raise ValueError(
+                f"Expected `model` to be a folder or a hub name of one of {', '.join(KINDS)}, but got `{self.model}`: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
         if config.model_type not in KINDS:
             raise ValueError(
                 f"Expected `model` to be one of {', '.join(KINDS)}, but got {config.model_type} in `{self.model}`. "

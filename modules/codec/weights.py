@@ -50,10 +50,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         return load_file(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        if isinstance(error, EOFError) or not is_zipfile(path):
+            raise ValueError(
+                f"Expected a codec checkpoint at `{path}`, but it is none, or is damaged: copy it again."
+            ) from error
         raise ValueError(
             f"Expected `{path}` to hold tensors and plain data, but got more, which could run code on loading. If you "
-            f"trust it: torch.save(torch.load(path, weights_only=False)['state_dict'], other_path). {error}"
+            f"trust it: torch.save(torch.load(path, weights_only=False)['state_dict'], other_path)."
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f"Expected a dictionary in `{path}`, but got {type(content).__name__}.")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         )
     if not path.is_file():
         raise FileNotFoundError(f"Expected a checkpoint of LMModule at `{path}`, but there is none.")
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"Expected a checkpoint of LMModule that run.py saved at `{path}`, but it is none, is damaged, or holds "
+            "more than tensors and plain data."
+        ) from error
     if "token_space" not in checkpoint or "prompt_format" not in checkpoint.get("hyper_parameters", {}):
         raise ValueError(f"Expected a checkpoint of LMModule at `{path}`, but it describes none.")
     return checkpoint

@@ -32,7 +32,7 @@ class HuggingFaceTokenizer:
         revision: Of the repository: a commit keeps a run repeatable.
 
     Raises (on first use):
-        OSError: There is no tokenizer at `source`.
+        OSError: There is no tokenizer at `source`, or it cannot be fetched.
         ValueError: It holds some markers, but not all eight in Llasa's order, or text ids behind them.
     """
 
@@ -43,7 +43,13 @@ class HuggingFaceTokenizer:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.source, revision=self.revision)
+        try:
+            return AutoTokenizer.from_pretrained(self.source, revision=self.revision)
+        except (OSError, ValueError) as error:
+            raise OSError(
+                f"Expected a tokenizer in the folder or hub repository `{self.source}`, but got: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
 
     @cached_property
     def vocab_size(self) -> int:

@@ -47,12 +47,16 @@ def load_pretrained(pretrained: PretrainedNetwork, space: TokenSpace) -> PreTrai
     """
     from transformers import AutoModelForCausalLM
 
-    network = AutoModelForCausalLM.from_pretrained(
-        pretrained.source,
-        revision=pretrained.revision,
-        dtype=torch.float32,
-        attn_implementation=register_packed_attention(),
-    )
+    attention = register_packed_attention()
+    try:
+        network = AutoModelForCausalLM.from_pretrained(
+            pretrained.source, revision=pretrained.revision, dtype=torch.float32, attn_implementation=attention
+        )
+    except OSError as error:
+        raise OSError(
+            f"Expected a language model in the folder or hub repository `{pretrained.source}`, but got: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
     config = network.config
     refuse_other_mathematics(config)
     config.use_cache = False  # else every training step would fill a cache

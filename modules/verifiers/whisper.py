@@ -82,7 +82,12 @@ class FasterWhisper:
             )
         from faster_whisper.utils import download_model
 
-        return Path(download_model(self.model))
+        try:
+            return Path(download_model(self.model))
+        except (OSError, ValueError) as error:  # offline and not in the cache, or no such size
+            raise FileNotFoundError(
+                f"Expected the Whisper model `{self.model}` in the hub's cache or a way to the hub, but got: {error}"
+            ) from error
 
     @cached_property
     def model_hash(self) -> str:
