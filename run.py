@@ -40,7 +40,7 @@ from callbacks.run_checkpoint import SavedBefore
 from callbacks.skipped_samples import SkippedSamples
 from callbacks.stage import UNREADABLE, Stage, StageFinished, StageSettings
 from callbacks.stage_config import CALLBACK_KEYS, as_list
-from callbacks.training_end import StopOnInterrupt, TrainingInterrupted, ended_by_itself
+from callbacks.training_end import StopOnInterrupt, TimeLimit, TrainingInterrupted, ended_by_itself
 from modules.command_line import CURRENT, as_yaml, dumped, enter_root, hidden_texts, quoted
 
 NO_STAGE_FOLDER = "runs/no_stage"  # what `${stage.folder}` is under `--stage null`
@@ -220,6 +220,9 @@ class SuiteCLI(LightningCLI):
                 callbacks = [*callbacks, one]
             elif one is not None and rank_zero_only.rank == 0:
                 print(f"{key}: left out, since `trainer.callbacks` holds a {type(one).__name__}", flush=True)
+        if self.subcommand == "fit" and given.get("max_time") is not None:
+            callbacks = [*callbacks, TimeLimit(given["max_time"])]
+            kwargs["max_time"] = None
         kwargs["callbacks"] = callbacks
         if self.subcommand == "fit":
             plugins = as_list(given.get("plugins"))

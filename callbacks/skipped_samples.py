@@ -61,7 +61,7 @@ class SkippedSamples(Callback):
         number = sum(number for counts in everyone for number, _ in counts) if repeats else len(reasons)
         if number and trainer.is_global_zero:
             of = f", of {len(reasons)} recordings or texts," if repeats else ""
-            print(f"{what}: {number} samples{of} were skipped, for they cannot be used. The first:", flush=True)
+            print(f"{what}: {number} samples{of} could not be used and were skipped. The first:", flush=True)
             for (_, key), why in list(reasons.items())[:NUM_EXAMPLES]:
                 print(f"  {key}: {why}", flush=True)
 

@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from callbacks.run_checkpoint import accumulates, save_to_resume
@@ -25,6 +25,20 @@ def ended_by_itself(trainer: Trainer) -> bool:
         return True
     stoppers = [one for one in trainer.callbacks if isinstance(one, EarlyStopping)]
     return trainer.should_stop and any(one.stopping_reason not in NO_END for one in stoppers)
+
+
+class TimeLimit(Timer):
+    """Ends a fit when this call has trained for `duration`: the Trainer's `max_time` in every fit of run.py.
+
+    Lightning's Timer adds the time of earlier calls, which checkpoints hold: a run that it has ended would end again at
+    once, however often the same command is typed or a job comes back into the queue.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        pass
 
 
 class TrainingInterrupted(BaseException):

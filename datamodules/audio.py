@@ -25,7 +25,7 @@ from datamodules.order import (
 from datamodules.preparation import prepare_audio_shards
 from datamodules.samples import file_in, read_about, read_wave, text_of
 from datamodules.shards import ShardIndex, ShardReader, chosen_rows
-from datamodules.skips import SkipNotes, following
+from datamodules.skips import SkipNotes, replacements
 from datamodules.sources.source import Source
 from datamodules.stored_arrays import read_array
 from modules.api import SpeechStates, pad_rows
@@ -38,7 +38,7 @@ class AudioRows:
     """Rows are crops of `segment_samples` for training; a sample gives one crop per started segment of its length.
 
     Where a crop starts is a pure function of (seed, epoch, sample, crop). `segment_samples` = 0 reads whole samples.
-    One that cannot be used is noted in `skipped`; a crop of the samples after it takes its place, a batch of whole
+    One that cannot be used is noted in `skipped`; a crop of another sample takes its place, a batch of whole
     samples lacks it. With `states_hop` the states of a speech encoder that stand beside the audio are read too, one
     for so many samples; crops then start on that grid.
 
@@ -107,8 +107,8 @@ class AudioRows:
         return self.skipped.attempt(key, lambda: (key, *self._read(sample, start)))
 
     def _replacement(self, sample: int, start: int) -> Item:
-        """Of the samples that follow, the first that can be used; TooManySkipped where there is none."""
-        for number in following(sample, len(self.index)):
+        """Of another sample that can be used; TooManySkipped where there is none."""
+        for number in replacements(sample, len(self.index)):
             first = min(start, max(0, int(self.index.lengths[number]) - self.segment_samples))
             if self.states_hop:
                 first -= first % self.states_hop

@@ -16,7 +16,7 @@ from datamodules.order import SomeSamples, stream_samples
 from datamodules.packing import fitting, pack, token_batch
 from datamodules.samples import Sample
 from datamodules.shards import ShardIndex, ShardReader
-from datamodules.skips import SkipNotes, following, spread
+from datamodules.skips import SkipNotes, replacements, spread
 from datamodules.tasks import Document, Task, TaskFormat, Voices, shares
 from datamodules.token_counts import TokenCounts, planned_lengths
 from modules.batches import TokenBatch
@@ -150,7 +150,7 @@ class MixedRows:
         return [[documents[document] for document in packed[row]] for row in order]
 
     def load(self, rows: Sequence[Sequence[Planned]]) -> TokenBatch:
-        """A row of which nothing can be used becomes one document of the samples after it."""
+        """A row of which nothing can be used becomes one document of another sample."""
         documents, tasks = [], []
         for row in rows:
             documents.append([])
@@ -205,7 +205,7 @@ class MixedRows:
             place = (planned[0] + step) % len(self.sources)
             source = self.sources[place]
             first = int(np.searchsorted(source.usable.rows, planned[1])) if not step else 0
-            for other in following(first, len(source.usable)):
+            for other in replacements(first, len(source.usable)):
                 document = self.document(source.alone(place, int(source.usable.rows[other])), self.row_length)
                 if document is not None:
                     return place, document

@@ -1,13 +1,14 @@
 """From recordings to audio shards: resampled, checked, split, indexed."""
 
 import fcntl
+import hashlib
 import inspect
 import io
 import json
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -19,6 +20,7 @@ from datamodules.shards import ShardIndex, ShardWriter, held_out, usable_key
 from datamodules.sources.source import Recording, Skipped, Source, unusable_audio
 from modules.api import SpeechStates
 
+UNUSABLE_KEY = "key is empty or holds a dot, slash or space"
 MARKER = "prepared.json"  # in a prepared folder: from what, and which splits
 SILENCE_PEAK = 1e-3  # full scale is 1; below this a recording holds nothing
 
@@ -113,7 +115,11 @@ def _locked(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError:
             pass  # a file system without locks
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough while a forked child holds the file open
 
 
 def skip_report(skipped: Sequence[Skipped], num_recordings: int) -> str:
@@ -153,7 +159,7 @@ def usable_samples(item: Any, sample_rate: int) -> np.ndarray | Skipped:
     if not isinstance(item, Recording):
         return Skipped("", f"no Recording: {type(item).__name__}")
     if not usable_key(item.key):
-        return Skipped(_printable(item.key), "key is empty or holds a dot, slash or space")
+        return Skipped(_printable(item.key), UNUSABLE_KEY)
     if not isinstance(item.text, str) or _printable(item.text) != item.text:
         return Skipped(item.key, f"text is no string of Unicode: {type(item.text).__name__}")
     if item.split and not usable_key(item.split):
@@ -168,6 +174,12 @@ def usable_samples(item: Any, sample_rate: int) -> np.ndarray | Skipped:
 def _printable(value: Any) -> str:
     """As a string that UTF-8 can hold; "" for None."""
     return "" if value is None else str(value).encode(errors="backslashreplace").decode()
+
+
+def _plain_name(name: str) -> str:
+    """Of ASCII letters, digits, `-` and `_`; with a hash where that changes it, as two may become the same."""
+    plain = re.sub(r"[^A-Za-z0-9-]", "_", name)
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 @dataclass
@@ -186,7 +198,9 @@ class _Keyed:
             key = f"{recording.prefix}_{key}"
         source = _printable(recording.source)
         if self.source_of.get(key, source) != source:
-            key = re.sub(r"[^A-Za-z0-9-]", "_", source) + f"_{recording.key}"
+            key = f"{_plain_name(source)}_{recording.key}"
+        if not usable_key(key):
+            return Skipped(_printable(key), UNUSABLE_KEY)
         if key in self.source_of:
             hint = f": `name` tells sources apart, both are {source!r}" if self.several_sources else ""
             return Skipped(key, f"another recording has this key{hint}")

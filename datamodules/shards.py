@@ -253,7 +253,8 @@ class ShardWriter:
             raise ValueError(
                 f"Expected the new shards to hold every sample of those in `{self.folder}`, but {len(lost)} are "
                 f"missing or of another length, such as {min(lost)[0]!r}. Nothing was replaced; the new shards are in "
-                f"`{self.unfinished}`. Remove the old ones to replace them."
+                f"`{self.unfinished}`. To replace the old ones: remove index.json, index.npz and *.tar of "
+                f"`{self.folder}` and move the files of `{self.unfinished}` there."
             )
         (self.folder / "index.json").unlink(missing_ok=True)  # from here to the end the folder is no whole one
         self._move_in()
@@ -308,8 +309,8 @@ def _samples(path: Path) -> set[tuple[str, int, int]]:
 
 
 def usable_key(key: Any) -> bool:
-    """Whether WebDataset tells samples apart by it: it cuts names at the first dot, and passes over `__...`."""
-    return isinstance(key, str) and re.fullmatch(r"(?!__)[^./\\ \x00-\x1f\x7f\ud800-\udfff]+", key) is not None
+    """Whether WebDataset tells samples apart by it: it cuts names at the first dot."""
+    return isinstance(key, str) and re.fullmatch(r"[^./\\ \x00-\x1f\x7f\ud800-\udfff]+", key) is not None
 
 
 def speaker_in(files: dict[str, Any]) -> tuple[str, str]:

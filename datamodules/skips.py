@@ -5,8 +5,10 @@ them up (SkipCount, in the training process). callbacks/skipped_samples.py adds 
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TypeVar
 
 import numpy as np
@@ -15,6 +17,7 @@ log = logging.getLogger(__name__)
 
 Made = TypeVar("Made")
 MAX_IN_A_ROW = 100  # unusable samples with no usable one between them: the data or a setting is wrong, not a file
+GOLDEN = 0.618  # share of all samples between a sample and the next one that is tried in its place
 MAX_WARNINGS = 10  # of single samples; then one in a thousand
 MAX_KEYS = 10_000  # that a count remembers
 
@@ -57,8 +60,8 @@ class SkipNotes:
             self._keys_in_a_row.add(key)
             if len(self._keys_in_a_row) >= self.max_in_a_row:
                 raise TooManySkipped(
-                    f"Expected usable samples in `{self.place}`, but got {len(self._keys_in_a_row)} others in a row. "
-                    f"The last is {key!r}: {reason}"
+                    f"Expected usable samples in `{self.place}`, but {len(self._keys_in_a_row)} in a row could not be "
+                    f"used. The last is {key!r}: {reason}"
                 ) from error
             return None
         self._keys_in_a_row.clear()
@@ -70,10 +73,11 @@ class SkipNotes:
         return notes
 
 
-def following(number: int, num_samples: int) -> Iterator[int]:
-    """Every sample once, from the one after `number` on: where a replacement is looked for, on every rank and after a
-    resume alike."""
-    return ((number + step) % num_samples for step in range(1, num_samples + 1))
+def replacements(number: int, num_samples: int) -> Iterator[int]:
+    """Every sample once, `number` last, each far from the one before: the neighbours of an unusable sample often stand
+    in the same damaged shard. A function of its arguments alone, so every rank and a resumed run find the same."""
+    stride = next(step for step in count(int(num_samples * GOLDEN) or 1) if math.gcd(step, num_samples) == 1)
+    return ((number + step * stride) % num_samples for step in range(1, num_samples + 1))
 
 
 def spread(samples: np.ndarray) -> Iterator[int]:

@@ -8,9 +8,11 @@ Shapes: N samples.
 """
 
 import hashlib
+import logging
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -21,7 +23,10 @@ from datamodules.stored_arrays import mapped_arrays
 from datamodules.tasks import NUM_TURN_TOKENS, Task
 from modules.api import PromptFormat
 
+log = logging.getLogger(__name__)
+
 PROBES = ("a", "one two three", "Hello, World! 42 %", "Ein Mädchen, größer.", "你好，世界", "Привет", "eins\n zwei")
+ROLES = ("user", "assistant")
 CHUNK = 4096  # samples that one process counts at a time
 
 
@@ -45,12 +50,19 @@ def planned_lengths(
 
 
 def counts_name(index: ShardIndex, prompt_format: PromptFormat) -> str:
-    """By the lengths of the texts, and by what the format makes of a few others."""
+    """By the lengths of the texts, the speakers, and what the format makes of a few other texts."""
     digest = hashlib.sha256(np.ascontiguousarray(index.text_lengths, dtype=np.int64).tobytes())
+    for array in (index.speakers, index.speaker_of):  # a document may hold the speaker's name
+        digest.update(repr(None if array is None else array.tolist()).encode())
     for text in PROBES:
-        for names in (("", ""), ("ann", "en")):
+        makes = [partial(prompt_format.prompt_tokens, text, *names) for names in (("", ""), ("ann", "en"))]
+        if hasattr(prompt_format, "understanding_tokens"):
+            makes.append(partial(prompt_format.understanding_tokens, text, [0]))
+        if hasattr(prompt_format, "chat_tokens"):
+            makes.append(partial(prompt_format.chat_tokens, [{"role": role, "content": text} for role in ROLES]))
+        for make in makes:
             try:
-                tokens = prompt_format.prompt_tokens(text, *names)
+                tokens = make()
             except ValueError:
                 tokens = None
             digest.update(repr(tokens).encode())
@@ -82,10 +94,13 @@ def count_tokens(index: ShardIndex, prompt_format: PromptFormat, num_workers: in
     else:
         parts = [counter(chunk) for chunk in chunks]
     counts = TokenCounts(counts_name(index, prompt_format), *np.concatenate(parts, axis=1))
-    partial = index.folder / f"{counts.name}.npz.part"
-    with partial.open("wb") as stream:
-        np.savez(stream, text_N=counts.text_N, extra_N=counts.extra_N)
-    os.replace(partial, index.folder / f"{counts.name}.npz")
+    unfinished = index.folder / f"{counts.name}.npz.{os.getpid()}.part"
+    try:
+        with unfinished.open("wb") as stream:
+            np.savez(stream, text_N=counts.text_N, extra_N=counts.extra_N)
+        os.replace(unfinished, index.folder / f"{counts.name}.npz")
+    except OSError as error:
+        log.warning("The token counts are not kept beside the shards, training plans without them: %s", error)
     return counts
 
 

@@ -18,7 +18,7 @@ from datamodules.order import ResumableLoader, evaluation_loader, num_windows, s
 from datamodules.packing import fitting, pack, token_batch
 from datamodules.samples import Sample
 from datamodules.shards import ShardIndex, ShardReader
-from datamodules.skips import SkipNotes, following, spread
+from datamodules.skips import SkipNotes, replacements, spread
 from datamodules.tasks import Document, Task, TextToSpeech
 from datamodules.token_counts import TokenCounts, planned_lengths, stored_counts
 from modules.api import PromptFormat
@@ -69,7 +69,7 @@ class TokenRows:
         return [samples[packed[row]].tolist() for row in order]
 
     def load(self, rows: Sequence[Sequence[int]]) -> TokenBatch:
-        """A row of which nothing can be used becomes one document of the samples after it."""
+        """A row of which nothing can be used becomes one document of another sample."""
         documents = []
         for row in rows:
             documents.append([])
@@ -103,7 +103,7 @@ class TokenRows:
     def _replacement(self, sample: int) -> Document:
         place = int(np.searchsorted(self.usable, sample))
         others = (
-            self.document(int(self.usable[other]), self.row_length) for other in following(place, len(self.usable))
+            self.document(int(self.usable[other]), self.row_length) for other in replacements(place, len(self.usable))
         )
         return next(document for document in others if document is not None)  # or TooManySkipped
 

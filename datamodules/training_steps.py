@@ -8,13 +8,13 @@ shards that begin afterwards plan their rows by them.
 """
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.token_counts import count_tokens, stored_counts
 from datamodules.tokens import TokenRows, load_token_index
 from modules.api import PromptFormat
+from modules.threads import num_cores
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--epochs", type=int, default=1, help="how often each sample is read")
     parser.add_argument("--seed", type=int, default=0, help="of the datamodule")
-    parser.add_argument("--num_workers", type=int, default=os.cpu_count() or 1, help="processes that count tokens")
+    parser.add_argument("--num_workers", type=int, default=num_cores(), help="processes that count tokens")
     given = parser.instantiate(parser.parse_args(arguments))
     try:
         index = load_token_index(given.folder, given.prompt_format)

@@ -1,9 +1,15 @@
-"""Torch's number of CPU threads around libraries that change it."""
+"""CPU cores, and torch's number of CPU threads around libraries that change it."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -81,7 +81,7 @@ UNUSABLE = {
 def test_one_check_for_every_source(tmp_path, capsys):
     """Guards against one bad recording that ends the preparation or is taken as noise; and against silence on it."""
     items = [Recording(name, *list(vars(one).values())[1:]) for name, (one, _) in UNUSABLE.items()]
-    items += [recording("a.key"), recording(7), recording("__a"), recording(""), None, Skipped(None, "\udcff broken")]
+    items += [recording("a.key"), recording(7), recording("a/b"), recording(""), None, Skipped(None, "\udcff broken")]
     items += [recording("good", torch.from_numpy(TONE).bfloat16().requires_grad_(), np.int64(16000), speaker=None)]
     index = prepare_audio_shards([Given(items)], tmp_path / "shards", 16000, "wav")["train"]
     assert index.keys.tolist() == ["good"]
@@ -150,6 +150,19 @@ def test_equal_file_names_in_several_sources(tmp_path):
         assert (about["text"], about["source"]) == (f"{name} says {number}", f"the-{name}")
 
 
+def test_names_in_other_scripts_are_kept(tmp_path, capsys):
+    """Guards against recordings lost because their names, or their folders', have no ASCII letters."""
+    names = ["你好", "谢谢", "你好_001", "é", "ab"]
+    folders = [write_wavs(tmp_path / name, names) for name in ("男声", "女声", "声音")]
+    keys = prepared_keys(tmp_path / "shards", [FolderSource(folder) for folder in folders])
+    assert sum(map(len, keys.values())) == 15
+    assert "skipped 0 of 15 recordings" in capsys.readouterr().out
+    prefixed = Given([recording(prefix="my.corpus")])
+    others = [FolderSource(folders[0]), prefixed]
+    assert sum(map(len, prepared_keys(tmp_path / "both", others).values())) == 5
+    assert "1 x key is empty or holds a dot, slash or space, such as 'my.corpus_good'" in capsys.readouterr().out
+
+
 def test_the_same_source_twice_is_skipped_and_said(tmp_path, capsys):
     """Guards against copies of one recording on both sides of the split."""
     folder = write_wavs(tmp_path / "ann", NAMES)
@@ -209,7 +222,7 @@ def test_of_two_processes_one_prepares_and_both_use_it(tmp_path):
         except (OSError, ValueError) as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=prepare) for _ in range(2)]
+    threads = [threading.Thread(target=prepare, daemon=True) for _ in range(2)]
     threads[0].start()
     assert begun.wait(30)
     threads[1].start()

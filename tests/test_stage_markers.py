@@ -136,7 +136,8 @@ def test_a_training_that_ends_by_itself_finishes_its_stage(toys: Path, end: list
 def test_a_limit_of_time_does_not_finish_a_stage(
     toys: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards against a model of few steps that passes for the trained one."""
+    """Guards against a model of few steps that passes for the trained one, and against the same command that stops at
+    once, since the time of the first call counts again."""
     saved = Path("runs/toy/train/checkpoints/last.ckpt")
     with monkeypatch.context() as clock:
         clock.setattr(Timer, "time_elapsed", lambda *_: 1e9 * saved.exists())  # over once a step is saved
@@ -144,7 +145,7 @@ def test_a_limit_of_time_does_not_finish_a_stage(
     marker = read_marker("train", "fit")
     assert not marker["finished"] and marker["attempt_start"] == 0
     assert "train: unfinished (stopped at step" in capsys.readouterr().out
-    run.main(FIT)
+    run.main([*FIT, "--trainer.max_time", "00:01:00:00"])
     assert read_marker("train", "fit")["finished"] and not superseded()
     assert torch.load(saved)["global_step"] == 4
     assert 0 < JOURNAL[-1][1] < 4, "the second run goes on where the first stopped"

@@ -78,6 +78,9 @@ def test_counts_are_the_tokens_of_documents_that_are_read(folder):
     for name in ("text_N", "extra_N"):
         np.testing.assert_array_equal(getattr(stored, name), getattr(counts, name))
     assert stored_counts(index, chat(folder)) is None, "counts of another format"
+    longer = chat(folder, prefix="{language} {speaker}: ", answer_prefix="Speaker {speaker} ",
+                  understanding_instruction="Write down, word for word, what is said in this recording: ")  # fmt: skip
+    assert stored_counts(index, longer) is None, "the other direction has another length"
     rows = TokenRows(index, form, 400, 0, counts=[counts])
     for row in range(len(index)):
         sample = Sample.read(rows.reader, row, "tokens")

@@ -5,7 +5,6 @@ T audio samples.
 
 import hashlib
 import logging
-import os
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -48,11 +47,6 @@ def checked(audio: Audio | None) -> Audio:
     if not bool(torch.isfinite(audio.samples_T).all()):
         raise ValueError("Expected `audio` to be finite, but got NaN or infinity in it.")
     return audio
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass

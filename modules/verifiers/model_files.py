@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from modules.hub import WEIGHT_SUFFIXES, download
+from modules.hub import NOT_NEEDED, WEIGHT_SUFFIXES, download
 
 
 def package_folder(package: str, install: str) -> Path:
@@ -34,9 +34,9 @@ def model_folder(model: str, weights: Sequence[str]) -> Path:
 
 
 def settings_hash(folder: Path) -> str:
-    """SHA-256 over all files of a model's folder but weights, notes (.md) and hidden files: its configuration, feature
+    """SHA-256 over all files of a model's folder but weights, notes and hidden files: its configuration, feature
     extractor and vocabulary, which change what the model says and do not make it another model."""
-    others = (*WEIGHT_SUFFIXES, ".md")
+    others = (*WEIGHT_SUFFIXES, *NOT_NEEDED)
     files = (one for one in folder.iterdir() if one.is_file() and not one.name.startswith("."))
     return content_hash(sorted(one for one in files if one.suffix not in others))
 

@@ -8,8 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from modules.api import Audio, Candidate, Prompt
-from modules.threads import torch_threads
-from modules.verifiers.audio import ContentCache, Failures, in_threads, num_cores, resampled, scores_of_groups
+from modules.threads import num_cores, torch_threads
+from modules.verifiers.audio import ContentCache, Failures, in_threads, resampled, scores_of_groups
 from modules.verifiers.audio_models import AudioModel
 from modules.verifiers.model_files import content_hash, package_folder
 from modules.verifiers.settings import constructor_settings

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from modules.api import Audio
-from modules.threads import torch_threads
-from modules.verifiers.audio import num_cores, resampled
+from modules.threads import num_cores, torch_threads
+from modules.verifiers.audio import resampled
 from modules.verifiers.model_files import content_hash, package_folder, settings_hash
 
 SAMPLE_RATE = 16_000
