@@ -40,7 +40,7 @@ class HeardPrompt:
 
 
 class SpeechUnderstanding(Callback):
-    """Lets the language model write down the recordings of the test prompts, and counts the errors.
+    """Transcribes the recordings of the test prompts with the language model, and counts the errors.
 
     Every test dataloader is a prompt set; its batches are PromptBatch whose prompts have a `reference`, which `codec`
     reads. The datamodule may name the sets (`prompt_set_names`). The module under test offers `sampler(settings,
