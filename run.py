@@ -41,7 +41,16 @@ from callbacks.skipped_samples import SkippedSamples
 from callbacks.stage import UNREADABLE, Stage, StageFinished, StageSettings
 from callbacks.stage_config import CALLBACK_KEYS, as_list
 from callbacks.training_end import StopOnInterrupt, TimeLimit, TrainingInterrupted, ended_by_itself
-from modules.command_line import CURRENT, as_yaml, dumped, enter_root, hidden_texts, quoted
+from modules.command_line import (
+    CURRENT,
+    HiddenTexts,
+    admits_text,
+    as_yaml,
+    dumped,
+    enter_root,
+    hidden_texts,
+    quoted,
+)
 
 NO_STAGE_FOLDER = "runs/no_stage"  # what `${stage.folder}` is under `--stage null`
 
@@ -65,7 +74,9 @@ class SuiteParser(LightningArgumentParser):
                 args = texts.hide_options(sys.argv[1:] if args is None else args)
             except ValueError as error:
                 self.error(str(error), error)
-            if not outermost and not hasattr(self, "subcommand"):  # the parser of a class
+            if outermost:
+                self._refuse_old_address(args)
+            elif not hasattr(self, "subcommand"):  # the parser of a class
                 args = list(map(as_yaml, args))
             namespace = super().parse_args(args, *rest, **kwargs)
             if hasattr(self, "subcommand"):
@@ -74,10 +85,28 @@ class SuiteParser(LightningArgumentParser):
                 texts.printed = printed
             return texts.show(namespace) if outermost else namespace
 
+    def _shown_unless_text(self, name: str, value: Any, texts: HiddenTexts) -> Any:
+        """The value of a class's argument; a text as it was typed, where the argument is none: `speaker: int`."""
+        action = next((one for one in self._actions if one.dest == name), None)
+        hint = getattr(action, "_typehint", None) or getattr(action, "type", None)
+        return value if not isinstance(value, str) or admits_text(hint) else texts.show_text(value)
+
+    def _refuse_old_address(self, args: Sequence[str]) -> None:
+        """`--trainer.callbacks.folder` alone once meant what commands write; now the last callback is RunLayout."""
+        listed = False
+        for word in args:
+            listed |= re.match(r"--trainer\.callbacks(\+?=|\+?$)", word) is not None
+            if not listed and re.match(r"--trainer\.callbacks\.(init_args\.)?folder\b", word):
+                self.error(f"Expected `--KEY.folder`, but got {word}. KEY is one of {', '.join(CALLBACK_KEYS)}.")
+
     def parse_object(self, obj: Any, namespace: Namespace | None = None, *rest: Any, **kwargs: Any) -> Namespace:
         outermost = CURRENT.get() is None
         with hidden_texts() as texts:
             obj, namespace = texts.hide(obj, resolved=outermost), texts.hide(namespace, resolved=outermost)
+            if not outermost and not hasattr(self, "subcommand"):  # the parser of a class
+                obj = {
+                    name: self._shown_unless_text(name, value, texts) for name, value in vars(Namespace(obj)).items()
+                }
             namespace = super().parse_object(obj, namespace, *rest, **kwargs)
             return texts.show(namespace) if outermost else namespace
 
@@ -124,9 +153,11 @@ class SuiteParser(LightningArgumentParser):
         """Exit with status 2 and the message alone: the usage of a Trainer fills a screen."""
         if (texts := CURRENT.get()) is not None:
             message = texts.show_text(message)
-        if 'key "trainer.callbacks"' in message and (option := re.search(r"unrecognized arguments: (--\S+)", message)):
+        unknown = re.search(r"unrecognized arguments: --([\w.]+)|Option '(\S+)' is not accepted", message)
+        if 'key "trainer.callbacks"' in message and "NestedArg" in message and unknown:
             keys = ", ".join(f"--{key}" for key in CALLBACK_KEYS)
-            message = f"Expected an option of the last of `trainer.callbacks`, but got {option[1]}. Others: {keys}."
+            name = unknown[1] or unknown[2]
+            message = f"Expected an option of the last of `trainer.callbacks`, but got `{name}`. Others: {keys}."
         if not self.exit_on_error:
             raise ValueError(message) from ex
         print(f"error: {message}\n(`{self.prog} --help` lists the options)", file=sys.stderr)
@@ -175,12 +206,14 @@ class SuiteCLI(LightningCLI):
         )
         saved = [(one.get("init_args") or {}).get("dirpath") for one in callbacks]
         check_checkpoint_path(path, [Path(folder) for folder in saved if folder])
-        try:
-            super()._parse_ckpt_path()
-        except UNREADABLE as error:
-            if isinstance(error, OSError):
-                raise  # it is there, but not for this user
-            raise unreadable(path, error) from error
+        if path and Path(path).is_file():
+            try:
+                torch.load(path, weights_only=True, mmap=True).get("hyper_parameters")
+            except UNREADABLE as error:
+                if isinstance(error, OSError):
+                    raise  # it is there, but not for this user
+                raise unreadable(path, error) from error
+        super()._parse_ckpt_path()
         check_model(path, model, self.config[self.config.subcommand].get("model.class_path"))
 
     def before_instantiate_classes(self) -> None:

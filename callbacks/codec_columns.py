@@ -80,10 +80,11 @@ class QuotedTable:
 
     @classmethod
     def read(cls, path: Path) -> "QuotedTable":
-        """A CSV with a header whose first lines, beginning with #, are the caption.
+        """A CSV, also of the repository, with a header; the first lines, beginning with #, are the caption.
 
         Raises FileNotFoundError; ValueError where a caption is missing or a row is longer or shorter than the header.
         """
+        path = path if path.exists() else Path(__file__).resolve().parents[1] / path  # under another `--root`
         lines = path.read_text(encoding="utf-8").splitlines()
         caption = " ".join(line.lstrip("# ") for line in lines if line.startswith("#"))
         header, *rows = list(csv.reader(line for line in lines if line and not line.startswith("#")))

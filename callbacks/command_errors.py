@@ -8,6 +8,7 @@ import sysconfig
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -103,9 +104,9 @@ def _frames(error: BaseException) -> tuple[list[_Frame], str]:
 def _one_line(error: BaseException, frames: list[_Frame], message: str) -> str | None:
     if isinstance(error, OSError) and error.errno and error.filename is not None:
         return f"Expected to use `{error.filename}`, but got: {error.strerror}. {REMEDIES.get(error.errno, '')}"
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) and message:
         return message
-    if isinstance(error, ModuleNotFoundError) and error.name and not (REPOSITORY / error.name.split(".")[0]).exists():
+    if isinstance(error, ModuleNotFoundError) and error.name and find_spec(error.name.split(".")[0]) is None:
         return f"Expected the Python package `{error.name.split('.')[0]}`, but it is not installed."
     if isinstance(error, KeyError) and error.args == ("pytorch-lightning_version",):
         return (

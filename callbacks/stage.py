@@ -96,7 +96,7 @@ def made_by(path: Path) -> str:
             text = config.read_text(encoding="utf-8")
             command, folder = re.match(r"# (fit|predict): ", text), re.search(pattern, text, re.MULTILINE)
             if command and folder and path.is_relative_to(folder[1]):
-                return f"python run.py {command[1]} --config {config.relative_to(CONFIGS.parent)} makes it."
+                return f"python run.py {command[1]} --config {config.relative_to(CONFIGS.parent)} makes what is there."
     return ""
 
 

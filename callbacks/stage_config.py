@@ -29,7 +29,7 @@ CALLBACKS = {
 # Class paths that have moved, with today's.
 MOVED = {"lightning.pytorch.callbacks.EMAWeightAveraging": "callbacks.weight_averaging.EMAWeightAveraging"}
 # Keys of a config that hold one callback each: its options do not depend on what `trainer.callbacks` lists. They count
-# as members of that list, where older configs have them; one of the same class in the list goes first.
+# as members of that list, where older configs have them; one of the same class in the list replaces it.
 CALLBACK_KEYS = (
     *("sweep", "speech", "spoken_texts", "understanding", "codec_evaluation", "resynthesis", "tokens", "report"),
 )

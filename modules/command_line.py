@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from jsonargparse import Namespace
@@ -39,8 +39,8 @@ class HiddenTexts:
         hidden = []
         self.printed |= any(word.startswith("--print_config") for word in args)
         for option, value in options_of(args):
-            name = option.rpartition(".")[2].removeprefix("--").removesuffix("+")
-            if value is not None and name in TEXTS:
+            name = name_of(option)
+            if value is not None and name in TEXTS and is_changed_by_yaml(value):
                 value = self.hide_text(value)
             elif value is not None and name in LISTS_OF_TEXTS and not HIDDEN.search(value):
                 value = json.dumps([self.hide_text(text) for text in listed_texts(option, value)], ensure_ascii=False)
@@ -54,7 +54,7 @@ class HiddenTexts:
             if isinstance(value, list) and name in LISTS_OF_TEXTS:
                 return [hidden("text", item) for item in value]
             is_text = isinstance(value, str) and name in TEXTS and (resolved or "${" not in value)
-            return self.hide_text(value) if is_text else value
+            return self.hide_text(value) if is_text and is_changed_by_yaml(value) else value
 
         return with_leaves(config, hidden)
 
@@ -66,7 +66,11 @@ class HiddenTexts:
 
     def show(self, config: Any) -> Any:
         """The inverse of `hide`, also of placeholders inside longer strings."""
-        return with_leaves(config, lambda _, value: self.show_text(value) if isinstance(value, str) else value)
+
+        def shown(name: str, value: Any) -> Any:
+            return type(value)(self.show_text(str(value))) if isinstance(value, str | Path) else value
+
+        return with_leaves(config, shown)
 
     def show_text(self, text: str, written: Callable[[str], str] = str) -> str:
         return HIDDEN.sub(lambda match: written(self.texts[int(match[1])]), text)
@@ -100,6 +104,21 @@ def with_leaves(config: Any, change: Callable[[str, Any], Any], name: str = "") 
     return [with_leaves(item, change) for item in config] if isinstance(config, list) else config
 
 
+def is_changed_by_yaml(text: str) -> bool:
+    """Whether a string that is read as YAML and interpolated is no longer the same."""
+    if "$" in text or "\\" in text or number_pattern().fullmatch(text):
+        return True
+    try:
+        return yaml.safe_load(text) != text
+    except yaml.YAMLError:
+        return True
+
+
+def admits_text(hint: Any) -> bool:
+    """Whether a string may be the value of an argument of that type, or an item of it."""
+    return hint in (None, Any, str) or any(map(admits_text, get_args(hint)))
+
+
 def options_of(args: Sequence[str]) -> list[tuple[str, str | None]]:
     """Each argument as (option, value): `--a=b` and `--a b` alike; a word that is no option, or an option that none
     follows, as (word, None)."""
@@ -107,13 +126,22 @@ def options_of(args: Sequence[str]) -> list[tuple[str, str | None]]:
     words = list(args)
     while words:
         option, equals, value = (word := words.pop(0)).partition("=")
+        if word == "-c":
+            option = word = "--config"
         if not word.startswith("--"):
             pairs.append((word, None))
         elif equals:
             pairs.append((option, value))
         else:
-            pairs.append((word, words.pop(0) if words and not words[0].startswith("--") else None))
+            takes_none = not words or word.startswith(("--help", "--print_config"))
+            is_value = not takes_none and (name_of(word) in TEXTS or not words[0].startswith("--"))
+            pairs.append((word, words.pop(0) if is_value else None))
     return pairs
+
+
+def name_of(option: str) -> str:
+    """The name of the argument that an option sets."""
+    return option.rpartition(".")[2].removeprefix("--").removesuffix("+")
 
 
 def listed_texts(option: str, value: str) -> list[str]:
@@ -149,9 +177,14 @@ def yaml_dumper() -> type[yaml.SafeDumper]:
     class Dumper(yaml.SafeDumper):
         pass
 
-    number = re.compile(r"[-+]?[0-9][0-9_]*\.?[0-9_]*[eE][-+]?[0-9]+$")
-    Dumper.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    Dumper.add_implicit_resolver("tag:yaml.org,2002:float", number_pattern(), list("-+0123456789"))
     return Dumper
+
+
+@cache
+def number_pattern() -> re.Pattern[str]:
+    """Numbers of jsonargparse's YAML that PyYAML takes for strings."""
+    return re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)[eE][-+]?[0-9]+$")
 
 
 def quoted(text: str) -> str:
@@ -181,18 +214,21 @@ def enter_root() -> None:
     if roots:
         os.environ["SUITE_ROOT"] = str(root)  # other ranks start with `sys.argv` in this rank's folder
     words = [word for option, value in pairs if option != "--root" for word in _below(root, here, option, value)]
+    sys.argv[0] = os.path.abspath(sys.argv[0])  # other ranks are started by it, below the root
     sys.argv[1:] = words
     os.chdir(root)
 
 
 def _below(root: Path, here: Path, option: str, value: str | None) -> list[str]:
     """The words of an option as they are meant below the root: absolute, where it is a path to something elsewhere."""
-    name = option.rpartition(".")[2].removeprefix("--").removesuffix("+")
+    name = name_of(option)
     if value is None:
         return [option]
     is_path = "/" in value or Path(value).suffix or PATH_NAME.search(name)
     if value and is_path and name not in TEXTS | LISTS_OF_TEXTS:
         with contextlib.suppress(OSError):  # longer than a name may be
             found = next((place for place in (here, root, REPOSITORY) if (place / value).exists()), root)
-            value = value if found.resolve() == root else str(found / value)
+            path = Path(os.path.abspath(found / value))  # as typed below the root: a stage's marker holds the words
+            if found.resolve() != root:
+                value = str(path.relative_to(root) if path.is_relative_to(root) else path)
     return [f"{option}={value}"]

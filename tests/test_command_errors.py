@@ -74,7 +74,7 @@ def test_what_a_user_can_put_right_is_one_line(toys: Path, capsys: pytest.Captur
     Path("a_file").touch()
     commands = {
         f"{FIT} --ckpt_path best": "but got `best`, which is known only to the process that trained",
-        f"{FIT} --ckpt_path runs/demo/lm/last.ckpt": "python run.py fit --config configs/demo/lm.yaml makes it.",
+        f"{FIT} --ckpt_path runs/demo/lm/last.ckpt": "configs/demo/lm.yaml makes what is there.",
         f"{FIT} --ckpt_path pickled.ckpt": "`pickled.ckpt` is none, or is damaged",
         f"{FIT} --ckpt_path cut.ckpt": "`cut.ckpt` is none, or is damaged",
         f"{FIT} --ckpt_path list.ckpt": "`list.ckpt` is none, or is damaged",
@@ -152,7 +152,7 @@ def test_errors_are_told_by_where_they_were_raised() -> None:
     assert told(denied).startswith(
         "error: Expected to use `runs/a`, but got: Permission denied. Change its permissions"
     )
-    assert told(ModuleNotFoundError("No module named 'av'", name="av.codec")).startswith(
+    assert told(ModuleNotFoundError("No module named 'nowhere'", name="nowhere.codec")).startswith(
         "error: Expected the Python pack"
     )
     assert told(ModuleNotFoundError("No module named 'modules.x'", name="modules.x")) is None
@@ -211,7 +211,7 @@ def test_a_missing_input_names_the_command_that_makes_it() -> None:
         "cache/shards/asterisk_en/train": "codec",
         "runs/demo/lm/checkpoints/last.ckpt": "lm",
     }.items():
-        assert made_by(Path(path)) == f"{commands[step]} makes it."
+        assert made_by(Path(path)) == f"{commands[step]} makes what is there."
     assert made_by(Path("recordings/of_mine")) == ""
 
 

@@ -4,9 +4,11 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
+from lightning.pytorch import Callback
 
 import run
 from callbacks.stage_config import CALLBACK_KEYS, changed_config
@@ -70,6 +72,31 @@ def test_texts_of_a_yaml_are_strings_and_may_be_interpolated(parse, tmp_path: Pa
         overlay.write_text(f"data: {{init_args: {{text: {written}}}}}")
         cli = parse("predict", "--config", "configs/demo/synthesise.yaml", "--config", str(overlay))
         assert cli.config.predict.data.init_args.text == wanted
+
+
+class Speaking(Callback):
+    """A user's class whose arguments have names of texts and other types."""
+
+    def __init__(
+        self, speaker: int = 0, title: Literal["a", "b"] = "a", text: Path | None = None, reference_text: str = ""
+    ) -> None:
+        self.values = [speaker, title, text, reference_text]
+
+
+def test_arguments_of_other_types_may_have_the_name_of_a_text(parse, tmp_path: Path) -> None:
+    """Guards against placeholders that are checked against a number, a choice or a path, and that stay in a path."""
+    (tmp_path / "own.yaml").write_text("spoken_texts: {class_path: tests.test_command_line.Speaking}")
+    for words, wanted in [
+        ([], [0, "a", None, ""]),
+        (["speaker=3", "title=b", "text=x/y", "reference_text=7"], [3, "b", Path("x/y"), "7"]),
+        (["text=out/${seed_everything}"], [0, "a", Path("out/0"), ""]),
+    ]:
+        options = [f"--spoken_texts.{word}" for word in words]
+        cli = DryCLI(["fit", "--config", "configs/demo/lm.yaml", "--config", str(tmp_path / "own.yaml"), *options])
+        assert cli._get(cli.config_init, "spoken_texts").values == wanted
+    folder = ["--data.text", "two", "--data.speaker", "[ann]", "--speech.folder", "out/${data.init_args.speaker}"]
+    config = parse("predict", "--config", "configs/demo/synthesise.yaml", *folder).config.predict
+    assert str(config.speech.init_args.folder) == "out/[ann]"
 
 
 def test_a_text_is_spoken_as_typed(command: list[str]) -> None:
@@ -162,12 +189,18 @@ def test_options_reach_their_callback_whatever_else_is_listed(parse, tmp_path: P
         assert "RunLayout" in {type(one).__name__ for one in cli.trainer.callbacks}
 
 
-def test_an_option_of_the_last_callback_that_it_lacks_names_the_others(parse, capsys: pytest.CaptureFixture) -> None:
-    """Guards against a screen of types for a command of an earlier version."""
+@pytest.mark.parametrize("name", ["algorithm.num_candidates", "seed", "folder", "init_args.folder"])
+def test_an_option_of_an_earlier_version_is_refused_in_one_line(
+    name: str, parse, capsys: pytest.CaptureFixture
+) -> None:
+    """Guards against a screen of types, and against `folder`, which RunLayout has too: the sweep would go on writing
+    into the demo's folder."""
     with pytest.raises(SystemExit):
-        parse("test", "--config", "configs/demo/sweep.yaml", "--trainer.callbacks.algorithm.num_candidates", "3")
+        parse("test", "--config", "configs/demo/sweep.yaml", f"--trainer.callbacks.{name}", "3")
     (line, _) = capsys.readouterr().err.splitlines()
-    assert "--algorithm.num_candidates" in line and "--sweep" in line
+    assert name in line and "sweep" in line, line
+    listed = ["--trainer.callbacks+=callbacks.run_layout.RunLayout", "--trainer.callbacks.folder=3"]
+    parse("test", "--config", "configs/demo/sweep.yaml", *listed)
 
 
 def test_a_list_of_an_older_config_goes_first(parse, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -243,6 +276,17 @@ def test_which_options_name_something_in_the_users_folder(tmp_path: Path, monkey
     wanted = typed | {"--config": str(here / "my.yaml"), "--data.folder": str(here / "recordings")}
     wanted["--sweep.engine"] = str(REPOSITORY / "configs/sweep/vllm.yaml")
     assert options_of(sys.argv[1:]) == [("fit", None), *wanted.items(), ("--help", None)]
+    below = root / "docs"
+    below.mkdir()
+    (root / "runs").mkdir()
+    (root / "runs/a.ckpt").touch()
+    monkeypatch.chdir(below)
+    monkeypatch.setattr(
+        "sys.argv", ["../run.py", "fit", "--print_config", "-c", "../runs/a.ckpt", "--data.text", "--x"]
+    )
+    enter_root()
+    assert sys.argv[0] == str(root / "run.py"), "by which Lightning starts the other ranks"
+    assert sys.argv[1:] == ["fit", "--print_config", "--config=runs/a.ckpt", "--data.text=--x"], "as typed in the root"
     monkeypatch.setattr("sys.argv", ["run.py", "fit", "--root", "nowhere"])
     with pytest.raises(SystemExit):
         enter_root()
