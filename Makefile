@@ -26,7 +26,7 @@ test: $(INSTALLED) $(TEST_INSTALLED)
 		--no-loadscope-reorder
 
 test-vllm: $(VLLM_INSTALLED)
-	@$(VLLM_VENV)/bin/python -m pytest --durations=20 tests/vllm tests/test_lm_engines.py
+	@$(VLLM_VENV)/bin/python -m pytest --durations=20 tests/vllm tests/modules/lm/sampling/test_engines.py
 
 bench: $(INSTALLED)
 	@set -e; for file in $(wildcard benchmarks/*.py); do \

@@ -1,7 +1,7 @@
 """python run.py {fit,validate,test,predict} --config FILE.yaml: every experiment of the suite is one such command.
 
 Later `--config` files and `--key value` options go over earlier ones; `${...}` in a value names another key of the
-same config. `stage` (callbacks/stage.py) skips what is finished and resumes what is not. Relative paths are below
+same config. `stage` (modules/stages.py) skips what is finished and resumes what is not. Relative paths are below
 `--root FOLDER`, the repository by default; a file or folder that an option names may also be in the working folder.
 """
 
@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 
 import torch
 import yaml
-from jsonargparse import Namespace, set_dumper
-from jsonargparse._optionals import omegaconf_apply
+from jsonargparse import Namespace, set_dumper, set_loader
+from jsonargparse._optionals import get_omegaconf_loader, omegaconf_apply
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -26,22 +26,20 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from callbacks.command_checks import (
+from callbacks.durable_checkpoints import DurableCheckpointIO
+from callbacks.finite_validation import FiniteValidation
+from callbacks.run_checkpoint import SavedBefore
+from callbacks.skipped_samples import SkippedSamples
+from callbacks.training_end import StopOnInterrupt, TimeLimit, TrainingInterrupted, ended_by_itself
+from modules.command.checks import (
     check_checkpoint_path,
     check_model,
     check_subcommand,
     last_checkpoint,
     unreadable,
 )
-from callbacks.command_errors import failure
-from callbacks.durable_checkpoints import DurableCheckpointIO
-from callbacks.finite_validation import FiniteValidation
-from callbacks.run_checkpoint import SavedBefore
-from callbacks.skipped_samples import SkippedSamples
-from callbacks.stage import UNREADABLE, Stage, StageFinished, StageSettings
-from callbacks.stage_config import CALLBACK_KEYS, as_list
-from callbacks.training_end import StopOnInterrupt, TimeLimit, TrainingInterrupted, ended_by_itself
-from modules.command_line import (
+from modules.command.errors import failure
+from modules.command.line import (
     CURRENT,
     HiddenTexts,
     admits_text,
@@ -51,7 +49,12 @@ from modules.command_line import (
     hidden_texts,
     quoted,
 )
+from modules.moved_names import current_words, with_current_names
+from modules.stage_config import CALLBACK_KEYS, as_list
+from modules.stages import UNREADABLE, Stage, StageFinished, StageSettings
 
+PARSER_MODE = "omegaconf+"
+read_yaml = get_omegaconf_loader(PARSER_MODE)
 NO_STAGE_FOLDER = "runs/no_stage"  # what `${stage.folder}` is under `--stage null`
 
 
@@ -63,15 +66,16 @@ def callbacks_of_every_run(subcommand: str) -> list[Callback]:
 
 class SuiteParser(LightningArgumentParser):
     """Lightning's parser, with `${...}` counted from the top of the config file, texts that are no YAML
-    (modules/command_line.py) and one-line errors. jsonargparse makes one for the command, one for each subcommand and
+    (modules/command/line.py) and one-line errors. jsonargparse makes one for the command, one for each subcommand and
     one for each class that a config names."""
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Namespace:
         outermost = CURRENT.get() is None
         set_dumper("yaml", dumped)
+        set_loader(PARSER_MODE, lambda text: with_current_names(read_yaml(text)), (yaml.YAMLError,))
         with hidden_texts() as texts:
             try:
-                args = texts.hide_options(sys.argv[1:] if args is None else args)
+                args = current_words(texts.hide_options(sys.argv[1:] if args is None else args))
             except ValueError as error:
                 self.error(str(error), error)
             if outermost:
@@ -102,7 +106,8 @@ class SuiteParser(LightningArgumentParser):
     def parse_object(self, obj: Any, namespace: Namespace | None = None, *rest: Any, **kwargs: Any) -> Namespace:
         outermost = CURRENT.get() is None
         with hidden_texts() as texts:
-            obj, namespace = texts.hide(obj, resolved=outermost), texts.hide(namespace, resolved=outermost)
+            obj = texts.hide(with_current_names(obj), resolved=outermost)
+            namespace = texts.hide(namespace, resolved=outermost)
             if not outermost and not hasattr(self, "subcommand"):  # the parser of a class
                 obj = {
                     name: self._shown_unless_text(name, value, texts) for name, value in vars(Namespace(obj)).items()
@@ -175,7 +180,7 @@ class SuiteCLI(LightningCLI):
                 LightningDataModule,
                 save_config_kwargs={"overwrite": True},
                 seed_everything_default=0,  # a random seed would make every run another stage
-                parser_kwargs={"parser_mode": "omegaconf+"},
+                parser_kwargs={"parser_mode": PARSER_MODE},
                 parser_class=SuiteParser,
                 subclass_mode_model=True,
                 subclass_mode_data=True,
@@ -328,7 +333,7 @@ def quieten() -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run one command. Raises SystemExit after a message (callbacks/command_errors.py): with status 2 for an error that
+    """Run one command. Raises SystemExit after a message (modules/command/errors.py): with status 2 for an error that
     the user can put right, 1 for a crash of the user's own code."""
     quieten()
     try:

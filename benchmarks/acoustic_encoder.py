@@ -20,8 +20,8 @@ from datetime import date
 import torch
 from torch import Tensor
 
-from modules.codec.acoustic import AcousticEncoder
-from modules.codec.activations import AliasFreeSnake, by_convolution
+from modules.codec.parts.acoustic_encoder import AcousticEncoder
+from modules.codec.parts.snake import AliasFreeSnake, by_convolution
 
 SAMPLE_RATE = 16_000
 SIDES = ("plain", "compiled_activations", "whole_plain", "whole_phases")

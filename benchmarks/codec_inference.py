@@ -28,9 +28,9 @@ import transformers
 from torch import Tensor, nn
 
 from modules.api import pad_rows
-from modules.codec.checkpoints import load_codec
+from modules.codec.formats.checkpoints import load_codec
 from modules.codec.generator import CodecGenerator
-from tests.codec_references import HOP, calibrated, noise_items, perturbed, reference_audio, reference_inputs
+from tests.toys.codec_references import HOP, calibrated, noise_items, perturbed, reference_audio, reference_inputs
 
 # Eighths of LJSpeech's lengths, as parts of its longest.
 SPREAD = (0.21, 0.38, 0.5, 0.61, 0.7, 0.8, 0.89, 0.97)

@@ -30,15 +30,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.peers.xcodec2_step import AuthorsStep, as_the_authors
 from modules.batches import AudioBatch
-from modules.codec.acoustic import AcousticEncoder
-from modules.codec.discriminators import DiscriminatorEnsemble, MultiPeriodDiscriminator, MultiResolutionDiscriminator
-from modules.codec.filter_bank import KaldiFilterBank
-from modules.codec.fusion import SemanticAcousticEncoder, SemanticAdapter, SemanticDecoder
 from modules.codec.generator import CodecGenerator
-from modules.codec.losses import MultiResolutionMelLoss
-from modules.codec.quantizer import Xcodec2Quantizer
-from modules.codec.semantic import SemanticEncoder, random_network
-from modules.codec.transformer import TransformerDecoder
+from modules.codec.parts.acoustic_encoder import AcousticEncoder
+from modules.codec.parts.filter_bank import KaldiFilterBank
+from modules.codec.parts.quantizers import Xcodec2Quantizer
+from modules.codec.parts.semantic_encoder import SemanticEncoder, random_network
+from modules.codec.parts.semantic_fusion import SemanticAcousticEncoder, SemanticAdapter, SemanticDecoder
+from modules.codec.parts.transformer_decoder import TransformerDecoder
+from modules.codec.training.discriminators import (
+    DiscriminatorEnsemble,
+    MultiPeriodDiscriminator,
+    MultiResolutionDiscriminator,
+)
+from modules.codec.training.losses import MultiResolutionMelLoss
 from modules.codec_module import CodecModule
 
 NUM_LAYERS, NUM_LAYERS_USED = 24, 16

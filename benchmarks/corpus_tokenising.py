@@ -33,13 +33,13 @@ from torch import Tensor, nn
 from benchmarks.codec_inference import LEAST_EQUAL, SAMPLE_RATE, SPREAD, about, pad_inputs, same_weights, share_equal
 from callbacks.token_shards import TokenShardWriter
 from datamodules.audio import AudioDataModule
-from datamodules.preparation import prepare_audio_shards
-from datamodules.shards import ShardIndex, ShardReader
+from datamodules.shards.preparation import prepare_audio_shards
+from datamodules.shards.shards import ShardIndex, ShardReader
 from datamodules.sources.source import Recording
 from modules.api import Audio
 from modules.codec.generator import CodecGenerator
 from modules.codec_module import CodecModule
-from tests.codec_references import HOP, noise_items, reference_inputs
+from tests.toys.codec_references import HOP, noise_items, reference_inputs
 
 
 class SyntheticUtterances:

@@ -33,14 +33,14 @@ from transformers import default_data_collator
 
 from benchmarks.codec_inference import SPREAD
 from benchmarks.peers.llasa_recipe import NO_LABEL, PaddedUtterances, stored_rows
-from datamodules.order import ResumableLoader
-from datamodules.shards import ARRAYS, ShardIndex, ShardWriter
+from datamodules.shards.order import ResumableLoader
+from datamodules.shards.shards import ARRAYS, ShardIndex, ShardWriter
 from datamodules.tokens import TokenDataModule, TokenRows, load_token_index
 from modules.batches import TokenBatch
-from modules.lm.huggingface_tokenizer import HuggingFaceTokenizer
-from modules.lm.prompt_format import TextToSpeech
-from modules.lm.tokenizer import ByteTokenizer
-from tests.tiny_llama import tiny_tokenizer
+from modules.lm.text.byte_tokenizer import ByteTokenizer
+from modules.lm.text.huggingface_tokenizer import HuggingFaceTokenizer
+from modules.lm.text.prompt_format import TextToSpeech
+from tests.toys.tiny_llama import tiny_tokenizer
 
 ROW_LENGTH, CODEBOOK_SIZE = 2048, 65536
 MEAN_SECONDS, FRAME_RATE, LETTER_RATE = 6.6, 50, 15

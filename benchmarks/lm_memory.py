@@ -1,4 +1,4 @@
-"""The plan's memory (modules/lm/plan.py) against the measured peak of real training steps on a CPU, in fresh processes.
+"""Memory of modules/lm/resource_plan.py against the measured peak of training steps on a CPU, in fresh processes.
 
     PYTHONPATH=. python benchmarks/lm_memory.py [--cases wide deep deep_recomputed] [--row_length 2048] [--num_steps 2]
 
@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from modules.batches import TokenBatch
 from modules.lm.network import LlamaSize
-from modules.lm.plan import Hardware, MemoryPlan, memory_plan, num_parameters
-from modules.lm.prompt_format import TextToSpeech
-from modules.lm.tokenizer import ByteTokenizer
+from modules.lm.resource_plan import Hardware, MemoryPlan, memory_plan, num_parameters
+from modules.lm.text.byte_tokenizer import ByteTokenizer
+from modules.lm.text.prompt_format import TextToSpeech
 from modules.lm_module import LMModule
 
 DOCUMENT_TOKENS = 512

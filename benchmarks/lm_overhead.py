@@ -41,8 +41,8 @@ from torch.utils.data import DataLoader
 from datamodules.packing import pack, token_batch
 from modules.batches import TokenBatch
 from modules.lm.network import LlamaSize
-from modules.lm.prompt_format import TextToSpeech
-from modules.lm.tokenizer import ByteTokenizer
+from modules.lm.text.byte_tokenizer import ByteTokenizer
+from modules.lm.text.prompt_format import TextToSpeech
 from modules.lm_module import LMModule
 from modules.schedule import WarmupCosine
 

@@ -30,10 +30,9 @@ from benchmarks.codec_inference import SPREAD
 from benchmarks.peers.llasa_recipe import PaddedUtterances, reference_gradients, reference_network, stored_rows
 from datamodules.packing import pack, token_batch
 from modules.batches import TokenBatch
-from modules.lm.documents import Document
 from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama
-from modules.lm.prompt_format import TextToSpeech
-from modules.lm.tokenizer import ByteTokenizer
+from modules.lm.text.byte_tokenizer import ByteTokenizer
+from modules.lm.text.prompt_format import Document, TextToSpeech
 
 FRAME_RATE, TEXT_RATE = 50, 4  # tokens for a second of speech: codes, and words cut as Llama's tokenizer cuts them
 MEAN_SECONDS = {"LJSpeech": 6.6, "10 seconds": 10.0}

@@ -29,11 +29,11 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, LogitsProcessor
 
 from modules.api import Prompt, PromptFormat, SamplingSettings
-from modules.lm.distribution import restrict
 from modules.lm.network import LlamaSize, build_llama
-from modules.lm.prompt_format import TextToSpeech
-from modules.lm.sampler import KVCacheSampler
-from modules.lm.vllm_engine import VLLM
+from modules.lm.sampling.distribution import restrict
+from modules.lm.sampling.sampler import KVCacheSampler
+from modules.lm.sampling.vllm_engine import VLLM
+from modules.lm.text.prompt_format import TextToSpeech
 from modules.tokens import TokenSpace
 
 WORDS = {"demo": (28, 4096), "llasa": (128_256, 65_536)}  # text tokens, codes

@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.search_costs import prompts
 from modules.api import Branch, Prompt, SamplingSettings
 from modules.lm_module import LMModule
-from modules.search.best_of_n import candidate_seed
+from modules.search.growth import candidate_seed
+from studies.search.costs import prompts
 
 MAX_NEW_TOKENS = 400
 

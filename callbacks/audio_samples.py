@@ -9,11 +9,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.figures import mel_figure
 from callbacks.media import log_audio, log_figure
 from callbacks.weight_averaging import averaged_weights
 from modules.api import Audio
 from modules.batches import AudioBatch
+from modules.report.figures import mel_figure
 
 
 class AudioSamples(Callback):

@@ -2,6 +2,8 @@
 
 import math
 import re
+import shlex
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,18 +14,20 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
-from callbacks.codec_card import described_data, described_judges, described_run, described_systems, utterance_hash
-from callbacks.codec_columns import QuotedTable
-from callbacks.codec_estimates import Estimate
-from callbacks.codec_results import EvaluatedCodecs, write_results
-from callbacks.codec_systems import CodecUnderTest, Heard, Recording, SystemFacts, gathered_systems, hear
-from callbacks.codec_table import Judgement, Utterance, judge, summarise, verify
-from callbacks.media import log_audio
-from datamodules.shards import by_hash
+from callbacks.media import log_audio, log_figure
+from datamodules.shards.shards import by_hash
 from modules.api import Audio, Resynthesiser, Verifier
 from modules.batches import AudioBatch
-from modules.search.estimators import ends_of
-from modules.verifiers.normalise import Normaliser
+from modules.evaluation.card import described_data, described_judges, described_run, described_systems, utterance_hash
+from modules.evaluation.judge import Judgement, Utterance, judge, summarise, verify
+from modules.evaluation.quoted_table import QuotedTable
+from modules.evaluation.results import EvaluatedCodecs, write_results
+from modules.evaluation.systems import CodecUnderTest, Heard, Recording, SystemFacts, gathered_systems, hear
+from modules.report.codec_page import codec_page, finite
+from modules.report.figures import mel_figure
+from modules.search.analysis.expectations import ends_of
+from modules.statistics import Estimate
+from modules.verifiers.recognisers.normalise import Normaliser
 from modules.verifiers.transcript import Recogniser
 
 
@@ -254,7 +258,7 @@ class CodecEvaluation(Callback):
     ) -> dict[str, Any]:
         """What was run, as JSON holds it."""
         own = [row for row in judgements if row.system == self.name]
-        data = described_data(trainer, hashes, self.selection, left_out)
+        data = described_data(trainer.datamodule, hashes, self.selection, left_out)
         return {
             "num_prompts": len(own),
             "seconds": sum(row.seconds for row in own),
@@ -263,5 +267,54 @@ class CodecEvaluation(Callback):
             "data": data,
             **described_systems(systems[1], systems, self.comparisons),
             **described_judges(self.recogniser, self.normaliser, self.verifiers),
-            **described_run(trainer, self.seed, self.num_resamples),
+            **described_run(trainer.strategy.root_device, self.seed, self.num_resamples),
         }
+
+
+class CodecReport(Callback):
+    """Writes `FOLDER/report/index.html` (FOLDER is that of the CodecEvaluation callback) when the test has ended.
+
+    The page holds everything: the table, quoted rows, players, mel pictures, what was run. Loggers get the pictures.
+
+    Args:
+        title: The page's headline.
+        credits: Text files (licences, credits of the data) that the page quotes whole, since it holds recordings.
+
+    Raises:
+        ValueError: The trainer has not exactly one CodecEvaluation; a credits file does not exist. Before any work.
+    """
+
+    def __init__(self, title: str = "Codecs, measured", credits: list[Path] | None = None) -> None:
+        self.title = title
+        self.credits = [Path(path) for path in credits or []]
+        self.page: Path | None = None  # once it is written
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _evaluation_of(trainer)
+        for path in self.credits:
+            if not path.is_file():
+                raise ValueError(f"Expected `credits` to name text files, but got {path}, which is not a file.")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        evaluation = _evaluation_of(trainer)
+        results = evaluation.results
+        if not trainer.is_global_zero or results is None:
+            return
+        credits = {path.name: path.read_text(encoding="utf-8", errors="replace") for path in self.credits}
+        page = codec_page(results, self.title, shlex.join(["python", *sys.orig_argv[1:]]), credits)
+        self.page = evaluation.folder / "report" / "index.html"
+        self.page.parent.mkdir(parents=True, exist_ok=True)
+        self.page.write_text(page, encoding="utf-8")
+        for utterance, audios in results.examples:
+            figure = mel_figure([(system, finite(audio)) for system, audio in audios.items()])
+            log_figure(trainer.loggers, f"mel/{utterance.key}", figure, trainer.global_step)
+        for one in trainer.loggers:
+            one.save()
+        print(f"report: {self.page.resolve().as_uri()} ({len(page.encode()) / 1e6:.1f} MB)", flush=True)
+
+
+def _evaluation_of(trainer: Trainer) -> CodecEvaluation:
+    found = [one for one in trainer.callbacks if isinstance(one, CodecEvaluation)]
+    if len(found) != 1:
+        raise ValueError(f"Expected one CodecEvaluation among the trainer's `callbacks`, but got {len(found)}.")
+    return found[0]

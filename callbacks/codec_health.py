@@ -8,9 +8,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.figures import frequency_figure
 from callbacks.media import log_figure
 from modules.metrics import CodeUsage
+from modules.report.figures import frequency_figure
 
 
 class CodecHealth(Callback):

@@ -14,19 +14,20 @@ from tqdm import tqdm
 from callbacks.gathered_prompts import gathered_prompts
 from modules.api import Codec, Prompt, Sampler, SamplerEngine, SamplingSettings, Verifier
 from modules.batches import PromptBatch
-from modules.search.candidate_tables import CandidateTable, write_candidates
-from modules.search.candidates import CandidateStore
-from modules.search.comparisons import Comparison, line_label, selector_label
+from modules.search.analysis.candidate_tables import CandidateTable, write_candidates
+from modules.search.analysis.comparisons import Comparison, line_label, selector_label
+from modules.search.analysis.equal_compute import EqualCompute
+from modules.search.analysis.overoptimisation import OverOptimisation
+from modules.search.analysis.results import SweepResults, write_curves, write_prompt_scores, write_rows, write_summary
+from modules.search.analysis.seeds import SeedScore, over_seeds
+from modules.search.candidate_store import CandidateStore
 from modules.search.driver import check_selectors
-from modules.search.equal_compute import EqualCompute
 from modules.search.identity import check_codec
-from modules.search.overoptimisation import OverOptimisation
+from modules.search.panel import Panel, unique_prompts
 from modules.search.protocol import SearchAlgorithm, SweptModel
-from modules.search.results import SweepResults, write_curves, write_prompt_scores, write_rows, write_summary
 from modules.search.scoring import check_texts
-from modules.search.seeds import SeedScore, over_seeds
 from modules.search.summary import combined, of_model, summarise
-from modules.search.sweep import Panel, Sweep, unique_prompts
+from modules.search.sweep import Sweep
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class InferenceScaling(Callback):
             deviation; every seed's own points stand in seeds.csv.
         share: Which of `num_shares` runs this is, from 0.
         num_shares: Runs that fill one store side by side, with any number of ranks each.
-        engine: Draws the codes in place of the model's own sampler: modules.lm.vllm_engine.VLLM.
+        engine: Draws the codes in place of the model's own sampler: modules.lm.sampling.vllm_engine.VLLM.
         more_models: modules.lm.saved_model.SavedModel: models to run all of it with, beside the one under test. Each is
             read when its turn comes and let go afterwards; tables and comparisons then name the models.
         model_name: In tables, of the model under test where there are others.

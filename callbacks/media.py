@@ -8,8 +8,8 @@ import numpy as np
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from matplotlib.figure import Figure
 
-from callbacks.figures import rendered_pixels
 from modules.api import Audio
+from modules.report.figures import rendered_pixels
 
 logger = logging.getLogger(__name__)
 

@@ -1,48 +1,21 @@
-"""What a report lets one hear of a few prompts: the recording, its resynthesis, the first sample, the chosen ones."""
+"""Examples of a sweep's report: the recording, its resynthesis, the first sample and the selected ones."""
 
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import soxr
 import torch
 
-from datamodules.shards import by_hash
+from datamodules.shards.shards import by_hash
 from modules.api import Audio, Candidate, Codec, Prompt, Verifier
+from modules.report.examples import Clip, Example
+from modules.search.analysis.results import SweepResults
 from modules.search.protocol import Trace
-from modules.search.results import SweepResults
 from modules.search.scoring import decode_candidates, score_candidates
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Clip:
-    """Something to hear. `labels` says what it is: one sample may be the first and the choice of two selectors.
-
-    `scores` by verifier (NaN = could not judge) and `heard`, what verifiers understood, hold those that were asked.
-    """
-
-    labels: list[str]
-    audio: Audio
-    scores: dict[str, float] = field(default_factory=dict)
-    heard: dict[str, str] = field(default_factory=dict)
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Example:
-    """One prompt with all its clips, in the order in which a listener wants them."""
-
-    prompt_set: str
-    prompt: Prompt
-    clips: list[Clip]
-
-    @property
-    def seconds(self) -> float:
-        """Of the longest clip: the common time axis of their pictures."""
-        return max(clip.audio.seconds for clip in self.clips)
 
 
 def gather_examples(

@@ -12,8 +12,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from modules.atomic_file import write_whole
 from modules.batches import AudioBatch, CodePrediction
-from modules.search.whole_file import write_whole
 
 
 class ResynthesisWriter(BasePredictionWriter):

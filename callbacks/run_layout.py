@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.codec_report import CodecReport
+from callbacks.codec_evaluation import CodecReport
 from callbacks.scaling_report import ScalingReport
 
 PURPOSES = {

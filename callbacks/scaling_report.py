@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.codec_columns import QuotedTable
-from callbacks.figures import cost_figure, curve_figure, mel_figure
 from callbacks.inference_scaling import InferenceScaling
 from callbacks.media import log_audio, log_figure
-from callbacks.quoted_rows import QuotedRows, as_text, measured_rows
-from callbacks.report_examples import Example, gather_examples
-from callbacks.report_page import ReportInput, report_page
-from modules.search.results import SweepResults, write_curves
+from callbacks.report_examples import gather_examples
+from modules.evaluation.quoted_table import QuotedTable
+from modules.report.examples import Example
+from modules.report.figures import cost_figure, curve_figure, mel_figure
+from modules.report.quoted_rows import QuotedRows, as_text, measured_rows
+from modules.report.sweep_page import ReportInput, report_page
+from modules.search.analysis.results import SweepResults, write_curves
 
 logger = logging.getLogger(__name__)
 

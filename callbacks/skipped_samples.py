@@ -8,7 +8,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils._pytree import tree_leaves
 
 from datamodules.skips import SkipCount
-from modules.metrics import is_logged_step, log_step
+from modules.step_logging import is_logged_step, log_step
 
 NUM_EXAMPLES = 3
 

@@ -10,18 +10,19 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.codec_columns import EMPTY, QuotedTable
-from callbacks.codec_estimates import Estimate, ratio_estimate
-from callbacks.codec_table import METRIC_ENDS
-from callbacks.quoted_rows import QuotedRows, as_text
 from modules.api import Codec, Prompt, SamplingSettings
+from modules.atomic_file import write_whole
 from modules.batches import PromptBatch
-from modules.search.best_of_n import candidate_seed
-from modules.search.identity import check_codec, plain
+from modules.evaluation.judge import METRIC_ENDS
+from modules.evaluation.quoted_table import EMPTY, QuotedTable
+from modules.provenance import plain
+from modules.report.quoted_rows import QuotedRows, as_text
+from modules.search.growth import candidate_seed
+from modules.search.identity import check_codec
 from modules.search.voices import with_voice_codes
-from modules.search.whole_file import write_whole
+from modules.statistics import Estimate, ratio_estimate
 from modules.tokens import Utterance
-from modules.verifiers.normalise import Normaliser
+from modules.verifiers.recognisers.normalise import Normaliser
 from modules.verifiers.transcript import error_rate
 
 
@@ -52,7 +53,7 @@ class SpeechUnderstanding(Callback):
         codec: Reads the recordings; the one whose codes the model learned.
         normaliser: Both texts pass it before they are compared.
         folder: Where the file goes.
-        unit: What is counted; modules.verifiers.normalise.Digits makes one string of digits: characters.
+        unit: What is counted; modules.verifiers.recognisers.normalise.Digits makes one string of digits: characters.
         sampling: How tokens are drawn; the likeliest by default.
         max_new_tokens: Text tokens of an answer, its end among them.
         seed: Of the draws and of the bootstrap.

@@ -8,18 +8,18 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.figures import mel_figure
 from callbacks.media import log_audio, log_figure
 from modules.api import Codec, Prompt, SamplingSettings, Verifier
-from modules.search.best_of_n import BestOfN
-from modules.search.curves import scores_of
+from modules.report.figures import mel_figure
+from modules.search.algorithms.best_of_n import BestOfN
+from modules.search.analysis.curves import scores_of
+from modules.search.analysis.expectations import JudgedPrompt, expected_scores, selection_weights
+from modules.search.analysis.families import shared_families
 from modules.search.driver import run_searches
-from modules.search.estimators import JudgedPrompt, expected_scores, selection_weights
-from modules.search.families import shared_families
 from modules.search.identity import check_codec, models_of
+from modules.search.panel import chosen_index
 from modules.search.protocol import Trace
 from modules.search.scoring import check_texts, decode_candidates
-from modules.search.sweep import chosen_index
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from modules.metrics import is_logged_step, log_step
+from modules.step_logging import is_logged_step, log_step
 
 
 class StepGuard(Callback):

@@ -4,7 +4,6 @@ Shapes: T audio samples.
 """
 
 import datetime
-import io
 import json
 import logging
 import math
@@ -17,17 +16,18 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from modules.api import Audio, Candidate, Codec, Prompt, SamplerEngine, SamplingSettings, Verifier
+from modules.api import Candidate, Codec, Prompt, SamplerEngine, SamplingSettings, Verifier
+from modules.atomic_file import write_whole
+from modules.audio import read_audio, write_wav
 from modules.batches import PromptBatch
-from modules.search.candidates import file_name
+from modules.provenance import digest, package_versions, plain
+from modules.search.candidate_store import file_name
 from modules.search.driver import run_searches
-from modules.search.identity import candidate_identity, check_codec, decoder_fingerprint, digest, plain, score_identity
+from modules.search.identity import candidate_identity, check_codec, decoder_fingerprint, score_identity
+from modules.search.panel import chosen_index
 from modules.search.protocol import SearchAlgorithm, Trace
 from modules.search.scoring import check_texts, decode_candidates
-from modules.search.summary import package_versions
-from modules.search.sweep import chosen_index
 from modules.search.voices import with_voice_codes
-from modules.search.whole_file import write_whole
 from modules.tokens import Utterance
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class SpeechWriter(Callback):
         seed: Of the candidates.
         keep_all: Also write every candidate as NAME/candidate_INDEX.wav.
         decode_batch_size: Candidates that the codec decodes at once.
-        engine: Draws the codes in place of the model's own sampler: modules.lm.vllm_engine.VLLM.
+        engine: Draws the codes in place of the model's own sampler: modules.lm.sampling.vllm_engine.VLLM.
 
     Raises:
         ValueError: The codec has another codebook than the model; the selector needs a reference and there is none, or
@@ -261,29 +261,3 @@ def readable_name(text: str) -> str:
     underscores."""
     words = file_name(text.lower().replace("-", " ")).lstrip("_")
     return words[:MAX_NAME_CHARACTERS].strip("_") or "speech"
-
-
-def read_audio(path: Path) -> Audio:
-    """A recording of any format that libsndfile reads, its channels averaged. Raises FileNotFoundError, ValueError."""
-    import soundfile
-
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected `reference` to be a recording, but got no file at `{path}`.")
-    try:
-        samples_TC, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except soundfile.SoundFileError as error:
-        raise ValueError(f"Expected `reference` to be audio that libsndfile reads, but got `{path}`.") from error
-    return Audio(torch.from_numpy(samples_TC).mean(dim=1), sample_rate)
-
-
-def write_wav(audio: Audio, path: Path) -> None:
-    """16-bit PCM, 1.0 = 32767; samples beyond [-1, 1] are clipped. Raises ValueError on NaN or infinity."""
-    import soundfile
-
-    samples_T = audio.samples_T.detach().float().cpu()
-    if not bool(samples_T.isfinite().all()):
-        raise ValueError(f"Expected the codec to decode finite audio, but got NaN or infinity for `{path}`.")
-    pcm_T = (samples_T.clamp(-1, 1) * 32767).round().to(torch.int16)
-    stream = io.BytesIO()
-    soundfile.write(stream, pcm_T.numpy(), audio.sample_rate, format="WAV", subtype="PCM_16")
-    write_whole(path, stream.getvalue())

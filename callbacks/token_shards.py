@@ -8,7 +8,7 @@ import lightning as L
 import numpy as np
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from datamodules.shards import ShardWriter
+from datamodules.shards.shards import ShardWriter
 from modules.batches import CodePrediction
 
 

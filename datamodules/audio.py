@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.order import (
+from datamodules.samples import file_in, read_about, read_wave, text_of
+from datamodules.shards.order import (
     ResumableLoader,
     evaluation_loader,
     halved_until,
@@ -22,12 +23,11 @@ from datamodules.order import (
     shared_evenly,
     window_samples,
 )
-from datamodules.preparation import prepare_audio_shards
-from datamodules.samples import file_in, read_about, read_wave, text_of
-from datamodules.shards import ShardIndex, ShardReader, chosen_rows
+from datamodules.shards.preparation import prepare_audio_shards
+from datamodules.shards.shards import ShardIndex, ShardReader, chosen_rows
+from datamodules.shards.stored_arrays import read_array
 from datamodules.skips import SkipNotes, replacements
 from datamodules.sources.source import Source
-from datamodules.stored_arrays import read_array
 from modules.api import SpeechStates, pad_rows
 from modules.batches import AudioBatch
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datamodules.order import SomeSamples, stream_samples
 from datamodules.packing import fitting, pack, token_batch
 from datamodules.samples import Sample
-from datamodules.shards import ShardIndex, ShardReader
+from datamodules.shards.order import SomeSamples, stream_samples
+from datamodules.shards.shards import ShardIndex, ShardReader
 from datamodules.skips import SkipNotes, replacements, spread
 from datamodules.tasks import Document, Task, TaskFormat, Voices, shares
 from datamodules.token_counts import TokenCounts, planned_lengths
@@ -118,7 +118,7 @@ class MixedRows:
         if any(task.kind == "text" for task, _ in tasks) and not hasattr(prompt_format, "chat_tokens"):
             raise ValueError(
                 f"Expected a prompt format with a chat template for text, but got {type(prompt_format).__name__}: "
-                "modules.lm.prompt_format.LlasaChat has one."
+                "modules.lm.text.prompt_format.LlasaChat has one."
             )
         self.sources = [
             Source.planned(task, index, prompt_format, row_length, one)

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.shards import ShardReader
-from datamodules.stored_arrays import read_array
+from datamodules.shards.shards import ShardReader
+from datamodules.shards.stored_arrays import read_array
 from modules.tokens import Utterance
 
 

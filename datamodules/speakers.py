@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datamodules.shards import ShardIndex, ShardReader, speaker_in
+from datamodules.shards.shards import ShardIndex, ShardReader, speaker_in
 from modules.api import PromptFormat
 
 log = logging.getLogger(__name__)

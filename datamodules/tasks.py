@@ -1,6 +1,6 @@
 """Tasks that one language model learns side by side: which shards each reads, and what document a sample becomes.
 
-The format (modules/lm/prompt_format.py) says which tokens a document is made of; a task says what of a sample goes in.
+The format (modules/lm/text/prompt_format.py) says which tokens a document is made of, a task what of a sample goes in.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 
 from datamodules.samples import Sample
-from datamodules.shards import ShardIndex
+from datamodules.shards.shards import ShardIndex
 from datamodules.speakers import UNREADABLE, speakers_of
 from modules.api import PromptFormat
 
@@ -124,7 +124,7 @@ class SpeechUnderstanding:
 
 @dataclass(frozen=True)
 class TextReplay:
-    """Conversations without speech (shards of datamodules/text_shards.py), so that the text model's chat is kept."""
+    """Conversations without speech (datamodules/shards/text_shards.py), so that the text model's chat is kept."""
 
     folder: Path
     weight: float = 1.0

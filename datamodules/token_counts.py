@@ -17,9 +17,9 @@ from functools import partial
 import numpy as np
 
 from datamodules.samples import Sample
-from datamodules.shards import ShardIndex, ShardReader
+from datamodules.shards.shards import ShardIndex, ShardReader
+from datamodules.shards.stored_arrays import mapped_arrays
 from datamodules.speakers import planned_extra_tokens
-from datamodules.stored_arrays import mapped_arrays
 from datamodules.tasks import NUM_TURN_TOKENS, Task
 from modules.api import PromptFormat
 

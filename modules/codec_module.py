@@ -17,20 +17,19 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from modules.batches import AudioBatch, CodePrediction
-from modules.codec.discriminators import discriminator_windows
+from modules.codec.formats.weights import read_checkpoint
 from modules.codec.generator import CodecGenerator, Resynthesis
-from modules.codec.losses import (
+from modules.codec.streaming import EncodeWindow, encode_batch_in_windows
+from modules.codec.training.discriminators import discriminator_windows
+from modules.codec.training.guarded_updates import GuardedUpdates
+from modules.codec.training.losses import (
     LossWeights,
     adversarial_loss,
     discriminator_loss,
     feature_matching_loss,
     semantic_loss,
 )
-from modules.codec.parallel import clip_gradients, restore_frozen, shard_codec
-from modules.codec.streaming import EncodeWindow, encode_batch_in_windows
-from modules.codec.training_checks import check_rates, check_training
-from modules.codec.updates import GuardedUpdates
-from modules.codec.weights import read_checkpoint
+from modules.codec.training.sharding import clip_gradients, restore_frozen, shard_codec
 from modules.metrics import PooledMean
 
 
@@ -272,3 +271,27 @@ def check_sharding(compile_backend: str | None, callbacks: Sequence[L.Callback])
 def noise_seed(seed: int, rank: int, step: int) -> int:
     """Of the noise of one step on one rank: 32 bits, which is what torch's generator of the CPU takes."""
     return int(np.random.SeedSequence([seed, rank, step]).generate_state(1)[0])
+
+
+def check_rates(generator: CodecGenerator, datamodule: object) -> None:
+    """Raises ValueError where the data's rate is not the one that the codec takes: it would learn other pitches."""
+    rate = getattr(datamodule, "sample_rate", generator.input_sample_rate)
+    if rate != generator.input_sample_rate:
+        raise ValueError(
+            f"Expected audio at the rate that the codec takes, {generator.input_sample_rate} Hz, but got `sample_rate`="
+            f"{rate} of the data."
+        )
+
+
+def check_training(generator: CodecGenerator, precision: str) -> None:
+    """Raises ValueError for a precision or a codec that cannot be trained here."""
+    if precision == "16-mixed":
+        raise ValueError(
+            "Expected `precision` 32-true or bf16-mixed, but got 16-mixed: the discriminator's optimizer is "
+            "stepped outside Lightning, which then cannot unscale its gradients."
+        )
+    if generator.sample_rate != generator.input_sample_rate:
+        raise ValueError(
+            f"Expected a generator that gives audio at the rate it takes, {generator.input_sample_rate}, to "
+            f"train it, but got {generator.sample_rate}: such a codec is loaded and run, not trained, here."
+        )

@@ -13,15 +13,16 @@ from modules.api import PromptFormat, Sampler, SamplerEngine, SamplingSettings
 from modules.batches import PromptBatch, TokenBatch
 from modules.lm.accumulation import AccumulationWindow, summed_over_ranks
 from modules.lm.adapters import LowRankAdapters, add_adapters
-from modules.lm.answers import AnswerKind
-from modules.lm.compute import TransformerSize
+from modules.lm.flops import TransformerSize
 from modules.lm.loss import code_bits, sums_by_task
 from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama, model_hash
-from modules.lm.noise import training_seed
-from modules.lm.parallel import build_sharded
 from modules.lm.pretrained import PretrainedNetwork, check_adapters, load_pretrained
-from modules.lm.sampler import KVCacheSampler
-from modules.metrics import PooledMean, is_logged_step, log_step
+from modules.lm.sampling.noise import training_seed
+from modules.lm.sampling.sampler import KVCacheSampler
+from modules.lm.sharding import build_sharded
+from modules.lm.text.answers import AnswerKind
+from modules.metrics import PooledMean
+from modules.step_logging import is_logged_step, log_step
 from modules.tokens import TokenSpace
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ Shapes: B utterances, T audio samples, S code frames, K entries of the codebook,
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,25 +14,6 @@ from torch import Tensor
 from torchmetrics import Metric
 
 PESQ_RATES = {"wb": (16000,), "nb": (8000, 16000)}
-
-
-def is_logged_step(trainer: Any) -> bool:
-    """Whether a logger stores the numbers of the present training step: nobody reads them at other steps. Without a
-    logger, every step is one: callbacks may look.
-    """
-    every = trainer.log_every_n_steps
-    return not trainer.loggers or bool(every and not (trainer.global_step + 1) % every)
-
-
-def log_step(trainer: Any, values: dict[str, float | Tensor]) -> None:
-    """Give the scalars of the present training step to the loggers at once, and to callbacks that monitor one.
-
-    What LearningRateMonitor does. Lightning's `log` takes the host some tenths of a millisecond for each scalar, for it
-    keeps and moves an object that could also reduce over an epoch. Call it where `is_logged_step`, once per update.
-    """
-    trainer.callback_metrics.update({name: torch.as_tensor(value) for name, value in values.items()})
-    for logger in trainer.loggers:
-        logger.log_metrics(values, step=trainer.global_step)
 
 
 class PooledMean(Metric):

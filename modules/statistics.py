@@ -155,3 +155,65 @@ def cluster_interval(
         return math.nan, math.nan
     ((low, high),) = drawn.intervals(values_U[None], ends).tolist()
     return low, high
+
+
+def sign_flip_p_value(differences_P: np.ndarray, seed: int, num_flips: int = 10_000) -> float:
+    """Two-sided p-value of the paired permutation test (Fisher 1935): how often chance signs give as large a mean.
+
+    All 2**P sign patterns where there are at most 12 prompts, `num_flips` random ones (and the observed) else.
+    """
+    return float(sign_flip_p_values(differences_P[None], sign_patterns(len(differences_P), seed, num_flips))[0])
+
+
+def sign_patterns(num_prompts: int, seed: int, num_flips: int = 10_000) -> np.ndarray:
+    """(F, P) int8 of -1 and 1, of `sign_flip_p_value`; where they are random, the first row is the observed: all 1."""
+    if num_prompts <= 12:
+        bits_FP = np.arange(2**num_prompts)[:, None] >> np.arange(num_prompts) & 1
+        return (2 * bits_FP - 1).astype(np.int8)
+    signs_FP = 2 * np.random.default_rng(seed).integers(0, 2, size=(num_flips, num_prompts)) - 1
+    return np.concatenate([np.ones((1, num_prompts), np.int8), signs_FP.astype(np.int8)])
+
+
+def sign_flip_p_values(differences_KP: np.ndarray, signs_FP: np.ndarray, rows_at_once: int = 1000) -> np.ndarray:
+    """(K,) `sign_flip_p_value` of each row, by the same signs. Memory: `rows_at_once` x (K + P) floats."""
+    rounding_K = 1e-12 * np.maximum(1.0, np.abs(differences_KP).sum(1))
+    least_K = np.abs(differences_KP.sum(1)) - rounding_K
+    num_as_large_K = np.zeros(len(differences_KP), dtype=np.int64)
+    for start in range(0, len(signs_FP), rows_at_once):
+        sums_FK = signs_FP[start : start + rows_at_once].astype(np.float64) @ differences_KP.T
+        num_as_large_K += np.sum(np.abs(sums_FK) >= least_K, axis=0)
+    return num_as_large_K / len(signs_FP)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, or a ratio of sums, over the `num` judged utterances, with its 95 % interval over them."""
+
+    value: float
+    low: float
+    high: float
+    num: int
+    num_unjudged: int
+
+
+def ratio_estimate(
+    numerators: Sequence[float],
+    denominators: Sequence[float],
+    seed: int,
+    num_resamples: int = 2000,
+    ends: Ends = UNBOUNDED,
+) -> Estimate:
+    """Sum over sum, with an interval that draws the pairs together (NaN in either: counted, left out). `ends`: the
+    lowest and the highest ratio of an utterance (a word error rate beyond 1 is taken for 1 there)."""
+    pairs = np.array([numerators, denominators], dtype=np.float64)
+    judged = pairs[:, ~np.isnan(pairs).any(axis=0)]
+    num, num_unjudged = judged.shape[1], pairs.shape[1] - judged.shape[1]
+    if not num or not judged[1].sum():
+        return Estimate(math.nan, math.nan, math.nan, num, num_unjudged)
+    ((low, high),) = ratio_intervals(judged[:1], judged[1], Resamples.draw(num, seed, num_resamples), ends).tolist()
+    return Estimate(float(judged[0].sum() / judged[1].sum()), low, high, num, num_unjudged)
+
+
+def mean_estimate(values: Sequence[float], seed: int, num_resamples: int = 2000, ends: Ends = UNBOUNDED) -> Estimate:
+    """The mean of what could be judged. `ends`: the lowest and the highest value of an utterance."""
+    return ratio_estimate(values, [1.0] * len(values), seed, num_resamples, ends)

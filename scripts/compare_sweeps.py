@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from modules.search.comparisons import SAME_FAMILY, Comparison, Resampling
-from modules.search.results import read_rows, write_rows
+from modules.search.analysis.comparisons import SAME_FAMILY, Comparison, Resampling
+from modules.search.analysis.results import read_rows, write_rows
 
 logger = logging.getLogger(__name__)
 ENDS = {"worst_score": -1, "best_score": 1}  # reports of older versions lack them: their signs at infinity

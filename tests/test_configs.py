@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import run
-from callbacks.stage_config import CALLBACK_KEYS
+from modules.stage_config import CALLBACK_KEYS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
@@ -228,7 +228,7 @@ def test_every_class_path_is_in_a_room_or_a_package() -> None:
 
 
 def test_checkpoints_are_written_over_to_the_last_update() -> None:
-    """Guards against a stale `last.ckpt` in a folder that was moved, and one without the end: tests/test_stages.py."""
+    """Guards against a stale `last.ckpt` in a folder that was moved, and one without the end (test_stages.py)."""
     saves = re.compile(r"class_path: (\S+)\n\s+init_args: \{(dirpath: .*)\}")
     found = [each for path in CONFIGS for each in saves.findall(path.read_text())]
     assert len(found) >= 5

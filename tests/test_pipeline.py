@@ -26,10 +26,10 @@ def few_samples(callback: str) -> list[str]:
 AUDIO = """
 data:
   init_args:
-    sources: [{class_path: tests.tiny_corpus.TinyCorpus}]
+    sources: [{class_path: tests.toys.tiny_corpus.TinyCorpus}]
 """
 DIGITS = "{class_path: datamodules.sources.digits.DigitsSource, init_args: {recordings: %s, num_strings: %d, %s}}"
-CORPUS = "{class_path: tests.tiny_corpus.TinyCorpus}"
+CORPUS = "{class_path: tests.toys.tiny_corpus.TinyCorpus}"
 OVERLAYS = {
     "codec": AUDIO
     + """

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers.audio_utils import mel_filter_bank
 
-from modules.codec.activations import NUM_TAPS, AliasFreeSnake, kaiser_sinc_filter
-from modules.codec.encoder import Encoded
-from modules.codec.semantic import SemanticEncoder, random_network
-from modules.codec.spectral import CentredMagnitude, Magnitude
+from modules.codec.parts.semantic_encoder import SemanticEncoder, random_network
+from modules.codec.parts.snake import NUM_TAPS, AliasFreeSnake, kaiser_sinc_filter
+from modules.codec.parts.spectral import CentredMagnitude, Magnitude
+from modules.codec.parts.spectral_encoder import Encoded
 from modules.codec_module import CodecModule
 
 MEL_WINDOWS, MEL_BANDS = (32, 64, 128, 256, 512, 1024, 2048), (5, 10, 20, 40, 80, 160, 320)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from modules.codec.buckets import CALL_SECONDS, in_buckets
-from modules.codec.spectral import frame_mask
+from modules.codec.parts.spectral import frame_mask
 
 
 @dataclass

@@ -7,14 +7,12 @@ window alone. Shapes: B batch, T audio samples, S code frames.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from modules.api import Audio, Codec, pad_rows
-from modules.codec.compressed import CodeLayout, Compressed, audio_like, samples_at
-from modules.codec.external import codec_hash, compressed_codes, device_of, input_rate
+from modules.api import Codec, pad_rows
+from modules.codec.access import device_of, input_rate
 
 
 def _check_frames(frames: dict[str, int], positive: Sequence[str]) -> None:
@@ -162,84 +160,6 @@ def encode_batch_in_windows(
     items = [audio_T[:num_samples] for audio_T, num_samples in zip(audio_BT, num_samples_B.tolist(), strict=True)]
     codes_BS, num_codes_B = pad_rows([torch.cat(list(encode_in_windows(codec, one, window))) for one in items])
     return codes_BS, num_codes_B.to(codes_BS.device)
-
-
-class StreamingResynthesiser:
-    """A codec decoded as a stream, as one more system of the codec's table: what chunk and context cost.
-
-    Args:
-        codec: The codec; None stands for the codec under test, which the evaluation puts in by `with_codec`.
-        decode_window: Chunk and context of the decoder.
-        encode_window: Where given, the recording is encoded in windows too.
-        name: The row in tables; empty for "stream CHUNK/BACK/AHEAD".
-    """
-
-    def __init__(
-        self,
-        codec: Codec | None = None,
-        decode_window: DecodeWindow = DecodeWindow(),
-        encode_window: EncodeWindow | None = None,
-        name: str = "",
-    ) -> None:
-        self.codec, self.decode_window, self.encode_window = codec, decode_window, encode_window
-        self._name = name
-
-    @property
-    def name(self) -> str:
-        window = self.decode_window
-        frames = (window.chunk_frames, window.look_back_frames, window.look_ahead_frames)
-        return self._name or f"stream {'/'.join(map(str, frames))}"
-
-    def with_codec(self, codec: Codec) -> "StreamingResynthesiser":
-        """The same, over `codec` where it has none of its own."""
-        if self.codec is not None:
-            return self
-        return StreamingResynthesiser(codec, self.decode_window, self.encode_window, self._name)
-
-    @property
-    def layout(self) -> CodeLayout:
-        return CodeLayout(self._codec.codebook_size, 1, self._codec.frame_rate)
-
-    @property
-    def latency_seconds(self) -> float:
-        """Algorithmic: from the first code of a chunk to the last one that its first sample waits for."""
-        return self.decode_window.latency_frames / self._codec.frame_rate
-
-    @property
-    def model_hash(self) -> str:
-        return codec_hash(self._codec)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        windows = {"decode": self.decode_window, "encode": self.encode_window}
-        return {name: asdict(window) for name, window in windows.items() if window is not None}
-
-    def resynthesise(self, audio: Audio) -> tuple[Audio, float]:
-        """The audio after the codec, and the bits of its codes. Raises ValueError for no samples."""
-        compressed = self.compress(audio)
-        return self.decompress(compressed), compressed.num_bits
-
-    @torch.no_grad()
-    def compress(self, audio: Audio) -> Compressed:
-        samples_T = torch.from_numpy(samples_at(audio, input_rate(self._codec))).to(device_of(self._codec))
-        if self.encode_window is not None:
-            codes_S = torch.cat(list(encode_in_windows(self._codec, samples_T, self.encode_window)))
-        else:
-            num_samples_B = torch.tensor([samples_T.numel()], device=samples_T.device)
-            codes_BS, num_codes_B = self._codec.encode(samples_T[None], num_samples_B)
-            codes_S = codes_BS[0, : int(num_codes_B[0])]
-        return compressed_codes(audio, codes_S, self._codec)
-
-    def decompress(self, compressed: Compressed) -> Audio:
-        chunks = decode_in_chunks(self._codec, compressed.payload, self.decode_window)
-        decoded_T = torch.cat([chunk_T.float().cpu() for chunk_T in chunks])
-        return audio_like(compressed, decoded_T.numpy(), self._codec.sample_rate)
-
-    @property
-    def _codec(self) -> Codec:
-        if self.codec is None:
-            raise ValueError("Expected `codec` to be given, or put in by `with_codec`, but got None.")
-        return self.codec
 
 
 def whole_samples(sample_rate: int, frame_rate: float) -> int:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.lm.cache import Roots
+from modules.lm.sampling.kv_cache import Roots
 
 ATTENTION_NAME = "packed_documents"
 

@@ -23,7 +23,8 @@ from modules.lm.adapters import LowRankAdapters, add_adapters, merge_adapters
 from modules.lm.attention import register_packed_attention
 from modules.lm.model_card import MAX_LENGTH, SAMPLING, model_card
 from modules.lm.network import LlamaSize, build_llama
-from modules.lm.prompt_format import LlasaChat, TextToSpeech
+from modules.lm.text.prompt_format import LlasaChat, TextToSpeech
+from modules.moved_names import current_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -116,7 +117,7 @@ def instantiate(value: Any) -> Any:
     Raises ValueError for any other class.
     """
     if isinstance(value, dict) and "class_path" in value:
-        module, name = value["class_path"].rsplit(".", 1)
+        module, _, name = current_name(value["class_path"]).rpartition(".")
         if not module.startswith(ROOM):
             raise ValueError(f"Expected the checkpoint to describe classes of {ROOM}*, but got {value['class_path']}.")
         arguments = {key: instantiate(item) for key, item in (value.get("init_args") or {}).items()}

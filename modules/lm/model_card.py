@@ -1,6 +1,6 @@
 """README.md of an exported language model: its prompt as text, and how to run it with transformers alone."""
 
-from modules.lm.prompt_format import LlasaChat, TextToSpeech
+from modules.lm.text.prompt_format import LlasaChat, TextToSpeech
 from modules.tokens import TokenSpace
 
 SAMPLING = {"do_sample": True, "temperature": 0.8, "top_k": 50, "top_p": 1.0}  # of the released Llasa models' cards

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from modules.lm.adapters import LowRankAdapters
 from modules.lm.attention import register_packed_attention
-from modules.lm.huggingface_tokenizer import HuggingFaceTokenizer
+from modules.lm.text.huggingface_tokenizer import HuggingFaceTokenizer
 from modules.tokens import TokenSpace
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ import torch
 
 from modules.api import PromptFormat, Sampler, SamplerEngine, SamplingSettings
 from modules.lm.checkpoints import instantiate, read_checkpoint, restored_network
-from modules.lm.huggingface_tokenizer import HuggingFaceTokenizer
 from modules.lm.network import SpeechLanguageModel, model_hash
 from modules.lm.pretrained import PretrainedNetwork, load_pretrained
-from modules.lm.sampler import KVCacheSampler
+from modules.lm.sampling.sampler import KVCacheSampler
+from modules.lm.text.huggingface_tokenizer import HuggingFaceTokenizer
 
 
 class SavedModel:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from modules.api import Branch, Candidate, Codec, Cost, Prompt, Sampler, Verifier
-from modules.search.ledger import (
+from modules.search.costs import (
     decoding_flops,
     growth_flops,
     sampling_cost,

@@ -1,7 +1,6 @@
 """From the stored records of a sweep to SweepResults: curves, choices, and the description of what was run."""
 
 import datetime
-import importlib.metadata
 import math
 import platform
 from collections.abc import Sequence
@@ -11,17 +10,17 @@ from typing import Any
 import torch
 
 from modules.api import Prompt, disagreement_name
-from modules.search.candidates import CandidateRecord
-from modules.search.comparisons import compare
-from modules.search.curves import CurveCalculator
-from modules.search.equal_compute import at_equal_compute
-from modules.search.families import families_of, with_verdicts
-from modules.search.identity import digest, plain
-from modules.search.overoptimisation import over_optimisation
-from modules.search.results import SweepResults
-from modules.search.sweep import Panel, Sweep, chosen_index, silent_trace
+from modules.provenance import digest, package_versions, plain
+from modules.search.analysis.comparisons import compare
+from modules.search.analysis.curves import CurveCalculator
+from modules.search.analysis.equal_compute import at_equal_compute
+from modules.search.analysis.families import families_of, with_verdicts
+from modules.search.analysis.overoptimisation import over_optimisation
+from modules.search.analysis.results import SweepResults
+from modules.search.candidate_store import CandidateRecord
+from modules.search.panel import Panel, chosen_index, silent_trace
+from modules.search.sweep import Sweep
 
-DISTRIBUTIONS = ("torch", "lightning", "transformers", "torchmetrics", "numpy", "faster-whisper", "pocketsphinx")
 # Of the description: what may differ between the searches of one sweep.
 SEARCH_FACTS = (
     "model", "model_hash", "algorithm", "sampling", "seeds", "num_candidates", "most_flops_per_prompt",
@@ -113,7 +112,7 @@ def _is_sampling(results: SweepResults) -> bool:
 
 
 def _with_verdicts(results: Sequence[SweepResults], seed: int, num_resamples: int) -> list[SweepResults]:
-    """With what every selector's gain comes to under judges of other families (see modules/search/families.py)."""
+    """With what every selector's gain comes to under judges of other families (analysis/families.py)."""
     samples = [point for one in results if _is_sampling(one) for point in one.points]
     return [replace(one, points=with_verdicts(one.points, samples, seed, num_resamples)) for one in results]
 
@@ -185,14 +184,3 @@ def describe(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_candida
             for verifier in sweep.panel.everyone
         ],
     }
-
-
-def package_versions(distributions: Sequence[str] = DISTRIBUTIONS) -> dict[str, str]:
-    """Of those that are installed."""
-    versions = {}
-    for name in distributions:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions

@@ -4,7 +4,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from modules.api import (
@@ -17,83 +17,16 @@ from modules.api import (
     SamplerEngine,
     SamplingSettings,
     Verifier,
-    disagreement_name,
 )
-from modules.search.candidates import CandidateRecord, CandidateStore
+from modules.search.candidate_store import CandidateRecord, CandidateStore
+from modules.search.costs import estimated_cost
 from modules.search.driver import Progress, check_selectors, no_progress, run_searches, score_with_cost
-from modules.search.identity import candidate_identity, decoder_fingerprint, plain, score_identity
-from modules.search.ledger import estimated_cost
-from modules.search.protocol import SearchAlgorithm, Trace
+from modules.search.identity import candidate_identity, decoder_fingerprint, score_identity
+from modules.search.panel import Panel, chosen_index
+from modules.search.protocol import SearchAlgorithm
 from modules.search.scoring import ScoreFailure, decode_candidates, is_comparative
 
 logger = logging.getLogger(__name__)
-
-
-def unique_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """Without repeats of a key, in order. A key that stands for two texts is a ValueError: results go by key."""
-    by_key: dict[str, Prompt] = {}
-    for prompt in prompts:
-        first = by_key.setdefault(prompt.key, prompt)
-        if (first.text, first.language) != (prompt.text, prompt.language):
-            raise ValueError(
-                f"Expected `key` to name one prompt, but got {prompt.key!r} for {first.text!r} and for {prompt.text!r}."
-            )
-    return list(by_key.values())
-
-
-def chosen_index(candidates: Sequence[Candidate], selector_name: str) -> int:
-    """Place of the best candidate by that score. NaN ranks last; the first wins among equals."""
-    scores = [candidate.scores.get(selector_name, math.nan) for candidate in candidates]
-    return max(range(len(scores)), key=lambda place: -math.inf if math.isnan(scores[place]) else scores[place])
-
-
-@dataclass(frozen=True)
-class Panel:
-    """Who chooses and who judges. `final_judges` are dear: they hear the first candidate and the chosen ones only."""
-
-    selectors: Sequence[Verifier]
-    judges: Sequence[Verifier]
-    final_judges: Sequence[Verifier] = ()
-
-    def __post_init__(self) -> None:
-        if not self.judges and not self.final_judges:
-            raise ValueError("Expected at least one verifier in `judges` or `final_judges`, but got none.")
-        known: dict[str, Any] = {}
-        for verifier in [*self.selectors, *self.judges, *self.final_judges]:
-            what = (verifier.model_hash, plain(verifier.settings))
-            if known.setdefault(verifier.name, what) != what:
-                raise ValueError(f"Expected `name` to stand for one verifier, but got two called {verifier.name!r}.")
-            if verifier.name == "random" or verifier.name.startswith("oracle ("):
-                raise ValueError(f"Expected a verifier's `name` not to be a line of ours, but got {verifier.name!r}.")
-            if not math.isfinite(verifier.worst_score):
-                raise ValueError(
-                    f"Expected `worst_score` of {verifier.name} to be finite, but got {verifier.worst_score}."
-                )
-        for list_name in ("selectors", "judges", "final_judges"):
-            names = [verifier.name for verifier in getattr(self, list_name)]
-            if len(set(names)) < len(names):
-                raise ValueError(f"Expected each verifier once in `{list_name}`, but got {names}.")
-        if both := {one.name for one in self.judges} & {one.name for one in self.final_judges}:
-            raise ValueError(f"Expected a verifier in `judges` or in `final_judges`, but got {sorted(both)} in both.")
-
-    @property
-    def for_all(self) -> list[Verifier]:
-        """Selectors and judges, each once: they score every candidate."""
-        return list({one.name: one for one in [*self.selectors, *self.judges]}.values())
-
-    @property
-    def everyone(self) -> list[Verifier]:
-        return list({one.name: one for one in [*self.for_all, *self.final_judges]}.values())
-
-    @property
-    def columns(self) -> list[str]:
-        """Names in the candidates' scores: every verifier's, and the disagreement of those that are made of others."""
-        names = [[one.name, disagreement_name(one.name)][: 1 + is_comparative(one)] for one in self.everyone]
-        return [name for own in names for name in own]
-
-    def roles(self, name: str) -> list[str]:
-        lists = {"selector": self.selectors, "judge": self.judges, "final judge": self.final_judges}
-        return [role for role, members in lists.items() if name in {one.name for one in members}]
 
 
 @dataclass
@@ -279,13 +212,3 @@ class Sweep:
 def _unknown_last(flops: float) -> float:
     """For `max`, which would drop a NaN: what is not known may be any number."""
     return math.inf if math.isnan(flops) else flops
-
-
-def silent_trace(trace: Trace, verifier_names: Sequence[str]) -> Trace:
-    """The trace without audio, with the scores and costs of these verifiers only."""
-    candidates = []
-    for one in trace.candidates:
-        scores = {name: one.scores[name] for name in verifier_names if name in one.scores}
-        costs = {name: cost for name, cost in one.verifier_costs.items() if name in verifier_names}
-        candidates.append(replace(one, audio=None, scores=scores, verifier_costs=costs))
-    return Trace(trace.prompt, candidates)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from modules.api import Audio, Candidate, Prompt
 from modules.verifiers.audio import ContentCache, Failures, reference_similarities, scores_of_groups
-from modules.verifiers.audio_models import AudioModel, mean_hidden
+from modules.verifiers.embeddings.audio_models import AudioModel, mean_hidden
 from modules.verifiers.settings import constructor_settings
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from modules.api import Audio, Candidate, Prompt
 from modules.threads import num_cores, torch_threads
 from modules.verifiers.audio import ContentCache, Failures, in_threads, resampled, scores_of_groups
-from modules.verifiers.audio_models import AudioModel
+from modules.verifiers.embeddings.audio_models import AudioModel
 from modules.verifiers.model_files import content_hash, package_folder
 from modules.verifiers.settings import constructor_settings
 

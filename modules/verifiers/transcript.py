@@ -9,7 +9,7 @@ from torch import Tensor
 
 from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Prompt
 from modules.verifiers.audio import Failures, audio_hash, checked, failed, raise_passing, regrouped, resampled
-from modules.verifiers.normalise import Normaliser
+from modules.verifiers.recognisers.normalise import Normaliser
 from modules.verifiers.settings import constructor_settings
 
 MAX_CACHED_TEXTS = 100_000

@@ -17,18 +17,18 @@ from benchmarks.sampling_engines import p_value, places_of_draws
 from callbacks.inference_scaling import InferenceScaling
 from modules.api import Prompt, Sampler, SamplingSettings
 from modules.lm.network import build_llama
-from modules.lm.prompt_format import TextToSpeech
-from modules.lm.sampler import KVCacheSampler
-from modules.lm.tokenizer import ByteTokenizer
-from modules.lm.vllm_engine import VLLM
-from modules.search.best_of_n import BestOfN
+from modules.lm.sampling.sampler import KVCacheSampler
+from modules.lm.sampling.vllm_engine import VLLM
+from modules.lm.text.byte_tokenizer import ByteTokenizer
+from modules.lm.text.prompt_format import TextToSpeech
+from modules.search.algorithms.best_of_n import BestOfN
+from modules.search.algorithms.process_beam import ProcessBeam
+from modules.search.analysis.results import SweepResults
+from modules.search.costs import growth_flops
 from modules.search.driver import run_searches
-from modules.search.ledger import growth_flops
-from modules.search.process_beam import ProcessBeam
-from modules.search.results import SweepResults
-from tests.lm_toys import FORMAT, PROMPTS, SIZE, eager_copy
-from tests.search_toys import HOP_LENGTH, ToyCodec, ToyVerifier, mean_level
-from tests.test_inference_scaling import ToyPrompts
+from tests.callbacks.test_inference_scaling import ToyPrompts
+from tests.toys.lm_toys import FORMAT, PROMPTS, SIZE, eager_copy
+from tests.toys.search_toys import HOP_LENGTH, ToyCodec, ToyVerifier, mean_level
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed here")
 

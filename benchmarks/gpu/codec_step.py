@@ -1,0 +1,72 @@
+"""One training step of X-codec2 at full width on a GPU, against its authors' arrangement.
+
+    PYTHONPATH=. python benchmarks/gpu/codec_step.py [--batch_size 8] [--seconds 6] [--rounds 10] [--compile inductor]
+
+Three runs: equal losses and gradients in float32 on a short crop; steps between two that log, with every wait for the
+device an error; and the benchmark of benchmarks/codec_training_step.py in bfloat16. `--checks none` leaves out the
+first two. Most of the time goes into building the networks. Weights are random: nothing is fetched. Results:
+docs/results/codec_gpu.json.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from typing import Any
+
+import lightning as L
+import torch
+
+from benchmarks.codec_training_step import Parts, fit, measure, noise
+from modules.batches import AudioBatch
+
+GPU = {"accelerator": "gpu", "precision": "bf16-mixed"}
+NUM_WARMUP_STEPS = 3  # constants move, kernels are chosen, graphs are compiled
+
+
+class WaitsRaise(L.Callback):
+    """Within a step, behind the warm-up, torch raises where the host waits for the device."""
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step >= NUM_WARMUP_STEPS:
+            torch.cuda.set_sync_debug_mode("error")
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        torch.cuda.set_sync_debug_mode("default")
+
+    on_exception = on_train_batch_end
+
+
+def on_gpu(batch: AudioBatch) -> AudioBatch:
+    return replace(batch, audio_BT=batch.audio_BT.cuda(), num_samples_B=batch.num_samples_B.cuda())
+
+
+def check(parts: Parts, batch: AudioBatch, compile_backend: str | None) -> None:
+    """Equal losses and gradients, and steps without a wait for the device. Raises AssertionError, RuntimeError."""
+    torch.backends.cudnn.allow_tf32 = False
+    # Sums in another order: a thousandth, where the CPU keeps a hundred-thousandth.
+    measure(parts, on_gpu(noise(1, 1.0)), 1, None, 1e-3, accelerator="gpu")
+    num_steps = NUM_WARMUP_STEPS + 3
+    callbacks, log_every = [WaitsRaise()], num_steps + 1
+    fit(parts.module(compile_backend), batch, num_steps, callbacks=callbacks, log_every_n_steps=log_every, **GPU)
+    print(f"{num_steps - NUM_WARMUP_STEPS} steps without a wait for the device", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--narrower", type=int, default=1)
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--compile", metavar="BACKEND")
+    parser.add_argument("--checks", choices=("all", "none"), default="all")
+    given = parser.parse_args()
+    parts, batch = Parts(given.narrower), on_gpu(noise(given.batch_size, given.seconds))
+    if given.checks == "all":
+        check(parts, batch, given.compile)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+    result = measure(parts, batch, given.rounds, given.compile, None, **GPU)
+    print(json.dumps(result | {"device": torch.cuda.get_device_name(), "precision": GPU["precision"]}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""What the published benchmarks yield: rows that name text and recording, and how a row becomes a Prompt.
+
+Shapes: T audio samples.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from datamodules.shards.shards import by_hash
+from datamodules.sources.folder import read_audio
+from datamodules.sources.source import Skipped
+from modules.api import Audio, Prompt
+from modules.tokens import Utterance
+
+
+@dataclass(frozen=True)
+class PromptRow:
+    """One line of a benchmark, its audio not read yet.
+
+    `voice_text` is what is said in `recording`; empty where that is the beginning of `text` itself, to be continued.
+    `seconds`: so much of the recording, from its start; None takes all.
+    """
+
+    key: str
+    text: str
+    recording: Path
+    voice_text: str = ""
+    language: str = "en"
+    speaker: str = ""
+    emotion: str = ""
+    seconds: float | None = None
+
+
+@runtime_checkable
+class Benchmark(Protocol):
+    """One published layout. `rows` reads no audio beyond headers.
+
+    It raises FileNotFoundError where the data is absent (with where to get it), ValueError where nothing is of use; a
+    single bad line gives Skipped.
+    """
+
+    def rows(self) -> list[PromptRow | Skipped]: ...
+
+
+def absent(name: str, expected: str, got: Path, where: str) -> FileNotFoundError:
+    """The error for data that is not there. `where`: its address and licence."""
+    return FileNotFoundError(f"Expected `folder` to hold {name} ({expected}), but got no {got}. Get it from {where}.")
+
+
+def drawn(rows: Sequence[PromptRow | Skipped], number: int) -> list[PromptRow | Skipped]:
+    """`number` rows in the order of the benchmark, all for 0: by the hash of their keys, so that neither the first
+    speakers nor the easy beginning are preferred, and a larger number holds a smaller one."""
+    if not number:
+        return list(rows)
+    if number > len(rows):
+        raise ValueError(f"Expected `num_prompts` of at most {len(rows)}, but got {number}.")
+    return [rows[place] for place in sorted(by_hash([row.key for row in rows])[:number])]
+
+
+def read_prompt(row: PromptRow, sample_rate: int) -> Prompt | Skipped:
+    """The row with its recording, mono at `sample_rate` Hz; Skipped where that cannot be read or is too short."""
+    try:
+        audio = read_audio(row.recording)
+    except (OSError, RuntimeError, ValueError) as error:  # soundfile's errors are RuntimeErrors
+        return Skipped(row.key, " ".join(f"unreadable {row.recording.name}: {error}".split()))
+    samples_T = audio.samples_T
+    if row.seconds is not None:
+        samples_T = samples_T[: round(row.seconds * audio.sample_rate)]
+        if samples_T.numel() < round(row.seconds * audio.sample_rate):
+            return Skipped(row.key, f"{row.recording.name} is shorter than {row.seconds:g} s")
+    reference = at_rate(Audio(samples_T, audio.sample_rate), sample_rate)
+    voice = Utterance(row.voice_text, speaker=row.speaker, language=row.language)
+    return Prompt(row.key, row.text, row.language, row.speaker, reference, voice, row.emotion)
+
+
+def at_rate(audio: Audio, sample_rate: int) -> Audio:
+    """Resampled (soxr, band-limited) where it has another rate."""
+    if audio.sample_rate == sample_rate:
+        return audio
+    import soxr
+
+    samples_T = soxr.resample(audio.samples_T.numpy(), audio.sample_rate, sample_rate)
+    return Audio(torch.from_numpy(samples_T).float(), sample_rate)

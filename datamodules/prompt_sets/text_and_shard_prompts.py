@@ -1,0 +1,143 @@
+"""PromptDataModule: texts to speak, from shards for a sweep or from the command line."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+
+from datamodules.samples import file_in, name_in, read_about, read_wave, text_of
+from datamodules.shards.order import PlannedBatches, PlannedLoader
+from datamodules.shards.shards import ShardIndex, ShardReader, chosen_rows
+from datamodules.skips import SkipNotes
+from datamodules.speakers import planned_extra_tokens
+from datamodules.tokens import TokenRows, load_token_index, token_batch
+from modules.api import Audio, Prompt, PromptFormat
+from modules.batches import PromptBatch
+
+
+class PromptPlan:
+    """Reads the prompts of one set: text and reference recording from audio shards, codes from token shards if any.
+
+    `speaker` and `language` replace what the shards say, None keeps it. Another speaker than the recording's has no
+    reference. The codes stay with what the shards say, as in training. A prompt that cannot be read is noted in
+    `skipped` and left out.
+    """
+
+    def __init__(
+        self,
+        audio: ShardIndex,
+        tokens: ShardIndex | None,
+        prompt_format: PromptFormat,
+        speaker: str | None = None,
+        language: str | None = None,
+    ) -> None:
+        self.speaker, self.language = speaker, language
+        self.audio, self.reader = audio, ShardReader(audio)
+        self.skipped = SkipNotes(str(audio.folder), len(audio))
+        self.tokens = None
+        if tokens is not None:
+            extra = planned_extra_tokens(tokens, prompt_format)
+            longest = int((tokens.lengths + tokens.text_lengths + extra).max())
+            self.tokens = TokenRows(tokens, prompt_format, longest, seed=0)
+            self.tokens.skipped = self.skipped
+        self.token_row = {str(key): row for row, key in enumerate(tokens.keys)} if tokens else {}
+
+    def load(self, rows: Sequence[int]) -> PromptBatch | None:
+        read = (self.skipped.attempt(str(self.audio.keys[row]), lambda row=row: self.prompt(row)) for row in rows)
+        prompts = [prompt for prompt in read if prompt is not None]
+        if not prompts:
+            return None
+        if self.tokens is None:
+            return PromptBatch(prompts)
+        known = [self.token_row[prompt.key] for prompt in prompts if prompt.key in self.token_row]
+        documents = [[document] for row in known if (document := self.tokens.document(row))]
+        longest = max((len(tokens) for ((tokens, _),) in documents), default=0)
+        return PromptBatch(prompts, token_batch(documents, longest) if documents else None)
+
+    def prompt(self, row: int) -> Prompt:
+        files = self.reader.read(row)
+        about = read_about(files)
+        samples, rate = read_wave(file_in(files, self.audio.header["audio_format"]), int(self.audio.lengths[row]))
+        language = name_in(about, "language") if self.language is None else self.language
+        wanted = self.speaker or name_in(about, "speaker")
+        reference = Audio(torch.from_numpy(samples), rate) if wanted == name_in(about, "speaker") else None
+        key, text = str(self.audio.keys[row]), text_of(about)
+        return Prompt(key, text, language, wanted, reference, told_speaker=self.speaker)
+
+
+def first_batch(items: list[PromptBatch]) -> PromptBatch:
+    (batch,) = items
+    return batch
+
+
+class PromptDataModule(L.LightningDataModule):
+    """Prompts for `test` (sets read from shards) and `predict` (`text` from the command line).
+
+    Args:
+        prompt_format: Where text and codes stand; linked to the model.
+        audio_folder: Audio shards, `audio_folder/SPLIT`: texts and reference recordings.
+        token_folder: Token shards of the same recordings, for the teacher-forced loss; none to leave it out.
+        prompt_sets: Name to show, and the split it reads.
+        num_prompts: Prompts of each set, drawn by the hash of their keys; or one number per set. 0 for all.
+        batch_size: Prompts of one batch.
+        text: What `predict` speaks.
+        speaker, language: What the model is told of the voice, for a prompt format that names them. None: what the
+            shards say of each recording, and in `predict` no speaker and "en". A speaker other than the recording's
+            leaves the prompts of a set without a reference; "" tells none.
+    """
+
+    def __init__(
+        self,
+        prompt_format: PromptFormat,
+        audio_folder: Path | None = None,
+        token_folder: Path | None = None,
+        prompt_sets: dict[str, str] | None = None,
+        num_prompts: int | list[int] = 0,
+        batch_size: int = 8,
+        text: str | None = None,
+        speaker: str | None = None,
+        language: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.prompt_format, self.audio_folder, self.token_folder = prompt_format, audio_folder, token_folder
+        self.prompt_sets, self.num_prompts, self.batch_size = prompt_sets or {}, num_prompts, batch_size
+        self.text, self.speaker, self.language = text, speaker, language
+        if isinstance(num_prompts, list) and len(num_prompts) != len(self.prompt_sets):
+            raise ValueError(
+                f"Expected one of `num_prompts` for each of the prompt sets {list(self.prompt_sets)}, "
+                f"but got {num_prompts}."
+            )
+
+    @property
+    def prompt_set_names(self) -> list[str]:
+        return list(self.prompt_sets)
+
+    def test_dataloader(self) -> list[DataLoader]:
+        if not self.prompt_sets or self.audio_folder is None:
+            raise ValueError("Expected `prompt_sets` and `audio_folder` for a sweep, but got none.")
+        numbers = self.num_prompts if isinstance(self.num_prompts, list) else [self.num_prompts] * len(self.prompt_sets)
+        return [self._set(split, number) for split, number in zip(self.prompt_sets.values(), numbers, strict=True)]
+
+    def predict_dataloader(self) -> DataLoader:
+        if not self.text:
+            raise ValueError('Expected `text`, but got none: give --data.init_args.text "four two".')
+        key = "text-" + hashlib.sha256(self.text.encode()).hexdigest()[:8]
+        language = "en" if self.language is None else self.language
+        prompt = Prompt(key, self.text, language, self.speaker or "")
+        # Refuses what the tokenizer cannot express, before any work.
+        self.prompt_format.prompt_tokens(*prompt.told)
+        return DataLoader([PromptBatch([prompt])], batch_size=1, collate_fn=first_batch)
+
+    def _set(self, split: str, number: int) -> DataLoader:
+        audio = ShardIndex.load(Path(self.audio_folder) / split, "audio")
+        tokens = load_token_index(Path(self.token_folder) / split, self.prompt_format) if self.token_folder else None
+        if number > len(audio):
+            raise ValueError(f"Expected `num_prompts` of at most {len(audio)} in `{audio.folder}`, but got {number}.")
+        chosen = chosen_rows(audio.keys, number)
+        batches = [chosen[i : i + self.batch_size] for i in range(0, len(chosen), self.batch_size)]
+        # Every rank sees every prompt: the sweep shares the work out by prompt and merges by key.
+        plan = PromptPlan(audio, tokens, self.prompt_format, self.speaker, self.language)
+        return PlannedLoader(PlannedBatches(plan), sampler=batches, batch_size=None)

@@ -1,0 +1,151 @@
+"""VoicePromptDataModule: the same texts after a spoken prompt of the wanted voice, of another one, and after none."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import lightning as L
+import numpy as np
+from torch.utils.data import DataLoader
+
+from datamodules.prompt_sets.text_and_shard_prompts import PromptPlan
+from datamodules.samples import Sample
+from datamodules.shards.order import PlannedBatches, PlannedLoader
+from datamodules.shards.shards import ShardIndex, ShardReader
+from datamodules.skips import SkipNotes
+from datamodules.tasks import ALONE, speaker_groups
+from datamodules.tokens import load_token_index
+from modules.api import Prompt, PromptFormat
+from modules.batches import PromptBatch
+from modules.tokens import Utterance
+
+Condition = Literal["own", "other", "none"]
+CONDITIONS: dict[str, Condition] = {"own voice": "own", "another voice": "other", "no voice": "none"}
+NUM_ROLES = 3  # recordings that one prompt needs of its speaker: text, spoken prompt, reference
+
+
+class VoicePromptPlan:
+    """The prompts of one condition. Rows are (speaker, place): the text is that of the speaker's recording `place`, the
+    spoken prompt a later one, and the reference, which only judges hear, a third.
+
+    "own": the spoken prompt is the speaker's. "other": the one in the same place of the voice `shift` speakers on.
+    "none": there is none. Text and reference are the same in all three, so that nothing but the prompt differs. Under
+    "other" and "none" no speaker is told either: a format that names the speaker would give the wanted voice away.
+    """
+
+    def __init__(
+        self,
+        audio: ShardIndex,
+        tokens: ShardIndex,
+        rows_of: list[list[int]],
+        prompt_format: PromptFormat,
+        condition: Condition,
+        shift: int,
+    ) -> None:
+        self.rows_of, self.condition, self.shift = rows_of, condition, shift
+        self.audio, self.tokens = PromptPlan(audio, None, prompt_format), ShardReader(tokens)
+        self.skipped = SkipNotes(str(audio.folder), sum(map(len, rows_of)))
+        self.audio_row = {str(key): row for row, key in enumerate(audio.keys)}
+        if self.shift % len(self.rows_of) == 0:
+            raise ValueError(
+                f"Expected `other_speaker` to lead to another one of {len(self.rows_of)} speakers, but got {shift}."
+            )
+        fewest = min(map(len, self.rows_of))
+        if fewest < NUM_ROLES:
+            raise ValueError(
+                f"Expected {NUM_ROLES} recordings of every speaker in `{tokens.folder}`, but got {fewest}."
+            )
+
+    def load(self, rows: Sequence[tuple[int, int]]) -> PromptBatch | None:
+        read = (self.skipped.attempt(self._key(*row), lambda row=row: self.prompt(*row)) for row in rows)
+        prompts = [prompt for prompt in read if prompt is not None]
+        return PromptBatch(prompts) if prompts else None
+
+    def _key(self, speaker: int, place: int) -> str:
+        return str(self.tokens.index.keys[self.rows_of[speaker][place]])
+
+    def prompt(self, speaker: int, place: int) -> Prompt:
+        own = self.rows_of[speaker]
+        said, reference = (self._recording(own[(place + step) % len(own)]) for step in (0, 2))
+        key = f"{said.key}_{self.condition}"
+        voice = None
+        if self.condition != "none":
+            step = 0 if self.condition == "own" else self.shift
+            rows = self.rows_of[(speaker + step) % len(self.rows_of)]
+            voice = self._utterance(rows[(place + 1) % len(rows)])
+        told = None if self.condition == "own" else ""  # else the text alone would say who is wanted
+        return Prompt(key, said.text, said.language, said.speaker, reference.reference, voice, told_speaker=told)
+
+    def _recording(self, row: int) -> Prompt:
+        return self.audio.prompt(self.audio_row[str(self.tokens.index.keys[row])])
+
+    def _utterance(self, row: int) -> Utterance:
+        said = Sample.read(self.tokens, row, "tokens").utterance()
+        return replace(said, codes=tuple(said.codes))
+
+
+def rows_by_speaker(tokens: ShardIndex) -> list[list[int]]:
+    """For each speaker, in the order of the first of their keys: the rows of their recordings, in the order of keys:
+    voices that say the same texts have them in the same places.
+
+    Raises ValueError where a recording names no speaker. Damaged ones are left out.
+    """
+    group_of = speaker_groups(tokens, "refuse")
+    rows: dict[int, list[int]] = {}
+    for row in np.argsort(tokens.keys).tolist():
+        if group_of[row] != ALONE:
+            rows.setdefault(int(group_of[row]), []).append(row)
+    return list(rows.values())
+
+
+class VoicePromptDataModule(L.LightningDataModule):
+    """Three prompt sets for `test`, which a sweep judges by the likeness to the wanted voice.
+
+    Args:
+        prompt_format: Where text and codes stand; linked to the model.
+        audio_folder: Audio shards, `audio_folder/SPLIT`: texts and references.
+        token_folder: Token shards of the same recordings: the spoken prompts.
+        split: Of both.
+        num_texts: Texts of each speaker, the first by key, so that voices of one text are compared on it; 0 for all.
+        other_speaker: How many speakers further on the other voice is found.
+        batch_size: Prompts of one batch.
+    """
+
+    def __init__(
+        self,
+        prompt_format: PromptFormat,
+        audio_folder: Path,
+        token_folder: Path,
+        split: str = "test",
+        num_texts: int = 0,
+        other_speaker: int = 1,
+        batch_size: int = 8,
+    ) -> None:
+        super().__init__()
+        self.prompt_format, self.split = prompt_format, split
+        self.audio_folder, self.token_folder = Path(audio_folder), Path(token_folder)
+        self.num_texts, self.other_speaker, self.batch_size = num_texts, other_speaker, batch_size
+
+    @property
+    def prompt_set_names(self) -> list[str]:
+        return list(CONDITIONS)
+
+    def test_dataloader(self) -> list[DataLoader]:
+        audio = ShardIndex.load(self.audio_folder / self.split, "audio")
+        tokens = load_token_index(self.token_folder / self.split, self.prompt_format)
+        rows_of = rows_by_speaker(tokens)
+        plans = [
+            VoicePromptPlan(audio, tokens, rows_of, self.prompt_format, condition, self.other_speaker)
+            for condition in CONDITIONS.values()
+        ]
+        return [self._set(plan) for plan in plans]
+
+    def _set(self, plan: VoicePromptPlan) -> DataLoader:
+        fewest = min(map(len, plan.rows_of))
+        if self.num_texts > fewest:
+            raise ValueError(f"Expected `num_texts` of at most {fewest}, but got {self.num_texts}.")
+        chosen = [(speaker, place) for speaker in range(len(plan.rows_of)) for place in range(self.num_texts or fewest)]
+        batches = [chosen[i : i + self.batch_size] for i in range(0, len(chosen), self.batch_size)]
+        # Every rank sees every prompt: the sweep shares the work out by prompt and merges by key.
+        return PlannedLoader(PlannedBatches(plan), sampler=batches, batch_size=None)

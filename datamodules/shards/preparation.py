@@ -1,0 +1,292 @@
+"""From recordings to audio shards: resampled, checked, split, indexed."""
+
+import fcntl
+import hashlib
+import inspect
+import io
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.shards.shards import ShardIndex, ShardWriter, held_out, usable_key
+from datamodules.sources.source import Recording, Skipped, Source, unusable_audio
+from modules.api import SpeechStates
+
+UNUSABLE_KEY = "key is empty or holds a dot, slash or space"
+MARKER = "prepared.json"  # in a prepared folder: from what, and which splits
+SILENCE_PEAK = 1e-3  # full scale is 1; below this a recording holds nothing
+
+
+def prepare_audio_shards(
+    sources: Sequence[Source],
+    folder: Path,
+    sample_rate: int,
+    audio_format: str = "flac",
+    samples_per_shard: int = 1000,
+    semantic: SpeechStates | None = None,
+) -> dict[str, ShardIndex]:
+    """Turn sources into `folder/SPLIT` audio shards; does nothing where they stand already.
+
+    With `semantic`, what it says of each whole recording stands beside the audio: KEY.states.npy, (S, C) float16.
+
+    A recording that cannot be used is skipped, counted and listed in the index's report; it never stops the run. The
+    shards are written beside `folder` and moved there whole; nothing in `folder` is ever removed. Of several processes
+    that prepare one folder, one does, and the others wait and use what it made.
+    Raises ValueError where the folder was prepared from other sources or settings or holds something else, or where
+    nothing could be used.
+    """
+    about: dict[str, Any] = {"sample_rate": sample_rate, "audio_format": audio_format}
+    if semantic is not None:
+        about["semantic"] = semantic.encode_settings
+    splits = _prepared_splits(folder, about, sources)
+    if splits is None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            splits = _prepared_splits(folder, about, sources) or _prepare(
+                sources, folder, about, samples_per_shard, semantic
+            )
+    return {split: ShardIndex.load(folder / split, "audio") for split in splits}
+
+
+def _prepared_splits(folder: Path, about: dict[str, Any], sources: Sequence[Source]) -> list[str] | None:
+    """The splits of a prepared folder; None where there is none yet. Raises ValueError where it holds anything else."""
+    marker = folder / MARKER
+    if marker.is_file():
+        prepared = json.loads(marker.read_text())
+        described = [_describe(one, before) for one, before in zip_longest(sources, prepared.get("sources", []))]
+        about = {**about, "sources": described}
+        if {name: prepared.get(name) for name in about} != about:
+            raise ValueError(
+                f"Expected `{folder}` to be prepared from {about}, but it was prepared from {prepared}. "
+                "Name another folder, or remove this one to prepare it anew."
+            )
+        return prepared["splits"]
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"Expected `folder` to be new, empty or prepared shards, but `{folder}` holds other files.")
+    return None
+
+
+def _prepare(
+    sources: Sequence[Source],
+    folder: Path,
+    about: dict[str, Any],
+    samples_per_shard: int,
+    semantic: SpeechStates | None,
+) -> list[str]:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        whole = Path(scratch) / folder.name
+        keyed = _Keyed(several_sources=len(sources) > 1)
+        splits = _write_splits(sources, whole, about, samples_per_shard, semantic, keyed)
+        (whole / "CREDITS.txt").write_text("\n\n".join(source.credits() for source in sources))
+        described = {**about, "sources": [_describe(source) for source in sources], "splits": splits}
+        (whole / MARKER).write_text(json.dumps(described, indent=1))
+        try:
+            whole.replace(folder)
+        except OSError:  # a file system without locks, where another process was faster
+            appeared = _prepared_splits(folder, about, sources)
+            if appeared is None:
+                raise
+            print(f"{folder}: another process has prepared it meanwhile; its shards are used")
+            return appeared
+    for split in splits:
+        index = ShardIndex.load(folder / split, "audio")
+        minutes = index.lengths.sum() / about["sample_rate"] / 60
+        print(f"{folder}/{split}: {len(index)} recordings, {minutes:.1f} minutes")
+    print(skip_report(keyed.skipped, len(keyed.source_of) + len(keyed.skipped)))
+    return splits
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Alone among the processes, of all nodes that share the file system, that prepare `folder`."""
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{folder}: waiting for another process that prepares it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:
+            pass  # a file system without locks
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough while a forked child holds the file open
+
+
+def skip_report(skipped: Sequence[Skipped], num_recordings: int) -> str:
+    """Lines that say how many of the recordings were skipped and why: a line for each reason, up to its colon, the
+    commonest first, with the first keys."""
+    by_reason: dict[str, list[Skipped]] = {}
+    for item in skipped:
+        by_reason.setdefault(item.reason.partition(":")[0], []).append(item)
+    lines = [f"skipped {len(skipped)} of {num_recordings} recordings" + (":" if skipped else "")]
+    for reason, items in sorted(by_reason.items(), key=lambda pair: -len(pair[1])):
+        detail = items[0].reason.removeprefix(reason)
+        lines.append(f"  {len(items)} x {reason}, such as {items[0].key!r}{detail}")
+    return "\n".join(lines)
+
+
+def usable_audio(recording: Recording, sample_rate: int) -> np.ndarray | str:
+    """float32 samples at `sample_rate`, or the reason why there are none."""
+    reason = unusable_audio(recording.audio)
+    if reason:
+        return reason
+    samples = recording.audio.samples_T.detach().cpu().float().numpy()
+    if np.abs(samples).max() < SILENCE_PEAK:
+        return "silent"
+    if recording.audio.sample_rate != sample_rate:
+        import soxr
+
+        samples = soxr.resample(samples, recording.audio.sample_rate, sample_rate)
+    if samples.size < sample_rate // 20:
+        return "shorter than 50 ms"
+    return np.clip(samples, -1, 1).astype(np.float32)
+
+
+def usable_samples(item: Any, sample_rate: int) -> np.ndarray | Skipped:
+    """float32 samples at `sample_rate` of what any source yields, or why it is skipped. Raises nothing."""
+    if isinstance(item, Skipped):
+        return Skipped(_printable(item.key), _printable(item.reason))
+    if not isinstance(item, Recording):
+        return Skipped("", f"no Recording: {type(item).__name__}")
+    if not usable_key(item.key):
+        return Skipped(_printable(item.key), UNUSABLE_KEY)
+    if not isinstance(item.text, str) or _printable(item.text) != item.text:
+        return Skipped(item.key, f"text is no string of Unicode: {type(item.text).__name__}")
+    if item.split and not usable_key(item.split):
+        return Skipped(item.key, f"split is no plain name: {_printable(item.split)}")
+    try:
+        samples = usable_audio(item, sample_rate)
+    except (MemoryError, RuntimeError, ValueError, TypeError) as error:
+        return Skipped(item.key, _printable(f"unreadable: {error}"))
+    return Skipped(item.key, samples) if isinstance(samples, str) else samples
+
+
+def _printable(value: Any) -> str:
+    """As a string that UTF-8 can hold; "" for None."""
+    return "" if value is None else str(value).encode(errors="backslashreplace").decode()
+
+
+def _plain_name(name: str) -> str:
+    """Of ASCII letters, digits, `-` and `_`; with a hash where that changes it, as two may become the same."""
+    plain = re.sub(r"[^A-Za-z0-9-]", "_", name)
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+@dataclass
+class _Keyed:
+    """The keys of a preparation: whose `source` each is of. And what was skipped."""
+
+    several_sources: bool
+    source_of: dict[str, str] = field(default_factory=dict)
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def key(self, recording: Recording) -> str | Skipped:
+        """The recording's own key, after its prefix where there are several sources; after its source's name where
+        another source has the key."""
+        key = recording.key
+        if self.several_sources and recording.prefix:
+            key = f"{recording.prefix}_{key}"
+        source = _printable(recording.source)
+        if self.source_of.get(key, source) != source:
+            key = f"{_plain_name(source)}_{recording.key}"
+        if not usable_key(key):
+            return Skipped(_printable(key), UNUSABLE_KEY)
+        if key in self.source_of:
+            hint = f": `name` tells sources apart, both are {source!r}" if self.several_sources else ""
+            return Skipped(key, f"another recording has this key{hint}")
+        self.source_of[key] = source
+        return key
+
+
+def _write_splits(
+    sources: Sequence[Source],
+    folder: Path,
+    header: dict[str, Any],
+    samples_per_shard: int,
+    semantic: SpeechStates | None,
+    keyed: _Keyed,
+) -> list[str]:
+    from tqdm import tqdm
+
+    sample_rate, audio_format = header["sample_rate"], header["audio_format"]
+    writers: dict[str, ShardWriter] = {}
+    with ExitStack() as stack:
+        progress = stack.enter_context(
+            tqdm(
+                total=sum(source.num_recordings for source in sources),
+                desc=f"preparing {folder.name}",
+                unit="recording",
+            )
+        )
+        for item in (item for source in sources for item in source.recordings()):
+            progress.update()
+            samples = usable_samples(item, sample_rate)
+            key = samples if isinstance(samples, Skipped) else keyed.key(item)
+            if isinstance(key, Skipped):
+                keyed.skipped.append(key)
+                continue
+            # By the source's own key: what is held out does not hang on the other sources.
+            split = item.split or ("held_out" if held_out(item.key) else "train")
+            if split not in writers:
+                writers[split] = stack.enter_context(ShardWriter(folder / split, "audio", header, samples_per_shard))
+            files = _files(item, samples, sample_rate, audio_format)
+            if semantic is not None:
+                files["states.npy"] = _states(semantic, samples)
+            writers[split].write(key, files, len(samples), item.text)
+        if not writers:
+            report = skip_report(keyed.skipped, len(keyed.skipped))
+            raise ValueError(f"Expected at least one usable recording, but got none. {' '.join(report.split())}.")
+        first = writers.get("train", next(iter(writers.values())))
+        for item in keyed.skipped:
+            first.skip(item.key, item.reason)
+    return sorted(writers)
+
+
+def _files(recording: Recording, samples: np.ndarray, sample_rate: int, audio_format: str) -> dict[str, Any]:
+    import soundfile
+
+    stream = io.BytesIO()
+    soundfile.write(stream, samples, sample_rate, format=audio_format.upper(), subtype=None)
+    metadata = {
+        "text": recording.text,
+        "speaker": _printable(recording.speaker),
+        "language": _printable(recording.language),
+        "source": _printable(recording.source),
+        "license": _printable(recording.license),
+        "duration": len(samples) / sample_rate,
+    }
+    return {audio_format: stream.getvalue(), "json": metadata}
+
+
+def _states(semantic: SpeechStates, samples: np.ndarray) -> np.ndarray:
+    """(S, C) float16."""
+    import torch
+
+    audio_BT = torch.from_numpy(samples)[None]
+    return semantic(audio_BT, torch.tensor([len(samples)])).latent_BSC[0].half().numpy()
+
+
+def _describe(source: Source | None, before: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """The source's class and public settings, as JSON holds them. Without those that hold their default and that
+    `before`, an earlier description, lacks: arguments that are newer than it."""
+    if source is None:
+        return None
+    arguments = inspect.signature(type(source)).parameters
+    settings = {}
+    for name, value in vars(source).items():
+        is_newer = isinstance(before, dict) and name not in before and name in arguments
+        if name.startswith("_") or (is_newer and value == arguments[name].default):
+            continue
+        known = before.get(name) if isinstance(before, dict) else None
+        settings[name] = _describe(value, known) if hasattr(value, "recordings") else value
+    return json.loads(json.dumps({"class": type(source).__name__, **settings}, default=str))

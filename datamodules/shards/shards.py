@@ -1,0 +1,340 @@
+"""Shards on disk: WebDataset tar files beside an index, written once, read by sample in any order.
+
+A shard folder holds `000000.tar` …, `index.json` (kind, shards, header, report) and `index.npz` (per sample: key,
+length, bytes of its text, shard, byte offset, byte size, speaker). The tar files are plain WebDataset and open with
+`webdataset.WebDataset(...)`; the offsets let us own the order of samples, which an exact resume needs and WebDataset's
+own pipeline cannot give.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from datamodules.shards.stored_arrays import mapped_arrays
+from datamodules.shards.tar_samples import plain_sample
+
+FORMAT = 1
+MAX_OPEN_SHARDS = 64  # of one reader
+ARRAYS = ("keys", "lengths", "text_lengths", "shard_of", "offsets", "sizes")
+MADE_BY = {
+    "audio": "A run whose data has `sources` prepares them; the demo's: "
+    "python run.py fit --config configs/demo/codec.yaml, its digits: "
+    "python run.py predict --config configs/demo/tokenise.yaml.",
+    "tokens": "A codec's predict writes them; the demo's: python run.py predict --config configs/demo/tokenise.yaml.",
+}
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """What a shard folder holds.
+
+    `header` is what the writer was told of the data (token space, codec fingerprint, sample rate, …). `lengths` are in
+    samples of audio or in codes, `text_lengths` in UTF-8 bytes. `report` counts what was kept and skipped, and why.
+    `speaker_of` gives each sample's row in `speakers`, (K, 2): source and name. Older indices have no `speakers`, and
+    number bare names or nothing; datamodules.speakers.speakers_of reads both.
+    """
+
+    folder: Path
+    kind: str
+    header: dict[str, Any]
+    report: dict[str, Any]
+    shards: list[str]
+    keys: np.ndarray
+    lengths: np.ndarray
+    text_lengths: np.ndarray
+    shard_of: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+    speaker_of: np.ndarray | None = None
+    speakers: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @cached_property
+    def shard_counts(self) -> np.ndarray:
+        """Samples of each shard."""
+        return np.bincount(self.shard_of, minlength=len(self.shards))
+
+    @classmethod
+    def load(cls, folder: Path | str, kind: str) -> "ShardIndex":
+        """Raises FileNotFoundError where there is no index, ValueError where it is of another kind or empty."""
+        folder = Path(folder)
+        if not (folder / "index.json").is_file():
+            raise FileNotFoundError(
+                f"Expected {kind} shards in `{folder}`, but there is no index.json. {MADE_BY[kind]} "
+                f"The splits beside it: {_splits(folder.parent)}."
+            )
+        about = json.loads((folder / "index.json").read_text())
+        if about["format"] != FORMAT or about["kind"] != kind:
+            raise ValueError(
+                f"Expected {kind} shards of format {FORMAT} in `{folder}`, "
+                f"but got {about['kind']} shards of format {about['format']}."
+            )
+        arrays = mapped_arrays(folder / "index.npz")
+        index = cls(
+            folder,
+            kind,
+            about["header"],
+            about["report"],
+            about["shards"],
+            *(arrays[name] for name in ARRAYS),
+            speaker_of=arrays.get("speaker_of"),
+            speakers=arrays.get("speakers"),
+        )
+        if not len(index):
+            raise ValueError(f"Expected at least one sample in `{folder}`, but got none: {about['report']}.")
+        return index
+
+
+def _splits(folder: Path) -> list[str]:
+    return sorted(path.parent.name for path in folder.glob("*/index.json"))
+
+
+class ShardReader:
+    """Random access to the samples of an index. Keeps the tars of late open; safe to send to loader workers."""
+
+    def __init__(self, index: ShardIndex) -> None:
+        self.index = index
+        self._files: dict[tuple[int, int], Any] = {}  # the one used last stands last
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"index": self.index, "_files": {}}
+
+    def read(self, row: int) -> dict[str, Any]:
+        """{"__key__": str, extension: bytes, …} of one sample; by WebDataset's tar reader where it is not plain.
+
+        Raises ValueError, naming shard and key, where the bytes are damaged.
+        """
+        index = self.index
+        shard = int(index.shard_of[row])
+        chunk = os.pread(self._descriptor(shard), int(index.sizes[row]), int(index.offsets[row]))
+        sample = plain_sample(chunk)
+        if sample is None:
+            sample = _any_sample(chunk, index.shards[shard])
+        if sample["__key__"] != index.keys[row]:
+            raise ValueError(f"Expected sample `{index.keys[row]}`, but got `{sample['__key__']}`: damaged shard.")
+        return sample
+
+    def _descriptor(self, shard: int) -> int:
+        source = (os.getpid(), shard)  # a file handle is never shared with a forked worker
+        stream = self._files.pop(source, None) or (self.index.folder / self.index.shards[shard]).open("rb", buffering=0)
+        self._files[source] = stream
+        if len(self._files) > MAX_OPEN_SHARDS:  # a corpus has more shards than a process may open files
+            self._files.pop(next(iter(self._files))).close()
+        return stream.fileno()
+
+
+def _any_sample(chunk: bytes, shard: str) -> dict[str, Any]:
+    from webdataset.tariterators import group_by_keys, tar_file_iterator
+
+    try:
+        files = [dict(item, __url__="") for item in tar_file_iterator(io.BytesIO(chunk))]
+        (sample,) = group_by_keys(files)
+    except Exception as error:
+        raise ValueError(f"Expected a readable sample in `{shard}`, but got: {error}.") from error
+    return sample
+
+
+class ShardWriter:
+    """Writes a shard folder: into `folder/unfinished`, moved into `folder` at the end, the index last.
+
+    A folder with an index is therefore complete, and shards that stand in `folder` are replaced only by a whole set
+    that holds all their samples. Whatever else lies there is left alone.
+
+    Args:
+        folder: Where the shards go.
+        kind: "audio", "tokens" or "text".
+        header: What readers must know (kept in index.json).
+        samples_per_shard: Samples in one tar file.
+
+    Raises ValueError on opening where `folder` holds shards of another kind or header, or tar files without an index;
+    and at the end where shards there hold samples that the new ones lack: the new ones then stay in
+    `folder/unfinished`.
+    """
+
+    def __init__(self, folder: Path | str, kind: str, header: dict[str, Any], samples_per_shard: int = 1000) -> None:
+        self.folder, self.kind, self.header, self.samples_per_shard = Path(folder), kind, header, samples_per_shard
+        self.unfinished = self.folder / "unfinished"
+        self._rows: list[tuple[str, int, int, int, int, int]] = []
+        self._keys: set[str] = set()
+        self._speakers: dict[tuple[str, str], int] = {}  # (source, name) to number, in order of appearance
+        self._speaker_of: list[int] = []
+        self._skipped: list[dict[str, str]] = []
+        self._tar: Any = None
+        self._stream: Any = None
+
+    def __enter__(self) -> "ShardWriter":
+        if (self.unfinished / "index.json").is_file() and not (self.folder / "index.json").is_file():
+            self._move_in()  # an earlier writer was ended while it did so
+        self._check_folder()
+        shutil.rmtree(self.unfinished, ignore_errors=True)  # of an interrupted writer
+        self.unfinished.mkdir(parents=True)
+        return self
+
+    @property
+    def num_samples(self) -> int:
+        return len(self._rows)
+
+    @property
+    def total_length(self) -> int:
+        return sum(row[1] for row in self._rows)
+
+    def write(self, key: str, files: dict[str, Any], length: int, text: str) -> None:
+        """Add one sample: `files` by extension (bytes, or what webdataset's TarWriter encodes: npy, json). The index
+        lists the speaker that its json names."""
+        if not usable_key(key):
+            raise ValueError(f"Expected `key` without dots, slashes and spaces, but got {key!r}.")
+        if key in self._keys:
+            raise ValueError(f"Expected every `key` once, but got {key!r} again.")
+        if len(self._rows) % self.samples_per_shard == 0:
+            self._open_next_shard()
+        start = self._tar.tarstream.offset
+        self._tar.write({"__key__": key, **files})
+        self._keys.add(key)
+        self._speaker_of.append(self._speakers.setdefault(speaker_in(files), len(self._speakers)))
+        shard, size = len(self._rows) // self.samples_per_shard, self._tar.tarstream.offset - start
+        self._rows.append((key, length, len(text.encode()), shard, start, size))
+
+    def skip(self, key: str, reason: str) -> None:
+        """Count a sample that could not be used."""
+        self._skipped.append({"key": key, "reason": reason})
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.discard()
+            return
+        self._close_shard()
+        self._write_index()
+        self._replace_shards()
+
+    def discard(self) -> None:
+        """End without these samples; what stands in `folder` stays."""
+        self._close_shard()
+        shutil.rmtree(self.unfinished, ignore_errors=True)
+
+    def _check_folder(self) -> None:
+        """Raises ValueError where `folder` holds something that must not be replaced."""
+        remedy = "Name another folder, or remove what is there."
+        if (self.folder / "index.json").is_file():
+            about = json.loads((self.folder / "index.json").read_text())
+            for name, wanted in (("kind", self.kind), ("header", json.loads(json.dumps(self.header)))):
+                if about.get(name) != wanted:
+                    raise ValueError(
+                        f"Expected `{self.folder}` to be free for {self.kind} shards of {self.header}, but it holds "
+                        f"{about.get('kind')} shards of {about.get('header')}. {remedy}"
+                    )
+        elif tars := sorted(path.name for path in self.folder.glob("*.tar")):
+            raise ValueError(
+                f"Expected `{self.folder}` to be free for {self.kind} shards, but it holds {tars[0]} without an "
+                f"index.json. {remedy}"
+            )
+
+    def _replace_shards(self) -> None:
+        old, new = ((folder / "index.npz") for folder in (self.folder, self.unfinished))
+        if old.is_file() and (lost := _samples(old) - _samples(new)):
+            raise ValueError(
+                f"Expected the new shards to hold every sample of those in `{self.folder}`, but {len(lost)} are "
+                f"missing or of another length, such as {min(lost)[0]!r}. Nothing was replaced; the new shards are in "
+                f"`{self.unfinished}`. To replace the old ones: remove index.json, index.npz and *.tar of "
+                f"`{self.folder}` and move the files of `{self.unfinished}` there."
+            )
+        (self.folder / "index.json").unlink(missing_ok=True)  # from here to the end the folder is no whole one
+        self._move_in()
+
+    def _move_in(self) -> None:
+        shards = json.loads((self.unfinished / "index.json").read_text())["shards"]
+        for path in self.folder.glob("*.tar"):
+            if path.name not in shards:
+                path.unlink()
+        for path in sorted(self.unfinished.iterdir(), key=lambda path: path.name == "index.json"):
+            os.replace(path, self.folder / path.name)
+        self.unfinished.rmdir()
+
+    def _close_shard(self) -> None:
+        if self._tar is not None:
+            self._tar.close()
+            self._stream.close()
+
+    def _open_next_shard(self) -> None:
+        from webdataset import TarWriter
+
+        self._close_shard()
+        number = len(self._rows) // self.samples_per_shard
+        self._stream = (self.unfinished / f"{number:06d}.tar").open("wb")
+        self._tar = TarWriter(self._stream, mtime=0)  # the same data gives the same bytes
+
+    def _write_index(self) -> None:
+        columns = zip(*self._rows, strict=True) if self._rows else [()] * len(ARRAYS)
+        arrays = {
+            name: np.array(column, dtype=np.str_ if name == "keys" else np.int64)
+            for name, column in zip(ARRAYS, columns, strict=True)
+        }
+        arrays["speaker_of"] = np.array(self._speaker_of, dtype=np.int64)
+        arrays["speakers"] = np.array(list(self._speakers), dtype=np.str_).reshape(-1, 2)
+        report = {
+            "num_samples": len(self._rows),
+            "num_skipped": len(self._skipped),
+            "skipped_by_reason": dict(Counter(item["reason"] for item in self._skipped)),
+            "skipped": self._skipped,
+        }
+        shards = sorted(path.name for path in self.unfinished.glob("*.tar"))
+        about = {"format": FORMAT, "kind": self.kind, "header": self.header, "report": report, "shards": shards}
+        with (self.unfinished / "index.npz").open("wb") as stream:
+            np.savez(stream, **arrays)
+        (self.unfinished / "index.json").write_text(json.dumps(about, indent=1, ensure_ascii=False))
+
+
+def _samples(path: Path) -> set[tuple[str, int, int]]:
+    """Key, length and bytes of text of every sample of an `index.npz`."""
+    arrays = mapped_arrays(path)
+    return set(zip(*(arrays[name].tolist() for name in ("keys", "lengths", "text_lengths")), strict=True))
+
+
+def usable_key(key: Any) -> bool:
+    """Whether WebDataset tells samples apart by it: it cuts names at the first dot."""
+    return isinstance(key, str) and re.fullmatch(r"[^./\\ \x00-\x1f\x7f\ud800-\udfff]+", key) is not None
+
+
+def speaker_in(files: dict[str, Any]) -> tuple[str, str]:
+    """(source, name) by the json of a sample; "" for what it does not say."""
+    about = files.get("json", {})
+    about = about if isinstance(about, dict) else json.loads(about)
+    if not isinstance(about, dict):
+        return "", ""
+    return str(about.get("source") or ""), str(about.get("speaker") or "")
+
+
+def by_hash(keys: Sequence[str]) -> list[int]:
+    """Places of `keys` in the order of their SHA-256. The first n are a fair choice of n: no source and no speaker is
+    preferred, n + 1 hold the same n, and the order in which recordings were added does not matter."""
+    return sorted(range(len(keys)), key=lambda place: hashlib.sha256(str(keys[place]).encode()).digest())
+
+
+def chosen_rows(keys: Sequence[str], number: int) -> list[int]:
+    """Places of `number` keys, all for 0, chosen by their hash and in the order of keys."""
+    if not number:
+        return np.argsort(keys).tolist()
+    return sorted(by_hash(keys)[:number], key=lambda place: str(keys[place]))
+
+
+def held_out(key: str) -> bool:
+    """True for the tenth of all keys that no training run sees. A hash decides, so splits never drift."""
+    return int(hashlib.sha256(key.encode()).hexdigest(), 16) % 10 == 0

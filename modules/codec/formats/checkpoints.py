@@ -1,0 +1,176 @@
+"""Codecs from files: our checkpoints, X-codec2's and NeuCodec's released files, transformers' folders.
+
+On the command line: python -m modules.codec.formats.checkpoints convert SOURCE FOLDER
+
+Shapes: B batch, T samples, S frames.
+"""
+
+import argparse
+import importlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modules.codec.formats.released import load_released
+from modules.codec.formats.tensor_names import RELEASED, TRANSFORMERS, is_named
+from modules.codec.formats.transformers_folder import load_transformers, save_transformers
+from modules.codec.formats.weights import fill, local_path, read_checkpoint, read_folder
+from modules.codec.generator import CodecGenerator
+from modules.moved_names import current_name
+
+PREFIX = "generator."
+ROOM = "modules.codec."
+
+
+class CodecCheckpoint:
+    """A trained codec, frozen, as a yaml names it. Satisfies Codec; constructing it does not touch the file.
+
+    Args:
+        path: As of load_codec.
+        device: Where it runs; "auto" is CUDA where there is one.
+        semantic_model: As of load_codec.
+    """
+
+    def __init__(self, path: Path, device: str = "auto", semantic_model: str | None = None) -> None:
+        self.path, self.device, self.semantic_model = Path(path), device, semantic_model
+
+    @cached_property
+    def generator(self) -> CodecGenerator:
+        device = self.device if self.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+        return load_codec(self.path, self.semantic_model).to(device)
+
+    @property
+    def sample_rate(self) -> int:
+        return self.generator.sample_rate
+
+    @property
+    def input_sample_rate(self) -> int:
+        return self.generator.input_sample_rate
+
+    @property
+    def frame_rate(self) -> float:
+        return self.generator.frame_rate
+
+    @property
+    def codebook_size(self) -> int:
+        return self.generator.codebook_size
+
+    @property
+    def look_back_frames(self) -> float:
+        return self.generator.look_back_frames
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return self.generator.fingerprint
+
+    @cached_property
+    def decoder_fingerprint(self) -> str:
+        return self.generator.decoder_fingerprint
+
+    @torch.no_grad()
+    def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
+        codes_BS, num_codes_B = self.generator.encode(self._here(audio_BT), self._here(num_samples_B))
+        return codes_BS.to(audio_BT.device), num_codes_B.to(audio_BT.device)
+
+    @torch.no_grad()
+    def decode(self, codes_BS: Tensor, num_codes_B: Tensor, start_frame: int = 0) -> Tensor:
+        audio_BT = self.generator.decode(self._here(codes_BS), self._here(num_codes_B), start_frame)
+        return audio_BT.to(codes_BS.device)
+
+    def decode_flops(self, num_codes: int) -> float:
+        return self.generator.decode_flops(num_codes)
+
+    def _here(self, tensor: Tensor) -> Tensor:
+        return tensor.to(next(self.generator.parameters()).device)
+
+
+def load_codec(path: Path | str, semantic_model: str | None = None) -> CodecGenerator:
+    """The codec of a file or folder, in evaluation mode, without gradients.
+
+    Args:
+        path: A checkpoint of CodecModule; a released file (.safetensors, .ckpt, .bin) or a folder that holds one; a
+            folder of transformers' Xcodec2Model or NeuCodecModel; the hub name of such a folder. The names of the
+            tensors tell them apart; a released file's config.json is not read.
+        semantic_model: Folder or hub id of the semantic network, for a released file that does not hold it.
+
+    Raises FileNotFoundError where there is nothing, ValueError where it is no codec, or where a tensor is missing, is
+    surplus, has another shape or would not be used.
+    """
+    path = local_path(Path(path))
+    content = read_folder(path) if path.is_dir() else read_checkpoint(path)
+    if "generator" in content.get("hyper_parameters", {}):
+        return load_generator(path)
+    tensors = content.get("state_dict", content)
+    # By the tensors' names alone: the released folder's config.json claims the type of transformers' own.
+    if is_named(tensors, RELEASED):
+        return _frozen(load_released(tensors, path, semantic_model))
+    if is_named(tensors, TRANSFORMERS):
+        return _frozen(load_transformers(path if path.is_dir() else path.parent, tensors))
+    raise ValueError(
+        f"Expected a checkpoint of CodecModule, a released X-codec2 or NeuCodec, or the folder of transformers' "
+        f"Xcodec2Model or NeuCodecModel at `{path}`, but it describes no generator and holds no such tensors."
+    )
+
+
+def load_generator(path: Path) -> CodecGenerator:
+    """The generator of a CodecModule checkpoint, in evaluation mode, without gradients.
+
+    Raises FileNotFoundError where there is no file, ValueError where it is no codec or a tensor is missing or surplus.
+    """
+    checkpoint = read_checkpoint(Path(path))
+    description = checkpoint.get("hyper_parameters", {}).get("generator")
+    if description is None:
+        raise ValueError(f"Expected a checkpoint of CodecModule at `{path}`, but it describes no generator.")
+    weights = {
+        name.removeprefix(PREFIX): tensor
+        for name, tensor in checkpoint["state_dict"].items()
+        if name.startswith(PREFIX)
+    }
+    generator = _instantiate(description)
+    fill(generator, weights, [], path)
+    return _frozen(generator)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Convert any codec file into a folder of transformers."""
+    parser = argparse.ArgumentParser(prog="python -m modules.codec.formats.checkpoints", description=main.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    convert = commands.add_parser("convert", help="write a folder that transformers loads")
+    convert.add_argument("source", type=Path, help="checkpoint, released file or transformers' folder")
+    convert.add_argument("folder", type=Path, help="is made where it is not there")
+    convert.add_argument("--semantic_model", help="folder or hub id, where SOURCE lacks the semantic network")
+    given = parser.parse_args(arguments)
+    try:
+        save_transformers(load_codec(given.source, given.semantic_model), given.folder)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"error: {' '.join(str(error).split())}\n")
+    print(f"wrote {given.folder}")
+
+
+def _frozen(codec: CodecGenerator) -> CodecGenerator:
+    return codec.eval().requires_grad_(False)
+
+
+def _instantiate(value: Any) -> Any:
+    """Build what jsonargparse's {class_path, init_args} describes: modules of this room only, for a checkpoint is data.
+
+    Raises ValueError for anything else, and does not import it.
+    """
+    if isinstance(value, dict) and "class_path" in value:
+        module, _, name = current_name(value["class_path"]).rpartition(".")
+        kind = getattr(importlib.import_module(module), name, None) if module.startswith(ROOM) else None
+        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+            raise ValueError(f"Expected the checkpoint to describe parts of a codec, but got {value['class_path']}.")
+        arguments = {key: _instantiate(item) for key, item in (value.get("init_args") or {}).items()}
+        return kind(**arguments)
+    if isinstance(value, list):
+        return [_instantiate(item) for item in value]
+    return value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Discriminators: multi-period (HiFi-GAN, arXiv 2010.05646) and multi-resolution spectral (UnivNet, arXiv 2106.07889).
+
+Each returns `Judgement`: one score map per sub-discriminator, and its hidden maps for feature matching.
+
+Shapes: B batch, T samples.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from modules.codec.parts.spectral import CentredMagnitude, Magnitude
+
+
+@dataclass
+class Judgement:
+    """`scores`: one map per sub-discriminator. `features`: its hidden maps."""
+
+    scores: list[Tensor]
+    features: list[list[Tensor]]
+
+    def __add__(self, other: "Judgement") -> "Judgement":
+        return Judgement(self.scores + other.scores, self.features + other.features)
+
+
+class _ConvolutionStack(nn.Module):
+    """Weight-normalised 2-D convolutions; the last gives the score map, all others are features."""
+
+    def __init__(self, layers: Sequence[nn.Conv2d], slope: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(weight_norm(layer) for layer in layers)
+        self.slope = slope
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        features = []
+        for layer in self.layers[:-1]:
+            x = F.leaky_relu(layer(x), self.slope)
+            features.append(x)
+        return self.layers[-1](x), features
+
+
+class MultiPeriodDiscriminator(nn.Module):
+    """Folds the waveform at each period into two dimensions.
+
+    Args:
+        periods: Samples per row.
+        channels: Widths of the strided layers.
+        output_kernel_size: Of the layer that gives the scores; 2 in X-codec2 (and BigCodec).
+    """
+
+    def __init__(
+        self,
+        periods: Sequence[int] = (2, 3, 5, 7, 11),
+        channels: Sequence[int] = (16, 64, 256, 512, 512),
+        output_kernel_size: int = 3,
+    ) -> None:
+        super().__init__()
+        self.periods = tuple(periods)
+        self.stacks = nn.ModuleList(self._stack(channels, output_kernel_size) for _ in periods)
+
+    @staticmethod
+    def _stack(channels: Sequence[int], output_kernel_size: int) -> nn.Module:
+        widths = [1, *channels]
+        strides = [3] * (len(channels) - 1) + [1]
+        layers = [
+            nn.Conv2d(widths[i], widths[i + 1], (5, 1), (stride, 1), padding=(2, 0)) for i, stride in enumerate(strides)
+        ]
+        size = output_kernel_size
+        output = nn.Conv2d(channels[-1], 1, (size, 1), padding=(size // 2, 0))
+        return _ConvolutionStack([*layers, output], slope=0.1)
+
+    def forward(self, audio_BT: Tensor) -> Judgement:
+        judgement = Judgement([], [])
+        for period, stack in zip(self.periods, self.stacks, strict=True):
+            padded = F.pad(audio_BT[:, None], (0, (-audio_BT.shape[-1]) % period), mode="reflect")
+            score, features = stack(padded.view(padded.shape[0], 1, -1, period))
+            judgement += Judgement([score], [features])
+        return judgement
+
+
+class MultiResolutionDiscriminator(nn.Module):
+    """Looks at magnitude spectrograms of several resolutions. Hop is half the window.
+
+    Args:
+        fft_sizes: Windows, samples.
+        channels: Widths of the layers; all but the last are strided.
+        centred: Frames as X-codec2's, around multiples of the hop with the signal mirrored at its ends; else zeros
+            beyond the ends and an even hop.
+    """
+
+    def __init__(
+        self,
+        fft_sizes: Sequence[int] = (78, 126, 206, 334, 542, 876, 1418, 2296),
+        channels: Sequence[int] = (32, 64, 128, 256, 512),
+        centred: bool = False,
+    ) -> None:
+        super().__init__()
+        self.magnitudes = nn.ModuleList(
+            CentredMagnitude(size, size // 2) if centred else Magnitude(size, size // 2 - (size // 2) % 2)
+            for size in fft_sizes
+        )
+        self.stacks = nn.ModuleList(self._stack(channels) for _ in fft_sizes)
+
+    @staticmethod
+    def _stack(channels: Sequence[int]) -> nn.Module:
+        widths = [1, *channels]
+        layers = [
+            nn.Conv2d(widths[i], widths[i + 1], 5, stride=2, padding=2)
+            if i < len(channels) - 1
+            else nn.Conv2d(widths[i], widths[i + 1], 3, padding=1)
+            for i in range(len(channels))
+        ]
+        return _ConvolutionStack([*layers, nn.Conv2d(channels[-1], 1, 3, padding=1)], slope=0.2)
+
+    def forward(self, audio_BT: Tensor) -> Judgement:
+        judgement = Judgement([], [])
+        for magnitude, stack in zip(self.magnitudes, self.stacks, strict=True):
+            score, features = stack(magnitude(audio_BT)[:, None])
+            judgement += Judgement([score], [features])
+        return judgement
+
+
+class DiscriminatorEnsemble(nn.Module):
+    """Several discriminators that judge the same audio, as one."""
+
+    def __init__(self, discriminators: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.discriminators = nn.ModuleList(discriminators)
+
+    def forward(self, audio_BT: Tensor) -> Judgement:
+        judgement = Judgement([], [])
+        for discriminator in self.discriminators:
+            judgement += discriminator(audio_BT)
+        return judgement
+
+
+def discriminator_windows(
+    real_BT: Tensor, fake_BT: Tensor, num_samples_B: Tensor, length: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """The same random window of both, (B, `length`) each, without padding; `length` 0: as long as the batch.
+
+    A window lies within its item's audio, as far into its room as a full item's is into that one's; an item shorter
+    than the window is repeated to fill it.
+    """
+    num_samples = real_BT.shape[-1]
+    length = min(length or num_samples, num_samples)
+    room = num_samples - length
+    start = int(torch.randint(room + 1, (), generator=torch.Generator().manual_seed(seed)))
+    start_B = start * ((num_samples_B - length).clamp(min=0) + 1) // (room + 1)
+    window_T = torch.arange(length, device=num_samples_B.device)
+    index_BT = (start_B[:, None] + window_T) % num_samples_B.clamp(min=1)[:, None]
+    return real_BT.gather(1, index_BT), fake_BT.gather(1, index_BT)

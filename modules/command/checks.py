@@ -1,0 +1,136 @@
+"""What is checked before a command starts: that its config is one for this subcommand, and that the checkpoint it names
+is one of its model. Nothing is written yet then."""
+
+import zipfile
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.callbacks import Callback, LearningRateFinder, ProgressBar
+
+from modules.stages import made_by, newest_checkpoint
+
+LOADERS = {
+    "fit": "train_dataloader",
+    "validate": "val_dataloader",
+    "test": "test_dataloader",
+    "predict": "predict_dataloader",
+}
+WORDS = ("last", "hpc", "registry")  # what `ckpt_path` may be beside a file; so may URLs and "registry:NAME"
+TAKES_PREDICTIONS = ("write_on_batch_end", "write_on_epoch_end", "on_predict_batch_end", "on_predict_epoch_end")
+OWN_STEPS = ("modules.lm_module", "modules.codec_module")  # their predict_step returns codes or prompts, nothing more
+
+
+def check_subcommand(subcommand: str, data: str | None, model: str | None, callbacks: Iterable[Any]) -> None:
+    """Raises ValueError for a config of another subcommand, and for a callback that cannot serve a model of ours.
+
+    Args:
+        data: class_path of the datamodule; None or no importable class: not checked here. So for the others.
+        callbacks: Parts of the config, those of callbacks among them.
+    """
+    data_class, model_class = _class(data, LightningDataModule), _class(model, LightningModule)
+    kinds = [kind for one in callbacks if (kind := _class(_path(one), Callback)) is not None]
+    if data_class is not None and not _overrides(data_class, LightningDataModule, LOADERS[subcommand]):
+        able = [name for name, loader in LOADERS.items() if _overrides(data_class, LightningDataModule, loader)]
+        raise ValueError(
+            f"Expected a config for {subcommand}, but got one whose data, {data_class.__name__}, serves "
+            f"{' and '.join(able) or 'no command'} alone. The first line of a config says what it is for."
+        )
+    ours = model_class is not None and model_class.__module__ in OWN_STEPS
+    if subcommand == "predict" and ours and not any(map(_takes_predictions, kinds)):
+        raise ValueError(
+            "Expected a config for predict, but got one without a callback that writes what is predicted "
+            "(TokenShardWriter, ResynthesisWriter, SpeechWriter). The first line of a config says what it is for."
+        )
+    if ours and any(issubclass(kind, LearningRateFinder) for kind in kinds):
+        raise ValueError(
+            f"Expected no LearningRateFinder, but got one: {model_class.__name__} takes its learning rate with the "
+            "optimizer, where that callback cannot set it. Set --model.init_args.optimizer.init_args.lr."
+        )
+
+
+def check_checkpoint_path(path: Any, folders: Iterable[Path]) -> None:
+    """Raises FileNotFoundError where nothing is there; ValueError for `best`, for weights alone, and for a folder that
+    is no sharded checkpoint.
+
+    Args:
+        folders: Where the config's checkpoints go: what lies there is named.
+    """
+    if path == "best":
+        raise ValueError(
+            "Expected `ckpt_path` to be a file or `last`, but got `best`, which is known only to the process that "
+            f"trained. {_listed(folders)}"
+        )
+    if path and not Path(path).exists() and path not in WORDS and ":" not in str(path):
+        raise FileNotFoundError(f"Expected a checkpoint at `{path}`, but got nothing there. {made_by(Path(path))}")
+    if path and Path(path).suffix == ".safetensors":
+        raise ValueError(
+            f"Expected `ckpt_path` to be a checkpoint of Lightning, but `{path}` holds weights alone: a language model "
+            "takes their folder as `pretrained`."
+        )
+    if path and Path(path).is_dir() and not (Path(path) / "meta.pt").is_file():
+        raise ValueError(f"Expected `ckpt_path` to be a file, but got the folder `{path}`. {_listed([Path(path)])}")
+
+
+def check_model(path: Any, wanted: str | None, stored: str | None) -> None:
+    """Raises ValueError where a checkpoint was saved from a class that is unrelated to that of the config."""
+    wanted_class, stored_class = _class(wanted, LightningModule), _class(stored, LightningModule)
+    if wanted_class is None or stored_class is None:
+        return
+    if not (issubclass(stored_class, wanted_class) or issubclass(wanted_class, stored_class)):
+        raise ValueError(
+            f"Expected `ckpt_path` to be a checkpoint of {wanted_class.__name__}, which this config runs, but "
+            f"`{path}` is one of {stored_class.__name__}."
+        )
+
+
+def unreadable(path: Any, error: Exception) -> ValueError:
+    """What to raise where torch.load refused a checkpoint or found none in the file."""
+    expected = f"Expected `ckpt_path` to be a checkpoint of Lightning, but `{path}`"
+    if zipfile.is_zipfile(path) and not isinstance(error, AttributeError):
+        return ValueError(
+            f"{expected} holds more than tensors and plain data, which could run code on loading, and is not read. A "
+            "model that was built in Python, not by run.py, stores its parts so."
+        )
+    return ValueError(f"{expected} is none, or is damaged: copy it again, or name an earlier one.")
+
+
+def last_checkpoint(subcommand: str, folders: Sequence[Path]) -> Path | None:
+    """The file that `ckpt_path: last` means: of a fit the newest, None before the first one.
+
+    Raises ValueError where another subcommand finds none: it would go on with random weights.
+    """
+    newest = newest_checkpoint(folders)
+    if subcommand != "fit" and newest is None:
+        where = f"none in {', '.join(map(str, folders))}" if folders else "a config that saves none: name a file"
+        raise ValueError(f"Expected a checkpoint to {subcommand}, but got {where}.")
+    return newest
+
+
+def _takes_predictions(kind: type) -> bool:
+    return not issubclass(kind, ProgressBar) and any(_overrides(kind, Callback, name) for name in TAKES_PREDICTIONS)
+
+
+def _overrides(kind: type, parent: type, name: str) -> bool:
+    return hasattr(kind, name) and getattr(kind, name) is not getattr(parent, name, None)
+
+
+def _listed(folders: Iterable[Path]) -> str:
+    files = [str(file) for folder in folders for file in sorted(folder.glob("*.ckpt"))]
+    return f"Name one: {', '.join(files)}." if files else "Name a file: --ckpt_path FILE."
+
+
+def _path(one: Any) -> str | None:
+    return one.get("class_path") if hasattr(one, "get") else None
+
+
+def _class(path: str | None, parent: type) -> type | None:
+    """The class of a class_path, or None for anything that is not there or no such class: the parser tells that."""
+    module, _, name = (path or "").rpartition(".")
+    try:
+        kind = getattr(import_module(module), name)
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return None
+    return kind if isinstance(kind, type) and issubclass(kind, parent) else None

@@ -1,0 +1,99 @@
+"""The evaluation card: what a codec's table was made with, as JSON holds it, so that it can be made again."""
+
+import hashlib
+import os
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import date
+from typing import Any
+
+import torch
+
+from modules.api import Resynthesiser, Verifier
+from modules.evaluation.judge import METRIC_RATE, Utterance
+from modules.evaluation.systems import CodecUnderTest, SystemFacts, public, weights_hash
+from modules.provenance import package_versions, plain
+from modules.statistics import interval_label
+from modules.verifiers.audio import audio_hash
+from modules.verifiers.transcript import Recogniser
+
+PACKAGES = (
+    *("torch", "lightning", "transformers", "faster-whisper", "ctranslate2", "jiwer", "pystoi", "pesq", "speechmos"),
+    *("resemblyzer", "av", "soxr", "numpy"),
+)
+
+
+def data_hash(hashes: Mapping[str, str]) -> str:
+    """sha256 over the keys and the hashes of what was judged, in the order of the keys."""
+    return hashlib.sha256("".join(f"{key} {hashes[key]}\n" for key in sorted(hashes)).encode()).hexdigest()
+
+
+def utterance_hash(utterance: Utterance) -> str:
+    """sha256 of the recording's samples, its rate and its text."""
+    return hashlib.sha256(f"{audio_hash(utterance.audio)} {utterance.text}".encode()).hexdigest()
+
+
+def described_data(data: Any, hashes: Mapping[str, str], selection: Any, left_out: Counter[str]) -> dict[str, Any]:
+    """Where the recordings came from (`data`, the datamodule), and which they are by content."""
+    return {
+        "folder": str(getattr(data, "folder", "")),
+        "split": getattr(data, "validation_split", ""),
+        "sample_rate": data.sample_rate,
+        "sources": [plain(source) for source in getattr(data, "sources", None) or []],
+        "sha256": data_hash(hashes),
+        "num_prompts": len(hashes),
+        "selection": asdict(selection),
+        "num_left_out": dict(left_out),
+    }
+
+
+def described_systems(
+    under_test: CodecUnderTest, systems: Sequence[Resynthesiser], comparisons: Sequence[Resynthesiser]
+) -> dict[str, Any]:
+    """The codec under test with its hashes, the others with settings, and what could not be had."""
+    codec = under_test.codec
+    missing = [one for one in comparisons if not getattr(one, "available", True)]
+    return {
+        "codec": {
+            "name": under_test.name,
+            "model_hash": weights_hash(codec),
+            "fingerprint": codec.fingerprint,
+            "frame_rate": codec.frame_rate,
+            "codebook_size": codec.codebook_size,
+        },
+        "comparisons": {one.name: plain(one) for one in systems if one.name not in ("recording", under_test.name)},
+        "missing_comparisons": {one.name: getattr(one, "requirement", "") for one in missing},
+        "facts": {one.name: asdict(SystemFacts.of(one)) for one in systems},
+    }
+
+
+def described_judges(recogniser: Recogniser | None, normaliser: Any, verifiers: Sequence[Verifier]) -> dict[str, Any]:
+    """What the numbers were judged with: models by the hash of their weights, and their settings."""
+    return {
+        "recogniser": plain({**public(recogniser), "model_hash": recogniser.model_hash}) if recogniser else None,
+        "normaliser": normaliser.name,
+        "verifiers": {verifier.name: plain(verifier) for verifier in verifiers},
+        "judged_at_hz": METRIC_RATE,
+    }
+
+
+def described_run(device: torch.device, seed: int, num_resamples: int) -> dict[str, Any]:
+    """Interval, seeds, versions, machine: real-time factors mean nothing without the last."""
+    return {
+        "interval": interval_label("utterances", num_resamples)
+        + "; of code usage and perplexity the percentile bootstrap's spread",
+        "seed": seed,
+        "seed_everything": torch.initial_seed(),
+        "machine": {
+            "device": str(device),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+            "processor": platform.processor() or platform.machine(),
+            "num_cores": os.cpu_count(),
+            "num_threads": torch.get_num_threads(),
+            "omp_num_threads": os.environ.get("OMP_NUM_THREADS", ""),  # CTranslate2 hears otherwise with another number
+        },
+        "versions": {"python": platform.python_version(), **package_versions(PACKAGES)},
+        "date": date.today().isoformat(),
+    }

@@ -1,0 +1,146 @@
+"""A batch of rows that are decoded together, until enough of them have ended.
+
+Shapes: R rows, V words of the cut head (end of speech, the markers before code 0, which are never drawn, the codes),
+A layers, K key-value heads, S tokens, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from modules.api import Branch, SamplingSettings
+from modules.lm.sampling.distribution import draw_restricted, penalised
+from modules.lm.sampling.kv_cache import Prefix, RowCache
+from modules.lm.sampling.noise import seed_tensor, uniform_noise
+from modules.lm.sampling.onednn_linear import weight_product
+from modules.lm.text.answers import AnswerWords
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+_MAX_FREE_COLUMNS = 128
+_ENDED_FRACTION = 0.25  # of the rows must have ended before the rest is copied into another batch
+
+
+@dataclass
+class Row:
+    """One child that is being drawn from `branch`. `codes` and `log_probability` are those drawn here.
+
+    `prefix` is the parent's, and once the row has left a batch without a stop, its own.
+    """
+
+    branch: Branch
+    prefix: Prefix
+    seed: int
+    codes: list[int] = field(default_factory=list)
+    log_probability: float = 0.0
+    stopped: bool = False
+
+
+class DecodingBatch:
+    """Rows that grow by one token per step.
+
+    Args:
+        network: Shares its weights.
+        words: What may be drawn, and where it stands in the head. Its units are called codes here.
+        settings: How a code is drawn.
+        rows: What to decode; filled in by `run`.
+        max_new_tokens: Tokens that a row may have drawn in all, over every batch that it has been in.
+    """
+
+    def __init__(
+        self,
+        network: LlamaForCausalLM,
+        words: AnswerWords,
+        settings: SamplingSettings,
+        rows: Sequence[Row],
+        max_new_tokens: int,
+    ):
+        self.network, self.words, self.settings = network, words, settings
+        self.rows, self.max_new_tokens = rows, max_new_tokens
+        device = network.lm_head.weight.device
+        num_free_columns = min(_MAX_FREE_COLUMNS, max(max_new_tokens - len(row.codes) for row in rows))
+        self.cache = RowCache([row.prefix for row in rows], num_free_columns)
+        self.num_first_codes = [len(row.codes) for row in rows]
+        self.tokens_R = torch.tensor([row.prefix.last_token for row in rows], device=device)
+        self.positions_R = torch.tensor([row.prefix.num_tokens for row in rows], device=device)
+        self.code_positions_R = torch.tensor(
+            [row.branch.codes_S.numel() + len(row.codes) for row in rows], device=device
+        )
+        self.seeds_R = seed_tensor([row.seed for row in rows], device)
+        self.seen_RV = self._seen_words() if settings.repetition_penalty != 1 else None
+        # On a CPU rows are looked at after every step; elsewhere each look would wait for the device.
+        self.num_steps_per_look = 1 if device.type == "cpu" else 16
+
+    def run(self) -> None:
+        """Decode until a quarter of the rows have ended or the cache is full. Leaves each row's state in it."""
+        num_ended = 0
+        while num_ended == 0 or num_ended < _ENDED_FRACTION * len(self.rows):
+            num_steps = min(self.num_steps_per_look, self.cache.num_free_columns)
+            if num_steps == 0:
+                break
+            words, log_probabilities = zip(*(self._step() for _ in range(num_steps)), strict=True)
+            self._record(torch.stack(words).tolist(), torch.stack(log_probabilities).tolist())
+            num_ended = sum(self._has_ended(row) for row in self.rows)
+        for index, row in enumerate(self.rows):
+            if not row.stopped:
+                num_new_tokens = len(row.codes) - self.num_first_codes[index]
+                row.prefix = self.cache.prefix(index, num_new_tokens, self.words.offset + row.codes[-1])
+
+    def _seen_words(self) -> Tensor:
+        """(R, V) True on the codes that each row already holds."""
+        words = self.words
+        seen_RV = torch.zeros(len(self.rows), words.stop - words.first, dtype=torch.bool)
+        for seen_V, row in zip(seen_RV, self.rows, strict=True):
+            codes_S = torch.cat([row.branch.codes_S, torch.tensor(row.codes, dtype=torch.int64)])
+            seen_V[words.tokens(codes_S) - words.first] = True
+        return seen_RV.to(self.tokens_R.device)
+
+    def _has_ended(self, row: Row) -> bool:
+        return row.stopped or len(row.codes) == self.max_new_tokens
+
+    def _step(self) -> tuple[Tensor, Tensor]:
+        """Feed each row's last token and draw the next: its word of the cut head, and its log-probability."""
+        words = self.words
+        hidden = self.network.model(
+            input_ids=self.tokens_R[:, None],
+            attention_mask=self.cache.attention_mask(),
+            position_ids=self.positions_R[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+            roots=self.cache.roots,
+        ).last_hidden_state[:, 0]
+        self.cache.advance()
+        head = self.network.lm_head.weight[words.first : words.stop]  # a view
+        logits_RV = weight_product(hidden, head).float()
+        words.forbid_others(logits_RV)
+        wanted_RV = logits_RV
+        if self.seen_RV is not None:
+            wanted_RV = penalised(logits_RV, self.seen_RV, self.settings.repetition_penalty)
+        noise_R = uniform_noise(self.seeds_R, self.code_positions_R)
+        words_R = draw_restricted(wanted_RV, self.settings, noise_R)
+        if self.seen_RV is not None:
+            self.seen_RV.scatter_(1, words_R[:, None], True)
+        log_probabilities_R = logits_RV.log_softmax(-1).gather(1, words_R[:, None]).squeeze(1)
+        self.tokens_R = words_R + words.first
+        self.positions_R = self.positions_R + 1
+        self.code_positions_R = self.code_positions_R + 1
+        return words_R, log_probabilities_R
+
+    def _record(self, words: list[list[int]], log_probabilities: list[list[float]]) -> None:
+        """Write what the steps drew into the rows; what came after a row's end is left out."""
+        first_code, end = self.words.offset - self.words.first, self.words.end - self.words.first
+        for step_words, step_log_probabilities in zip(words, log_probabilities, strict=True):
+            for row, word, log_probability in zip(self.rows, step_words, step_log_probabilities, strict=True):
+                if self._has_ended(row):
+                    continue
+                row.log_probability += log_probability
+                if word == end:
+                    row.stopped = True
+                else:
+                    row.codes.append(word - first_code)

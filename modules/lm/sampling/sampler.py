@@ -1,0 +1,180 @@
+"""Draws speech codes, or the text of what is heard, with a KV cache: many candidates of many prompts in one batch.
+
+Each prompt is read once, whatever the number of its candidates, and kept once. The head is cut to what an answer may
+hold. Rows that have stopped leave the batch and waiting ones take their place, so short candidates do not pay for long
+ones.
+
+Shapes: A layers, K key-value heads, S tokens, D head size, R rows, L tokens of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from modules.api import Branch, Prompt, PromptFormat, SamplingSettings
+from modules.lm.attention import find_segments
+from modules.lm.flops import TransformerSize
+from modules.lm.sampling.decoding_batch import DecodingBatch, Row
+from modules.lm.sampling.kv_cache import PrefillCache, Prefix
+from modules.lm.text.answers import AnswerKind, answer_words
+from modules.lm.text.prompt_format import prompt_tokens
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+_MAX_PREFILL_TOKENS = 8192
+
+
+class KVCacheSampler:
+    """A modules.api.Sampler over a Llama in this process.
+
+    The code at place p of a candidate is drawn with one uniform number that is a function of (seed, p): a candidate is
+    the same alone or in any batch, in one call or continued over several, up to floating-point ties.
+
+    Branches fork, change places and are dropped without reading anything again: a child starts from its prompt's cache,
+    which all share, and a copy of what its parent's holds beside. `num_recomputed_tokens` counts the tokens of branches
+    that `extend` had to read again because they had been dropped; a search that grows what it has kept leaves it at 0.
+
+    Args:
+        network: From modules.lm.network.build_llama; its weights are used as they are at each call.
+        prompt_format: Where text and codes stand.
+        settings: How a code is drawn.
+        max_batch_rows: Rows decoded together; bounds the memory.
+        answer: "speech": codes for the prompt's text. "text": the text of what the prompt's `voice` says; the `codes_S`
+            of a branch are then text tokens.
+    """
+
+    def __init__(
+        self,
+        network: LlamaForCausalLM,
+        prompt_format: PromptFormat,
+        settings: SamplingSettings,
+        max_batch_rows: int = 64,
+        answer: AnswerKind = "speech",
+    ):
+        if max_batch_rows < 1:
+            raise ValueError(f"Expected `max_batch_rows` to be at least 1, but got {max_batch_rows}.")
+        self.network = network
+        self.prompt_format = prompt_format
+        self.settings = settings
+        self.max_batch_rows = max_batch_rows
+        self.answer, self.words = answer, answer_words(prompt_format.token_space, answer)
+        self.num_recomputed_tokens = 0
+
+    # ------------------------------------------------------------------------------------------------------ protocol
+
+    @torch.inference_mode()
+    def start(self, prompts: Sequence[Prompt]) -> list[Branch]:
+        """One branch without codes per prompt; a branch's codes are those after a spoken prompt.
+
+        Raises ValueError on text that the tokenizer refuses, and on a `voice` that the codec has not read yet.
+        """
+        branches = [Branch(prompt, torch.empty(0, dtype=torch.int64)) for prompt in prompts]
+        self._prefill(branches)
+        return branches
+
+    @torch.inference_mode()
+    def extend(
+        self, branches: Sequence[Branch], num_children: int, max_new_tokens: int, seeds: Sequence[int]
+    ) -> list[Branch]:
+        """`num_children` longer copies of each branch, side by side; a branch that has stopped is copied as it is.
+
+        At most `max_new_tokens` are drawn for each, the end of speech among them. Branches that have not ended keep
+        their cache until `drop`; one without a cache is read again.
+        """
+        if len(seeds) != len(branches) * num_children:
+            raise ValueError(f"Expected `seeds` to hold {len(branches) * num_children} seeds, but got {len(seeds)}.")
+        if max_new_tokens < 1:
+            raise ValueError(f"Expected `max_new_tokens` to be at least 1, but got {max_new_tokens}.")
+        self.num_recomputed_tokens += self._prefill([one for one in branches if not one.stopped and one.state is None])
+        parents = [branch for branch in branches for _ in range(num_children)]
+        rows = [Row(parent, parent.state, seed) for parent, seed in zip(parents, seeds, strict=True)]
+        self._decode([row for row in rows if not row.branch.stopped], max_new_tokens)
+        return [self._child(row) for row in rows]
+
+    def drop(self, branches: Sequence[Branch]) -> None:
+        for branch in branches:
+            branch.state = None
+
+    def num_prompt_tokens(self, prompt: Prompt) -> int:
+        return len(prompt_tokens(self.prompt_format, prompt, self.answer))
+
+    def flops(self, num_prompt_tokens: int, num_codes: int) -> float:
+        """FLOPs to read a prompt and draw `num_codes` tokens: 2 per weight and token, the attention, the cut head.
+
+        N candidates of one prompt cost flops(P, 0) + N * (flops(P, S) - flops(P, 0)): the prompt is read once.
+        """
+        return TransformerSize.of(self.network).speech_flops(num_prompt_tokens, num_codes, self.words.num_units + 1)
+
+    # ------------------------------------------------------------------------------------------------------ prefill
+
+    @property
+    def _device(self) -> torch.device:
+        return self.network.lm_head.weight.device
+
+    def _prefill(self, branches: Sequence[Branch]) -> int:
+        """Give each branch its Prefix; how many tokens were read. One forward pass reads many, packed like training
+        documents; a branch that stands twice in the list is read once."""
+        num_tokens = 0
+        pending: list[tuple[Branch, list[int]]] = []
+        for branch in {id(branch): branch for branch in branches}.values():
+            codes = self.words.tokens(branch.codes_S).tolist()
+            pending.append((branch, prompt_tokens(self.prompt_format, branch.prompt, self.answer) + codes))
+            num_tokens += len(pending[-1][1])
+            if sum(len(tokens) for _, tokens in pending) >= _MAX_PREFILL_TOKENS:
+                self._prefill_pack(pending)
+                pending = []
+        if pending:
+            self._prefill_pack(pending)
+        return num_tokens
+
+    def _prefill_pack(self, pending: Sequence[tuple[Branch, list[int]]]) -> None:
+        lengths = [len(tokens) - 1 for _, tokens in pending]  # the last token is fed by the first step
+        cache = PrefillCache()
+
+        def as_row(values: list[int]) -> Tensor:
+            return torch.tensor([values], device=self._device)
+
+        documents_RL = as_row([document for document, length in enumerate(lengths) for _ in range(length)])
+        self.network.model(
+            input_ids=as_row([token for _, tokens in pending for token in tokens[:-1]]),
+            position_ids=as_row([position for length in lengths for position in range(length)]),
+            past_key_values=cache,
+            use_cache=True,
+            segments=find_segments(documents_RL),
+        )
+        parts = cache.stacked()[:, :, 0].split(lengths, dim=3)
+        for (branch, tokens), part in zip(pending, parts, strict=True):
+            # A copy: a view would hold every prompt of the pack.
+            branch.state = Prefix.of_prompt(part.clone(), tokens[-1])
+
+    # ------------------------------------------------------------------------------------------------------ decoding
+
+    def _decode(self, rows: Sequence[Row], max_new_tokens: int) -> None:
+        """Fill in what each row draws: rows that have ended leave the batch, waiting ones take their place."""
+        waiting = list(reversed(rows))
+        current: list[Row] = []
+        while waiting or current:
+            while waiting and len(current) < self.max_batch_rows:
+                current.append(waiting.pop())
+            DecodingBatch(self.network, self.words, self.settings, current, max_new_tokens).run()
+            remaining = []
+            for row in current:
+                if row.stopped:
+                    continue
+                if len(row.codes) < max_new_tokens:
+                    remaining.append(row)
+                else:
+                    row.prefix = row.prefix.apart()
+            current = remaining
+
+    def _child(self, row: Row) -> Branch:
+        parent = row.branch
+        codes_S = torch.cat([parent.codes_S, torch.tensor(row.codes, dtype=torch.int64)])
+        stopped = parent.stopped or row.stopped
+        state = None if stopped else row.prefix
+        return Branch(parent.prompt, codes_S, parent.log_probability + row.log_probability, stopped, state)

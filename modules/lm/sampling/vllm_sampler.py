@@ -1,0 +1,183 @@
+"""Draws speech codes with vLLM: a branch is a list of token ids, which its prefix cache knows.
+
+The engine is started by modules/lm/sampling/vllm_engine.py; this file needs vLLM when codes are drawn, not before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from modules.api import Branch, Prompt, PromptFormat, SamplingSettings
+from modules.lm.flops import TransformerSize
+from modules.lm.text.prompt_format import prompt_tokens
+
+if TYPE_CHECKING:
+    from vllm import LLM, RequestOutput
+
+MIN_TEMPERATURE = 0.01  # vLLM raises what is below to this
+
+
+class VLLMSampler:
+    """A modules.api.Sampler over a running vLLM that draws codes and the end of speech only.
+
+    A candidate's draws are a function of its seed and of the number of codes that its branch begins with: the same in
+    any batch, up to floating-point ties. They are others than KVCacheSampler's, from the same distribution.
+
+    A child is a request with its parent's tokens as the prompt. vLLM's prefix cache holds what it has read and drawn,
+    in whole blocks, as long as there is room: N children read their prompt once, but for the block that it ends in.
+    `num_read_tokens` counts what was read in all. `drop` has nothing to do: the cache forgets by itself.
+
+    Args:
+        llm: A running engine whose logits are those of codes and end alone.
+        prompt_format: Where text and codes stand.
+        settings: How a code is drawn.
+        size: Of the network, for its FLOPs.
+
+    Raises:
+        ValueError: On settings that vLLM takes to mean something else.
+    """
+
+    def __init__(self, llm: LLM, prompt_format: PromptFormat, settings: SamplingSettings, size: TransformerSize):
+        check_settings(settings)
+        self.llm, self.prompt_format, self.settings, self.size = llm, prompt_format, settings, size
+        self.max_tokens = int(llm.model_config.max_model_len)
+        self.num_read_tokens = 0
+
+    # ------------------------------------------------------------------------------------------------------ protocol
+
+    def start(self, prompts: Sequence[Prompt]) -> list[Branch]:
+        """One branch without codes per prompt; nothing is read before the first `extend`.
+
+        Raises ValueError on text that the tokenizer refuses, on a `voice` that the codec has not read yet, and on a
+        spoken prompt under a repetition penalty: vLLM would hold its codes against the candidate.
+        """
+        for prompt in prompts:
+            if prompt.voice is not None and self.settings.repetition_penalty != 1:
+                raise ValueError(
+                    f"Expected `repetition_penalty` to be 1 for spoken prompts under vLLM, but got "
+                    f"{self.settings.repetition_penalty} for prompt {prompt.key!r}."
+                )
+            prompt_tokens(self.prompt_format, prompt)
+        return [Branch(prompt, torch.empty(0, dtype=torch.int64)) for prompt in prompts]
+
+    def extend(
+        self, branches: Sequence[Branch], num_children: int, max_new_tokens: int, seeds: Sequence[int]
+    ) -> list[Branch]:
+        """`num_children` longer copies of each branch, side by side; a branch that has stopped is copied as it is.
+
+        At most `max_new_tokens` are drawn for each, the end of speech among them. Raises ValueError where a sequence
+        would not fit in the engine's `max_model_len`.
+        """
+        if len(seeds) != len(branches) * num_children:
+            raise ValueError(f"Expected `seeds` to hold {len(branches) * num_children} seeds, but got {len(seeds)}.")
+        if max_new_tokens < 1:
+            raise ValueError(f"Expected `max_new_tokens` to be at least 1, but got {max_new_tokens}.")
+        sequences = [[] if branch.stopped else self._tokens(branch, max_new_tokens) for branch in branches]
+        jobs = [
+            (place, branches[place // num_children], sequences[place // num_children], seed)
+            for place, seed in enumerate(seeds)
+            if not branches[place // num_children].stopped
+        ]
+        outputs = self._generate(
+            [tokens for _, _, tokens, _ in jobs],
+            [request_seed(seed, branch.codes_S.numel()) for _, branch, _, seed in jobs],
+            max_new_tokens,
+        )
+        children = [branches[place // num_children] for place in range(len(seeds))]
+        children = [Branch(one.prompt, one.codes_S, one.log_probability, one.stopped) for one in children]
+        for (place, branch, _, _), output in zip(jobs, outputs, strict=True):
+            children[place] = self._child(branch, output)
+        return children
+
+    def drop(self, branches: Sequence[Branch]) -> None:
+        """Nothing: vLLM's cache makes room by itself."""
+
+    def num_prompt_tokens(self, prompt: Prompt) -> int:
+        return len(prompt_tokens(self.prompt_format, prompt))
+
+    def flops(self, num_prompt_tokens: int, num_codes: int) -> float:
+        """As KVCacheSampler counts them: the work that the model asks for, whichever engine does it."""
+        num_words = self.prompt_format.token_space.codebook_size + 1
+        return self.size.speech_flops(num_prompt_tokens, num_codes, num_words)
+
+    # ------------------------------------------------------------------------------------------------------ requests
+
+    def _tokens(self, branch: Branch, max_new_tokens: int) -> list[int]:
+        offset = self.prompt_format.token_space.code_offset
+        tokens = prompt_tokens(self.prompt_format, branch.prompt) + [offset + code for code in branch.codes_S.tolist()]
+        if len(tokens) + max_new_tokens > self.max_tokens:
+            raise ValueError(
+                f"Expected {len(tokens)} tokens of prompt {branch.prompt.key!r} and {max_new_tokens} new ones to fit "
+                f"in the engine's `max_model_len`, but got {self.max_tokens}."
+            )
+        return tokens
+
+    def _generate(
+        self, sequences: Sequence[list[int]], seeds: Sequence[int], max_new_tokens: int
+    ) -> list[RequestOutput]:
+        if not sequences:
+            return []
+        from vllm import SamplingParams
+
+        wanted = request_settings(self.settings, self.prompt_format.token_space.speech_end, max_new_tokens)
+        outputs = self.llm.generate(
+            [{"prompt_token_ids": tokens} for tokens in sequences],
+            [SamplingParams(**wanted, seed=seed) for seed in seeds],
+            use_tqdm=False,
+        )
+        self.num_read_tokens += sum(
+            len(tokens) - (output.num_cached_tokens or 0) for tokens, output in zip(sequences, outputs, strict=True)
+        )
+        return outputs
+
+    def _child(self, parent: Branch, output: RequestOutput) -> Branch:
+        space = self.prompt_format.token_space
+        answer = output.outputs[0]
+        tokens = list(answer.token_ids)
+        stopped = bool(tokens) and tokens[-1] == space.speech_end
+        codes = [token - space.code_offset for token in (tokens[:-1] if stopped else tokens)]
+        if any(code < 0 or code >= space.codebook_size for code in codes):
+            raise RuntimeError(f"Expected vLLM to draw codes and the end of speech only, but got the tokens {tokens}.")
+        codes_S = torch.cat([parent.codes_S, torch.tensor(codes, dtype=torch.int64)])
+        return Branch(parent.prompt, codes_S, parent.log_probability + float(answer.cumulative_logprob), stopped)
+
+
+def request_seed(seed: int, num_codes: int) -> int:
+    """The seed of a request, in [0, 2**63): a branch that is continued with its own seed meets new noise.
+
+    vLLM starts its noise anew with each request; the same seed would draw the first codes' noise again.
+    """
+    digest = hashlib.sha256(f"{seed}\n{num_codes}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def request_settings(settings: SamplingSettings, speech_end: int, max_new_tokens: int) -> dict[str, Any]:
+    """Arguments of vLLM's SamplingParams: its logits are restricted already, its text is not wanted."""
+    return {
+        "temperature": settings.temperature,
+        "top_k": settings.top_k,
+        "top_p": settings.top_p,
+        "min_p": settings.min_p,
+        "repetition_penalty": settings.repetition_penalty,
+        "max_tokens": max_new_tokens,
+        "stop_token_ids": [speech_end],
+        "logprobs": 0,  # of the drawn token alone
+        "detokenize": False,
+    }
+
+
+def check_settings(settings: SamplingSettings) -> None:
+    """Raises ValueError on settings under which vLLM would draw from another distribution than KVCacheSampler."""
+    if settings.temperature < MIN_TEMPERATURE:
+        raise ValueError(
+            f"Expected `temperature` to be at least {MIN_TEMPERATURE} under vLLM, but got {settings.temperature}."
+        )
+    if settings.min_p > 0 and settings.top_p < 1:  # vLLM takes the nucleus of what min_p has left
+        raise ValueError(
+            f"Expected `min_p` or `top_p` under vLLM, whose nucleus comes after `min_p`, but got {settings.min_p} and "
+            f"{settings.top_p}."
+        )

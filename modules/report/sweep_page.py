@@ -1,0 +1,291 @@
+"""The report's page: from results and examples to one HTML text with everything inside. Pure functions.
+
+The HTML stands in sweep_page.html, a Jinja template; here is what it is filled with.
+"""
+
+import base64
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import soundfile
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from modules.api import Audio, Cost
+from modules.evaluation.quoted_table import QuotedTable
+from modules.report.examples import Example
+from modules.report.figures import (
+    cost_figure,
+    curve_figure,
+    inline_svg,
+    is_baseline,
+    is_oracle,
+    mel_thumbnail,
+    png_bytes,
+)
+from modules.report.sweep_tables import final_points, most_telling, prompt_lines, prompt_rows, warnings_of
+from modules.search.analysis.comparisons import setting_label
+from modules.search.analysis.expectations import CurvePoint
+from modules.search.analysis.results import SweepResults
+
+TEMPLATES = Path(__file__).parent
+# FLAC is exact and plays everywhere; beyond these bytes of 16-bit audio the page takes Vorbis, a fifth of the size.
+MAX_LOSSLESS_BYTES = 4_000_000
+
+AudioFormat = Literal["flac", "ogg"]
+
+
+@dataclass(frozen=True)
+class ReportInput:
+    """All that the page tells. `error_judges`: verifiers whose score is 1 - error rate. `credits`: name to text.
+
+    `quoted`: published rows, and `measured` the sweep's own in their columns.
+    """
+
+    title: str
+    results: SweepResults
+    examples: list[Example]
+    error_judges: frozenset[str]
+    curve_csv: str
+    command: str
+    credits: dict[str, str]
+    quoted: QuotedTable | None = None
+    measured: list[list[str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class JudgedCurves:
+    """The curves of one prompt set under one judge; with `as_error` readers see 1 - score."""
+
+    points: list[CurvePoint]
+    as_error: bool
+    all_selectors: tuple[str, ...] = ()  # of the whole page: each keeps its colour
+    of_all_settings: list[CurvePoint] = field(default_factory=list)  # of every model, algorithm and temperature
+
+    @property
+    def prompt_set(self) -> str:
+        return self.points[0].prompt_set
+
+    @property
+    def judge(self) -> str:
+        return self.points[0].judge
+
+    @property
+    def counts(self) -> list[int]:
+        """The n of the points, ascending."""
+        return sorted({point.n for point in self.points})
+
+    @property
+    def selectors(self) -> list[str]:
+        return list(dict.fromkeys(point.selector for point in self.points))
+
+    @property
+    def finals(self) -> list[CurvePoint]:
+        """What every setting and selector comes to, with its cost."""
+        return final_points(self.of_all_settings or self.points)
+
+    @property
+    def has_costs(self) -> bool:
+        return any(point.flops > 0 for point in self.points)
+
+    @property
+    def one_sample(self) -> CurvePoint:
+        return min(self.points, key=lambda point: (point.n, point.selector != "random"))
+
+    @property
+    def rivals(self) -> list[CurvePoint]:
+        """The selectors that are independent of the judge, at the largest n. None where there is one candidate only."""
+        if len(self.counts) == 1:
+            return []
+        return [one for one in self.points if one.n == self.counts[-1] and not is_baseline(one.selector)]
+
+    @property
+    def num_selectors(self) -> int:
+        return len(self.rivals)
+
+    @property
+    def best(self) -> CurvePoint | None:
+        return max(self.rivals, key=lambda point: point.score, default=None)
+
+    @property
+    def oracle(self) -> CurvePoint | None:
+        at_end = [point for point in self.points if point.n == self.counts[-1] and is_oracle(point.selector)]
+        return at_end[0] if at_end and len(self.counts) > 1 else None
+
+    def points_of(self, selector: str) -> list[CurvePoint]:
+        return [point for point in self.points if point.selector == selector]
+
+    def point(self, selector: str, n: int) -> CurvePoint | None:
+        return next((point for point in self.points_of(selector) if point.n == n), None)
+
+
+def judged_curves(
+    points: Sequence[CurvePoint], error_judges: frozenset[str], all_points: Sequence[CurvePoint] = ()
+) -> list[JudgedCurves]:
+    """The points by prompt set and judge, in the order of the results; `all_points` are those of every setting."""
+    groups: dict[tuple[str, str], list[CurvePoint]] = {}
+    for point in points:
+        groups.setdefault((point.prompt_set, point.judge), []).append(point)
+    selectors = tuple(dict.fromkeys(point.selector for point in points))
+    return [
+        JudgedCurves(
+            group,
+            pair[1] in error_judges,
+            selectors,
+            [one for one in all_points if (one.prompt_set, one.judge) == pair],
+        )
+        for pair, group in groups.items()
+    ]
+
+
+def report_page(report: ReportInput) -> str:
+    """The page. Pictures, players and the CSV are data URIs; it asks the network for nothing."""
+    num_bytes = sum(2 * clip.audio.samples_T.numel() for example in report.examples for clip in example.clips)
+    audio_format: AudioFormat = "flac" if num_bytes <= MAX_LOSSLESS_BYTES else "ogg"
+    environment = page_environment()
+    environment.tests["oracle"] = is_oracle
+    environment.filters |= {
+        "score": readable_score,
+        "interval": readable_interval,
+        "speaker_interval": lambda point, as_error: readable_interval(
+            replace(point, low=point.speaker_low, high=point.speaker_high), as_error
+        ),
+        "selector_name": readable_selector,
+        "shortened": shortened_number,
+        "plain": readable_setting,
+        "compute": readable_compute,
+        "setting": setting_label,
+        "p_value": lambda value: "< 0.001" if value < 0.001 else readable_number(value, "%.3f"),
+        "number": readable_number,
+        "percentage": lambda value: "–" if math.isnan(value) else f"{100 * value:.1f} %",
+        "prompt_rows": lambda curve: prompt_rows(curve.points, report.results.prompt_sets[curve.prompt_set]),
+        "prompt_lines": lambda curve: prompt_lines(curve.points),
+        "cost_picture": cost_picture,
+        "num_asked": partial(num_asked, results=report.results),
+        "picture": curve_picture,
+        "audio_uri": lambda audio: data_uri(audio_bytes(audio, audio_format), f"audio/{audio_format}"),
+        "mel_uri": lambda audio, seconds: data_uri(png_bytes(mel_thumbnail(audio, seconds)), "image/png"),
+        "csv_uri": lambda text: data_uri(text.encode(), "text/csv"),
+    }
+    return environment.get_template("sweep_page.html").render(
+        report=report,
+        results=report.results,
+        curves=judged_curves(report.results.points, report.error_judges, report.results.all_points),
+        has_disagreement=any(not math.isnan(row.disagreement) for row in report.results.over_optimisation),
+        warnings=warnings_of(report.results),
+        comparisons=most_telling(report.results.comparisons),
+        csv_rows=list(csv.DictReader(io.StringIO(report.curve_csv))),
+    )
+
+
+def page_environment() -> Environment:
+    """Jinja over the templates beside this file: everything escaped, nothing undefined."""
+    loader = FileSystemLoader(TEMPLATES)
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+
+
+def audio_bytes(audio: Audio, audio_format: AudioFormat) -> bytes:
+    """16-bit FLAC, or Ogg Vorbis. Samples beyond [-1, 1] are clipped."""
+    samples_T = audio.samples_T.detach().float().cpu().clamp(-1, 1).numpy()
+    subtype = {"flac": "PCM_16", "ogg": "VORBIS"}[audio_format]
+    buffer = io.BytesIO()
+    with soundfile.SoundFile(buffer, "w", audio.sample_rate, 1, subtype, format=audio_format.upper()) as stream:
+        for start in range(0, len(samples_T), audio.sample_rate):  # libsndfile's Vorbis may crash on long writes
+            stream.write(samples_T[start : start + audio.sample_rate])
+    return buffer.getvalue()
+
+
+def data_uri(content: bytes, media_type: str) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+
+
+def curve_picture(curves: JudgedCurves, as_error: bool) -> Markup:
+    """The curves as an inline SVG that takes the page's text colour."""
+    what = "error" if as_error else "score"
+    description = f"{curves.prompt_set}: {what} by {curves.judge} against the number of candidates"
+    return Markup(inline_svg(curve_figure(curves.points, as_error, curves.all_selectors), description))
+
+
+def cost_picture(curves: JudgedCurves, cost: Literal["flops", "seconds"]) -> Markup:
+    """All settings at their cost, as an inline SVG that takes the page's text colour."""
+    what = "error" if curves.as_error else "score"
+    description = f"{curves.prompt_set}: {what} by {curves.judge} against {cost}"
+    points = curves.of_all_settings or curves.points
+    return Markup(inline_svg(cost_figure(points, cost, curves.as_error, curves.all_selectors), description))
+
+
+def readable_score(value: float, as_error: bool) -> str:
+    """An error rate in percent, any other score with three digits; NaN as a dash."""
+    if math.isnan(value):
+        return "–"
+    return f"{100 * (1 - value):.1f} %" if as_error else f"{value + 0.0:.3f}"  # no "-0.000"
+
+
+def readable_number(value: float, form: str) -> str:
+    """By a printf form; NaN as a dash."""
+    return "–" if math.isnan(value) else form % value
+
+
+def readable_interval(point: CurvePoint, as_error: bool) -> str:
+    """Lower to upper end; an error's ends change places."""
+    if as_error:
+        return f"{100 * (1 - point.high):.1f} to {100 * (1 - point.low):.1f} %"
+    return f"{point.low:.3f} to {point.high:.3f}"
+
+
+def readable_selector(selector: str) -> str:
+    """The line's name in tables."""
+    if is_oracle(selector):
+        return "oracle (selected by the judge)"
+    return "random choice" if selector == "random" else selector
+
+
+def shortened_number(cell: str) -> str:
+    """A float of a CSV with five digits; everything else as it stands."""
+    try:
+        return cell if cell.lstrip("-").isdigit() else f"{float(cell):.5g}"
+    except ValueError:
+        return cell
+
+
+def readable_setting(value: Any) -> str:
+    """Text as it stands, a flat record as `name value`, anything deeper as JSON."""
+    if value is None:
+        return "–"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict) and not any(isinstance(item, (dict, list)) for item in value.values()):
+        return ", ".join(f"{name} {item}" for name, item in value.items())
+    return json.dumps(value, ensure_ascii=False)
+
+
+def readable_compute(results: SweepResults) -> str:
+    """FLOPs by part and wall seconds of all prompts, over every search and seed, judges included."""
+    everything = [one for first in (results, *results.others) for one in (first, *first.other_seeds)]
+    traces = [trace for one in everything for traces in one.prompt_sets.values() for trace in traces]
+    total = sum((trace.cost for trace in traces), Cost())
+    heard: dict[str, Cost] = {}
+    for candidate in [one for trace in traces for one in trace.candidates]:
+        for name, cost in candidate.verifier_costs.items():
+            heard[name] = heard.get(name, Cost()) + cost
+    parts = {"language model": total.lm_flops, "codec": total.codec_flops}
+    if total.verifier_flops:
+        parts["steering verifiers"] = total.verifier_flops
+    search = ", ".join(f"{name} {flops:.2e} FLOPs" for name, flops in parts.items())
+    hearing = [f"{name} {cost.verifier_flops:.2e} FLOPs, {cost.seconds:.0f} s" for name, cost in heard.items()]
+    return "; ".join([f"{search}, {total.seconds:.0f} s", *hearing])
+
+
+def num_asked(curves: JudgedCurves, results: SweepResults) -> int:
+    """How many samples of all seeds the judge was asked about: all, or for a final judge the first and the chosen
+    ones."""
+    traces = [trace for one in (results, *results.other_seeds) for trace in one.prompt_sets[curves.prompt_set]]
+    candidates = [one for trace in traces for one in trace.candidates]
+    return sum(curves.judge in candidate.scores for candidate in candidates)

@@ -1,0 +1,123 @@
+"""Diverse beams: independent subtrees, each a beam search of its own (Beeching et al. 2024, "DVTS").
+
+One beam search ends in near copies of its best beam. Subtrees that never compete keep as many different answers as
+there are subtrees; and since none knows of the others, the expected best of any n of them is exact.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from modules.api import Branch
+from modules.search.algorithms.beams import Beam, BeamSettings, final_candidates, grow_beams, scored
+from modules.search.algorithms.process_beam import ProcessBeam
+from modules.search.growth import require_positive
+from modules.search.protocol import Drop, Estimate, Extend, Request, Score, Search, Span
+
+
+@dataclass(frozen=True)
+class DiverseBeam:
+    """`num_subtrees` beam searches of `num_beams` beams each; the best beam of every subtree is a candidate.
+
+    The candidates are independent, so curves over n (subtrees) are exact, as for best-of-n. A subtree whose beams have
+    all reached `max_new_tokens` ends with the one that its reward prefers.
+    """
+
+    reward: str
+    num_subtrees: int
+    num_children: int
+    max_new_tokens: int
+    num_beams: int = 1
+    block_tokens: int = 25
+
+    def __post_init__(self) -> None:
+        require_positive(self, "num_subtrees", "num_children", "max_new_tokens", "num_beams", "block_tokens")
+
+    @property
+    def name(self) -> str:
+        return "diverse_beam"
+
+    @property
+    def verifier_names(self) -> tuple[str, ...]:
+        return (self.reward,)
+
+    @property
+    def independent_candidates(self) -> bool:
+        return True
+
+    @property
+    def _beams(self) -> BeamSettings:
+        return BeamSettings(self.reward, self.num_beams, self.num_children, self.block_tokens, self.max_new_tokens)
+
+    def estimate(self, num_codes: int) -> Estimate:
+        """That of one subtree, as often as there are subtrees; each ends with one candidate."""
+        one = ProcessBeam(self.reward, self.num_beams, self.num_children, self.max_new_tokens, self.block_tokens)
+        tree = one.estimate(num_codes)
+        decoded = tree.decoded
+        if not tree.ended_early:  # only the chosen beam of a subtree is decoded whole
+            decoded = (*decoded[:-1], replace(decoded[-1], count=1))
+
+        def times(spans: Sequence[Span]) -> tuple[Span, ...]:
+            return tuple(replace(span, count=span.count * self.num_subtrees) for span in spans)
+
+        heard = {name: times(spans) for name, spans in tree.heard.items()}
+        return Estimate(tree.num_codes, self.num_subtrees, times(tree.drawn), times(decoded), heard, tree.ended_early)
+
+    def search(self, root: Branch, seed: int) -> Search:
+        trees = [grow_beams(root, seed, self._beams, f"tree{index}.") for index in range(self.num_subtrees)]
+        beams: list[list[Beam]] = yield from in_lockstep(trees)
+        return (yield from scored(root.prompt, final_candidates([tree[0] for tree in beams])))
+
+
+def in_lockstep(
+    searches: Sequence[Generator[Request, list[Branch] | None, Any]],
+) -> Generator[Request, list[Branch] | None, list[Any]]:
+    """Run generators side by side and return what they return: requests of one kind and size become one request."""
+    results: list[Any] = [None] * len(searches)
+    waiting: dict[int, Request] = {}
+
+    def advance(place: int, answer: list[Branch] | None) -> None:
+        waiting.pop(place, None)
+        try:
+            waiting[place] = searches[place].send(answer)
+        except StopIteration as stop:
+            results[place] = stop.value
+
+    for place in range(len(searches)):
+        advance(place, None)
+    while waiting:
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        for place, request in waiting.items():
+            groups.setdefault(_kind(request), []).append(place)
+        places = groups[min(groups, key=lambda kind: kind[0])]  # growth first, so that scoring waits for everybody
+        answer = yield _merged([waiting[place] for place in places])
+        for place in places:
+            request = waiting[place]
+            if isinstance(request, Extend):
+                assert answer is not None, "an Extend is answered with branches"
+                own, answer = answer[: len(request.seeds)], answer[len(request.seeds) :]
+                advance(place, own)
+            else:
+                advance(place, None)
+    return results
+
+
+def _kind(request: Request) -> tuple[Any, ...]:
+    if isinstance(request, Extend):
+        return (1, request.num_children, request.max_new_tokens)
+    return (2, request.verifiers) if isinstance(request, Score) else (0,)
+
+
+def _merged(requests: Sequence[Request]) -> Request:
+    """One request in place of several of one kind."""
+    first = requests[0]
+    if isinstance(first, Extend):
+        branches = [branch for request in requests for branch in request.branches]
+        seeds = [seed for request in requests for seed in request.seeds]
+        return Extend(branches, first.num_children, first.max_new_tokens, seeds)
+    if isinstance(first, Score):
+        candidates = [one for request in requests for one in request.candidates]
+        for index, candidate in enumerate(candidates):
+            candidate.index = index  # failures go by it, and every generator numbers its own from 0
+        return replace(first, candidates=candidates)
+    return Drop([branch for request in requests for branch in request.branches])

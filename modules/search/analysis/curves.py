@@ -1,0 +1,232 @@
+"""The curves of a sweep: every selector under every judge that is another model, chance, and the oracle."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from modules.api import Candidate, Cost, Verifier
+from modules.search.analysis.expectations import (
+    CurvePoint,
+    JudgedPrompt,
+    candidate_counts,
+    corpus_score,
+    ends_of,
+    expected_runaways,
+    expected_scores,
+    judged_only_score,
+    selection_weights,
+)
+from modules.search.analysis.families import families_of, shared_families
+from modules.search.costs import search_cost
+from modules.search.identity import models_of
+from modules.search.panel import Panel, chosen_index
+from modules.search.protocol import SearchAlgorithm, Trace
+from modules.statistics import Resamples, bootstrap_interval, cluster_interval, difference_ends
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve: its label, who chooses (None: chance), whether it can be run in earnest, and the chance of each of a
+    prompt's candidates to be the chosen one of n: `weights(place of the prompt, n) -> (N,)`."""
+
+    label: str
+    selector: Verifier | None
+    weights: Callable[[int, int], np.ndarray]
+    is_oracle: bool = False
+
+
+@dataclass(frozen=True)
+class CurveCalculator:
+    """Turns the traces of one prompt set into curve points. All lines share one set of resamples (paired intervals)."""
+
+    prompt_set: str
+    algorithm: SearchAlgorithm
+    traces: Sequence[Trace]
+    panel: Panel
+    seed: int
+    num_resamples: int = 2000
+    temperature: float = math.nan
+
+    def points(self) -> list[CurvePoint]:
+        """In the order of judges, then lines, then n."""
+        resamples = Resamples.draw(len(self.traces), self.seed, self.num_resamples)
+        points = []
+        for judge in self.panel.judges:
+            judged = self._judged(judge)
+            for line in self._lines(judge, judged):
+                points += self._line_points(line, judge, judged, self._counts(), resamples)
+        ends = sorted({self._counts()[0], self._counts()[-1]})
+        for judge in self.panel.final_judges:
+            judged = self._judged(judge)
+            for line in self._final_lines(judge):
+                points += self._line_points(line, judge, judged, ends, resamples)
+        return with_gains(self._with_speakers(points), self.seed, self.num_resamples)
+
+    def _with_speakers(self, points: Sequence[CurvePoint]) -> list[CurvePoint]:
+        """Each with its interval over speakers."""
+        speakers_P = tuple(trace.prompt.speaker for trace in self.traces)
+        num_speakers = len(set(speakers_P)) if all(speakers_P) else 0
+        known = []
+        for point in points:
+            drawn_by = (self.seed, self.num_resamples)
+            low, high = cluster_interval(point.scores_P, speakers_P, *drawn_by, point.ends)
+            about = {"num_speakers": num_speakers, "speakers_P": speakers_P}
+            known.append(replace(point, speaker_low=low, speaker_high=high, **about))
+        return known
+
+    def every_n(self) -> list[CurvePoint]:
+        """The selectors' lines under the judges at every n from 1 to N, not at powers of 2 alone; for a search whose
+        candidates do not know of each other. Other searches have none."""
+        if not self.algorithm.independent_candidates:
+            return []
+        resamples = Resamples.draw(len(self.traces), self.seed, self.num_resamples)
+        numbers = list(range(1, self._counts()[-1] + 1))
+        points = []
+        for judge in self.panel.judges:
+            judged = self._judged(judge)
+            for line in self._lines(judge, judged):
+                if line.selector is not None:
+                    points += self._line_points(line, judge, judged, numbers, resamples)
+        return points
+
+    def _counts(self) -> list[int]:
+        """The n of the curves. A search whose candidates know of each other has one: the most that a prompt has."""
+        numbers = {len(trace.candidates) for trace in self.traces}
+        if not self.algorithm.independent_candidates:
+            return [max(numbers)]
+        if len(numbers) != 1:
+            raise ValueError(f"Expected every prompt to have as many candidates, but got {sorted(numbers)}.")
+        return candidate_counts(numbers.pop())
+
+    def _judged(self, judge: Verifier) -> list[JudgedPrompt]:
+        return [
+            JudgedPrompt.from_scores(
+                scores_of(trace.candidates, judge.name),
+                np.array([one.stopped for one in trace.candidates]),
+                judge.worst_score,
+                float(judge.reference_length(trace.prompt)) if hasattr(judge, "reference_length") else math.nan,
+            )
+            for trace in self.traces
+        ]
+
+    def _lines(self, judge: Verifier, judged: list[JudgedPrompt]) -> list[Line]:
+        """Chance, every selector of other models than the judge's, and the oracle: chosen by the judge's metric.
+
+        Where the judge has steered the search, only the oracle: what is left was chosen by the judge already.
+        """
+        sizes = [len(trace.candidates) for trace in self.traces]
+        lines = [Line("random", None, lambda place, n: np.full(sizes[place], 1 / sizes[place]))]
+        for selector in self.panel.selectors:
+            if not models_of(selector) & models_of(judge):
+                scores_PN = [scores_of(trace.candidates, selector.name) for trace in self.traces]
+                lines.append(Line(selector.name, selector, self._weights_by(scores_PN)))
+        metrics_PN = [prompt.metric_N for prompt in judged]
+        oracle = Line(f"oracle ({judge.name})", None, self._weights_by(metrics_PN), is_oracle=True)
+        return [oracle] if self._has_steered(judge) else [*lines, oracle]
+
+    def _weights_by(self, scores_PN: list[np.ndarray]) -> Callable[[int, int], np.ndarray]:
+        if self.algorithm.independent_candidates:
+            return lambda place, n: selection_weights(scores_PN[place], n)
+        return lambda place, n: selection_weights(scores_PN[place], len(scores_PN[place]))
+
+    def _has_steered(self, judge: Verifier) -> bool:
+        steering = [one for one in self.panel.selectors if one.name in self.algorithm.verifier_names]
+        return any(models_of(one) & models_of(judge) for one in steering)
+
+    def _final_lines(self, judge: Verifier) -> list[Line]:
+        """n = 1 is the first candidate (a sample by chance), N the one chosen from all."""
+        lines = [Line("random", None, lambda place, n: self._one_hot(place, None, n))]
+        if self._has_steered(judge):
+            lines = []
+        for selector in self.panel.selectors:
+            is_oracle = bool(models_of(selector) & models_of(judge)) or self._has_steered(judge)
+            label = f"oracle ({judge.name})" if is_oracle else selector.name
+            if label not in {line.label for line in lines}:
+                lines.append(
+                    Line(label, selector, lambda place, n, one=selector: self._one_hot(place, one, n), is_oracle)
+                )
+        return lines
+
+    def _one_hot(self, place: int, selector: Verifier | None, n: int) -> np.ndarray:
+        candidates = self.traces[place].candidates
+        weights_N = np.zeros(len(candidates))
+        is_first = selector is None or (n == 1 and self.algorithm.independent_candidates)
+        weights_N[0 if is_first else chosen_index(candidates, selector.name)] = 1
+        return weights_N
+
+    def _line_points(
+        self, line: Line, judge: Verifier, judged: list[JudgedPrompt], numbers: list[int], resamples: Resamples
+    ) -> list[CurvePoint]:
+        asked = [one for trace in self.traces for one in trace.candidates if judge.name in one.scores]
+        num_unjudged = sum(bool(np.isnan(one.scores[judge.name])) and one.stopped for one in asked)
+        num_runaways = sum(not one.stopped for one in asked)
+        points = []
+        for n in numbers:
+            weights_PN = [line.weights(place, n) for place in range(len(self.traces))]
+            scores_P = expected_scores(judged, weights_PN)
+            low, high = bootstrap_interval(scores_P, resamples, ends_of(judge))
+            score_judged_only, judged_mass = judged_only_score(judged, weights_PN)
+            cost = self._cost(line, n)
+            points.append(
+                CurvePoint(
+                    algorithm=self.algorithm.name,
+                    selector=line.label,
+                    judge=judge.name,
+                    n=n,
+                    score=float(scores_P.mean()),
+                    low=low,
+                    high=high,
+                    num_prompts=len(self.traces),
+                    num_unjudged=num_unjudged,
+                    num_runaways=num_runaways,
+                    score_judged_only=score_judged_only,
+                    prompt_set=self.prompt_set,
+                    flops=cost.flops,
+                    seconds=cost.seconds,
+                    temperature=self.temperature,
+                    score_corpus=corpus_score(judged, scores_P),
+                    chosen_runaways=expected_runaways(judged, weights_PN),
+                    scores_P=scores_P,
+                    ends=ends_of(judge),
+                    judged_mass=judged_mass,
+                    shared_families="" if line.is_oracle else shared_families(line.selector, judge),
+                    selector_families=families_of(line.selector),
+                    judge_families=families_of(judge),
+                )
+            )
+        return points
+
+    def _cost(self, line: Line, n: int) -> Cost:
+        """Mean over the prompts. Nobody can run an oracle: its cost is NaN. Chance needs no second sample, and one
+        candidate needs no choice: neither the first of independent ones, nor all that a search has left of a prompt."""
+        if line.is_oracle:
+            return Cost(math.nan, math.nan, math.nan, math.nan)
+        chooser, is_curve = line.selector, self.algorithm.independent_candidates
+        hears = [] if chooser is None or chooser.name in self.algorithm.verifier_names else [chooser.name]
+        num_drawn = (1 if chooser is None else n) if is_curve else None
+        costs = []
+        for trace in self.traces:
+            num_candidates = n if is_curve else len(trace.candidates)
+            costs.append(search_cost(trace, hears if num_candidates > 1 else [], num_drawn))
+        return Cost(*(float(np.mean([getattr(cost, part.name) for cost in costs])) for part in fields(Cost)))
+
+
+def with_gains(points: Sequence[CurvePoint], seed: int, num_resamples: int = 2000) -> list[CurvePoint]:
+    """The points of one prompt set, each with the paired difference to chance at its n, under its judge."""
+    chance = {(point.judge, point.n): point.scores_P for point in points if point.selector == "random"}
+    resamples = Resamples.draw(points[0].num_prompts, seed, num_resamples) if chance else None
+    gained = []
+    for point in points:
+        if (baseline_P := chance.get((point.judge, point.n))) is not None:
+            low, high = bootstrap_interval(point.scores_P - baseline_P, resamples, difference_ends(point.ends))
+            mean = float((point.scores_P - baseline_P).mean())
+            point = replace(point, gain=mean, gain_low=low, gain_high=high)
+        gained.append(point)
+    return gained
+
+
+def scores_of(candidates: Sequence[Candidate], name: str) -> np.ndarray:
+    """(N,) float64; NaN where the verifier could not judge or was not asked."""
+    return np.array([candidate.scores.get(name, np.nan) for candidate in candidates], dtype=np.float64)

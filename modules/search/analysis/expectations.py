@@ -1,0 +1,166 @@
+"""Exact expected best-of-n from N samples, and the sign-flip test. Pure functions on numpy arrays.
+
+Shapes: P prompts, N candidates.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from modules.api import Verifier
+from modules.statistics import UNBOUNDED, Ends
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One row of curve.csv: the expected judge's score of the best of `n`, chosen by `selector`.
+
+    `score` and its 95 % interval [low, high] count a candidate that the judge could not score, or that never ended, as
+    the judge's worst score; `score_judged_only` leaves such choices out (NaN where nothing is left). `num_unjudged`
+    (ended, but NaN from the judge) and `num_runaways` (never ended) count candidates among all that the judge was asked
+    about. `flops` is the mean compute for one prompt: n samples, decoded, and scored by the selector where n > 1, or
+    all that a search of another kind spent; NaN for the oracle, which nobody can run.
+
+    `gain` with its paired interval is the difference to the line "random" at the same n (NaN where there is none).
+    Of judges that count errors against a text: `score_corpus` weighs every prompt by the length of its text (1 - corpus
+    error rate, at most 100 % for one prompt), and `chosen_runaways` is the expected number of prompts whose choice has
+    an error above 50 % or never ended. `scores_P` is the expected score of every prompt, for comparisons between lines.
+
+    `seconds` are the wall seconds that `flops` took here, in batches with others. [speaker_low, speaker_high] is the
+    interval over speakers (`cluster_interval`), wider where prompts of a speaker are alike; `num_speakers` is 0 and the
+    interval NaN where prompts name none. The mean over several seeds has `num_seeds` and the standard deviation of the
+    seeds' scores, `seed_deviation`; counts of candidates are then those of all seeds. `model` is empty where there
+    is one. `ends` are the judge's worst and best score, which intervals reach for; `judged_mass` is the expected number
+    of prompts whose choice was judged, the weight of `score_judged_only` in a mean.
+
+    `shared_families`: the families of verifiers that selector and judge both belong to, empty where there are none;
+    such a judge favours its relative's choices. `holds_under_every_family` is explained in families.py.
+    """
+
+    algorithm: str
+    selector: str
+    judge: str
+    n: int
+    score: float
+    low: float
+    high: float
+    num_prompts: int
+    num_unjudged: int
+    num_runaways: int
+    score_judged_only: float
+    prompt_set: str = ""
+    flops: float = math.nan
+    temperature: float = math.nan
+    gain: float = math.nan
+    gain_low: float = math.nan
+    gain_high: float = math.nan
+    score_corpus: float = math.nan
+    chosen_runaways: float = math.nan
+    seconds: float = math.nan
+    num_speakers: int = 0
+    speaker_low: float = math.nan
+    speaker_high: float = math.nan
+    num_seeds: int = 1
+    seed_deviation: float = math.nan
+    model: str = ""
+    speakers_P: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    scores_P: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
+    ends: Ends = field(default=UNBOUNDED, repr=False, compare=False)
+    judged_mass: float = field(default=math.nan, repr=False, compare=False)
+    shared_families: str = ""
+    holds_under_every_family: str = ""
+    selector_families: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
+    judge_families: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
+
+
+def ends_of(verifier: Verifier) -> Ends:
+    """The range of its scores, for intervals."""
+    return float(verifier.worst_score), float(verifier.best_score)
+
+
+def candidate_counts(num_candidates: int) -> list[int]:
+    """1, 2, 4, ... up to `num_candidates`, which is always the last."""
+    if num_candidates < 1:
+        raise ValueError(f"Expected `num_candidates` to be at least 1, but got {num_candidates}.")
+    powers = [2**exponent for exponent in range(num_candidates.bit_length()) if 2**exponent < num_candidates]
+    return [*powers, num_candidates]
+
+
+def selection_weights(selector_scores_N: np.ndarray, n: int) -> np.ndarray:
+    """(N,) probability that a candidate is the chosen one of n drawn without replacement from the N.
+
+    The candidate of rank i (ascending, from 1) is best in C(i - 1, n - 1) of the C(N, n) subsets. Ties are broken by
+    chance, so tied candidates share the mean weight of their group; NaN ranks below every score (all NaN are tied).
+    """
+    num_candidates = len(selector_scores_N)
+    if not 1 <= n <= num_candidates:
+        raise ValueError(f"Expected `n` in [1, {num_candidates}], but got {n}.")
+    num_subsets = math.comb(num_candidates, n)
+    weight_by_rank_N = np.array([math.comb(rank, n - 1) / num_subsets for rank in range(num_candidates)])
+    missing_N = np.isnan(selector_scores_N)
+    order_N = np.lexsort((np.where(missing_N, 0.0, selector_scores_N), ~missing_N))
+    weights_N = np.empty(num_candidates)
+    start = 0
+    for stop in range(1, num_candidates + 1):
+        if stop == num_candidates or not _tied(selector_scores_N[order_N[start]], selector_scores_N[order_N[stop]]):
+            weights_N[order_N[start:stop]] = weight_by_rank_N[start:stop].mean()
+            start = stop
+    return weights_N
+
+
+def _tied(first: float, second: float) -> bool:
+    return bool(first == second or (np.isnan(first) and np.isnan(second)))
+
+
+@dataclass(frozen=True)
+class JudgedPrompt:
+    """One prompt's candidates under one judge: `metric_N` has no NaN; `judged_N` says which were really judged.
+
+    `length` is that of the text in the judge's units (words, characters); NaN for a judge that counts no errors.
+    """
+
+    metric_N: np.ndarray
+    judged_N: np.ndarray
+    length: float = math.nan
+
+    @classmethod
+    def from_scores(
+        cls, judge_scores_N: np.ndarray, stopped_N: np.ndarray, worst_score: float, length: float = math.nan
+    ) -> "JudgedPrompt":
+        """A NaN of the judge, and a candidate that never ended, count as `worst_score`."""
+        judged_N = ~np.isnan(judge_scores_N) & stopped_N.astype(bool)
+        return cls(np.where(judged_N, judge_scores_N, worst_score), judged_N, length)
+
+
+def expected_scores(prompts: list[JudgedPrompt], weights_PN: list[np.ndarray]) -> np.ndarray:
+    """(P,) expected metric of the chosen candidate of each prompt."""
+    return np.array([weights @ prompt.metric_N for prompt, weights in zip(prompts, weights_PN, strict=True)])
+
+
+def judged_only_score(prompts: list[JudgedPrompt], weights_PN: list[np.ndarray]) -> tuple[float, float]:
+    """Mean metric over the judged choices, weighted by their chance of being chosen (NaN if there is none), and the sum
+    of these chances: the expected number of prompts whose choice was judged."""
+    total, mass = 0.0, 0.0
+    for prompt, weights_N in zip(prompts, weights_PN, strict=True):
+        chance_N = weights_N * prompt.judged_N
+        total += float(chance_N @ prompt.metric_N)
+        mass += float(chance_N.sum())
+    return (total / mass if mass > 0 else math.nan), mass
+
+
+def corpus_score(prompts: list[JudgedPrompt], scores_P: np.ndarray) -> float:
+    """Mean of the scores weighted by the lengths of the texts; NaN where the judge gives no lengths."""
+    lengths_P = np.array([prompt.length for prompt in prompts])
+    return float(scores_P @ lengths_P / lengths_P.sum()) if lengths_P.sum() > 0 else math.nan
+
+
+def expected_runaways(prompts: list[JudgedPrompt], weights_PN: list[np.ndarray]) -> float:
+    """Expected number of prompts whose choice scores below 0.5 (an error above 50 %), or was not judged."""
+    if any(math.isnan(prompt.length) for prompt in prompts):
+        return math.nan
+    chances = [
+        float(weights_N @ ((prompt.metric_N < 0.5) | ~prompt.judged_N))
+        for prompt, weights_N in zip(prompts, weights_PN, strict=True)
+    ]
+    return sum(chances)

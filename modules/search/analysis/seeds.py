@@ -1,0 +1,104 @@
+"""One sweep by several seeds: the mean of their curves, and how far the seeds lie apart.
+
+Shapes: P prompts.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from modules.search.analysis.curves import with_gains
+from modules.search.analysis.expectations import CurvePoint
+from modules.search.analysis.overoptimisation import over_optimisation
+from modules.search.analysis.results import SeedScore, SweepResults
+from modules.search.panel import Panel
+from modules.statistics import Resamples, bootstrap_interval, cluster_interval
+
+
+def over_seeds(results: Sequence[SweepResults], panel: Panel, seed: int, num_resamples: int = 2000) -> SweepResults:
+    """The first one's results with the mean curves of all, which differ in their seed alone.
+
+    A point's interval is the bootstrap over prompts of each prompt's mean over the seeds, and so are those of
+    `over_optimisation`; `seed_deviation` is the standard deviation of the seeds' scores (with n - 1), what another seed
+    may change.
+    """
+    if len(results) == 1:
+        return results[0]
+    seeds = [one.description["seed"] for one in results]
+    points = averaged([one.points for one in results], seed, num_resamples)
+    warned = []
+    for prompt_set in results[0].prompt_sets:
+        curves = [point for point in points if point.prompt_set == prompt_set]
+        by_seed = [one.prompt_sets[prompt_set] for one in results]
+        warned += over_optimisation(curves, by_seed, panel, seed, num_resamples)
+    num_failures = sum(one.description["num_score_failures"] for one in results)
+    scores = [SeedScore.from_point(point, own) for own, one in zip(seeds, results, strict=True) for point in one.points]
+    return replace(
+        results[0],
+        points=points,
+        every_n=averaged([one.every_n for one in results], seed, num_resamples),
+        over_optimisation=warned,
+        description=results[0].description | {"seeds": seeds, "num_score_failures": num_failures},
+        seed_scores=scores,
+        other_seeds=list(results[1:]),
+    )
+
+
+def averaged(curves: Sequence[Sequence[CurvePoint]], seed: int, num_resamples: int = 2000) -> list[CurvePoint]:
+    """The mean of each point over the seeds' curves, in the order of the first ones."""
+    groups: dict[tuple, list[CurvePoint]] = {}
+    for points in curves:
+        counts: dict[tuple, int] = {}
+        for point in points:
+            counts[_line(point)] = counts.get(_line(point), 0) + 1
+        for point in points:
+            # A search that has no curve has one point, at an n that may be another for every seed.
+            groups.setdefault((*_line(point), point.n if counts[_line(point)] > 1 else 0), []).append(point)
+    drawn = functools.cache(functools.partial(Resamples.draw, seed=seed, num_resamples=num_resamples))
+    means = [
+        _mean_point(group, drawn(group[0].num_prompts), seed, num_resamples)
+        for group in groups.values()
+        if len(group) == len(curves)
+    ]
+    return [
+        point
+        for prompt_set in dict.fromkeys(point.prompt_set for point in means)
+        for point in with_gains([one for one in means if one.prompt_set == prompt_set], seed, num_resamples)
+    ]
+
+
+def _line(point: CurvePoint) -> tuple[str, str, str]:
+    return point.prompt_set, point.judge, point.selector
+
+
+def _mean_point(group: Sequence[CurvePoint], resamples: Resamples, seed: int, num_resamples: int) -> CurvePoint:
+    first = group[0]
+    scores_P = np.mean([point.scores_P for point in group], axis=0)
+    low, high = bootstrap_interval(scores_P, resamples, first.ends)
+    speaker_low, speaker_high = cluster_interval(scores_P, first.speakers_P, seed, num_resamples, first.ends)
+    judged = [point for point in group if point.judged_mass > 0]
+    masses = [point.judged_mass for point in judged]
+    judged_only = float(np.average([one.score_judged_only for one in judged], weights=masses)) if judged else math.nan
+    means = {
+        name: float(np.mean([getattr(point, name) for point in group]))
+        for name in ("score", "flops", "seconds", "score_corpus", "chosen_runaways")
+    }
+    return replace(
+        first,
+        n=max(point.n for point in group),
+        low=low,
+        high=high,
+        speaker_low=speaker_low,
+        speaker_high=speaker_high,
+        num_unjudged=sum(point.num_unjudged for point in group),
+        num_runaways=sum(point.num_runaways for point in group),
+        score_judged_only=judged_only,
+        judged_mass=sum(masses),
+        num_seeds=len(group),
+        seed_deviation=float(np.std([point.score for point in group], ddof=1)),
+        scores_P=scores_P,
+        **means,
+    )

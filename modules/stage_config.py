@@ -1,0 +1,112 @@
+"""Which differences between the config that a marker stores and today's make another result.
+
+What is no part of the result, and is not compared: where files go, how fast the run is and what it prints. `precision`
+and the size of a step (`batch_size`, `accumulate_grad_batches`) are part of it.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from modules.moved_names import with_current_names
+
+TOP_LEVEL = {"stage", "config", "num_threads", "verbose"}
+TRAINER = {
+    # the machine
+    *("accelerator", "devices", "num_nodes", "strategy", "benchmark"),
+    # what is logged and displayed, and where
+    *("logger", "log_every_n_steps", "enable_progress_bar", "enable_model_summary", "profiler", "default_root_dir"),
+    *("enable_autolog_hparams", "model_registry", "barebones"),
+    # limits of time: a run that they end is not finished, and goes on when it is called again
+    "max_time",
+    # checks of another call, or ones that can only stop the run
+    *("fast_dev_run", "detect_anomaly"),
+}
+# Callbacks that print, log the run itself or end it, by the last part of their class path.
+CALLBACKS = {
+    *("ProgressBar", "TQDMProgressBar", "RichProgressBar", "ModelSummary", "RichModelSummary", "RunLayout"),
+    *("LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor", "Throughput"),
+    *("Timer", "TerminateAtOnce", "FiniteValidation"),
+}
+# Keys of a config that hold one callback each: its options do not depend on what `trainer.callbacks` lists. They count
+# as members of that list, where older configs have them; one of the same class in the list replaces it.
+CALLBACK_KEYS = (
+    *("sweep", "speech", "spoken_texts", "understanding", "codec_evaluation", "resynthesis", "tokens", "report"),
+)
+# Arguments of that name, wherever they stand. The order of rows does not depend on the loader's processes.
+ARGUMENTS = {"num_workers"}
+
+
+def changed_config(
+    stored: Mapping[str, Any], new: Mapping[str, Any], read: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> list[str]:
+    """The dotted names of the values in which the results of two resolved configs may differ.
+
+    A key that `stored` lacks and that holds its default in `new` is no change: `read` parses a config as today's code
+    does, which gives every missing argument the default of its class, at any depth. A key of `stored` that today's code
+    does not know is no change where its value was null or false: what it switched on was off.
+    """
+    stored, new = _result_part(with_current_names(stored)), _result_part(new)
+    if stored != new:
+        for candidate in (stored, _without_gone(stored, new)):
+            try:
+                return changed_keys(_result_part(read(candidate)), new)
+            except (ValueError, TypeError, KeyError, AttributeError, ImportError):
+                continue  # a key or a class of it is gone
+    return changed_keys(stored, new)
+
+
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The dotted names of the values in which two nested configs differ."""
+    changed: list[str] = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            changed += changed_keys(before, after, f"{prefix}{key}.")
+        elif before != after or (key in old) != (key in new):
+            changed.append(prefix + key)
+    return changed
+
+
+def _result_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    keyed = [config[key] for key in CALLBACK_KEYS if config.get(key) is not None]
+    dropped = {*TOP_LEVEL, *CALLBACK_KEYS}
+    part = {key: _without_arguments(value) for key, value in config.items() if key not in dropped}
+    if isinstance(trainer := part.get("trainer"), Mapping):
+        trainer = {key: value for key, value in trainer.items() if key not in TRAINER}
+        callbacks = as_list(trainer.get("callbacks"))
+        listed = set(map(_class_name, callbacks))
+        callbacks = callbacks + [_without_arguments(one) for one in keyed if _class_name(one) not in listed]
+        callbacks = [one for one in callbacks if _class_name(one) not in CALLBACKS]
+        callbacks.sort(key=lambda one: (_class_name(one), json.dumps(one, sort_keys=True, default=str)))
+        plugins = [one for one in as_list(trainer.get("plugins")) if "Precision" in _class_name(one)]
+        part["trainer"] = trainer | {"callbacks": callbacks, "plugins": plugins}
+    return part
+
+
+def _without_arguments(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_arguments(item) for key, item in value.items() if key not in ARGUMENTS}
+    return [_without_arguments(item) for item in value] if isinstance(value, list) else value
+
+
+def _without_gone(stored: Any, new: Any) -> Any:
+    """`stored` without the keys that `new`, which holds every argument of its classes, does not have."""
+    if isinstance(stored, Mapping) and isinstance(new, Mapping):
+        if stored.get("class_path") != new.get("class_path"):
+            return stored
+        known = {key: value for key, value in stored.items() if key in new or not (value is None or value is False)}
+        return {key: _without_gone(value, new.get(key)) for key, value in known.items()}
+    if isinstance(stored, list) and isinstance(new, list) and len(stored) == len(new):
+        return [_without_gone(*pair) for pair in zip(stored, new, strict=True)]
+    return stored
+
+
+def as_list(value: Any) -> list[Any]:
+    """A config's value of a list, which may be one thing alone, or null."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _class_name(value: Any) -> str:
+    path = value.get("class_path", "") if isinstance(value, Mapping) else value
+    return str(path).rpartition(".")[2]

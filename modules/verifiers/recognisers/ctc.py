@@ -1,0 +1,73 @@
+"""A recogniser with a CTC head through transformers: wav2vec 2.0, HuBERT, WavLM and their kin."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from modules.api import Audio
+from modules.verifiers.embeddings.audio_models import AudioModel, unmasked_lengths
+
+
+class CTC:
+    """Greedy CTC (Graves et al. 2006): the likeliest unit of every frame, repeats and blanks taken out.
+
+    It has no language model to write down what was not said and hears a clip of any length at its own cost, where
+    Whisper pads every clip to 30 s: the one to search with.
+
+    Args:
+        model: A folder, or a name on the hub such as facebook/hubert-large-ls960-ft.
+        languages: What it knows; None takes every language.
+        device: Where it runs.
+        batch_size: Clips at a time.
+        families: Kinds of model that it counts as; None: the type that its configuration names.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        languages: list[str] | None = None,
+        device: str = "cpu",
+        batch_size: int = 16,
+        families: list[str] | None = None,
+    ) -> None:
+        self.model, self.languages, self.device, self.batch_size = model, languages, device, batch_size
+        self._audio_model = AudioModel(model, "AutoModelForCTC", device, batch_size, families)
+
+    @property
+    def model_hash(self) -> str:
+        return self._audio_model.model_hash
+
+    @property
+    def files_hash(self) -> str:
+        return self._audio_model.files_hash
+
+    @property
+    def families(self) -> frozenset[str]:
+        return self._audio_model.families
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self._audio_model.folder)
+
+    def transcribe(self, audios: Sequence[Audio], language: str) -> list[str]:
+        """One text per clip; raises ValueError for a language that it does not know, and what a clip raised."""
+        if self.languages is not None and language not in self.languages:
+            raise ValueError(f"Expected `language` to be one of {self.languages}, but got {language!r}.")
+        texts = self._audio_model.judge(audios, self._texts)
+        for text in texts:
+            if isinstance(text, Exception):
+                raise text
+        return texts
+
+    def _texts(self, output: Any, num_samples: Sequence[int]) -> list[str]:
+        units_BS = output.logits.argmax(-1).cpu()
+        lengths = unmasked_lengths(self._audio_model.network, num_samples)
+        return [
+            self._tokenizer.decode(units_S[:length].tolist()) for units_S, length in zip(units_BS, lengths, strict=True)
+        ]
+
+    def flops(self, seconds: float) -> float:
+        """One pass of the encoder and its head."""
+        return self._audio_model.flops(seconds)

@@ -1,0 +1,156 @@
+"""Gather what studies/codec_quality/run.sh measured: docs/results/codec_quality.json and .png, and markdown tables.
+
+    PYTHONPATH=. python studies/codec_quality/collect.py [--runs runs/codec_quality] [--output FILE.json]
+
+A difference between two ways to train is paired: over the same recordings, seeds averaged first, with an interval over
+recordings (modules/statistics.py: 95 %, 2,000 resamples, seed 0). Nothing else is computed here.
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modules.evaluation.judge import METRIC_ENDS
+from modules.statistics import Resamples, difference_ends, ratio_intervals
+
+METRICS = ("wer", "stoi", "pesq_nb", "pesq_wb", "speaker", "naturalness_ovrl", "bit_rate")
+PAIRED = ("wer", "stoi", "pesq_wb", "speaker", "naturalness_ovrl")
+DIGITS = {"wer": 3, "stoi": 3, "speaker": 3, "bit_rate": 0}
+ENDS = METRIC_ENDS | {"speaker": (-1.0, 1.0), "naturalness_ovrl": (1.0, 5.0)}  # of an utterance
+SEEDS = (0, 1)
+ARMS = ("no_discriminators", "simvq", "whisper_states")
+
+Table = dict[str, dict[str, Any]]
+
+
+def table(folder: Path) -> Table:
+    """{system: {metric: {value, low, high, num}}} of one evaluation."""
+    systems = json.loads((folder / "codec_evaluation.json").read_text())["systems"]
+    keep = ("value", "low", "high", "num")
+    return {
+        system: {metric: {key: row[metric][key] for key in keep} for metric in METRICS if metric in row}
+        for system, row in systems.items()
+    }
+
+
+def utterances(folder: Path, system: str = "codec") -> dict[str, dict[str, float]]:
+    """Key -> metric -> value. `wer` is the pair (errors, words), for its mean over a corpus is a ratio of sums."""
+    with (folder / "codec_utterances.csv").open() as stream:
+        rows = [row for row in csv.DictReader(stream) if row["system"] == system]
+    return {row["key"]: {name: float(row[name]) for name in row if name not in TEXTS} for row in rows}
+
+
+TEXTS = ("system", "key", "reference", "hypothesis")
+
+
+def paired_difference(
+    ours: list[dict[str, dict[str, float]]], base: list[dict[str, dict[str, float]]], metric: str
+) -> dict[str, float]:
+    """Ours minus base, one table of utterances per seed: {value, low, high, num}, of utterances that all runs have."""
+    keys = sorted(set.intersection(*(set(run) for run in ours + base)))
+    if metric != "wer":  # what a metric could not judge is NaN
+        keys = [key for key in keys if not any(np.isnan(run[key][metric]) for run in ours + base)]
+
+    def mean_over_seeds(runs: list[dict[str, dict[str, float]]], name: str) -> np.ndarray:
+        return np.mean([[run[key][name] for key in keys] for run in runs], axis=0)
+
+    if metric == "wer":
+        weights = mean_over_seeds(base, "num_words")
+        difference = mean_over_seeds(ours, "num_errors") - mean_over_seeds(base, "num_errors")
+    else:
+        weights = np.ones(len(keys))
+        difference = mean_over_seeds(ours, metric) - mean_over_seeds(base, metric)
+    resamples = Resamples.draw(len(keys), seed=0)
+    ((low, high),) = ratio_intervals(difference[None], weights, resamples, difference_ends(ENDS[metric])).tolist()
+    return {"value": float(difference.sum() / weights.sum()), "low": low, "high": high, "num": len(keys)}
+
+
+def gather(runs: Path) -> dict[str, Any]:
+    """Everything that was measured, each part where its runs are there."""
+    voices = {folder.name: folder for folder in sorted((runs / "five_voices").glob("*"))}
+    voices["en, trained on the other four"] = runs / "four_voices" / "evaluation"
+    found: dict[str, Any] = {
+        "date": date.today().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "voices": {
+            name: table(folder) for name, folder in voices.items() if (folder / "codec_evaluation.json").is_file()
+        },
+        "curve": {
+            int(folder.name): table(folder)["codec"]
+            for folder in sorted((runs / "five_voices" / "curve").glob("*"))
+            if (folder / "codec_evaluation.json").is_file()
+        },
+        "ablation": {},
+        "differences": {},
+    }
+    folders = {arm: [runs / arm / f"seed{seed}" / "evaluation" for seed in SEEDS] for arm in ("base", *ARMS)}
+    done = {arm for arm, some in folders.items() if all((one / "codec_evaluation.json").is_file() for one in some)}
+    for arm in sorted(done, key=["base", *ARMS].index):
+        found["ablation"][arm] = {f"seed {seed}": table(folders[arm][seed])["codec"] for seed in SEEDS}
+        if arm != "base" and "base" in done:
+            ours, base = ([utterances(folder) for folder in folders[name]] for name in (arm, "base"))
+            present = [name for name in PAIRED if name == "wer" or name in next(iter(base[0].values()))]
+            found["differences"][arm] = {metric: paired_difference(ours, base, metric) for metric in present}
+    return found
+
+
+def cell(point: dict[str, float] | None, metric: str) -> str:
+    if point is None or point["value"] is None:
+        return "–"
+    digits = DIGITS.get(metric, 2)
+    value = f"{point['value']:.{digits}f}"
+    return value if metric == "bit_rate" else f"{value} [{point['low']:.{digits}f}, {point['high']:.{digits}f}]"
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The same numbers as tables."""
+    lines = []
+    rows = {f"{voice}: {system}": row for voice, part in found["voices"].items() for system, row in part.items()}
+    rows |= {f"after {step} updates": row for step, row in found["curve"].items()}
+    rows |= {f"{arm}, {seed}": row for arm, seeds in found["ablation"].items() for seed, row in seeds.items()}
+    rows |= {f"{arm} minus base": row for arm, row in found["differences"].items()}
+    lines += ["| | " + " | ".join(METRICS) + " |", "|---" * (len(METRICS) + 1) + "|"]
+    lines += [f"| {name} | " + " | ".join(cell(row.get(m), m) for m in METRICS) + " |" for name, row in rows.items()]
+    return "\n".join(lines)
+
+
+def draw(curve: dict[int, dict[str, Any]], picture: Path, reference: dict[str, Any] | None) -> None:
+    """Word error, STOI and PESQ over training, with the intervals; dashed: Opus at 6 kbit/s."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3), layout="constrained")
+    for panel, (metric, title) in zip(
+        figure.subplots(1, 3), (("wer", "WER"), ("stoi", "STOI"), ("pesq_wb", "PESQ-WB")), strict=True
+    ):
+        steps = sorted(curve)
+        value, low, high = (np.array([curve[step][metric][key] for step in steps]) for key in ("value", "low", "high"))
+        panel.errorbar(steps, value, [value - low, high - value], marker="o", capsize=3)
+        if reference:
+            panel.axhline(reference[metric]["value"], color="grey", linestyle="--", linewidth=1, label="Opus, 6 kbit/s")
+            panel.legend(fontsize="small")
+        panel.set(title=title, xlabel="updates")
+    figure.savefig(picture, dpi=110, facecolor="white")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs/codec_quality"))
+    parser.add_argument("--output", type=Path, default=Path("docs/results/codec_quality.json"))
+    given = parser.parse_args()
+    found = gather(given.runs)
+    given.output.write_text(json.dumps(found, indent=1) + "\n")
+    if found["curve"]:
+        draw(found["curve"], given.output.with_suffix(".png"), found["voices"].get("en", {}).get("Opus 6k"))
+    print(markdown(found))
+    print(f"\nwritten to {given.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# What docs/results/codec_speed.md shows, of a CPU: four benchmarks, about twenty minutes of two cores, gathered in
+# docs/results/codec_speed.json. On a GPU: scripts/gpu/.
+set -eEuo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+if [[ -z "${PYTHON:-}" ]]; then
+    PYTHON=python3
+    if [[ -x .venv/bin/python ]]; then PYTHON=.venv/bin/python; fi
+fi
+export PYTHONPATH=.
+OUT=runs/codec_speed
+mkdir -p $OUT
+measure() { # BENCHMARK OPTIONS
+    local name=$1
+    shift
+    echo "$name $*"
+    "$PYTHON" benchmarks/"$name".py "$@" | sed -n '/^{/,$p' >"$OUT/$name.json" # what was compared stands before
+}
+measure codec_inference --num_threads 2
+measure corpus_tokenising --num_threads 1 --num_files 16 --longest_seconds 5 --rounds 2
+measure codec_training_step --num_threads 1 --rounds 7
+measure acoustic_encoder --num_threads 1
+"$PYTHON" - $OUT docs/results/codec_speed.json <<'END'
+import json, pathlib, sys
+folder, target = map(pathlib.Path, sys.argv[1:])
+found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+target.write_text(json.dumps(found, indent=1) + "\n")
+END
+echo "written to docs/results/codec_speed.json"

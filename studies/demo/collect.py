@@ -1,0 +1,178 @@
+"""Gather what runs measured into one JSON file, docs/results/demo.json, and print it as markdown tables.
+
+    python studies/demo/collect.py [--run runs/demo] [--results runs/results] [--timed RUN] [--output FILE.json]
+
+`studies/demo/run.sh` runs what is gathered. Reads stage markers (seconds, peak memory), codec_evaluation.json and
+curve.csv, and computes nothing new but error = 1 - score.
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import sys
+from dataclasses import fields
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+CODEC_METRICS = ("wer", "stoi", "pesq_nb", "pesq_wb")
+CODEC_RUNS = {"codec": "demo", "codec_45min": "codec_45min", "codec_without_discriminators": "codec_mel_only"}
+NUM_CANDIDATES = 16
+# Lightning's name of an action: what the page calls it.
+STEP_PARTS = {"run_training_batch": "step", "[_TrainingEpochLoop].train_dataloader_next": "data, before the step"}
+LM_PARTS = STEP_PARTS | {
+    "[Strategy]SingleDeviceStrategy.training_step": "forward",
+    "[Strategy]SingleDeviceStrategy.backward": "backward",
+}
+CODEC_PARTS = STEP_PARTS | {
+    "codec: generator": "generator, forward",
+    "codec: reconstruction loss": "mel loss, forward",
+    "codec: discriminator update": "discriminator update",
+    "codec: adversarial terms": "adversarial terms, forward",
+    "codec: backward": "generator, backward",
+    "codec: generator update": "generator update",
+}
+
+
+def stages(run: Path) -> dict[str, dict[str, Any]]:
+    """Seconds and peak memory (1e9 bytes) of every finished stage under a run folder."""
+    found = {}
+    for path in sorted(run.glob("*/stage_*.json")):
+        marker = json.loads(path.read_text())
+        if marker["finished"] and "superseded" not in path.parent.name:
+            name = "sweep" if path.parent.name == "report" else path.parent.name
+            measured = {"seconds": round(marker["seconds"], 1), "peak_gb": round(marker["peak_gb"], 2)}
+            # One run each: no interval.
+            found[name] = {key: {"value": v, "low": None, "high": None, "num": 1} for key, v in measured.items()}
+    return found
+
+
+def codec_table(folder: Path) -> dict[str, dict[str, Any]]:
+    """{system: {metric: {value, low, high, num}}} of a codec evaluation."""
+    systems = json.loads((folder / "codec_evaluation.json").read_text())["systems"]
+    keep = ("value", "low", "high", "num")
+    return {
+        system: {metric: {key: row[metric][key] for key in keep} for metric in (*CODEC_METRICS, "bit_rate")}
+        for system, row in systems.items()
+    }
+
+
+def digit_errors(curve: Path, judge: str = "whisper", selector: str = "pocketsphinx") -> dict[str, dict[str, Any]]:
+    """{prompt set: {n1, best_of_16}}: 1 - score of one selector under one judge, with the interval turned over."""
+    errors: dict[str, dict[str, Any]] = {}
+    with curve.open() as stream:
+        for row in csv.DictReader(stream):
+            n = int(row["n"])
+            if row["selector"] == selector and row["judge"] == judge and n in (1, NUM_CANDIDATES):
+                value, low, high = (1 - float(row[name]) for name in ("score", "high", "low"))
+                name = "n1" if n == 1 else f"best_of_{n}"
+                point = {"value": value, "low": low, "high": high, "num": int(row["num_prompts"])}
+                errors.setdefault(row["prompt_set"], {})[name] = point
+    return errors
+
+
+def step_profile(report: Path) -> dict[str, float]:
+    """Milliseconds per training step of each part, from the text that Lightning's SimpleProfiler writes."""
+    calls, seconds = {}, {}
+    for line in report.read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) >= 4 and cells[2].isdigit():
+            calls[cells[0]], seconds[cells[0]] = int(cells[2]), float(cells[3])
+    parts = CODEC_PARTS if "codec: generator" in seconds else LM_PARTS
+    num_steps = calls["run_training_batch"]
+    return {parts[name]: round(1000 * seconds[name] / num_steps, 1) for name in parts if name in seconds}
+
+
+def gather(run: Path, results: Path, timed: Path | None = None) -> dict[str, Any]:
+    """Everything that was measured; `timed` is the run whose seconds and memory count, where that is another one."""
+    found: dict[str, Any] = {
+        "date": date.today().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "stages": stages(timed or run),
+    }
+    for name, folder in CODEC_RUNS.items():
+        evaluation = (run if folder == "demo" else results / folder) / "codec_evaluation"
+        if (evaluation / "codec_evaluation.json").is_file():
+            table = codec_table(evaluation)
+            found[name] = table.pop("codec")
+            if name == "codec":
+                found["comparisons"] = table
+            else:
+                found[name]["stages"] = stages(results / folder)
+    found["profiles_ms"] = {
+        path.stem.removeprefix("fit-"): step_profile(path) for path in sorted((results / "profile").glob("fit-*.txt"))
+    }
+    demo_errors = digit_errors(run / "report" / "curve.csv")
+    more = results / "sweep_128" / "report" / "curve.csv"
+    errors = digit_errors(more) if more.is_file() else demo_errors
+    found["lm"] = {"digit_error": errors["4 digits"], "digit_error_6_to_8": errors["6 to 8 digits"]}
+    found["lm_in_the_demo"] = {
+        "digit_error": demo_errors["4 digits"],
+        "digit_error_6_to_8": demo_errors["6 to 8 digits"],
+    }
+    return found
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The same numbers as tables."""
+
+    def cell(point: dict[str, float], digits: int = 3) -> str:
+        if point["value"] is None:
+            return "–"
+        return f"{point['value']:.{digits}f} [{point['low']:.{digits}f}, {point['high']:.{digits}f}]"
+
+    lines = ["| system | bit/s | WER | STOI | PESQ-NB | PESQ-WB | prompts |", "|---|---|---|---|---|---|---|"]
+    rows = {name: found[name] for name in CODEC_RUNS if name in found} | found.get("comparisons", {})
+    for name, row in rows.items():
+        cells = [cell(row[metric], 2 if metric.startswith("pesq") else 3) for metric in CODEC_METRICS]
+        lines.append(f"| {name} | {row['bit_rate']['value'] or 0:.0f} | {' | '.join(cells)} | {row['wer']['num']} |")
+    lines += ["", "| strings | error at n = 1 | best of 16 | prompts |", "|---|---|---|---|"]
+    for where in ("lm", "lm_in_the_demo"):
+        for name, errors in found[where].items():
+            one, best = errors["n1"], errors[f"best_of_{NUM_CANDIDATES}"]
+            lines.append(f"| {where}.{name} | {cell(one)} | {cell(best)} | {one['num']} |")
+    lines += ["", "| stage | seconds | peak memory, GB |", "|---|---|---|"]
+    lines += [
+        f"| {name} | {stage['seconds']['value']:.0f} | {stage['peak_gb']['value']:.2f} |"
+        for name, stage in found["stages"].items()
+    ]
+    for name, parts in found["profiles_ms"].items():
+        lines += ["", f"| {name} | ms per step |", "|---|---|"]
+        lines += [f"| {part} | {value:.1f} |" for part, value in parts.items()]
+    return "\n".join(lines)
+
+
+def draw(curve: Path, picture: Path, prompt_set: str = "4 digits", judge: str = "whisper") -> None:
+    """The error against n under one judge, as the report draws it."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the rooms are not installed
+    from modules.report.figures import curve_figure
+    from modules.search.analysis.expectations import CurvePoint
+
+    with curve.open() as stream:
+        rows = [row for row in csv.DictReader(stream) if (row["prompt_set"], row["judge"]) == (prompt_set, judge)]
+    kinds = {field.name: field.type for field in fields(CurvePoint)}
+    points = [CurvePoint(**{name: kinds[name](row[name]) for name in kinds if name in row}) for row in rows]
+    figure = curve_figure(points, as_error=True)
+    figure.savefig(picture, dpi=110, facecolor="white")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--results", type=Path, default=Path("runs/results"))
+    parser.add_argument("--output", type=Path, default=Path("docs/results/demo.json"))
+    parser.add_argument("--timed", type=Path, default=None, help="a run of the demo on a quiet machine")
+    arguments = parser.parse_args()
+    found = gather(arguments.run, arguments.results, arguments.timed)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(found, indent=1) + "\n")
+    more = arguments.results / "sweep_128" / "report" / "curve.csv"
+    draw(more if more.is_file() else arguments.run / "report" / "curve.csv", arguments.output.with_suffix(".png"))
+    print(markdown(found))
+    print(f"\nwritten to {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()

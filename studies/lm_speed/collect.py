@@ -1,0 +1,110 @@
+"""Gather what studies/lm_speed/run.sh measured: docs/results/lm_speed.json, and the table of docs/results/lm_speed.md.
+
+    python studies/lm_speed/collect.py [--runs runs/results/lm_speed] [--output docs/results/lm_speed.json]
+
+Nothing is computed here. A benchmark that was not run has no rows.
+"""
+
+import argparse
+import json
+import os
+import platform
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+BENCHMARKS = ("lm_training_step", "lm_data_path", "lm_overhead", "head_loss")
+BEGIN, END = "<!-- table -->", "<!-- end of table -->"
+HEADINGS = ("what", "ours", "the other side", "result", "goal")
+
+
+def gather(runs: Path) -> dict[str, Any]:
+    parts = {name: runs / f"{name}.json" for name in BENCHMARKS}
+    found = {name: json.loads(path.read_text()) for name, path in parts.items() if path.is_file()}
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    return {"date": date.today().isoformat(), "machine": machine, **found}
+
+
+def step_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    rows = []
+    for name, case in found.items():
+        if name != "about":
+            rates = case["useful_tokens_per_second"]
+            rows.append((
+                f"training step, lengths of {name} (fill {case['fill']:.2f})", f"{rates['ours']:,} tokens/s",
+                f"{rates['recipe']:,} tokens/s", f"{case['speedup']:.1f} times", f"at least {case['goal']:.1f} times",
+            ))  # fmt: skip
+    return rows
+
+
+def data_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    rates, resume = found["useful_tokens_per_second"], found["resume"]
+    rows = [
+        (
+            f"data path, text as {name}", f"{rates[name]:,} tokens/s", f"{rates['recipe']:,} tokens/s",
+            f"{ratio:.0f} times", f"at least {found['goal']:,} tokens/s",
+        )
+        for name, ratio in found["ours_over_recipe"].items()
+    ]  # fmt: skip
+    seconds = f"{resume['seconds_to_first_batch']:.2f} s"
+    what = f"first batch after a resume in the middle of {resume['num_samples']:,} samples"
+    return [*rows, (what, seconds, "–", seconds, f"at most {resume['goal']:.0f} s")]
+
+
+def overhead_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    both = {name: f"{value:.2f} ms" for name, value in found["milliseconds"].items()}
+    result = f"{found['milliseconds_per_step']:.2f} ms more"
+    return [("host's time of a step under the Trainer", both["trainer"], both["bare"], result, "at most 1 ms more")]
+
+
+def head_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    what = f"head and loss of {found['num_tokens']:,} tokens, {found['vocab_size']:,} words"
+    seconds, megabytes = found["seconds"], found["peak_megabytes"]
+    return [
+        (
+            f"{what}: time", f"{seconds['ours']:.2f} s", f"{seconds['naive']:.2f} s",
+            f"{found['time_ratio']:.2f} times", "at most 0.85 times",
+        ),
+        (
+            f"{what}: memory", f"{megabytes['ours']:,} MB", f"{megabytes['naive']:,} MB",
+            f"{found['peak_ratio']:.2f} times", "at most 0.15 times",
+        ),
+    ]  # fmt: skip
+
+
+ROWS = dict(zip(BENCHMARKS, (step_rows, data_rows, overhead_rows, head_rows), strict=True))
+
+
+def markdown(found: dict[str, Any]) -> str:
+    rows = [HEADINGS, ("---",) * len(HEADINGS)]
+    for name, rows_of in ROWS.items():
+        if name in found:
+            rows += rows_of(found[name])
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows).replace("| --- ", "|---").replace("--- |", "---|")
+    return f"{found['date']}, {found['machine']}.\n\n{table}"
+
+
+def filled(page: str, table: str) -> str:
+    """The page with what stands between the two marks replaced. Raises ValueError where a mark is missing."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"Expected the page to hold {BEGIN} and then {END}, but got one without.")
+    return f"{before}{begin}\n{table}\n{end}{after}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs/results/lm_speed"))
+    parser.add_argument("--output", type=Path, default=Path("docs/results/lm_speed.json"))
+    given = parser.parse_args()
+    found = gather(given.runs)
+    given.output.write_text(json.dumps(found, indent=1) + "\n")
+    page = given.output.with_suffix(".md")
+    page.write_text(filled(page.read_text(), markdown(found)))
+    print(markdown(found))
+    print(f"\nwritten to {given.output} and {page}")
+
+
+if __name__ == "__main__":
+    main()

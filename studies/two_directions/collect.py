@@ -1,0 +1,152 @@
+"""Gather what studies/two_directions/run.sh measured into docs/results/two_directions.json, and print it as tables.
+
+    PYTHONPATH=. python studies/two_directions/collect.py [--runs runs/two_directions] [--output FILE.json]
+
+Error is 1 - score. Differences of speaker similarity are paired by text and wanted voice; their intervals draw texts,
+since the voices say the same ones.
+"""
+
+import argparse
+import csv
+import json
+import math
+import os
+import platform
+from collections import defaultdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modules.statistics import Ends, Resamples, difference_ends, ratio_intervals
+
+COSINE: Ends = (-1.0, 1.0)
+STAGES = ("lm", "speak", "listen", "voices_tokens", "voices_lm", "voices")
+DIFFERENCES = {
+    "own voice minus another": ("own voice", "another voice"),
+    "own voice minus no voice": ("own voice", "no voice"),
+}
+
+
+def spoken_errors(curve: Path) -> dict[str, Any]:
+    """The judged error of a sample by chance, by prompt set."""
+    with curve.open(encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["selector"] == "random" and row["n"] == "1"]
+    return {
+        row["prompt_set"]: {
+            "value": 1 - float(row["score"]),
+            "low": 1 - float(row["high"]),
+            "high": 1 - float(row["low"]),
+            "num": int(row["num_prompts"]),
+            "num_never_ended": int(row["num_runaways"]),
+        }
+        for row in rows
+    }
+
+
+def similarities(candidates: Path) -> dict[str, dict[tuple[str, str], float]]:
+    """By prompt set, the similarity to the wanted voice by (language, text): the mean over what could be judged."""
+    found: dict[str, dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
+    with candidates.open(encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            found[row["prompt_set"]][row["language"], row["text"]].append(float(row["speaker"] or "nan"))
+    return {
+        prompt_set: {key: float(np.nanmean(values)) for key, values in prompts.items() if not np.isnan(values).all()}
+        for prompt_set, prompts in found.items()
+    }
+
+
+def clustered(values: dict[tuple[str, str], float], ends: Ends = COSINE) -> dict[str, float]:
+    """The mean of values by (language, text), with an interval over texts; `ends` are those of a value."""
+    texts = sorted({text for _, text in values})
+    sums, counts = np.zeros(len(texts)), np.zeros(len(texts))
+    for (_, text), value in values.items():
+        sums[texts.index(text)] += value
+        counts[texts.index(text)] += 1
+    ((low, high),) = ratio_intervals(sums[None], counts, Resamples.draw(len(texts), seed=0), ends).tolist()
+    return {"value": float(sums.sum() / counts.sum()), "low": low, "high": high, "num": len(values)}
+
+
+def voice_results(candidates: Path) -> dict[str, Any]:
+    """Similarities by prompt set, and their paired differences: of all voices, and of each."""
+    by_set = similarities(candidates)
+    differences: dict[str, Any] = {}
+    for name, (first, second) in DIFFERENCES.items():
+        shared = by_set[first].keys() & by_set[second].keys()
+        paired = {key: by_set[first][key] - by_set[second][key] for key in sorted(shared)}
+        languages = sorted({language for language, _ in paired})
+        parts = {one: {key: value for key, value in paired.items() if key[0] == one} for one in languages}
+        ends = difference_ends(COSINE)
+        differences[name] = {"all": clustered(paired, ends)} | {
+            one: clustered(part, ends) for one, part in parts.items()
+        }
+    return {
+        "similarity": {name: clustered(values) for name, values in by_set.items()},
+        "differences": differences,
+    }
+
+
+def stage_times(runs: Path) -> dict[str, dict[str, float]]:
+    found = {}
+    for name in STAGES:
+        for marker in (runs / name).glob("stage_*.json"):
+            about = json.loads(marker.read_text(encoding="utf-8"))
+            found[name] = {"seconds": about["seconds"], "peak_gb": about["peak_gb"]}
+    return found
+
+
+def gather(runs: Path) -> dict[str, Any]:
+    """Every part whose run has ended."""
+    found: dict[str, Any] = {
+        "date": date.today().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "stages": stage_times(runs),
+    }
+    if (curve := runs / "speak/report/curve.csv").is_file():
+        found["text_to_speech_error"] = spoken_errors(curve)
+    if (heard := runs / "listen/understanding.json").is_file():
+        about = json.loads(heard.read_text(encoding="utf-8"))
+        found["speech_to_text_error"] = about["error_rates"]
+        found["speech_to_text_never_ended"] = about["num_never_ended"]
+    if (candidates := runs / "voices/report/candidates.csv").is_file():
+        found["voices"] = voice_results(candidates)
+    return found
+
+
+def cell(point: dict[str, float]) -> str:
+    if point["value"] is None or math.isnan(point["value"]):
+        return "–"
+    return f"{point['value']:.3f} [{point['low']:.3f}, {point['high']:.3f}]"
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The same numbers as tables."""
+    lines = ["| direction | strings | error | prompts |", "|---|---|---|---|"]
+    for direction in ("text_to_speech_error", "speech_to_text_error"):
+        for name, point in found.get(direction, {}).items():
+            lines.append(f"| {direction.removesuffix('_error')} | {name} | {cell(point)} | {point['num']} |")
+    voices = found.get("voices", {"similarity": {}, "differences": {}})
+    lines += ["", "| spoken prompt | similarity to the wanted voice | prompts |", "|---|---|---|"]
+    lines += [f"| {name} | {cell(point)} | {point['num']} |" for name, point in voices["similarity"].items()]
+    for name, parts in voices["differences"].items():
+        lines += [f"| {name}, {part} | {cell(point)} | {point['num']} |" for part, point in parts.items()]
+    lines += ["", "| stage | seconds | GB |", "|---|---|---|"]
+    lines += [f"| {name} | {one['seconds']:.0f} | {one['peak_gb']:.1f} |" for name, one in found["stages"].items()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs/two_directions"))
+    parser.add_argument("--output", type=Path, default=Path("docs/results/two_directions.json"))
+    given = parser.parse_args()
+    found = gather(given.runs)
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    given.output.write_text(json.dumps(found, indent=1) + "\n")
+    print(markdown(found))
+    print(f"\nwritten to {given.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""modules/codec/streaming.py against the offline codec: exactly where the context is enough, and bounded in memory."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from modules.api import Audio, Resynthesiser
+from modules.codec.generator import CodecGenerator
+from modules.codec.parts.quantizers import FiniteScalarQuantizer
+from modules.codec.parts.spectral_encoder import SpectralEncoder
+from modules.codec.parts.vocos_decoder import VocosDecoder
+from modules.codec.streaming import (
+    DecodeWindow,
+    EncodeWindow,
+    StreamingDecoder,
+    StreamingEncoder,
+    decode_in_chunks,
+    encode_in_windows,
+    whole_samples,
+)
+from modules.evaluation.opus_and_codec2 import CodecResynthesiser
+from modules.evaluation.streaming_system import StreamingResynthesiser
+from tests.conftest import SAMPLE_RATE, speech_like
+from tests.toys.codec_references import small_codec
+
+HOP = 4
+
+
+class NeighbourCodec:
+    """Whole-number arithmetic, so that equal means equal: a code is the sum of the samples of `reach` frames on either
+    side, decoded audio the sum of the codes of `back` frames before and `ahead` after, weighted by their distance."""
+
+    sample_rate, frame_rate, codebook_size, fingerprint = 40, 10.0, 1000, "neighbours"
+
+    def __init__(self, back: int = 6, ahead: int = 2, reach: int = 3, extra_code: bool = False) -> None:
+        self.back, self.ahead, self.reach, self.extra_code = back, ahead, reach, extra_code
+        self.longest_encode = self.longest_decode = 0
+
+    def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
+        self.longest_encode = max(self.longest_encode, audio_BT.shape[1])
+        num_codes = (audio_BT.shape[1] // HOP + 1) if self.extra_code else -(-audio_BT.shape[1] // HOP)
+        padded = torch.nn.functional.pad(audio_BT, (0, num_codes * HOP - audio_BT.shape[1]))
+        frames_BS = padded.unflatten(1, (-1, HOP)).sum(-1)
+        padded_BS = torch.nn.functional.pad(frames_BS, (self.reach, self.reach))
+        return padded_BS.unfold(1, 2 * self.reach + 1, 1).sum(-1).long() % 1000, torch.tensor([num_codes])
+
+    def decode(self, codes_BS: Tensor, num_codes_B: Tensor, start_frame: int = 0) -> Tensor:
+        self.longest_decode = max(self.longest_decode, codes_BS.shape[1])
+        padded_BS = torch.nn.functional.pad(codes_BS, (self.back, self.ahead))
+        weights = torch.arange(1, self.back + self.ahead + 2) ** 2
+        frames_BS = (padded_BS.unfold(1, len(weights), 1) * weights).sum(-1)
+        audio_BT = (frames_BS[..., None] + torch.arange(HOP)).flatten(1)
+        return audio_BT[:, start_frame * HOP :].float()
+
+    def decode_flops(self, num_codes: int) -> float:
+        return 0.0
+
+
+def random_codes(num_codes: int) -> Tensor:
+    return torch.randint(1000, (num_codes,), generator=torch.Generator().manual_seed(num_codes))
+
+
+@pytest.mark.parametrize("num_codes", [0, 1, 5, 7, 8, 40, 53])
+@pytest.mark.parametrize(("chunk", "back", "ahead"), [(5, 6, 2), (1, 6, 2), (7, 20, 9), (60, 6, 2)])
+def test_a_stream_with_enough_context_is_the_offline_decode(num_codes: int, chunk: int, back: int, ahead: int) -> None:
+    """Guards against a chunk that is cut off by one, a look-ahead that the last chunks miss, codes lost at the end."""
+    codec, codes_S = NeighbourCodec(), random_codes(num_codes)
+    window = DecodeWindow(chunk, back, ahead)
+    chunks = list(decode_in_chunks(codec, codes_S, window))
+    whole = codec.decode(codes_S[None], torch.tensor([num_codes]))[0] if num_codes else torch.zeros(0)
+    assert torch.equal(torch.cat([torch.zeros(0), *chunks]), whole)
+    assert all(part.numel() == chunk * HOP for part in chunks[:-1])
+
+
+@pytest.mark.parametrize(("back", "ahead"), [(5, 2), (6, 1), (0, 0)])
+def test_too_little_context_is_another_decode(back: int, ahead: int) -> None:
+    """Guards against a stream that secretly decodes everything: one frame too few must be heard."""
+    codec, codes_S = NeighbourCodec(), random_codes(53)
+    whole = codec.decode(codes_S[None], torch.tensor([53]))[0]
+    stream = torch.cat(list(decode_in_chunks(codec, codes_S, DecodeWindow(5, back, ahead))))
+    assert stream.shape == whole.shape and not torch.equal(stream, whole)
+
+
+def test_how_codes_arrive_does_not_matter_and_no_chunk_waits() -> None:
+    """Guards against audio that depends on the sizes of the pieces, and against latency above chunk + look-ahead."""
+    codes_S, window = random_codes(53), DecodeWindow(5, 6, 2)
+    whole = torch.cat(list(decode_in_chunks(NeighbourCodec(), codes_S, window)))
+    decoder, heard, arrived = StreamingDecoder(NeighbourCodec(), window), [], 0
+    for size in (1, 0, 3, 2, 1, 11, 1, 30, 4):
+        heard += decoder.push(codes_S[arrived : arrived + size])
+        arrived += size
+        num_frames = sum(part.numel() for part in heard) // HOP
+        assert num_frames == max(0, (arrived - 2) // 5 * 5)
+    heard += decoder.flush()
+    assert torch.equal(torch.cat(heard), whole)
+    again = [*decoder.push(codes_S), *decoder.flush()]
+    assert torch.equal(torch.cat(again), whole), "the decoder kept something of the stream before"
+
+
+@pytest.mark.parametrize("extra_code", [False, True])
+@pytest.mark.parametrize("num_samples", [1, 3, 39, 40, 41, 160, 203])
+@pytest.mark.parametrize(("window", "context"), [(10, 3), (1, 3), (7, 20)])
+def test_windows_with_enough_context_give_the_codes_of_the_whole(
+    window: int, context: int, num_samples: int, extra_code: bool
+) -> None:
+    """Guards against frames at the seams that are lost or doubled, and a last frame (or one more, as X-codec2 gives)
+    that is cut."""
+    audio_T = torch.randint(-9, 10, (num_samples,), generator=torch.Generator().manual_seed(num_samples)).float()
+    codec = NeighbourCodec(extra_code=extra_code)
+    whole, _ = codec.encode(audio_T[None], torch.tensor([num_samples]))
+    for pieces in (audio_T, audio_T.split(7)):
+        codes = torch.cat(list(encode_in_windows(codec, pieces, EncodeWindow(window, context))))
+        assert torch.equal(codes, whole[0])
+
+
+def test_too_little_context_gives_other_codes() -> None:
+    """Guards against windows that are never cut."""
+    audio_T = torch.randint(-9, 10, (203,), generator=torch.Generator().manual_seed(0)).float()
+    codec = NeighbourCodec()
+    whole, _ = codec.encode(audio_T[None], torch.tensor([203]))
+    codes = torch.cat(list(encode_in_windows(codec, audio_T, EncodeWindow(10, 2))))
+    assert codes.shape == whole[0].shape and not torch.equal(codes, whole[0])
+
+
+def test_a_long_recording_takes_no_more_than_a_window() -> None:
+    """Guards against buffers that grow: an hour of pieces, and what the codec is handed at most."""
+    codec = NeighbourCodec()
+    encoder, decoder = StreamingEncoder(codec, EncodeWindow(50, 10)), StreamingDecoder(codec, DecodeWindow(25, 50, 5))
+    num_samples = 0
+    for _ in range(3600):
+        for codes_S in encoder.push(torch.ones(40)):
+            num_samples += sum(part.numel() for part in decoder.push(codes_S))
+        assert encoder._audio_T.numel() <= (10 + 50 + 10) * HOP + 40
+        assert encoder._audio_T.untyped_storage().nbytes() <= 4 * ((10 + 50 + 10) * HOP + 40)
+        assert decoder._codes_S.numel() <= 50 + 25 + 5
+    assert num_samples > 3500 * 40
+    assert codec.longest_encode == (10 + 50 + 10) * HOP
+    assert codec.longest_decode == 50 + 25 + 5
+
+
+def vocos_codec() -> CodecGenerator:
+    """The demo's parts, smaller: the decoder sees 17 frames to each side, the encoder 10 and its mel window."""
+    encoder = SpectralEncoder(SAMPLE_RATE, 320, num_mels=20, channels=16, num_layers=2, hidden_channels=24)
+    decoder = VocosDecoder(SAMPLE_RATE, 320, channels=16, num_layers=4, hidden_channels=24)
+    codec = CodecGenerator(encoder, FiniteScalarQuantizer(16, [8, 8, 8]), decoder).eval()
+    for weight in codec.parameters():
+        weight.data += 0.3 * torch.randn_like(weight)
+    return codec.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def speech() -> Audio:
+    words = ["seven", "one", "nine", "four", "two", "eight", "three", "zero", "five", "six"]
+    samples_T = speech_like(words, 120.0, torch.Generator().manual_seed(3)).float()
+    return Audio(samples_T[:-37], SAMPLE_RATE)
+
+
+def test_the_demos_codec_as_a_stream(speech: Audio) -> None:
+    """Guards against a `start_frame` that is not that of the window, and against seams in a real decoder: overlap-add
+    and normalisation at a window's edge."""
+    codec = vocos_codec()
+    audio_BT, num_samples_B = speech.samples_T[None], torch.tensor([speech.samples_T.numel()])
+    codes_BS, num_codes_B = codec.encode(audio_BT, num_samples_B)
+    windowed = torch.cat(list(encode_in_windows(codec, audio_BT[0], EncodeWindow(30, 12))))
+    assert torch.equal(windowed, codes_BS[0])
+    assert codes_BS.unique().numel() > 20
+    whole = codec.decode(codes_BS, num_codes_B)[0]
+    receptive = codec.decoder.receptive_frames
+    enough = torch.cat(list(decode_in_chunks(codec, codes_BS[0], DecodeWindow(25, receptive, receptive))))
+    torch.testing.assert_close(enough, whole, atol=1e-5, rtol=0)
+    first = torch.cat(list(decode_in_chunks(codec, codes_BS[0], DecodeWindow())))
+    assert first.shape == whole.shape
+    assert (first - whole).abs().max() > 1e-3, "5 frames ahead are fewer than the decoder sees"
+
+
+def test_a_stream_is_a_system_of_the_table(speech: Audio) -> None:
+    """Guards against a row whose bits, latency or sound is not that of its setting. The reference is the same codec
+    offline, at the rate of the input."""
+    codec = vocos_codec()
+    receptive = codec.decoder.receptive_frames
+    stream = StreamingResynthesiser(codec, DecodeWindow(25, receptive, receptive))
+    assert isinstance(stream, Resynthesiser) and stream.name == f"stream 25/{receptive}/{receptive}"
+    assert stream.latency_seconds == pytest.approx((25 + receptive) / 50)
+    assert StreamingResynthesiser(codec).latency_seconds == 0.6
+    offline, offline_bits = CodecResynthesiser(codec, "offline").resynthesise(speech)
+    heard, num_bits = stream.resynthesise(speech)
+    assert num_bits == offline_bits == -(-speech.samples_T.numel() // 320) * 9
+    np.testing.assert_allclose(heard.samples_T, offline.samples_T, atol=1e-4)
+    windowed = StreamingResynthesiser(codec, encode_window=EncodeWindow(30, 12))
+    assert torch.equal(windowed.compress(speech).codes_QS, stream.compress(speech).codes_QS)
+    assert windowed.settings["encode"] == {"window_frames": 30, "context_frames": 12}
+    unbound = StreamingResynthesiser(decode_window=DecodeWindow(10, 5, 0))
+    with pytest.raises(ValueError, match="Expected `codec` to be given"):
+        unbound.resynthesise(speech)
+    bound = unbound.with_codec(codec)
+    assert bound.name == unbound.name == "stream 10/5/0" and bound.codec is codec and unbound.codec is None
+    assert stream.with_codec(None) is stream
+
+
+def test_windows_that_cannot_be_are_refused() -> None:
+    """Guards against a stream that never ends or is cut between samples."""
+    with pytest.raises(ValueError, match="`chunk_frames` to be at least 1, but got 0"):
+        DecodeWindow(chunk_frames=0)
+    with pytest.raises(ValueError, match="`look_ahead_frames` to be at least 0, but got -1"):
+        DecodeWindow(look_ahead_frames=-1)
+    with pytest.raises(ValueError, match="`context_frames` to be at least 1"):
+        EncodeWindow(context_frames=0)
+    with pytest.raises(ValueError, match="`frame_rate` to divide `sample_rate`=24000, but got 51"):
+        whole_samples(24000, 51.0)
+    assert whole_samples(24000, 12.5) == 1920
+
+
+def test_a_decoder_that_attends_to_everything_is_decoded_window_by_window(speech: Audio) -> None:
+    """Guards against a stream that decodes X-codec2's or NeuCodec's transformer from the start each time, and against
+    seams at the wrong sample where the output has another rate (16 kHz in, 24 kHz out). The reference is a loop."""
+    codec = small_codec(output_sample_rate=24000, edge_padding=0).eval()
+    stream = StreamingResynthesiser(codec, DecodeWindow(10, 20, 3))
+    compressed = stream.compress(speech)
+    codes_S, hop = compressed.payload, 480
+    expected = []
+    for start in range(0, codes_S.numel(), 10):
+        first, stop = max(0, start - 20), min(start + 10, codes_S.numel())
+        window_BS = codes_S[None, first : stop + 3]
+        with torch.no_grad():
+            audio_T = codec.decode(window_BS, torch.tensor([window_BS.shape[1]]))[0]
+        expected.append(audio_T[(start - first) * hop : (stop - first) * hop])
+    heard_T = torch.cat(list(decode_in_chunks(codec, codes_S, stream.decode_window)))
+    torch.testing.assert_close(heard_T, torch.cat(expected), atol=1e-6, rtol=0)
+    assert heard_T.numel() == codes_S.numel() * hop
+    heard = stream.decompress(compressed)
+    assert (heard.sample_rate, heard.samples_T.shape) == (SAMPLE_RATE, speech.samples_T.shape)
+    whole_T = codec.decode(codes_S[None], torch.tensor([codes_S.numel()]))[0]
+    assert (heard_T - whole_T).abs().max() > 1e-4 * whole_T.abs().max(), "the context makes no difference here"

@@ -1,0 +1,43 @@
+"""The plan's memory against every byte that torch's allocator held during a training."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.lm_memory import train
+from modules.lm.network import LlamaSize
+from modules.lm.resource_plan import Hardware, memory_plan
+from modules.lm.text.byte_tokenizer import ByteTokenizer
+from modules.lm.text.prompt_format import TextToSpeech
+
+ROW_LENGTH, CODEBOOK_SIZE = 192, 1000
+SIZE = LlamaSize(hidden_size=96, intermediate_size=256, num_layers=4, num_heads=4, num_key_value_heads=2)
+
+
+def peak_bytes(action: Callable[[], None], trace: Path) -> int:
+    """The most that the allocator held at once beyond what it held before, from its own record of every block."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
+        action()
+    profiler.export_chrome_trace(str(trace))
+    events = [one for one in json.loads(trace.read_text())["traceEvents"] if one.get("name") == "[memory]"]
+    events.sort(key=lambda one: one["ts"])
+    held, peak = 0, 0
+    for event in events:
+        held += event["args"]["Bytes"]
+        peak = max(peak, held)
+    return peak
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_the_plan_is_the_peak_of_a_training_step(recomputed: bool, tmp_path: Path) -> None:
+    """Guards against a plan that fits where the training does not, or that asks for more than it needs."""
+    torch.set_num_threads(1)
+    vocab_size = TextToSpeech(ByteTokenizer(), CODEBOOK_SIZE).token_space.vocab_size
+    place = Hardware("cpu", 1, 1, 1, is_sharded=False, is_half=False, row_length=ROW_LENGTH)
+    planned = memory_plan(SIZE, vocab_size, place, recomputed).total
+    peak = peak_bytes(lambda: train(SIZE, CODEBOOK_SIZE, recomputed, 2, ROW_LENGTH), tmp_path / "trace.json")
+    assert planned == pytest.approx(peak, rel=0.15)

@@ -1,0 +1,177 @@
+"""Verifiers that fail, that compare, and that want memory, under every search."""
+
+import math
+
+import pytest
+import torch
+
+from modules.api import SamplingSettings
+from modules.search.algorithms.adaptive import Adaptive
+from modules.search.algorithms.best_of_n import BestOfN
+from modules.search.algorithms.diverse_beam import DiverseBeam
+from modules.search.algorithms.partial_beam import PartialBeam
+from modules.search.algorithms.process_beam import ProcessBeam
+from modules.search.candidate_store import CandidateStore
+from modules.search.driver import run_searches
+from modules.search.panel import Panel
+from modules.search.scoring import decode_candidates
+from modules.search.sweep import Sweep
+from modules.verifiers.ensemble import Ensemble
+from tests.modules.search.algorithms.test_algorithms import PartialVerifier
+from tests.toys.search_toys import (
+    HOP_LENGTH,
+    ToyCodec,
+    ToyFormat,
+    ToyVerifier,
+    TreeSampler,
+    first_level,
+    mean_level,
+    toy_prompts,
+)
+
+ADAPTIVE = Adaptive("reward", max_candidates=6, max_new_tokens=30, price=0.0, round_size=2)
+SEARCHES = [BestOfN(4, 30), ADAPTIVE, ProcessBeam("reward", 2, 2, 30, 10), PartialBeam("reward", 2, 2, 2, 30, 10, 5)]
+
+
+def ensemble(*functions) -> Ensemble:
+    return Ensemble([ToyVerifier(f"member {place}", function) for place, function in enumerate(functions)])
+
+
+def run(algorithm, selectors, failures=None, sampler=None, num_prompts=4):
+    prompts = toy_prompts(num_prompts)
+    return run_searches(prompts, algorithm, sampler or TreeSampler(), ToyCodec(), selectors, 7, failures=failures)
+
+
+class FailsOnBatches(ToyVerifier):
+    """As a device does whose memory is short: of more than one candidate."""
+
+    def score(self, prompt, candidates):
+        if len(candidates) > 1:
+            raise RuntimeError("out of memory")
+        return super().score(prompt, candidates)
+
+
+@pytest.mark.parametrize("algorithm", SEARCHES[1:], ids=lambda one: one.name)
+def test_scores_that_compare_may_not_steer(algorithm):
+    """Guards against a choice between candidates of two rounds by z-scores of each round."""
+    both = ensemble(mean_level, first_level)
+    both.name = "reward"
+    with pytest.raises(ValueError, match="steer by one of its members"):
+        run(algorithm, [both])
+
+
+@pytest.mark.parametrize("algorithm", SEARCHES, ids=lambda one: one.name)
+def test_an_ensemble_compares_all_candidates_of_a_prompt(algorithm):
+    """Guards against an ensemble that is asked round by round: its scores would not compare the final candidates."""
+    both = ensemble(mean_level, first_level)
+    traces = run(algorithm, [PartialVerifier("reward", mean_level), both])
+    assert any(len(trace.candidates) > 2 for trace in traces) or algorithm.name == "process_beam"
+    for trace in traces:
+        heard = [one for one in trace.candidates if one.num_codes]
+        again = ensemble(mean_level, first_level).score(trace.prompt, heard)
+        assert [one.scores["ensemble"] for one in heard] == pytest.approx(again.tolist())
+
+
+def test_an_ensemble_that_fails_gives_no_scores_that_do_not_compare(tmp_path):
+    """Guards against z-scores of single candidates, all 0, that are stored as a judgement; a later run repairs them."""
+    broken = Ensemble([FailsOnBatches("one", mean_level), ToyVerifier("two", first_level)])
+    prompts = toy_prompts(3)
+
+    def sweep(selector):
+        panel = Panel([selector], [ToyVerifier("judge", mean_level)])
+        return Sweep(
+            ToyCodec(),
+            BestOfN(4, 12),
+            SamplingSettings(),
+            panel,
+            CandidateStore(tmp_path),
+            "model",
+            7,
+            prompt_format=ToyFormat(),
+        )
+
+    first = sweep(broken)
+    first.run(prompts, TreeSampler())
+    shown = [one for prompt in prompts for one in first.record(prompt).trace.candidates if one.num_codes]
+    assert all(math.isnan(one.scores["ensemble"]) for one in shown)
+    assert len(first.failures) == len(shown)
+    sound = Ensemble([ToyVerifier("one", mean_level), ToyVerifier("two", first_level)])
+    second = sweep(sound)
+    second.run(prompts, TreeSampler())
+    for prompt in prompts:
+        heard = [one for one in second.record(prompt).trace.candidates if one.num_codes]
+        decode_candidates(heard, ToyCodec())
+        assert [one.scores["ensemble"] for one in heard] == pytest.approx(sound.score(prompt, heard).tolist())
+
+
+def test_one_bad_candidate_leaves_an_ensemble_of_the_others():
+    """Guards against a whole prompt without scores because of one clip."""
+
+    def fragile(samples_T: torch.Tensor) -> float:
+        if samples_T.numel() == longest:
+            raise RuntimeError("too long for me")
+        return mean_level(samples_T)
+
+    longest = 0
+    (trace,) = run(BestOfN(6, 30), [ensemble(mean_level, first_level)], num_prompts=1)
+    longest = max(one.num_codes for one in trace.candidates) * HOP_LENGTH
+    bad = [one.index for one in trace.candidates if one.num_codes * HOP_LENGTH == longest]
+    failures = set()
+    (trace,) = run(BestOfN(6, 30), [ensemble(fragile, first_level)], failures, num_prompts=1)
+    assert failures == {("prompt0", index, "ensemble") for index in bad}
+    others = [one for one in trace.candidates if one.index not in bad and one.num_codes]
+    expected = ensemble(mean_level, first_level).score(trace.prompt, others)
+    assert len(others) > 2 and [one.scores["ensemble"] for one in others] == pytest.approx(expected.tolist())
+
+
+@pytest.mark.parametrize("algorithm", SEARCHES[1:], ids=lambda one: one.name)
+def test_what_fails_while_it_steers_is_asked_again_and_counted(algorithm, caplog):
+    """Guards against a search that is random because its verifier is broken, and says nothing; and against NaN that is
+    stored as "could not judge"."""
+
+    def broken(samples_T: torch.Tensor) -> float:
+        raise RuntimeError("no server")
+
+    failures = set()
+    traces = run(algorithm, [PartialVerifier("reward", broken)], failures)
+    shown = {(one.prompt_key, one.index, "reward") for trace in traces for one in trace.candidates if one.num_codes}
+    assert shown and failures == shown
+    assert f"scores that should steer {algorithm.name} failed with an exception" in caplog.text
+
+
+@pytest.mark.parametrize("algorithm", SEARCHES, ids=lambda one: one.name)
+def test_what_ended_a_search_holds_no_memory_while_verifiers_listen(algorithm):
+    """Guards against caches of runaways that stay on the device while Whisper runs."""
+    sampler, alive = TreeSampler(num_codes=30), []
+    reward = PartialVerifier("reward", lambda samples_T: alive.append(len(sampler.alive)) or 0.5)
+    run(algorithm, [reward], sampler=sampler, num_prompts=1)
+    roots = 1 if algorithm.name in ("best_of_n", "adaptive") else 0  # beams give up theirs, others may go on from it
+    growing = 2 if algorithm.name == "process_beam" else 0
+    assert alive[-1] == roots + growing
+
+
+class FailsOnOneClip(PartialVerifier):
+    """Raises on the first clip that it hears, however often it is asked about it; hears the others."""
+
+    def __init__(self) -> None:
+        super().__init__("reward", mean_level)
+        self.broken: torch.Tensor | None = None
+        self.num_heard: dict[str, int] = {}
+
+    def score(self, prompt, candidates):
+        if self.broken is None:
+            self.broken = candidates[0].audio.samples_T.clone()
+        if any(torch.equal(one.audio.samples_T, self.broken) for one in candidates):
+            raise RuntimeError("cannot read this clip")
+        return super().score(prompt, candidates)
+
+
+def test_a_clip_that_fails_in_one_subtree_is_one_failure(caplog):
+    """Guards against candidates of side-by-side subtrees that share an index: one clip that could not be scored counted
+    once for each subtree, and the finished ones among its namesakes lost their scores and were heard again."""
+    reward, sampler = FailsOnOneClip(), TreeSampler()
+    with caplog.at_level("WARNING", "modules.search.driver"):
+        (trace,) = run(DiverseBeam("reward", 4, 2, 30, 1, 10), [reward], sampler=sampler, num_prompts=1)
+    (message,) = [one.message for one in caplog.records if "should steer" in one.message]
+    assert message.startswith("1 scores that should steer diverse_beam failed")
+    assert [one.index for one in trace.candidates] == [0, 1, 2, 3]

@@ -1,0 +1,160 @@
+"""What passes, such as memory that others had taken, is no judgement: every verifier lets it out, for a later try."""
+
+import math
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from modules.api import Audio, Candidate, Prompt, Verifier
+from modules.search.scoring import score_groups
+from modules.verifiers import naturalness, speaker
+from modules.verifiers.audio import resampled
+from modules.verifiers.embeddings import funasr_models, wavlm_speaker
+from modules.verifiers.embeddings.audio_models import AudioModel
+from modules.verifiers.embeddings.funasr_models import Emotion2Vec
+from modules.verifiers.embeddings.resemblyzer import Resemblyzer
+from modules.verifiers.embeddings.wavlm_speaker import FineTunedWavLM
+from modules.verifiers.emotion import EmotionLabel, EmotionSimilarity
+from modules.verifiers.naturalness import AudioRegressor, Dnsmos
+from modules.verifiers.recognisers.ctc import CTC
+from modules.verifiers.recognisers.normalise import BasicWords
+from modules.verifiers.speaker import Speaker, XVector
+from modules.verifiers.transcript import Transcript
+from tests.callbacks.test_synthesis import writer
+from tests.conftest import speech_like
+from tests.modules.verifiers.embeddings.test_wavlm_speaker import head_tensors, published_names, wavlm
+from tests.toys.audio_model_toys import save_audio_model
+
+RATE = 16_000
+BAD = 20_000  # samples of the clip that there is no memory for
+
+
+def fine_tuned(folder: Path) -> FineTunedWavLM:
+    folder.mkdir()
+    torch.save({"model": published_names(wavlm()) | head_tensors()}, folder / "wavlm_large_finetune.pth")
+    return FineTunedWavLM(folder / "wavlm_large_finetune.pth")
+
+
+class Emotions:
+    """In place of funasr's network."""
+
+    def generate(self, input: Sequence[float], **options: object) -> list[dict[str, torch.Tensor]]:
+        return [{"feats": torch.tensor([1.0, float(abs(input[:4000]).sum())])}]
+
+
+def emotion2vec(folder: Path) -> Emotion2Vec:
+    encoder = Emotion2Vec(str(folder))
+    encoder._funasr._network = Emotions()
+    return encoder
+
+
+KINDS: dict[str, Callable[[Path], Verifier]] = {
+    "transcript": lambda folder: Transcript(CTC(save_audio_model(folder, "ctc"), batch_size=3), BasicWords()),
+    "x-vector": lambda folder: Speaker(XVector(save_audio_model(folder, "xvector"))),
+    "fine-tuned": lambda folder: Speaker(fine_tuned(folder)),
+    "resemblyzer": lambda folder: Speaker(Resemblyzer()),
+    "dnsmos": lambda folder: Dnsmos("p808_mos", num_workers=2),
+    "regressor": lambda folder: AudioRegressor(save_audio_model(folder, "classifier")),
+    "label": lambda folder: EmotionLabel(save_audio_model(folder, "classifier", num_labels=3), "mood 1"),
+    "emotion": lambda folder: EmotionSimilarity(save_audio_model(folder, "classifier")),
+    "emotion2vec": lambda folder: Speaker(emotion2vec(folder)),
+}
+
+
+def prompts_and_groups() -> tuple[list[Prompt], list[list[Candidate]]]:
+    """Two prompts of three clips; the first has one of `BAD` samples at 1 and one that is too short at 2."""
+    prompts, groups = [], []
+    for place, text in enumerate(("abc bad cab", "dad fed")):
+        audio_T = speech_like(text.split(), 100 + 60 * place, torch.Generator().manual_seed(place)).float().repeat(3)
+        prompts.append(Prompt(f"p{place}", text, reference=Audio(audio_T[-18_000:], RATE)))
+        lengths = [16_000, BAD, 100] if place == 0 else [16_000, 17_000, 18_000]
+        clips = [Audio(audio_T[:length] * (1 - 0.1 * i), RATE) for i, length in enumerate(lengths)]
+        groups.append([Candidate(f"p{place}", i, i, torch.arange(9), -1.0, True, clip) for i, clip in enumerate(clips)])
+    return prompts, groups
+
+
+def scores_of(groups: list[list[Candidate]], name: str) -> list[float]:
+    return [one.scores[name] for group in groups for one in group]
+
+
+def let_memory_run_out(patch: pytest.MonkeyPatch) -> None:
+    """Every verifier's model raises at a batch that holds a clip of `BAD` samples."""
+    whole = AudioModel._inputs
+
+    def inputs(model: AudioModel, clips: list) -> dict[str, torch.Tensor]:
+        refuse([len(clip) for clip in clips])
+        return whole(model, clips)
+
+    def refusing(audio: Audio, sample_rate: int) -> object:
+        refuse([audio.samples_T.numel()])
+        return resampled(audio, sample_rate)
+
+    def refuse(lengths: list[int]) -> None:
+        if BAD in lengths:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    patch.setattr(AudioModel, "_inputs", inputs)
+    for module in (speaker, naturalness, wavlm_speaker, funasr_models):
+        patch.setattr(module, "resampled", refusing)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_clip_without_memory_is_a_failure_of_its_own(tmp_path, monkeypatch, kind):
+    """Guards against memory that ran out and counts as the worst score for good, against neighbours without a score,
+    and against a clip that nothing can judge and that every run asks about again."""
+    prompts, groups = prompts_and_groups()
+    expected_from = KINDS[kind](tmp_path / "whole")
+    assert score_groups(prompts, groups, expected_from) == set()
+    expected = scores_of(groups, expected_from.name)
+    assert [place for place, score in enumerate(expected) if math.isnan(score)] == [2]
+    verifier = KINDS[kind](tmp_path / "short of memory")
+    with monkeypatch.context() as patch:
+        let_memory_run_out(patch)
+        assert score_groups(prompts, groups, verifier) == {("p0", 1, verifier.name)}
+    scores = scores_of(groups, verifier.name)
+    assert math.isnan(scores[1])
+    assert scores[:1] + scores[2:] == pytest.approx(expected[:1] + expected[2:], abs=2e-5, nan_ok=True)
+    assert score_groups(prompts[:1], [groups[0][1:2]], verifier) == set()
+    assert groups[0][1].scores[verifier.name] == pytest.approx(expected[1], abs=2e-5)
+
+
+def test_a_failure_keeps_nothing_that_its_neighbours_need(tmp_path, monkeypatch):
+    """Guards against exceptions that are kept with all that their frames held: on a GPU, the next clip fails too."""
+    held: list[weakref.ref] = []
+
+    def inputs(model: AudioModel, clips: list) -> dict[str, torch.Tensor]:
+        assert all(one() is None for one in held)
+        activations = torch.zeros(8)
+        held.append(weakref.ref(activations))
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(AudioModel, "_inputs", inputs)
+    _, groups = prompts_and_groups()
+    model = AudioModel(save_audio_model(tmp_path, "classifier"), "AutoModel")
+    outcomes = model.judge([one.audio for one in groups[1]], lambda output, _: [])
+    assert [type(one) for one in outcomes] == [torch.OutOfMemoryError] * 3
+    assert len(held) == 4  # together, and each alone
+    assert all(one() is None for one in held)
+
+
+def test_speech_is_written_where_its_words_could_not_be_heard(tmp_path, monkeypatch):
+    """Guards against a recogniser that is short of memory and takes the chosen candidate with it."""
+    prompts, groups = prompts_and_groups()
+    callback = writer(tmp_path, KINDS["transcript"](tmp_path / "ctc"))
+    assert callback._heard(prompts[0], groups[0][0])
+    let_memory_run_out(monkeypatch)
+    assert callback._heard(prompts[0], groups[0][1]) is None
+
+
+def test_words_of_a_clip_without_memory_are_asked_for_again(tmp_path, monkeypatch):
+    """Guards against an empty text that is stored as what was heard."""
+    prompts, groups = prompts_and_groups()
+    verifier = KINDS["transcript"](tmp_path)
+    with monkeypatch.context() as patch:
+        let_memory_run_out(patch)
+        with pytest.raises(torch.OutOfMemoryError):
+            verifier.hypotheses(prompts[0], groups[0])
+    assert [bool(text) for text in verifier.hypotheses(prompts[0], groups[0])] == [True, True, False]
