@@ -204,7 +204,7 @@ class CodecModule(L.LightningModule):
         self, real_BT: Tensor, fake_BT: Tensor, optimizer: torch.optim.Optimizer
     ) -> dict[str, Tensor]:
         """What to log: its loss and the norm of its gradient before clipping."""
-        # Apart: in one pass of twice the batch this update was slower on a CPU (docs/results/codec_speed.md).
+        # Apart: in one pass of twice the batch this update was slower on a CPU (studies/codec_speed/README.md).
         real, fake = self.discriminator(real_BT), self.discriminator(fake_BT.detach())
         loss = discriminator_loss(real.scores, fake.scores)
         optimizer.zero_grad()

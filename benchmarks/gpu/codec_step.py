@@ -5,7 +5,7 @@
 Three runs: equal losses and gradients in float32 on a short crop; steps between two that log, with every wait for the
 device an error; and the benchmark of benchmarks/codec_training_step.py in bfloat16. `--checks none` leaves out the
 first two. Most of the time goes into building the networks. Weights are random: nothing is fetched. Results:
-docs/results/codec_gpu.json.
+studies/codec_speed/gpu.json.
 """
 
 import argparse

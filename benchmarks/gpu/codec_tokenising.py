@@ -6,7 +6,7 @@ Weights are random, in the published architecture. Lengths are spread as LJSpeec
 `evaluation_batch_seconds`. The clock runs from audio in the memory of the host to codes there, reading and decoding of
 files left out. For each precision: useful audio per second of time, and the share of codes that are transformers' own
 in float32, file by file, over --num_compared files. The goal counts where that share is at least 99.99%. Results:
-docs/results/codec_gpu.json.
+studies/codec_speed/gpu.json.
 """
 
 import argparse

@@ -5,7 +5,7 @@
 At the first layers of X-codec2's acoustic encoder, with lengths, in float32 and bfloat16: error against convolutions in
 float32; median milliseconds of the kernel, of convolutions and of torch.compile of the sums over phases; the kernel's
 share of the bandwidth of a copy, taking two accesses per sample forward and three backward. Results:
-docs/results/codec_gpu.json.
+studies/codec_speed/gpu.json.
 """
 
 import argparse

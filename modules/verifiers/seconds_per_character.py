@@ -13,7 +13,7 @@ class SecondsPerCharacter:
     """Seconds of audio for each character of the text: the slower, the better; NaN without audio.
 
     No measure of quality: who adds or repeats words is slow. As a selector it shows what a report says of a score that
-    should not be trusted (docs/results/search.md). English is read at about 0.07.
+    should not be trusted (studies/search/README.md). English is read at about 0.07.
     """
 
     name = "seconds per character"

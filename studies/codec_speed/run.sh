@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What docs/results/codec_speed.md shows, of a CPU: four benchmarks, about twenty minutes of two cores, gathered in
-# docs/results/codec_speed.json. On a GPU: scripts/gpu/.
+# What studies/codec_speed/README.md shows, of a CPU: four benchmarks, about twenty minutes of two cores, gathered in
+# studies/codec_speed/results.json. On a GPU: benchmarks/gpu/.
 set -eEuo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 if [[ -z "${PYTHON:-}" ]]; then
@@ -20,10 +20,10 @@ measure codec_inference --num_threads 2
 measure corpus_tokenising --num_threads 1 --num_files 16 --longest_seconds 5 --rounds 2
 measure codec_training_step --num_threads 1 --rounds 7
 measure acoustic_encoder --num_threads 1
-"$PYTHON" - $OUT docs/results/codec_speed.json <<'END'
+"$PYTHON" - $OUT studies/codec_speed/results.json <<'END'
 import json, pathlib, sys
 folder, target = map(pathlib.Path, sys.argv[1:])
 found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
 target.write_text(json.dumps(found, indent=1) + "\n")
 END
-echo "written to docs/results/codec_speed.json"
+echo "written to studies/codec_speed/results.json"

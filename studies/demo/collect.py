@@ -1,4 +1,4 @@
-"""Gather what runs measured into one JSON file, docs/results/demo.json, and print it as markdown tables.
+"""Gather what runs measured into one JSON file, studies/demo/results.json, and print it as markdown tables.
 
     python studies/demo/collect.py [--run runs/demo] [--results runs/results] [--timed RUN] [--output FILE.json]
 
@@ -162,7 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("runs/demo"))
     parser.add_argument("--results", type=Path, default=Path("runs/results"))
-    parser.add_argument("--output", type=Path, default=Path("docs/results/demo.json"))
+    parser.add_argument("--output", type=Path, default=Path("studies/demo/results.json"))
     parser.add_argument("--timed", type=Path, default=None, help="a run of the demo on a quiet machine")
     arguments = parser.parse_args()
     found = gather(arguments.run, arguments.results, arguments.timed)

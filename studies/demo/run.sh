@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What docs/results/demo.md shows beyond the demo itself. Run `make demo` first; about an hour and a half on two cores.
+# What studies/demo/README.md shows beyond the demo itself. Run `make demo` first; about an hour and a half on two cores.
 set -eEuo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 if [[ -z "${PYTHON:-}" ]]; then

@@ -1,6 +1,6 @@
-"""Gather what studies/lm_speed/run.sh measured: docs/results/lm_speed.json, and the table of docs/results/lm_speed.md.
+"""Gather what studies/lm_speed/run.sh measured: results.json, and the table of README.md, beside this file.
 
-    python studies/lm_speed/collect.py [--runs runs/results/lm_speed] [--output docs/results/lm_speed.json]
+    python studies/lm_speed/collect.py [--runs runs/results/lm_speed] [--output studies/lm_speed/results.json]
 
 Nothing is computed here. A benchmark that was not run has no rows.
 """
@@ -96,11 +96,11 @@ def filled(page: str, table: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/results/lm_speed"))
-    parser.add_argument("--output", type=Path, default=Path("docs/results/lm_speed.json"))
+    parser.add_argument("--output", type=Path, default=Path("studies/lm_speed/results.json"))
     given = parser.parse_args()
     found = gather(given.runs)
     given.output.write_text(json.dumps(found, indent=1) + "\n")
-    page = given.output.with_suffix(".md")
+    page = given.output.parent / "README.md"
     page.write_text(filled(page.read_text(), markdown(found)))
     print(markdown(found))
     print(f"\nwritten to {given.output} and {page}")

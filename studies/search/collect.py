@@ -1,9 +1,9 @@
-"""Gather what studies/search/run.sh measured: search.json, search.png and the tables of search.md, in docs/results.
+"""Gather what studies/search/run.sh measured: results.json, results.png and the tables of README.md beside this file.
 
-    PYTHONPATH=. python studies/search/collect.py [--runs runs/search] [--results docs/results]
+    PYTHONPATH=. python studies/search/collect.py [--runs runs/search] [--results studies/search]
 
 Errors are 1 - score. A difference is averaged over the seeds' runs for each prompt; its interval draws prompts, whose
-texts the runs share, and beside it stands the standard deviation over the runs. The tables stand in search.md between
+texts the runs share, and beside it stands the standard deviation over the runs. The tables stand in README.md between
 marks, and are written there.
 """
 
@@ -140,7 +140,7 @@ def gather(runs: Path, results: Path) -> dict[str, Any]:
         raise ValueError(
             f"Expected runs of different seeds on the same prompts, but got {[one['seed'] for one in about]}."
         )
-    costs = results / "search_costs.json"
+    costs = results / "costs.json"
     return {
         "date": date.today().isoformat(),
         "runs": [folder.name for folder in folders],
@@ -273,13 +273,13 @@ def write_tables(found: dict[str, Any], page: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/search"))
-    parser.add_argument("--results", type=Path, default=Path("docs/results"))
+    parser.add_argument("--results", type=Path, default=Path("studies/search"))
     arguments = parser.parse_args()
     found = gather(arguments.runs, arguments.results)
-    (arguments.results / "search.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    draw(found, arguments.results / "search.png")
-    write_tables(found, arguments.results / "search.md")
-    for name in ("search.json", "search.png", "search.md"):
+    (arguments.results / "results.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    draw(found, arguments.results / "results.png")
+    write_tables(found, arguments.results / "README.md")
+    for name in ("results.json", "results.png", "README.md"):
         print(f"written: {arguments.results / name}")
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What docs/results/search.md shows: every search on strings of six to eight digits, three times, each with a language
+# What studies/search/README.md shows: every search on strings of six to eight digits, three times, each with a language
 # model, samples and a bootstrap of another seed. Needs the demo's codec (`make demo`); the rest takes about three hours
 # of one core. A stage that has ended is not run again.
 set -eEuo pipefail
@@ -19,5 +19,5 @@ for seed in 0 1 2; do
         --stage.inputs "[$lm/checkpoints/last.ckpt, $CODEC, cache/shards/long_digits/hard]" \
         --sweep.seed $seed --sweep.folder runs/search/algorithms_$seed
 done
-PYTHONPATH=. "$PYTHON" studies/search/costs.py --output docs/results/search_costs.json
+PYTHONPATH=. "$PYTHON" studies/search/costs.py --output studies/search/costs.json
 PYTHONPATH=. "$PYTHON" studies/search/collect.py

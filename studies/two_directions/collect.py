@@ -1,4 +1,4 @@
-"""Gather what studies/two_directions/run.sh measured into docs/results/two_directions.json, and print it as tables.
+"""Gather what studies/two_directions/run.sh measured into studies/two_directions/results.json, and print it as tables.
 
     PYTHONPATH=. python studies/two_directions/collect.py [--runs runs/two_directions] [--output FILE.json]
 
@@ -139,7 +139,7 @@ def markdown(found: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/two_directions"))
-    parser.add_argument("--output", type=Path, default=Path("docs/results/two_directions.json"))
+    parser.add_argument("--output", type=Path, default=Path("studies/two_directions/results.json"))
     given = parser.parse_args()
     found = gather(given.runs)
     given.output.parent.mkdir(parents=True, exist_ok=True)

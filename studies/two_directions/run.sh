@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What docs/results/two_directions.md shows: one Llama that speaks and writes down, and one that goes on in the voice of a
+# What studies/two_directions/README.md shows: one Llama that speaks and writes down, and one that goes on in the voice of a
 # prompt. Needs `make demo`, and the codec of five voices (two hours of one core, studies/codec_quality/run.sh trains it
 # too); the rest takes about an hour of one core. A stage that has ended is not run again.
 set -eEuo pipefail

@@ -141,5 +141,9 @@ def test_clean_keeps_what_was_trained_and_fetched(tmp_path: Path) -> None:
 
 def test_the_shell_scripts_parse() -> None:
     """Guards against a slip of syntax in a script that no other test runs."""
-    for path in [REPOSITORY / ".ci/run", *sorted((REPOSITORY / "scripts").rglob("*.sh"))]:
+    for path in [
+        REPOSITORY / ".ci/run",
+        *sorted((REPOSITORY / "scripts").rglob("*.sh")),
+        *sorted((REPOSITORY / "studies").rglob("*.sh")),
+    ]:
         subprocess.run(["bash", "-n", str(path)], check=True)

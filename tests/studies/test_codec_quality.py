@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "collect_codec_quality.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "studies/codec_quality/collect.py"
 
 
 @pytest.fixture(scope="module")

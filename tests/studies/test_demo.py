@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "collect_results.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "studies/demo/collect.py"
 COLUMNS = (
     "algorithm,selector,judge,n,score,low,high,num_prompts,num_unjudged,num_runaways,score_judged_only,prompt_set,flops"
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SCRIPT = REPOSITORY / "scripts" / "collect_lm_speed.py"
+SCRIPT = REPOSITORY / "studies/lm_speed/collect.py"
 OVERHEAD = {"milliseconds_per_step": 0.714, "milliseconds": {"trainer": 4.25, "bare": 3.536}}
 DATA = {
     "useful_tokens_per_second": {"recipe": 30123, "bytes": 3600456, "byte pairs": 1900789},
@@ -27,18 +27,18 @@ def script():
 
 def test_the_table_of_the_page_is_replaced_and_nothing_else(script, tmp_path, monkeypatch):
     """Guards against numbers on the page that no file holds, and against text that a new measurement deletes."""
-    page = (REPOSITORY / "docs/results/lm_speed.md").read_text()
+    page = (REPOSITORY / "studies/lm_speed/README.md").read_text()
     before, rest = page.split(script.BEGIN)
     after = rest.split(script.END)[1]
-    (tmp_path / "lm_speed.md").write_text(page)
+    (tmp_path / "README.md").write_text(page)
     for name, result in (("lm_overhead", OVERHEAD), ("lm_data_path", DATA)):
         (tmp_path / f"{name}.json").write_text(json.dumps(result))
     monkeypatch.setattr(
-        "sys.argv", ["collect", "--runs", str(tmp_path), "--output", str(tmp_path / "lm_speed.json")]
+        "sys.argv", ["collect", "--runs", str(tmp_path), "--output", str(tmp_path / "results.json")]
     )  # fmt: skip
     for _ in range(2):  # the second time over its own page
         script.main()
-    filled = (tmp_path / "lm_speed.md").read_text()
+    filled = (tmp_path / "README.md").read_text()
     assert filled.startswith(before + script.BEGIN) and filled.endswith(script.END + after)
     table = filled.split(script.BEGIN)[1].split(script.END)[0]
     rows = [line.strip("| ").split(" | ") for line in table.split("\n") if line[:2] == "| "]
@@ -46,7 +46,7 @@ def test_the_table_of_the_page_is_replaced_and_nothing_else(script, tmp_path, mo
     assert rows[1][1:4] == ["3,600,456 tokens/s", "30,123 tokens/s", "120 times"]
     assert rows[3][1] == "0.61 s" and "10,000,000 samples" in rows[3][0]
     assert rows[4][1:4] == ["4.25 ms", "3.54 ms", "0.71 ms more"]
-    found = json.loads((tmp_path / "lm_speed.json").read_text())
+    found = json.loads((tmp_path / "results.json").read_text())
     assert found["lm_overhead"] == OVERHEAD and "head_loss" not in found
     with pytest.raises(ValueError, match="end of table"):
         script.filled(f"a page\n{script.BEGIN}\n", "")

@@ -20,8 +20,8 @@ from tests.toys.search_toys import ToyCodec, TreeSampler, first_level, mean_leve
 @pytest.fixture
 def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """What the script asks python for, in order; the working folder is a copy without data, runs and results."""
-    (tmp_path / "scripts").mkdir()
-    shutil.copy(REPOSITORY / "studies/search/run.sh", tmp_path / "scripts")
+    (tmp_path / "studies/search").mkdir(parents=True)
+    shutil.copy(REPOSITORY / "studies/search/run.sh", tmp_path / "studies/search")
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     python = tmp_path / "python"
     python.write_text('#!/usr/bin/env bash\nprintf "%q " "$@" >>asked\necho >>asked\n')
@@ -57,9 +57,8 @@ def test_the_sweeps_write_what_the_collector_reads(
 ) -> None:
     """Guards against folders, names of verifiers and columns that the collector does not look for: the script's sweeps
     with toys in place of codec, language model and verifiers."""
-    results = tmp_path / "docs/results"
-    results.mkdir(parents=True)
-    shutil.copy(REPOSITORY / "docs/results/search.md", results)
+    results = tmp_path / "studies/search"
+    shutil.copy(REPOSITORY / "studies/search/README.md", results)
     for _, _, *arguments in [command for command in commands if command[1:2] == ["test"]]:
         cli = DryCLI(["test", *arguments])
         (sweep,) = (one for one in cli.trainer.callbacks if hasattr(one, "judges"))
@@ -89,11 +88,11 @@ def test_the_sweeps_write_what_the_collector_reads(
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
     with pytest.raises(Parsed) as parsed:
         studies.search.costs.main()
-    shutil.copy(REPOSITORY / "docs/results/search_costs.json", parsed.value.args[0].output)
+    shutil.copy(REPOSITORY / "studies/search/costs.json", parsed.value.args[0].output)
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", lambda parser: read(parser, collect))
     studies.search.collect.main()
-    assert all((results / f"search.{ending}").is_file() for ending in ("json", "png", "md"))
-    text = (results / "search.md").read_text()
+    assert all((results / name).is_file() for name in ("results.json", "results.png", "README.md"))
+    text = (results / "README.md").read_text()
     searches = text.split("<!-- searches -->")[1].split("<!-- end")[0].splitlines()[3:]
     names = {line.split("|")[1].strip(): line.count("+0.") + line.count("-0.") for line in searches if line}
     assert {"process_beam", "partial_beam", "diverse_beam", "adaptive"} <= set(names)
