@@ -19,7 +19,6 @@ MODULES = {
     "callbacks.codec_table": "modules.evaluation.judge",
     "callbacks.figures": "modules.report.figures",
     "callbacks.quoted_rows": "modules.report.quoted_rows",
-    "callbacks.report_examples": "modules.report.sweep_examples",
     "callbacks.report_page": "modules.report.sweep_page",
     "callbacks.report_tables": "modules.report.sweep_tables",
     "callbacks.stage": "modules.stages",

@@ -19,6 +19,8 @@ from typing import Any, get_args
 import yaml
 from jsonargparse import Namespace
 
+from modules.moved_names import current_words
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 TEXTS = {"text", "reference_text", "speaker", "title"}  # arguments of that name, of any class
 LISTS_OF_TEXTS = {"texts"}
@@ -40,7 +42,7 @@ class HiddenTexts:
         self.printed |= any(word.startswith("--print_config") for word in args)
         for option, value in options_of(args):
             name = name_of(option)
-            if value is not None and name in TEXTS and is_changed_by_yaml(value):
+            if value is not None and name in TEXTS and is_changed_by_reading(value):
                 value = self.hide_text(value)
             elif value is not None and name in LISTS_OF_TEXTS and not HIDDEN.search(value):
                 value = json.dumps([self.hide_text(text) for text in listed_texts(option, value)], ensure_ascii=False)
@@ -54,7 +56,7 @@ class HiddenTexts:
             if isinstance(value, list) and name in LISTS_OF_TEXTS:
                 return [hidden("text", item) for item in value]
             is_text = isinstance(value, str) and name in TEXTS and (resolved or "${" not in value)
-            return self.hide_text(value) if is_text and is_changed_by_yaml(value) else value
+            return self.hide_text(value) if is_text and is_changed_by_reading(value) else value
 
         return with_leaves(config, hidden)
 
@@ -104,9 +106,9 @@ def with_leaves(config: Any, change: Callable[[str, Any], Any], name: str = "") 
     return [with_leaves(item, change) for item in config] if isinstance(config, list) else config
 
 
-def is_changed_by_yaml(text: str) -> bool:
-    """Whether a string that is read as YAML and interpolated is no longer the same."""
-    if "$" in text or "\\" in text or number_pattern().fullmatch(text):
+def is_changed_by_reading(text: str) -> bool:
+    """Whether a string that is read as an option's value is no longer the same: as YAML, interpolated, renamed."""
+    if current_words([text]) != [text] or "$" in text or "\\" in text or number_pattern().fullmatch(text):
         return True
     try:
         return yaml.safe_load(text) != text

@@ -239,8 +239,8 @@ def without_folders(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_class_that_scores_is_walked_over() -> None:
     """Guards against a new verifier, recogniser or encoder whose arguments no test below looks at."""
     found = set()
-    for module in pkgutil.iter_modules(modules.verifiers.__path__):
-        for kind in vars(importlib.import_module(f"modules.verifiers.{module.name}")).values():
+    for module in pkgutil.walk_packages(modules.verifiers.__path__, "modules.verifiers."):
+        for kind in vars(importlib.import_module(module.name)).values():
             if isinstance(kind, type) and not getattr(kind, "_is_protocol", False):
                 found |= {kind} if any(hasattr(kind, one) for one in ("score", "transcribe", "embed")) else set()
     parts = [getattr(one, name) for one in verifiers() for name in ("recogniser", "encoder") if hasattr(one, name)]

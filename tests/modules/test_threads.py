@@ -26,7 +26,7 @@ from modules.api import Audio
 from modules.codec.parts.whisper_encoder import WhisperEncoder
 from modules.verifiers.embeddings.funasr_models import Emotion2Vec
 from modules.verifiers.naturalness import Dnsmos
-from modules.verifiers.speaker import Resemblyzer
+from modules.verifiers.embeddings.resemblyzer import Resemblyzer
 from modules.verifiers.recognisers.pocketsphinx import Pocketsphinx
 from modules.verifiers.recognisers.whisper import FasterWhisper
 from tests.conftest import speech_like

@@ -8,7 +8,8 @@ import pytest
 from webdataset import TarWriter
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
-from datamodules.shards.shards import ShardIndex, ShardReader, ShardWriter, shards
+from datamodules.shards import shards
+from datamodules.shards.shards import ShardIndex, ShardReader, ShardWriter
 from datamodules.shards.stored_arrays import mapped_arrays, read_array
 from datamodules.shards.tar_samples import plain_sample
 

@@ -13,7 +13,8 @@ from lightning.pytorch import Callback
 import run
 from modules.command.line import dumped, enter_root, listed_texts, options_of
 from modules.stage_config import CALLBACK_KEYS, changed_config
-from tests import test_stages, test_synthesis
+from tests.callbacks import test_synthesis
+from tests.modules import test_stages
 from tests.modules.test_stages import read_marker
 from tests.test_configs import DryCLI, ParsingCLI
 

@@ -10,9 +10,9 @@ import torch
 
 from modules.api import Audio, Candidate, Prompt, Verifier
 from modules.search.scoring import score_groups
-from modules.verifiers import naturalness, speaker
+from modules.verifiers import naturalness
 from modules.verifiers.audio import resampled
-from modules.verifiers.embeddings import funasr_models, wavlm_speaker
+from modules.verifiers.embeddings import funasr_models, resemblyzer, wavlm_speaker
 from modules.verifiers.embeddings.audio_models import AudioModel
 from modules.verifiers.embeddings.funasr_models import Emotion2Vec
 from modules.verifiers.embeddings.resemblyzer import Resemblyzer
@@ -97,7 +97,7 @@ def let_memory_run_out(patch: pytest.MonkeyPatch) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
     patch.setattr(AudioModel, "_inputs", inputs)
-    for module in (speaker, naturalness, wavlm_speaker, funasr_models):
+    for module in (resemblyzer, naturalness, wavlm_speaker, funasr_models):
         patch.setattr(module, "resampled", refusing)
 
 
