@@ -1,4 +1,4 @@
-"""The rules of the house over the syntax trees: who imports whom, budgets, names, no work at import time."""
+"""Project rules checked on the syntax trees: imports between folders, sizes, names, no work at import time."""
 
 import ast
 import re
@@ -81,20 +81,20 @@ def imported_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, arg.value) for arg in node.args[:1] if isinstance(arg, ast.Constant))
 
 
-def within(name: str, room: str) -> bool:
-    return name == room or name.startswith(f"{room}.")
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
 
 
 def import_violations(path: str, tree: ast.AST) -> Iterator[str]:
     """What `path` (from the repository's root) imports against the table."""
-    allowed = next(rooms for pattern, rooms in MAY_IMPORT.items() if re.fullmatch(pattern, path))
+    allowed = next(places for pattern, places in MAY_IMPORT.items() if re.fullmatch(pattern, path))
     for line, name in imported_names(tree):
         if name.startswith("."):
             yield f"{path}:{line}: relative import {name}"
         elif any(within(name, package) for package in LIGHTNING):
             if "lightning" not in allowed:
                 yield f"{path}:{line}: imports {name}"
-        elif any(within(name, room) for room in OURS) and not any(within(name, room) for room in allowed):
+        elif any(within(name, place) for place in OURS) and not any(within(name, place) for place in allowed):
             yield f"{path}:{line}: imports {name}"
 
 
@@ -135,7 +135,7 @@ def machine_paths(path: str, source: str) -> list[str]:
 
 
 def test_every_python_file_keeps_the_rules() -> None:
-    """Guards against rooms growing together: a search that knows the LM, data that knows the model."""
+    """Guards against folders that grow together: a search that imports the LM, data that imports the model."""
     files = project_files(".py")
     assert len(files) > 20
     found = [line for path in files for line in violations(str(path.relative_to(REPOSITORY)), path.read_text())]
