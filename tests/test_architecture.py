@@ -14,8 +14,8 @@ LIGHTNING = ("lightning", "pytorch_lightning", "lightning_fabric")
 GROUND = tuple(
     f"modules.{name}"
     for name in (
-        "api", "atomic_file", "audio", "batches", "hub", "moved_names", "provenance", "schedule", "statistics",
-        "step_logging", "threads", "tokens",
+        "api", "atomic_file", "audio", "batches", "described", "hub", "moved_names", "provenance", "schedule",
+        "statistics", "step_logging", "threads", "tokens",
     )
 )  # fmt: skip
 
@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     r"modules/(atomic_file|hub|moved_names|provenance|schedule|statistics|threads|tokens)\.py": (),
     r"modules/api\.py": ("modules.tokens",),
     r"modules/batches\.py": ("modules.api",),
+    r"modules/described\.py": ("modules.moved_names",),
     r"modules/audio\.py": ("modules.api", "modules.atomic_file"),
     r"modules/stage\w*\.py": ("modules.atomic_file", "modules.moved_names", "modules.stage_config"),
     r"modules/command/.*": ("lightning", *GROUND, "modules.stages", "modules.command"),

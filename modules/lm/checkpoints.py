@@ -11,7 +11,6 @@ AutoModelForCausalLM and AutoTokenizer load the folder, and so does `pretrained:
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import pickle
 from pathlib import Path
@@ -19,18 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from modules.described import instantiate
 from modules.lm.adapters import LowRankAdapters, add_adapters, merge_adapters
 from modules.lm.attention import register_packed_attention
 from modules.lm.model_card import MAX_LENGTH, SAMPLING, model_card
 from modules.lm.network import LlamaSize, build_llama
 from modules.lm.text.prompt_format import LlasaChat, TextToSpeech
-from modules.moved_names import current_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PREFIX = "model.llama."
-ROOM = "modules.lm."
 
 
 def export(checkpoint_path: Path, folder: Path, dtype: torch.dtype = torch.float32) -> None:
@@ -45,7 +43,7 @@ def export(checkpoint_path: Path, folder: Path, dtype: torch.dtype = torch.float
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"Expected `{folder}` to be empty, but it holds files.")
     checkpoint = read_checkpoint(checkpoint_path)
-    prompt_format: TextToSpeech = instantiate(checkpoint["hyper_parameters"]["prompt_format"])
+    prompt_format = stored_prompt_format(checkpoint)
     space = prompt_format.token_space
     if checkpoint["token_space"] != space.as_dict():
         raise ValueError(
@@ -111,18 +109,9 @@ def restored_network(checkpoint: dict[str, Any], merge: bool = True) -> PreTrain
     return network.eval()
 
 
-def instantiate(value: Any) -> Any:
-    """Build what jsonargparse's {class_path, init_args} describes: classes of this room only, for a checkpoint is data.
-
-    Raises ValueError for any other class.
-    """
-    if isinstance(value, dict) and "class_path" in value:
-        module, _, name = current_name(value["class_path"]).rpartition(".")
-        if not module.startswith(ROOM):
-            raise ValueError(f"Expected the checkpoint to describe classes of {ROOM}*, but got {value['class_path']}.")
-        arguments = {key: instantiate(item) for key, item in (value.get("init_args") or {}).items()}
-        return getattr(importlib.import_module(module), name)(**arguments)
-    return value
+def stored_prompt_format(checkpoint: dict[str, Any]) -> TextToSpeech:
+    """The prompt format that a checkpoint describes. Raises ValueError for one that is no class of modules.lm."""
+    return instantiate(checkpoint["hyper_parameters"]["prompt_format"], "modules.lm")
 
 
 def main(arguments: list[str] | None = None) -> None:

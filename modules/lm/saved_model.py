@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from modules.api import PromptFormat, Sampler, SamplerEngine, SamplingSettings
-from modules.lm.checkpoints import instantiate, read_checkpoint, restored_network
+from modules.lm.checkpoints import read_checkpoint, restored_network, stored_prompt_format
 from modules.lm.network import SpeechLanguageModel, model_hash
 from modules.lm.pretrained import PretrainedNetwork, load_pretrained
 from modules.lm.sampling.sampler import KVCacheSampler
@@ -40,7 +40,7 @@ class SavedModel:
     @cached_property
     def prompt_format(self) -> PromptFormat:
         if self._given_format is None:
-            return instantiate(read_checkpoint(Path(self.network.source))["hyper_parameters"]["prompt_format"])
+            return stored_prompt_format(read_checkpoint(Path(self.network.source)))
         space = self._given_format.token_space
         tokenizer = HuggingFaceTokenizer(self.network.source, self.network.revision)
         if (found := (tokenizer.vocab_size, tokenizer.num_codes)) != (space.text_vocab_size, space.codebook_size):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from modules.lm.checkpoints import instantiate
+from modules.described import instantiate
 from modules.lm.text.byte_tokenizer import ByteTokenizer
 from modules.moved_names import CLASSES, CONFIGS, MODULES, current_name, with_current_names
 from tests.conftest import REPOSITORY
@@ -86,10 +86,10 @@ def test_checkpoints_may_hold_old_names() -> None:
     """Guards against trained models that no longer load: what they describe is built by class path. The codec
     checkpoints of tests/toys/codec_files.py have old names too; tests/modules/codec/test_formats.py loads them."""
     described = {"class_path": "modules.lm.tokenizer.ByteTokenizer", "init_args": {"characters": "ab "}}
-    assert isinstance(instantiate(described), ByteTokenizer)
+    assert isinstance(instantiate(described, "modules.lm"), ByteTokenizer)
     for path in ("modules.lm.text.prompt_format.os", "modules.search.best_of_n.BestOfN"):
-        with pytest.raises((ValueError, AttributeError)):
-            instantiate({"class_path": path, "init_args": {}})
+        with pytest.raises(ValueError, match=r"classes of modules\.lm"):
+            instantiate({"class_path": path, "init_args": {}}, "modules.lm")
 
 
 def test_markers_and_nested_values_are_renamed_at_any_depth() -> None:

@@ -6,11 +6,9 @@ Shapes: B batch, T samples, S frames.
 """
 
 import argparse
-import importlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +18,9 @@ from modules.codec.formats.tensor_names import RELEASED, TRANSFORMERS, is_named
 from modules.codec.formats.transformers_folder import load_transformers, save_transformers
 from modules.codec.formats.weights import fill, local_path, read_checkpoint, read_folder
 from modules.codec.generator import CodecGenerator
-from modules.moved_names import current_name
+from modules.described import instantiate
 
 PREFIX = "generator."
-ROOM = "modules.codec."
 
 
 class CodecCheckpoint:
@@ -130,7 +127,7 @@ def load_generator(path: Path) -> CodecGenerator:
         for name, tensor in checkpoint["state_dict"].items()
         if name.startswith(PREFIX)
     }
-    generator = _instantiate(description)
+    generator = instantiate(description, "modules.codec", nn.Module)
     fill(generator, weights, [], path)
     return _frozen(generator)
 
@@ -153,23 +150,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _frozen(codec: CodecGenerator) -> CodecGenerator:
     return codec.eval().requires_grad_(False)
-
-
-def _instantiate(value: Any) -> Any:
-    """Build what jsonargparse's {class_path, init_args} describes: modules of this room only, for a checkpoint is data.
-
-    Raises ValueError for anything else, and does not import it.
-    """
-    if isinstance(value, dict) and "class_path" in value:
-        module, _, name = current_name(value["class_path"]).rpartition(".")
-        kind = getattr(importlib.import_module(module), name, None) if module.startswith(ROOM) else None
-        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-            raise ValueError(f"Expected the checkpoint to describe parts of a codec, but got {value['class_path']}.")
-        arguments = {key: _instantiate(item) for key, item in (value.get("init_args") or {}).items()}
-        return kind(**arguments)
-    if isinstance(value, list):
-        return [_instantiate(item) for item in value]
-    return value
 
 
 if __name__ == "__main__":

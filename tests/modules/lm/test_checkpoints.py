@@ -11,9 +11,10 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from modules.batches import TokenBatch
+from modules.described import instantiate
 from modules.lm.adapters import LowRankAdapters
 from modules.lm.attention import find_segments
-from modules.lm.checkpoints import export, instantiate, main
+from modules.lm.checkpoints import export, main
 from modules.lm.pretrained import PretrainedNetwork, check_adapters, load_pretrained
 from modules.lm.text.huggingface_tokenizer import HuggingFaceTokenizer, with_speech_tokens
 from modules.lm.text.prompt_format import LlasaChat
@@ -194,8 +195,8 @@ def test_what_cannot_be_exported_is_said(tmp_path, capsys):
         assert stop.value.code == 2
     said = capsys.readouterr().err
     assert "there is none" in said and "consolidate_checkpoint" in said
-    with pytest.raises(ValueError, match="describe classes of"):
-        instantiate({"class_path": "subprocess.Popen", "init_args": {"args": ["true"]}})
+    with pytest.raises(ValueError, match="classes of"):
+        instantiate({"class_path": "subprocess.Popen", "init_args": {"args": ["true"]}}, "modules.lm")
 
 
 def test_chat_prompts_are_those_of_the_template(tmp_path):
