@@ -24,8 +24,9 @@ from modules.codec.training.discriminators import discriminator_windows
 from modules.codec.training.guarded_updates import GuardedUpdates
 from modules.codec.training.losses import (
     LossWeights,
-    adversarial_loss,
-    discriminator_loss,
+    adversarial_losses,
+    by_family,
+    discriminator_losses,
     feature_matching_loss,
     semantic_loss,
 )
@@ -163,7 +164,9 @@ class CodecModule(L.LightningModule):
             with timed("codec: discriminator update"):
                 logged |= self._update_discriminator(real_BT, fake_BT, discriminator_optimizer)
             with timed("codec: adversarial terms"):
-                terms["adversarial"], terms["feature_matching"] = self._adversarial_terms(real_BT, fake_BT)
+                adversarial_D, families, terms["feature_matching"] = self._adversarial_terms(real_BT, fake_BT)
+                terms["adversarial"] = adversarial_D.sum()
+                logged |= by_family("adversarial", adversarial_D, families)
         loss = sum(getattr(self.loss_weights, name) * term for name, term in terms.items())
         generator_optimizer.zero_grad()
         with timed("codec: backward"):
@@ -206,25 +209,28 @@ class CodecModule(L.LightningModule):
         """What to log: its loss and the norm of its gradient before clipping."""
         # Apart: in one pass of twice the batch this update was slower on a CPU (studies/codec_speed/README.md).
         real, fake = self.discriminator(real_BT), self.discriminator(fake_BT.detach())
-        loss = discriminator_loss(real.scores, fake.scores)
+        losses_D = discriminator_losses(real.scores, fake.scores)
+        loss = losses_D.sum()
         optimizer.zero_grad()
         self.manual_backward(loss)
         norm = clip_gradients(list(self.discriminator.parameters()), self.gradient_clip)
         with self._updates["discriminator"].around(optimizer, norm):
             optimizer.step()
-        return {"discriminator": loss, "discriminator_gradient_norm": norm}
+        families = by_family("discriminator", losses_D, fake.families)
+        return {"discriminator": loss, "discriminator_gradient_norm": norm} | families
 
-    def _adversarial_terms(self, real_BT: Tensor, fake_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """The generator's terms; the discriminator's weights get no gradient here.
-
-        But for sharded ones, whose flag does not reach what is gathered: theirs is dropped before their own update.
+    def _adversarial_terms(self, real_BT: Tensor, fake_BT: Tensor) -> tuple[Tensor, list[str], Tensor]:
+        """The adversarial losses (D,), their families, and the feature matching loss. The discriminator's weights get no
+        gradient here, but for sharded ones, whose flag does not reach what is gathered: theirs is dropped before their
+        own update.
         """
         self.discriminator.requires_grad_(self._sharded)
         with torch.no_grad():
             real = self.discriminator(real_BT)
         fake = self.discriminator(fake_BT)
         self.discriminator.requires_grad_(True)
-        return adversarial_loss(fake.scores), feature_matching_loss(real.features, fake.features)
+        matching = feature_matching_loss(real.features, fake.features)
+        return adversarial_losses(fake.scores), fake.families, matching
 
     def _step_schedulers(self) -> None:
         schedulers = self.lr_schedulers() or []

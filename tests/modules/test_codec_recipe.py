@@ -116,7 +116,15 @@ def test_the_recipe_of_xcodec2_trains_and_validates(overlay: str, folder: Path) 
     steps = {float(moments["step"]) for state in stored["optimizer_states"] for moments in state["state"].values()}
     assert steps == {2.0}
     events = b"".join(path.read_bytes() for path in (run / "tensorboard").rglob("*tfevents*"))
-    for tag in (b"train/perceptual", b"train/adversarial", b"val/mel", b"val/code_usage", b"reconstruction/"):
+    for tag in (
+        b"train/perceptual",
+        b"train/adversarial",
+        b"train/adversarial_multi_period",
+        b"train/discriminator_multi_resolution",
+        b"val/mel",
+        b"val/code_usage",
+        b"reconstruction/",
+    ):
         assert tag in events
 
 

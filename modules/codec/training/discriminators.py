@@ -1,12 +1,12 @@
 """Discriminators: multi-period (HiFi-GAN, arXiv 2010.05646) and multi-resolution spectral (UnivNet, arXiv 2106.07889).
 
-Each returns `Judgement`: one score map per sub-discriminator, and its hidden maps for feature matching.
+Each returns `DiscriminatorOutput`: one score map per sub-discriminator, and its hidden maps for feature matching.
 
 Shapes: B batch, T samples.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +17,13 @@ from modules.codec.parts.spectral import CentredMagnitude, Magnitude
 
 
 @dataclass
-class Judgement:
-    """`scores`: one map per sub-discriminator. `features`: its hidden maps."""
+class DiscriminatorOutput:
+    """`scores`: one map per sub-discriminator. `features`: its hidden maps. `families`: which discriminator of an
+    ensemble each score is of; empty for one alone."""
 
-    scores: list[Tensor]
-    features: list[list[Tensor]]
-
-    def __add__(self, other: "Judgement") -> "Judgement":
-        return Judgement(self.scores + other.scores, self.features + other.features)
+    scores: list[Tensor] = field(default_factory=list)
+    features: list[list[Tensor]] = field(default_factory=list)
+    families: list[str] = field(default_factory=list)
 
 
 class _ConvolutionStack(nn.Module):
@@ -52,6 +51,8 @@ class MultiPeriodDiscriminator(nn.Module):
         output_kernel_size: Of the layer that gives the scores; 2 in X-codec2 (and BigCodec).
     """
 
+    family = "multi_period"
+
     def __init__(
         self,
         periods: Sequence[int] = (2, 3, 5, 7, 11),
@@ -73,13 +74,14 @@ class MultiPeriodDiscriminator(nn.Module):
         output = nn.Conv2d(channels[-1], 1, (size, 1), padding=(size // 2, 0))
         return _ConvolutionStack([*layers, output], slope=0.1)
 
-    def forward(self, audio_BT: Tensor) -> Judgement:
-        judgement = Judgement([], [])
+    def forward(self, audio_BT: Tensor) -> DiscriminatorOutput:
+        output = DiscriminatorOutput()
         for period, stack in zip(self.periods, self.stacks, strict=True):
             padded = F.pad(audio_BT[:, None], (0, (-audio_BT.shape[-1]) % period), mode="reflect")
             score, features = stack(padded.view(padded.shape[0], 1, -1, period))
-            judgement += Judgement([score], [features])
-        return judgement
+            output.scores.append(score)
+            output.features.append(features)
+        return output
 
 
 class MultiResolutionDiscriminator(nn.Module):
@@ -91,6 +93,8 @@ class MultiResolutionDiscriminator(nn.Module):
         centred: Frames as X-codec2's, around multiples of the hop with the signal mirrored at its ends; else zeros
             beyond the ends and an even hop.
     """
+
+    family = "multi_resolution"
 
     def __init__(
         self,
@@ -116,26 +120,31 @@ class MultiResolutionDiscriminator(nn.Module):
         ]
         return _ConvolutionStack([*layers, nn.Conv2d(channels[-1], 1, 3, padding=1)], slope=0.2)
 
-    def forward(self, audio_BT: Tensor) -> Judgement:
-        judgement = Judgement([], [])
+    def forward(self, audio_BT: Tensor) -> DiscriminatorOutput:
+        output = DiscriminatorOutput()
         for magnitude, stack in zip(self.magnitudes, self.stacks, strict=True):
             score, features = stack(magnitude(audio_BT)[:, None])
-            judgement += Judgement([score], [features])
-        return judgement
+            output.scores.append(score)
+            output.features.append(features)
+        return output
 
 
 class DiscriminatorEnsemble(nn.Module):
-    """Several discriminators that judge the same audio, as one."""
+    """Several discriminators of the same audio, as one. The `family` of each, else the name of its class, names its
+    losses in the log."""
 
     def __init__(self, discriminators: Sequence[nn.Module]) -> None:
         super().__init__()
         self.discriminators = nn.ModuleList(discriminators)
 
-    def forward(self, audio_BT: Tensor) -> Judgement:
-        judgement = Judgement([], [])
+    def forward(self, audio_BT: Tensor) -> DiscriminatorOutput:
+        output = DiscriminatorOutput()
         for discriminator in self.discriminators:
-            judgement += discriminator(audio_BT)
-        return judgement
+            one = discriminator(audio_BT)
+            output.scores += one.scores
+            output.features += one.features
+            output.families += [getattr(discriminator, "family", type(discriminator).__name__)] * len(one.scores)
+        return output
 
 
 def discriminator_windows(

@@ -1,6 +1,6 @@
 """Losses of the codec: multi-resolution mel, least-squares GAN, feature matching.
 
-Shapes: B batch, T samples, S frames, C channels, M mel bands, R resolutions.
+Shapes: B batch, T samples, S frames, C channels, M mel bands, R resolutions, D sub-discriminators.
 """
 
 from collections.abc import Sequence
@@ -101,17 +101,26 @@ class MultiResolutionMelLoss(nn.Module):
         return MelDistances(torch.stack(means), torch.stack(nums_of_frames))
 
 
-def discriminator_loss(real_scores: Sequence[Tensor], fake_scores: Sequence[Tensor]) -> Tensor:
-    """Least-squares GAN (arXiv 1611.04076): real to 1, fake to 0; summed over sub-discriminators."""
+def discriminator_losses(real_scores: Sequence[Tensor], fake_scores: Sequence[Tensor]) -> Tensor:
+    """(D,) least-squares GAN losses (arXiv 1611.04076), one per sub-discriminator: real to 1, fake to 0."""
     losses = [
         (real - 1).square().mean() + fake.square().mean() for real, fake in zip(real_scores, fake_scores, strict=True)
     ]
-    return torch.stack(losses).sum()
+    return torch.stack(losses)
 
 
-def adversarial_loss(fake_scores: Sequence[Tensor]) -> Tensor:
-    """The generator's side of the least-squares GAN; summed over sub-discriminators."""
-    return torch.stack([(fake - 1).square().mean() for fake in fake_scores]).sum()
+def adversarial_losses(fake_scores: Sequence[Tensor]) -> Tensor:
+    """(D,) losses of the generator's side of the least-squares GAN, one per sub-discriminator."""
+    return torch.stack([(fake - 1).square().mean() for fake in fake_scores])
+
+
+def by_family(name: str, losses_D: Tensor, families: Sequence[str]) -> dict[str, Tensor]:
+    """The sum of each family's losses, without gradient, under NAME_FAMILY; nothing where there are no families."""
+    sums: dict[str, Tensor] = {}
+    for family, loss in zip(families, losses_D.detach(), strict=bool(families)):
+        key = f"{name}_{family}"
+        sums[key] = sums[key] + loss if key in sums else loss
+    return sums
 
 
 def feature_matching_loss(

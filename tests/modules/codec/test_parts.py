@@ -13,8 +13,9 @@ from modules.codec.parts.spectral_encoder import SpectralEncoder
 from modules.codec.parts.vocos_decoder import VocosDecoder
 from modules.codec.training.losses import (
     MultiResolutionMelLoss,
-    adversarial_loss,
-    discriminator_loss,
+    adversarial_losses,
+    by_family,
+    discriminator_losses,
     feature_matching_loss,
 )
 from tests.toys.codec_references import librosa_distances
@@ -127,8 +128,10 @@ def test_mel_loss_against_librosa(reduction):
 
 def test_gan_losses_by_hand():
     real, fake = [torch.tensor([1.0, 0.0])], [torch.tensor([0.5, 0.5])]
-    assert float(discriminator_loss(real, fake)) == pytest.approx(0.5 + 0.25)
-    assert float(adversarial_loss(fake)) == pytest.approx(0.25)
+    assert float(discriminator_losses(real, fake).sum()) == pytest.approx(0.5 + 0.25)
+    assert float(adversarial_losses(fake).sum()) == pytest.approx(0.25)
+    sums = by_family("adversarial", torch.tensor([1.0, 2.0, 4.0]), ["period", "spectral", "period"])
+    assert {name: float(value) for name, value in sums.items()} == {"adversarial_period": 5, "adversarial_spectral": 2}
     assert float(feature_matching_loss([real, real], [fake, fake])) == pytest.approx(1.0)
 
 
