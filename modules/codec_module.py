@@ -220,9 +220,9 @@ class CodecModule(L.LightningModule):
         return {"discriminator": loss, "discriminator_gradient_norm": norm} | families
 
     def _adversarial_terms(self, real_BT: Tensor, fake_BT: Tensor) -> tuple[Tensor, list[str], Tensor]:
-        """The adversarial losses (D,), their families, and the feature matching loss. The discriminator's weights get no
-        gradient here, but for sharded ones, whose flag does not reach what is gathered: theirs is dropped before their
-        own update.
+        """The adversarial losses (D,), their families, and the feature matching loss. No gradient for the
+        discriminator's weights here, but for sharded ones, whose flag does not reach what is gathered: theirs is
+        dropped before their own update.
         """
         self.discriminator.requires_grad_(self._sharded)
         with torch.no_grad():
