@@ -29,13 +29,14 @@ test-vllm: $(VLLM_INSTALLED)
 	@$(VLLM_VENV)/bin/python -m pytest --durations=20 tests/vllm tests/modules/lm/sampling/test_engines.py
 
 bench: $(INSTALLED)
-	@set -e; for file in $(wildcard benchmarks/*.py); do \
-		echo "== $$file"; PYTHONPATH=. $(VENV)/bin/python $$file; \
+	@set -e; for name in $(basename $(notdir $(wildcard benchmarks/*.py))); do \
+		echo "== benchmarks.$$name"; $(VENV)/bin/python -m benchmarks.$$name; \
 	done
 
 lint: $(INSTALLED)
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
+	@$(VENV)/bin/mypy
 
 # torch comes first and alone: the version pinned, in the build that the machine's index offers.
 $(INSTALLED): $(REQUIREMENTS)
@@ -64,7 +65,7 @@ $(VLLM_INSTALLED): $(VLLM_REQUIREMENTS)
 
 # Caches of tools alone: trained models (runs/), fetched and prepared data (cache/) and data/ stay.
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.venv*/*' -prune -exec rm -rf {} +
 
 # Back to a fresh clone, but for data/: deletes every trained model. It says what goes, and asks; YES=1 answers.

@@ -1,6 +1,6 @@
 """X-codec2's acoustic encoder: activations as compiled sums over phases against plain ones, in one process, in turns.
 
-    python benchmarks/acoustic_encoder.py [--batch_size 1] [--seconds 1] [--rounds 5] [--small]
+    python -m benchmarks.acoustic_encoder [--batch_size 1] [--seconds 1] [--rounds 5] [--small]
         [--sides plain compiled_activations whole_plain whole_phases]
 
 Sides: `plain` is eager; `compiled_activations` is the encoder's switch of that name; `whole_plain` and `whole_phases`

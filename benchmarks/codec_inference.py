@@ -1,6 +1,6 @@
 """X-codec2 at inference: ours against transformers' Xcodec2Model with the same weights, in one process, in turns.
 
-    PYTHONPATH=. python benchmarks/codec_inference.py [--scale 1.0] [--longest_seconds 4.0] [--rounds 2]
+    python -m benchmarks.codec_inference [--scale 1.0] [--longest_seconds 4.0] [--rounds 2]
 
 Weights are random, in the published architecture; ours are loaded from the folder that transformers saved. Codes and
 waveforms of every item are compared before anything is timed: with what transformers gives for the item alone, for it

@@ -1,6 +1,6 @@
 """One training step of X-codec2: ours against its authors' arrangement, in one process, in turns.
 
-    python benchmarks/codec_training_step.py [--narrower 4] [--batch_size 2] [--seconds 1] [--rounds 5]
+    python -m benchmarks.codec_training_step [--narrower 4] [--batch_size 2] [--seconds 1] [--rounds 5]
 
 Ours is CodecModule.training_step under a Trainer, overhead included. The other side is re-created here as X-codec2's
 public code arranges it (peers/xcodec2_step.py says how). Same weights, same input.

@@ -1,6 +1,6 @@
 """Tokenising a corpus: `predict` against transformers' Xcodec2Model file by file, same weights, one process, in turns.
 
-    PYTHONPATH=. python benchmarks/corpus_tokenising.py [--scale 0.25] [--num_files 40] [--rounds 3]
+    python -m benchmarks.corpus_tokenising [--scale 0.25] [--num_files 40] [--rounds 3]
 
 Ours is the whole of what `python run.py predict` does behind the reading of its config: audio shards read and decoded,
 batches of like lengths bounded in seconds, features, codes, token shards written. transformers' side is the calls of

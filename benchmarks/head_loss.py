@@ -1,6 +1,6 @@
 """Head loss: ours against cross entropy over whole logits, in one process, in turns.
 
-    python benchmarks/head_loss.py [--num_tokens 1024] [--hidden_size 256] [--vocab_size 193800] [--json FILE]
+    python -m benchmarks.head_loss [--num_tokens 1024] [--hidden_size 256] [--vocab_size 193800] [--json FILE]
 
 Loss and gradients are compared before anything is timed. Printed: medians and their ratio, the peak of the resident
 set over what it was before (CUDA: of allocated memory), versions and machine. Two thirds of the tokens carry loss, as

@@ -1,6 +1,6 @@
 """Token shards to training batches: ours against the data path of Llasa's recipe, same utterances, in turns, one core.
 
-    PYTHONPATH=. python benchmarks/lm_data_path.py [--num_samples 2000] [--index_samples 10000000] [--json FILE]
+    python -m benchmarks.lm_data_path [--num_samples 2000] [--index_samples 10000000] [--json FILE]
 
 Ours reads a WebDataset of codes and texts in its shuffled order, tokenises the texts and packs rows of 2,048 tokens
 (datamodules/tokens.py), with text as bytes and as byte pairs. The recipe reads rows of ids that were tokenised and

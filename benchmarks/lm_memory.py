@@ -1,6 +1,6 @@
 """Memory of modules/lm/resource_plan.py against the measured peak of training steps on a CPU, in fresh processes.
 
-    PYTHONPATH=. python benchmarks/lm_memory.py [--cases wide deep deep_recomputed] [--row_length 2048] [--num_steps 2]
+    python -m benchmarks.lm_memory [--cases wide deep deep_recomputed] [--row_length 2048] [--num_steps 2]
 
 A process trains a tiny model first, so that every library is there, then one of 54M or 75M parameters with Lightning's
 Trainer and AdamW, a row at a time. Measured is how far the resident set grew from between the two to its peak (Linux).
@@ -103,7 +103,7 @@ def measured(case: str, num_steps: int, row_length: int) -> int:
 
 def compared(case: str, given: argparse.Namespace) -> dict[str, object]:
     """The case in a process of its own, beside the plan."""
-    command = [sys.executable, __file__, "--case", case, "--num_steps", str(given.num_steps)]
+    command = [sys.executable, "-m", "benchmarks.lm_memory", "--case", case, "--num_steps", str(given.num_steps)]
     command += ["--row_length", str(given.row_length), "--num_threads", str(given.num_threads)]
     done = subprocess.run(command, env={**os.environ, **KEPT_BLOCKS}, capture_output=True, text=True)
     if done.returncode:

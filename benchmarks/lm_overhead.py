@@ -1,6 +1,6 @@
 """What a training step of the language model costs beside its arithmetic: a Trainer against a bare loop, in turns.
 
-    PYTHONPATH=. python benchmarks/lm_overhead.py [--num_steps 560] [--rounds 5] [--profile] [--json FILE]
+    python -m benchmarks.lm_overhead [--num_steps 560] [--rounds 5] [--profile] [--json FILE]
 
 The Trainer is that of configs/lm/llasa_trainer.yaml with everything in it: logger, callbacks, durable checkpoints,
 clipping and the progress bar; and two tasks are mixed, so that each has a loss of its own. The bare loop is what one

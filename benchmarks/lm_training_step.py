@@ -1,6 +1,6 @@
 """A training step of the language model: ours against Llasa's recipe, same utterances and weights, in turns.
 
-    PYTHONPATH=. python benchmarks/lm_training_step.py [--hidden_size 128] [--rounds 3] [--num_threads 2] [--json FILE]
+    python -m benchmarks.lm_training_step [--hidden_size 128] [--rounds 3] [--num_threads 2] [--json FILE]
 
 Ours packs the utterances into rows of 2,048 tokens and keeps all activations; the recipe pads each to such a row and
 recomputes them (peers/llasa_recipe.py). A step is forward, backward and AdamW over all utterances. Loss and gradients

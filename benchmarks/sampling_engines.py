@@ -1,6 +1,6 @@
 """N candidates of one prompt: ours against transformers.generate and vLLM, one network, one process, in turns.
 
-    PYTHONPATH=. .venv-vllm/bin/python benchmarks/sampling_engines.py [--words demo|llasa] [--rounds 3] [--output FILE]
+    .venv-vllm/bin/python -m benchmarks.sampling_engines [--words demo|llasa] [--rounds 3] [--output FILE]
 
 Before anything is timed, what each engine drew is held against the network's own distribution, computed without any of
 them. `generate` gets the same constraint and settings, and the network under its own attention. vLLM (where it is

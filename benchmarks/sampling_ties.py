@@ -1,6 +1,6 @@
 """How often is a candidate another one in another batch? Its noise is the same: near-ties of floating point differ.
 
-    PYTHONPATH=. python benchmarks/sampling_ties.py [--lm FILE] [--num_prompts 16] [--num_candidates 16] [--rows 7 1]
+    python -m benchmarks.sampling_ties [--lm FILE] [--num_prompts 16] [--num_candidates 16] [--rows 7 1]
         [--device cpu] [--num_threads 1] [--output FILE.json]
 
 Draws all candidates in batches of 64 rows, then the same with each of `--rows`, and counts the candidates whose codes

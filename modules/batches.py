@@ -6,8 +6,8 @@ Shapes: B batch, T audio samples, S code frames, C channels, R rows of L tokens.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from dataclasses import Field, dataclass, fields, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from modules.api import Prompt
 class Movable:
     """Lets a DataLoader with `pin_memory` pin what it does not look into, and Lightning move it to a device as a whole:
     otherwise it copies every field that is not a tensor, and fails at frozen records. Here those stay as they are."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # what subclasses are: dataclasses
 
     def pin_memory(self) -> Self:
         return self._changed(lambda value: value.pin_memory())

@@ -1,6 +1,6 @@
 """One training step of X-codec2 at full width on a GPU, against its authors' arrangement.
 
-    PYTHONPATH=. python benchmarks/gpu/codec_step.py [--batch_size 8] [--seconds 6] [--rounds 10] [--compile inductor]
+    python -m benchmarks.gpu.codec_step [--batch_size 8] [--seconds 6] [--rounds 10] [--compile inductor]
 
 Three runs: equal losses and gradients in float32 on a short crop; steps between two that log, with every wait for the
 device an error; and the benchmark of benchmarks/codec_training_step.py in bfloat16. `--checks none` leaves out the

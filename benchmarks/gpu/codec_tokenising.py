@@ -1,6 +1,6 @@
 """Tokenising on one GPU: hours of audio per hour for X-codec2's full size, goal 700 on an H200.
 
-    PYTHONPATH=. python benchmarks/gpu/codec_tokenising.py [--audio_seconds 6000] [--batch_seconds 400] [--rounds 3]
+    python -m benchmarks.gpu.codec_tokenising [--audio_seconds 6000] [--batch_seconds 400] [--rounds 3]
 
 Weights are random, in the published architecture. Lengths are spread as LJSpeech's; batches are those of `predict` with
 `evaluation_batch_seconds`. The clock runs from audio in the memory of the host to codes there, reading and decoding of

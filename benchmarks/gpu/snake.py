@@ -1,6 +1,6 @@
 """The Triton kernel of the alias-free snake on one GPU: right, and how near to a copy; two minutes.
 
-    PYTHONPATH=. python benchmarks/gpu/snake.py [--batch_size 8] [--seconds 6] [--rounds 50] > snake.json
+    python -m benchmarks.gpu.snake [--batch_size 8] [--seconds 6] [--rounds 50] > snake.json
 
 At the first layers of X-codec2's acoustic encoder, with lengths, in float32 and bfloat16: error against convolutions in
 float32; median milliseconds of the kernel, of convolutions and of torch.compile of the sums over phases; the kernel's

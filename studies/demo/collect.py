@@ -1,6 +1,6 @@
 """Gather what runs measured into one JSON file, studies/demo/results.json, and print it as markdown tables.
 
-    python studies/demo/collect.py [--run runs/demo] [--results runs/results] [--timed RUN] [--output FILE.json]
+    python -m studies.demo.collect [--run runs/demo] [--results runs/results] [--timed RUN] [--output FILE.json]
 
 `studies/demo/run.sh` runs what is gathered. Reads stage markers (seconds, peak memory), codec_evaluation.json and
 curve.csv, and computes nothing new but error = 1 - score.
@@ -11,7 +11,6 @@ import csv
 import json
 import os
 import platform
-import sys
 from dataclasses import fields
 from datetime import date
 from pathlib import Path
@@ -146,7 +145,6 @@ def markdown(found: dict[str, Any]) -> str:
 
 def draw(curve: Path, picture: Path, prompt_set: str = "4 digits", judge: str = "whisper") -> None:
     """The error against n under one judge, as the report draws it."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the rooms are not installed
     from modules.report.figures import curve_figure
     from modules.search.analysis.expectations import CurvePoint
 

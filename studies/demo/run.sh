@@ -42,4 +42,4 @@ profile codec_reconstruction configs/demo/codec.yaml --model.init_args.discrimin
 profile codec_adversarial configs/demo/codec.yaml --model.init_args.discriminator_start_step 0
 profile lm configs/demo/lm.yaml
 
-"$PYTHON" studies/demo/collect.py
+"$PYTHON" -m studies.demo.collect

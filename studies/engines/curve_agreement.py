@@ -1,6 +1,6 @@
 """Whether two sweeps of one setting give the same curves: two engines, two machines, two seeds.
 
-    python studies/engines/curve_agreement.py runs/demo/report/curve.csv runs/demo_vllm/report/curve.csv
+    python -m studies.engines.curve_agreement runs/demo/report/curve.csv runs/demo_vllm/report/curve.csv
 
 Prints every point whose scores differ by more than the interval of a difference (of independent sweeps: the root of
 the sum of both half-widths' squares), and the share of points that agree. Exits with 1 where it is below --share: of

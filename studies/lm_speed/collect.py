@@ -1,6 +1,6 @@
 """Gather what studies/lm_speed/run.sh measured: results.json, and the table of README.md, beside this file.
 
-    python studies/lm_speed/collect.py [--runs runs/results/lm_speed] [--output studies/lm_speed/results.json]
+    python -m studies.lm_speed.collect [--runs runs/results/lm_speed] [--output studies/lm_speed/results.json]
 
 Nothing is computed here. A benchmark that was not run has no rows.
 """

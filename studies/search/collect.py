@@ -1,6 +1,6 @@
 """Gather what studies/search/run.sh measured: results.json, results.png and the tables of README.md beside this file.
 
-    PYTHONPATH=. python studies/search/collect.py [--runs runs/search] [--results studies/search]
+    python -m studies.search.collect [--runs runs/search] [--results studies/search]
 
 Errors are 1 - score. A difference is averaged over the seeds' runs for each prompt; its interval draws prompts, whose
 texts the runs share, and beside it stands the standard deviation over the runs. The tables stand in README.md between

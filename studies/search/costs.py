@@ -1,6 +1,6 @@
 """What a search pays for: language model, codec and verifiers, in seconds and FLOPs; and 16 candidates scored at once.
 
-    PYTHONPATH=. python studies/search/costs.py [--lm FILE] [--codec FILE] [--num_candidates 16] [--rounds 3]
+    python -m studies.search.costs [--lm FILE] [--codec FILE] [--num_candidates 16] [--rounds 3]
         [--num_threads 1] [--output FILE.json]
 
 1. Shares: strings of six to eight digits are drawn, decoded and scored, a prompt in each round; seconds are measured,

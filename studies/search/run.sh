@@ -19,5 +19,5 @@ for seed in 0 1 2; do
         --stage.inputs "[$lm/checkpoints/last.ckpt, $CODEC, cache/shards/long_digits/hard]" \
         --sweep.seed $seed --sweep.folder runs/search/algorithms_$seed
 done
-PYTHONPATH=. "$PYTHON" studies/search/costs.py --output studies/search/costs.json
-PYTHONPATH=. "$PYTHON" studies/search/collect.py
+"$PYTHON" -m studies.search.costs --output studies/search/costs.json
+"$PYTHON" -m studies.search.collect

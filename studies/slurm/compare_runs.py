@@ -1,4 +1,4 @@
-"""python studies/slurm/compare_runs.py RUN OTHER [ATTEMPTS]: does an interrupted fit end as the uninterrupted one?
+"""python -m studies.slurm.compare_runs RUN OTHER [ATTEMPTS]: does an interrupted fit end as the uninterrupted one?
 
 Compares, bit for bit, every scalar that two runs logged (a step that an interrupted run made twice: both times) and
 the weights and the optimizer's state in their last checkpoints. Prints "equal" and exits with 0, or the first

@@ -89,4 +89,4 @@ await_restarts "$job" requeued 3
 scontrol update JobId="$job" TimeLimit=60
 await_end "$job" requeued
 grep -hE '^==|fit starts from' "$FOLDER/requeued.out"
-"$PYTHON" studies/slurm/compare_runs.py "$FOLDER/whole" "$FOLDER/requeued" 4
+"$PYTHON" -m studies.slurm.compare_runs "$FOLDER/whole" "$FOLDER/requeued" 4

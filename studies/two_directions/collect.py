@@ -1,6 +1,6 @@
 """Gather what studies/two_directions/run.sh measured into studies/two_directions/results.json, and print it as tables.
 
-    PYTHONPATH=. python studies/two_directions/collect.py [--runs runs/two_directions] [--output FILE.json]
+    python -m studies.two_directions.collect [--runs runs/two_directions] [--output FILE.json]
 
 Error is 1 - score. Differences of speaker similarity are paired by text and wanted voice; their intervals draw texts,
 since the voices say the same ones.

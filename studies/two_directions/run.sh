@@ -23,4 +23,4 @@ fi
 "$PYTHON" run.py fit --config $CONFIGS/voices_lm.yaml --num_threads 1
 "$PYTHON" run.py test --config $CONFIGS/voices.yaml
 
-PYTHONPATH=. "$PYTHON" studies/two_directions/collect.py
+"$PYTHON" -m studies.two_directions.collect

@@ -3,7 +3,7 @@
 T audio samples.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -98,13 +98,13 @@ class AudioModel:
     def judge(self, audios: Sequence[Audio | None], read: Reader, min_samples: int = 1) -> list[Any | Exception]:
         """What `read(output of the network, samples of each clip)` says of every clip; an exception where it failed: a
         ValueError where the clip has fewer than `min_samples`."""
-        clips: list[np.ndarray | Exception] = []
-        for audio in audios:
+        clips: dict[int, np.ndarray] = {}
+        results: list[Any] = [None] * len(audios)
+        for place, audio in enumerate(audios):
             try:
-                clips.append(self._clip(audio, min_samples))
+                clips[place] = self._clip(audio, min_samples)
             except Exception as error:  # noqa: BLE001 - one bad clip must not stop the others
-                clips.append(failed(error))
-        results: list[Any] = list(clips)
+                results[place] = failed(error)
         for places in self._batches(clips):
             for place, result in zip(places, self._judge_batch([clips[place] for place in places], read), strict=True):
                 results[place] = result
@@ -116,10 +116,9 @@ class AudioModel:
             raise ValueError(f"Expected `audio` of at least {min_samples} samples, but got {len(clip_T)}.")
         return clip_T
 
-    def _batches(self, clips: Sequence[np.ndarray | Exception]) -> list[list[int]]:
-        places = [place for place, clip in enumerate(clips) if not isinstance(clip, Exception)]
+    def _batches(self, clips: Mapping[int, np.ndarray]) -> list[list[int]]:
         batches: list[list[int]] = []
-        for place in sorted(places, key=lambda place: len(clips[place])):
+        for place in sorted(clips, key=lambda place: len(clips[place])):
             full = not batches or len(batches[-1]) == self.batch_size
             if full or (self.hears_padding and len(clips[batches[-1][0]]) != len(clips[place])):
                 batches.append([])

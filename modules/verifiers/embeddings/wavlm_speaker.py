@@ -229,7 +229,9 @@ class FineTunedWavLM:
         head = SpeakerHead(head_tensors)
         head.load_state_dict(head_tensors)
         wavlm = build_wavlm(wavlm_tensors)
-        return tuple(one.to(self.device).eval().requires_grad_(False) for one in (wavlm, head))
+        for network in (wavlm, head):
+            network.to(self.device).eval().requires_grad_(False)
+        return wavlm, head
 
     def embed(self, audios: Sequence[Audio | None]) -> list[np.ndarray | Exception]:
         """One (D,) float32 of length 1 each, or why there is none."""

@@ -55,10 +55,11 @@ class CTC:
         """One text per clip; raises ValueError for a language that it does not know, and what a clip raised."""
         if self.languages is not None and language not in self.languages:
             raise ValueError(f"Expected `language` to be one of {self.languages}, but got {language!r}.")
-        texts = self._audio_model.judge(audios, self._texts)
-        for text in texts:
+        texts: list[str] = []
+        for text in self._audio_model.judge(audios, self._texts):
             if isinstance(text, Exception):
                 raise text
+            texts.append(text)
         return texts
 
     def _texts(self, output: Any, num_samples: Sequence[int]) -> list[str]:
