@@ -173,5 +173,5 @@ def test_a_clip_that_fails_in_one_subtree_is_one_failure(caplog):
     with caplog.at_level("WARNING", "modules.search.driver"):
         (trace,) = run(DiverseBeam("reward", 4, 2, 30, 1, 10), [reward], sampler=sampler, num_prompts=1)
     (message,) = [one.message for one in caplog.records if "of the reward of" in one.message]
-    assert message.startswith("1 scores that should steer diverse_beam failed")
+    assert message.startswith("1 scores of the reward of diverse_beam failed")
     assert [one.index for one in trace.candidates] == [0, 1, 2, 3]
