@@ -1,4 +1,4 @@
-"""What goes into a Resynthesiser and what its stream is: samples at a codec's rate, a compressed recording, its layout.
+"""Types of a Resynthesiser's stream: samples at a codec's rate, a compressed recording, its code layout.
 
 Shapes: T audio samples, Q codebooks, S code frames.
 """
@@ -16,7 +16,7 @@ from modules.audio import resampled
 
 @dataclass(frozen=True)
 class CodeLayout:
-    """`frame_rate` frames a second, each of `num_codebooks` codes in [0, codebook_size)."""
+    """Layout of codes: `frame_rate` frames per second, each with `num_codebooks` codes in [0, codebook_size)."""
 
     codebook_size: int
     num_codebooks: int
@@ -29,9 +29,9 @@ class CodeLayout:
 
 @dataclass(frozen=True)
 class Compressed:
-    """A recording as a codec stores it: `payload` is the codec's own, `num_bits` what it takes.
+    """A compressed recording: `payload` in the codec's own format, `num_bits` its size.
 
-    `num_samples` at `sample_rate` went in. `codes_QS` (int64, on the CPU) where the payload is codes.
+    `num_samples` at `sample_rate` is the length of the input. `codes_QS` (int64, on the CPU) if the payload is codes.
     """
 
     payload: Any
@@ -42,7 +42,7 @@ class Compressed:
 
 
 def audio_like(compressed: Compressed, samples_T: np.ndarray, sample_rate: int) -> Audio:
-    """The samples at the rate and of the length of what was compressed, cut or padded at the end."""
+    """The samples at the rate and length of the compressed recording, cut or padded at the end."""
     samples_T = resampled(samples_T, sample_rate, compressed.sample_rate)[: compressed.num_samples]
     samples_T = np.pad(samples_T, (0, compressed.num_samples - len(samples_T)))
     return Audio(torch.from_numpy(np.ascontiguousarray(samples_T, dtype=np.float32)), compressed.sample_rate)

@@ -1,4 +1,4 @@
-"""The evaluation card: what a codec's table was made with, as JSON holds it, so that it can be made again."""
+"""The evaluation card: a JSON record of everything needed to reproduce a codec's table."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ PACKAGES = (
 
 
 def data_hash(hashes: Mapping[str, str]) -> str:
-    """sha256 over the keys and the hashes of what was judged, in the order of the keys."""
+    """sha256 over the keys and hashes of the evaluated recordings, in the order of the keys."""
     return hashlib.sha256("".join(f"{key} {hashes[key]}\n" for key in sorted(hashes)).encode()).hexdigest()
 
 
@@ -36,7 +36,7 @@ def utterance_hash(utterance: Utterance) -> str:
 
 
 def described_data(data: Any, hashes: Mapping[str, str], selection: Any, left_out: Counter[str]) -> dict[str, Any]:
-    """Where the recordings came from (`data`, the datamodule), and which they are by content."""
+    """Source of the recordings (`data`, the datamodule), and their hashes."""
     return {
         "folder": str(getattr(data, "folder", "")),
         "split": getattr(data, "validation_split", ""),
@@ -52,7 +52,7 @@ def described_data(data: Any, hashes: Mapping[str, str], selection: Any, left_ou
 def described_systems(
     under_test: CodecUnderTest, systems: Sequence[Resynthesiser], comparisons: Sequence[Resynthesiser]
 ) -> dict[str, Any]:
-    """The codec under test with its hashes, the others with settings, and what could not be had."""
+    """The codec under test with its hashes, the others with settings, and unavailable systems."""
     codec = under_test.codec
     missing = [one for one in comparisons if not getattr(one, "available", True)]
     return {
@@ -70,7 +70,7 @@ def described_systems(
 
 
 def described_judges(recogniser: Recogniser | None, normaliser: Any, verifiers: Sequence[Verifier]) -> dict[str, Any]:
-    """What the numbers were judged with: models by the hash of their weights, and their settings."""
+    """Recogniser, normaliser and verifiers: hashes of the models' weights, and their settings."""
     return {
         "recogniser": plain({**public(recogniser), "model_hash": recogniser.model_hash}) if recogniser else None,
         "normaliser": normaliser.name,
@@ -80,7 +80,7 @@ def described_judges(recogniser: Recogniser | None, normaliser: Any, verifiers: 
 
 
 def described_run(device: torch.device, seed: int, num_resamples: int) -> dict[str, Any]:
-    """Interval, seeds, versions, machine: real-time factors mean nothing without the last."""
+    """Interval, seeds, versions and machine, which real-time factors depend on."""
     return {
         "interval": interval_label("utterances", num_resamples)
         + "; of code usage and perplexity the percentile bootstrap's spread",
@@ -92,7 +92,7 @@ def described_run(device: torch.device, seed: int, num_resamples: int) -> dict[s
             "processor": platform.processor() or platform.machine(),
             "num_cores": os.cpu_count(),
             "num_threads": torch.get_num_threads(),
-            "omp_num_threads": os.environ.get("OMP_NUM_THREADS", ""),  # CTranslate2 hears otherwise with another number
+            "omp_num_threads": os.environ.get("OMP_NUM_THREADS", ""),  # CTranslate2's transcripts depend on it
         },
         "versions": {"python": platform.python_version(), **package_versions(PACKAGES)},
         "date": date.today().isoformat(),

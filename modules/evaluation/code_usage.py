@@ -18,8 +18,8 @@ def code_estimates(
 ) -> dict[str, Estimate]:
     """`code_usage` (fraction of the entries sent at least once) and `code_perplexity`, means over the codebooks.
 
-    `codes` holds (Q, S) of each utterance, or None. Both grow with the number of utterances, and a resample with
-    replacement has fewer distinct ones: the interval is the spread of the resamples around the value, not their place.
+    `codes` has (Q, S) for each utterance, or None. Both grow with the number of utterances, and a resample with
+    replacement has fewer distinct ones: the interval is the spread of the resamples, centred on the value.
     """
     judged = [codes_QS for codes_QS in codes if codes_QS is not None and codes_QS.size]
     num, num_unjudged = len(judged), len(codes) - len(judged)

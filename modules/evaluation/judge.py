@@ -1,4 +1,4 @@
-"""The codec's table as pure functions: judge resyntheses, put the judgements together. codec_columns.py prints them.
+"""Pure functions for the codec's table: score resyntheses and summarise the judgements. codec_columns.py prints them.
 
 Shapes: B utterances, T audio samples, Q codebooks, S code frames.
 """
@@ -21,14 +21,14 @@ from modules.verifiers.transcript import Recogniser
 
 logger = logging.getLogger(__name__)
 
-METRIC_RATE = 16000  # Hz, at which all systems are judged: PESQ-WB knows no other
+METRIC_RATE = 16000  # Hz, at which all systems are scored: PESQ-WB supports no other
 # Lowest and highest value of an utterance, for intervals: an error of all words, Taal et al. 2011, ITU-T P.862.1 and 2.
 METRIC_ENDS: dict[str, Ends] = {"wer": (0.0, 1.0), "stoi": (0.0, 1.0), "pesq_nb": (1.02, 4.55), "pesq_wb": (1.04, 4.64)}
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """A recording that is judged, and what is said in it."""
+    """A recording to evaluate, with its transcript."""
 
     key: str
     text: str
@@ -37,13 +37,13 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What one system made of one utterance: a row of codec_utterances.csv.
+    """Scores of one system on one utterance: a row of codec_utterances.csv.
 
-    `reference` and `hypothesis` are normalised; `num_errors` are substituted, deleted and inserted words. NaN = could
-    not be judged (no words in the reference; silence or too little speech for STOI and PESQ; a verifier or the
-    recogniser failed), or not measured (seconds of a system whose halves cannot be timed apart).
+    `reference` and `hypothesis` are normalised; `num_errors` are substituted, deleted and inserted words. NaN = cannot
+    be scored (no words in the reference; silence or too little speech for STOI and PESQ; a verifier or the recogniser
+    failed), or not measured (seconds of a system whose halves cannot be timed separately).
 
-    `scores` by verifier; `codes_QS`, the codes that were sent, stay in memory.
+    `scores` by verifier; `codes_QS`, the transmitted codes, are kept in memory only.
     """
 
     system: str
@@ -64,7 +64,7 @@ class Judgement:
 
 
 def at_rate(audio: Audio, sample_rate: int, num_samples: int | None = None) -> Audio:
-    """The audio resampled, then cut or padded at its end to `num_samples`, on the CPU and within [-1, 1]."""
+    """Resample the audio, then cut or pad its end to `num_samples`; the result is on the CPU and within [-1, 1]."""
     samples_T = audio.samples_T.detach().float().cpu()
     if audio.sample_rate != sample_rate:
         import soxr
@@ -76,7 +76,7 @@ def at_rate(audio: Audio, sample_rate: int, num_samples: int | None = None) -> A
 
 
 def word_errors(reference: str, hypothesis: str) -> float:
-    """Substituted, deleted and inserted words of normalised texts; NaN where the reference has no words."""
+    """Number of substituted, deleted and inserted words of normalised texts; NaN if the reference has no words."""
     import jiwer
 
     if not reference:
@@ -94,10 +94,10 @@ def judge(
     normaliser: Normaliser,
     language: str,
 ) -> list[Judgement]:
-    """What `system` made of the utterances: `heard` are its resyntheses, `num_bits` what their streams took.
+    """Score the resyntheses `heard` of `system`; `num_bits` are the sizes of their streams.
 
-    All are judged at 16 kHz; words with a recogniser alone. A resynthesis that is not finite has no STOI and PESQ, and
-    is recognised with silence in the places of those samples.
+    All are scored at 16 kHz; words only with a recogniser. A resynthesis that is not finite has no STOI and PESQ, and
+    is recognised with those samples replaced by silence.
     """
     originals = [at_rate(utterance.audio, METRIC_RATE) for utterance in utterances]
     heard = [
@@ -125,9 +125,9 @@ def judge(
 
 
 def recognised(recogniser: Recogniser, audios: Sequence[Audio], language: str) -> list[str | None]:
-    """What the recogniser hears in all clips at once; where that fails, one by one: None for those that fail.
+    """Transcribe all clips in one call; if that fails, one by one, with None for those that fail.
 
-    Raises what it raised where the installation is broken, or where each of several clips fails.
+    Exceptions propagate if the installation is broken, or if each of several clips fails.
     """
     try:
         return list(recogniser.transcribe(audios, language))
@@ -146,7 +146,7 @@ def recognised(recogniser: Recogniser, audios: Sequence[Audio], language: str) -
 def verify(
     utterance: Utterance, heard: Mapping[str, Audio], verifiers: Sequence[Verifier], language: str
 ) -> dict[str, dict[str, float]]:
-    """System -> verifier -> score of what each made of the utterance, at 16 kHz; the reference is the recording."""
+    """System -> verifier -> score of each system's output, at 16 kHz; the reference is the recording."""
     original = at_rate(utterance.audio, METRIC_RATE)
     prompt = Prompt(utterance.key, utterance.text, language, reference=original)
     num_samples, no_codes = original.samples_T.numel(), torch.zeros(0, dtype=torch.int64)
@@ -169,11 +169,11 @@ def summarise(
 ) -> dict[str, dict[str, Estimate]]:
     """System -> metric -> Estimate, systems in the order of their first row.
 
-    Always wer, stoi, pesq_nb, pesq_wb and bit_rate; then the verifiers' names, and what was measured of the system:
-    code_usage, code_perplexity (where `codebook_sizes` has it), encode_rtf, decode_rtf. `wer` is that of the whole
-    corpus, all errors over all words; `bit_rate` (bit/s) all bits over all seconds; `*_rtf` seconds spent over seconds
-    of audio, below 1 is faster than real time. `verifier_ends`: the range of each verifier's scores. The order of the
-    rows of one system does not matter, and all systems are resampled with the same draws of utterances.
+    Always wer, stoi, pesq_nb, pesq_wb and bit_rate; then the verifiers' names, and system measurements: code_usage,
+    code_perplexity (if `codebook_sizes` has the system), encode_rtf, decode_rtf. `wer` is the corpus WER, all errors
+    over all words; `bit_rate` (bit/s) all bits over all seconds; `*_rtf` seconds of computation per second of audio,
+    below 1 is faster than real time. `verifier_ends`: the range of each verifier's scores. The order of the rows of one
+    system does not matter, and all systems use the same bootstrap resamples of utterances.
     """
     by_system: dict[str, list[Judgement]] = {}
     for row in judgements:

@@ -1,7 +1,7 @@
-"""Resynthesisers: Opus and Codec2, what a codec of ours is compared with, and any Codec in the same dress.
+"""Resynthesisers: the baselines Opus and Codec2, and an adapter for any Codec.
 
-All give audio at the rate and of the length of their input, aligned with it, and the bits of the whole stream
-(frames, without a container). `compress` and `decompress` are its two halves, so that they can be timed apart.
+All return audio at the rate and length of their input, aligned with it, and the bits of the whole stream (frames,
+without a container). `compress` and `decompress` are the two halves, so that they can be timed separately.
 Shapes: T audio samples, B batch, Q codebooks, S code frames.
 """
 
@@ -22,20 +22,20 @@ from modules.evaluation.bit_streams import CodeLayout, Compressed, audio_like
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 OPUS_LIMITS = (6.0, 256.0)  # kbit/s for one channel
 CODEC2_RATE = 8000
-# Per mode: bits of a frame, its length in samples at 8 kHz (codec2.c of codec2 1.0.5), and how many samples the output
-# comes late: the lag at which the envelopes (5 ms) of 20 recorded prompts and their resyntheses correlate best, summed
+# Per mode: bits of a frame, its length in samples at 8 kHz (codec2.c of codec2 1.0.5), and the output delay in
+# samples: the lag at which the envelopes (5 ms) of 20 recorded prompts and their resyntheses correlate best, summed
 # over the prompts; STOI peaks within 10 samples of it.
 CODEC2_MODES = {"700C": (28, 320, 258), "1300": (52, 320, 170), "3200": (64, 160, 156)}
 
 
 class Opus:
-    """Opus (RFC 6716) through libopus as PyAV carries it, tuned for speech, with a variable bit rate.
+    """Opus (RFC 6716) through the libopus in PyAV, tuned for speech, with a variable bit rate.
 
     The stream is written to Ogg in memory and read back, which trims the encoder's look-ahead (6.5 ms): the output is
     aligned to within two samples at 16 kHz. Other input rates than Opus's own are resampled.
 
     Args:
-        kilobits_per_second: The rate that the encoder aims at, 6 to 256.
+        kilobits_per_second: Target bit rate of the encoder, 6 to 256.
     """
 
     def __init__(self, kilobits_per_second: float) -> None:
@@ -96,7 +96,7 @@ class Opus:
 class Codec2:
     """Codec2 (Rowe), a vocoder for radio at 700 to 3200 bit/s and 8 kHz, through Debian's programs c2enc and c2dec.
 
-    The delay of the vocoder is taken out (CODEC2_MODES); it does not keep phases, so waveforms differ all the same.
+    The delay of the vocoder is removed (CODEC2_MODES); it does not preserve phases, so waveforms still differ.
 
     Args:
         mode: The bit rate.
@@ -123,7 +123,7 @@ class Codec2:
     def resynthesise(self, audio: Audio) -> tuple[Audio, float]:
         """The audio after Codec2, and the bits of its frames (the last one padded).
 
-        Raises ValueError for no samples, FileNotFoundError without the programs, RuntimeError where they fail.
+        Raises ValueError for no samples, FileNotFoundError without the programs, RuntimeError if they fail.
         """
         compressed = self.compress(audio)
         return self.decompress(compressed), compressed.num_bits
@@ -146,10 +146,10 @@ class Codec2:
 
 
 class CodecResynthesiser:
-    """Any Codec as a Resynthesiser: another checkpoint beside the one under test.
+    """Adapts any Codec to a Resynthesiser, to compare another checkpoint with the one under test.
 
     Args:
-        codec: One codebook: a code takes log2(codebook_size) bits. Input is resampled to its rate.
+        codec: A codec with one codebook: a code takes log2(codebook_size) bits. Input is resampled to its rate.
         name: Its row in tables.
     """
 
@@ -188,7 +188,7 @@ class CodecResynthesiser:
 
 
 def compressed_codes(audio: Audio, codes_S: torch.Tensor, codec: Codec) -> Compressed:
-    """The codes of one codebook as a stream of log2(codebook_size) bits each."""
+    """Convert the codes of one codebook to a stream of log2(codebook_size) bits each."""
     num_bits = codes_S.numel() * math.log2(codec.codebook_size)
     return Compressed(codes_S, num_bits, audio.samples_T.numel(), audio.sample_rate, codes_S.cpu()[None])
 
@@ -206,5 +206,5 @@ def _run(program: str, mode: str, data: bytes) -> bytes:
     finished = subprocess.run([program, mode, "-", "-"], input=data, capture_output=True, check=False)
     if finished.returncode:
         message = " ".join(finished.stderr.decode(errors="replace").split())
-        raise RuntimeError(f"Expected `{program} {mode}` to end well, but got status {finished.returncode}: {message}")
+        raise RuntimeError(f"Expected `{program} {mode}` to succeed, but got status {finished.returncode}: {message}")
     return finished.stdout

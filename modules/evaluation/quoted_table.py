@@ -10,7 +10,7 @@ EMPTY = "–"
 
 @dataclass(frozen=True)
 class QuotedTable:
-    """Rows that others published: `caption` says who and on what data, cells stand as printed there."""
+    """Published rows: `caption` states the source and the data, cells are as printed there."""
 
     caption: str
     headings: list[str]
@@ -18,9 +18,11 @@ class QuotedTable:
 
     @classmethod
     def read(cls, path: Path) -> "QuotedTable":
-        """A CSV, also of the repository, with a header; the first lines, beginning with #, are the caption.
+        """Read a CSV with a header, also relative to the repository; the first lines, starting with #, are the caption.
 
-        Raises FileNotFoundError; ValueError where a caption is missing or a row is longer or shorter than the header.
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: A caption is missing, or a row is longer or shorter than the header.
         """
         path = path if path.exists() else Path(__file__).resolve().parents[2] / path  # under another `--root`
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -34,7 +36,7 @@ class QuotedTable:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Names to the left, numbers to the right."""
+    """Format rows as aligned text: names left-aligned, numbers right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for name, *cells in rows:

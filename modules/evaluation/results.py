@@ -1,4 +1,4 @@
-"""EvaluatedCodecs: everything that a finished evaluation of codecs knows, for its files, its page and loggers."""
+"""EvaluatedCodecs: the results of a codec evaluation, for its files, its page and loggers."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +16,9 @@ FILES = ("codec_table.csv", "codec_table.md", "codec_utterances.csv", "codec_eva
 
 @dataclass(frozen=True)
 class EvaluatedCodecs:
-    """What a finished evaluation knows, on rank 0: the table, what was run, and what a few utterances sound like.
+    """Results of a codec evaluation, on rank 0: the table, the description of the run, and a few audio examples.
 
-    `examples`: utterance and, by system, what was heard of it; by the hash of keys. `judgements` are of all utterances.
+    `examples`: utterances, selected by the hash of keys, with each system's output. `judgements` cover all utterances.
     """
 
     table: dict[str, dict[str, Estimate]]
@@ -30,7 +30,7 @@ class EvaluatedCodecs:
 
 
 def write_results(results: EvaluatedCodecs, folder: Path) -> None:
-    """The files FILES in `folder`, and the table on the terminal."""
+    """Write the files FILES to `folder`, and print the table."""
     folder.mkdir(parents=True, exist_ok=True)
     table, description = results.table, results.description
     title = f"Codecs on {description['num_prompts']} recordings"

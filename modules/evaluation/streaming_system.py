@@ -14,12 +14,12 @@ from modules.evaluation.opus_and_codec2 import compressed_codes
 
 
 class StreamingResynthesiser:
-    """A codec decoded as a stream, as one more system of the codec's table: what chunk and context cost.
+    """A codec with streaming decoding, as a system of the codec's table, to measure the cost of chunk and context.
 
     Args:
-        codec: The codec; None stands for the codec under test, which the evaluation puts in by `with_codec`.
+        codec: The codec; None is the codec under test, which the evaluation sets with `with_codec`.
         decode_window: Chunk and context of the decoder.
-        encode_window: Where given, the recording is encoded in windows too.
+        encode_window: If given, the recording is encoded in windows too.
         name: The row in tables; empty for "stream CHUNK/BACK/AHEAD".
     """
 
@@ -40,7 +40,7 @@ class StreamingResynthesiser:
         return self._name or f"stream {'/'.join(map(str, frames))}"
 
     def with_codec(self, codec: Codec) -> "StreamingResynthesiser":
-        """The same, over `codec` where it has none of its own."""
+        """A copy that uses `codec` if it has no codec of its own."""
         if self.codec is not None:
             return self
         return StreamingResynthesiser(codec, self.decode_window, self.encode_window, self._name)

@@ -1,8 +1,8 @@
-"""What the codec's table compares: the recording, the codec under test, and any Resynthesiser, heard and timed alike.
+"""Systems of the codec's table: the recording, the codec under test, and any Resynthesiser, run and timed in one way.
 
-A Resynthesiser may say more of itself than its protocol asks: `compress` and `decompress` (halves that are timed
-apart), `layout` (codebook_size, num_codebooks, frame_rate), `latency_seconds` of a stream, `available` and
-`requirement`, `with_codec` (to run over the codec under test), `model_hash` and `settings` (for the evaluation card).
+A Resynthesiser may have optional attributes beyond its protocol: `compress` and `decompress` (halves that are timed
+separately), `layout` (codebook_size, num_codebooks, frame_rate), `latency_seconds` of a stream, `available` and
+`requirement`, `with_codec` (to use the codec under test), `model_hash` and `settings` (for the evaluation card).
 
 Shapes: B batch, T audio samples, Q codebooks, S code frames.
 """
@@ -26,8 +26,9 @@ RECORDING_BITS = 16
 
 @dataclass(frozen=True)
 class SystemFacts:
-    """What is known of a system without measuring; NaN where it does not apply. `latency_seconds` is algorithmic: how
-    long the first sample of a chunk waits for codes, NaN where it waits for the whole recording or nobody says."""
+    """Properties of a system that need no measurement; NaN if not applicable. `latency_seconds` is the algorithmic
+    latency: how long the first sample of a chunk waits for codes, NaN if it waits for the whole recording or is
+    unknown."""
 
     codebook_size: float = math.nan
     num_codebooks: float = math.nan
@@ -47,7 +48,7 @@ class SystemFacts:
 
 @dataclass(frozen=True)
 class Heard:
-    """An utterance after a system, the bits it took, and the wall seconds of both halves (NaN: not apart)."""
+    """A system's output for an utterance, its bits, and the wall seconds of both halves (NaN: not timed separately)."""
 
     audio: Audio
     num_bits: float
@@ -57,7 +58,7 @@ class Heard:
 
 
 def hear(system: Resynthesiser, audio: Audio) -> Heard:
-    """One utterance alone through the system. Resampling to and from its rate counts as the system's time."""
+    """Run the system on one utterance alone. Resampling to and from its rate is included in the system's time."""
     if not hasattr(system, "compress"):
         return Heard(*system.resynthesise(audio))
     start = time.perf_counter()
@@ -80,7 +81,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class CodecStream:
-    """An utterance as the codec under test stores it: `codes_QS` on the CPU, and where they came from."""
+    """An utterance compressed by the codec under test: `codes_QS` on the CPU, and the input's properties."""
 
     codes_BS: Tensor
     num_codes_B: Tensor
@@ -92,13 +93,13 @@ class CodecStream:
 class CodecUnderTest:
     """The module's codec as a Resynthesiser: input at `sample_rate`, output at the codec's own.
 
-    Weights in half precision are computed with in float32: spectra and signals need its digits.
+    Half-precision weights are converted to float32, because spectra and signals need the precision.
 
     Args:
-        codec: On `device`.
+        codec: The codec, on `device`.
         name: Its row in the table.
-        sample_rate: Hz of the audio that the module is given.
-        device: Of the module.
+        sample_rate: Sample rate of the module's input, in Hz.
+        device: Device of the module.
     """
 
     def __init__(self, codec: Codec, name: str, sample_rate: int, device: torch.device) -> None:
@@ -130,7 +131,7 @@ class CodecUnderTest:
 
 
 def gathered_systems(under_test: CodecUnderTest, comparisons: Sequence[Resynthesiser]) -> list[Resynthesiser]:
-    """The rows of the table: recording, codec under test, and what is installed of the comparisons."""
+    """The rows of the table: recording, codec under test, and the installed comparisons."""
     here = [one for one in comparisons if getattr(one, "available", True)]
     bound = [one.with_codec(under_test.codec) if hasattr(one, "with_codec") else one for one in here]
     return [Recording(), under_test, *bound]

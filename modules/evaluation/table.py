@@ -1,4 +1,4 @@
-"""The codec's table as text: the columns of the Llasa paper's Table 1 and ours, quoted rows beside, CSV and JSON."""
+"""Output of the codec's table: columns of the Llasa paper's Table 1 and ours, quoted rows, text, CSV and JSON."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ Table = Mapping[str, Mapping[str, Estimate]]
 
 @dataclass(frozen=True)
 class Column:
-    """A column: `name` of a metric, of a verifier or of one of SystemFacts, shown `factor` times as large."""
+    """A column: `name` of a metric, of a verifier or of one of SystemFacts, scaled by `factor` for display."""
 
     heading: str
     name: str
@@ -32,7 +32,7 @@ class Column:
         number = estimate.value if estimate else getattr(facts, self.name, math.nan)
         if math.isnan(number):
             return EMPTY
-        if estimate is None or self.name == "bit_rate":  # its interval is in the CSV: nobody compares by it
+        if estimate is None or self.name == "bit_rate":  # its interval is in the CSV only
             return self._shown(number)
         return f"{self._shown(number)} [{self._shown(estimate.low)}, {self._shown(estimate.high)}]"
 
@@ -63,21 +63,21 @@ OUR_COLUMNS = (
     Column("latency s", "latency_seconds", 2),
 )
 EXPLANATIONS = (
-    "beside or below a value: its 95 % bootstrap interval over utterances",
-    "RTF: seconds of work per second of audio, one utterance at a time",
+    "next to or below a value: its 95 % bootstrap interval over utterances",
+    "RTF: seconds of computation per second of audio, one utterance at a time",
     f"latency: how long the first sample of a chunk waits for codes, {EMPTY} where nothing is streamed",
 )
 
 
 def columns_of(table: Table) -> list[Column]:
-    """The paper's columns, ours, and one for each further verifier."""
+    """The paper's columns, ours, and one for each additional verifier."""
     known = [*PAPER_COLUMNS, *OUR_COLUMNS]
     names = dict.fromkeys(name for estimates in table.values() for name in estimates)
     return [*known, *(Column(name, name, 3) for name in names if name not in {column.name for column in known})]
 
 
 def table_cells(table: Table, facts: Mapping[str, SystemFacts], all_columns: bool) -> list[list[str]]:
-    """The header and a row for each system; columns without any number only with `all_columns`."""
+    """The header and a row for each system; columns without any number are included only with `all_columns`."""
     columns = columns_of(table)
     cells = [
         [column.cell(estimates, facts.get(system, SystemFacts())) for column in columns]
@@ -89,7 +89,7 @@ def table_cells(table: Table, facts: Mapping[str, SystemFacts], all_columns: boo
 
 
 def notes(table: Table) -> list[str]:
-    """Which utterances could not be judged, and why a column is empty."""
+    """Notes on utterances that could not be judged, and on empty columns."""
     unjudged = [
         f"{system}: {metric} of {estimate.num_unjudged} utterances could not be judged"
         for system, estimates in table.items()
@@ -105,13 +105,13 @@ def notes(table: Table) -> list[str]:
 
 
 def formatted_table(table: Table, facts: Mapping[str, SystemFacts] | None = None) -> str:
-    """The table as aligned text: one row per system, values with their intervals; unjudged utterances are named."""
+    """Format the table as aligned text: one row per system, values with intervals; notes on unjudged utterances."""
     cells = table_cells(table, facts or {}, all_columns=False)
     return "\n".join([aligned(cells), *notes(table)])
 
 
 def written_table(table: Table, facts: Mapping[str, SystemFacts], quoted: QuotedTable | None, title: str) -> str:
-    """The whole as a markdown page: measured rows, what the numbers mean, and, apart, the quoted rows."""
+    """Format as a markdown page: measured rows, explanations and, separately, the quoted rows."""
     parts = [f"# {title}", markdown_table(table_cells(table, facts, all_columns=True))]
     parts.append("\n".join(f"- {line}" for line in [*EXPLANATIONS, *notes(table)]))
     if quoted is not None:
@@ -120,7 +120,7 @@ def written_table(table: Table, facts: Mapping[str, SystemFacts], quoted: Quoted
 
 
 def write_table(table: Table, path: Path) -> None:
-    """One line per system and metric: system, metric, value, low, high, num, num_unjudged."""
+    """Write a CSV with one line per system and metric: system, metric, value, low, high, num, num_unjudged."""
     rows = [
         {"system": system, "metric": metric} | asdict(estimate)
         for system, estimates in table.items()
@@ -130,7 +130,7 @@ def write_table(table: Table, path: Path) -> None:
 
 
 def write_judgements(judgements: Sequence[Judgement], path: Path) -> None:
-    """One line per system and utterance; the scores of verifiers as columns of their own."""
+    """Write a CSV with one line per system and utterance; each verifier's scores are a column."""
     names = [field.name for field in fields(Judgement) if field.name not in ("scores", "codes_QS")]
     scores = dict.fromkeys(name for row in judgements for name in row.scores)
     _write_csv(
@@ -143,7 +143,7 @@ def write_judgements(judgements: Sequence[Judgement], path: Path) -> None:
 
 
 def write_evaluation(table: Table, description: dict[str, Any], path: Path) -> None:
-    """The table and what was run as strict JSON (NaN becomes null), under a temporary name first."""
+    """Write the table and the description as strict JSON (NaN becomes null), under a temporary name first."""
     systems = {
         system: {metric: asdict(estimate) for metric, estimate in estimates.items()}
         for system, estimates in table.items()

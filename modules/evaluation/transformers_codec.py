@@ -1,4 +1,4 @@
-"""TransformersCodec: EnCodec, DAC, Mimi and X-codec as transformers has them, to compare with.
+"""TransformersCodec: the implementations of EnCodec, DAC, Mimi and X-codec in transformers, for comparison.
 
 Shapes: T audio samples, C channels, W windows of a recording, Q codebooks, S code frames.
 """
@@ -39,9 +39,9 @@ class TransformersCodec:
 
     Args:
         model: A folder, or a name on the model hub ("facebook/encodec_24khz", "descript/dac_16khz", "kyutai/mimi").
-        num_codebooks: The first so many of the residual codebooks; 0 for all that the model has.
+        num_codebooks: Number of residual codebooks to use, from the first; 0 for all.
         name: The row in tables; empty for the last part of `model` and the codebooks.
-        device: "auto" is CUDA where there is one.
+        device: "auto" is CUDA if available.
 
     Raises (on first use):
         ValueError: The model is of another kind, or has fewer codebooks.
@@ -60,7 +60,7 @@ class TransformersCodec:
 
     @cached_property
     def layout(self) -> CodeLayout:
-        """From the config alone: the weights are not read."""
+        """Code layout, from the config only: the weights are not loaded."""
         config, total = self._config, self._total_codebooks
         if self.num_codebooks > total:
             raise ValueError(
@@ -112,7 +112,7 @@ class TransformersCodec:
 
         try:
             config = AutoConfig.from_pretrained(self.model)
-        except (OSError, ValueError) as error:  # neither a folder nor to be had, or of a type that transformers lacks
+        except (OSError, ValueError) as error:  # neither a folder nor on the hub, or of an unsupported type
             raise ValueError(
                 f"Expected `model` to be a folder or a hub name of one of {', '.join(KINDS)}, but got `{self.model}`: "
                 f"{str(error).splitlines()[0]}"
@@ -128,7 +128,7 @@ class TransformersCodec:
     def _network(self) -> Any:
         from transformers import AutoModel
 
-        self._config  # noqa: B018 - another kind of model is refused before its weights are read
+        self._config  # noqa: B018 - reject other kinds of model before loading weights
         device = self.device if self.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
         return AutoModel.from_pretrained(self.model, dtype=torch.float32).eval().to(device)
 
@@ -139,7 +139,7 @@ class TransformersCodec:
     def _bandwidth(self) -> float:
         """The smallest of the model's bandwidths (kbit/s) with enough codebooks; surplus ones are cut off."""
         layout = self.layout
-        per_codebook = math.log2(layout.codebook_size) * self._config.frame_rate  # transformers' own reckoning
+        per_codebook = math.log2(layout.codebook_size) * self._config.frame_rate  # as in transformers
         bandwidths = sorted(self._config.target_bandwidths)
         return next(one for one in bandwidths if max(1, one * 1000 // per_codebook) >= layout.num_codebooks)
 
@@ -149,7 +149,7 @@ class TransformersCodec:
             audio_1CT = audio_1CT.expand(-1, self._config.audio_channels, -1)
             encoded = network.encode(audio_1CT, bandwidth=self._bandwidth())
             windows = [codes[:, :num_codebooks] for codes in encoded.audio_codes]
-            if encoded.last_frame_pad_length > 0:  # transformers fills the last window up: not sent
+            if encoded.last_frame_pad_length > 0:  # transformers pads the last window; padding is not transmitted
                 windows[-1] = windows[-1][..., : -encoded.last_frame_pad_length]
             return WindowedCodes(windows, list(encoded.audio_scales))
         if kind == "mimi":

@@ -1,6 +1,6 @@
-"""The codecs' page: tables, players and mel pictures in one HTML text with everything inside. Pure functions.
+"""The codec report: tables, audio players and mel spectrograms in one self-contained HTML page. Pure functions.
 
-The HTML stands in codec_page.html, a Jinja template; here is what it is filled with.
+The HTML is in the Jinja template codec_page.html; this module fills it.
 """
 
 import math
@@ -25,7 +25,7 @@ from modules.report.sweep_page import (
 
 @dataclass(frozen=True)
 class HeardClip:
-    """One system's resynthesis of an utterance, what the recogniser heard in it and what it scored."""
+    """One system's resynthesis of an utterance, with the recogniser's transcript and the scores."""
 
     system: str
     audio: Audio
@@ -43,12 +43,12 @@ class HeardExample:
 
     @property
     def seconds(self) -> float:
-        """Of the longest clip: the common time axis of their pictures."""
+        """Seconds of the longest clip: the common time axis of the spectrograms."""
         return max(clip.audio.seconds for clip in self.clips)
 
 
 def codec_page(results: EvaluatedCodecs, title: str, command: str, credits: Mapping[str, str]) -> str:
-    """The page. Pictures and players are data URIs; it asks the network for nothing."""
+    """Render the page. Figures and audio are data URIs; it makes no network requests."""
     rows = {(row.system, row.key): row for row in results.judgements}
     examples = [heard_example(utterance, audios, rows) for utterance, audios in results.examples]
     num_bytes = sum(2 * clip.audio.samples_T.numel() for example in examples for clip in example.clips)
@@ -72,7 +72,7 @@ def codec_page(results: EvaluatedCodecs, title: str, command: str, credits: Mapp
 
 
 def split_table(cells: list[list[str]]) -> dict[str, list[list[str]]]:
-    """The paper's columns and the others, each beside the system's name: the whole is wider than a page."""
+    """Split into the paper's columns and the others, each with the system's name, since the table exceeds the page."""
     last = len(PAPER_COLUMNS) + 1
     return {"measured": [row[:last] for row in cells], "measured-more": [row[:1] + row[last:] for row in cells]}
 
@@ -80,7 +80,7 @@ def split_table(cells: list[list[str]]) -> dict[str, list[list[str]]]:
 def heard_example(
     utterance: Utterance, audios: Mapping[str, Audio], rows: Mapping[tuple[str, str], Judgement]
 ) -> HeardExample:
-    """`rows` by (system, key)."""
+    """Example of an utterance for the page; `rows` by (system, key)."""
     clips = []
     for system, audio in audios.items():
         row = rows[system, utterance.key]
@@ -97,5 +97,5 @@ def readable(value: float, num_digits: int) -> str:
 
 
 def finite(audio: Audio) -> Audio:
-    """Silence in the places of samples that are no numbers: a player takes no NaN."""
+    """Replace samples that are not finite by silence, since players do not accept NaN."""
     return Audio(audio.samples_T.nan_to_num(0, 0, 0), audio.sample_rate)

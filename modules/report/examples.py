@@ -1,4 +1,4 @@
-"""Records of what a report plays: clips of audio with their labels and scores, by prompt."""
+"""Records of a report's audio examples: clips with their labels and scores, by prompt."""
 
 from dataclasses import dataclass, field
 
@@ -7,9 +7,10 @@ from modules.api import Audio, Prompt
 
 @dataclass(frozen=True)
 class Clip:
-    """Something to hear. `labels` says what it is: one sample may be the first and the choice of two selectors.
+    """An audio clip. `labels` describe it: one sample may be the first and the selection of two selectors.
 
-    `scores` by verifier (NaN = could not judge) and `heard`, what verifiers understood, hold those that were asked.
+    `scores` by verifier (NaN = could not be scored) and `heard`, transcripts by verifier, have the verifiers that
+    scored it.
     """
 
     labels: list[str]
@@ -21,7 +22,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt with all its clips, in the order in which a listener wants them."""
+    """One prompt with all its clips, in listening order."""
 
     prompt_set: str
     prompt: Prompt
@@ -29,5 +30,5 @@ class Example:
 
     @property
     def seconds(self) -> float:
-        """Of the longest clip: the common time axis of their pictures."""
+        """Seconds of the longest clip: the common time axis of the spectrograms."""
         return max(clip.audio.seconds for clip in self.clips)

@@ -1,4 +1,4 @@
-"""Drawings: mel pictures, scaling curves, code frequencies. Figures are plain objects, without pyplot's global state.
+"""Figures: mel spectrograms, scaling curves, code frequencies. Figure objects without pyplot's global state.
 
 Shapes: T audio samples, K entries of the codebook.
 """
@@ -22,15 +22,15 @@ from modules.api import Audio
 from modules.search.analysis.comparisons import selector_label, setting_label
 from modules.search.analysis.expectations import CurvePoint
 
-# Okabe and Ito's palette: tells apart for colour-blind readers, and is legible on white and on near-black.
+# Okabe and Ito's palette: distinguishable for colour-blind readers, and legible on white and on near-black.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 RANDOM_COLOUR = "#8a8a8a"
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
-INK = "#123457"  # a colour of its own, so that `inline_svg` can hand it to the page's text colour
+INK = "#123457"  # a unique colour, which `inline_svg` replaces with the page's text colour
 
 
 def log_mel(audio: Audio, num_mels: int = 80) -> np.ndarray:
-    """(num_mels or fewer, frames) mel spectrogram in dB under its loudest point, floored at -80; a frame each 10 ms."""
+    """(num_mels or fewer, frames) mel spectrogram in dB below its maximum, floored at -80; one frame per 10 ms."""
     from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
     samples_T = audio.samples_T.detach().float().cpu().numpy()
@@ -48,7 +48,7 @@ def log_mel(audio: Audio, num_mels: int = 80) -> np.ndarray:
 
 
 def mel_figure(audios: Sequence[tuple[str, Audio]]) -> Figure:
-    """One mel picture under the other, with one time axis and one colour scale, so that they can be compared by eye."""
+    """Stacked mel spectrograms with a common time axis and colour scale, so that they can be compared by eye."""
     figure = Figure(figsize=(7, 0.6 + 1.5 * len(audios)), layout="constrained")
     panels = figure.subplots(len(audios), 1, sharex=True, squeeze=False)[:, 0]
     for panel, (title, audio) in zip(panels, audios, strict=True):
@@ -62,7 +62,7 @@ def mel_figure(audios: Sequence[tuple[str, Audio]]) -> Figure:
 
 
 def mel_thumbnail(audio: Audio, seconds: float) -> Figure:
-    """A bare mel picture `seconds` wide, for a page that puts the words around it."""
+    """A mel spectrogram `seconds` wide without labels, for a page that adds the text."""
     figure = Figure(figsize=(4.2, 0.9), facecolor="none")
     panel = figure.add_axes((0, 0, 1, 1))
     _draw_mel(panel, audio)
@@ -72,13 +72,13 @@ def mel_thumbnail(audio: Audio, seconds: float) -> Figure:
 
 
 def _draw_mel(panel: matplotlib.axes.Axes, audio: Audio) -> None:
-    panel.set_facecolor("#000004")  # magma's darkest: what follows a short clip looks silent
+    panel.set_facecolor("#000004")  # magma's darkest colour: space after a short clip looks silent
     extent = (0, audio.seconds or 1e-3, 0, 1)
     panel.imshow(log_mel(audio), origin="lower", aspect="auto", cmap="magma", vmin=-80, vmax=0, extent=extent)
 
 
 def frequency_figure(counts_K: np.ndarray, title: str) -> Figure:
-    """How often each code was seen, most frequent first, beside a codebook that is used evenly."""
+    """Frequency of each code, most frequent first, compared with uniform use of the codebook."""
     frequencies_K = np.sort(counts_K)[::-1] / max(1, counts_K.sum())
     figure = Figure(figsize=(7, 3), layout="constrained")
     panel = figure.subplots()
@@ -99,8 +99,8 @@ def curve_figure(
 ) -> Figure:
     """The curves of one prompt set and one judge: a line with its 95 % band per selector, over n on a log2 axis.
 
-    Random is flat and grey, the oracle dashed and named as such. With `as_error` the picture shows 1 - score.
-    `all_selectors` are those of every figure of a page: each keeps its colour in all of them.
+    Random is flat and grey, the oracle dashed and labelled. With `as_error` the figure shows 1 - score.
+    `all_selectors` are those of all figures of a page, so that each keeps its colour.
     """
     figure = Figure(figsize=(8.6, 3.9), layout="constrained", facecolor="none")
     panel = figure.subplots()
@@ -131,12 +131,12 @@ def cost_figure(
     as_error: bool = False,
     all_selectors: Sequence[str] | None = None,
 ) -> Figure:
-    """What every search reaches at what it costs for one prompt: best-of-n as curves, other searches as points with
-    their 95 % intervals. Colours are selectors, marks are searches; the oracle, which nobody can run, is left out."""
+    """Score of every search against its cost per prompt: best-of-n as curves, other searches as points with their 95 %
+    intervals. Colours are selectors, markers are searches; the oracle, which has no cost, is excluded."""
     figure = Figure(figsize=(8.6, 3.9), layout="constrained", facecolor="none")
     panel = figure.subplots()
     panel.set_facecolor("none")
-    known = [point for point in points if getattr(point, cost) > 0]  # NaN is not
+    known = [point for point in points if getattr(point, cost) > 0]  # excludes NaN
     colours = selector_colours(all_selectors or [point.selector for point in points])
     settings = list(dict.fromkeys(map(setting_label, known)))
     lines: dict[tuple, list[CurvePoint]] = {}
@@ -185,7 +185,7 @@ def _draw_costs(
 
 
 def selector_colours(selectors: Sequence[str]) -> dict[str, str]:
-    """A colour for every selector, in their order; baselines have none."""
+    """Assign a colour to every selector, in order; baselines have none."""
     coloured = [name for name in dict.fromkeys(selectors) if not is_baseline(name)]
     return {name: PALETTE[place % len(PALETTE)] for place, name in enumerate(coloured)}
 
@@ -195,7 +195,7 @@ def is_oracle(selector: str) -> bool:
 
 
 def is_baseline(selector: str) -> bool:
-    """Random choice and the oracle: lines to compare with, not selectors that anybody could use."""
+    """Whether the line is a reference (random choice or the oracle) rather than a usable selector."""
     return selector == "random" or is_oracle(selector)
 
 
@@ -217,7 +217,7 @@ def _draw_curve(panel: matplotlib.axes.Axes, curve: list[CurvePoint], colour: st
 
 
 def _finish_axes(panel: matplotlib.axes.Axes, keys: Sequence[Line2D] = ()) -> None:
-    """Grid, ink and legend: of `keys`, or else of the lines."""
+    """Set grid, colours and legend, of `keys` or by default of the lines."""
     panel.grid(axis="y", color=RANDOM_COLOUR, alpha=0.3, linewidth=0.7)
     panel.spines[["top", "right"]].set_visible(False)
     for spine in panel.spines.values():
@@ -225,7 +225,7 @@ def _finish_axes(panel: matplotlib.axes.Axes, keys: Sequence[Line2D] = ()) -> No
     panel.tick_params(colors=INK)
     panel.xaxis.label.set_color(INK)
     panel.yaxis.label.set_color(INK)
-    # In the order of the lines at their right end, so that the eye need not search.
+    # Legend entries in the order of the lines at their right end.
     lines, labels = panel.get_legend_handles_labels()
     by_height = sorted(zip(lines, labels, strict=True), key=lambda pair: -np.nan_to_num(pair[0].get_ydata()[-1]))
     shown = [(key, key.get_label()) for key in keys] or by_height
@@ -236,7 +236,7 @@ def _finish_axes(panel: matplotlib.axes.Axes, keys: Sequence[Line2D] = ()) -> No
 
 
 def rendered_pixels(figure: Figure, dots_per_inch: int = 110) -> np.ndarray:
-    """(height, width, 3) uint8: what any logger takes as an image. Transparent figures are drawn on white."""
+    """Render to (height, width, 3) uint8, as loggers expect images. Transparent figures are drawn on white."""
     canvas = FigureCanvasAgg(figure)
     figure.set_dpi(dots_per_inch)
     canvas.draw()
@@ -246,7 +246,7 @@ def rendered_pixels(figure: Figure, dots_per_inch: int = 110) -> np.ndarray:
 
 
 def png_bytes(figure: Figure, dots_per_inch: int = 100) -> bytes:
-    """The figure as a PNG of few colours: pictures of a page, a third of the size of true colour."""
+    """The figure as a PNG with a colour palette, a third of the size of true colour."""
     from PIL import Image
 
     image = Image.fromarray(rendered_pixels(figure, dots_per_inch)).quantize(colors=64, dither=Image.Dither.NONE)
@@ -256,9 +256,9 @@ def png_bytes(figure: Figure, dots_per_inch: int = 100) -> bytes:
 
 
 def inline_svg(figure: Figure, description: str) -> str:
-    """The figure as an <svg> element without any address in it; its ink takes the text colour of the page around it."""
+    """The figure as an <svg> element without external references; INK takes the text colour of the page."""
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "figure"}):  # the same figure gives the same text
+    with matplotlib.rc_context({"svg.hashsalt": "figure"}):  # deterministic output
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()[buffer.getvalue().index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

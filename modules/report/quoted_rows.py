@@ -1,4 +1,4 @@
-"""Published rows beside a sweep's own: what was quoted stands as printed, what was measured says so."""
+"""Published rows next to a sweep's own: quoted rows as printed, measured rows labelled as such."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,25 +12,25 @@ from modules.search.analysis.expectations import CurvePoint
 
 @dataclass(frozen=True)
 class QuotedRows:
-    """A quoted table, and which of its columns this sweep measures.
+    """A quoted table, and the columns of it that this sweep measures.
 
     Args:
-        path: CSV of published rows (codec_columns.QuotedTable): its caption says whose they are and how measured.
-        columns: A heading of the table to "PROMPT SET/JUDGE". An error rate is shown in percent, as papers print it.
+        path: CSV of published rows (codec_columns.QuotedTable): its caption states the source and the measurement.
+        columns: Maps a heading of the table to "PROMPT SET/JUDGE". Error rates are shown in percent, as in papers.
     """
 
     path: Path
     columns: dict[str, str]
 
     def read(self) -> QuotedTable:
-        """Raises FileNotFoundError; ValueError where the table is malformed or lacks one of `columns`."""
+        """Read the table. Raises FileNotFoundError; ValueError if the table is malformed or lacks one of `columns`."""
         table = QuotedTable.read(Path(self.path))
         if unknown := sorted(set(self.columns) - set(table.headings[1:])):
             raise ValueError(f"Expected `columns` among the headings {table.headings[1:]}, but got {unknown}.")
         return table
 
     def check(self, prompt_sets: Sequence[str], judges: Sequence[str]) -> None:
-        """Raises as `read`, and ValueError where a column names a prompt set or a judge that the sweep lacks."""
+        """Raises as `read`, and ValueError if a column names a prompt set or judge that is not in the sweep."""
         self.read()
         known = {f"{prompt_set}/{judge}" for prompt_set in prompt_sets for judge in judges}
         if unknown := sorted(set(self.columns.values()) - known):
@@ -43,7 +43,7 @@ def measured_rows(
     points: Sequence[CurvePoint],
     error_judges: frozenset[str],
 ) -> list[list[str]]:
-    """A row for chance at the fewest candidates and for every selector at the most; none where nothing fits."""
+    """One row for chance at the smallest n and one per selector at the largest; none if no column matches."""
     wanted = set(columns.values())
     rows: dict[str, dict[str, str]] = {}
     for point in points:
@@ -63,6 +63,6 @@ def measured_rows(
 
 
 def as_text(quoted: QuotedTable, measured: Sequence[Sequence[str]]) -> str:
-    """For a terminal: the measured rows first, then the caption and the quoted ones."""
+    """Format for a terminal: the measured rows first, then the caption and the quoted ones."""
     own = f"{aligned([quoted.headings, *measured])}\n\n" if measured else ""
     return f"{own}Quoted, not measured here: {quoted.caption}\n{aligned([quoted.headings, *quoted.rows])}"

@@ -1,6 +1,6 @@
-"""The report's page: from results and examples to one HTML text with everything inside. Pure functions.
+"""The sweep report: renders results and examples to one self-contained HTML page. Pure functions.
 
-The HTML stands in sweep_page.html, a Jinja template; here is what it is filled with.
+The HTML is in the Jinja template sweep_page.html; this module fills it.
 """
 
 import base64
@@ -36,7 +36,7 @@ from modules.search.analysis.expectations import CurvePoint
 from modules.search.analysis.results import SweepResults
 
 TEMPLATES = Path(__file__).parent
-# FLAC is exact and plays everywhere; beyond these bytes of 16-bit audio the page takes Vorbis, a fifth of the size.
+# FLAC is lossless and widely supported; above this size of 16-bit audio the page uses Vorbis, a fifth of the size.
 MAX_LOSSLESS_BYTES = 4_000_000
 
 AudioFormat = Literal["flac", "ogg"]
@@ -44,7 +44,7 @@ AudioFormat = Literal["flac", "ogg"]
 
 @dataclass(frozen=True)
 class ReportInput:
-    """All that the page tells. `error_judges`: verifiers whose score is 1 - error rate. `credits`: name to text.
+    """Content of the page. `error_judges`: verifiers whose score is 1 - error rate. `credits`: name to text.
 
     `quoted`: published rows, and `measured` the sweep's own in their columns.
     """
@@ -62,7 +62,7 @@ class ReportInput:
 
 @dataclass(frozen=True)
 class JudgedCurves:
-    """The curves of one prompt set under one judge; with `as_error` readers see 1 - score."""
+    """The curves of one prompt set under one judge; with `as_error` the page shows 1 - score."""
 
     points: list[CurvePoint]
     as_error: bool
@@ -88,7 +88,7 @@ class JudgedCurves:
 
     @property
     def finals(self) -> list[CurvePoint]:
-        """What every setting and selector comes to, with its cost."""
+        """The final point of every setting and selector, with its cost."""
         return final_points(self.of_all_settings or self.points)
 
     @property
@@ -101,7 +101,7 @@ class JudgedCurves:
 
     @property
     def rivals(self) -> list[CurvePoint]:
-        """The selectors that are independent of the judge, at the largest n. None where there is one candidate only."""
+        """The selectors that are independent of the judge, at the largest n. Empty if there is only one candidate."""
         if len(self.counts) == 1:
             return []
         return [one for one in self.points if one.n == self.counts[-1] and not is_baseline(one.selector)]
@@ -129,7 +129,7 @@ class JudgedCurves:
 def judged_curves(
     points: Sequence[CurvePoint], error_judges: frozenset[str], all_points: Sequence[CurvePoint] = ()
 ) -> list[JudgedCurves]:
-    """The points by prompt set and judge, in the order of the results; `all_points` are those of every setting."""
+    """Group the points by prompt set and judge, in the order of the results; `all_points` are of every setting."""
     groups: dict[tuple[str, str], list[CurvePoint]] = {}
     for point in points:
         groups.setdefault((point.prompt_set, point.judge), []).append(point)
@@ -146,7 +146,7 @@ def judged_curves(
 
 
 def report_page(report: ReportInput) -> str:
-    """The page. Pictures, players and the CSV are data URIs; it asks the network for nothing."""
+    """Render the page. Figures, audio and the CSV are data URIs; it makes no network requests."""
     num_bytes = sum(2 * clip.audio.samples_T.numel() for example in report.examples for clip in example.clips)
     audio_format: AudioFormat = "flac" if num_bytes <= MAX_LOSSLESS_BYTES else "ogg"
     environment = page_environment()
@@ -186,13 +186,13 @@ def report_page(report: ReportInput) -> str:
 
 
 def page_environment() -> Environment:
-    """Jinja over the templates beside this file: everything escaped, nothing undefined."""
+    """Jinja environment for the templates in this folder: autoescape on, undefined variables raise."""
     loader = FileSystemLoader(TEMPLATES)
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
 
 
 def audio_bytes(audio: Audio, audio_format: AudioFormat) -> bytes:
-    """16-bit FLAC, or Ogg Vorbis. Samples beyond [-1, 1] are clipped."""
+    """Encode as 16-bit FLAC or Ogg Vorbis. Samples beyond [-1, 1] are clipped."""
     samples_T = audio.samples_T.detach().float().cpu().clamp(-1, 1).numpy()
     subtype = {"flac": "PCM_16", "ogg": "VORBIS"}[audio_format]
     buffer = io.BytesIO()
@@ -207,14 +207,14 @@ def data_uri(content: bytes, media_type: str) -> str:
 
 
 def curve_picture(curves: JudgedCurves, as_error: bool) -> Markup:
-    """The curves as an inline SVG that takes the page's text colour."""
+    """The curves as an inline SVG in the page's text colour."""
     what = "error" if as_error else "score"
     description = f"{curves.prompt_set}: {what} by {curves.judge} against the number of candidates"
     return Markup(inline_svg(curve_figure(curves.points, as_error, curves.all_selectors), description))
 
 
 def cost_picture(curves: JudgedCurves, cost: Literal["flops", "seconds"]) -> Markup:
-    """All settings at their cost, as an inline SVG that takes the page's text colour."""
+    """Scores of all settings against their cost, as an inline SVG in the page's text colour."""
     what = "error" if curves.as_error else "score"
     description = f"{curves.prompt_set}: {what} by {curves.judge} against {cost}"
     points = curves.of_all_settings or curves.points
@@ -222,33 +222,33 @@ def cost_picture(curves: JudgedCurves, cost: Literal["flops", "seconds"]) -> Mar
 
 
 def readable_score(value: float, as_error: bool) -> str:
-    """An error rate in percent, any other score with three digits; NaN as a dash."""
+    """Format an error rate in percent, any other score with three digits; NaN as a dash."""
     if math.isnan(value):
         return "–"
     return f"{100 * (1 - value):.1f} %" if as_error else f"{value + 0.0:.3f}"  # no "-0.000"
 
 
 def readable_number(value: float, form: str) -> str:
-    """By a printf form; NaN as a dash."""
+    """Format with a printf format; NaN as a dash."""
     return "–" if math.isnan(value) else form % value
 
 
 def readable_interval(point: CurvePoint, as_error: bool) -> str:
-    """Lower to upper end; an error's ends change places."""
+    """Format as "lower to upper"; for errors the ends are swapped."""
     if as_error:
         return f"{100 * (1 - point.high):.1f} to {100 * (1 - point.low):.1f} %"
     return f"{point.low:.3f} to {point.high:.3f}"
 
 
 def readable_selector(selector: str) -> str:
-    """The line's name in tables."""
+    """The selector's label in tables."""
     if is_oracle(selector):
         return "oracle (selected by the judge)"
     return "random choice" if selector == "random" else selector
 
 
 def shortened_number(cell: str) -> str:
-    """A float of a CSV with five digits; everything else as it stands."""
+    """Shorten a float of a CSV to five digits; everything else is unchanged."""
     try:
         return cell if cell.lstrip("-").isdigit() else f"{float(cell):.5g}"
     except ValueError:
@@ -256,7 +256,7 @@ def shortened_number(cell: str) -> str:
 
 
 def readable_setting(value: Any) -> str:
-    """Text as it stands, a flat record as `name value`, anything deeper as JSON."""
+    """Format a setting: text unchanged, a flat record as `name value`, nested values as JSON."""
     if value is None:
         return "–"
     if isinstance(value, str):
@@ -267,7 +267,7 @@ def readable_setting(value: Any) -> str:
 
 
 def readable_compute(results: SweepResults) -> str:
-    """FLOPs by part and wall seconds of all prompts, over every search and seed, judges included."""
+    """FLOPs by part and wall seconds of all prompts, summed over every search and seed, judges included."""
     everything = [one for first in (results, *results.others) for one in (first, *first.other_seeds)]
     traces = [trace for one in everything for traces in one.prompt_sets.values() for trace in traces]
     total = sum((trace.cost for trace in traces), Cost())
@@ -284,7 +284,7 @@ def readable_compute(results: SweepResults) -> str:
 
 
 def num_asked(curves: JudgedCurves, results: SweepResults) -> int:
-    """How many samples of all seeds the judge was asked about: all, or for a final judge the first and the chosen
+    """Number of samples of all seeds that the judge scored: all, or for a final judge the first and the selected
     ones."""
     traces = [trace for one in (results, *results.other_seeds) for trace in one.prompt_sets[curves.prompt_set]]
     candidates = [one for trace in traces for one in trace.candidates]

@@ -1,4 +1,4 @@
-"""Tables of a sweep's report: every setting at its cost, and every prompt by itself. Pure functions."""
+"""Tables of a sweep's report: every setting with its cost, and every prompt. Pure functions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ MAX_COMPARISONS = 40  # on the page; the file holds all
 
 
 def final_points(points: Sequence[CurvePoint]) -> list[CurvePoint]:
-    """What every setting and selector comes to: the point at the largest n. The oracle, which nobody can run, is left
-    out; chance, which needs one sample, stands at n = 1."""
+    """The point of every setting and selector at the largest n. The oracle, which has no cost, is excluded; chance,
+    which needs one sample, is at n = 1."""
     finals: dict[tuple, CurvePoint] = {}
     for point in points:
         if is_oracle(point.selector):
@@ -27,7 +27,7 @@ def final_points(points: Sequence[CurvePoint]) -> list[CurvePoint]:
 
 
 def most_telling(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Those that a page has room for: at the largest n of each prompt set and judge, the smallest p-values first."""
+    """The comparisons shown on a page: at the largest n of each prompt set and judge, the smallest p-values first."""
     largest: dict[tuple[str, str], int] = {}
     for one in comparisons:
         pair = (one.prompt_set, one.judge)
@@ -37,7 +37,7 @@ def most_telling(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def warnings_of(results: SweepResults) -> list[str]:
-    """What to beware of, each once, whichever search and prompts it was found in."""
+    """The distinct warnings of all searches, with their prompt sets."""
     found: dict[str, set[str]] = {}
     for row in results.over_optimisation:
         if row.warning:
@@ -56,15 +56,16 @@ class PromptRow:
 
 
 def prompt_lines(points: Sequence[CurvePoint]) -> list[CurvePoint]:
-    """The lines that stand side by side for every prompt: one sample and each selector's choice among all, of the first
-    setting; the oracle last."""
+    """The columns of the table by prompt: one sample and each selector's selection among all, of the first setting; the
+    oracle last."""
     first = [point for point in points if setting_label(point) == setting_label(points[0]) and len(point.scores_P)]
     oracle = [point for point in first if is_oracle(point.selector)]
     return final_points(first) + oracle[-1:]
 
 
 def prompt_rows(points: Sequence[CurvePoint], traces: Sequence[Trace]) -> list[PromptRow]:
-    """A row for each prompt, the worst first by what the first selector chose (by one sample where there is none)."""
+    """One row per prompt, sorted by the score of the first selector's selection (of one sample without selectors),
+    worst first."""
     lines = prompt_lines(points)
     rows = []
     for place, trace in enumerate(traces):

@@ -1,4 +1,4 @@
-"""CandidateStore: sampled candidates on disk, so that a stopped sweep resumes and a new selector needs no sampling."""
+"""CandidateStore: sampled candidates on disk, so that sweeps resume and new selectors need no new samples."""
 
 import json
 import logging
@@ -22,16 +22,16 @@ from modules.search.voices import voice_codes
 
 logger = logging.getLogger(__name__)
 
-# 3: the prompt counts by its tokens, the model by its configuration, no class by its module.
+# 3: identities use the prompt's tokens and the model's configuration, and no class's module path.
 FORMAT_VERSION = 3
 
 
 @dataclass
 class CandidateRecord:
-    """A prompt's trace and what is known of its candidates.
+    """A prompt's trace with score identities and transcripts of its candidates.
 
-    `score_identities` says for each verifier's name which model and settings gave its scores (see `score_identity`).
-    `hypotheses` holds (candidate index, verifier name) -> what the verifier understood.
+    `score_identities` maps a verifier's name to the model and settings that gave its scores (see `score_identity`).
+    `hypotheses` maps (candidate index, verifier name) to the verifier's transcript.
     """
 
     trace: Trace
@@ -39,7 +39,7 @@ class CandidateRecord:
     hypotheses: dict[tuple[int, str], str] = field(default_factory=dict)
 
     def forget_scores_of_others(self, identities: dict[str, str]) -> None:
-        """Remove what another version of a verifier in `identities` (name -> identity) gave: scores, costs, texts."""
+        """Remove scores, costs, transcripts of other versions of the verifiers in `identities` (name -> identity)."""
         for name, identity in identities.items():
             if self.score_identities.get(name) == identity:
                 continue
@@ -52,22 +52,22 @@ class CandidateRecord:
 
 
 def file_name(text: str) -> str:
-    """For a file name: letters and digits of any script with their combining marks, `-` and `_`; a run of anything else
-    becomes one `_`."""
+    """Convert a text to a file name: keeps letters and digits of any script with their combining marks, `-` and `_`; a
+    run of other characters becomes one `_`."""
     kept = (one if one.isalnum() or one in "-_" or unicodedata.category(one)[0] == "M" else "\0" for one in text)
     return re.sub("\0+", "_", "".join(kept))
 
 
 class CandidateStore:
-    """One JSON file per (model, prompt, setting) in `folder`, one candidate a line.
+    """One JSON file per (model, prompt, setting) in `folder`, one candidate per line.
 
-    A file's name holds the prompt's key and the digest of the identity (`candidate_identity`), which stands in the file
-    too, with a digest of the content. Files appear whole or not at all: they are written under a temporary name in the
-    same folder, flushed to the disk and renamed. A damaged file is reported and set aside as NAME.damaged.
+    The file name contains the prompt's key and the digest of the identity (`candidate_identity`); the file contains the
+    identity and a digest of the content. Writes are atomic: files are written under a temporary name in the same
+    folder, flushed to disk and renamed. A damaged file is logged and renamed to NAME.damaged.
 
     Args:
         folder: Need not exist.
-        reports_older: Say once, at the first prompt that is not there, how many files are of an older format.
+        reports_older: Log once, at the first missing prompt, the number of files in an older format.
     """
 
     def __init__(self, folder: Path, reports_older: bool = True) -> None:
@@ -91,7 +91,7 @@ class CandidateStore:
             aside = path.with_suffix(".json.damaged")
             os.replace(path, aside)
             logger.warning(
-                "The stored candidates %s are no use (%r): set aside as %s and sampled again.",
+                "The stored candidates %s cannot be used (%r): renamed to %s and sampled again.",
                 path,
                 error,
                 aside.name,
@@ -99,16 +99,15 @@ class CandidateStore:
             return None
 
     def _report_older(self) -> None:
-        """Say that the folder holds candidates which cannot be found any more, since their names were made by an older
-        rule."""
+        """Log that the folder has candidates that can no longer be found because their names follow an older rule."""
         if not self._reports_older:
             return
         self._reports_older = False
         num_older = sum(0 < stored_format(path) < FORMAT_VERSION for path in self.folder.glob("*.json"))
         if num_older:
             logger.warning(
-                "%d files in %s hold candidates of an older format, which did not tell two templates or two versions "
-                "of a model apart: those prompts are sampled anew, and the files stay.",
+                "%d files in %s have candidates in an older format, which did not distinguish two templates or two "
+                "versions of a model: those prompts are sampled again, and the files are kept.",
                 num_older,
                 self.folder,
             )
@@ -119,7 +118,7 @@ class CandidateStore:
         record: CandidateRecord,
         failures: Sequence[ScoreFailure] | set[ScoreFailure] = (),
     ) -> None:
-        """Write the record. Scores in `failures` are left out, so that a later run asks the verifier again."""
+        """Write the record. Scores in `failures` are omitted, so that a later run retries them."""
         failed = set(failures)
         body = {
             "format": FORMAT_VERSION,
@@ -134,11 +133,11 @@ class CandidateStore:
 
 
 def stored_format(path: Path) -> int:
-    """The format that the head of a file names; 0 where there is none."""
+    """The format version in the head of a file; 0 if there is none."""
     try:
         with path.open(encoding="utf-8", errors="replace") as stream:
             found = re.search(r'"format":\s*(\d+)', stream.read(100))
-    except FileNotFoundError:  # another rank has set it aside
+    except FileNotFoundError:  # another rank has renamed it
         return 0
     return int(found[1]) if found else 0
 

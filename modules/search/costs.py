@@ -1,4 +1,4 @@
-"""The compute ledger: what candidates and points of a curve cost, in FLOPs by part and shared wall seconds."""
+"""The compute ledger: costs of candidates and curve points, in FLOPs by part and shared wall seconds."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,27 +9,27 @@ from modules.search.protocol import Estimate, Trace
 
 
 def candidate_seconds(num_codes: int, codec: Codec) -> float:
-    """Seconds of audio that so many codes make."""
+    """Duration of the audio of `num_codes` codes, in seconds."""
     return num_codes / codec.frame_rate
 
 
 def sampling_cost(
     sampler: Sampler, codec: Codec, num_prompt_tokens: int, num_codes: int, num_voice_codes: int = 0
 ) -> Cost:
-    """FLOPs to draw one candidate by itself (its prompt included) and to decode it; no codes, nothing to decode."""
+    """FLOPs to sample one candidate alone (its prompt included) and to decode it; 0 for decoding without codes."""
     prompt_flops = sampler.flops(num_prompt_tokens, 0)
     lm_flops = sampler.flops(num_prompt_tokens, num_codes)
     return Cost(lm_flops, decoding_flops(codec, 0, num_codes, num_voice_codes), prompt_flops=prompt_flops)
 
 
 def growth_flops(sampler: Sampler, num_prompt_tokens: int, start: int, stop: int) -> float:
-    """FLOPs of the language model to go from `start` to `stop` codes; what is before them is in its cache."""
+    """FLOPs of the language model to generate codes `start` to `stop`; earlier tokens are in its KV cache."""
     return sampler.flops(num_prompt_tokens, stop) - sampler.flops(num_prompt_tokens, start)
 
 
 def decoding_flops(codec: Codec, start: int, stop: int, num_voice_codes: int = 0) -> float:
-    """FLOPs to decode the codes from `start` to `stop`, with the frames before them that the codec looks back on, those
-    of a spoken prompt of `num_voice_codes` among them."""
+    """FLOPs to decode the codes from `start` to `stop`, including the frames of left context that the codec requires,
+    among them those of a voice prompt of `num_voice_codes`."""
     if stop <= start:
         return 0.0
     num_before = min(num_voice_codes + start, getattr(codec, "look_back_frames", 0))
@@ -37,13 +37,13 @@ def decoding_flops(codec: Codec, start: int, stop: int, num_voice_codes: int = 0
 
 
 def verifier_cost(verifiers: Sequence[Verifier], codec: Codec, num_codes: int) -> Cost:
-    """FLOPs of every verifier on one candidate; an empty candidate is not shown to verifiers."""
+    """FLOPs of all verifiers on one candidate; empty candidates are not scored."""
     seconds = candidate_seconds(num_codes, codec)
     return Cost(verifier_flops=sum(verifier.flops(seconds) for verifier in verifiers) if num_codes else 0.0)
 
 
 def share_seconds(seconds: float, amounts: Sequence[float]) -> list[float]:
-    """Wall seconds of a batch shared out in proportion to `amounts`, equally if all are 0; their sum is `seconds`."""
+    """Wall seconds of a batch, split in proportion to `amounts`, equally if all are 0; the sum is `seconds`."""
     total = sum(amounts)
     if total == 0:
         return [seconds / len(amounts)] * len(amounts) if amounts else []
@@ -51,9 +51,9 @@ def share_seconds(seconds: float, amounts: Sequence[float]) -> list[float]:
 
 
 def search_cost(trace: Trace, heard_by: Sequence[str] = (), num_candidates: float | None = None) -> Cost:
-    """What a search spent on one prompt, and what it cost to have its candidates heard by these verifiers (by name)
-    for the choice at its end. With `num_candidates` of independent ones: the expected cost of so many of these; the
-    prompt is read once in any case, its seconds go with the candidates."""
+    """Cost of a search on one prompt, including scoring its candidates with the verifiers `heard_by` (names) for the
+    final selection. With `num_candidates`, for independent candidates: the expected cost of that many of them; the
+    prompt is processed once in any case, and its seconds are part of the candidates' seconds."""
     cost = trace.cost_with(heard_by)
     share = 1.0 if num_candidates is None else num_candidates / len(trace.candidates)
     return Cost(
@@ -73,7 +73,7 @@ def estimated_cost(
     num_prompt_tokens: int,
     num_voice_codes: int = 0,
 ) -> Cost:
-    """What the search of one prompt will cost by its estimate; `seconds` stay 0."""
+    """Estimated cost of the search for one prompt; `seconds` is 0."""
     prompt_flops = sampler.flops(num_prompt_tokens, 0)
     lm_flops = prompt_flops + sum(
         span.count * growth_flops(sampler, num_prompt_tokens, span.start, span.stop) for span in estimate.drawn
@@ -91,8 +91,8 @@ def estimated_cost(
 
 
 def with_shared_costs(trace: Trace, spent: Cost) -> Trace:
-    """The trace with candidates whose costs are all that was `spent`: their own where nothing else was spent, equal
-    shares of it otherwise (the prompt, which they share, is in each)."""
+    """The trace with candidate costs that sum to `spent`: unchanged if they already do, otherwise equal shares (each
+    includes the prompt, which the candidates share)."""
     own = trace.cost
     parts = ("lm_flops", "codec_flops", "verifier_flops")
     if all(math.isclose(getattr(own, part), getattr(spent, part), rel_tol=1e-9) for part in parts):
@@ -125,7 +125,7 @@ class SpeechCost:
 
     @property
     def shares(self) -> dict[str, float]:
-        """The part of each in the whole."""
+        """Fraction of the total for each part."""
         parts = {"prefill": self.prefill, "decode": self.decode, "codec": self.codec} | dict(self.verifiers)
         return {name: flops / self.total for name, flops in parts.items()}
 
@@ -133,7 +133,7 @@ class SpeechCost:
 def speech_cost(
     sampler: Sampler, codec: Codec, verifiers: Sequence[Verifier], num_prompt_tokens: int, seconds: float
 ) -> SpeechCost:
-    """What a second of audio costs at inference, in one candidate of so many `seconds`."""
+    """FLOPs per second of audio at inference, for one candidate of `seconds`."""
     num_codes = round(seconds * codec.frame_rate)
     prefill = sampler.flops(num_prompt_tokens, 0)
     decode = growth_flops(sampler, num_prompt_tokens, 0, num_codes)

@@ -1,4 +1,4 @@
-"""The driver: runs the searches of many prompts at once, so that sampling, decoding and scoring are batched."""
+"""The driver: runs the searches of many prompts concurrently, so that sampling, decoding and scoring are batched."""
 
 import logging
 import time
@@ -20,20 +20,20 @@ from modules.search.scoring import ScoreFailure, decode_candidates, is_comparati
 
 logger = logging.getLogger(__name__)
 
-# Called with the name of the stage that begins and how many prompts have been finished since the last call.
+# Called with the name of the stage that begins and the number of prompts finished since the last call.
 Progress = Callable[[str, int], None]
 
 
 def no_progress(stage: str, num_finished: int) -> None:
-    """Shows nothing."""
+    """Progress callback that does nothing."""
 
 
 @dataclass
 class RunningSearch:
-    """One prompt's generator, the request it waits on, every branch that it may still grow, and what it has spent.
+    """State of one prompt's search: generator, pending request, branches that it may still extend, and cost so far.
 
-    `seconds` of sampling are not yet shared out to candidates. `unscored`: final candidates and the verifiers that
-    failed on them; `num_failures` counts all of those, on partial audio too.
+    `seconds` of sampling are not yet assigned to candidates. `unscored`: final candidates and the verifiers that
+    failed on them; `num_failures` counts all failures, including those on partial audio.
     """
 
     root: Branch
@@ -51,14 +51,14 @@ class RunningSearch:
     def begin(
         cls, root: Branch, algorithm: SearchAlgorithm, sampler: Sampler, seed: int, seconds: float
     ) -> "RunningSearch":
-        """`seconds`: of reading the prompt."""
+        """Start a search; `seconds` is the time that the prompt's prefill took."""
         num_prompt_tokens = sampler.num_prompt_tokens(root.prompt)
         prompt_flops = sampler.flops(num_prompt_tokens, 0)
         spent = Cost(lm_flops=prompt_flops, prompt_flops=prompt_flops)
         return cls(root, algorithm.search(root, seed), num_prompt_tokens, spent, branches=[root], seconds=seconds)
 
     def advance(self, answer: list[Branch] | None, sampler: Sampler) -> None:
-        """Hand over the answer and take the next request that others may share, or the trace."""
+        """Send the answer to the generator and store its next batchable request, or the trace."""
         try:
             self.request = self.generator.send(answer)
             while isinstance(self.request, Drop):
@@ -73,19 +73,19 @@ class RunningSearch:
         self.branches = [branch for branch in self.branches if id(branch) not in unwanted]
 
     def note_failures(self, verifier_name: str, failed: set[ScoreFailure]) -> None:
-        """A final candidate on which a verifier failed while it steered will be asked about again at the end."""
+        """Record failures of a steering verifier; final candidates among them are retried at the end."""
         own = [one for one in self.request.candidates if (self.root.prompt.key, one.index, verifier_name) in failed]
         self.num_failures += len(own)
         self.unscored += [(one, verifier_name) for one in own if not one.is_partial]
 
     def ask_again(self) -> None:
-        """Forget, before the last round, the scores that are NaN because a verifier failed."""
+        """Remove scores that are NaN because a verifier failed, so that the last round retries them."""
         for candidate, name in self.unscored:
             candidate.scores.pop(name, None)
         self.unscored = []
 
     def finish(self) -> Trace:
-        """The trace; its candidates carry all that was spent."""
+        """The trace; the costs of its candidates sum to the search's total cost."""
         assert self.trace is not None, "a search ends with a Trace"
         self.spent += Cost(seconds=self.seconds)
         self.spend_seconds(self.trace.candidates)
@@ -99,22 +99,27 @@ class RunningSearch:
 
 
 def check_selectors(algorithm: SearchAlgorithm, selectors: Sequence[Verifier]) -> None:
-    """Raises ValueError where a verifier that steers the search is no selector, compares the candidates of one call, or
-    cannot judge partial audio."""
+    """Check that the verifiers that steer the search are selectors, give absolute scores and can score partial audio.
+
+    Raises:
+        ValueError: The reward verifier is not among `selectors`, its scores are relative to a batch, or it cannot score
+            partial audio.
+    """
     by_name = {selector.name: selector for selector in selectors}
     for name in algorithm.verifier_names:
         if name not in by_name:
             raise ValueError(
-                f"Expected what steers {algorithm.name} to be one of the selectors {sorted(by_name)}, but got {name!r}."
+                f"Expected the reward of {algorithm.name} to be one of the selectors {sorted(by_name)}, "
+                f"but got {name!r}."
             )
         if is_comparative(by_name[name]):
             raise ValueError(
-                f"Expected what steers {algorithm.name} to score every candidate by itself, but got {name!r}, whose "
-                "scores compare the candidates of one call: steer by one of its members."
+                f"Expected the reward of {algorithm.name} to score every candidate independently, but got {name!r}, "
+                "whose scores are relative to the candidates of one call: use one of its members."
             )
     for name in algorithm.estimate(1).heard:
         if not by_name[name].judges_partial:
-            raise ValueError(f"Expected what steers {algorithm.name} to judge partial audio, but got {name!r}.")
+            raise ValueError(f"Expected the reward of {algorithm.name} to judge partial audio, but got {name!r}.")
 
 
 def run_searches(
@@ -128,14 +133,16 @@ def run_searches(
     progress: Progress = no_progress,
     failures: set[ScoreFailure] | None = None,
 ) -> list[Trace]:
-    """The trace of every prompt, in order. Candidates keep their decoded audio.
+    """Run the searches of all prompts and return their traces, in order. Candidates keep their decoded audio.
 
     Extend requests with equal `num_children` and `max_new_tokens` become one call of the sampler; all candidates to be
-    scored are decoded together. A candidate's cost is the FLOPs to draw it, to decode it and to show it to verifiers
-    that steer, and its share of the wall seconds; what went into branches that a search gave up is shared among its
-    candidates. What the other selectors cost stands apart, by name. A verifier's exception gives NaN and, for final
-    candidates, is added to `failures`. Every branch is dropped at the end, also when something raises. ValueError where
-    a verifier that steers is no selector.
+    scored are decoded together. A candidate's cost is the FLOPs of sampling, decoding and steering verifiers, and its
+    share of the wall seconds; the cost of discarded branches is shared among the candidates of the search. The costs of
+    other selectors are kept separately, by name. If a verifier raises, the score is NaN and, for final candidates, the
+    failure is added to `failures`. All branches are dropped at the end, also after an exception.
+
+    Raises:
+        ValueError: A verifier that steers the search is not a selector (see `check_selectors`).
     """
     if not prompts:
         return []
@@ -160,7 +167,7 @@ def run_searches(
     finally:
         sampler.drop([branch for search in searches for branch in search.branches])
     if num_failures := sum(search.num_failures for search in searches):
-        logger.warning("%d scores that should steer %s failed with an exception.", num_failures, algorithm.name)
+        logger.warning("%d scores of the reward of %s failed with an exception.", num_failures, algorithm.name)
     return [search.finish() for search in searches]
 
 
@@ -190,7 +197,7 @@ def _answer_extends(searches: Sequence[RunningSearch], sampler: Sampler) -> None
 
 
 def _grown_flops(search: RunningSearch, children: Sequence[Branch], sampler: Sampler) -> float:
-    """FLOPs of the language model from the parents' codes to the children's."""
+    """FLOPs of the language model to extend the parents to the children."""
     parents = [branch for branch in search.request.branches for _ in range(search.request.num_children)]
     lengths = Counter(
         (parent.codes_S.numel(), child.codes_S.numel()) for parent, child in zip(parents, children, strict=True)
@@ -250,7 +257,7 @@ def _answer_scores(
 def _ask(
     requests: Sequence[Score], verifier: Verifier, is_steering: bool, codec: Codec, progress: Progress
 ) -> set[ScoreFailure]:
-    """Let the verifier score, in one round, those candidates that it has not heard, where the request wants it."""
+    """Score, in one batch, the candidates that the verifier has not scored yet, if their request includes it."""
     prompts, groups = [], []
     for request in requests:
         if request.verifiers is not None and verifier.name not in request.verifiers:
@@ -273,7 +280,7 @@ def _ask(
 def score_with_cost(
     prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]], verifier: Verifier, codec: Codec
 ) -> set[ScoreFailure]:
-    """`score_groups`; what it cost, in FLOPs and shares of the seconds, goes into the candidates' `verifier_costs`."""
+    """Call `score_groups`; store the cost (FLOPs and shares of the seconds) in the candidates' `verifier_costs`."""
     started = time.perf_counter()
     failed = score_groups(prompts, groups, verifier)
     candidates = [candidate for group in groups for candidate in group]

@@ -1,4 +1,4 @@
-"""What makes a candidate, and what makes a score: plain records of settings and hashes, and their digests."""
+"""Identities of candidates and scores: records of the settings and hashes they depend on, and their digests."""
 
 import dataclasses
 import hashlib
@@ -22,13 +22,13 @@ def candidate_identity(
     steering: dict[str, str] | None = None,
     engine: SamplerEngine | None = None,
 ) -> dict[str, Any]:
-    """Everything that the drawn codes depend on. The codec counts by its encode path: what its codes mean.
+    """Everything that the sampled codes depend on. The codec is identified by its encode path, which defines its codes.
 
-    The prompt counts by its tokens, which hold template, instruction, date, tokenizer, speaker, language and a spoken
-    prompt; by its key, which the seeds depend on; and by its text and language, which stored scores depend on.
+    The prompt is identified by its tokens, which reflect template, instruction, date, tokenizer, speaker, language and
+    voice prompt; by its key, which the seeds depend on; and by its text and language, which stored scores depend on.
 
     `steering`: the score identities of the verifiers that steer the search, by name; there are none in best-of-n.
-    `engine`: what draws in place of the model's own sampler, which is not named.
+    `engine`: the sampling engine, if it is not the model's own sampler, which is omitted.
     """
     drawn_by = {} if engine is None else {"engine": engine.identity()}
     return (
@@ -51,8 +51,8 @@ def candidate_identity(
 
 
 def score_identity(verifier: Verifier, prompt: Prompt, decoder_fingerprint: str) -> str:
-    """Digest of what a score depends on beside the codes: the verifier's model and settings, the codec's decoder, and
-    the reference recording where the verifier listens to it, or candidates go on from it."""
+    """Digest of everything that a score depends on besides the codes: the verifier's model and settings, the codec's
+    decoder, and the reference recording if the verifier uses it or the candidates continue it."""
     reference = None
     if (verifier.needs_reference or prompt.voice is not None) and prompt.reference is not None:
         samples = prompt.reference.samples_T.detach().cpu().float().contiguous().numpy().tobytes()
@@ -62,16 +62,16 @@ def score_identity(verifier: Verifier, prompt: Prompt, decoder_fingerprint: str)
 
 
 def models_of(verifier: Verifier) -> frozenset[str]:
-    """Hashes of the models that a verifier listens with: its own, or those of its members."""
+    """Hashes of the models that a verifier uses: its own, or those of its members."""
     return frozenset(getattr(verifier, "member_hashes", None) or [verifier.model_hash])
 
 
 def decoder_fingerprint(codec: Codec) -> str:
     """Hash of the decoder, since `Codec.fingerprint` covers the encode path only.
 
-    A codec may give it as `decoder_fingerprint`. For others it is measured: the loudness of eight stretches of audio
-    decoded from fixed codes, to three digits, so that rounding of another machine rarely changes it (if it does, stored
-    candidates are scored again; nothing is sampled again).
+    A codec may provide it as `decoder_fingerprint`. For others it is measured: the RMS level of eight segments of audio
+    decoded from fixed codes, to three digits, so that rounding differences between machines rarely change it (if they
+    do, stored candidates are scored again; nothing is sampled again).
     """
     if own := getattr(codec, "decoder_fingerprint", None):
         return str(own)
@@ -81,7 +81,7 @@ def decoder_fingerprint(codec: Codec) -> str:
 
 
 def check_codec(codec: Codec, codebook_size: int, fingerprint: str) -> None:
-    """Raises ValueError where the codec is not the one whose codes the language model learned (empty: not recorded)."""
+    """Raise ValueError if the codec is not the one the language model was trained with (`fingerprint` "": unknown)."""
     if codec.codebook_size != codebook_size:
         raise ValueError(
             f"Expected `codec` to have the language model's codebook_size={codebook_size}, "
@@ -89,6 +89,6 @@ def check_codec(codec: Codec, codebook_size: int, fingerprint: str) -> None:
         )
     if fingerprint and codec.fingerprint != fingerprint:
         raise ValueError(
-            f"Expected `codec` with the fingerprint {fingerprint}, whose codes the language model learned, "
-            f"but got {codec.fingerprint}: another codec gives the codes another sound."
+            f"Expected `codec` with the fingerprint {fingerprint}, on whose codes the language model was trained, "
+            f"but got {codec.fingerprint}: another codec decodes the codes to different audio."
         )

@@ -1,4 +1,4 @@
-"""The verifiers of a sweep, and what of them selects."""
+"""Panel: the verifiers of a sweep by role (selectors, judges, final judges), and selection by their scores."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,11 @@ from modules.search.scoring import is_comparative
 
 
 def unique_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """Without repeats of a key, in order. A key that stands for two texts is a ValueError: results go by key."""
+    """Remove repeated keys, keeping the order.
+
+    Raises:
+        ValueError: A key occurs with two texts or languages; results are indexed by key.
+    """
     by_key: dict[str, Prompt] = {}
     for prompt in prompts:
         first = by_key.setdefault(prompt.key, prompt)
@@ -24,14 +28,15 @@ def unique_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
 
 
 def chosen_index(candidates: Sequence[Candidate], selector_name: str) -> int:
-    """Place of the best candidate by that score. NaN ranks last; the first wins among equals."""
+    """Position of the candidate with the best score. NaN ranks last; the first wins ties."""
     scores = [candidate.scores.get(selector_name, math.nan) for candidate in candidates]
     return max(range(len(scores)), key=lambda place: -math.inf if math.isnan(scores[place]) else scores[place])
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Who chooses and who judges. `final_judges` are dear: they hear the first candidate and the chosen ones only."""
+    """Selectors and judges of a sweep. `final_judges`: expensive judges that score only the first candidate and the
+    selected ones."""
 
     selectors: Sequence[Verifier]
     judges: Sequence[Verifier]
@@ -44,9 +49,9 @@ class Panel:
         for verifier in [*self.selectors, *self.judges, *self.final_judges]:
             what = (verifier.model_hash, plain(verifier.settings))
             if known.setdefault(verifier.name, what) != what:
-                raise ValueError(f"Expected `name` to stand for one verifier, but got two called {verifier.name!r}.")
+                raise ValueError(f"Expected `name` to be unique to one verifier, but got two called {verifier.name!r}.")
             if verifier.name == "random" or verifier.name.startswith("oracle ("):
-                raise ValueError(f"Expected a verifier's `name` not to be a line of ours, but got {verifier.name!r}.")
+                raise ValueError(f"Expected a verifier's `name` not to be a reserved line, but got {verifier.name!r}.")
             if not math.isfinite(verifier.worst_score):
                 raise ValueError(
                     f"Expected `worst_score` of {verifier.name} to be finite, but got {verifier.worst_score}."
@@ -69,7 +74,7 @@ class Panel:
 
     @property
     def columns(self) -> list[str]:
-        """Names in the candidates' scores: every verifier's, and the disagreement of those that are made of others."""
+        """Keys in the candidates' scores: every verifier's name, and the disagreement of ensembles."""
         names = [[one.name, disagreement_name(one.name)][: 1 + is_comparative(one)] for one in self.everyone]
         return [name for own in names for name in own]
 
@@ -79,7 +84,7 @@ class Panel:
 
 
 def silent_trace(trace: Trace, verifier_names: Sequence[str]) -> Trace:
-    """The trace without audio, with the scores and costs of these verifiers only."""
+    """A copy of the trace without audio, with the scores and costs of these verifiers only."""
     candidates = []
     for one in trace.candidates:
         scores = {name: one.scores[name] for name in verifier_names if name in one.scores}

@@ -1,4 +1,4 @@
-"""What a search algorithm says and hears: its requests to the driver, its estimate, and the trace that it leaves."""
+"""Interface between search algorithms and the driver: requests, cost estimate, and the resulting trace."""
 
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field, replace
@@ -11,10 +11,10 @@ from modules.api import Branch, Candidate, Cost, Prompt, PromptFormat, Sampler, 
 
 @dataclass(frozen=True)
 class Trace:
-    """What a search did for one prompt: every candidate that it ended with, in sampling order, with its cost.
+    """Result of a search for one prompt: its final candidates in sampling order, with their costs.
 
-    The costs of the candidates, the prompt counted once, are all that the search spent: what went into branches that it
-    gave up is shared among them. To hear the candidates for a choice at the end costs more: `cost_with`.
+    The costs of the candidates, with the prompt counted once, sum to the total cost of the search; the cost of
+    discarded branches is shared among them. Scoring the candidates for the final selection is extra: `cost_with`.
     """
 
     prompt: Prompt
@@ -28,7 +28,7 @@ class Trace:
         return replace(total, lm_flops=lm_flops, prompt_flops=prompt_flops)
 
     def cost_with(self, verifier_names: Iterable[str]) -> Cost:
-        """`cost`, and that of having every candidate heard by these verifiers."""
+        """`cost` plus the cost of scoring every candidate with these verifiers."""
         names = list(verifier_names)
         heard = [one.verifier_costs[name] for one in self.candidates for name in names if name in one.verifier_costs]
         return sum(heard, self.cost)
@@ -36,9 +36,9 @@ class Trace:
 
 @dataclass(frozen=True)
 class Extend:
-    """Request: grow each branch into `num_children`, by at most `max_new_tokens`; one seed per child.
+    """Request: extend each branch into `num_children`, by at most `max_new_tokens`; one seed per child.
 
-    Answered with the children, those of one branch side by side.
+    The answer is the list of children, grouped by branch.
     """
 
     branches: list[Branch]
@@ -49,10 +49,10 @@ class Extend:
 
 @dataclass(frozen=True)
 class Score:
-    """Request: decode the candidates and let selectors score them (fills `candidate.scores`; answered with None).
+    """Request: decode the candidates and score them with selectors (fills `candidate.scores`; the answer is None).
 
-    `verifiers` names those to ask; None asks every selector that has not scored a candidate yet. Partial candidates are
-    decoded from where their audio ends, and only verifiers that judge partial audio may be asked about them.
+    `verifiers` names the selectors to use; None uses every selector that has not scored a candidate yet. Partial
+    candidates are decoded from the end of their audio, and may only be scored by verifiers that judge partial audio.
     """
 
     prompt: Prompt
@@ -62,7 +62,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Drop:
-    """Request: these branches will not be grown again, their memory is free (answered with None)."""
+    """Request: release the memory of branches that will not be extended again (the answer is None)."""
 
     branches: list[Branch]
 
@@ -73,7 +73,7 @@ Search = Generator[Request, list[Branch] | None, Trace]
 
 @dataclass(frozen=True)
 class Span:
-    """`count` branches that go from `start` to `stop` codes."""
+    """`count` branches that extend from `start` to `stop` codes."""
 
     count: int
     start: int
@@ -82,11 +82,12 @@ class Span:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a search will ask for, for one prompt: known before it runs.
+    """Work that a search will request for one prompt, known before it runs.
 
-    `drawn`: by the language model. `decoded`: by the codec. `heard`: by verifier name, partial candidates (a verifier
-    hears them from the start). The `num_final` candidates of `num_codes` codes are heard by every selector at the end,
-    but for those in `heard` if `ended_early`: they heard the final candidates when these ended.
+    `drawn`: spans sampled by the language model. `decoded`: spans decoded by the codec. `heard`: partial candidates
+    scored by each verifier, by name (a verifier scores them from their start). The `num_final` candidates of
+    `num_codes` codes are scored by every selector at the end, except, if `ended_early`, by the verifiers in `heard`,
+    which scored the final candidates when these ended.
     """
 
     num_codes: int
@@ -98,7 +99,7 @@ class Estimate:
 
     @property
     def num_tokens(self) -> int:
-        """Codes that the language model draws."""
+        """Number of codes that the language model samples."""
         return sum(span.count * (span.stop - span.start) for span in self.drawn)
 
 
@@ -108,9 +109,9 @@ class SearchAlgorithm(Protocol):
 
     One driver runs the generators of many prompts at once, so generation and scoring are batched across prompts.
 
-    `verifier_names` are the selectors whose scores steer it: its candidates depend on them. With
-    `independent_candidates` the candidates are samples that do not know of each other, so that the expected best of any
-    n of them is what the search with n would have given; without, a curve has one point.
+    `verifier_names` are the selectors whose scores steer the search: its candidates depend on them. With
+    `independent_candidates` the candidates are independent samples, so the expected best of any n of them equals the
+    result of the search with n; without, a curve has one point.
     """
 
     @property
@@ -121,7 +122,7 @@ class SearchAlgorithm(Protocol):
     def independent_candidates(self) -> bool: ...
 
     def estimate(self, num_codes: int) -> Estimate:
-        """What it will ask for if every candidate has `num_codes` codes; at `max_new_tokens` an upper bound."""
+        """Work of the search if every candidate has `num_codes` codes; an upper bound at `max_new_tokens`."""
         ...
 
     def search(self, root: Branch, seed: int) -> Search: ...
@@ -129,9 +130,9 @@ class SearchAlgorithm(Protocol):
 
 @runtime_checkable
 class SweptModel(Protocol):
-    """A language model that is swept beside the one under test; memory holds one such at a time.
+    """A language model that is swept in addition to the one under test; only one is in memory at a time.
 
-    What `name`, `prompt_format` and `codec_fingerprint` (empty: not recorded) say is known before `load`, `model_hash`
+    `name`, `prompt_format` and `codec_fingerprint` (empty: not recorded) are available before `load`, `model_hash`
     after it.
     """
 

@@ -1,4 +1,4 @@
-"""Decoding candidates in padded batches, and asking verifiers about them so that one failure spoils one score only."""
+"""Decoding of candidates in padded batches, and scoring with verifiers such that one failure affects one score only."""
 
 import logging
 import math
@@ -17,9 +17,9 @@ ScoreFailure = tuple[str, int, str]
 def decode_candidates(candidates: Sequence[Candidate], codec: Codec, batch_size: int = 16) -> None:
     """Fill `audio` of the candidates that have none.
 
-    A partial candidate is decoded from where its audio ends; whole ones from the start, or from the end of the spoken
-    prompt that they go on from: the decoder looks back on it. Candidates of similar length share a batch, which saves
-    padding. One without codes gets audio of 0 samples.
+    A partial candidate is decoded from the end of its audio; whole ones from the start, or from the end of the voice
+    prompt that they continue, which the decoder uses as left context. Candidates of similar length share a batch, which
+    saves padding. A candidate without codes gets audio of 0 samples.
     """
     groups: dict[tuple[int, int], list[Candidate]] = {}
     for candidate in candidates:
@@ -34,7 +34,7 @@ def decode_candidates(candidates: Sequence[Candidate], codec: Codec, batch_size:
 
 
 def num_decoded(candidate: Candidate, codec: Codec) -> int:
-    """How many of the candidate's codes its audio holds already."""
+    """Number of the candidate's codes that are already decoded in its audio."""
     return 0 if candidate.audio is None else candidate.audio.samples_T.numel() // _hop_length(codec)
 
 
@@ -43,7 +43,7 @@ def _hop_length(codec: Codec) -> int:
 
 
 def _decode_batch(batch: Sequence[Candidate], codec: Codec, first_code: int) -> None:
-    """Add the audio from their code `first_code` on, where all of them end so far; all have as long a spoken prompt."""
+    """Append the audio from code `first_code` on, where all their audio ends; their voice prompts have one length."""
     codes_BS, num_codes_B = pad_rows([_all_codes(candidate) for candidate in batch])
     audio_BT = codec.decode(codes_BS, num_codes_B, batch[0].num_voice_codes + first_code).float().cpu()
     for candidate, audio_T in zip(batch, audio_BT, strict=True):
@@ -55,20 +55,24 @@ def _decode_batch(batch: Sequence[Candidate], codec: Codec, first_code: int) -> 
 
 
 def _all_codes(candidate: Candidate) -> torch.Tensor:
-    """The spoken prompt's codes, then its own."""
+    """The voice prompt's codes, then the candidate's."""
     if candidate.voice_codes_S is None:
         return candidate.codes_S
     return torch.cat([candidate.voice_codes_S, candidate.codes_S])
 
 
 def is_comparative(verifier: Verifier) -> bool:
-    """Whether its scores hold among the candidates of one call only: it is made of others, which it weighs so."""
+    """Whether the scores are relative, that is, depend on the other candidates in the call (as in an ensemble)."""
     return hasattr(verifier, "member_hashes")
 
 
 def check_texts(prompts: Sequence[Prompt], verifiers: Sequence[Verifier]) -> None:
-    """Raises ValueError where a verifier that compares texts has nothing to compare with: a prompt's text that is empty
-    once normalised. Every candidate would be NaN. Prompts without any text are left to `score_groups`."""
+    """Check that no prompt's text is empty after a verifier's normalisation, which would make every score NaN. Prompts
+    without any text are handled by `score_groups`.
+
+    Raises:
+        ValueError: A verifier that compares texts has nothing to compare with.
+    """
     for verifier in verifiers:
         check_texts(prompts, getattr(verifier, "members", []))
         if not hasattr(verifier, "reference_length"):
@@ -76,13 +80,13 @@ def check_texts(prompts: Sequence[Prompt], verifiers: Sequence[Verifier]) -> Non
         for prompt in prompts:
             if prompt.text.strip() and not verifier.reference_length(prompt):
                 raise ValueError(
-                    f"Expected the text of prompt {prompt.key!r} to hold something that {verifier.name} compares, but "
-                    f"its normaliser leaves nothing of {prompt.text!r}."
+                    f"Expected the text of prompt {prompt.key!r} to contain something that {verifier.name} compares, "
+                    f"but its normaliser leaves nothing of {prompt.text!r}."
                 )
 
 
 def score_candidates(prompt: Prompt, candidates: Sequence[Candidate], verifier: Verifier) -> set[ScoreFailure]:
-    """`score_groups` of one prompt."""
+    """Call `score_groups` for one prompt."""
     return score_groups([prompt], [candidates], verifier)
 
 
@@ -91,11 +95,11 @@ def score_groups(
 ) -> set[ScoreFailure]:
     """Fill `scores[verifier.name]` of every candidate of every prompt's group (their audio must be decoded).
 
-    A verifier that `ScoresMany` hears all of them in one call. NaN stands for: the verifier said so, or gave a score
-    that is not finite; the candidate has no audio; the verifier needs a reference or a text that the prompt lacks; the
-    verifier raised. In the last case it is asked of one prompt at a time, then of one candidate at a time; those that
-    still fail are logged and returned, so that a later run can try again. A comparative verifier hears the rest of them
-    in one call again, and fails for all of them where that raises.
+    A verifier that implements `ScoresMany` scores all of them in one call. A score is NaN if the verifier returned NaN
+    or a value that is not finite, the candidate has no audio, the verifier needs a reference or a text that the prompt
+    lacks, or the verifier raised. In the last case scoring is retried one prompt at a time, then one candidate at a
+    time; candidates that still fail are logged and returned, so that a later run can retry them. A verifier with
+    relative scores then scores the remaining ones in one call again; if that raises, all of them fail.
     """
     heard: list[tuple[Prompt, list[Candidate]]] = []
     for prompt, candidates in zip(prompts, groups, strict=True):
@@ -111,7 +115,7 @@ def score_groups(
 
 
 def _asked_together(heard: Sequence[tuple[Prompt, list[Candidate]]], verifier: ScoresMany) -> bool:
-    """Whether the verifier could score all in one call."""
+    """Score all in one call; returns whether that succeeded."""
     try:
         scores = verifier.score_many([prompt for prompt, _ in heard], [candidates for _, candidates in heard])
         for (_, candidates), scores_N in zip(heard, scores, strict=True):
@@ -120,7 +124,7 @@ def _asked_together(heard: Sequence[tuple[Prompt, list[Candidate]]], verifier: S
     except BROKEN_INSTALLATION:
         raise
     except Exception:
-        logger.warning("%s failed on %d prompts; asking of one at a time.", verifier.name, len(heard), exc_info=True)
+        logger.warning("%s failed on %d prompts; retrying one at a time.", verifier.name, len(heard), exc_info=True)
         return False
 
 
@@ -132,7 +136,7 @@ def _asked_alone(prompt: Prompt, heard: Sequence[Candidate], verifier: Verifier)
         raise
     except Exception:
         logger.warning(
-            "%s failed on prompt %s; trying its candidates one by one.", verifier.name, prompt.key, exc_info=True
+            "%s failed on prompt %s; retrying its candidates one by one.", verifier.name, prompt.key, exc_info=True
         )
     failed = [candidate for candidate in heard if not _scored([candidate], prompt, verifier)]
     if is_comparative(verifier):
@@ -143,7 +147,7 @@ def _asked_alone(prompt: Prompt, heard: Sequence[Candidate], verifier: Verifier)
 
 
 def _scored(candidates: Sequence[Candidate], prompt: Prompt, verifier: Verifier) -> bool:
-    """Whether the verifier could score them in one call; NaN and a warning otherwise."""
+    """Score the candidates in one call; returns whether that succeeded. On failure: NaN and a warning."""
     for candidate in candidates:
         candidate.scores[verifier.name] = math.nan
     try:
@@ -151,7 +155,7 @@ def _scored(candidates: Sequence[Candidate], prompt: Prompt, verifier: Verifier)
         return True
     except BROKEN_INSTALLATION:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever a verifier raises, the sweep goes on
+    except Exception as error:  # noqa: BLE001 - a failing verifier must not stop the sweep
         which = ", ".join(f"#{candidate.index}" for candidate in candidates)
         logger.warning("%s could not score %s %s: %r", verifier.name, prompt.key, which, error)
         return False
@@ -161,7 +165,7 @@ def _fill(candidates: Sequence[Candidate], scores: torch.Tensor, name: str) -> N
     scores_N = torch.as_tensor(scores, dtype=torch.float64).cpu()
     if scores_N.shape != (len(candidates),):
         raise ValueError(
-            f"Expected `{name}` to give scores of shape ({len(candidates)},), but got {tuple(scores_N.shape)}."
+            f"Expected `{name}` to return scores of shape ({len(candidates)},), but got {tuple(scores_N.shape)}."
         )
     for candidate, score in zip(candidates, scores_N.tolist(), strict=True):
         candidate.scores[name] = score if math.isfinite(score) else math.nan

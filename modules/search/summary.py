@@ -1,4 +1,4 @@
-"""From the stored records of a sweep to SweepResults: curves, choices, and the description of what was run."""
+"""Conversion of a sweep's stored records to SweepResults: curves, selections, and the description of the run."""
 
 import datetime
 import math
@@ -21,7 +21,7 @@ from modules.search.candidate_store import CandidateRecord
 from modules.search.panel import Panel, chosen_index, silent_trace
 from modules.search.sweep import Sweep
 
-# Of the description: what may differ between the searches of one sweep.
+# Keys of the description that may differ between the searches of one sweep.
 SEARCH_FACTS = (
     "model", "model_hash", "algorithm", "sampling", "seeds", "num_candidates", "most_flops_per_prompt",
     "num_score_failures",
@@ -29,8 +29,8 @@ SEARCH_FACTS = (
 
 
 def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamples: int = 2000) -> SweepResults:
-    """The results of a sweep whose every prompt is stored; comparisons are for `combined`. The sweep's seed also draws
-    the bootstrap's resamples."""
+    """The results of a completely stored sweep; comparisons are made by `combined`. The sweep's seed also seeds the
+    bootstrap."""
     traces, points, every_n, chosen, hypotheses, over_optimised = {}, [], [], {}, {}, []
     for prompt_set, prompts in prompt_sets.items():
         records = [of_panel(sweep.record(prompt), sweep.panel) for prompt in prompts]
@@ -59,7 +59,7 @@ def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamp
                 hypotheses[record.trace.prompt.key, index, name] = text
     num_candidates = max(len(trace.candidates) for trace in next(iter(traces.values())))
     description = describe(sweep, prompt_sets, num_candidates)
-    # Of what is stored, whoever drew it: `failures` also holds those of branches that a search gave up.
+    # Count stored candidates only, by whichever rank: `failures` also has those of branches that a search discarded.
     candidates = [one for own in traces.values() for trace in own for one in trace.candidates]
     asked = {(one.prompt_key, one.index, name) for one in candidates for name in one.scores}
     description["num_score_failures"] = len(asked & sweep.failures)
@@ -68,24 +68,24 @@ def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamp
 
 
 def of_panel(record: CandidateRecord, panel: Panel) -> CandidateRecord:
-    """What this panel's verifiers said, without audio; of final judges, and in words, of the first candidate and of
-    this panel's choices alone: the store also holds what they said of the choices of other selectors, before."""
+    """A copy of the record without audio, with this panel's scores only; final-judge scores and transcripts only for
+    candidate 0 and the selected ones. The store also has those for selections of other, earlier selectors."""
     trace = silent_trace(record.trace, panel.columns)
     kept = {0} | {chosen_index(trace.candidates, selector.name) for selector in panel.selectors}
-    dear = {one.name for one in panel.final_judges} - {one.name for one in panel.for_all}
-    dear |= {disagreement_name(name) for name in dear}
+    final_only = {one.name for one in panel.final_judges} - {one.name for one in panel.for_all}
+    final_only |= {disagreement_name(name) for name in final_only}
     for place, candidate in enumerate(trace.candidates):
-        for name in () if place in kept else dear:
+        for name in () if place in kept else final_only:
             candidate.scores.pop(name, None)
             candidate.verifier_costs.pop(name, None)
-    heard = {(trace.candidates[place].index, name) for place in kept for name in panel.columns}
-    hypotheses = {key: text for key, text in record.hypotheses.items() if key in heard}
+    transcribed = {(trace.candidates[place].index, name) for place in kept for name in panel.columns}
+    hypotheses = {key: text for key, text in record.hypotheses.items() if key in transcribed}
     return CandidateRecord(trace, record.score_identities, hypotheses)
 
 
 def combined(results: Sequence[SweepResults], seed: int, num_resamples: int = 2000) -> SweepResults:
-    """The first one's results, with the others beside it, comparisons of every line, and searches beside best-of-n at
-    equal compute."""
+    """The first results with the others attached, comparisons of all lines, and comparisons of searches with best-of-n
+    at equal compute."""
     results = _with_verdicts(results, seed, num_resamples)
     if len(results) == 1:
         description = results[0].description | {"searches": [search_facts(results[0])]}
@@ -112,19 +112,19 @@ def _is_sampling(results: SweepResults) -> bool:
 
 
 def _with_verdicts(results: Sequence[SweepResults], seed: int, num_resamples: int) -> list[SweepResults]:
-    """With what every selector's gain comes to under judges of other families (analysis/families.py)."""
+    """The results with `holds_under_every_family` set at every selector's points (analysis/families.py)."""
     samples = [point for one in results if _is_sampling(one) for point in one.points]
     return [replace(one, points=with_verdicts(one.points, samples, seed, num_resamples)) for one in results]
 
 
 def search_facts(results: SweepResults) -> dict[str, Any]:
-    """One search of a sweep, for the list of all."""
+    """Description of one search of a sweep, for the list of all searches."""
     about = {"seeds": [results.description["seed"]]} | results.description
     return {name: about[name] for name in SEARCH_FACTS if name in about}
 
 
 def with_distinct_names(results: Sequence[SweepResults]) -> list[SweepResults]:
-    """Where searches share a name, the settings in which they differ follow it: "process_beam num_beams=4"."""
+    """Append to names shared by several searches the settings in which they differ: "process_beam num_beams=4"."""
     searches = [one.description["algorithm"] for one in results]
     named = []
     for one, search in zip(results, searches, strict=True):
@@ -136,12 +136,12 @@ def with_distinct_names(results: Sequence[SweepResults]) -> list[SweepResults]:
 
 
 def of_model(results: SweepResults, name: str) -> SweepResults:
-    """As those of one model of several."""
+    """The results labelled as those of model `name`, one of several."""
     return _relabelled(results, {"model": name}, {"model": name})
 
 
 def _relabelled(results: SweepResults, labels: dict[str, str], description: dict[str, Any]) -> SweepResults:
-    """With other labels in every row of its tables, and in its description."""
+    """A copy with other labels in every row of its tables, and in its description."""
     tables = {
         table: [replace(row, **labels) for row in getattr(results, table)]
         for table in ("points", "every_n", "over_optimisation", "seed_scores")
@@ -155,7 +155,7 @@ def _relabelled(results: SweepResults, labels: dict[str, str], description: dict
 
 
 def describe(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_candidates: int) -> dict[str, Any]:
-    """What was run, ready for JSON (see SweepResults)."""
+    """Description of the run, JSON serialisable (see SweepResults)."""
     return {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version()} | package_versions(),

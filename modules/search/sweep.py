@@ -1,4 +1,4 @@
-"""Sweep: samples what is not stored yet, asks every verifier what it was not asked yet, and stores the answers."""
+"""Sweep: samples missing candidates, computes missing scores of every verifier, and stores both."""
 
 import logging
 import math
@@ -31,11 +31,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Sweep:
-    """The sweep of one model in one setting, over as many prompts as one likes.
+    """The sweep of one model in one setting, over any number of prompts.
 
-    `run` may be killed at any time: what was stored is neither sampled nor scored again. Scores of another version of
-    a verifier, of another decoder or of another reference recording are not reused; the codes are. `engine` made the
-    sampler, where that is not the model's own: its candidates are stored apart.
+    `run` may be killed at any time: stored candidates are neither sampled nor scored again. Scores by another version
+    of a verifier, with another decoder or another reference recording are not reused; the codes are. `engine`: the
+    engine of the sampler, if it is not the model's own; its candidates are stored separately.
     """
 
     codec: Codec
@@ -59,10 +59,10 @@ class Sweep:
     def run(
         self, prompts: Sequence[Prompt], sampler: Sampler, prompts_per_group: int = 8, progress: Progress = no_progress
     ) -> None:
-        """Sample and score every prompt, `prompts_per_group` at a time, until the store holds it all.
+        """Sample and score all prompts, `prompts_per_group` at a time, and store the results.
 
-        Says first what it may cost: `most_flops` is the search's own bound for a prompt, on average over them; of
-        several calls the largest.
+        Logs an upper bound of the cost first: `most_flops` is the search's bound per prompt, averaged over the prompts;
+        over several calls, the largest.
         """
         if prompts:
             bounds = [self.estimated_cost(prompt, sampler).flops for prompt in prompts]
@@ -74,14 +74,18 @@ class Sweep:
             progress("stored", len(group))
 
     def estimated_cost(self, prompt: Prompt, sampler: Sampler, num_codes: int = sys.maxsize) -> Cost:
-        """What the search of a prompt costs if its candidates have so many codes; the default is the most it can."""
+        """Cost of the search for a prompt if its candidates have `num_codes` codes; the default is the maximum cost."""
         estimate = self.algorithm.estimate(num_codes)
         num_voice_codes = len(prompt.voice.codes) if prompt.voice else 0
         sizes = (sampler.num_prompt_tokens(prompt), num_voice_codes)
         return estimated_cost(estimate, sampler, self.codec, self.panel.selectors, *sizes)
 
     def record(self, prompt: Prompt) -> CandidateRecord:
-        """A finished prompt from the store. Scores that a verifier was asked for but could not give are NaN."""
+        """Load a finished prompt from the store. Scores that a verifier failed to compute are NaN.
+
+        Raises:
+            RuntimeError: The prompt is not in the store.
+        """
         record = self._load(prompt)
         if record is None:
             raise RuntimeError(
@@ -97,7 +101,7 @@ class Sweep:
         return record
 
     def _nan_if_failed(self, candidate: Candidate, verifier_name: str) -> None:
-        """The store holds what could not be judged, and leaves out what failed, on whichever rank."""
+        """Set a missing score to NaN: the store has NaN for what cannot be scored, and omits failures of any rank."""
         if verifier_name not in candidate.scores:
             candidate.scores[verifier_name] = math.nan
             self.failures.add((candidate.prompt_key, candidate.index, verifier_name))
@@ -144,11 +148,11 @@ class Sweep:
                 self._save(record)
 
     def _ask_all(self, records: Sequence[CandidateRecord], progress: Progress) -> set[str]:
-        """Every selector and judge on every candidate that it has not scored; keys of the prompts that changed."""
+        """Score with every selector and judge all candidates without its score; returns keys of changed prompts."""
         return self._ask(records, self.panel.for_all, lambda record: record.trace.candidates, progress)
 
     def _ask_about_chosen(self, records: Sequence[CandidateRecord], progress: Progress) -> set[str]:
-        """Final judges, and hypotheses of all that have them, on the first candidate and the chosen ones."""
+        """Compute final-judge scores and transcripts for the first candidate and the selected ones."""
         changed = self._ask(records, self.panel.final_judges, self._first_and_chosen, progress)
         writers = [verifier for verifier in self.panel.everyone if hasattr(verifier, "hypotheses")]
         for record in records:
@@ -176,7 +180,7 @@ class Sweep:
             for record in records:
                 wanted = candidates_of(record)
                 own = [one for one in wanted if verifier.name not in one.scores]
-                if own:  # scores that compare hold for all or for none
+                if own:  # relative scores must be computed for all candidates together
                     unasked[verifier.name].append((record.trace.prompt, wanted if is_comparative(verifier) else own))
         unheard = {id(one): one for tasks in unasked.values() for _, own in tasks for one in own}
         if unheard:
@@ -202,13 +206,13 @@ class Sweep:
         decode_candidates(candidates, self.codec, self.decode_batch_size)
         try:
             texts = verifier.hypotheses(record.trace.prompt, candidates)
-        except Exception as error:  # noqa: BLE001 - the texts illustrate the report; the sweep goes on without them
-            logger.warning("%s gave no hypotheses for %s: %r", verifier.name, record.trace.prompt.key, error)
+        except Exception as error:  # noqa: BLE001 - transcripts only illustrate the report; continue without them
+            logger.warning("%s returned no hypotheses for %s: %r", verifier.name, record.trace.prompt.key, error)
             return
         for candidate, text in zip(candidates, texts, strict=True):
             record.hypotheses[candidate.index, verifier.name] = text
 
 
 def _unknown_last(flops: float) -> float:
-    """For `max`, which would drop a NaN: what is not known may be any number."""
+    """Sort key for `max` that treats NaN as infinity: an unknown cost may be any number."""
     return math.inf if math.isnan(flops) else flops

@@ -1,4 +1,4 @@
-"""The spoken prompts of a search: the codec reads their recordings once, before anything is sampled.
+"""Voice prompts of a search: their recordings are encoded once, before sampling.
 
 Shapes: T audio samples, B batch, S code frames.
 """
@@ -13,16 +13,16 @@ from modules.api import Audio, Codec, Prompt, pad_rows
 
 
 def voice_codes(prompt: Prompt) -> Tensor | None:
-    """The codes of the prompt's voice as (S,) int64; None where it has none."""
+    """The codes of the prompt's voice as (S,) int64; None if it has none."""
     if prompt.voice is None or not len(prompt.voice.codes):
         return None
     return torch.tensor([int(code) for code in prompt.voice.codes], dtype=torch.int64)
 
 
 def with_voice_codes(prompts: Sequence[Prompt], codec: Codec, batch_size: int = 8) -> list[Prompt]:
-    """The prompts, their voices with the codes of `reference`; those without a voice, or with codes, as they are.
+    """Encode `reference` into the codes of each prompt's voice; prompts without a voice, or with codes, are unchanged.
 
-    A recording that several prompts share is read once. Its last frame may hold the silence that the codec adds.
+    A recording that several prompts share is encoded once. Its last frame may contain padding added by the codec.
 
     Raises:
         ValueError: A prompt has a voice without a recording, or one too short to give a code.
@@ -52,8 +52,8 @@ def _is_unread(prompt: Prompt) -> bool:
 
 
 def _encoded(recordings: dict[int, Audio], codec: Codec, batch_size: int) -> dict[int, tuple[int, ...]]:
-    """The codes of each recording; those of like length share a batch."""
-    sample_rate = getattr(codec, "input_sample_rate", codec.sample_rate)  # NeuCodec speaks at another than it hears
+    """The codes of each recording; recordings of similar length share a batch."""
+    sample_rate = getattr(codec, "input_sample_rate", codec.sample_rate)  # NeuCodec: 16 kHz input, 24 kHz output
     rows = sorted(((_at_rate(audio, sample_rate), name) for name, audio in recordings.items()), key=_length)
     codes: dict[int, tuple[int, ...]] = {}
     for first in range(0, len(rows), batch_size):

@@ -1,4 +1,4 @@
-"""Audio as verifiers need it: at the model's rate, known again by its content, judged clip by clip.
+"""Audio utilities for verifiers: resampling, caching by content, and scoring clip by clip.
 
 T audio samples.
 """
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def resampled(audio: Audio, sample_rate: int) -> np.ndarray:
-    """The samples at `sample_rate` Hz: (T,) float32, contiguous. Band-limited (soxr, high quality)."""
+    """Resample to `sample_rate` Hz: (T,) float32, contiguous. Band-limited (soxr, high quality)."""
     samples_T = np.ascontiguousarray(audio.samples_T.detach().float().cpu().numpy())
     if audio.sample_rate == sample_rate:
         return samples_T
@@ -33,14 +33,14 @@ def resampled(audio: Audio, sample_rate: int) -> np.ndarray:
 
 
 def audio_hash(audio: Audio) -> str:
-    """SHA-256 over the rate and the samples: equal for equal audio, whichever candidate holds it."""
+    """SHA-256 over the rate and the samples: equal for equal audio of any candidate."""
     digest = hashlib.sha256(str(audio.sample_rate).encode())
     digest.update(resampled(audio, audio.sample_rate).tobytes())
     return digest.hexdigest()
 
 
 def checked(audio: Audio | None) -> Audio:
-    """The audio itself; raises ValueError where there is too little of it, or NaN in it, for any model to judge."""
+    """Return the audio; raises ValueError if it is too short or not finite, so that no model can score it."""
     if audio is None or audio.seconds < MIN_SECONDS:
         seconds = 0.0 if audio is None else audio.seconds
         raise ValueError(f"Expected `audio` of at least {MIN_SECONDS} s, but got {seconds:.3f} s.")
@@ -51,7 +51,7 @@ def checked(audio: Audio | None) -> Audio:
 
 @dataclass
 class Failures:
-    """Counts the clips that a verifier could not judge; warns at the first only."""
+    """Counts the clips that a verifier could not score; warns at the first only."""
 
     verifier: str
     count: int = 0
@@ -59,28 +59,28 @@ class Failures:
     def add(self, error: Exception) -> None:
         self.count += 1
         if self.count == 1:
-            logger.warning("%s could not judge a clip, and counts it: %s", self.verifier, error)
+            logger.warning("%s could not score a clip; further failures are only counted: %s", self.verifier, error)
 
 
 def failed(error: Exception) -> Exception:
-    """An exception as what came of a clip. It lets go what its frames held: on a GPU that may be what others need."""
+    """The exception as a clip's outcome, with its frames cleared, which may hold GPU memory."""
     traceback.clear_frames(error.__traceback__)
     return error
 
 
 def raise_passing(outcomes: Iterable[Any]) -> None:
-    """Raise the first exception among what came of clips that is no ValueError: it says nothing of its clip, but of
-    memory that others had taken, or of a driver. Whoever asked may ask again, of one candidate at a time."""
+    """Raise the first exception among the outcomes that is not a ValueError: it is not caused by its clip but, for
+    example, by memory in use elsewhere or a driver. The caller may retry, one candidate at a time."""
     for outcome in outcomes:
         if isinstance(outcome, Exception) and not isinstance(outcome, ValueError):
             raise outcome
 
 
 class ContentCache:
-    """What `compute` says of clips, kept by the content of their audio: equal clips are computed once.
+    """Caches the results of `compute` by the content of the audio: equal clips are computed once.
 
-    `compute` gets the new clips together. A clip that nothing could judge gives a ValueError, which is not kept. Any
-    other exception that `compute` gives for a clip is raised, once the others are kept (`raise_passing`).
+    `compute` gets the new clips in one batch. A clip that cannot be scored gives a ValueError, which is not cached. Any
+    other exception that `compute` returns for a clip is raised after the others are cached (`raise_passing`).
     """
 
     def __init__(self, compute: Callable[[list[Audio]], list[Any]], size: int = 20_000) -> None:
@@ -109,7 +109,7 @@ class ContentCache:
 
 
 def scores_or_nan(outcomes: Sequence[Any], failures: Failures) -> torch.Tensor:
-    """(N,) float64: the numbers, and NaN, counted, for exceptions and NaN."""
+    """Convert outcomes to (N,) float64; exceptions and NaN become NaN and are counted."""
     for outcome in outcomes:
         if isinstance(outcome, Exception):
             failures.add(outcome)
@@ -120,7 +120,7 @@ def scores_or_nan(outcomes: Sequence[Any], failures: Failures) -> torch.Tensor:
 
 
 def regrouped(values: Sequence[Any], groups: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    """The values cut into stretches as long as the groups."""
+    """Split the values into lists with the lengths of the groups."""
     rest = iter(values)
     return [[next(rest) for _ in group] for group in groups]
 
@@ -128,7 +128,7 @@ def regrouped(values: Sequence[Any], groups: Sequence[Sequence[Any]]) -> list[li
 def scores_of_groups(
     judge: ContentCache, groups: Sequence[Sequence[Candidate]], failures: Failures
 ) -> list[torch.Tensor]:
-    """(N,) float64 for each group of candidates, of a verifier that hears nothing but audio: all clips in one pass."""
+    """(N,) float64 for each group of candidates, for a verifier that uses audio only: all clips in one batch."""
     outcomes = judge([candidate.audio for group in groups for candidate in group])
     return [scores_or_nan(own, failures) for own in regrouped(outcomes, groups)]
 
@@ -137,7 +137,7 @@ def reference_similarities(
     directions: ContentCache, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]], failures: Failures
 ) -> list[torch.Tensor]:
     """(N,) float64 for each prompt's group: the cosine between a candidate and the prompt's reference, where
-    `directions` gives vectors of length 1. All clips in one pass; NaN, counted, where either could not be heard."""
+    `directions` returns vectors of length 1. All clips in one batch; NaN, counted, if either cannot be embedded."""
     references = [prompt.reference for prompt in prompts]
     heard = directions([*references, *(candidate.audio for group in groups for candidate in group)])
     own = regrouped(heard[len(references) :], groups)
@@ -153,14 +153,14 @@ def _cosine(first: Any, second: Any) -> float | Exception:
 
 
 def in_threads(judge: Callable[[Audio], float], audios: Sequence[Audio], num_workers: int) -> list[float | Exception]:
-    """`judge` over the clips in `num_workers` threads; an exception where it failed."""
+    """Apply `judge` to the clips in `num_workers` threads; returns the exception for clips where it failed."""
 
     def attempt(audio: Audio) -> float | Exception:
         try:
             return float(judge(audio))
         except BROKEN_INSTALLATION:
             raise
-        except Exception as error:  # noqa: BLE001 - one bad clip must not spoil the others
+        except Exception as error:  # noqa: BLE001 - one bad clip must not affect the others
             return failed(error)
 
     if num_workers == 1 or len(audios) < 2:

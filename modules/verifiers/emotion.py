@@ -1,4 +1,4 @@
-"""Whether speech has the wanted emotion: a classifier's probability of a label, or likeness to a reference."""
+"""Emotion verifiers: a classifier's probability of a label, or similarity to a reference."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,14 +17,14 @@ class EmotionLabel:
 
     Args:
         model: A folder, or a name on the hub.
-        label: As the model's configuration calls it (`id2label`).
-        name: Column of tables.
-        device: Where it runs.
-        batch_size: Clips at a time.
-        families: Kinds of model that it counts as; None: the type that its configuration names.
+        label: Label name in the model's configuration (`id2label`).
+        name: Column name in tables.
+        device: Device of the model.
+        batch_size: Clips per batch.
+        families: Model families, for reports; None: the model type in its configuration.
 
     Raises:
-        ValueError: At the first score, where the model has no such label.
+        ValueError: At the first score, if the model has no such label.
     """
 
     worst_score, best_score = 0.0, 1.0
@@ -60,7 +60,7 @@ class EmotionLabel:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the score beside the model."""
+        """Settings that determine the score besides the model."""
         return constructor_settings(self)
 
     @property
@@ -79,7 +79,7 @@ class EmotionLabel:
         return self.score_many([prompt], [candidates])[0]
 
     def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]:
-        """`score` of many prompts: all clips in one pass."""
+        """`score` of many prompts: all clips in one batch."""
         self._place  # noqa: B018 - a wrong label must stop the sweep, not count as failures
         return scores_of_groups(self._scores, groups, self._failures)
 
@@ -97,10 +97,10 @@ class EmotionSimilarity:
 
     Args:
         model: A folder, or a name on the hub.
-        name: Column of tables.
-        device: Where it runs.
-        batch_size: Clips at a time.
-        families: Kinds of model that it counts as; None: the type that its configuration names.
+        name: Column name in tables.
+        device: Device of the model.
+        batch_size: Clips per batch.
+        families: Model families, for reports; None: the model type in its configuration.
     """
 
     worst_score, best_score = -1.0, 1.0
@@ -135,7 +135,7 @@ class EmotionSimilarity:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the score beside the model."""
+        """Settings that determine the score besides the model."""
         return constructor_settings(self)
 
     @property
@@ -143,11 +143,11 @@ class EmotionSimilarity:
         return self._failures.count
 
     def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
-        """(N,) float64 in [-1, 1]; NaN where there is no reference or no candidate to hear."""
+        """(N,) float64 in [-1, 1]; NaN without a reference or without audio."""
         return self.score_many([prompt], [candidates])[0]
 
     def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]:
-        """`score` of many prompts: all clips and references in one pass."""
+        """`score` of many prompts: all clips and references in one batch."""
         return reference_similarities(self._directions, prompts, groups, self._failures)
 
     def _embed(self, audios: list[Audio]) -> list[np.ndarray | Exception]:
@@ -157,5 +157,5 @@ class EmotionSimilarity:
         return self._audio_model.judge(audios, read)
 
     def flops(self, seconds: float) -> float:
-        """One pass over the candidate; the reference's is paid once per prompt and not counted."""
+        """FLOPs of one pass over the candidate; the reference is processed once per prompt and not counted."""
         return self._audio_model.flops(seconds)

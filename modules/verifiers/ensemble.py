@@ -1,4 +1,4 @@
-"""Several verifiers as one: less of each one's weakness, and a number for how much they disagree. M members."""
+"""Ensembles: several verifiers combined into one score, with a measure of their disagreement. M members."""
 
 import hashlib
 import math
@@ -14,7 +14,7 @@ Method = Literal["mean", "rank", "worst"]
 
 
 def z_scores(scores_MN: Tensor) -> Tensor:
-    """Each row in its own standard deviations from its own mean, NaN left out and kept; a row of equals gives 0."""
+    """Standardise each row by its mean and standard deviation; NaN is ignored and kept; a constant row gives 0."""
     known_MN = ~scores_MN.isnan()
     count_M1 = known_MN.sum(1, keepdim=True).clamp(min=1)
     mean_M1 = scores_MN.nan_to_num(0).sum(1, keepdim=True) / count_M1
@@ -25,7 +25,8 @@ def z_scores(scores_MN: Tensor) -> Tensor:
 
 
 def rank_scores(scores_MN: Tensor) -> Tensor:
-    """The share of a row's other scores that each beats, ties by half, in [0, 1]; NaN stays; alone: 0.5."""
+    """Fraction of the other scores in a row that each score exceeds, ties count half, in [0, 1]; NaN stays; 0.5 if
+    there are no others."""
     better_MNN = (scores_MN[:, :, None] > scores_MN[:, None, :]).double()
     tied_MNN = (scores_MN[:, :, None] == scores_MN[:, None, :]).double()
     num_others_M1 = (~scores_MN.isnan()).sum(1, keepdim=True) - 1
@@ -35,24 +36,25 @@ def rank_scores(scores_MN: Tensor) -> Tensor:
 
 
 def scores_by(verifier: Verifier, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]:
-    """(N,) of each prompt's group, in one pass where the verifier can."""
+    """(N,) scores of each prompt's group, in one batch if the verifier supports it."""
     if isinstance(verifier, ScoresMany):
         return verifier.score_many(prompts, groups)
     return [verifier.score(prompt, group) for prompt, group in zip(prompts, groups, strict=True)]
 
 
 class Ensemble:
-    """One score from several verifiers, comparable among the candidates of one call only: those of one prompt.
+    """Combines several verifiers into a relative score (depends on the other candidates in the call, those of one
+    prompt).
 
-    A candidate that a member could not judge gets NaN: what is left of the ensemble would be another one. The ensemble
-    may be judged by no member (`member_hashes`), and needs what any member needs.
+    A candidate that a member could not score gets NaN, because the remaining members would be a different ensemble. No
+    member may judge the ensemble (`member_hashes`). The ensemble needs a text or a reference if any member does.
 
     Args:
         members: At least two.
-        method: "mean" of z-scores within the candidates; "rank": mean share of the others that it beats; "worst":
+        method: "mean": mean z-score among the candidates; "rank": mean fraction of the others that it exceeds; "worst":
             the lowest z-score.
-        weights: One for each member, learned elsewhere, for "mean" and "rank"; None weighs them alike.
-        name: Column of tables.
+        weights: One per member, learned elsewhere, for "mean" and "rank"; None weights them equally.
+        name: Column name in tables.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class Ensemble:
 
     @property
     def member_hashes(self) -> frozenset[str]:
-        """Of all members, and of their members."""
+        """Model hashes of all members, and of their members."""
         return frozenset(
             model_hash
             for member in self.members
@@ -90,23 +92,23 @@ class Ensemble:
 
     @property
     def settings(self) -> dict[str, object]:
-        """What decides the score: of each member its model and settings, in the order of the weights."""
+        """Settings that determine the score: model and settings of each member, in the order of the weights."""
         members = [[member.model_hash, member.settings] for member in self.members]
         return {"method": self.method, "weights": self.weights, "members": members}
 
     @property
     def worst_score(self) -> float:
-        """Below what any of up to 100 candidates can get: |z| is at most sqrt(N - 1)."""
+        """A bound below every possible score of up to 100 candidates: |z| is at most sqrt(N - 1)."""
         return -1.0 if self.method == "rank" else -10.0
 
     @property
     def best_score(self) -> float:
-        """inf but for ranks: z-scores have no end, and `worst_score` only stands below them."""
+        """inf except for ranks: z-scores are unbounded, and `worst_score` is only a lower bound."""
         return 1.0 if self.method == "rank" else math.inf
 
     @property
     def families(self) -> frozenset[str]:
-        """Of all members."""
+        """Families of all members."""
         return frozenset().union(*(member.families for member in self.members))
 
     @property
@@ -127,16 +129,16 @@ class Ensemble:
 
     @property
     def mean_disagreement(self) -> float:
-        """Mean over all candidates judged so far of the standard deviation of the members' z-scores; NaN before."""
+        """Standard deviation of the members' z-scores, mean over all candidates scored so far; NaN before the first."""
         known = [value for value in self.disagreements if value == value]
         return sum(known) / len(known) if known else float("nan")
 
     def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
-        """(N,) float64. Leaves the members' disagreement in the candidates' scores, under `disagreement_name`."""
+        """(N,) float64. Stores the members' disagreement in the candidates' scores, under `disagreement_name`."""
         return self.score_many([prompt], [candidates])[0]
 
     def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]:
-        """`score` of many prompts: each member hears those of all."""
+        """`score` of many prompts: each member scores those of all prompts in one batch."""
         heard = [scores_by(member, prompts, groups) for member in self.members]
         own = [torch.stack([one.double() for one in scores]) for scores in zip(*heard, strict=True)]
         return [self._combined(*one) for one in zip(groups, own, strict=True)]
@@ -156,9 +158,9 @@ class Ensemble:
 
     @staticmethod
     def disagreement(scores_MN: Tensor) -> Tensor:
-        """(N,) standard deviation of the members' z-scores of each candidate: 0 is one opinion, 1 is chance."""
+        """(N,) standard deviation of the members' z-scores of each candidate: 0 is full agreement, 1 is chance."""
         return z_scores(scores_MN).std(0, unbiased=False)
 
     def flops(self, seconds: float) -> float:
-        """Of all members."""
+        """FLOPs of all members."""
         return sum(member.flops(seconds) for member in self.members)

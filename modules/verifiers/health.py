@@ -1,4 +1,4 @@
-"""Whether a candidate has gone astray: loops, silence, far too long or too short for its text. Costs nearly nothing."""
+"""Health: cheap checks for degenerate candidates (loops, silence, far too long or too short for the text)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,8 +14,8 @@ FRAME_SECONDS = 0.02
 
 
 def longest_loop(codes_S: np.ndarray, max_period: int) -> int:
-    """Length in codes of the longest stretch that repeats itself: code i equals code i - p, for one p up to
-    `max_period`; a stretch counts with the period that it repeats, and must hold it at least twice."""
+    """Length in codes of the longest periodic stretch: code i equals code i - p, for one p up to `max_period`. The
+    length includes the first period; a stretch must contain the period at least twice."""
     longest = 0
     for period in range(1, min(max_period, len(codes_S) // 2) + 1):
         equal = np.flatnonzero(np.diff(np.concatenate([[0], codes_S[period:] == codes_S[:-period], [0]])))
@@ -36,17 +36,17 @@ def longest_silence(samples_T: np.ndarray, sample_rate: int, threshold_db: float
 
 
 class Health:
-    """The share of four checks that a candidate passes: 1.0 is healthy. Of partial audio, "too short" is not asked.
+    """Fraction of four checks that a candidate passes: 1.0 is healthy. "too short" is not checked for partial audio.
 
     Args:
         max_loop_seconds: Longest stretch of codes that repeats with a period of at most `max_loop_period` codes.
-        max_loop_period: Codes; longer loops are not seen.
-        max_silence_seconds: Longest stretch of silence.
-        silence_db: What is below counts as silence.
-        max_seconds_per_character: With `slack_seconds`, the longest audio for a text.
+        max_loop_period: Maximum period in codes; longer loops are not detected.
+        max_silence_seconds: Longest allowed stretch of silence.
+        silence_db: Level below which audio counts as silence.
+        max_seconds_per_character: With `slack_seconds`, the longest allowed audio for a text.
         min_seconds_per_character: The shortest.
-        slack_seconds: Allowed whatever the text.
-        name: Column of tables.
+        slack_seconds: Allowed for any text in addition.
+        name: Column name in tables.
     """
 
     model_hash = "health"
@@ -81,11 +81,11 @@ class Health:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the score."""
+        """Settings that determine the score."""
         return constructor_settings(self)
 
     def problems(self, prompt: Prompt, candidate: Candidate) -> list[str]:
-        """What is wrong: of "loop", "silence", "too long", "too short". Raises ValueError without audio."""
+        """Names of failed checks: "loop", "silence", "too long", "too short". Raises ValueError without audio."""
         if candidate.audio is None or candidate.num_codes == 0:
             raise ValueError("Expected a candidate with codes and audio, but got none.")
         seconds, found = candidate.audio.seconds, []

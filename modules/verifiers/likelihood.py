@@ -1,4 +1,4 @@
-"""What the language model itself thinks of a candidate: its mean log-probability per token."""
+"""Likelihood: mean log-probability per token of a candidate under the language model itself."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -10,17 +10,17 @@ from modules.api import Candidate, Prompt
 
 
 class Likelihood:
-    """Mean log-probability per drawn token (nats), the end token included; NaN for a candidate without tokens.
+    """Mean log-probability per sampled token (nats), the end token included; NaN for a candidate without tokens.
 
-    Needs no audio and no model of its own: the sampler has already paid for the number. Under the model itself, at
-    temperature 1, whatever the sampling settings were.
+    Needs no audio and no model of its own, because the sampler has already computed it: under the language model, at
+    temperature 1, regardless of the sampling settings.
     """
 
     name = "likelihood"
     model_hash = "likelihood"
     families = frozenset({"likelihood"})
     settings: ClassVar[dict[str, Any]] = {}
-    best_score = float("inf")  # -20 and 0 are no ends that speech comes near: intervals must not reach for them
+    best_score = float("inf")  # speech never comes near -20 or 0, so intervals must not use them as bounds
     worst_score = -20.0
     needs_text = False
     needs_reference = False
@@ -36,5 +36,5 @@ class Likelihood:
         return torch.tensor(means, dtype=torch.float64)
 
     def flops(self, seconds: float) -> float:
-        """Nothing: the sampler counted the forward passes."""
+        """0: the forward passes are counted by the sampler."""
         return 0.0

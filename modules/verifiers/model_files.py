@@ -1,4 +1,4 @@
-"""The files of a verifier's model: where an installed package keeps them, and the hash of their content."""
+"""Files of a verifier's model: lookup in installed packages, folders and the hub, and hashes of their content."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -21,10 +21,11 @@ def package_folder(package: str, install: str) -> Path:
 
 
 def model_folder(model: str, weights: Sequence[str]) -> Path:
-    """A local folder, or that of a name on the model hub, downloaded where it is not in the cache: of the weights only
-    those of the first pattern in `weights` that the repository holds.
+    """A local folder, or the cached folder of a name on the model hub, downloaded if necessary; of the weights, only
+    those of the first pattern in `weights` that the repository has.
 
-    Raises FileNotFoundError where `model` is neither, or cannot be had.
+    Raises:
+        FileNotFoundError: `model` is neither, or cannot be downloaded.
     """
     if Path(model).is_dir():
         return Path(model)
@@ -34,15 +35,15 @@ def model_folder(model: str, weights: Sequence[str]) -> Path:
 
 
 def settings_hash(folder: Path) -> str:
-    """SHA-256 over all files of a model's folder but weights, notes and hidden files: its configuration, feature
-    extractor and vocabulary, which change what the model says and do not make it another model."""
+    """SHA-256 over all files of a model's folder except weights, notes and hidden files: its configuration, feature
+    extractor and vocabulary, which change the model's output but not its identity."""
     others = (*WEIGHT_SUFFIXES, *NOT_NEEDED)
     files = (one for one in folder.iterdir() if one.is_file() and not one.name.startswith("."))
     return content_hash(sorted(one for one in files if one.suffix not in others))
 
 
 def content_hash(files: Iterable[Path]) -> str:
-    """SHA-256 over the content of the files, in the order given; their names and places do not matter."""
+    """SHA-256 over the content of the files, in the order given; names and locations do not matter."""
     digest = hashlib.sha256()
     for file in files:
         with open(file, "rb") as stream:

@@ -1,4 +1,4 @@
-"""How natural and clean speech sounds, without a reference: DNSMOS (Reddy et al., arXiv 2110.01763)."""
+"""Naturalness verifiers, without a reference: DNSMOS (Reddy et al., arXiv 2110.01763) and other regressors."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -16,7 +16,7 @@ from modules.verifiers.settings import constructor_settings
 
 SAMPLE_RATE = 16_000
 WINDOW_SECONDS = 9.01
-# FLOPs of one window, 2 per multiply-add, over the 3 x 3 convolutions; pooling by 2 stands where the picture shrinks.
+# FLOPs of one window, 2 per multiply-add, over the 3 x 3 convolutions; the size halves at each pooling by 2.
 # P.835: 900 frames x 161 bins, channels 1-128-64-64-32, then 32-32-64. P.808: 900 x 120, channels 1-32-32-32-32-64.
 P835_WINDOW_FLOPS = 18 * (
     900 * 161 * (128 + 128 * 64 + 64 * 64 + 64 * 32) + (450 * 80 + 225 * 40) * 32 * 32 + 112 * 20 * 32 * 64
@@ -25,16 +25,16 @@ P808_WINDOW_FLOPS = 18 * (900 * 120 * 32 + (450 * 60 + 2 * 225 * 30) * 32 * 32 +
 
 
 class Dnsmos:
-    """Mean opinion score, 1 (bad) to 5, predicted by the networks that the package speechmos carries. CPU.
+    """Mean opinion score, 1 (bad) to 5, predicted by the networks in the package speechmos. CPU only.
 
-    A clip is repeated until it fills 9.01 s and judged in windows that step by 1 s, as the reference does; each window
-    costs 0.17 CPU-seconds (P.835) or 0.01 (P.808). Clips are judged in parallel, one thread each, which gives the same
-    numbers as one clip on all threads, sooner. `ovrl_mos`, `sig_mos` and `bak_mos` come from one network and so
-    have one model hash; `p808_mos` comes from another.
+    A clip is repeated until it fills 9.01 s and scored in windows with a hop of 1 s, as in the reference; each window
+    costs 0.17 CPU-seconds (P.835) or 0.01 (P.808). Clips are scored in parallel, one thread each, which is faster than
+    one clip on all threads and gives the same numbers. `ovrl_mos`, `sig_mos` and `bak_mos` are outputs of one network
+    and have the same model hash; `p808_mos` is the output of another.
 
     Args:
-        field: Which opinion: overall, signal or background (ITU-T P.835), or overall by ITU-T P.808.
-        num_workers: Clips judged at a time; 0 is one per core.
+        field: Type of score: overall, signal or background (ITU-T P.835), or overall by ITU-T P.808.
+        num_workers: Clips scored in parallel; 0 is one per core.
     """
 
     worst_score, best_score = 1.0, 5.0
@@ -55,7 +55,7 @@ class Dnsmos:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the score beside the model."""
+        """Settings that determine the score besides the model."""
         return constructor_settings(self)
 
     @property
@@ -84,7 +84,7 @@ class Dnsmos:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         model = DNSMOS(primary, p808)
-        # One thread per clip and several clips at once; the network that the field does not need is not run.
+        # One thread per clip and several clips in parallel; the network that the field does not need is not run.
         if self.field == "p808_mos":
             model.onnx_sess = _NotRun()
             model.p808_onnx_sess = onnxruntime.InferenceSession(p808, options)
@@ -94,9 +94,9 @@ class Dnsmos:
         return model
 
     def _judge(self, audio: Audio) -> float:
-        samples_T = np.clip(resampled(audio, SAMPLE_RATE), -1, 1)  # as a file of integer samples would hold them
+        samples_T = np.clip(resampled(audio, SAMPLE_RATE), -1, 1)  # the range of a file with integer samples
         if not samples_T.any():
-            raise ValueError("Expected `audio` with some sound in it, but got silence.")
+            raise ValueError("Expected `audio` that is not silent, but got silence.")
         return self._model(samples_T, SAMPLE_RATE, False)[self.field]
 
     def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
@@ -104,16 +104,16 @@ class Dnsmos:
         return self.score_many([prompt], [candidates])[0]
 
     def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]:
-        """`score` of many prompts: all clips in one pass."""
+        """`score` of many prompts: all clips in one batch."""
         return scores_of_groups(self._scores, groups, self._failures)
 
     @torch_threads()
     def _judge_all(self, audios: list[Audio]) -> list[float | Exception]:
-        self._model  # noqa: B018 - loaded here, once, rather than by several threads at a time
+        self._model  # noqa: B018 - load once here, not in several threads
         return in_threads(self._judge, audios, self.num_workers or num_cores())
 
     def flops(self, seconds: float) -> float:
-        """Windows x the convolutions of one (nearly all of the cost; see the constants above)."""
+        """Number of windows x FLOPs of their convolutions (nearly the whole cost; see the constants above)."""
         if seconds <= 0:
             return 0.0
         while seconds < WINDOW_SECONDS:
@@ -128,20 +128,20 @@ class Dnsmos:
 
 
 class AudioRegressor:
-    """What a regressor of transformers says of a clip: any audio classification model with one output, such as a
-    fine-tuned wav2vec2 that predicts opinion scores. Higher must be better.
+    """Score of a transformers regressor: any audio classification model with one output, such as a fine-tuned wav2vec2
+    that predicts opinion scores. Higher must be better.
 
     Args:
         model: A folder, or a name on the hub.
-        name: Column of tables.
-        worst_score: The low end of the scale that the model was trained on.
-        device: Where it runs.
-        batch_size: Clips at a time.
-        best_score: The high end.
-        families: Kinds of model that it counts as; None: the type that its configuration names.
+        name: Column name in tables.
+        worst_score: The lower end of the scale that the model was trained on.
+        device: Device of the model.
+        batch_size: Clips per batch.
+        best_score: The upper end of the scale.
+        families: Model families, for reports; None: the model type in its configuration.
 
     Raises:
-        ValueError: At the first score, where the model has not exactly one output.
+        ValueError: At the first score, if the model does not have exactly one output.
     """
 
     needs_text = False
@@ -177,7 +177,7 @@ class AudioRegressor:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the score beside the model: nothing but the ends of its scale."""
+        """Settings that determine the score besides the model: only the ends of its scale."""
         return constructor_settings(self)
 
     @property
@@ -189,7 +189,7 @@ class AudioRegressor:
         return self.score_many([prompt], [candidates])[0]
 
     def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]:
-        """`score` of many prompts: all clips in one pass."""
+        """`score` of many prompts: all clips in one batch."""
         if self._audio_model.config.num_labels != 1:
             number = self._audio_model.config.num_labels
             raise ValueError(f"Expected `model` of {self.name} to have 1 output, but got {number}.")
@@ -203,7 +203,7 @@ class AudioRegressor:
 
 
 class _NotRun:
-    """Stands where the field does not need a network: NaN for every opinion."""
+    """Replaces a network that the field does not need: returns NaN."""
 
     def run(self, outputs: None, inputs: dict[str, np.ndarray]) -> list[list[list[float]]]:
         return [[[float("nan")] * 3]]

@@ -1,4 +1,4 @@
-"""How long a candidate takes for each character of its text. Needs no model."""
+"""SecondsPerCharacter: a deliberately poor selector without a model, to demonstrate over-optimisation."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -10,10 +10,10 @@ from modules.api import Candidate, Prompt
 
 
 class SecondsPerCharacter:
-    """Seconds of audio for each character of the text: the slower, the better; NaN without audio.
+    """Seconds of audio per character of the text: slower is better; NaN without audio.
 
-    No measure of quality: who adds or repeats words is slow. As a selector it shows what a report says of a score that
-    should not be trusted (studies/search/README.md). English is read at about 0.07.
+    Not a measure of quality: added or repeated words increase it. As a selector it demonstrates the report's warnings
+    about a score that should not be trusted (studies/search/README.md). Read English has about 0.07.
     """
 
     name = "seconds per character"

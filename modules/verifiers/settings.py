@@ -1,9 +1,9 @@
-"""What decides a score beside the weights of its model: the constructor arguments of verifiers and what they hold."""
+"""Settings that determine a score besides the weights: the constructor arguments of verifiers and their values."""
 
 import inspect
 from typing import Any
 
-# Arguments that do not change a score, and why. Every other argument does: a new one counts without being listed.
+# Arguments that do not change a score, with reasons. All others do: a new argument counts without being listed.
 NOT_SETTINGS = {
     "name": "the column's name; scores are stored under it",
     "model": "where the files are found; `model_hash` and `files_hash` say what they are",
@@ -18,9 +18,10 @@ NOT_SETTINGS = {
 
 def constructor_settings(built: Any) -> dict[str, Any]:
     """The constructor arguments of `built` that can change a score, by name; each must be an attribute of that name.
-    What takes a `model` counts by the files beside its weights too: the attribute `files_hash`.
+    For classes with a `model` argument, the files besides the weights are included too: the attribute `files_hash`.
 
-    Raises AttributeError for an argument that is not kept as an attribute.
+    Raises:
+        AttributeError: An argument is not stored as an attribute.
     """
     parameters = inspect.signature(type(built)).parameters
     settings = {name: getattr(built, name) for name in parameters if name not in NOT_SETTINGS}

@@ -1,4 +1,4 @@
-"""How like the wanted voice a candidate sounds: cosine similarity of speaker embeddings.
+"""Speaker similarity: cosine similarity of speaker embeddings.
 
 T audio samples, W windows, F mel frames, D embedding dimensions.
 """
@@ -20,30 +20,30 @@ SAMPLE_RATE = 16_000
 
 
 class SpeakerEncoder(Protocol):
-    """Audio to a direction in a space of voices."""
+    """Maps audio to a speaker embedding of length 1."""
 
     @property
     def model_hash(self) -> str: ...
     @property
     def families(self) -> frozenset[str]: ...
     def embed(self, audios: Sequence[Audio | None]) -> list[np.ndarray | Exception]:
-        """One (D,) float32 of length 1 each, or why there is none."""
+        """One (D,) float32 of length 1 per clip, or the exception if it failed."""
         ...
 
     def flops(self, seconds: float) -> float: ...
 
 
 class XVector:
-    """A speaker model of transformers, such as WavLM-SV (Chen et al., arXiv 2110.13900): WavLMForXVector and its kin.
+    """A speaker model of transformers, such as WavLM-SV (Chen et al., arXiv 2110.13900): WavLMForXVector and similar.
 
-    Seed-TTS-eval's similarity comes from a fine-tuned WavLM large with an ECAPA head, which transformers does not hold:
+    Seed-TTS-eval's similarity uses a fine-tuned WavLM large with an ECAPA head, which transformers does not have:
     numbers of this class are not comparable with those tables (embeddings/wavlm_speaker.py has that encoder).
 
     Args:
         model: A folder, or a name on the hub such as microsoft/wavlm-base-plus-sv.
-        device: Where it runs.
-        batch_size: Clips at a time.
-        families: Kinds of model that it counts as; None: the type that its configuration names.
+        device: Device of the model.
+        batch_size: Clips per batch.
+        families: Model families, for reports; None: the model type in its configuration.
     """
 
     def __init__(
@@ -64,15 +64,15 @@ class XVector:
         return self._audio_model.families
 
     def embed(self, audios: Sequence[Audio | None]) -> list[np.ndarray | Exception]:
-        """One (D,) float32 of length 1 each, or why there is none."""
+        """One (D,) float32 of length 1 per clip, or the exception if it failed."""
         return self._audio_model.judge(audios, _directions, self._min_samples)
 
     @cached_property
     def _min_samples(self) -> int:
-        """Of a clip of which the time-delay layers leave two frames, which is what a deviation over time takes."""
+        """Shortest clip that leaves two frames after the time-delay layers, as needed for a deviation over time."""
         config = self._audio_model.config
         number = 2 + sum((k - 1) * d for k, d in zip(config.tdnn_kernel, config.tdnn_dilation, strict=True))
-        if hasattr(config, "conv_kernel"):  # else the network hears features, not samples
+        if hasattr(config, "conv_kernel"):  # otherwise the network's input is features, not samples
             for k, stride in reversed(list(zip(config.conv_kernel, config.conv_stride, strict=True))):
                 number = (number - 1) * stride + k
         return number
@@ -86,14 +86,14 @@ def _directions(output: Any, num_samples: Sequence[int]) -> list[np.ndarray]:
 
 
 class Speaker:
-    """Cosine similarity between a candidate's voice and that of `prompt.reference`; NaN where either is missing.
+    """Cosine similarity between a candidate's voice and that of `prompt.reference`; NaN if either is missing.
 
-    Embeddings are kept, by the hash of the audio. The number says how near two clips are for this
-    encoder; it is comparable between systems only with the same encoder and the same references.
+    Embeddings are cached by the hash of the audio. The similarity is specific to the encoder; it is comparable between
+    systems only with the same encoder and the same references.
 
     Args:
-        encoder: Such as Resemblyzer().
-        name: Column of tables.
+        encoder: Speaker encoder, such as Resemblyzer().
+        name: Column name in tables.
     """
 
     worst_score, best_score = -1.0, 1.0
@@ -117,7 +117,7 @@ class Speaker:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the score beside the model."""
+        """Settings that determine the score besides the model."""
         return constructor_settings(self.encoder)
 
     @property
@@ -129,9 +129,9 @@ class Speaker:
         return self.score_many([prompt], [candidates])[0]
 
     def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]:
-        """`score` of many prompts: all clips and references in one pass."""
+        """`score` of many prompts: all clips and references in one batch."""
         return reference_similarities(self._embeddings, prompts, groups, self._failures)
 
     def flops(self, seconds: float) -> float:
-        """One pass of the encoder over the candidate; the reference's is paid once per prompt and not counted."""
+        """FLOPs of one pass over the candidate; the reference is processed once per prompt and not counted."""
         return self.encoder.flops(seconds)

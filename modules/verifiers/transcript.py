@@ -1,4 +1,4 @@
-"""Whether a candidate says its text: a recogniser writes down what it hears, which is compared with the text."""
+"""Transcript: error rate between the text and a recogniser's transcript of a candidate."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -16,21 +16,21 @@ MAX_CACHED_TEXTS = 100_000
 
 
 class Recogniser(Protocol):
-    """Audio to text. What it writes counts as heard, so it writes no tags such as [noise] or (music)."""
+    """Speech recogniser. All of its output counts as transcript: it must not write tags such as [noise] or (music)."""
 
     @property
     def model_hash(self) -> str: ...
     @property
     def families(self) -> frozenset[str]: ...
     def transcribe(self, audios: Sequence[Audio], language: str) -> list[str]:
-        """One text per clip, which does not depend on the other clips; raises what the model raises."""
+        """One text per clip, independent of the other clips; exceptions of the model propagate."""
         ...
 
     def flops(self, seconds: float) -> float: ...
 
 
 def error_rate(reference: str, hypothesis: str, unit: Literal["word", "character"]) -> float:
-    """Edit distance / length of the reference, over words or characters (jiwer); above 1 when much is inserted.
+    """Edit distance / length of the reference, over words or characters (jiwer); above 1 with many insertions.
 
     Raises:
         ValueError: The reference is empty.
@@ -43,16 +43,19 @@ def error_rate(reference: str, hypothesis: str, unit: Literal["word", "character
 
 
 def prefix_error_rate(reference: str, hypothesis: str, unit: Literal["word", "character"]) -> float:
-    """Edit distance to the prefix of the reference that is nearest / length of the whole reference.
+    """Edit distance to the nearest prefix of the reference / length of the whole reference.
 
-    The errors that a hypothesis of partial audio has made already, on the scale of `error_rate`: what follows can only
-    add to them. Nothing heard yet is no error. Raises ValueError where the reference is empty.
+    The errors of a partial transcript so far, on the scale of `error_rate`: further audio can only add errors. An empty
+    transcript has no errors.
+
+    Raises:
+        ValueError: The reference is empty.
     """
     expected = reference.split() if unit == "word" else list(reference)
     heard = hypothesis.split() if unit == "word" else list(hypothesis)
     if not expected:
         raise ValueError(f"Expected `reference` to hold at least one {unit}, but got {reference!r}.")
-    distances = list(range(len(expected) + 1))  # to every prefix, of what was heard so far
+    distances = list(range(len(expected) + 1))  # from the transcript so far to every prefix
     for number, one in enumerate(heard, 1):
         previous, distances = distances, [number]
         for place, other in enumerate(expected, 1):
@@ -62,7 +65,7 @@ def prefix_error_rate(reference: str, hypothesis: str, unit: Literal["word", "ch
 
 
 def heard_audio(prompt: Prompt, candidate: Candidate) -> Audio | None:
-    """The candidate; after the recording that it continues, where the prompt's text begins with that one's words."""
+    """The candidate's audio, preceded by the recording that it continues if the prompt's text includes its words."""
     audio, voice, reference = candidate.audio, prompt.voice, prompt.reference
     is_continued = voice is not None and not voice.text
     if not is_continued or reference is None or audio is None:
@@ -72,19 +75,19 @@ def heard_audio(prompt: Prompt, candidate: Candidate) -> Audio | None:
 
 
 class Transcript:
-    """1 - min(1, error rate) between the prompt's text and what a recogniser hears: 1.0 is every word, 0.0 none.
+    """1 - min(1, error rate) between the prompt's text and a recogniser's transcript: 1.0 is perfect, 0.0 the worst.
 
-    Both texts pass the normaliser first. What was heard is kept by the hash of the audio, so scoring again, or several
-    candidates with the same audio, costs nothing. NaN where there is too little to hear. Of a partial candidate only
-    the best prefix of the text is expected (`prefix_error_rate`). One that continues a recording is heard after it,
-    against the whole text.
+    Both texts are normalised first. Transcripts are cached by the hash of the audio, so scoring again, or several
+    candidates with the same audio, costs nothing. NaN if there is too little audio. A partial candidate is compared
+    with the best prefix of the text (`prefix_error_rate`). A candidate that continues a recording is transcribed
+    together with it and compared with the whole text.
 
     Args:
-        recogniser: Such as FasterWhisper() or Pocketsphinx().
-        normaliser: Such as SpokenEnglish(), BasicWords() or Digits().
-        unit: Count words or characters. Words are what spaces part: count characters where there are none (Chinese,
-            Japanese, Thai: a sentence would be one word, right or wrong) and with Digits(), one string of digits.
-        name: Column of tables.
+        recogniser: Speech recogniser, such as FasterWhisper() or Pocketsphinx().
+        normaliser: Text normaliser, such as SpokenEnglish(), BasicWords() or Digits().
+        unit: Count words or characters. Words are separated by spaces: count characters in scripts without spaces
+            (Chinese, Japanese, Thai: a sentence would be one word) and with Digits(), which gives one string of digits.
+        name: Column name in tables.
     """
 
     worst_score, best_score = 0.0, 1.0
@@ -118,7 +121,7 @@ class Transcript:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the score beside the model: kept with stored scores and printed in reports."""
+        """Settings that determine the score besides the model: stored with the scores and printed in reports."""
         return {
             "normaliser": self.normaliser.name,
             "normaliser_identity": self.normaliser.identity,
@@ -131,16 +134,20 @@ class Transcript:
         return self._failures.count
 
     def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
-        """(N,) float64 in [0, 1]. Raises ValueError where the prompt's text normalises to nothing, and what the
-        recogniser raised but for ValueError; what it heard is kept."""
+        """(N,) float64 in [0, 1]. Transcripts are cached even if an exception is raised.
+
+        Raises:
+            ValueError: The prompt's text is empty after normalisation.
+            Exception: Exceptions of the recogniser other than ValueError.
+        """
         return self.score_many([prompt], [candidates])[0]
 
     def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]:
-        """`score` of many prompts: what is new to the cache is recognised in one call for each language."""
+        """`score` of many prompts: clips that are not cached are recognised in one call per language."""
         for prompt in prompts:
             if not self.reference_length(prompt):
                 raise ValueError(
-                    f"Expected the text of prompt {prompt.key!r} to hold at least one {self.unit}, but the normaliser "
+                    f"Expected the text of prompt {prompt.key!r} to have at least one {self.unit}, but the normaliser "
                     f"{self.normaliser.name!r} leaves nothing of {prompt.text!r}."
                 )
         return [self._compared(*one) for one in zip(prompts, groups, self._heard(prompts, groups), strict=True)]
@@ -159,20 +166,20 @@ class Transcript:
         return scores
 
     def reference_length(self, prompt: Prompt) -> int:
-        """Words or characters of the prompt's text, as they are counted; 0 where it normalises to nothing."""
+        """Number of words or characters of the prompt's normalised text; 0 if it is empty."""
         text = self.normaliser(prompt.text).strip()
         return len(text.split()) if self.unit == "word" else len(text)
 
     def hypotheses(self, prompt: Prompt, candidates: Sequence[Candidate]) -> list[str]:
-        """What the recogniser heard, as it wrote it; empty where there is nothing to hear. Raises as `score` does."""
+        """The recogniser's transcripts without normalisation; empty without audio. Raises as `score` does."""
         return ["" if isinstance(text, ValueError) else text for text in self._heard([prompt], [candidates])[0]]
 
     def flops(self, seconds: float) -> float:
-        """One pass of the recogniser."""
+        """FLOPs of one pass of the recogniser."""
         return self.recogniser.flops(seconds)
 
     def _heard(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[list[str | ValueError]]:
-        """The texts of each group, from the cache where they are there; the new ones are recognised together."""
+        """The transcripts of each group, from the cache if present; new clips are recognised in one batch."""
         keys: list[tuple[str, str] | ValueError] = []
         clips: dict[tuple[str, str], Audio] = {}
         for prompt, group in zip(prompts, groups, strict=True):
@@ -194,14 +201,14 @@ class Transcript:
         return regrouped([key if isinstance(key, ValueError) else found[key] for key in keys], groups)
 
     def _recognise(self, audios: Sequence[Audio], language: str) -> list[str | Exception]:
-        """All clips in one call; where that fails, half of them at a time, to find those that fail."""
+        """Recognise all clips in one call; if that fails, bisect to find the clips that fail."""
         if not audios:
             return []
         try:
             return list(self.recogniser.transcribe(audios, language))
         except BROKEN_INSTALLATION:
             raise
-        except Exception as error:  # noqa: BLE001 - the clips that it is about are found first
+        except Exception as error:  # noqa: BLE001 - the failing clips are located first
             if len(audios) == 1:
                 return [failed(error)]
         half = len(audios) // 2

@@ -107,7 +107,7 @@ def test_headline_tells_one_sample_and_the_best_selector_not_the_oracle(written)
     text = Page(written.text).text
     headline = text[: text.index("Score against the number")]
     assert f"One sample: {100 * (1 - points['random', 1].score):.1f} %" in headline
-    assert f"keeping the one that {best} prefers" in headline
+    assert f"Best of 4, selected by {best}:" in headline
     assert f"{100 * (1 - points[best, 4].score):.1f} %" in headline
     assert "a bound, not a result" in headline
 
@@ -141,7 +141,7 @@ def test_page_names_the_chosen_the_counts_and_what_was_run(written):
     page = Page(written.text)
     for words in (
         "best of 4 by closeness", "first sample", "codec resynthesis", "recording", "listener heard:", "never ended",
-        "it ended at once", "hash of listene", "normaliser tones", "num candidates 4", "seed 17", "CC BY-SA 3.0",
+        "generation ended immediately", "hash of listene", "normaliser tones", "num candidates 4", "seed 17", "CC BY-SA 3.0",
         "python run.py test --config 'a sweep.yaml'",
     ):  # fmt: skip
         assert words in page.text, words

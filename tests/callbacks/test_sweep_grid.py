@@ -145,6 +145,6 @@ def test_the_page_warns_where_nobody_else_judged(tmp_path):
 
 def test_a_wrong_reward_is_refused_before_sampling(tmp_path):
     """Guards against a grid that fails at its last algorithm."""
-    with pytest.raises(ValueError, match="Expected what steers process_beam to be one of the selectors"):
+    with pytest.raises(ValueError, match="Expected the reward of process_beam to be one of the selectors"):
         run(tmp_path, more_algorithms=[ProcessBeam("absent", 2, 2, 40)])
     assert not (tmp_path / "candidates").exists()

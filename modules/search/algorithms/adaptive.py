@@ -1,4 +1,4 @@
-"""Adaptive sampling: draw until another candidate is not expected to be worth its price; give up sick ones early."""
+"""Adaptive sampling: sample until the expected gain is below the price; discard degenerate candidates early."""
 
 import math
 from collections.abc import Generator, Sequence
@@ -13,10 +13,10 @@ from modules.search.protocol import Drop, Estimate, Extend, Request, Score, Sear
 
 
 def expected_gain(scores: Sequence[float], prior_spread: float) -> float:
-    """By how much one more candidate is expected to raise the best score (expected improvement, Mockus 1974).
+    """Expected improvement of the best score by one more candidate (Mockus 1974).
 
-    The next score is taken as normal with the mean of `scores` and a variance to which one pseudo-observation of
-    `prior_spread` belongs: scores that agree do not prove that all would. NaN scores are left out; with none, infinity.
+    The next score is modelled as normal with the mean of `scores` and a variance that includes one pseudo-observation
+    of `prior_spread`, so that equal scores do not imply zero variance. NaN scores are ignored; infinity without scores.
     """
     known_N = np.array([score for score in scores if not math.isnan(score)])
     if not known_N.size:
@@ -32,23 +32,23 @@ def expected_gain(scores: Sequence[float], prior_spread: float) -> float:
 
 @dataclass(frozen=True)
 class Adaptive:
-    """Rounds of `round_size` candidates until the reward promises less than `price` for another, or the budget is gone.
+    """Sample rounds of `round_size` candidates until the expected gain is below `price` or the budget is used up.
 
-    With `health`, every `block_tokens` tokens that verifier hears what there is, and what it scores below `min_health`
-    (a loop, silence, far too long for its text) is not drawn further and not returned. If nothing survives the first
-    sick candidate is returned, as a runaway.
+    With `health`, that verifier scores the partial candidates every `block_tokens` tokens; those below `min_health`
+    (a loop, silence, far too long for the text) are discarded. If none survives, the first discarded candidate is
+    returned, as a runaway.
 
     Args:
         reward: Name of the selector whose scores are estimated.
         max_candidates: The budget.
-        max_new_tokens: Of a candidate.
-        price: Least expected gain in reward that pays for a candidate.
-        round_size: Candidates drawn together.
-        prior_spread: What the reward's spread is believed to be before any score is known.
-        perfect_score: A reward that cannot be raised ends the search; 1.0 for a transcript.
+        max_new_tokens: Maximum length of a candidate.
+        price: Minimum expected gain in reward for which another candidate is sampled.
+        round_size: Number of candidates sampled together.
+        prior_spread: Prior standard deviation of the reward.
+        perfect_score: Highest possible reward; reaching it ends the search. 1.0 for a transcript.
         health: Name of a selector that judges partial audio, such as "health".
-        min_health: Below it a candidate is given up.
-        block_tokens: Tokens between two looks at the health.
+        min_health: Candidates with a lower health score are discarded.
+        block_tokens: Tokens between two health checks.
     """
 
     reward: str
@@ -78,10 +78,10 @@ class Adaptive:
 
     @property
     def independent_candidates(self) -> bool:
-        return False  # how many there are depends on how good they are
+        return False  # the number of candidates depends on their scores
 
     def estimate(self, num_codes: int) -> Estimate:
-        """That of the whole budget without a sick candidate: an upper bound."""
+        """Estimate for the whole budget without discarded candidates: an upper bound."""
         num_codes = min(num_codes, self.max_new_tokens)
         whole = Span(self.max_candidates, 0, num_codes)
         if self.health is None:
@@ -114,7 +114,7 @@ class Adaptive:
     def _round(
         self, root: Branch, seed: int, indices: range
     ) -> Generator[Request, list[Branch] | None, tuple[list[Candidate], list[Candidate]]]:
-        """Draw the candidates of these indices: the whole ones, and those given up, both in order."""
+        """Sample the candidates of these indices; returns the complete and the discarded ones, both in order."""
         seeds = {index: candidate_seed(seed, root.prompt.key, index) for index in indices}
         block = self.max_new_tokens if self.health is None else self.block_tokens
         growing = dict.fromkeys(indices, root)

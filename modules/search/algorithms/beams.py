@@ -1,4 +1,4 @@
-"""Beams of partial candidates: growing, scoring and keeping the best."""
+"""Beam search over partial candidates: extension, scoring and selection of beams."""
 
 import math
 from collections.abc import Generator, Sequence
@@ -15,10 +15,10 @@ class BeamSettings:
 
     Args:
         reward: Name of a selector that judges partial audio.
-        num_beams: How many stay after every block (B).
-        num_children: Into how many each grows (N). The first block draws B * N from the prompt.
-        block_tokens: Tokens between two judgements (M).
-        max_tokens: Where it stops.
+        num_beams: Number of beams kept after every block (B).
+        num_children: Number of children per beam (N). The first block samples B * N from the prompt.
+        block_tokens: Tokens between two scorings (M).
+        max_tokens: Length at which the beam search stops.
     """
 
     reward: str
@@ -30,7 +30,7 @@ class BeamSettings:
 
 @dataclass(frozen=True)
 class Beam:
-    """A branch, what was judged of it, and the seed that it is drawn with."""
+    """A branch, its scored candidate, and its sampling seed."""
 
     branch: Branch
     candidate: Candidate
@@ -40,11 +40,11 @@ class Beam:
 def grow_beams(
     root: Branch, seed: int, settings: BeamSettings, path: str = ""
 ) -> Generator[Request, list[Branch] | None, list[Beam]]:
-    """The beams that are left, the best first: ended ones, and those that reached `max_tokens` (still partial).
+    """Run the beam search; returns the remaining beams, best first: ended ones and those at `max_tokens` (partial).
 
-    An ended beam keeps its place and its score, and is not grown. The first child of a beam goes on with its parent's
-    noise and the others have noise of their own, so that with one child per beam this is plain sampling. `path` names
-    the tree, for its seeds.
+    An ended beam keeps its place and its score and is not extended. The first child of a beam continues its parent's
+    noise and the others have their own noise, so one child per beam is plain sampling. `path` identifies the tree in
+    the seeds.
     """
     key = root.prompt.key
     beams: list[Beam] = []
@@ -81,7 +81,7 @@ def grow_beams(
 
 
 def best_beams(beams: Sequence[Beam], reward: str) -> list[Beam]:
-    """By falling score; NaN ranks last, equals keep their order."""
+    """Sort beams by descending score; NaN ranks last, ties keep their order."""
 
     def rank(beam: Beam) -> float:
         score = beam.candidate.scores[reward]
@@ -99,12 +99,12 @@ def _child_seeds(parents: Sequence[Beam], seed: int, path: str, num_children: in
 
 
 def _spread(beams: Sequence[Beam], num_children: int) -> list[Beam]:
-    """First children first, so that among equal scores every parent keeps one before another keeps two."""
+    """Order first children first, so that among equal scores every parent keeps one before another keeps two."""
     return [beams[place] for child in range(num_children) for place in range(child, len(beams), num_children)]
 
 
 def final_candidates(beams: Sequence[Beam]) -> list[Candidate]:
-    """The beams as candidates: those that were still growing as runaways, to be decoded whole; numbered in order."""
+    """Convert beams to candidates, numbered in order; unfinished ones become runaways and are decoded whole."""
     candidates = []
     for index, beam in enumerate(beams):
         whole = finished_candidate(beam.branch, index, beam.seed) if beam.candidate.is_partial else beam.candidate
@@ -114,7 +114,7 @@ def final_candidates(beams: Sequence[Beam]) -> list[Candidate]:
 
 
 def beam_estimate(settings: BeamSettings, num_codes: int) -> Estimate:
-    """All beams of `num_codes` codes, up to their end or to `max_tokens`; those that end are decoded whole."""
+    """Estimate for beams of `num_codes` codes, up to their end or to `max_tokens`; ended ones are decoded whole."""
     drawn, decoded, heard = [], [], []
     num_grown = settings.num_beams * settings.num_children
     for start in range(0, settings.max_tokens, settings.block_tokens):
@@ -131,6 +131,6 @@ def beam_estimate(settings: BeamSettings, num_codes: int) -> Estimate:
 
 
 def scored(prompt: Prompt, candidates: list[Candidate]) -> Search:
-    """Let every selector score the final candidates, and end."""
+    """Score the final candidates with every selector and return the trace."""
     yield Score(prompt, candidates)
     return Trace(prompt, candidates)

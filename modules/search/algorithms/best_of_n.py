@@ -1,4 +1,4 @@
-"""Best-of-n: draw N independent samples of a prompt and let verifiers choose afterwards."""
+"""Best-of-n: sample N independent candidates per prompt; verifiers select afterwards."""
 
 from dataclasses import dataclass
 
@@ -42,6 +42,6 @@ class BestOfN:
             finished_candidate(branch, index, seed)
             for index, (branch, seed) in enumerate(zip(branches, seeds, strict=True))
         ]
-        yield Drop(branches)  # those that never ended hold memory that verifiers may want
+        yield Drop(branches)  # free the memory of unfinished branches for the verifiers
         yield Score(root.prompt, candidates)
         return Trace(root.prompt, candidates)

@@ -1,7 +1,7 @@
-"""Diverse beams: independent subtrees, each a beam search of its own (Beeching et al. 2024, "DVTS").
+"""Diverse beam search: independent subtrees, each with its own beam search (Beeching et al. 2024, "DVTS").
 
-One beam search ends in near copies of its best beam. Subtrees that never compete keep as many different answers as
-there are subtrees; and since none knows of the others, the expected best of any n of them is exact.
+A single beam search ends in near copies of its best beam. Subtrees do not compete, so each keeps its own result; and
+since they are independent, the expected best of any n of them is exact.
 """
 
 from collections.abc import Generator, Sequence
@@ -20,7 +20,7 @@ class DiverseBeam:
     """`num_subtrees` beam searches of `num_beams` beams each; the best beam of every subtree is a candidate.
 
     The candidates are independent, so curves over n (subtrees) are exact, as for best-of-n. A subtree whose beams have
-    all reached `max_new_tokens` ends with the one that its reward prefers.
+    all reached `max_new_tokens` returns the beam with the highest reward.
     """
 
     reward: str
@@ -50,7 +50,7 @@ class DiverseBeam:
         return BeamSettings(self.reward, self.num_beams, self.num_children, self.block_tokens, self.max_new_tokens)
 
     def estimate(self, num_codes: int) -> Estimate:
-        """That of one subtree, as often as there are subtrees; each ends with one candidate."""
+        """Estimate of one subtree times the number of subtrees; each returns one candidate."""
         one = ProcessBeam(self.reward, self.num_beams, self.num_children, self.max_new_tokens, self.block_tokens)
         tree = one.estimate(num_codes)
         decoded = tree.decoded
@@ -72,7 +72,7 @@ class DiverseBeam:
 def in_lockstep(
     searches: Sequence[Generator[Request, list[Branch] | None, Any]],
 ) -> Generator[Request, list[Branch] | None, list[Any]]:
-    """Run generators side by side and return what they return: requests of one kind and size become one request."""
+    """Run generators in lockstep and return their results: requests of the same kind and size are merged."""
     results: list[Any] = [None] * len(searches)
     waiting: dict[int, Request] = {}
 
@@ -89,7 +89,7 @@ def in_lockstep(
         groups: dict[tuple[Any, ...], list[int]] = {}
         for place, request in waiting.items():
             groups.setdefault(_kind(request), []).append(place)
-        places = groups[min(groups, key=lambda kind: kind[0])]  # growth first, so that scoring waits for everybody
+        places = groups[min(groups, key=lambda kind: kind[0])]  # Extend first, so that scoring waits for all
         answer = yield _merged([waiting[place] for place in places])
         for place in places:
             request = waiting[place]
@@ -109,7 +109,7 @@ def _kind(request: Request) -> tuple[Any, ...]:
 
 
 def _merged(requests: Sequence[Request]) -> Request:
-    """One request in place of several of one kind."""
+    """Merge several requests of one kind into one."""
     first = requests[0]
     if isinstance(first, Extend):
         branches = [branch for request in requests for branch in request.branches]
@@ -118,6 +118,6 @@ def _merged(requests: Sequence[Request]) -> Request:
     if isinstance(first, Score):
         candidates = [one for request in requests for one in request.candidates]
         for index, candidate in enumerate(candidates):
-            candidate.index = index  # failures go by it, and every generator numbers its own from 0
+            candidate.index = index  # failures are recorded by index, and every generator numbers from 0
         return replace(first, candidates=candidates)
     return Drop([branch for request in requests for branch in request.branches])

@@ -1,7 +1,7 @@
-"""Process reward at the start, output reward at the end: the search that won in Llasa's paper.
+"""Partial beam search: process reward at the start, output reward at the end; the best search in the Llasa paper.
 
-Ye et al., arXiv 2502.04128, section 3.4 ("Partial PRM"): a beam search for the first 2 seconds, which fix the voice,
-then plain sampling from the beams that are left and a choice among whole outputs.
+Ye et al., arXiv 2502.04128, section 3.4 ("Partial PRM"): beam search over the first 2 seconds, which determine the
+voice, then plain sampling from the remaining beams and selection among whole outputs.
 """
 
 from dataclasses import dataclass, replace
@@ -14,16 +14,16 @@ from modules.search.protocol import Drop, Estimate, Extend, Search, Span
 
 @dataclass(frozen=True)
 class PartialBeam:
-    """A process beam of `process_tokens` tokens; then each beam that is left gives `samples_per_beam` whole samples.
+    """Process beam search over `process_tokens` tokens, then `samples_per_beam` whole samples from each remaining beam.
 
     Args:
         reward: Name of the selector that steers the beams; all selectors score the whole samples.
-        num_beams: Beams that stay after every block.
-        num_children: Into how many each grows.
-        samples_per_beam: Whole samples drawn from each beam at the end.
-        max_new_tokens: Of a whole sample.
-        process_tokens: Tokens that the process reward decides; 100 are 2 s at 50 a second.
-        block_tokens: Tokens between two judgements.
+        num_beams: Beams kept after every block.
+        num_children: Children per beam.
+        samples_per_beam: Whole samples from each beam at the end.
+        max_new_tokens: Maximum length of a whole sample.
+        process_tokens: Tokens steered by the process reward; 100 are 2 s at 50 per second.
+        block_tokens: Tokens between two scorings.
     """
 
     reward: str

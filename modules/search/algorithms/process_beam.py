@@ -1,7 +1,7 @@
-"""Beam search on a process reward: partial audio is judged every few tokens, and the best beams stay.
+"""Beam search with a process reward: partial audio is scored every few tokens, and the best beams are kept.
 
-The search of Llasa (Ye et al., arXiv 2502.04128, section 3.4), of which no code was published: every 25 tokens (0.5 s)
-each of B beams grows into N candidates, a verifier scores the partial audio, the best B stay.
+The search of Llasa (Ye et al., arXiv 2502.04128, section 3.4), whose code was not published: every 25 tokens (0.5 s)
+each of B beams is extended to N candidates, a verifier scores the partial audio, and the best B are kept.
 """
 
 from dataclasses import dataclass, replace
@@ -14,10 +14,10 @@ from modules.search.protocol import Estimate, Search, Span
 
 @dataclass(frozen=True)
 class ProcessBeam:
-    """Every `block_tokens` tokens each of `num_beams` beams grows into `num_children`; the best `num_beams` stay.
+    """Every `block_tokens` tokens each of `num_beams` beams has `num_children`; the best `num_beams` are kept.
 
-    `reward` names the selector that steers; all selectors score the beams that are left. Costs B * N samples, each
-    judged S / M times. A speaker's similarity as the reward raises itself and worsens the words (the paper, figure 2).
+    `reward` names the selector that steers; all selectors score the final beams. The cost is B * N samples, each
+    scored S / M times. Speaker similarity as the reward improves similarity but worsens WER (the paper, figure 2).
     """
 
     reward: str

@@ -1,4 +1,4 @@
-"""The candidates of a sweep as tables: CSV to look at, Parquet, with the codes, to go on with."""
+"""Tables of a sweep's candidates: CSV for reading, Parquet with the codes for further processing."""
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,12 +21,12 @@ ROWS_PER_GROUP = 4096
 def candidate_rows(
     prompt_sets: Mapping[str, Sequence[Trace]], verifier_names: Sequence[str], about: Mapping[str, Any] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """A row for every candidate of a search, in the order of sets, prompts and candidates.
+    """One row per candidate of a search, in the order of sets, prompts and candidates.
 
-    `about`: columns that say the same in every row, such as the search that drew them. A score is None where the
-    verifier was not asked, NaN where it could not judge. `lm_flops` to `seconds` are what the search spent on it;
-    NAME_flops and NAME_seconds what it cost to have it heard by a verifier that did not steer the search. Those of
-    `lm_flops` that read the prompt are `prompt_flops`. Candidates of a prompt share them: a sum must not repeat them.
+    `about`: columns with the same value in every row, such as the search that sampled them. A score is None if the
+    verifier did not score the candidate, NaN if it could not. `lm_flops` to `seconds` are the search's cost of the
+    candidate; NAME_flops and NAME_seconds the cost of a verifier that did not steer the search. `prompt_flops` is the
+    part of `lm_flops` spent on the prompt. Candidates of a prompt share it: a sum must count it once.
     """
     for prompt_set, traces in prompt_sets.items():
         for trace in traces:
@@ -58,9 +58,9 @@ def _hearing(candidate: Candidate, verifier_names: Sequence[str]) -> dict[str, f
 
 @dataclass(frozen=True)
 class CandidateTable:
-    """The rows of several searches, made anew at every iteration: they take no memory beside the candidates.
+    """Rows of several searches, generated at every iteration, so that they take no memory besides the candidates.
 
-    Each search: its traces by prompt set, and what `candidate_rows` is to say about it.
+    Each search: its traces by prompt set, and the `about` columns of `candidate_rows`.
     """
 
     searches: Sequence[tuple[Mapping[str, Sequence[Trace]], Mapping[str, Any]]]
@@ -72,9 +72,9 @@ class CandidateTable:
 
 
 def write_candidates(table: CandidateTable, folder: Path, rows_per_group: int = ROWS_PER_GROUP) -> None:
-    """candidates.csv, without the codes, and candidates.parquet. A column that a row lacks is empty there.
+    """Write candidates.csv, without the codes, and candidates.parquet. Columns that a row lacks are empty.
 
-    The rows are made twice, for the columns and for what stands in them, and held `rows_per_group` at a time.
+    The rows are generated twice, for the schema and for the values, and `rows_per_group` are in memory at a time.
     """
     schema = _schema(table)
     columns = [name for name in schema.names if name != "codes"]
@@ -93,7 +93,7 @@ def write_candidates(table: CandidateTable, folder: Path, rows_per_group: int = 
 
 
 def _schema(rows: Iterable[dict[str, Any]]) -> pyarrow.Schema:
-    """Every column of any row, the codes last, with the type that holds all that stands in it."""
+    """Schema with the columns of all rows, the codes last, each with a type that fits all its values."""
     found: dict[str, dict[type, Any]] = {}  # one value of each type
     for row in rows:
         for name, value in row.items():

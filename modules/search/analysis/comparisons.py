@@ -25,9 +25,9 @@ SAME_FAMILY = "(same family as the judge)"
 
 @dataclass(frozen=True)
 class Comparison:
-    """`difference` = first - second in the judge's score, with its paired 95 % interval over prompts and the two-sided
-    p-value of the sign-flip test (of this pair alone: where many are compared, some are small by chance).
-    [speaker_low, speaker_high]: the paired interval over speakers; NaN where prompts name none."""
+    """Paired comparison of two lines: `difference` = first - second in the judge's score, with its paired 95 % interval
+    over prompts and the two-sided p-value of the sign-flip test, without correction for multiple comparisons.
+    [speaker_low, speaker_high]: the paired interval over speakers; NaN if prompts name none."""
 
     prompt_set: str
     judge: str
@@ -44,25 +44,25 @@ class Comparison:
 
 
 def setting_label(row: CurvePoint | OverOptimisation) -> str:
-    """What drew the candidates: the model where there are several, the search, the temperature where it is known."""
+    """Label of the setting: the model if there are several, the search, the temperature if it is known."""
     temperature = "" if math.isnan(row.temperature) else f"T={row.temperature:g}"
     return " ".join(filter(None, [row.model, row.algorithm, temperature]))
 
 
 def selector_label(point: CurvePoint) -> str:
-    """The selector's name, marked where the judge is of its family."""
+    """The selector's name, marked if the judge is of the same family."""
     return f"{point.selector} {SAME_FAMILY}" if point.shared_families else point.selector
 
 
 def line_label(point: CurvePoint) -> str:
-    """What distinguishes a line from the others under one judge."""
+    """Label that distinguishes a line from the others under one judge."""
     return f"{setting_label(point)}: {selector_label(point)}"
 
 
 @dataclass(frozen=True)
 class Resampling:
-    """What the pairs of lines on the same prompts are compared by, drawn once for all of them. `over_speakers` is None
-    where a prompt names no speaker, or all the same."""
+    """Resamples shared by all comparisons of lines on the same prompts. `over_speakers` is None if a prompt names no
+    speaker or all name the same."""
 
     over_prompts: Resamples
     over_speakers: ClusterResamples | None
@@ -79,7 +79,7 @@ class Resampling:
     def numbers(
         self, differences_KP: np.ndarray, ends: Ends
     ) -> list[tuple[float, float, float, float, int, float, float]]:
-        """Of K pairs: the fields of a Comparison from `difference` on. `ends` are those of the judge's scores."""
+        """The fields of a Comparison from `difference` on, for K pairs. `ends` is the range of the judge's scores."""
         num_pairs, num_prompts = differences_KP.shape
         over_prompts = bootstrap_intervals(differences_KP, self.over_prompts, difference_ends(ends))
         over_speakers = np.full((num_pairs, 2), math.nan)
@@ -93,8 +93,8 @@ class Resampling:
 
 
 def compare(points: Sequence[CurvePoint], seed: int, num_resamples: int = 2000) -> list[Comparison]:
-    """Every pair of lines that share prompts, judge and n; the oracle, which nobody can run, is left out, and so are
-    pairs of one search at n = 1, where all its lines have the same one candidate."""
+    """Compare every pair of lines that share prompts, judge and n. The oracle is excluded, because it cannot be used in
+    practice, and so are pairs of one search at n = 1, where all its lines have the same candidate."""
     groups: dict[tuple[str, str, int], list[CurvePoint]] = {}
     for point in points:
         if not point.selector.startswith("oracle ("):

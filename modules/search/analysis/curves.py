@@ -1,4 +1,4 @@
-"""The curves of a sweep: every selector under every judge that is another model, chance, and the oracle."""
+"""The curves of a sweep: every selector under every judge with a different model, chance, and the oracle."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -28,8 +28,8 @@ from modules.statistics import Resamples, bootstrap_interval, cluster_interval, 
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: its label, who chooses (None: chance), whether it can be run in earnest, and the chance of each of a
-    prompt's candidates to be the chosen one of n: `weights(place of the prompt, n) -> (N,)`."""
+    """One curve: its label, its selector (None: chance), whether it is an oracle, and the probability of each of a
+    prompt's candidates to be selected among n: `weights(index of the prompt, n) -> (N,)`."""
 
     label: str
     selector: Verifier | None
@@ -39,7 +39,8 @@ class Line:
 
 @dataclass(frozen=True)
 class CurveCalculator:
-    """Turns the traces of one prompt set into curve points. All lines share one set of resamples (paired intervals)."""
+    """Computes curve points from the traces of one prompt set. All lines share one set of resamples (paired
+    intervals)."""
 
     prompt_set: str
     algorithm: SearchAlgorithm
@@ -50,7 +51,7 @@ class CurveCalculator:
     temperature: float = math.nan
 
     def points(self) -> list[CurvePoint]:
-        """In the order of judges, then lines, then n."""
+        """All curve points, ordered by judge, line and n."""
         resamples = Resamples.draw(len(self.traces), self.seed, self.num_resamples)
         points = []
         for judge in self.panel.judges:
@@ -65,7 +66,7 @@ class CurveCalculator:
         return with_gains(self._with_speakers(points), self.seed, self.num_resamples)
 
     def _with_speakers(self, points: Sequence[CurvePoint]) -> list[CurvePoint]:
-        """Each with its interval over speakers."""
+        """The points with their intervals over speakers."""
         speakers_P = tuple(trace.prompt.speaker for trace in self.traces)
         num_speakers = len(set(speakers_P)) if all(speakers_P) else 0
         known = []
@@ -77,8 +78,8 @@ class CurveCalculator:
         return known
 
     def every_n(self) -> list[CurvePoint]:
-        """The selectors' lines under the judges at every n from 1 to N, not at powers of 2 alone; for a search whose
-        candidates do not know of each other. Other searches have none."""
+        """The selectors' lines under the judges at every n from 1 to N, not only at powers of 2; for searches with
+        independent candidates. Other searches have none."""
         if not self.algorithm.independent_candidates:
             return []
         resamples = Resamples.draw(len(self.traces), self.seed, self.num_resamples)
@@ -92,7 +93,7 @@ class CurveCalculator:
         return points
 
     def _counts(self) -> list[int]:
-        """The n of the curves. A search whose candidates know of each other has one: the most that a prompt has."""
+        """The n of the curves. A search with dependent candidates has one: the maximum number per prompt."""
         numbers = {len(trace.candidates) for trace in self.traces}
         if not self.algorithm.independent_candidates:
             return [max(numbers)]
@@ -112,9 +113,10 @@ class CurveCalculator:
         ]
 
     def _lines(self, judge: Verifier, judged: list[JudgedPrompt]) -> list[Line]:
-        """Chance, every selector of other models than the judge's, and the oracle: chosen by the judge's metric.
+        """Chance, every selector with other models than the judge's, and the oracle, which selects by the judge's
+        metric.
 
-        Where the judge has steered the search, only the oracle: what is left was chosen by the judge already.
+        Only the oracle if the judge has steered the search, since its candidates were already selected by the judge.
         """
         sizes = [len(trace.candidates) for trace in self.traces]
         lines = [Line("random", None, lambda place, n: np.full(sizes[place], 1 / sizes[place]))]
@@ -136,7 +138,7 @@ class CurveCalculator:
         return any(models_of(one) & models_of(judge) for one in steering)
 
     def _final_lines(self, judge: Verifier) -> list[Line]:
-        """n = 1 is the first candidate (a sample by chance), N the one chosen from all."""
+        """Lines under final judges: n = 1 is the first candidate (a random sample), N the one selected from all."""
         lines = [Line("random", None, lambda place, n: self._one_hot(place, None, n))]
         if self._has_steered(judge):
             lines = []
@@ -199,8 +201,8 @@ class CurveCalculator:
         return points
 
     def _cost(self, line: Line, n: int) -> Cost:
-        """Mean over the prompts. Nobody can run an oracle: its cost is NaN. Chance needs no second sample, and one
-        candidate needs no choice: neither the first of independent ones, nor all that a search has left of a prompt."""
+        """Mean cost per prompt. NaN for the oracle. Chance costs one sample. No selection cost where there is one
+        candidate: at n = 1 of independent ones, or where a search returns one for a prompt."""
         if line.is_oracle:
             return Cost(math.nan, math.nan, math.nan, math.nan)
         chooser, is_curve = line.selector, self.algorithm.independent_candidates
@@ -214,7 +216,7 @@ class CurveCalculator:
 
 
 def with_gains(points: Sequence[CurvePoint], seed: int, num_resamples: int = 2000) -> list[CurvePoint]:
-    """The points of one prompt set, each with the paired difference to chance at its n, under its judge."""
+    """The points of one prompt set, each with the paired difference from chance at its n, under its judge."""
     chance = {(point.judge, point.n): point.scores_P for point in points if point.selector == "random"}
     resamples = Resamples.draw(points[0].num_prompts, seed, num_resamples) if chance else None
     gained = []
@@ -228,5 +230,5 @@ def with_gains(points: Sequence[CurvePoint], seed: int, num_resamples: int = 200
 
 
 def scores_of(candidates: Sequence[Candidate], name: str) -> np.ndarray:
-    """(N,) float64; NaN where the verifier could not judge or was not asked."""
+    """Scores as (N,) float64; NaN if the verifier could not score the candidate or did not score it."""
     return np.array([candidate.scores.get(name, np.nan) for candidate in candidates], dtype=np.float64)

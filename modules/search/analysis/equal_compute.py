@@ -1,4 +1,4 @@
-"""Searches beside best-of-n at the FLOPs that they spent: what more samples would have bought for the same compute."""
+"""Comparison of searches with best-of-n at equal FLOPs: the score that more samples reach for the same compute."""
 
 import functools
 import math
@@ -15,14 +15,14 @@ UNKNOWN = ("n", "baseline_score", "baseline_flops", "difference", "low", "high",
 
 @dataclass(frozen=True)
 class EqualCompute:
-    """One search under one judge, beside the baseline's samples at the same FLOPs for a prompt.
+    """One search under one judge, compared with the baseline's samples at the same FLOPs per prompt.
 
-    `n` is how many of the baseline's samples the search's FLOPs pay for; between two whole numbers the baseline takes
-    one or the other by chance, so that it spends as much on average. A search that costs more than all the samples that
-    there are stands beside all of them (`baseline_flops` < `flops`), one that costs less than one sample beside one.
-    Where the FLOPs of the search or of a number of samples are not known, neither are `n` and the difference: all NaN.
+    `n` is the number of baseline samples that cost as many FLOPs as the search; between two whole numbers the baseline
+    uses one or the other at random, so that it spends the same on average. A search that costs more than all available
+    samples is compared with all of them (`baseline_flops` < `flops`), one that costs less than one sample with one.
+    If the FLOPs of the search or of a number of samples are unknown, `n` and the difference are NaN.
     `difference` = search - baseline in the judge's score, with its paired 95 % interval over prompts and the two-sided
-    p-value of the sign-flip test. `differences_P` holds that of every prompt, to join several runs.
+    p-value of the sign-flip test. `differences_P` has the difference of every prompt, to combine several runs.
     """
 
     prompt_set: str
@@ -45,14 +45,14 @@ class EqualCompute:
 def at_equal_compute(
     points: Sequence[CurvePoint], baseline: Sequence[CurvePoint], seed: int, num_resamples: int = 2000
 ) -> list[EqualCompute]:
-    """A row for each of `points` whose judge, selector, prompt set, temperature and model the baseline has too: of
-    several searches in `baseline` that have them, the one with the most samples, by itself.
+    """Compare each of `points` with the baseline of the same judge, selector, prompt set, temperature and model. If
+    several searches in `baseline` match, only the one with the most samples is used.
 
     Args:
-        points: Of searches. Those of chance and of the oracle are left out.
-        baseline: Of independent samples, at every n from 1 on.
-        seed: Of the bootstrap.
-        num_resamples: Of the bootstrap.
+        points: Points of searches. Those of chance and of the oracle are ignored.
+        baseline: Points of independent samples, at every n from 1 on.
+        seed: Seed of the bootstrap.
+        num_resamples: Number of bootstrap resamples.
     """
     curves: dict[tuple[str, str, str, float, str], dict[str, dict[int, CurvePoint]]] = {}
     for point in baseline:

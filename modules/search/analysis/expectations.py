@@ -14,28 +14,29 @@ from modules.statistics import UNBOUNDED, Ends
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One row of curve.csv: the expected judge's score of the best of `n`, chosen by `selector`.
+    """One row of curve.csv: the judge's expected score of the best of `n`, selected by `selector`.
 
     `score` and its 95 % interval [low, high] count a candidate that the judge could not score, or that never ended, as
-    the judge's worst score; `score_judged_only` leaves such choices out (NaN where nothing is left). `num_unjudged`
-    (ended, but NaN from the judge) and `num_runaways` (never ended) count candidates among all that the judge was asked
-    about. `flops` is the mean compute for one prompt: n samples, decoded, and scored by the selector where n > 1, or
-    all that a search of another kind spent; NaN for the oracle, which nobody can run.
+    the judge's worst score; `score_judged_only` excludes such selections (NaN if none is left). `num_unjudged`
+    (ended, but NaN from the judge) and `num_runaways` (never ended) count candidates among all that the judge scored.
+    `flops` is the mean compute per prompt: n samples, decoded, and scored by the selector if n > 1, or the total cost
+    of a search of another kind; NaN for the oracle, which cannot be used in practice.
 
-    `gain` with its paired interval is the difference to the line "random" at the same n (NaN where there is none).
-    Of judges that count errors against a text: `score_corpus` weighs every prompt by the length of its text (1 - corpus
-    error rate, at most 100 % for one prompt), and `chosen_runaways` is the expected number of prompts whose choice has
-    an error above 50 % or never ended. `scores_P` is the expected score of every prompt, for comparisons between lines.
+    `gain` with its paired interval is the difference from the line "random" at the same n (NaN if there is none).
+    For judges that count errors against a text: `score_corpus` weights every prompt by the length of its text (1 -
+    corpus error rate, at most 100 % for one prompt), and `chosen_runaways` is the expected number of prompts whose
+    selected candidate has an error above 50 % or never ended. `scores_P` is the expected score of every prompt, for
+    comparisons between lines.
 
-    `seconds` are the wall seconds that `flops` took here, in batches with others. [speaker_low, speaker_high] is the
+    `seconds` are the measured wall seconds of `flops`, in batches with others. [speaker_low, speaker_high] is the
     interval over speakers (`cluster_interval`), wider where prompts of a speaker are alike; `num_speakers` is 0 and the
-    interval NaN where prompts name none. The mean over several seeds has `num_seeds` and the standard deviation of the
-    seeds' scores, `seed_deviation`; counts of candidates are then those of all seeds. `model` is empty where there
-    is one. `ends` are the judge's worst and best score, which intervals reach for; `judged_mass` is the expected number
-    of prompts whose choice was judged, the weight of `score_judged_only` in a mean.
+    interval NaN if prompts name none. The mean over several seeds has `num_seeds` and the standard deviation of the
+    seeds' scores, `seed_deviation`; counts of candidates are then those of all seeds. `model` is empty if there is only
+    one. `ends` are the judge's worst and best score, the bounds of intervals; `judged_mass` is the expected number of
+    prompts whose selected candidate was scored, the weight of `score_judged_only` in a mean.
 
-    `shared_families`: the families of verifiers that selector and judge both belong to, empty where there are none;
-    such a judge favours its relative's choices. `holds_under_every_family` is explained in families.py.
+    `shared_families`: the verifier families that selector and judge share, empty if there are none; such a judge is
+    biased towards the selections. `holds_under_every_family` is explained in families.py.
     """
 
     algorithm: str
@@ -75,7 +76,7 @@ class CurvePoint:
 
 
 def ends_of(verifier: Verifier) -> Ends:
-    """The range of its scores, for intervals."""
+    """The range of a verifier's scores, for intervals."""
     return float(verifier.worst_score), float(verifier.best_score)
 
 
@@ -88,7 +89,7 @@ def candidate_counts(num_candidates: int) -> list[int]:
 
 
 def selection_weights(selector_scores_N: np.ndarray, n: int) -> np.ndarray:
-    """(N,) probability that a candidate is the chosen one of n drawn without replacement from the N.
+    """(N,) probability that a candidate is selected among n drawn without replacement from the N.
 
     The candidate of rank i (ascending, from 1) is best in C(i - 1, n - 1) of the C(N, n) subsets. Ties are broken by
     chance, so tied candidates share the mean weight of their group; NaN ranks below every score (all NaN are tied).
@@ -115,9 +116,9 @@ def _tied(first: float, second: float) -> bool:
 
 @dataclass(frozen=True)
 class JudgedPrompt:
-    """One prompt's candidates under one judge: `metric_N` has no NaN; `judged_N` says which were really judged.
+    """One prompt's candidates under one judge: `metric_N` has no NaN; `judged_N` marks those the judge scored.
 
-    `length` is that of the text in the judge's units (words, characters); NaN for a judge that counts no errors.
+    `length` is the length of the text in the judge's units (words, characters); NaN for a judge that counts no errors.
     """
 
     metric_N: np.ndarray
@@ -128,19 +129,19 @@ class JudgedPrompt:
     def from_scores(
         cls, judge_scores_N: np.ndarray, stopped_N: np.ndarray, worst_score: float, length: float = math.nan
     ) -> "JudgedPrompt":
-        """A NaN of the judge, and a candidate that never ended, count as `worst_score`."""
+        """Build from scores; NaN, and candidates that never ended, count as `worst_score`."""
         judged_N = ~np.isnan(judge_scores_N) & stopped_N.astype(bool)
         return cls(np.where(judged_N, judge_scores_N, worst_score), judged_N, length)
 
 
 def expected_scores(prompts: list[JudgedPrompt], weights_PN: list[np.ndarray]) -> np.ndarray:
-    """(P,) expected metric of the chosen candidate of each prompt."""
+    """(P,) expected metric of the selected candidate of each prompt."""
     return np.array([weights @ prompt.metric_N for prompt, weights in zip(prompts, weights_PN, strict=True)])
 
 
 def judged_only_score(prompts: list[JudgedPrompt], weights_PN: list[np.ndarray]) -> tuple[float, float]:
-    """Mean metric over the judged choices, weighted by their chance of being chosen (NaN if there is none), and the sum
-    of these chances: the expected number of prompts whose choice was judged."""
+    """Mean metric over the scored candidates, weighted by their selection probability (NaN if there are none), and the
+    sum of these probabilities: the expected number of prompts whose selected candidate was scored."""
     total, mass = 0.0, 0.0
     for prompt, weights_N in zip(prompts, weights_PN, strict=True):
         chance_N = weights_N * prompt.judged_N
@@ -150,13 +151,13 @@ def judged_only_score(prompts: list[JudgedPrompt], weights_PN: list[np.ndarray])
 
 
 def corpus_score(prompts: list[JudgedPrompt], scores_P: np.ndarray) -> float:
-    """Mean of the scores weighted by the lengths of the texts; NaN where the judge gives no lengths."""
+    """Mean of the scores weighted by the lengths of the texts; NaN if the judge provides no lengths."""
     lengths_P = np.array([prompt.length for prompt in prompts])
     return float(scores_P @ lengths_P / lengths_P.sum()) if lengths_P.sum() > 0 else math.nan
 
 
 def expected_runaways(prompts: list[JudgedPrompt], weights_PN: list[np.ndarray]) -> float:
-    """Expected number of prompts whose choice scores below 0.5 (an error above 50 %), or was not judged."""
+    """Expected number of prompts whose selected candidate scores below 0.5 (an error above 50 %) or was not scored."""
     if any(math.isnan(prompt.length) for prompt in prompts):
         return math.nan
     chances = [

@@ -1,7 +1,7 @@
 """Families of verifiers: whether a selector's gain also holds under judges of another kind.
 
-A verifier of the judge's own family (two sizes of Whisper) shares its errors, and the gain that such a judge sees is
-too large. A family is a name such as "whisper"; a verifier that is made of others has those of all.
+A verifier of the judge's own family (two sizes of Whisper) shares its errors, and such a judge overestimates the gain.
+A family is a name such as "whisper"; an ensemble has the families of all its members.
 """
 
 import functools
@@ -18,24 +18,24 @@ NOT_KNOWN = "not known"
 
 
 def families_of(verifier: Verifier | None) -> frozenset[str]:
-    """Empty where there is no verifier, or its family is not known."""
+    """The families of a verifier; empty if there is no verifier or its family is unknown."""
     return frozenset() if verifier is None else frozenset(verifier.families)
 
 
 def shared_families(selector: Verifier | None, judge: Verifier) -> str:
-    """The families that both belong to, for tables; empty where there are none."""
+    """The families that both belong to, for tables; empty if there are none."""
     return ", ".join(sorted(families_of(selector) & families_of(judge)))
 
 
 def with_verdicts(
     points: Sequence[CurvePoint], samples: Sequence[CurvePoint], seed: int, num_resamples: int = 2000
 ) -> list[CurvePoint]:
-    """The points, each selector's with `holds_under_every_family`.
+    """The points with `holds_under_every_family` set for selectors.
 
     "yes": the paired gain over one sample excludes 0 under a judge of each family other than the selector's; "no: ..."
     names the families under which it does not. "not known": there are no two such judges of different families, a
-    family is not known, or `samples` (points of best-of-n) hold no single sample of the same prompts. Judges that share
-    a family with the selector are left out. Chance, oracles and single samples involve no selection and have none.
+    family is unknown, or `samples` (points of best-of-n) have no single sample of the same prompts. Judges that share
+    a family with the selector are ignored. Chance, oracles and single samples involve no selection and have no verdict.
     """
     one_sample = {_drawn_by(one): one for one in samples if one.selector == "random" and one.n == 1}
     single = {id(one) for one in samples if one.n == 1}

@@ -1,6 +1,6 @@
-"""What a selector's rising score is worth: the same choices under judges that did not choose.
+"""Over-optimisation of selectors: their own score compared with independent judges on the same selections.
 
-Gao et al., arXiv 2210.10760: past some n the proxy's score goes on rising while the true one falls.
+Gao et al., arXiv 2210.10760: beyond some n the proxy score keeps rising while the true score falls.
 """
 
 import math
@@ -28,16 +28,16 @@ NO_INDEPENDENT_JUDGE = "no independent judge: what this selector bought is not k
 
 @dataclass(frozen=True)
 class OverOptimisation:
-    """One selector under one judge of other models, from n = 1 to N.
+    """One selector under one judge with different models, from n = 1 to N.
 
     Gains are changes of the mean score from n = 1 to N, each in standard deviations of that verifier's scores of single
     candidates, with 95 % intervals over prompts (paired). `gap` = the selector's own gain - the judge's. `turning_n`:
     the n where the judge's score is highest, if the fall from there to N excludes 0 (at a level corrected for the
-    number of n looked at); 0 if it does not turn down. `warning` is empty or says what to beware of; a selector without
-    any independent judge has one row with no numbers and that warning. Of a selector that is made of others,
-    `disagreement` is the mean over all candidates of the standard deviation of its members' z-scores (0 is one opinion,
-    1 is chance), and `chosen_disagreement` that of the choices among n. Of `num_seeds` seeds the scores and gains are
-    of each prompt's mean over them; standard deviations and disagreements are over the candidates of all.
+    number of n tested); 0 if there is no such fall. `warning` is empty or describes the problem; a selector without
+    any independent judge has one row with no numbers and that warning. For an ensemble, `disagreement` is the mean over
+    all candidates of the standard deviation of its members' z-scores (0 is full agreement, 1 is chance), and
+    `chosen_disagreement` the mean over the selections among n. With `num_seeds` seeds, scores and gains use each
+    prompt's mean over them; standard deviations and disagreements are over the candidates of all.
     `shared_families` as in CurvePoint.
     """
 
@@ -74,16 +74,16 @@ def over_optimisation(
     seed: int,
     num_resamples: int = 2000,
 ) -> list[OverOptimisation]:
-    """A row for each selector and judge of one prompt set and algorithm.
+    """One row per selector and judge of one prompt set and algorithm.
 
-    A search whose candidates know of each other has no curve over n: of it only missing judges are reported.
+    A search with dependent candidates has no curve over n: only missing judges are reported.
 
     Args:
-        points: The curves, of several seeds their means.
-        by_seed: The traces that they were made of, for each seed in the same order of prompts.
-        panel: Who chose and judged.
-        seed: Of the bootstrap.
-        num_resamples: Of the bootstrap.
+        points: The curves; with several seeds their means.
+        by_seed: The traces of the curves, for each seed in the same order of prompts.
+        panel: Selectors and judges.
+        seed: Seed of the bootstrap.
+        num_resamples: Number of bootstrap resamples.
     """
     resamples = Resamples.draw(len(by_seed[0]), seed, num_resamples)
     traces = [trace for own in by_seed for trace in own]
@@ -108,7 +108,7 @@ def over_optimisation(
 
 
 def _disagreements(traces: Sequence[Trace], selector_name: str) -> dict[str, float]:
-    """Means over all candidates and over the choices; NaN where the selector is not made of others."""
+    """Mean disagreement over all candidates and over the selections; NaN if the selector is not an ensemble."""
     name = disagreement_name(selector_name)
     all_P = [[one.scores.get(name, math.nan) for one in trace.candidates] for trace in traces]
     chosen_P = [own[chosen_index(trace.candidates, selector_name)] for own, trace in zip(all_P, traces, strict=True)]
@@ -163,7 +163,7 @@ def _row(
 
 
 def _change_ends(verifier: Verifier, spread: float) -> Ends:
-    """The largest fall and rise of its score, in standard deviations."""
+    """The largest fall and rise of a verifier's score, in standard deviations."""
     low, high = difference_ends(ends_of(verifier))
     return low / spread, high / spread
 
@@ -177,7 +177,7 @@ def _turning_n(curve: Sequence[CurvePoint], resamples: Resamples) -> int:
 
 
 def _own_scores(traces: Sequence[Trace], selector: Verifier, n: int) -> np.ndarray:
-    """(P,) the selector's expected score of its own choice among n; NaN counts as its worst score."""
+    """(P,) the selector's expected score of its own selection among n; NaN counts as its worst score."""
     prompts, weights_PN = [], []
     for trace in traces:
         scores_N = scores_of(trace.candidates, selector.name)
@@ -187,7 +187,7 @@ def _own_scores(traces: Sequence[Trace], selector: Verifier, n: int) -> np.ndarr
 
 
 def _spread(traces: Sequence[Trace], verifier: Verifier) -> float:
-    """Standard deviation of the verifier's scores of single candidates, those that it gave; 1 if they are all equal."""
+    """Standard deviation of the verifier's scores of single candidates, without NaN; 1 if they are all equal."""
     given = [one.scores[verifier.name] for trace in traces for one in trace.candidates if verifier.name in one.scores]
     known = np.array([score for score in given if not math.isnan(score)])
     return float(known.std()) or 1.0 if known.size else 1.0

@@ -1,4 +1,4 @@
-"""SweepResults: everything that a finished sweep knows, for reports and loggers."""
+"""SweepResults: the results of a finished sweep, for reports and loggers."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from modules.search.protocol import Trace
 
 @dataclass(frozen=True)
 class SeedScore:
-    """A point of the curve of one seed: a row of seeds.csv."""
+    """A point of one seed's curve: a row of seeds.csv."""
 
     prompt_set: str
     algorithm: str
@@ -43,34 +43,34 @@ class SeedScore:
 
 @dataclass(frozen=True)
 class SweepResults:
-    """What an inference-scaling sweep found. Only rank 0 holds one; others have None.
+    """Results of an inference-scaling sweep. Only rank 0 has them; other ranks have None.
 
     Attributes:
         prompt_sets: Name of the prompt set (one per test dataloader, in its order) to the traces of its prompts.
-            Candidates carry their scores by verifier name (selectors and judges: always there, NaN = could not judge;
-            final judges: only where they were asked) and their cost. Their audio was dropped: decode `codes_S` again.
+            Candidates have their scores by verifier name (selectors and judges: always, NaN = could not be scored;
+            final judges: only where they were used) and their cost. Their audio was dropped: decode `codes_S` again.
         points: All curves, in the order of curve.csv: `point.prompt_set`, `point.selector`, `point.judge`, `point.n`.
             Selectors are the verifiers' names, "random" and "oracle (NAME)". Final judges have n = 1 and N only.
         chosen: Prompt set -> selector name (the verifiers only) -> prompt key -> index into `trace.candidates` of the
             best of all N. The lowest index wins among ties.
-        hypotheses: (prompt key, candidate index, verifier name) -> what that verifier understood; for the first
-            candidate and the chosen ones, of verifiers that have a method `hypotheses(prompt, candidates)`.
-        description: What was run, ready for JSON: "date", "versions", "seed", "num_candidates", "algorithm",
+        hypotheses: (prompt key, candidate index, verifier name) -> that verifier's transcript; for the first
+            candidate and the selected ones, of verifiers that have a method `hypotheses(prompt, candidates)`.
+        description: Description of the run, for JSON: "date", "versions", "seed", "num_candidates", "algorithm",
             "sampling", "engine" (None: the model's own sampler), "model_hash", "codec_fingerprint", "num_prompts",
             "prompts_sha256" (of keys and texts), "machine", "seeds" and "models" (name to hash; where there are
-            several), "num_score_failures" (of all searches and seeds), "most_flops_per_prompt", "searches" (of each
-            the model, algorithm, sampling, seeds, ...; outside stand those of the first), and "verifiers": a list of
+            several), "num_score_failures" (of all searches and seeds), "most_flops_per_prompt", "searches" (for each
+            the model, algorithm, sampling, seeds, ...; the top level has the first's), and "verifiers": a list of
             {"name", "roles" (of "selector", "judge", "final judge"), "model_hash", "families", "settings"}.
         comparisons: Paired differences between lines at equal n, in the order of comparisons.csv, of
             `summary.combined`.
-        over_optimisation: Each selector's own score beside each independent judge's, with warnings.
-        others: Those of the sweep's other models, algorithms and temperatures, on the same prompts; `comparisons` and
-            `over_optimisation` are of all.
-        equal_compute: The other searches beside best-of-n at the FLOPs that they spent, in the order of
-            equal_compute.csv; needs a BestOfN among the algorithms, before them.
-        seed_scores: Where there are several seeds: every point of each (`points` are their means), as in seeds.csv.
-        other_seeds: The results of the seeds after the first, whose traces stand in `prompt_sets`.
-        every_n: `points` of the selectors at every n from 1 to N, of independent candidates.
+        over_optimisation: Each selector's own score compared with each independent judge's, with warnings.
+        others: Results of the sweep's other models, algorithms and temperatures, on the same prompts; `comparisons` and
+            `over_optimisation` cover all.
+        equal_compute: The other searches compared with best-of-n at the FLOPs that they spent, in the order of
+            equal_compute.csv; requires a BestOfN among the algorithms, before them.
+        seed_scores: With several seeds: every point of each (`points` are their means), as in seeds.csv.
+        other_seeds: The results of the seeds after the first; the first one's traces are in `prompt_sets`.
+        every_n: `points` of the selectors at every n from 1 to N, for independent candidates.
     """
 
     prompt_sets: dict[str, list[Trace]]
@@ -92,7 +92,7 @@ class SweepResults:
         return [*self.points, *(point for other in self.others for point in other.points)]
 
     def chosen_candidate(self, prompt_set: str, selector: str, trace: Trace) -> Candidate:
-        """The candidate that `selector` chose from all N of this trace's prompt."""
+        """The candidate that `selector` selected from all N of this trace's prompt."""
         return trace.candidates[self.chosen[prompt_set][selector][trace.prompt.key]]
 
 
@@ -129,7 +129,7 @@ CURVE_COLUMNS = (
 
 
 def write_curves(points: Sequence[CurvePoint], path: Path) -> None:
-    """All points as CSV with the columns CURVE_COLUMNS; floats in full precision."""
+    """Write all points as CSV with the columns CURVE_COLUMNS; floats in full precision."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, CURVE_COLUMNS)
@@ -138,7 +138,7 @@ def write_curves(points: Sequence[CurvePoint], path: Path) -> None:
 
 
 def write_prompt_scores(results: SweepResults, path: Path) -> None:
-    """The score of every prompt at every point, which intervals and comparisons are made of, as CSV."""
+    """Write the score of every prompt at every point, the basis of intervals and comparisons, as CSV."""
     about = ("prompt_set", "model", "algorithm", "temperature", "selector", "judge", "n")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as stream:
@@ -152,14 +152,14 @@ def write_prompt_scores(results: SweepResults, path: Path) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV with a header, every cell as text."""
+    """Read the rows of a CSV with a header, every cell as text."""
     with path.open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
 
 
 def write_rows(rows: Sequence[Any], kind: type, path: Path) -> None:
-    """Dataclass instances of one `kind` as CSV, a column per field that its repr shows; the header also where there are
-    none."""
+    """Write dataclass instances of one `kind` as CSV, one column per field shown in its repr; the header is written
+    even without rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, [one.name for one in fields(kind) if one.repr], extrasaction="ignore")
@@ -168,7 +168,7 @@ def write_rows(rows: Sequence[Any], kind: type, path: Path) -> None:
 
 
 def chosen_indices(results: SweepResults) -> dict[str, dict[str, dict[str, int]]]:
-    """`results.chosen` by the candidates' `index`."""
+    """`results.chosen` converted to the candidates' `index`."""
     return {
         prompt_set: {
             selector: {
@@ -182,13 +182,14 @@ def chosen_indices(results: SweepResults) -> dict[str, dict[str, dict[str, int]]
 
 
 def nan_to_none(row: dict[str, Any]) -> dict[str, Any]:
-    """For strict JSON, which has no NaN."""
+    """Replace NaN with None for strict JSON, which has no NaN."""
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
 
 
 def write_summary(results: SweepResults, path: Path) -> None:
-    """What was run, the curves, the chosen candidates and the hypotheses as strict JSON (NaN becomes null). Candidates
-    go by their `index`, as in candidates.csv: a search that gave some up has another one at that place."""
+    """Write the description, the curves, the selected candidates and the hypotheses as strict JSON (NaN becomes null).
+    Candidates are identified by their `index`, as in candidates.csv; in a search that discards candidates it differs
+    from the position."""
     points = [nan_to_none({name: getattr(point, name) for name in CURVE_COLUMNS}) for point in results.all_points]
     hypotheses = [
         {"prompt": key, "candidate": index, "verifier": name, "text": text}

@@ -1,4 +1,4 @@
-"""One sweep by several seeds: the mean of their curves, and how far the seeds lie apart.
+"""Combination of one sweep's seeds: the mean of their curves, and the deviation between seeds.
 
 Shapes: P prompts.
 """
@@ -19,11 +19,11 @@ from modules.statistics import Resamples, bootstrap_interval, cluster_interval
 
 
 def over_seeds(results: Sequence[SweepResults], panel: Panel, seed: int, num_resamples: int = 2000) -> SweepResults:
-    """The first one's results with the mean curves of all, which differ in their seed alone.
+    """The first results with the mean curves of all; the results differ only in their seed.
 
-    A point's interval is the bootstrap over prompts of each prompt's mean over the seeds, and so are those of
-    `over_optimisation`; `seed_deviation` is the standard deviation of the seeds' scores (with n - 1), what another seed
-    may change.
+    A point's interval is the bootstrap over prompts of each prompt's mean over the seeds, as are those of
+    `over_optimisation`; `seed_deviation` is the standard deviation of the seeds' scores (with n - 1), the variation to
+    expect from another seed.
     """
     if len(results) == 1:
         return results[0]
@@ -55,7 +55,7 @@ def averaged(curves: Sequence[Sequence[CurvePoint]], seed: int, num_resamples: i
         for point in points:
             counts[_line(point)] = counts.get(_line(point), 0) + 1
         for point in points:
-            # A search that has no curve has one point, at an n that may be another for every seed.
+            # A search without a curve has one point, at an n that may differ between seeds.
             groups.setdefault((*_line(point), point.n if counts[_line(point)] > 1 else 0), []).append(point)
     drawn = functools.cache(functools.partial(Resamples.draw, seed=seed, num_resamples=num_resamples))
     means = [

@@ -1,4 +1,4 @@
-"""transformers' audio models as verifiers need them: by folder or name, batched, hashed, their FLOPs counted.
+"""Audio models of transformers for verifiers: loading by folder or name, batching, hashing and FLOP counts.
 
 T audio samples.
 """
@@ -15,24 +15,25 @@ from modules.api import BROKEN_INSTALLATION, Audio
 from modules.verifiers.audio import checked, failed, resampled
 from modules.verifiers.model_files import content_hash, model_folder, settings_hash
 
-# From a network's output and the number of samples of each clip to one result per clip.
+# Maps a network's output and the number of samples of each clip to one result per clip.
 Reader = Callable[[Any, list[int]], list[Any]]
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 
 
 class AudioModel:
-    """A network with its feature extractor, read on first use.
+    """A network with its feature extractor, loaded on first use.
 
-    Clips are judged in batches, and a batch gives what single clips give: models that were trained with an attention
-    mask (their extractor says so) hear padded clips with it; the others, and x-vectors, clips of equal length together.
+    Clips are processed in batches with the same results as single clips: models that were trained with an attention
+    mask (according to their extractor) get padded clips with the mask; the others, and x-vectors, get batches of clips
+    of equal length.
 
     Args:
         model: A folder as `save_pretrained` writes it (with preprocessor_config.json), or a name on the model hub.
-        auto_class: Of transformers, such as "AutoModelForCTC".
-        device: Where it runs.
-        batch_size: Clips at a time.
-        families: Kinds of model that it counts as; None: the type that its configuration names.
+        auto_class: Auto class of transformers, such as "AutoModelForCTC".
+        device: Device of the model.
+        batch_size: Clips per batch.
+        families: Model families, for reports; None: the model type in its configuration.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class AudioModel:
 
     @cached_property
     def model_hash(self) -> str:
-        """Of the weights alone. Raises FileNotFoundError where the folder holds none."""
+        """Hash of the weights only. Raises FileNotFoundError if the folder has none."""
         for pattern in WEIGHT_FILES:
             if files := sorted(self.folder.glob(pattern)):
                 return content_hash(files)
@@ -62,7 +63,7 @@ class AudioModel:
 
     @cached_property
     def files_hash(self) -> str:
-        """Of the files beside the weights (settings_hash)."""
+        """Hash of the files besides the weights (settings_hash)."""
         return settings_hash(self.folder)
 
     @cached_property
@@ -90,14 +91,15 @@ class AudioModel:
 
     @property
     def hears_padding(self) -> bool:
-        """Clips of different lengths must be kept apart: the model takes no attention mask, or is an x-vector, whose
-        frames transformers counts without the dilation of its layers, so that it takes some of the padding in."""
+        """Whether padding affects the output, so that clips of different lengths must not share a batch: the model
+        takes no attention mask, or is an x-vector, whose frames transformers counts without the dilation of its layers,
+        so that some padding is included."""
         is_dilated = self.auto_class == "AutoModelForAudioXVector"
         return is_dilated or not getattr(self.extractor, "return_attention_mask", False)
 
     def judge(self, audios: Sequence[Audio | None], read: Reader, min_samples: int = 1) -> list[Any | Exception]:
-        """What `read(output of the network, samples of each clip)` says of every clip; an exception where it failed: a
-        ValueError where the clip has fewer than `min_samples`."""
+        """Results of `read(output of the network, samples of each clip)` for every clip, or the exception if it failed:
+        a ValueError for clips shorter than `min_samples`."""
         clips: dict[int, np.ndarray] = {}
         results: list[Any] = [None] * len(audios)
         for place, audio in enumerate(audios):
@@ -131,7 +133,7 @@ class AudioModel:
             return read(self.network(**self._inputs(clips)), [len(clip) for clip in clips])
         except BROKEN_INSTALLATION:
             raise
-        except Exception as error:  # noqa: BLE001 - counted by whoever asked
+        except Exception as error:  # noqa: BLE001 - counted by the caller
             if len(clips) == 1:
                 return [failed(error)]
         return [result for clip in clips for result in self._judge_batch([clip], read)]
@@ -141,7 +143,7 @@ class AudioModel:
         return {name: value.to(self.device) for name, value in inputs.items()}
 
     def flops(self, seconds: float) -> float:
-        """Matrix products and convolutions for one clip: counted by torch at three lengths, a parabola between."""
+        """FLOPs of matrix products and convolutions per clip: a parabola through torch's counts at three lengths."""
         if seconds <= 0:
             return 0.0
         constant, linear, square = self._flops_parabola
@@ -154,7 +156,7 @@ class AudioModel:
         return tuple(np.linalg.solve(np.vander(lengths, increasing=True), counted).tolist())
 
     def _count_flops(self, seconds: float) -> int:
-        """On the meta device: shapes without numbers. Eager attention, whose products the counter sees."""
+        """Count on the meta device (shapes only), with eager attention, whose products the counter includes."""
         import transformers
         from torch.utils.flop_counter import FlopCounterMode
 
@@ -168,12 +170,12 @@ class AudioModel:
 
 
 def unmasked_lengths(network: Any, num_samples: Sequence[int]) -> list[int]:
-    """Frames of each clip that are no padding."""
+    """Number of frames of each clip without padding."""
     return [int(network._get_feat_extract_output_lengths(number)) for number in num_samples]
 
 
 def mean_hidden(network: Any, hidden_BSC: torch.Tensor, num_samples: Sequence[int]) -> list[np.ndarray]:
-    """Direction of the mean over each clip's own frames, (C,) float32 of length 1."""
+    """Normalised mean over each clip's frames without padding, (C,) float32 of length 1."""
     has_frames = hasattr(network, "_get_feat_extract_output_lengths")
     lengths = unmasked_lengths(network, num_samples) if has_frames else [hidden_BSC.shape[1]] * len(num_samples)
     means = [row_SC[:length].mean(0) for row_SC, length in zip(hidden_BSC, lengths, strict=True)]

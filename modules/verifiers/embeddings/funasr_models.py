@@ -1,4 +1,4 @@
-"""Models that the package funasr runs: Paraformer hears Chinese, emotion2vec hears emotions.
+"""Models of the package funasr: Paraformer (Chinese ASR) and emotion2vec (emotion embeddings).
 
 Shapes: T audio samples, D embedding dimensions.
 """
@@ -20,12 +20,12 @@ WEIGHT_FILES = ("*.pt", "*.pb", "*.safetensors")
 
 
 class FunASRModel:
-    """A model of funasr, read on first use.
+    """A model of funasr, loaded on first use.
 
     Args:
         model: A folder with the model's files, or a name on the hub.
-        frames_per_second: At which the network works, for its FLOPs: 2 per weight and frame.
-        device: Where it runs.
+        frames_per_second: Frame rate of the network, for its FLOPs: 2 per weight and frame.
+        device: Device of the model.
     """
 
     def __init__(self, model: str, frames_per_second: float, device: str = "cpu") -> None:
@@ -37,7 +37,7 @@ class FunASRModel:
 
     @cached_property
     def model_hash(self) -> str:
-        """Of the weights alone. Raises FileNotFoundError where the folder holds none."""
+        """Hash of the weights only. Raises FileNotFoundError if the folder has none."""
         for pattern in WEIGHT_FILES:
             if files := sorted(self._folder.glob(pattern)):
                 return content_hash(files)
@@ -45,7 +45,7 @@ class FunASRModel:
 
     @cached_property
     def files_hash(self) -> str:
-        """Of the files beside the weights (settings_hash)."""
+        """Hash of the files besides the weights (settings_hash)."""
         return settings_hash(self._folder)
 
     @cached_property
@@ -59,7 +59,7 @@ class FunASRModel:
 
     @torch_threads()
     def generate(self, audio: Audio | None, **options: Any) -> dict[str, Any]:
-        """What the model says of one clip: alone, so that it does not depend on others."""
+        """The model's output for one clip, processed alone so that it does not depend on others."""
         (said,) = self._network.generate(input=resampled(checked(audio), SAMPLE_RATE), **options)
         return said
 
@@ -69,11 +69,11 @@ class FunASRModel:
 
 
 class Paraformer:
-    """Paraformer (Gao et al., arXiv 2206.08317), which Seed-TTS-eval judges Chinese by; its text in simplified Chinese.
+    """Paraformer (Gao et al., arXiv 2206.08317), Seed-TTS-eval's judge of Chinese; the text is in simplified Chinese.
 
     Args:
         model: A folder, or a name on the hub.
-        device: Where it runs.
+        device: Device of the model.
     """
 
     families = frozenset({"paraformer"})
@@ -91,13 +91,13 @@ class Paraformer:
         return self._funasr.files_hash
 
     def transcribe(self, audios: Sequence[Audio], language: str) -> list[str]:
-        """One text per clip. Raises ValueError for another language than zh."""
+        """One text per clip. Raises ValueError for languages other than zh."""
         if language != "zh":
             raise ValueError(f"Expected `language` to be zh, but got {language!r}.")
         try:
             from zhconv import convert
         except ImportError as error:
-            raise ImportError("Paraformer's text is made simplified by zhconv: pip install zhconv") from error
+            raise ImportError("Paraformer needs zhconv to convert to simplified Chinese: pip install zhconv") from error
         return [convert(self._funasr.generate(audio)["text"], "zh-cn") for audio in audios]
 
     def flops(self, seconds: float) -> float:
@@ -105,11 +105,11 @@ class Paraformer:
 
 
 class Emotion2Vec:
-    """emotion2vec (Ma et al., arXiv 2312.15185): a direction in a space of emotions, as `Speaker` compares them.
+    """emotion2vec (Ma et al., arXiv 2312.15185): emotion embeddings of length 1, to be compared by `Speaker`.
 
     Args:
         model: A folder, or a name on the hub.
-        device: Where it runs.
+        device: Device of the model.
     """
 
     families = frozenset({"emotion2vec"})
@@ -127,7 +127,7 @@ class Emotion2Vec:
         return self._funasr.files_hash
 
     def embed(self, audios: Sequence[Audio | None]) -> list[np.ndarray | Exception]:
-        """One (D,) float32 of length 1 each, or why there is none."""
+        """One (D,) float32 of length 1 per clip, or the exception if it failed."""
         return [self._direction(audio) for audio in audios]
 
     def _direction(self, audio: Audio | None) -> np.ndarray | Exception:

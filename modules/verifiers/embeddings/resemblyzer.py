@@ -28,15 +28,15 @@ MAX_BATCH_WINDOWS = 64
 
 
 class Resemblyzer:
-    """The GE2E encoder (Wan et al., arXiv 1710.10467) that the package resemblyzer carries: D = 256.
+    """The GE2E encoder (Wan et al., arXiv 1710.10467) of the package resemblyzer: D = 256.
 
-    Long silences are cut out (WebRTC's voice detector) and loudness raised, as resemblyzer does; the windows of
-    1.6 s of all clips then go through the network together, which is several times faster than resemblyzer's own
+    Long silences are removed (WebRTC's voice detector) and loudness is raised, as in resemblyzer; the windows of
+    1.6 s of all clips are then processed in one batch, which is several times faster than resemblyzer's own
     `embed_utterance` clip by clip and gives the same embeddings.
 
     Args:
-        device: Where the network runs.
-        weights: Another file of weights in resemblyzer's format; the package's own where None.
+        device: Device of the network.
+        weights: A file of weights in resemblyzer's format; None uses the package's own.
     """
 
     families = frozenset({"ge2e"})
@@ -65,11 +65,11 @@ class Resemblyzer:
                 raise ImportError(f"The speaker encoder needs resemblyzer: {command}") from error
         return VoiceEncoder(self.device, verbose=False, weights_fpath=self._weights)
 
-    # One thread: an LSTM of 256 is so small that more mostly wait for each other, spinning. On 2 cores that something
-    # else also uses, two threads took ten times the CPU time of one and longer on the clock.
+    # One thread: an LSTM of 256 is so small that several threads mostly spin waiting for each other. On 2 cores shared
+    # with other processes, two threads took ten times the CPU time of one and more wall time.
     @torch_threads(1)
     def embed(self, audios: Sequence[Audio | None]) -> list[np.ndarray | Exception]:
-        """One (D,) float32 of length 1 each, or why there is none."""
+        """One (D,) float32 of length 1 per clip, or the exception if it failed."""
         encoder = self._encoder
         mels: list[list[np.ndarray] | Exception] = []
         for audio in audios:
@@ -93,7 +93,7 @@ class Resemblyzer:
 
         samples_T = resampled(checked(audio), SAMPLE_RATE)
         if not samples_T.any():
-            raise ValueError("Expected `audio` with some sound in it, but got silence.")
+            raise ValueError("Expected `audio` that is not silent, but got silence.")
         voiced_T = preprocess_wav(samples_T)
         if len(voiced_T) < MIN_VOICED_SECONDS * SAMPLE_RATE:
             raise ValueError(

@@ -1,7 +1,7 @@
-"""The speaker encoder that zero-shot synthesis is compared by: WavLM large, fine-tuned, under a small ECAPA-TDNN.
+"""The standard speaker encoder for zero-shot TTS evaluation: fine-tuned WavLM large with a small ECAPA-TDNN head.
 
 WavLM (Chen et al., arXiv 2110.13900); ECAPA-TDNN (Desplanques et al., arXiv 2005.07143); both in UniSpeech's
-`wavlm_large_finetune.pth`, which Seed-TTS-eval links. transformers holds the first and not the second.
+`wavlm_large_finetune.pth`, which Seed-TTS-eval links. transformers has the first and not the second.
 
 Shapes: B batch, C channels, S frames, T audio samples, D embedding dimensions.
 """
@@ -23,7 +23,7 @@ from modules.verifiers.model_files import content_hash
 
 SAMPLE_RATE = 16_000
 FRAMES_PER_SECOND = 50
-STRIDES = (5, 2, 2, 2, 2, 2, 2)  # of WavLM's convolutions: no tensor shows them
+STRIDES = (5, 2, 2, 2, 2, 2, 2)  # of WavLM's convolutions; not derivable from tensor shapes
 DILATIONS = (2, 3, 4)  # of the three blocks
 WHERE = "https://github.com/BytedanceSpeech/seed-tts-eval links wavlm_large_finetune.pth"
 
@@ -60,7 +60,7 @@ class ConvolvedUnit(nn.Module):
 
 
 class GroupedConvolutions(nn.Module):
-    """Res2Net's: each group but the last is convolved together with what came of the one before."""
+    """Res2Net's convolutions: each group except the last is added to the previous group's output and convolved."""
 
     def __init__(self, width: int, num_convs: int, dilation: int) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class GroupedConvolutions(nn.Module):
 
 
 class ChannelGate(nn.Module):
-    """Squeeze and excitation: each channel times a number in (0, 1) that all means decide."""
+    """Squeeze and excitation: scales each channel by a number in (0, 1) computed from the means of all channels."""
 
     def __init__(self, channels: int, bottleneck: int) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class ChannelGate(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Unit, groups, unit, gate; and the input added."""
+    """Unit, groups, unit, gate, with a residual connection."""
 
     def __init__(self, channels: int, width: int, num_convs: int, bottleneck: int, dilation: int) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class ResidualBlock(nn.Module):
 
 
 class AttentivePool(nn.Module):
-    """Mean and standard deviation over the frames, which each channel weighs for itself: (B, 2C)."""
+    """Attentive statistics pooling: mean and standard deviation over frames with weights per channel: (B, 2C)."""
 
     def __init__(self, channels: int, bottleneck: int) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class AttentivePool(nn.Module):
 
 
 class SpeakerHead(nn.Module):
-    """From all of WavLM's hidden states to an embedding. Sizes are those of a file's `tensors`, by its names."""
+    """Maps all hidden states of WavLM to an embedding. Sizes are taken from a file's `tensors`, by its names."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class SpeakerHead(nn.Module):
 
 
 def split_tensors(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """WavLM's tensors by transformers' names, and the head's by ours; what only training needs is left out."""
+    """Split into WavLM's tensors by transformers' names and the head's by ours; training-only tensors are dropped."""
     wavlm: dict[str, Tensor] = {}
     head: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -165,7 +165,7 @@ def split_tensors(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[
 
 
 def build_wavlm(tensors: Mapping[str, Tensor]) -> Any:
-    """transformers' WavLMModel of the sizes that the tensors show, with them in it."""
+    """Build transformers' WavLMModel with the sizes of the tensors and load them."""
     from transformers import WavLMConfig, WavLMModel
 
     def shape(name: str) -> torch.Size:
@@ -197,15 +197,16 @@ def build_wavlm(tensors: Mapping[str, Tensor]) -> Any:
 
 
 class FineTunedWavLM:
-    """The published SIM: embeddings that `Speaker` compares. Clips are heard one at a time: the head has no mask.
+    """Embeddings for the published SIM, to be compared by `Speaker`. Clips are processed one at a time, because the
+    head has no mask.
 
     Args:
         weights: `wavlm_large_finetune.pth`.
-        device: Where it runs.
+        device: Device of the model.
 
     Raises (on use):
-        FileNotFoundError: There is no such file; says where it is linked.
-        RuntimeError, KeyError: It holds other tensors.
+        FileNotFoundError: There is no such file; the message says where it is linked.
+        RuntimeError, KeyError: The file has other tensors.
     """
 
     families = frozenset({"wavlm"})
@@ -234,8 +235,8 @@ class FineTunedWavLM:
         return wavlm, head
 
     def embed(self, audios: Sequence[Audio | None]) -> list[np.ndarray | Exception]:
-        """One (D,) float32 of length 1 each, or why there is none."""
-        networks = self._networks  # a missing file stops whoever asked, also before the first clip
+        """One (D,) float32 of length 1 per clip, or the exception if it failed."""
+        networks = self._networks  # raises if the file is missing, even without clips
         return [self._direction(audio, *networks) for audio in audios]
 
     @torch.inference_mode()
@@ -244,7 +245,7 @@ class FineTunedWavLM:
             samples_T = torch.from_numpy(resampled(checked(audio), SAMPLE_RATE)).to(self.device)
             normal_T = functional.layer_norm(samples_T, samples_T.shape)
             output = wavlm(normal_T[None], output_hidden_states=True)
-            # The inputs of all layers, and what the last norm leaves: the last of hidden_states may be without it.
+            # The inputs of all layers and the output of the last norm, which the last of hidden_states may lack.
             hidden = [*output.hidden_states[:-1], output.last_hidden_state]
             return functional.normalize(head(hidden)[0], dim=0).float().cpu().numpy()
         except BROKEN_INSTALLATION:
@@ -253,6 +254,6 @@ class FineTunedWavLM:
             return failed(error)
 
     def flops(self, seconds: float) -> float:
-        """2 per weight and frame."""
+        """2 FLOPs per weight and frame."""
         num_weights = sum(weight.numel() for network in self._networks for weight in network.parameters())
         return 2.0 * num_weights * FRAMES_PER_SECOND * max(0.0, seconds)

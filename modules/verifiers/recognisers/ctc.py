@@ -1,4 +1,4 @@
-"""A recogniser with a CTC head through transformers: wav2vec 2.0, HuBERT, WavLM and their kin."""
+"""CTC recognisers of transformers: wav2vec 2.0, HuBERT, WavLM and similar models."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -9,17 +9,17 @@ from modules.verifiers.embeddings.audio_models import AudioModel, unmasked_lengt
 
 
 class CTC:
-    """Greedy CTC (Graves et al. 2006): the likeliest unit of every frame, repeats and blanks taken out.
+    """Greedy CTC decoding (Graves et al. 2006): the most likely unit of every frame, without repeats and blanks.
 
-    It has no language model to write down what was not said and hears a clip of any length at its own cost, where
-    Whisper pads every clip to 30 s: the one to search with.
+    It has no language model that could add words that were not spoken, and its cost depends on the clip's length, while
+    Whisper pads every clip to 30 s: recommended as a search reward.
 
     Args:
         model: A folder, or a name on the hub such as facebook/hubert-large-ls960-ft.
-        languages: What it knows; None takes every language.
-        device: Where it runs.
-        batch_size: Clips at a time.
-        families: Kinds of model that it counts as; None: the type that its configuration names.
+        languages: Supported languages; None accepts every language.
+        device: Device of the model.
+        batch_size: Clips per batch.
+        families: Model families, for reports; None: the model type in its configuration.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class CTC:
         return AutoTokenizer.from_pretrained(self._audio_model.folder)
 
     def transcribe(self, audios: Sequence[Audio], language: str) -> list[str]:
-        """One text per clip; raises ValueError for a language that it does not know, and what a clip raised."""
+        """One text per clip; raises ValueError for an unsupported language, and exceptions of single clips."""
         if self.languages is not None and language not in self.languages:
             raise ValueError(f"Expected `language` to be one of {self.languages}, but got {language!r}.")
         texts: list[str] = []
@@ -70,5 +70,5 @@ class CTC:
         ]
 
     def flops(self, seconds: float) -> float:
-        """One pass of the encoder and its head."""
+        """FLOPs of one pass of the encoder and its head."""
         return self._audio_model.flops(seconds)

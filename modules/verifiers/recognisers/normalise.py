@@ -1,7 +1,7 @@
-"""What counts as the same text: normalisers applied to reference and transcript alike before they are compared.
+"""Text normalisers, applied to reference and transcript before comparison.
 
-`EnglishWords`, `SeedTTSEnglish` and `SeedTTSChinese` follow published rules, for tables beside published ones.
-`SpokenEnglish` and `BasicWords` keep everything that is to be spoken, for tables of our own.
+`EnglishWords`, `SeedTTSEnglish` and `SeedTTSChinese` follow published rules, for comparison with published tables.
+`SpokenEnglish` and `BasicWords` keep everything that is spoken, for our own tables.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from modules.verifiers.recognisers.written_english import APOSTROPHES, SIGN_TABLES, read_out, with_plain_apostrophes
 
-# The one table that turns what a recogniser wrote for a spoken digit into that digit: names, and words that sound so.
+# Maps a recogniser's output for a spoken digit to that digit: names and homophones.
 DIGIT_WORDS: dict[str, tuple[str, ...]] = {
     "0": ("zero", "zeros", "oh", "o", "ow", "nought", "naught", "nil"),
     "1": ("one", "ones", "won", "wan"),
@@ -28,7 +28,7 @@ DIGIT_WORDS: dict[str, tuple[str, ...]] = {
     "8": ("eight", "eights", "ate", "ait", "aight"),
     "9": ("nine", "nines", "niner", "nein"),
 }
-# What Seed-TTS-eval deletes: the punctuation of ASCII but the apostrophe, and that of Chinese texts with its space.
+# What Seed-TTS-eval deletes: ASCII punctuation except the apostrophe, and Chinese punctuation with its space.
 PUBLISHED_PUNCTUATION = re.compile(
     r"[!-&(-/:-@\[-`{-~\u00b7\u2013\u2014\u2018\u2019\u201b-\u201f\u2026\u2027\u3000-\u3003\u3008-\u3011"
     r"\u3014-\u301f\u3030\u303e\u303f\ufe4f\ufe51\ufe54\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff64]"
@@ -43,11 +43,11 @@ REPEATS = {"double": 2, "triple": 3}
 
 
 class Normaliser(Protocol):
-    """Text in the form in which it is compared. `name` is printed beside every rate computed with it.
+    """Converts a text to the form in which it is compared. `name` is printed with every rate computed with it.
 
-    `identity` (a JSON value) changes whenever the normalised text may: it holds the class's name without its module,
-    the version of its rules (raised with every change of what the class gives) and a digest of each of its tables. It
-    is a part of the key of stored scores.
+    `identity` (a JSON value) changes whenever the normalised text may change: it contains the class's name without its
+    module, the version of its rules (incremented with every change of the output) and a digest of each of its tables.
+    It is part of the key of stored scores.
     """
 
     @property
@@ -67,11 +67,11 @@ def _identity(normaliser: Normaliser, version: int, **tables: Any) -> dict[str, 
 
 
 class EnglishWords:
-    """Whisper's English normaliser, as transformers carries it: lower case, no punctuation, contractions written out,
-    numbers as figures.
+    """Whisper's English normaliser, as in transformers: lower case, no punctuation, contractions expanded, numbers as
+    figures.
 
-    Whisper's own also maps British to American spelling with a table of 1,700 words. No package carries that table;
-    without it the spelling stays as it is, and the name says so.
+    The original also maps British to American spelling with a table of 1,700 words. No package includes that table;
+    without it the spelling is unchanged, which the name states.
 
     Args:
         spelling: JSON file of that table ({"colour": "color", ...}; `normalizer.json` of any Whisper model).
@@ -103,16 +103,17 @@ class EnglishWords:
 
 
 class SpokenEnglish(EnglishWords):
-    """English as it is spoken: Whisper's rules without those that make different speech equal or equal speech
-    different. Count words. For tables of our own; published tables take `EnglishWords`.
+    """Spoken form of English: Whisper's rules without those that make different speech equal or equal speech
+    different. Count words. For our own tables; use `EnglishWords` to compare with published tables.
 
     - Typographic apostrophes are apostrophes: "don\u2019t" is "do not".
-    - An amount is its figures and its sign, "$1" and "one dollar" alike, and so is a percentage; Whisper's make both
-      "one". Other signs are read out: "&" as "and", "+", "=", "@", the degree sign, a minus before a figure.
-    - Text in brackets is text, in reference and transcript alike: a recogniser must not write tags such as [noise]
-      (Whisper as `FasterWhisper` runs it cannot write brackets, CTC and Sphinx have none).
+    - An amount is its figures and its sign, the same for "$1" and "one dollar", as is a percentage; Whisper's rules
+      give "one" for both. Other signs are spelled out: "&" as "and", "+", "=", "@", the degree sign, a minus before a
+      figure.
+    - Text in brackets is kept, in reference and transcript: a recogniser must not write tags such as [noise]
+      (Whisper as run by `FasterWhisper` cannot write brackets, CTC and Sphinx have none).
     - A time in figures is read as figures: "7:30 p.m." is "seven thirty pm", "7:05" is "seven oh five", "7:00" is
-      "seven" or "seven o'clock". "Half past seven" is another text.
+      "seven" or "seven o'clock". "Half past seven" is a different text.
     - A fraction in figures is read as halves, thirds, quarters to tenths: "2 1/2" is "two and a half", "3/4" is "three
       quarters"; "a half" is "one half". Other figures around a slash are two numbers.
     - All numbers are figures, also "one".
@@ -132,7 +133,7 @@ class SpokenEnglish(EnglishWords):
 
         class Figures(EnglishNumberNormalizer):
             def postprocess(self, s: str) -> str:
-                """Takes back the last rule, "one" for 1: with a sign before or behind it, the sign was lost later."""
+                """Undo the last rule, "one" for 1: with a sign before or after it, the sign would be lost later."""
                 return re.sub(r"\bone(s?)\b", r"1\1", super().postprocess(s))
 
         normalise = EnglishTextNormalizer(self._table or {})
@@ -146,10 +147,11 @@ class SpokenEnglish(EnglishWords):
 class BasicWords:
     """Words of any language: lower case, compatibility forms unified (NFKC), punctuation and symbols as spaces.
 
-    As Whisper's normaliser for languages other than English, but combining marks stay on their letters (vowel signs of
-    Indic scripts are no punctuation), invisible characters go, text in brackets stays, typographic apostrophes part
-    words as the plain one does, and spaces go within scripts that are written without (Chinese, Japanese, Thai): there
-    a sentence is one word, so count characters. Numbers stay as written; signs that are read out ("%") are not kept.
+    Like Whisper's normaliser for languages other than English, except: combining marks stay on their letters (vowel
+    signs of Indic scripts are not punctuation), invisible characters are removed, text in brackets is kept, typographic
+    apostrophes separate words like the plain one, and spaces are removed within scripts written without them (Chinese,
+    Japanese, Thai): there a sentence is one word, so count characters. Numbers stay as written; signs that are spoken
+    ("%") are not kept.
     """
 
     name = "basic words"
@@ -165,10 +167,10 @@ class BasicWords:
 
 
 def _kept(text: str, keep: Callable[[str], bool]) -> str:
-    """The characters that `keep` accepts, each with its combining marks; all others part words.
+    """Keep the characters that `keep` accepts, with their combining marks; all others separate words.
 
-    Invisible characters (format controls such as joiners, soft hyphens, marks of direction; variation selectors) are
-    deleted: they are no part of what is said, and do not end a word.
+    Invisible characters (format controls such as joiners, soft hyphens, direction marks; variation selectors) are
+    deleted: they are not spoken and do not end a word.
     """
     characters, kept = [], False
     for character in text:
@@ -181,7 +183,7 @@ def _kept(text: str, keep: Callable[[str], bool]) -> str:
 
 
 class SeedTTSEnglish:
-    """As Seed-TTS-eval compares English words: lower case, punctuation deleted, so that "well-known" is one word; the
+    """Seed-TTS-eval's rules for English words: lower case, punctuation deleted, so that "well-known" is one word; the
     apostrophe stays, the typographic one does not. Numbers stay as written. Count words."""
 
     name = "seed-tts-eval en"
@@ -195,8 +197,8 @@ class SeedTTSEnglish:
 
 
 class SeedTTSChinese:
-    """As Seed-TTS-eval compares Chinese characters: punctuation and spaces deleted, case and numbers as written.
-    Count characters. Its recogniser's text is made simplified Chinese before (`Paraformer` does)."""
+    """Seed-TTS-eval's rules for Chinese characters: punctuation and spaces deleted, case and numbers as written. Count
+    characters. The recogniser must already convert its text to simplified Chinese (`Paraformer` does)."""
 
     name = "seed-tts-eval zh"
 
@@ -209,8 +211,8 @@ class SeedTTSChinese:
 
 
 class LetterWords:
-    """Lower-case letters with their marks and apostrophes, what LibriSpeech's texts are made of; all else parts words.
-    A typographic apostrophe counts between two letters; elsewhere it is a quotation mark. Count words."""
+    """Lower-case letters with their marks and apostrophes, the characters of LibriSpeech's texts; others separate
+    words. A typographic apostrophe counts between two letters; elsewhere it is a quotation mark. Count words."""
 
     name = "letters"
 
@@ -225,17 +227,17 @@ class LetterWords:
 
 
 def _between_letters(quote: re.Match[str]) -> str:
-    """The character before a typographic quote, and an apostrophe where letters or their marks stand on both sides."""
+    """The character before a typographic quote, with an apostrophe if letters or their marks are on both sides."""
     kinds = [unicodedata.category(side)[0] if side else "" for side in (quote[1], quote[2])]
     return quote[1] + ("'" if kinds[0] in ("L", "M") and kinds[1] == "L" else " ")
 
 
 class Digits:
-    """English text to the digits that were spoken: "four, two" and "for to" and "4-2." and "forty-two" give "42".
+    """Converts English text to the spoken digits: "four, two" and "for to" and "4-2." and "forty-two" give "42".
 
-    Homophones count as the digit (DIGIT_WORDS), words that are no number are left out. Numbers are read as a
-    recogniser writes digits that it heard in a row: "forty two" is 42, "forty" alone 40, "two hundred (and) five" 205,
-    "double five" 55.
+    Homophones count as the digit (DIGIT_WORDS), words that are not numbers are removed. Numbers are interpreted as a
+    recogniser writes consecutive digits: "forty two" is 42, "forty" alone 40, "two hundred (and) five" 205, "double
+    five" 55.
     """
 
     name = "digits"
@@ -252,7 +254,7 @@ class Digits:
 
 
 def _spoken_digits(word: str, before: str, after: str) -> str:
-    """The digits that one word stands for, given its neighbours; empty for a word that is no number."""
+    """The digits of one word, given its neighbours; empty for a word that is not a number."""
     if word.isdecimal():
         return str(int(word))
     digit = _digit(word)

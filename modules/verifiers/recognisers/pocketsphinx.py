@@ -1,4 +1,4 @@
-"""A recogniser that has nothing in common with Whisper: CMU Sphinx, with grammars. T audio samples."""
+"""A recogniser independent of Whisper: CMU Sphinx, with grammars. T audio samples."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -20,16 +20,16 @@ public <digits> = ( zero | one | two | three | four | five | six | seven | eight
 
 
 class Pocketsphinx:
-    """CMU Sphinx's US English acoustic model (GMM-HMM, nothing in common with Whisper) with a grammar.
+    """CMU Sphinx's US English acoustic model (GMM-HMM, independent of Whisper) with a grammar.
 
-    Speech is cut out by its energy, brought to one level and put between short silences with a trace of noise: without
-    that the recogniser hears short digits in pauses. For the same reason silence between words is made likelier and
-    each word dearer than its defaults: on composed strings of recorded digits the error goes from 0.31 to below 0.01.
-    One clip at a time: the decoder holds the interpreter's lock.
+    Speech is trimmed by energy, normalised to one level and padded with short silences with faint noise: otherwise the
+    recogniser inserts short digits in pauses. For the same reason the silence probability between words is higher and
+    the word insertion penalty stronger than by default: on composed strings of recorded digits the error falls from
+    0.31 to below 0.01. Clips are processed one at a time, because the decoder holds the global interpreter lock.
 
     Args:
         grammar: JSGF text, or None for the package's own trigram model of English.
-        silence_probability: Of a pause between two words of the grammar.
+        silence_probability: Probability of a pause between two words of the grammar.
         word_insertion_penalty: Factor on the probability for each word of the grammar.
     """
 
@@ -51,7 +51,7 @@ class Pocketsphinx:
 
     @cached_property
     def model_hash(self) -> str:
-        """Of the acoustic model: grammar and language model do not make another judge."""
+        """Hash of the acoustic model: grammar and language model do not make it a different judge."""
         return content_hash(sorted(file for file in self._folder.iterdir() if file.name != "README"))
 
     @cached_property
@@ -83,7 +83,7 @@ class Pocketsphinx:
         if speech_T.size == 0:
             return ""
         decoder = self._decoder
-        decoder.reinit_feat()  # else noise and mean of the clip before go on
+        decoder.reinit_feat()  # reset the noise and mean estimates of the previous clip
         decoder.start_utt()
         decoder.process_raw((speech_T * 32767).astype(np.int16).tobytes(), full_utt=True)
         decoder.end_utt()
@@ -99,7 +99,7 @@ class Pocketsphinx:
 
 
 def between_silences(samples_T: np.ndarray) -> np.ndarray:
-    """16 kHz speech from its first to its last loud frame, peak 0.5, 0.3 s of faint noise around; (0,) if silent."""
+    """Trim 16 kHz speech to its first and last loud frame, peak 0.5, 0.3 s of faint noise around; (0,) if silent."""
     frame = SAMPLE_RATE // 100
     padded_T = np.pad(samples_T, (0, -len(samples_T) % frame))
     energies = np.sqrt((padded_T.reshape(-1, frame) ** 2).mean(axis=1))

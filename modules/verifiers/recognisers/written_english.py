@@ -1,11 +1,11 @@
-"""English as it is written to English as it is read out: signs, times and fractions in figures, apostrophes."""
+"""Conversion of written English to its spoken form: signs, times and fractions in figures, apostrophes."""
 
 import re
 import unicodedata
 
 # Characters written for the apostrophe: typographic quotes, modifier letters, the prime, accents, the full-width form.
 APOSTROPHES = "\u2019\u2018\u201b\u02bc\u02bb\u2032`\u00b4\ua78c\uff07"
-# How English reads signs, and the denominators of fractions in figures.
+# Spoken forms of signs, and of the denominators of fractions in figures.
 SPOKEN_SIGNS = {
     "%": "percent",
     "&": "and",
@@ -26,12 +26,12 @@ def with_plain_apostrophes(text: str) -> str:
 
 
 def read_out(text: str) -> str:
-    """English text in lower case with signs, times and fractions written as Whisper's rules expect them."""
+    """Convert lower-case English text: signs, times and fractions are written as Whisper's rules expect them."""
     text = with_plain_apostrophes(text).lower()
     text = re.sub(r"[\[\]()<>{}]", " ", text)
     text = re.sub("[\u00bc-\u00be\u2150-\u215e]", lambda sign: f" {unicodedata.normalize('NFKC', sign[0])}", text)
     text = re.sub(r"(?<!\S)[-\u2212](?=[\d$\u20ac\u00a3])", "minus ", text)
-    # Whisper's rules lose a minus before an amount: a word that they do not know stands in its place.
+    # Whisper's rules lose a minus before an amount: replace it with a word that they do not know.
     text = re.sub(r"\b(minus|negative)\b", r"\1sign", text)
     text = re.sub(r"([$\u20ac\u00a3])\s?(?=\.\d)", r"\g<1>0", text)
     text = re.sub(r"\u00a2\s?(\d+)", r"\1 cents", text)
@@ -46,7 +46,7 @@ def read_out(text: str) -> str:
     text = re.sub(r"\s+o'clock\b", "", text)
     text = re.sub(r"(?:(?<![\d/.,])(\d+)\s+)?(?<![\d/.,])(\d+)[/\u2044](\d+)(?![\d/])", _spoken_fraction, text)
     text = re.sub(r"\b(?:a|one) (half|quarter)\b", r"\1", text)
-    # Whisper's rules read "one fifth" as the ordinal "15th": a word that is no ordinal stands in its place.
+    # Whisper's rules read "one fifth" as the ordinal "15th": replace it with a word that is not an ordinal.
     return re.sub(rf"\b(?:a|one) ({'|'.join(ORDINAL_DENOMINATORS)})\b", r"\1part", text)
 
 
@@ -55,7 +55,7 @@ def _clock_figures(time: re.Match[str]) -> str:
 
 
 def _spoken_fraction(fraction: re.Match[str]) -> str:
-    """ "2 1/2" as "2 and half", "3/4" as "3 quarters"; what is no fraction up to tenths as the numbers it holds."""
+    """ "2 1/2" as "2 and half", "3/4" as "3 quarters"; other than fractions up to tenths as the numbers."""
     whole, above, below = fraction[1], int(fraction[2]), int(fraction[3])
     if not 0 < above < below <= 10:
         return " ".join(number for number in fraction.groups() if number)

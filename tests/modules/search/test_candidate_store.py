@@ -280,7 +280,7 @@ def test_one_key_for_two_texts_is_refused():
 def test_ambiguous_panels_are_refused():
     """Guards against scores of two models under one name, and against a curve that nobody judges."""
     one, other = ToyVerifier("same", mean_level), ToyVerifier("same", mean_level, "other hash")
-    with pytest.raises(ValueError, match="Expected `name` to stand for one verifier"):
+    with pytest.raises(ValueError, match="Expected `name` to be unique to one verifier"):
         Panel([one], [other])
     with pytest.raises(ValueError, match="Expected at least one verifier"):
         Panel([one], [])

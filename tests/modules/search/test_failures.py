@@ -56,7 +56,7 @@ def test_scores_that_compare_may_not_steer(algorithm):
     """Guards against a choice between candidates of two rounds by z-scores of each round."""
     both = ensemble(mean_level, first_level)
     both.name = "reward"
-    with pytest.raises(ValueError, match="steer by one of its members"):
+    with pytest.raises(ValueError, match="use one of its members"):
         run(algorithm, [both])
 
 
@@ -136,7 +136,7 @@ def test_what_fails_while_it_steers_is_asked_again_and_counted(algorithm, caplog
     traces = run(algorithm, [PartialVerifier("reward", broken)], failures)
     shown = {(one.prompt_key, one.index, "reward") for trace in traces for one in trace.candidates if one.num_codes}
     assert shown and failures == shown
-    assert f"scores that should steer {algorithm.name} failed with an exception" in caplog.text
+    assert f"scores of the reward of {algorithm.name} failed with an exception" in caplog.text
 
 
 @pytest.mark.parametrize("algorithm", SEARCHES, ids=lambda one: one.name)
@@ -172,6 +172,6 @@ def test_a_clip_that_fails_in_one_subtree_is_one_failure(caplog):
     reward, sampler = FailsOnOneClip(), TreeSampler()
     with caplog.at_level("WARNING", "modules.search.driver"):
         (trace,) = run(DiverseBeam("reward", 4, 2, 30, 1, 10), [reward], sampler=sampler, num_prompts=1)
-    (message,) = [one.message for one in caplog.records if "should steer" in one.message]
-    assert message.startswith("1 scores that should steer diverse_beam failed")
+    (message,) = [one.message for one in caplog.records if "of the reward of" in one.message]
+    assert message.startswith("1 scores of the reward of diverse_beam failed")
     assert [one.index for one in trace.candidates] == [0, 1, 2, 3]

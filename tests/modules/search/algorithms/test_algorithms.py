@@ -272,7 +272,7 @@ def test_partial_audio_is_never_decoded_from_the_start_and_branches_are_freed():
 def test_wrong_verifiers_are_refused_before_sampling():
     """Guards against hours of sampling before a name turns out to be wrong or a verifier to need whole audio."""
     sampler = TreeSampler()
-    with pytest.raises(ValueError, match="Expected what steers process_beam to be one of the selectors"):
+    with pytest.raises(ValueError, match="Expected the reward of process_beam to be one of the selectors"):
         run(ProcessBeam("absent", 2, 2, 20), sampler=sampler)
     with pytest.raises(ValueError, match="to judge partial audio, but got 'whole'"):
         run(ProcessBeam("whole", 2, 2, 20), sampler=sampler, chosen_by=[ToyVerifier("whole", level)])

@@ -200,6 +200,6 @@ def test_beams_of_another_reward_are_not_reused(tmp_path):
     assert first.num_tokens > 0 == again.num_tokens
     beam_sweep(tmp_path, model_hash="another version").run(prompts, again)
     assert again.num_tokens > 0
-    with pytest.raises(ValueError, match="Expected what steers process_beam to be one of the selectors"):
+    with pytest.raises(ValueError, match="Expected the reward of process_beam to be one of the selectors"):
         Sweep(ToyCodec(), ProcessBeam("absent", 3, 2, 30), SamplingSettings(), Panel([], [verifier("judge")]),
               CandidateStore(tmp_path), "model", 0, prompt_format=ToyFormat())  # fmt: skip
