@@ -225,7 +225,7 @@ class SpeechWriter(Callback):
                 how += f" (as {num_equals} more)"
         heard = self._heard(trace.prompt, best)
         if heard is not None:
-            how += f", heard as {heard!r}"
+            how += f", transcript {heard!r}"
         return f"{trace.prompt.text!r}, {best.audio.seconds:.1f} s, {how}"
 
     def _warn(self, trace: Trace, chosen: int) -> None:
