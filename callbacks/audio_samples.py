@@ -1,4 +1,4 @@
-"""AudioSamples: what the codec makes of a few fixed held-out recordings, to hear and to see while it trains.
+"""AudioSamples: logs the codec's reconstructions of a few fixed held-out recordings during training.
 
 Shapes: B items, T audio samples.
 """
@@ -17,16 +17,16 @@ from modules.report.figures import mel_figure
 
 
 class AudioSamples(Callback):
-    """Logs recordings of the first validation batch beside their reconstruction: audio and mel pictures.
+    """Logs recordings of the first validation batch with their reconstructions: audio and mel spectrograms.
 
     The module must have `resynthesise(audio_BT, num_samples_B) -> audio_BT`. The items are taken from the first
-    validation batch that the run sees (the sanity check's, as a rule) and stay the same to the end.
+    validation batch of the run (usually the sanity check's) and stay the same to the end.
 
     Args:
-        num_items: How many items of that batch.
-        every_n_steps: After how many steps; None = at the end of each validation.
-        sample_rate: Of the module's audio, in Hz.
-        max_seconds: Longer items are cut, so that logs stay small.
+        num_items: Number of items of that batch.
+        every_n_steps: Logging interval in steps; None = at the end of each validation.
+        sample_rate: Sample rate of the module's audio, in Hz.
+        max_seconds: Longer items are cut, to keep logs small.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class AudioSamples(Callback):
             self.log_reconstructions(trainer, pl_module)
 
     def log_reconstructions(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Every rank resynthesises (a sharded module cannot run on one alone); rank zero logs. With the average of the
-        weights, where one is kept."""
+        """Every rank resynthesises (a sharded module cannot run on one rank alone); rank zero logs. Uses the averaged
+        weights if there are any."""
         if not self.recordings or trainer.global_step == self.last_step:
             return
         self.last_step = trainer.global_step
@@ -84,7 +84,7 @@ class AudioSamples(Callback):
 
 
 def _resynthesised(pl_module: LightningModule, recordings: list[Tensor]) -> list[Tensor]:
-    """The module's reconstructions on the CPU, each as long as its recording. Leaves every submodule in its mode."""
+    """The module's reconstructions on the CPU, each as long as its recording. Restores the mode of every submodule."""
     lengths_B = torch.tensor([audio_T.numel() for audio_T in recordings], device=pl_module.device)
     audio_BT = torch.nn.utils.rnn.pad_sequence(recordings, batch_first=True).to(pl_module.device)
     modes = [(module, module.training) for module in pl_module.modules()]

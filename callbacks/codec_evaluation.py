@@ -1,4 +1,4 @@
-"""CodecEvaluation: what is left of held-out recordings after the codec, beside other codecs; sums: codec_table.py."""
+"""CodecEvaluation: codec quality on held-out recordings, compared with other codecs (codec_table.py computes it)."""
 
 import math
 import re
@@ -33,13 +33,13 @@ from modules.verifiers.transcript import Recogniser
 
 @dataclass(frozen=True)
 class PromptSelection:
-    """Which recordings of the test split are judged.
+    """Selects the recordings of the test split to evaluate.
 
     Args:
-        language: Two-letter code; the recogniser is told it.
-        min_seconds: Shortest recording.
-        min_words: Fewest words of the transcript, separated by spaces.
-        exclude_keys: Regular expression; a recording whose whole key it matches is left out.
+        language: Two-letter code, passed to the recogniser.
+        min_seconds: Minimum length of a recording.
+        min_words: Minimum number of words of the transcript, separated by spaces.
+        exclude_keys: Regular expression; recordings whose whole key matches are excluded.
     """
 
     language: str = "en"
@@ -48,7 +48,7 @@ class PromptSelection:
     exclude_keys: str = r"en_digits_\d"
 
     def reason_against(self, key: str, metadata: dict[str, Any], seconds: float) -> str:
-        """Why the recording is left out; empty where it is judged."""
+        """Reason to exclude the recording; empty if it is evaluated."""
         if metadata.get("language") != self.language:
             return f"language is not {self.language}"
         if re.fullmatch(self.exclude_keys, key):
@@ -59,34 +59,34 @@ class PromptSelection:
 
 
 class CodecEvaluation(Callback):
-    """Judges the module's codec on the test split: the columns of the Llasa paper's Table 1 and more, with intervals.
+    """Evaluates the module's codec on the test split: columns of the Llasa paper's Table 1 and more, with intervals.
 
     Word error rate, STOI, PESQ, bit rate, the verifiers' scores (such as speaker similarity and DNSMOS), code usage and
-    perplexity, and how fast each system works, one utterance at a time. Test batches are AudioBatch; the module's
-    `generator` is the Codec. Every comparison that is installed, and the recording itself (as 16-bit PCM), stand in the
-    same table. Writes `folder`/codec_table.csv and .md, codec_utterances.csv and the card codec_evaluation.json
-    ({"systems": {NAME: {METRIC: {value, low, high, num, num_unjudged}}}, what was run}), prints the table and logs
-    "codec/METRIC/SYSTEM". `table` and `results` hold it after the test, on rank 0 only.
+    perplexity, and the speed of each system, one utterance at a time. Test batches are AudioBatch; the module's
+    `generator` is the Codec. The table includes all installed comparisons and the recording itself (as 16-bit PCM).
+    Writes `folder`/codec_table.csv and .md, codec_utterances.csv and the evaluation card codec_evaluation.json
+    ({"systems": {NAME: {METRIC: {value, low, high, num, num_unjudged}}}, description of the run}), prints the table and
+    logs "codec/METRIC/SYSTEM". After the test `table` and `results` are available, on rank 0 only.
 
-    With several ranks each judges the utterances of its batches.
+    With several ranks each evaluates the utterances of its batches.
 
     Args:
-        folder: Where the files go.
-        recogniser: Speech to text; null leaves word error rates out, for voices in languages that it does not know.
-        normaliser: Applied to transcripts and to what was recognised before words are compared.
-        comparisons: Other codecs. One with `available` False is left out, with a line that says what to install; one
-            with `with_codec` and no codec of its own runs over the codec under test.
-        verifiers: Judge every system, with the recording as `reference`; each is a column.
-        quoted: CSV of published rows, which stand beside the table (codec_columns.QuotedTable).
-        selection: Which recordings of the split are judged.
+        folder: Output folder.
+        recogniser: Speech recogniser; null omits word error rates, for voices in unsupported languages.
+        normaliser: Applied to transcripts and recognised texts before words are compared.
+        comparisons: Other codecs. One with `available` False is omitted, with a line that names what to install; one
+            with `with_codec` and no codec of its own uses the codec under test.
+        verifiers: Score every system, with the recording as `reference`; each is a column.
+        quoted: CSV of published rows, shown with the table (codec_columns.QuotedTable).
+        selection: Which recordings of the split are evaluated.
         name: The module's row in the table.
-        batch_size: Utterances that the recogniser is handed at once.
-        num_logged: Utterances whose audio goes to the loggers and to the page, by the hash of their keys.
-        seed: Of the bootstrap.
-        num_resamples: Of the bootstrap.
+        batch_size: Utterances per call of the recogniser.
+        num_logged: Number of utterances whose audio is logged and included in the page, by the hash of their keys.
+        seed: Seed of the bootstrap.
+        num_resamples: Number of bootstrap resamples.
 
     Raises:
-        ValueError: Two systems or two verifiers of one name; no recording of the split is to be judged.
+        ValueError: Two systems or two verifiers have the same name; no recording of the split is selected.
     """
 
     def __init__(
@@ -106,10 +106,10 @@ class CodecEvaluation(Callback):
     ) -> None:
         names = [Recording.name, name, *(comparison.name for comparison in comparisons or [])]
         if len(set(names)) < len(names):
-            raise ValueError(f"Expected `comparisons` and `name` to have names of their own, but got {names}.")
+            raise ValueError(f"Expected `comparisons` and `name` to have distinct names, but got {names}.")
         columns = [verifier.name for verifier in verifiers or []]
         if len(set(columns)) < len(columns):
-            raise ValueError(f"Expected `verifiers` to have names of their own, but got {columns}.")
+            raise ValueError(f"Expected `verifiers` to have distinct names, but got {columns}.")
         self.folder, self.name = Path(folder), name
         self.recogniser, self.normaliser = recogniser, normaliser
         self.comparisons, self.verifiers, self.selection = comparisons or [], verifiers or [], selection
@@ -127,14 +127,14 @@ class CodecEvaluation(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.quoted:
-            QuotedTable.read(self.quoted)  # a mistake in it is said before the work
+            QuotedTable.read(self.quoted)  # fail early
         self.results, self._utterances, self._left_out, self._examples = None, [], Counter(), []
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: AudioBatch, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
-        """Collect what is to be judged."""
+        """Collect the utterances to evaluate."""
         sample_rate = trainer.datamodule.sample_rate
         rows = zip(batch.keys, batch.metadata, batch.num_samples_B.tolist(), batch.audio_BT.float().cpu(), strict=True)
         for key, metadata, num_samples, audio_T in rows:
@@ -186,12 +186,12 @@ class CodecEvaluation(Callback):
         )
 
     def _judged(self, trainer: Trainer, systems: Sequence[Resynthesiser], bar: tqdm) -> Iterator[Judgement]:
-        """Every system on every utterance of this rank, a batch at a time."""
+        """Evaluate every system on every utterance of this rank, one batch at a time."""
         utterances = sorted(self._utterances, key=lambda one: (one.audio.samples_T.numel(), one.key))
         keys = [one.key for one in utterances]
         logged = [keys[place] for place in by_hash(keys)[: self.num_logged]] if trainer.is_global_zero else []
         for system in systems[1:] if utterances else []:
-            hear(system, utterances[0].audio)  # reads its weights, and is not timed
+            hear(system, utterances[0].audio)  # loads the weights; not timed
         for start in range(0, len(utterances), self.batch_size):
             batch = utterances[start : start + self.batch_size]
             heard: dict[str, list[Heard]] = {}
@@ -211,7 +211,7 @@ class CodecEvaluation(Callback):
     def _scored(
         self, batch: Sequence[Utterance], heard: dict[str, list[Heard]]
     ) -> Iterator[tuple[str, list[Judgement]]]:
-        """The batch's rows of one system after the other."""
+        """The batch's rows, system by system."""
         language = self.selection.language
         scores = [
             verify(utterance, {name: ones[place].audio for name, ones in heard.items()}, self.verifiers, language)
@@ -256,7 +256,7 @@ class CodecEvaluation(Callback):
         left_out: Counter[str],
         hashes: dict[str, str],
     ) -> dict[str, Any]:
-        """What was run, as JSON holds it."""
+        """Description of the run, JSON serialisable."""
         own = [row for row in judgements if row.system == self.name]
         data = described_data(trainer.datamodule, hashes, self.selection, left_out)
         return {
@@ -272,22 +272,24 @@ class CodecEvaluation(Callback):
 
 
 class CodecReport(Callback):
-    """Writes `FOLDER/report/index.html` (FOLDER is that of the CodecEvaluation callback) when the test has ended.
+    """Writes `FOLDER/report/index.html` (FOLDER is that of the CodecEvaluation callback) after the test.
 
-    The page holds everything: the table, quoted rows, players, mel pictures, what was run. Loggers get the pictures.
+    The page is self-contained: the table, quoted rows, audio players, mel spectrograms, the evaluation card. Loggers
+    get the spectrograms.
 
     Args:
         title: The page's headline.
-        credits: Text files (licences, credits of the data) that the page quotes whole, since it holds recordings.
+        credits: Text files (licences, credits of the data) that the page quotes in full, since it contains recordings.
 
     Raises:
-        ValueError: The trainer has not exactly one CodecEvaluation; a credits file does not exist. Before any work.
+        ValueError: The trainer does not have exactly one CodecEvaluation; a credits file does not exist. Raised before
+            any work.
     """
 
     def __init__(self, title: str = "Codecs, measured", credits: list[Path] | None = None) -> None:
         self.title = title
         self.credits = [Path(path) for path in credits or []]
-        self.page: Path | None = None  # once it is written
+        self.page: Path | None = None  # set once it is written
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         _evaluation_of(trainer)

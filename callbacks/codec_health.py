@@ -1,4 +1,4 @@
-"""CodecHealth: how much of its codebook the codec uses on held-out audio.
+"""CodecHealth: codebook usage of the codec on held-out audio.
 
 Shapes: B items, S code frames.
 """

@@ -1,4 +1,4 @@
-"""DurableCheckpointIO: a checkpoint is there whole under its name, or not at all, whenever the process is killed."""
+"""DurableCheckpointIO: atomic checkpoint writes that stay complete whenever the process is killed."""
 
 import os
 from pathlib import Path
@@ -11,11 +11,11 @@ PARTIAL = ".partial"
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target under another name, waits for the disk, then renames.
+    """Writes under a temporary name next to the target, syncs to disk, then renames.
 
-    Lightning's own save goes through the system's temporary folder, from where a move to another file system is a copy
-    that a kill can cut short. run.py gives it to every fit. Folders of shards (ModelParallelStrategy with
-    `save_distributed_checkpoint: true`) do not pass here: use `save_last: link` with them, so that none is overwritten.
+    Lightning's own save uses the system's temporary folder, and moving from there to another file system is a copy that
+    a kill can interrupt. run.py uses this class in every fit. Folders of shards (ModelParallelStrategy with
+    `save_distributed_checkpoint: true`) do not use it: set `save_last: link` for them, so that none is overwritten.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -23,7 +23,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
             raise TypeError(f"Expected no `storage_options`, but got {storage_options!r}.")
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        for stale in target.parent.glob(f".*{PARTIAL}"):  # of runs that were killed: a folder has one writer
+        for stale in target.parent.glob(f".*{PARTIAL}"):  # left by killed runs: a folder has one writer
             stale.unlink(missing_ok=True)
         partial = target.with_name(f".{target.name}{PARTIAL}")
         with partial.open("wb") as stream:
@@ -39,7 +39,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in `folder` are on the disk."""
+    """Sync the directory entries of `folder` to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""FiniteValidation: a run whose validation is not finite, several times in a row, ends with an error."""
+"""FiniteValidation: stops a run with an error after several validations in a row that are not finite."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,17 +9,17 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 
 class FiniteValidation(Callback):
-    """Counts the validations of a fit in a row in which a monitored metric is NaN or infinite.
+    """Counts consecutive validations in which a monitored metric is NaN or infinite.
 
-    One may be an accident of a batch, several are a model that is broken. Lightning's EarlyStopping(check_finite=True)
-    ends a run at the first, and as if it had finished. The count is part of the checkpoint.
+    One may be caused by a single batch, several indicate a broken model. Lightning's EarlyStopping(check_finite=True)
+    stops a run at the first, as if it had finished. The count is stored in the checkpoint.
 
     Args:
-        max_in_a_row: So many in a row end the run.
-        monitors: Names of metrics; those that a run does not log are passed over.
+        max_in_a_row: Number in a row that stops the run.
+        monitors: Names of metrics; those that a run does not log are ignored.
 
     Raises:
-        RuntimeError: At the end of the validation that is one too many; on all ranks.
+        RuntimeError: At the end of the validation that reaches the limit; on all ranks.
     """
 
     def __init__(self, max_in_a_row: int = 3, monitors: Sequence[str] = ("val/loss", "val/mel")) -> None:

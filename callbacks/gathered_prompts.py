@@ -1,4 +1,4 @@
-"""The prompts of a sweep on several ranks: the same on each, with codes for their voices."""
+"""Gathers the prompts of a sweep on several ranks: the same on each, with codes of their voices."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,10 +13,11 @@ BySet = dict[int, list[Prompt]]  # by dataloader
 
 
 def gathered_prompts(own: Mapping[int, Sequence[Prompt]], codec: Codec, rank: int = 0, world_size: int = 1) -> BySet:
-    """All prompts of all ranks, their voices with codes: the same codes on every rank, for they name what is stored.
+    """All prompts of all ranks with the codes of their voices, equal on every rank, since they identify stored files.
 
-    Where every rank has read the same prompts, each reads the voices of its stride and only codes travel: recordings
-    would come back once from every rank. Where a sampler has dealt the prompts out, they travel whole, repeats and all.
+    If every rank has read the same prompts, each encodes the voices of its stride and only codes are gathered, to avoid
+    sending every recording once per rank. If a sampler has distributed the prompts, whole prompts are gathered, with
+    repeats.
     """
     prompts = [prompt for some in own.values() for prompt in some]
     names = [(place, prompt.key, prompt.text, prompt.language) for place, some in own.items() for prompt in some]

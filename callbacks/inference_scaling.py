@@ -1,4 +1,4 @@
-"""InferenceScaling: the verifier-scored sweep as a callback of `trainer.test`. Thin: the work is in modules/search."""
+"""InferenceScaling: the verifier-scored sweep as a callback of `trainer.test`, a thin wrapper of modules/search."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -33,50 +33,51 @@ logger = logging.getLogger(__name__)
 
 
 class InferenceScaling(Callback):
-    """Samples many candidates of every test prompt, lets verifiers choose and judge, and draws how the best of n grows.
+    """Samples candidates of every test prompt, selects and judges with verifiers, and computes curves of best-of-n.
 
     Every test dataloader is a prompt set; its batches are PromptBatch. The datamodule may name the sets
     (`prompt_set_names`: one per dataloader); otherwise they are called `name`, or `name 0`, `name 1` ... The module
-    under test offers `sampler(settings, engine=)`, `model_hash` and `prompt_format`. The voices of spoken prompts
-    become codes here, by `codec`.
+    under test provides `sampler(settings, engine=)`, `model_hash` and `prompt_format`. `codec` encodes the recordings
+    of voice prompts.
 
-    Writes `folder`/candidates (the store: a stopped sweep goes on where it stopped; another selector needs no new
-    samples) and `folder`/report (docs/sweeps.md lists its files), and logs every point with step = n as
-    "PROMPT SET/JUDGE/SELECTOR". `results` holds the SweepResults after the test, on rank 0 only.
+    Writes `folder`/candidates (the store: a stopped sweep resumes from it; another selector needs no new samples) and
+    `folder`/report (docs/sweeps.md lists its files), and logs every point with step = n as
+    "PROMPT SET/JUDGE/SELECTOR". After the test `results` is the SweepResults, on rank 0 only.
 
-    With several ranks each takes a stride of all prompts; they must share `folder`, and wait for the slowest of them
-    (configs/sweep/ranks.yaml: longer than Lightning's half an hour). Runs that share the prompts out (`share`,
-    `num_shares`) must share it too; they write no report. The same run without shares, afterwards, finds all stored.
+    With several ranks each processes a stride of all prompts; they must share `folder`, and wait for the slowest
+    (configs/sweep/ranks.yaml: longer than Lightning's half an hour). Runs that divide the prompts (`share`,
+    `num_shares`) must share it too and write no report. The same run without shares, afterwards, finds all candidates
+    in the store.
 
     Args:
-        codec: Turns codes into audio.
-        algorithm: The search. Its own number of candidates is N; curves have n = 1, 2, 4, ... N.
-        sampling: How codes are drawn.
-        selectors: Verifiers that choose. One never judges its own choice (the same `model_hash` is the same verifier).
-        judges: Verifiers that give the curves. Each also gets the line "oracle (NAME)": the choice by the judge itself.
+        codec: Decodes codes to audio.
+        algorithm: The search. Its number of candidates is N; curves have n = 1, 2, 4, ... N.
+        sampling: Sampling settings.
+        selectors: Verifiers that select. None judges its own selection (the same `model_hash` is the same verifier).
+        judges: Verifiers that score the curves. Each also has the line "oracle (NAME)": selection by the judge itself.
         folder: The run's folder.
-        seed: Of the candidates and of the bootstrap.
-        name: Of the prompt set, where the datamodule gives none.
-        final_judges: Dear judges: they hear only the first candidate and those chosen from all N.
+        seed: Seed of the candidates and of the bootstrap.
+        name: Name of the prompt set, if the datamodule has none.
+        final_judges: Expensive judges: score only the first candidate and the selected ones.
         prompts_per_group: Prompts that are sampled in one batch: N times as many sequences.
-        decode_batch_size: Candidates that the codec decodes at once.
-        num_resamples: Of the bootstrap over prompts.
-        more_algorithms: Searches to run beside `algorithm` on the same prompts: their points stand in curve.csv,
-            comparisons.csv and, beside BestOfN at equal FLOPs, equal_compute.csv; the pictures show `algorithm` at the
-            temperature of `sampling`.
-        more_temperatures: Temperatures to run every algorithm at, beside that of `sampling`.
-        more_seeds: Seeds to run all of it by, beside `seed`: curves are then means over the seeds, with their standard
-            deviation; every seed's own points stand in seeds.csv.
-        share: Which of `num_shares` runs this is, from 0.
-        num_shares: Runs that fill one store side by side, with any number of ranks each.
-        engine: Draws the codes in place of the model's own sampler: modules.lm.sampling.vllm_engine.VLLM.
-        more_models: modules.lm.saved_model.SavedModel: models to run all of it with, beside the one under test. Each is
-            read when its turn comes and let go afterwards; tables and comparisons then name the models.
-        model_name: In tables, of the model under test where there are others.
+        decode_batch_size: Candidates per batch of the codec.
+        num_resamples: Number of bootstrap resamples over prompts.
+        more_algorithms: Searches to run in addition to `algorithm` on the same prompts: their points are in curve.csv,
+            comparisons.csv and, compared with BestOfN at equal FLOPs, equal_compute.csv; the figures show `algorithm`
+            at the temperature of `sampling`.
+        more_temperatures: Temperatures at which every algorithm is run, in addition to that of `sampling`.
+        more_seeds: Seeds with which everything is run, in addition to `seed`: curves are then means over the seeds,
+            with their standard deviation; the points of every seed are in seeds.csv.
+        share: Index of this run among `num_shares`, from 0.
+        num_shares: Number of runs that write to one store in parallel, with any number of ranks each.
+        engine: Sampling engine in place of the model's own sampler: modules.lm.sampling.vllm_engine.VLLM.
+        more_models: modules.lm.saved_model.SavedModel: models to run everything with, in addition to the one under
+            test. Each is loaded when needed and freed afterwards; tables and comparisons then name the models.
+        model_name: Name of the model under test in tables, if there are others.
 
     Raises:
-        ValueError: Two different verifiers of one name, two models of one name, no judge, another codebook than a
-            model's, no prompts, a prompt whose text is empty once a verifier has normalised it.
+        ValueError: Two different verifiers or two models have the same name, there is no judge, the codebook differs
+            from a model's, there are no prompts, or a prompt's text is empty after a verifier's normalisation.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class InferenceScaling(Callback):
         self.temperatures = [sampling.temperature, *(more_temperatures or [])]
         self.seeds = [seed, *(more_seeds or [])]
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"Expected `more_seeds` to be others than `seed`={seed}, each once, but got {more_seeds}.")
+            raise ValueError(f"Expected `more_seeds` distinct and without `seed`={seed}, but got {more_seeds}.")
         self.engine = engine
         self.more_models, self.model_name = more_models or [], model_name
         names = [model_name, *(model.name for model in self.more_models)]
@@ -134,7 +135,7 @@ class InferenceScaling(Callback):
         self._prompts: dict[int, list[Prompt]] = {}
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Everything that can be refused is refused before the first sample is drawn."""
+        """Validate the settings before the first sample is drawn."""
         self.results, self._prompts = None, {}
         self.panel = Panel(self.selectors, self.judges, self.final_judges)
         for algorithm in self.algorithms:
@@ -146,7 +147,7 @@ class InferenceScaling(Callback):
             except ValueError as error:
                 raise ValueError(f"The model {name}: {error}") from error
         if self.engine is not None:
-            logger.info("Codes are drawn by %s.", self.engine.identity())
+            logger.info("Sampling engine: %s.", self.engine.identity())
 
     @torch.inference_mode()
     def on_test_batch_end(
@@ -158,7 +159,7 @@ class InferenceScaling(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Collect the prompts; sampling waits for all of them, so that ranks can share them out."""
+        """Collect the prompts; sampling starts once all are known, so that ranks can divide them."""
         if not isinstance(batch, PromptBatch):
             raise TypeError(f"Expected test batches to be PromptBatch, but got {type(batch).__name__}.")
         self._prompts.setdefault(dataloader_idx, []).extend(batch.prompts)
@@ -166,7 +167,7 @@ class InferenceScaling(Callback):
     @torch.inference_mode()
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         prompt_sets = self._prompt_sets(trainer)
-        # One for all sweeps: what it has to say, it says once.
+        # One for all sweeps, so that messages are logged once.
         self._store = CandidateStore(self.folder / "candidates", reports_older=trainer.is_global_zero)
         settings = [(algorithm, temperature) for temperature in self.temperatures for algorithm in self.algorithms]
         by_setting: list[tuple[str, list[Sweep]]] = []  # the model's name, and a sweep of each seed
@@ -179,7 +180,7 @@ class InferenceScaling(Callback):
         if num_failures := sum(len(sweep.failures) for _, own in by_setting for sweep in own):
             logger.warning("%d scores failed with an exception; run again to retry them.", num_failures)
         if self.num_shares > 1:
-            logger.info("share %d of %d is stored; without shares, this run reports", self.share, self.num_shares)
+            logger.info("share %d of %d is stored; run without shares to report", self.share, self.num_shares)
         elif trainer.is_global_zero:
             drawn = (self.seed, self.num_resamples)
             results = []
@@ -192,7 +193,7 @@ class InferenceScaling(Callback):
             log_points(trainer.loggers, self.results)
 
     def _models(self, pl_module: LightningModule) -> Iterator[tuple[str, Any]]:
-        """Every model with its name (none where it is the only one), each of the others for its turn alone."""
+        """Every model with its name (empty if it is the only one); the others are loaded one at a time."""
         yield self.model_name if self.more_models else "", pl_module
         for model in self.more_models:
             model.load(pl_module.device, pl_module.dtype)
@@ -208,7 +209,7 @@ class InferenceScaling(Callback):
     def _run(
         self, trainer: Trainer, model: str, sweep: Sweep, sampler: Sampler, prompt_sets: dict[str, list[Prompt]]
     ) -> None:
-        """This rank's stride of this share's stride of every prompt set."""
+        """Run the sweep on this rank's stride of this share's stride of every prompt set."""
         is_alone = len(self.algorithms) * len(self.temperatures) * len(self.seeds) == 1 and not model
         own = f"{model} {sweep.algorithm.name} T={sweep.sampling.temperature:g} seed {sweep.seed} "
         setting = "" if is_alone else own.lstrip()
@@ -242,7 +243,7 @@ class InferenceScaling(Callback):
 
 
 def write_tables(results: SweepResults, verifier_names: Sequence[str], report: Path) -> None:
-    """The files of the folder `report`."""
+    """Write the files of the folder `report`."""
     write_curves(results.all_points, report / "curve.csv")
     write_prompt_scores(results, report / "prompts.csv")
     write_summary(results, report / "summary.json")
@@ -263,7 +264,7 @@ def write_tables(results: SweepResults, verifier_names: Sequence[str], report: P
 
 
 def log_points(loggers: Sequence[Logger], results: SweepResults) -> None:
-    """Every point at step = n."""
+    """Log every point at step = n."""
     for one in loggers:
         for point in results.points:
             tag = f"{point.prompt_set}/{point.judge}/{selector_label(point)}"

@@ -1,4 +1,4 @@
-"""Audio and figures to whatever loggers a run has: TensorBoard, or any logger with `log_audio` and `log_image`."""
+"""Logging of audio and figures: to TensorBoard, or to any logger with `log_audio` and `log_image`."""
 
 import logging
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def _say_once(logger_class: str, medium: str) -> None:
 
 
 def log_audio(loggers: Sequence[Logger], name: str, audio: Audio, step: int) -> None:
-    """Hand the audio to every logger that takes audio. Samples beyond [-1, 1] are clipped."""
+    """Log the audio with every logger that supports audio. Samples beyond [-1, 1] are clipped."""
     samples_T = audio.samples_T.detach().float().cpu().clamp(-1, 1)
     for one in loggers:
         if isinstance(one, TensorBoardLogger):
@@ -32,7 +32,7 @@ def log_audio(loggers: Sequence[Logger], name: str, audio: Audio, step: int) -> 
 
 
 def log_figure(loggers: Sequence[Logger], name: str, figure: Figure, step: int) -> None:
-    """Hand the figure, drawn as pixels, to every logger that takes images."""
+    """Render the figure and log it with every logger that supports images."""
     pixels: np.ndarray | None = None
     for one in loggers:
         takes_images = isinstance(one, TensorBoardLogger) or hasattr(one, "log_image")

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 def gather_examples(
     results: SweepResults, codec: Codec, verifiers: Sequence[Verifier], num_examples: int
 ) -> list[Example]:
-    """`num_examples` prompts of each set, by the hash of their keys: not picked by ear, and not of one source."""
+    """Collect `num_examples` prompts of each set by the hash of their keys: not selected by listening or by source."""
     examples = []
     for prompt_set, traces in results.prompt_sets.items():
         chosen = sorted(by_hash([trace.prompt.key for trace in traces])[:num_examples])
@@ -35,13 +35,13 @@ def gather_examples(
 
 
 def _reference_clips(prompt: Prompt, codec: Codec, verifiers: Sequence[Verifier]) -> list[Clip]:
-    """The recording at the codec's rate and what the codec leaves of it, judged by all verifiers that can."""
+    """The recording at the codec's rate and its resynthesis, scored by all verifiers that can."""
     if prompt.reference is None or prompt.reference.samples_T.numel() == 0:
         return []
     recording = _resampled(prompt.reference, codec.sample_rate)
     codes_BS, num_codes_B = codec.encode(recording.samples_T.unsqueeze(0), torch.tensor([recording.samples_T.numel()]))
     codes_S = codes_BS[0, : int(num_codes_B[0])].cpu()
-    # Nobody sampled these: they have no log-probability, and a likelihood cannot judge them.
+    # These were not sampled: they have no log-probability, so a likelihood cannot score them.
     heard = [Candidate(prompt.key, index, 0, codes_S, math.nan, stopped=True) for index in range(2)]
     heard[0].audio = recording
     decode_candidates(heard, codec)
@@ -60,19 +60,20 @@ def _reference_clips(prompt: Prompt, codec: Codec, verifiers: Sequence[Verifier]
 
 
 def _judged(prompt: Prompt, candidates: list[Candidate], verifier: Verifier) -> list[str]:
-    """Fill the candidates' scores; what the verifier understood, where it says so. A failure costs the words only."""
+    """Fill the candidates' scores; returns the verifier's transcripts if it has any. A failure only loses the
+    transcripts."""
     score_candidates(prompt, candidates, verifier)
     if not hasattr(verifier, "hypotheses"):
         return []
     try:
         return list(verifier.hypotheses(prompt, candidates))
-    except Exception as error:  # noqa: BLE001 - the texts only illustrate
-        logger.warning("%s gave no hypotheses for the recording of %s: %r", verifier.name, prompt.key, error)
+    except Exception as error:  # noqa: BLE001 - transcripts only illustrate
+        logger.warning("%s returned no hypotheses for the recording of %s: %r", verifier.name, prompt.key, error)
         return []
 
 
 def _sample_clips(results: SweepResults, prompt_set: str, trace: Trace, codec: Codec) -> list[Clip]:
-    """The first sample and the best of N by each selector; choices of the same sample share a clip."""
+    """The first sample and the best of N by each selector; selections of the same sample share a clip."""
     labels: dict[int, list[str]] = {0: ["first sample"]}
     for selector, chosen in results.chosen[prompt_set].items():
         labels.setdefault(chosen[trace.prompt.key], []).append(f"best of {len(trace.candidates)} by {selector}")
@@ -85,7 +86,7 @@ def _sample_clips(results: SweepResults, prompt_set: str, trace: Trace, codec: C
             for (key, index, name), text in results.hypotheses.items()
             if key == trace.prompt.key and index == candidate.index
         }
-        note = "" if candidate.stopped else "never ended: cut at the longest length allowed"
+        note = "" if candidate.stopped else "never ended: cut at the maximum length"
         clips.append(Clip(names, candidate.audio, dict(candidate.scores), heard, note))
     return clips
 

@@ -1,4 +1,4 @@
-"""ResynthesisWriter: recordings after the codec, as wav files to listen to.
+"""ResynthesisWriter: writes the codec's resyntheses as wav files.
 
 Shapes: B items, T audio samples, S code frames.
 """
@@ -19,14 +19,14 @@ from modules.batches import AudioBatch, CodePrediction
 class ResynthesisWriter(BasePredictionWriter):
     """Decodes what the codec's predict_step returns and writes `folder`/KEY.wav (16 bit, at the codec's rate).
 
-    `folder`/resynthesis.json holds the codec's numbers and, by key, bits and seconds. With several ranks each writes
+    `folder`/resynthesis.json has the codec's properties and, by key, bits and seconds. With several ranks each writes
     the files of its batches, and rank 0 the whole resynthesis.json. The module's `generator` is the Codec.
 
     Args:
-        folder: Where the files go.
+        folder: Output folder.
 
     Raises:
-        ValueError: Two recordings of one key.
+        ValueError: Two recordings have the same key.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: on optimizer steps alone, the one after its last update included."""
+"""Checkpoints of a run: on optimizer steps only, including the last one."""
 
 import os
 import shutil
@@ -12,17 +12,17 @@ from callbacks.durable_checkpoints import PARTIAL
 
 
 def accumulates(trainer: L.Trainer) -> bool:
-    """Whether the micro-batch that has just ended is not the last of its window: its gradient is in no checkpoint."""
+    """Whether the last micro-batch did not end its accumulation window; checkpoints do not include its gradient."""
     return trainer.fit_loop.epoch_loop._should_accumulate()
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Lightning's ModelCheckpoint, which saves on optimizer steps alone, and also the end.
+    """Lightning's ModelCheckpoint, restricted to optimizer steps and including the end of training.
 
-    With `every_n_train_steps` Lightning saves at multiples of it alone: of 1,400 updates it would keep 1,200 at 400.
-    Inside an accumulation window Lightning saves as well, where a limit of time or the first micro-batch after a resume
-    asks for it: a run that resumes there has lost the gradients of the window so far. For the same reason a validation
-    inside a window saves nothing: with `monitor`, let `val_check_interval` be a multiple of `accumulate_grad_batches`.
+    With `every_n_train_steps` Lightning saves only at multiples: of 1,400 updates it would keep 1,200 at 400.
+    Lightning also saves inside an accumulation window, at a time limit or at the first micro-batch after a resume: a
+    run that resumes there has lost the gradients of the window so far. For the same reason a validation inside a window
+    saves nothing: with `monitor`, `val_check_interval` should be a multiple of `accumulate_grad_batches`.
     """
 
     # No __init__: its arguments are Lightning's.
@@ -34,7 +34,7 @@ class RunCheckpoint(ModelCheckpoint):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         self._trained = True
-        self._stops_later |= trainer.should_stop  # as by `max_time`
+        self._stops_later |= trainer.should_stop  # for example by `max_time`
         trainer.should_stop = self._stops_later and not accumulates(trainer)
         if accumulates(trainer):
             return
@@ -47,11 +47,11 @@ class RunCheckpoint(ModelCheckpoint):
             super().on_validation_end(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A run that ends by its epochs, or early."""
+        """Save at the end of a run that ends by its epochs, or early."""
         self._save_unless_saved(trainer)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A run that resumed behind its last step, from `step=N.ckpt`: it was killed before it wrote `last.ckpt`."""
+        """Complete a run that resumed after its last step, from `step=N.ckpt`: killed before it wrote `last.ckpt`."""
         if self._trained or not self.save_last or not trainer.ckpt_path or trainer.fast_dev_run:
             return
         source, last = Path(trainer.ckpt_path), Path(self.dirpath or "") / "last.ckpt"
@@ -71,10 +71,10 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 class SavedBefore(Callback):
-    """Tells a saver after a resume that the step it resumed from is saved.
+    """Marks, after a resume, the step that the run resumed from as saved.
 
-    Lightning forgets it. The first micro-batch of a window, after which the step is still the same, then overwrites the
-    checkpoint. A saver with `monitor` is left alone: the checkpoint may be another saver's.
+    Lightning does not restore this. The first micro-batch of a window, after which the step is still the same, would
+    then overwrite the checkpoint. Savers with `monitor` are not changed: the checkpoint may be another saver's.
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -84,19 +84,20 @@ class SavedBefore(Callback):
 
 
 def save(saver: ModelCheckpoint, trainer: L.Trainer) -> None:
-    """Save with a saver now, under the names it uses."""
+    """Save now with a saver, under its own file names."""
     found = saver._monitor_candidates(trainer)
     saver._save_topk_checkpoint(trainer, found)
     saver._save_last_checkpoint(trainer, found)
 
 
 def save_to_resume(trainer: L.Trainer) -> bool:
-    """Save what a run resumes from, at an optimizer step, unless that step is saved. False: no saver, nothing saved."""
+    """Save a checkpoint to resume from, at an optimizer step, unless that step is saved. Returns False without a
+    saver."""
     savers = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
     savers = [one for one in savers if not one.save_weights_only]
     if not savers:
         return False
-    # The one that writes `last.ckpt`; of one that keeps the best, the files stay as they are.
+    # Use the saver that writes `last.ckpt`; the files of one that keeps the best are not changed.
     saver = min(savers, key=lambda one: (one.monitor is not None, not one.save_last))
     if saver._last_global_step_saved == trainer.global_step:
         return True

@@ -1,4 +1,4 @@
-"""RunLayout: lists what a run's folder holds, when the run starts and when it ends."""
+"""RunLayout: prints the contents of a run's folder at the start and the end of the run."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ PURPOSES = {
     "checkpoints": "weights and the state to resume from",
     "tensorboard": "scalars, figures and audio",
     "candidates": "samples of a sweep, with codes and scores",
-    "report": "the page to look at and listen to",
+    "report": "the report page, with audio",
 }
 
 
 def described_run(folder: Path) -> str:
-    """What is in the run's folder: of each folder how many files it holds and how large they are, and of each entry
-    that runs of this suite write what it is for. Hidden files are left out."""
+    """List the run's folder: number and size of files for each folder, and the purpose of each entry that runs of this
+    suite write. Hidden files are omitted."""
     lines = [f"{folder}/"]
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
     for entry in (one for one in entries if not one.name.startswith(".")):
@@ -31,7 +31,7 @@ def described_run(folder: Path) -> str:
 
 
 def readable_size(num_bytes: float) -> str:
-    """Bytes in the unit that a reader would choose: 512 B, 1.5 kB, 20.0 MB."""
+    """Format a number of bytes: 512 B, 1.5 kB, 20.0 MB."""
     for unit in ("B", "kB", "MB", "GB"):
         if num_bytes < 1000:
             return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
@@ -40,7 +40,7 @@ def readable_size(num_bytes: float) -> str:
 
 
 def _size(path: Path) -> int:
-    """0 for a file that another process removed in the meantime."""
+    """Size in bytes; 0 for a file that another process has removed."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
@@ -48,8 +48,8 @@ def _size(path: Path) -> int:
 
 
 class RunLayout(Callback):
-    """Prints what the run's folder holds at the start and the end of fit, validate, test and predict (rank zero), and
-    at the end the address of the report that the run wrote.
+    """Prints the contents of the run's folder at the start and the end of fit, validate, test and predict (rank zero),
+    and at the end the URL of the report that the run wrote.
 
     Args:
         folder: runs/NAME; None = the trainer's `default_root_dir`.

@@ -1,4 +1,4 @@
-"""ScalingReport: the page of a sweep to look at and to listen to, and its figures and audio for the loggers."""
+"""ScalingReport: writes the report page of a sweep, and logs its figures and audio."""
 
 import logging
 import shlex
@@ -22,20 +22,20 @@ logger = logging.getLogger(__name__)
 
 
 class ScalingReport(Callback):
-    """Writes `FOLDER/report/index.html` (FOLDER is that of the InferenceScaling callback) when the test has ended.
+    """Writes `FOLDER/report/index.html` (FOLDER is that of the InferenceScaling callback) after the test.
 
-    The page holds everything: curves with intervals, players, mel pictures, the table, what was run. The loggers get
-    the figures and the audio.
+    The page is self-contained: curves with intervals, audio players, mel spectrograms, tables, the evaluation card. The
+    loggers get the figures and the audio.
 
     Args:
         title: The page's headline.
-        num_examples: Prompts of each set to listen to.
-        credits: Text files (licences, credits of the data) that the page quotes whole.
-        quoted: Published rows to stand beside the sweep's own, on the page and on the terminal.
+        num_examples: Number of prompts of each set with audio examples.
+        credits: Text files (licences, credits of the data) that the page quotes in full.
+        quoted: Published rows to show next to the sweep's own, on the page and on the terminal.
 
     Raises (all before a sample is drawn):
-        ValueError: The trainer has not exactly one InferenceScaling; a credits file does not exist; `quoted` does not
-            fit the sweep.
+        ValueError: The trainer does not have exactly one InferenceScaling; a credits file does not exist; `quoted` does
+            not match the sweep.
         FileNotFoundError: There is no file of quoted rows.
     """
 
@@ -52,7 +52,7 @@ class ScalingReport(Callback):
         self.num_examples = num_examples
         self.credits = [Path(path) for path in credits or []]
         self.quoted = quoted
-        self.page: Path | None = None  # once it is written
+        self.page: Path | None = None  # set once it is written
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         scaling = _sweep_of(trainer)
@@ -80,7 +80,7 @@ class ScalingReport(Callback):
 
     def _page(self, scaling: InferenceScaling, results: SweepResults) -> tuple[str, list[Example], frozenset[str]]:
         verifiers = {one.name: one for one in [*scaling.selectors, *scaling.judges, *scaling.final_judges]}
-        # The contract of `hypotheses`: a verifier that writes down words scores 1 - error rate.
+        # By the contract of `hypotheses`, the score of a verifier with transcripts is 1 - error rate.
         error_judges = frozenset(name for name, one in verifiers.items() if hasattr(one, "hypotheses"))
         examples = gather_examples(results, scaling.codec, list(verifiers.values()), self.num_examples)
         curve_csv = scaling.folder / "report" / "curve.csv"

@@ -1,4 +1,4 @@
-"""SkippedSamples: how many samples a run could not use, over all loader workers and ranks."""
+"""SkippedSamples: counts the samples that a run could not use, over all loader workers and ranks."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ NUM_EXAMPLES = 3
 
 
 class SkippedSamples(Callback):
-    """Adds up what the loaders of all ranks have skipped (datamodules/skips.py). Every command of run.py has it.
+    """Sums the samples skipped by the loaders of all ranks (datamodules/skips.py). Every command of run.py uses it.
 
-    Logs `train/num_skipped_samples`, in training since the run's start or resume, once there are any; prints at the end
-    of a run how many there were and why, where there are any. A training that is interrupted or fails prints those of
-    the first rank. A sample of training counts each time that it comes up, one of an evaluation once.
+    Logs `train/num_skipped_samples` in training, counted since the run's start or resume, once there are any; prints
+    their number and the reasons at the end of a run, if there are any. A training that is interrupted or fails prints
+    those of the first rank. Training samples count each time they occur, evaluation samples once.
     """
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -49,13 +49,13 @@ class SkippedSamples(Callback):
             self._report(trainer, "training", trainer.train_dataloader, repeats=True, gathers=False)
 
     def _report(self, trainer: Trainer, what: str, loaders: Any, repeats: bool = False, gathers: bool = True) -> None:
-        """`gathers`: of all ranks; else, where the others may be gone, of this one."""
+        """Print the counts. `gathers`: over all ranks; otherwise, if the others may have exited, of this one."""
         own = [(count.number, count.reasons) for count in counts_of(loaders)]
         everyone = [own]
         if trainer.world_size > 1 and gathers:
             everyone = [own] * trainer.world_size
             torch.distributed.all_gather_object(everyone, own)
-        # By loader: several ranks may read the same prompts, and two splits may hold the same key.
+        # By loader: several ranks may read the same prompts, and two splits may have the same key.
         reasons = {(place, key): why for counts in everyone for place, (_, some) in enumerate(counts)
                    for key, why in some.items()}  # fmt: skip
         number = sum(number for counts in everyone for number, _ in counts) if repeats else len(reasons)
@@ -67,6 +67,6 @@ class SkippedSamples(Callback):
 
 
 def counts_of(loaders: Any) -> list[SkipCount]:
-    """Of one loader or several, those that count."""
+    """The skip counters of one loader or several."""
     found = (getattr(getattr(loader, "dataset", None), "skipped", None) for loader in tree_leaves(loaders))
     return [count for count in found if isinstance(count, SkipCount)]

@@ -1,4 +1,4 @@
-"""SpeechUnderstanding: what the language model writes for recordings that it hears, in `trainer.test`."""
+"""SpeechUnderstanding: ASR error rates of the language model, in `trainer.test`."""
 
 import json
 import math
@@ -28,8 +28,8 @@ from modules.verifiers.transcript import error_rate
 
 @dataclass(frozen=True)
 class HeardPrompt:
-    """One recording: its text, what the model wrote, whether it ended its answer; `errors` of the `length` of the text,
-    in words or characters (NaN where the text normalises to nothing)."""
+    """One recording: its text, the model's transcript, and whether the transcript ended; `errors` and the `length` of
+    the text, in words or characters (NaN if the text is empty after normalisation)."""
 
     prompt_set: int
     key: str
@@ -44,24 +44,25 @@ class SpeechUnderstanding(Callback):
     """Transcribes the recordings of the test prompts with the language model, and counts the errors.
 
     Every test dataloader is a prompt set; its batches are PromptBatch whose prompts have a `reference`, which `codec`
-    reads. The datamodule may name the sets (`prompt_set_names`). The module under test offers `sampler(settings,
+    encodes. The datamodule may name the sets (`prompt_set_names`). The module under test provides `sampler(settings,
     answer="text")`, `prompt_format` and `model_hash`. Writes `folder`/understanding.json: the error rate of each set
-    (all errors over all words or characters, with its bootstrap interval over recordings) and every answer; logs
-    "understanding/SET". `rates` holds the estimates after the test. An answer that never ended counts as it stands.
+    (all errors over all words or characters, with its bootstrap interval over recordings) and every transcript; logs
+    "understanding/SET". `rates` has the estimates after the test. A transcript that never ended is scored unchanged.
 
     Args:
-        codec: Reads the recordings; the one whose codes the model learned.
-        normaliser: Both texts pass it before they are compared.
-        folder: Where the file goes.
-        unit: What is counted; modules.verifiers.recognisers.normalise.Digits makes one string of digits: characters.
-        sampling: How tokens are drawn; the likeliest by default.
-        max_new_tokens: Text tokens of an answer, its end among them.
-        seed: Of the draws and of the bootstrap.
-        num_resamples: Of the bootstrap.
-        quoted: Published rows to print beside; its columns name "SET/word error" or "SET/character error".
+        codec: Encodes the recordings; must be the codec that the model was trained with.
+        normaliser: Applied to both texts before comparison.
+        folder: Output folder.
+        unit: Unit of the error rate; modules.verifiers.recognisers.normalise.Digits gives one string of digits: use
+            characters.
+        sampling: Sampling settings; greedy by default.
+        max_new_tokens: Maximum number of text tokens of a transcript, including the end token.
+        seed: Seed of sampling and of the bootstrap.
+        num_resamples: Number of bootstrap resamples.
+        quoted: Published rows to print next to ours; its columns name "SET/word error" or "SET/character error".
 
     Raises:
-        ValueError: Another codec than the model's; a prompt without a recording; `quoted` does not fit the sets.
+        ValueError: The codec is not the model's; a prompt has no recording; `quoted` does not match the sets.
         FileNotFoundError: There is no file of quoted rows.
     """
 

@@ -1,4 +1,4 @@
-"""SpokenTexts: a few texts, spoken again and again while the language model learns, and what a search would gain."""
+"""SpokenTexts: synthesises a few texts during language model training, and measures the gain of best-of-n."""
 
 import logging
 from collections.abc import Sequence
@@ -27,30 +27,31 @@ logger = logging.getLogger(__name__)
 class SpokenTexts(Callback):
     """Draws `num_candidates` samples of each text after every `every_n_validations`-th validation, with the same seeds.
 
-    Logs the first sample of each, and the one that `selector` chooses, as audio and mel pictures (`spoken/TEXT`), and
-    with a `judge` the mean score of one sample and of the best of all (`best_of_n/JUDGE/n=1`, `.../n=N`): whether
-    search still pays as training goes on. One that never ended, or could not be judged, counts as the worst score. The
-    module offers `sampler(settings)` and `prompt_format`. The run's own random numbers are left alone.
+    Logs the first sample of each, and the one that `selector` selects, as audio and mel spectrograms (`spoken/TEXT`),
+    and with a `judge` the mean score of one sample and of the best of all (`best_of_n/JUDGE/n=1`, `.../n=N`), which
+    shows whether search still helps as training proceeds. Samples that never ended, or could not be scored, count as
+    the worst score. The module provides `sampler(settings)` and `prompt_format`. The run's random state is not changed.
 
-    Rank zero speaks and the others wait. Under a sharding strategy nothing is spoken, for whole weights are needed: a
-    sweep over a checkpoint does the same.
+    Rank zero samples and the others wait. Under a sharding strategy nothing is synthesised, because whole weights are
+    required: run a sweep over a checkpoint instead.
 
     Args:
-        codec: Turns codes into audio.
-        texts: What is spoken.
-        sampling: How codes are drawn.
-        max_new_tokens: Of a sample.
+        codec: Decodes codes to audio.
+        texts: Texts to synthesise.
+        sampling: Sampling settings.
+        max_new_tokens: Maximum length of a sample.
         num_candidates: Samples of each text.
-        selector: Chooses. None: the first sample is all there is to hear.
-        judge: Scores what was chosen; of another model than the selector. One of its family is named so in the log.
-        every_n_validations: Speak after every so many.
-        language: Of the texts.
-        seed: Of the samples.
-        speaker: Whom the model is asked for, where its prompt format names speakers.
+        selector: Verifier that selects. None: only the first sample is logged.
+        judge: Scores the selected samples; must use another model than the selector. A judge of the selector's family
+            is labelled in the log.
+        every_n_validations: Interval in validations.
+        language: Language of the texts.
+        seed: Seed of the samples.
+        speaker: Requested speaker, if the prompt format has speakers.
 
     Raises:
-        ValueError: The selector is the judge; no texts, a text that is empty once normalised, or too few candidates to
-            choose from.
+        ValueError: The selector is the judge; there are no texts, a text is empty after normalisation, or there are too
+            few candidates for a selection.
     """
 
     def __init__(
@@ -68,11 +69,11 @@ class SpokenTexts(Callback):
         speaker: str = "",
     ) -> None:
         if not texts:
-            raise ValueError("Expected `texts` to hold at least one text, but got none.")
+            raise ValueError("Expected `texts` to have at least one text, but got none.")
         if every_n_validations < 1:
             raise ValueError(f"Expected `every_n_validations` to be at least 1, but got {every_n_validations}.")
         if selector is not None and num_candidates < 2:
-            raise ValueError(f"Expected `num_candidates` of 2 or more for a choice, but got {num_candidates}.")
+            raise ValueError(f"Expected `num_candidates` of 2 or more for a selection, but got {num_candidates}.")
         self.codec, self.sampling, self.seed = codec, sampling, seed
         self.prompts = [Prompt(key=f"spoken {text}", text=text, language=language, speaker=speaker) for text in texts]
         self.algorithm = BestOfN(num_candidates, max_new_tokens)
@@ -81,7 +82,7 @@ class SpokenTexts(Callback):
         self.num_validations = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What can be refused is refused before the first step."""
+        """Validate the settings before the first step."""
         if self.selector is not None and self.judge is not None and models_of(self.selector) & models_of(self.judge):
             raise ValueError(
                 f"Expected a `judge` of another model than the selector's, but {self.judge.name} is that of "
@@ -97,7 +98,7 @@ class SpokenTexts(Callback):
         fingerprint = getattr(getattr(trainer, "datamodule", None), "codec_fingerprint", "")
         check_codec(self.codec, pl_module.prompt_format.token_space.codebook_size, fingerprint)
         if pl_module.device_mesh is not None:
-            logger.warning("SpokenTexts is silent: the model is sharded. Sample from a checkpoint with a sweep.")
+            logger.warning("SpokenTexts is disabled: the model is sharded. Sample from a checkpoint with a sweep.")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or pl_module.device_mesh is not None:
@@ -132,7 +133,7 @@ class SpokenTexts(Callback):
             log_figure(trainer.loggers, f"spoken/{name}", mel_figure(shown), trainer.global_step)
 
     def _scores(self, traces: Sequence[Trace]) -> dict[str, float]:
-        """Expectations over the samples at hand."""
+        """Expected scores over the available samples."""
         judged = [
             JudgedPrompt.from_scores(
                 scores_of(trace.candidates, self.judge.name),

@@ -1,4 +1,4 @@
-"""StepGuard: a step whose gradient is not finite or explodes is skipped and counted; too many in a row end the run."""
+"""StepGuard: skips and counts steps whose gradient is not finite or explodes; too many in a row stop the run."""
 
 from typing import Any
 
@@ -11,17 +11,17 @@ from modules.step_logging import is_logged_step, log_step
 
 
 class StepGuard(Callback):
-    """Looks at the norm of all gradients before each update, after they are reduced over ranks: all ranks agree.
+    """Checks the norm of all gradients before each update, after they are reduced over ranks, so that all ranks agree.
 
-    A skipped step leaves weights and the optimizer's state as they are; the schedule and the data go on. What the guard
-    has counted is part of the checkpoint, so that a run that resumes decides as the uninterrupted one. Costs one wait
-    for the device per update. Logs `train/gradient_norm` and `train/num_skipped_steps`. The codec's discriminator steps
-    past callbacks: CodecModule skips updates that are not finite by itself.
+    A skipped step leaves the weights and the optimizer's state unchanged; the schedule and the data advance. The counts
+    are stored in the checkpoint, so that a resumed run decides like an uninterrupted one. Costs one device
+    synchronisation per update. Logs `train/gradient_norm` and `train/num_skipped_steps`. The codec's discriminator
+    bypasses callbacks: CodecModule skips its updates that are not finite.
 
     Args:
-        max_skipped_in_a_row: More end the run; the last checkpoint then holds weights that no skipped step touched.
-        max_norm_ratio: A norm above so many times the running mean of accepted ones explodes. None: only norms that are
-            not finite count.
+        max_skipped_in_a_row: More stop the run; the last checkpoint then has weights unaffected by skipped steps.
+        max_norm_ratio: A norm larger than this multiple of the running mean of accepted ones counts as exploding. None:
+            only norms that are not finite are skipped.
         num_warmup_steps: Accepted steps before norms are compared with their mean.
 
     Raises:
@@ -49,7 +49,7 @@ class StepGuard(Callback):
             self.num_skipped_in_a_row = 0
         else:
             for weight in weights:
-                weight.grad = None  # AdamW then changes nothing, not even by decay
+                weight.grad = None  # AdamW then changes nothing, not even by weight decay
             self.num_skipped += 1
             self.num_skipped_in_a_row += 1
         if is_logged_step(trainer):
@@ -62,7 +62,7 @@ class StepGuard(Callback):
             )
 
     def _accepts(self, norm: float) -> bool:
-        if not norm < float("inf"):  # also NaN
+        if not norm < float("inf"):  # true for NaN as well
             return False
         compares = self.max_norm_ratio is not None and self.num_accepted >= self.num_warmup_steps
         return not compares or norm <= self.max_norm_ratio * self.mean_norm
@@ -77,7 +77,7 @@ class StepGuard(Callback):
 
 
 def gradient_norm(weights: list[torch.Tensor]) -> float:
-    """The Euclidean norm of all gradients, over all ranks where they are sharded."""
+    """The Euclidean norm of all gradients, over all ranks if they are sharded."""
     gradients = [weight.grad for weight in weights if weight.grad is not None]
     if not gradients:
         return 0.0

@@ -1,4 +1,4 @@
-"""SpeechWriter: speaks texts in `trainer.predict`: a search draws candidates, a selector chooses one to keep.
+"""SpeechWriter: synthesises texts in `trainer.predict`: a search samples candidates, a selector selects one.
 
 Shapes: T audio samples.
 """
@@ -36,34 +36,33 @@ MAX_NAME_CHARACTERS = 40
 
 
 class SpeechWriter(Callback):
-    """Writes NAME.wav (16-bit PCM, the codec's rate) and NAME.json for every prompt that `predict` is given.
+    """Writes NAME.wav (16-bit PCM, the codec's rate) and NAME.json for every prompt of `predict`.
 
-    Batches are PromptBatch. The module under prediction offers `sampler(settings, engine=)`, `model_hash` and
-    `prompt_format`. Candidates are drawn, decoded and scored as in a sweep: with the same settings and prompt key they
-    are the sweep's.
-    NAME is the text made readable, and a hash of all that the audio depends on: another setting writes another file,
-    the same command writes the same one. `written` lists the wavs of the last run.
+    Batches are PromptBatch. The module provides `sampler(settings, engine=)`, `model_hash` and `prompt_format`.
+    Candidates are sampled, decoded and scored as in a sweep: with the same settings and prompt key they are identical.
+    NAME is a readable form of the text and a hash of everything that the audio depends on: other settings write another
+    file, the same command writes the same one. `written` lists the wavs of the last run.
 
-    With several ranks each writes the prompts that its dataloader gives it.
+    With several ranks each writes the prompts of its dataloader.
 
     Args:
-        codec: Turns codes into audio.
+        codec: Decodes codes to audio.
         algorithm: The search. Its number of candidates is N.
-        sampling: How codes are drawn.
-        selector: The verifier that chooses (the first of equals; one it cannot score ranks last). None: no choice, the
+        sampling: Sampling settings.
+        selector: The verifier that selects (the first wins ties; candidates that cannot be scored rank last). None: the
             first candidate.
-        reference: A recording of the wanted voice, for a selector that compares voices; any format libsndfile reads,
-            its channels are averaged. None: that of the prompt, where it has one.
-        reference_text: What is said in `reference`: it then comes before the generation, which goes on in its voice.
-        folder: Where the files go.
-        seed: Of the candidates.
+        reference: A recording of the target voice, for a selector that compares voices; any format libsndfile reads,
+            channels are averaged. None: the prompt's reference, if any.
+        reference_text: Transcript of `reference`, which then becomes a voice prompt that the generation continues.
+        folder: Output folder.
+        seed: Seed of the candidates.
         keep_all: Also write every candidate as NAME/candidate_INDEX.wav.
-        decode_batch_size: Candidates that the codec decodes at once.
-        engine: Draws the codes in place of the model's own sampler: modules.lm.sampling.vllm_engine.VLLM.
+        decode_batch_size: Candidates per batch of the codec.
+        engine: Sampling engine in place of the model's own sampler: modules.lm.sampling.vllm_engine.VLLM.
 
     Raises:
-        ValueError: The codec has another codebook than the model; the selector needs a reference and there is none, or
-            compares texts and one is empty once normalised.
+        ValueError: The codec's codebook differs from the model's; the selector needs a reference and there is none, or
+            compares texts and one is empty after normalisation.
         FileNotFoundError: `reference` does not exist.
     """
 
@@ -84,7 +83,7 @@ class SpeechWriter(Callback):
         if decode_batch_size < 1:
             raise ValueError(f"Expected `decode_batch_size` to be at least 1, but got {decode_batch_size}.")
         if reference_text and reference is None:
-            raise ValueError(f"Expected a `reference` that says {reference_text!r}, but got none.")
+            raise ValueError(f"Expected a `reference` with the transcript {reference_text!r}, but got none.")
         self.codec = codec
         self.algorithm = algorithm
         self.sampling = sampling
@@ -99,7 +98,7 @@ class SpeechWriter(Callback):
         self.written: list[Path] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What can be refused is refused before the first sample is drawn."""
+        """Validate the settings before the first sample is drawn."""
         self.written = []
         codebook_size = pl_module.prompt_format.token_space.codebook_size
         check_codec(self.codec, codebook_size, getattr(pl_module, "codec_fingerprint", ""))
@@ -148,7 +147,7 @@ class SpeechWriter(Callback):
             voiced = replace(voiced, voice=Utterance(self.reference_text))
         if self.selector is not None and self.selector.needs_reference and voiced.reference is None:
             raise ValueError(
-                f"Expected `reference`, a recording of the wanted voice, for the selector {self.selector.name}, "
+                f"Expected `reference`, a recording of the target voice, for the selector {self.selector.name}, "
                 "but got none."
             )
         return voiced
@@ -165,7 +164,7 @@ class SpeechWriter(Callback):
         return path
 
     def _record(self, trace: Trace, chosen: int) -> dict[str, Any]:
-        """What was run and what came of it, ready for JSON; NaN scores are null. `hash` is of the former."""
+        """Settings and results, JSON serialisable; NaN scores are null. `hash` covers the settings."""
         prompt, selector = trace.prompt, self.selector
         drawn_by = (self.sampling, self.algorithm, self.seed)
         identity = candidate_identity(
@@ -205,17 +204,17 @@ class SpeechWriter(Callback):
         }
 
     def _heard(self, prompt: Prompt, candidate: Candidate) -> str | None:
-        """What a selector that writes down what it hears understood; None for another one, silence, or a failure."""
+        """The transcript by a selector that transcribes; None for other selectors, silence, or a failure."""
         if not hasattr(self.selector, "hypotheses") or not candidate.num_codes:
             return None
         try:
             return self.selector.hypotheses(prompt, [candidate])[0]
-        except Exception as error:  # noqa: BLE001 - the words only illustrate; the speech is written all the same
-            logger.warning("%s gave no words for %s: %r", self.selector.name, prompt.key, error)
+        except Exception as error:  # noqa: BLE001 - the transcript only illustrates; the audio is written in any case
+            logger.warning("%s returned no transcript for %s: %r", self.selector.name, prompt.key, error)
             return None
 
     def _sentence(self, trace: Trace, chosen: int) -> str:
-        """What was chosen, for people."""
+        """Description of the selected candidate for the terminal."""
         candidates, best = trace.candidates, trace.candidates[chosen]
         if self.selector is None:
             how = f"candidate 1 of {len(candidates)}, the first (no selector)"
@@ -226,7 +225,7 @@ class SpeechWriter(Callback):
                 how += f" (as {num_equals} more)"
         heard = self._heard(trace.prompt, best)
         if heard is not None:
-            how += f", heard as {heard!r}"
+            how += f", transcript {heard!r}"
         return f"{trace.prompt.text!r}, {best.audio.seconds:.1f} s, {how}"
 
     def _warn(self, trace: Trace, chosen: int) -> None:
@@ -235,16 +234,16 @@ class SpeechWriter(Callback):
             logger.warning("%s could score none of the candidates: the first was written.", self.selector.name)
         if not best.stopped:
             logger.warning(
-                "The chosen candidate never ended: it was cut after %d codes. More candidates, another seed or a "
+                "The selected candidate never ended: it was cut after %d codes. More candidates, another seed or a "
                 "larger `max_new_tokens` may help.",
                 best.num_codes,
             )
         if best.num_codes == 0:
-            logger.warning("The chosen candidate is empty: the model ended before the first code.")
+            logger.warning("The selected candidate is empty: the model ended before the first code.")
 
 
 def candidate_record(candidate: Candidate) -> dict[str, Any]:
-    """A decoded candidate, ready for JSON: without its codes, NaN scores as None."""
+    """A decoded candidate as a JSON serialisable record: without its codes, NaN scores as None."""
     return {
         "index": candidate.index,
         "seed": candidate.seed,

@@ -1,4 +1,4 @@
-"""TerminateAtOnce: SIGTERM ends the process there and then, as SIGKILL would."""
+"""TerminateAtOnce: SIGTERM ends the process immediately, like SIGKILL."""
 
 import signal
 import threading
@@ -7,16 +7,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class TerminateAtOnce(Callback):
-    """Takes Lightning's answer to SIGTERM away.
+    """Disables Lightning's handling of SIGTERM.
 
-    That answer is a broadcast inside the signal's handler, which meets whatever collective the other ranks are in, and
-    an exit with status 0, which a scheduler takes for a finished job. Checkpoints (`DurableCheckpointIO`) and stages
-    are whole at every moment, so that there is nothing to tidy up. The exit status is that of the signal: 143 in a
-    shell.
+    Lightning broadcasts inside the signal handler, which collides with whatever collective the other ranks are in, and
+    exits with status 0, which a scheduler takes for a finished job. Checkpoints (`DurableCheckpointIO`) and stages are
+    complete at every moment, so no cleanup is needed. The exit status is that of the signal: 143 in a shell.
     """
 
     def _restore_default(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Lightning sets no handler either
+        if threading.current_thread() is threading.main_thread():  # in other threads Lightning sets no handler either
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     # The first hooks of each command after Lightning has set its handlers.

@@ -1,4 +1,4 @@
-"""Throughput: how fast the language model trains, what share of the machine's arithmetic that is, and how much memory.
+"""Throughput: training speed of the language model, model FLOPs utilisation, and peak memory.
 
 Shapes: R rows of L tokens.
 """
@@ -20,27 +20,27 @@ from modules.batches import TokenBatch
 logger = logging.getLogger(__name__)
 
 GIGA = 1e9
-HOPPER_SXM = ("H100 80GB HBM3", "H200")  # Lightning knows the one under another name, the other with sparsity
+HOPPER_SXM = ("H100 80GB HBM3", "H200")  # Lightning lists the first under another name, the second with sparsity
 HOPPER_SXM_HALF_FLOPS = 989e12
 NO_LOSS = -100  # the label of a token without a target
 
 
 class Throughput(Callback):
-    """Logs each `log_every_n_steps`, of the steps since the last time:
+    """Logs every `log_every_n_steps`, over the steps since the last time:
 
-    - `speed/useful_tokens_per_second`: tokens of documents; `speed/padded_tokens_per_second`: the padding counted too.
-    - `speed/mfu`: FLOPs of the arithmetic (`module.training_flops`) over what the device can do; recomputed activations
-      are no work. Absent where the device's peak is not known.
-    - `memory/peak_gb`: the most that the device has allocated since the start; on a CPU, of the resident set.
+    - `speed/useful_tokens_per_second`: tokens of documents; `speed/padded_tokens_per_second`: including padding.
+    - `speed/mfu`: model FLOPs (`module.training_flops`) over the device's peak; recomputed activations do not count.
+      Not logged if the device's peak is unknown.
+    - `memory/peak_gb`: peak of the device's allocated memory since the start; on a CPU, of the resident set.
 
-    Tokens are those of all ranks, each taken to have as many as this one. Validation is left out of the time,
-    checkpoints and loading are not, and the first step of a run (it compiles) is.
+    Tokens are those of all ranks, assuming that each has as many as this one. The time excludes validation and the
+    first step of a run (compilation); it includes checkpoints and loading.
 
-    The module offers `training_flops(num_tokens, num_documents, num_targets)`.
+    The module provides `training_flops(num_tokens, num_documents, num_targets)`.
 
     Args:
-        peak_flops: Of a device, in the precision of the run; by default by the name of the GPU. With adapters the
-            arithmetic is counted as if all weights were trained: up to half too much.
+        peak_flops: Peak of a device, in the precision of the run; by default from the name of the GPU. With adapters
+            FLOPs are counted as if all weights were trained: up to half too much.
     """
 
     def __init__(self, peak_flops: float | None = None) -> None:
@@ -58,7 +58,7 @@ class Throughput(Callback):
         self._began, self._counts, self._last_step = None, None, trainer.global_step
         known = self.peak_flops or _known_peak(pl_module.device, str(trainer.precision))
         if known is None:
-            logger.info("The peak of this device is not known: `speed/mfu` needs `peak_flops`.")
+            logger.info("The peak of this device is unknown: `speed/mfu` needs `peak_flops`.")
         self._peak = known or math.nan
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -88,7 +88,7 @@ class Throughput(Callback):
         self._began, self._paused, self._counts, self._num_padded = time.perf_counter(), 0.0, None, 0
 
     def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        num_tokens, num_documents, num_targets = self._counts.tolist()  # waits for the device
+        num_tokens, num_documents, num_targets = self._counts.tolist()  # synchronises with the device
         seconds = time.perf_counter() - self._began - self._paused
         values = {
             "speed/useful_tokens_per_second": num_tokens * trainer.world_size / seconds,
@@ -118,7 +118,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def _known_peak(device: torch.device, precision: str) -> float | None:
-    """FLOPs a second without sparsity, Hopper's by NVIDIA's sheets, others' by Lightning's table; None if unknown."""
+    """FLOP/s without sparsity: Hopper from NVIDIA's data sheets, others from Lightning's table; None if unknown."""
     if device.type == "cuda" and "16" in precision:
         chip = torch.cuda.get_device_name(device)
         if any(name in chip for name in HOPPER_SXM):

@@ -1,4 +1,4 @@
-"""TokenShardWriter: what the codec predicts, written as token shards."""
+"""TokenShardWriter: writes the codec's predictions as token shards."""
 
 import json
 from pathlib import Path
@@ -15,14 +15,14 @@ from modules.batches import CodePrediction
 class TokenShardWriter(BasePredictionWriter):
     """Writes `folder/SPLIT` token shards: KEY.codes.npy (uint16 where it fits) and KEY.json, in batch order.
 
-    The index's header holds codebook size, frame rate and the codec's fingerprint; the language model refuses shards of
-    another codec. Shards that stand in `folder` are replaced at the end, as ShardWriter says.
+    The index's header has codebook size, frame rate and the codec's fingerprint; the language model rejects shards of
+    another codec. Existing shards in `folder` are replaced at the end, as described in ShardWriter.
 
-    Raises ValueError, before the first batch, on more than one device and where `folder` holds other shards.
+    Raises ValueError, before the first batch, on more than one device and if `folder` has other shards.
 
     Args:
-        folder: Where the shards go.
-        samples_per_shard: Samples in one tar file.
+        folder: Output folder.
+        samples_per_shard: Samples per tar file.
     """
 
     def __init__(self, folder: Path, samples_per_shard: int = 1000) -> None:
@@ -67,7 +67,7 @@ class TokenShardWriter(BasePredictionWriter):
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         writers, self._writers = self._writers, {}
         refusals: list[ValueError] = []
-        for split, writer in writers.items():  # one split that is refused does not lose the others
+        for split, writer in writers.items():  # a rejected split must not lose the others
             if not writer.num_samples:
                 writer.discard()
                 continue

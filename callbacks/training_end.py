@@ -1,4 +1,4 @@
-"""How a training ends: by itself, or by Ctrl-C."""
+"""End of training: regular end, time limit, or Ctrl-C."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ NO_END = (EarlyStoppingReason.NOT_STOPPED, EarlyStoppingReason.NON_FINITE_METRIC
 
 
 def ended_by_itself(trainer: Trainer) -> bool:
-    """Whether a fit reached `max_steps`, `max_epochs` or what EarlyStopping waits for; not `max_time` or a NaN."""
+    """Whether a fit reached `max_steps`, `max_epochs` or EarlyStopping's criterion; not `max_time` or a NaN."""
     loop = trainer.fit_loop
     if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
         return True
@@ -30,8 +30,8 @@ def ended_by_itself(trainer: Trainer) -> bool:
 class TimeLimit(Timer):
     """Ends a fit when this call has trained for `duration`: the Trainer's `max_time` in every fit of run.py.
 
-    Lightning's Timer adds the time of earlier calls, which checkpoints hold: a run that it has ended would end again at
-    once, however often the same command is typed or a job comes back into the queue.
+    Lightning's Timer adds the time of earlier calls, stored in checkpoints: a run that it has ended would end again
+    immediately whenever the same command is repeated or a job is requeued.
     """
 
     def state_dict(self) -> dict[str, Any]:
@@ -46,11 +46,11 @@ class TrainingInterrupted(BaseException):
 
 
 class StopOnInterrupt(Callback):
-    """Ctrl-C (SIGINT) ends a fit after the current optimizer step, with a checkpoint; a second one ends it at once.
+    """Ctrl-C (SIGINT) ends a fit after the current optimizer step, with a checkpoint; a second one ends it immediately.
 
-    The end is an exception rather than `trainer.should_stop`, before which Lightning validates. Under several processes
-    one that got the signal is enough: at every optimizer step the ranks reduce one number, a wait for the device as
-    Lightning's own broadcast before every micro-batch is, so that all stop at the same step.
+    Uses an exception rather than `trainer.should_stop`, before which Lightning validates. With several processes it is
+    sufficient that one gets the signal: at every optimizer step the ranks reduce one number, so that all stop at the
+    same step. This synchronises with the device, as Lightning's own broadcast before every micro-batch does.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class StopOnInterrupt(Callback):
         self._previous: Callable[[int, FrameType | None], Any] | int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Before the loader's processes are forked: they get the signal, too, and must go on with the window."""
+        """Install the handler before the loader's processes are forked: they get the signal too, and must continue."""
         if stage == "fit" and threading.current_thread() is threading.main_thread():
             self._asked = self._trains = False
             self._previous = signal.signal(signal.SIGINT, self._answer)
@@ -78,7 +78,7 @@ class StopOnInterrupt(Callback):
         self._stop_if_asked(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A Ctrl-C during a validation."""
+        """Stop after a Ctrl-C during validation."""
         if self._trains:
             self._stop_if_asked(trainer)
 
@@ -97,11 +97,11 @@ class StopOnInterrupt(Callback):
         if not self._trains or self._asked:
             raise KeyboardInterrupt
         self._asked = True
-        # Not print: the handler may interrupt one.
+        # Not print: the handler may interrupt a print.
         os.write(2, b"\nstops after this optimizer step; Ctrl-C again: at once\n")
 
     def _restore(self) -> None:
-        """Lightning may put this handler back later: from here on it is what Python's own is."""
+        """Restore Python's behaviour; Lightning may reinstall this handler later, which then acts like Python's own."""
         self._trains = False
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)

@@ -1,4 +1,4 @@
-"""EMAWeightAveraging: Lightning's moving average of the weights, with the average in place whenever others evaluate."""
+"""EMAWeightAveraging: Lightning's moving average of the weights, used in all evaluations by other callbacks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,17 +10,17 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 
 class EMAWeightAveraging(lightning.pytorch.callbacks.EMAWeightAveraging):
-    """Keeps an exponential moving average of the weights, which is what checkpoints hold as the model.
+    """Keeps an exponential moving average of the weights, which checkpoints store as the model.
 
-    Differs from Lightning's class of that name (2.6), whose checkpoints it resumes:
+    Differs from Lightning's class of the same name (2.6), whose checkpoints it can resume:
 
-    - The module holds the average until validation ends, wherever other callbacks stand in the list. Lightning's class
-      puts the trained weights back in `on_validation_epoch_end`: callbacks after it then evaluate those.
-    - The trained weights outlive the end of training. Lightning's class overwrites them in `on_train_end`: a checkpoint
-      saved there, such as RunCheckpoint's, then goes on from the average.
+    - The module has the averaged weights until validation ends, regardless of the order of callbacks. Lightning's class
+      restores the trained weights in `on_validation_epoch_end`: callbacks after it then evaluate those.
+    - The trained weights are kept after training. Lightning's class overwrites them in `on_train_end`: a checkpoint
+      saved there, such as RunCheckpoint's, would resume from the average.
 
     Raises:
-        ValueError: Under ModelParallelStrategy, for sharded weights cannot be copied.
+        ValueError: Under ModelParallelStrategy, because sharded weights cannot be copied.
     """
 
     _holds_average = False  # the module has the average, and the averaged model the trained weights
@@ -32,7 +32,7 @@ class EMAWeightAveraging(lightning.pytorch.callbacks.EMAWeightAveraging):
                     "Expected whole weights to average, but got a sharded model: train with DDP, or without an average."
                 )
             self._holds_average = False
-            # First, so that all others see the average after the present step's update.
+            # First, so that all others see the average after the current step's update.
             trainer.callbacks = [self, *(one for one in trainer.callbacks if one is not self)]
         super().setup(trainer, pl_module, stage)
 
@@ -64,7 +64,7 @@ class EMAWeightAveraging(lightning.pytorch.callbacks.EMAWeightAveraging):
 
 @contextmanager
 def averaged_weights(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
-    """The module holds the average of its weights inside, where the trainer has an EMAWeightAveraging."""
+    """Context in which the module has its averaged weights, if the trainer has an EMAWeightAveraging."""
     averaging = next((one for one in trainer.callbacks if isinstance(one, EMAWeightAveraging)), None)
     if averaging is None or averaging._average_model is None:  # only a fit averages
         yield

@@ -58,7 +58,7 @@ class Opus:
 
     @property
     def requirement(self) -> str:
-        """What to install where it is not available."""
+        """Name of the package to install if it is not available."""
         return "PyAV with libopus: pip install av"
 
     def resynthesise(self, audio: Audio) -> tuple[Audio, float]:
@@ -117,7 +117,7 @@ class Codec2:
 
     @property
     def requirement(self) -> str:
-        """What to install where it is not available."""
+        """Name of the package to install if it is not available."""
         return "the programs c2enc and c2dec: apt install codec2"
 
     def resynthesise(self, audio: Audio) -> tuple[Audio, float]:

@@ -141,7 +141,7 @@ def weights_hash(network: nn.Module) -> str:
     """sha256 over the names and values of all weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
-        bytes_N = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)  # numpy knows no bfloat16
+        bytes_N = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)  # numpy has no bfloat16
         digest.update(name.encode() + bytes_N.numpy().tobytes())
     return digest.hexdigest()
 

@@ -79,7 +79,7 @@ class TransformersCodec:
     def model_hash(self) -> str:
         digest = hashlib.sha256()
         for name, tensor in sorted(self._network.state_dict().items()):
-            bytes_N = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)  # numpy knows no bfloat16
+            bytes_N = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)  # numpy has no bfloat16
             digest.update(name.encode() + bytes_N.numpy().tobytes())
         return digest.hexdigest()
 

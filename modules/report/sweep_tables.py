@@ -9,7 +9,7 @@ from modules.search.analysis.expectations import CurvePoint
 from modules.search.analysis.results import SweepResults
 from modules.search.protocol import Trace
 
-MAX_COMPARISONS = 40  # on the page; the file holds all
+MAX_COMPARISONS = 40  # on the page; the file has all
 
 
 def final_points(points: Sequence[CurvePoint]) -> list[CurvePoint]:

@@ -168,7 +168,7 @@ def _record_from_content(content: dict[str, Any], identity: dict[str, Any], prom
     if digest(content) != expected_digest:
         raise ValueError("the content does not match its digest")
     if content["format"] != FORMAT_VERSION or content["identity"] != json.loads(json.dumps(identity)):
-        raise ValueError("the file is of another format, model, prompt or setting than its name says")
+        raise ValueError("the format, model, prompt or setting of the file does not match its name")
     candidates, hypotheses = [], {}
     for one in content["candidates"]:
         scores = {name: math.nan if score is None else float(score) for name, score in one["scores"].items()}

@@ -221,14 +221,14 @@ def _answer_scores(
         if search.request.verifiers is None:
             search.ask_again()
     progress("decoding", 0)
-    asked = [(search, candidate) for search in searches for candidate in search.request.candidates]
-    before = [candidate.cost for _, candidate in asked]
-    starts = [num_decoded(candidate, codec) for _, candidate in asked]
+    requested = [(search, candidate) for search in searches for candidate in search.request.candidates]
+    before = [candidate.cost for _, candidate in requested]
+    starts = [num_decoded(candidate, codec) for _, candidate in requested]
     started = time.perf_counter()
-    decode_candidates([candidate for _, candidate in asked], codec, decode_batch_size)
-    num_new = [candidate.num_codes - start for (_, candidate), start in zip(asked, starts, strict=True)]
+    decode_candidates([candidate for _, candidate in requested], codec, decode_batch_size)
+    num_new = [candidate.num_codes - start for (_, candidate), start in zip(requested, starts, strict=True)]
     shares = share_seconds(time.perf_counter() - started, num_new)
-    for (search, candidate), start, seconds in zip(asked, starts, shares, strict=True):
+    for (search, candidate), start, seconds in zip(requested, starts, shares, strict=True):
         candidate.cost += Cost(seconds=seconds)
         codec_flops = decoding_flops(codec, start, candidate.num_codes, candidate.num_voice_codes)
         search.spent += Cost(codec_flops=codec_flops)
@@ -247,7 +247,7 @@ def _answer_scores(
                 failures |= {failure for failure in failed if failure[0] == search.root.prompt.key}
     for search in searches:
         search.spend_seconds(search.request.candidates)
-    for (search, candidate), earlier in zip(asked, before, strict=True):
+    for (search, candidate), earlier in zip(requested, before, strict=True):
         verifier_flops = candidate.cost.verifier_flops - earlier.verifier_flops
         search.spent += Cost(verifier_flops=verifier_flops, seconds=candidate.cost.seconds - earlier.seconds)
     for search in searches:

@@ -175,26 +175,28 @@ class Sweep:
         candidates_of: Callable[[CandidateRecord], list[Candidate]],
         progress: Progress,
     ) -> set[str]:
-        unasked = {verifier.name: [] for verifier in verifiers}
+        missing = {verifier.name: [] for verifier in verifiers}
         for verifier in verifiers:
             for record in records:
-                wanted = candidates_of(record)
-                own = [one for one in wanted if verifier.name not in one.scores]
+                candidates = candidates_of(record)
+                own = [one for one in candidates if verifier.name not in one.scores]
                 if own:  # relative scores must be computed for all candidates together
-                    unasked[verifier.name].append((record.trace.prompt, wanted if is_comparative(verifier) else own))
-        unheard = {id(one): one for tasks in unasked.values() for _, own in tasks for one in own}
-        if unheard:
+                    missing[verifier.name].append(
+                        (record.trace.prompt, candidates if is_comparative(verifier) else own)
+                    )
+        undecoded = {id(one): one for tasks in missing.values() for _, own in tasks for one in own}
+        if undecoded:
             progress("decoding", 0)
-            decode_candidates(list(unheard.values()), self.codec, self.decode_batch_size)
+            decode_candidates(list(undecoded.values()), self.codec, self.decode_batch_size)
         for verifier in verifiers:
-            if tasks := unasked[verifier.name]:
+            if tasks := missing[verifier.name]:
                 progress(verifier.name, 0)
                 self._score(verifier, [prompt for prompt, _ in tasks], [own for _, own in tasks])
-        return {prompt.key for tasks in unasked.values() for prompt, _ in tasks}
+        return {prompt.key for tasks in missing.values() for prompt, _ in tasks}
 
     def _score(self, verifier: Verifier, prompts: list[Prompt], groups: list[list[Candidate]]) -> None:
-        asked = zip(prompts, groups, strict=True)
-        self.failures -= {(prompt.key, one.index, verifier.name) for prompt, group in asked for one in group}
+        tasks = zip(prompts, groups, strict=True)
+        self.failures -= {(prompt.key, one.index, verifier.name) for prompt, group in tasks for one in group}
         self.failures |= score_with_cost(prompts, groups, verifier, self.codec)
 
     def _first_and_chosen(self, record: CandidateRecord) -> list[Candidate]:

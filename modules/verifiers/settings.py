@@ -5,14 +5,14 @@ from typing import Any
 
 # Arguments that do not change a score, with reasons. All others do: a new argument counts without being listed.
 NOT_SETTINGS = {
-    "name": "the column's name; scores are stored under it",
-    "model": "where the files are found; `model_hash` and `files_hash` say what they are",
-    "weights": "the same, as a file",
-    "families": "a label of reports",
-    "device": "how fast, not what",
-    "batch_size": "how fast, not what: a batch gives what single clips give",
-    "num_workers": "how fast, not what",
-    "cpu_threads": "how fast, not what",
+    "name": "column name, under which scores are stored",
+    "model": "location of the files; `model_hash` and `files_hash` identify them",
+    "weights": "location of a file, likewise",
+    "families": "a label in reports",
+    "device": "affects speed only",
+    "batch_size": "affects speed only: a batch gives the same results as single clips",
+    "num_workers": "affects speed only",
+    "cpu_threads": "affects speed only",
 }
 
 

@@ -213,9 +213,9 @@ def test_without_a_recogniser_the_signals_are_judged(data: AudioDataModule, tmp_
 def test_nothing_to_judge_and_two_of_one_name_are_refused(data: AudioDataModule, tmp_path: Path) -> None:
     """Guards against an empty table, and a row that silently holds two systems."""
     arguments = tmp_path, ScriptedRecogniser({}), EnglishWords()
-    with pytest.raises(ValueError, match="`comparisons` and `name` to have names of their own, but got"):
+    with pytest.raises(ValueError, match="`comparisons` and `name` to have distinct names, but got"):
         CodecEvaluation(*arguments, [Silencer(), Silencer()])
-    with pytest.raises(ValueError, match="`verifiers` to have names of their own, but got"):
+    with pytest.raises(ValueError, match="`verifiers` to have distinct names, but got"):
         CodecEvaluation(*arguments, verifiers=[Dnsmos(), Dnsmos()])
     strict = CodecEvaluation(*arguments, selection=PromptSelection(min_seconds=60))
     with pytest.raises(ValueError, match=r"that PromptSelection\(.*accepts, but got none: {'shorter than 60 s'"):

@@ -146,7 +146,7 @@ def test_who_selects_does_not_judge(tmp_path):
         fit(tmp_path, [callback])
     with pytest.raises(ValueError, match="at least one text, but got none"):
         spoken(texts=[])
-    with pytest.raises(ValueError, match="2 or more for a choice, but got 1"):
+    with pytest.raises(ValueError, match="2 or more for a selection, but got 1"):
         spoken(num_candidates=1)
 
 

@@ -206,7 +206,7 @@ def test_run_layout_prints_what_is_there_at_start_and_end(tmp_path, capsys):
         "candidates/ empty samples of a sweep, with codes and scores",
         "config.yaml 30 B",
         "notes/ 1 file, 20 B",
-        "report/ 1 file, 1.5 kB the page to look at and listen to",
+        "report/ 1 file, 1.5 kB the report page, with audio",
     ]
     assert described_run(tmp_path / "none") == f"{tmp_path}/none/ is empty"
     fitted([RunLayout(tmp_path), WritesCheckpoint(tmp_path)], False, max_steps=1)

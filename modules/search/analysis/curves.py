@@ -161,9 +161,9 @@ class CurveCalculator:
     def _line_points(
         self, line: Line, judge: Verifier, judged: list[JudgedPrompt], numbers: list[int], resamples: Resamples
     ) -> list[CurvePoint]:
-        asked = [one for trace in self.traces for one in trace.candidates if judge.name in one.scores]
-        num_unjudged = sum(bool(np.isnan(one.scores[judge.name])) and one.stopped for one in asked)
-        num_runaways = sum(not one.stopped for one in asked)
+        scored = [one for trace in self.traces for one in trace.candidates if judge.name in one.scores]
+        num_unjudged = sum(bool(np.isnan(one.scores[judge.name])) and one.stopped for one in scored)
+        num_runaways = sum(not one.stopped for one in scored)
         points = []
         for n in numbers:
             weights_PN = [line.weights(place, n) for place in range(len(self.traces))]
@@ -206,12 +206,12 @@ class CurveCalculator:
         if line.is_oracle:
             return Cost(math.nan, math.nan, math.nan, math.nan)
         chooser, is_curve = line.selector, self.algorithm.independent_candidates
-        hears = [] if chooser is None or chooser.name in self.algorithm.verifier_names else [chooser.name]
+        selecting = [] if chooser is None or chooser.name in self.algorithm.verifier_names else [chooser.name]
         num_drawn = (1 if chooser is None else n) if is_curve else None
         costs = []
         for trace in self.traces:
             num_candidates = n if is_curve else len(trace.candidates)
-            costs.append(search_cost(trace, hears if num_candidates > 1 else [], num_drawn))
+            costs.append(search_cost(trace, selecting if num_candidates > 1 else [], num_drawn))
         return Cost(*(float(np.mean([getattr(cost, part.name) for cost in costs])) for part in fields(Cost)))
 
 

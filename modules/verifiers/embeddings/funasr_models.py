@@ -60,8 +60,8 @@ class FunASRModel:
     @torch_threads()
     def generate(self, audio: Audio | None, **options: Any) -> dict[str, Any]:
         """The model's output for one clip, processed alone so that it does not depend on others."""
-        (said,) = self._network.generate(input=resampled(checked(audio), SAMPLE_RATE), **options)
-        return said
+        (output,) = self._network.generate(input=resampled(checked(audio), SAMPLE_RATE), **options)
+        return output
 
     def flops(self, seconds: float) -> float:
         num_weights = sum(weight.numel() for weight in self._network.model.parameters())
@@ -132,8 +132,8 @@ class Emotion2Vec:
 
     def _direction(self, audio: Audio | None) -> np.ndarray | Exception:
         try:
-            said = self._funasr.generate(audio, granularity="utterance", extract_embedding=True)
-            feature_D = np.asarray(said["feats"], dtype=np.float32).reshape(-1)
+            output = self._funasr.generate(audio, granularity="utterance", extract_embedding=True)
+            feature_D = np.asarray(output["feats"], dtype=np.float32).reshape(-1)
             return feature_D / np.linalg.norm(feature_D)
         except BROKEN_INSTALLATION:
             raise

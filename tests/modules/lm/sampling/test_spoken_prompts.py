@@ -236,7 +236,7 @@ def test_a_text_is_spoken_in_the_voice_of_a_file(tmp_path):
     levels = soundfile.read(speaker.written[0], dtype="float32")[0]
     np.testing.assert_allclose(levels, np.repeat(branch.codes_S.numpy() / 16, 16), atol=1e-4)
     assert len(levels) and json.loads(speaker.written[0].with_suffix(".json").read_text())["reference_text"] == "seven"
-    with pytest.raises(ValueError, match="Expected a `reference` that says 'seven'"):
+    with pytest.raises(ValueError, match="Expected a `reference` with the transcript 'seven'"):
         SpeechWriter(ToyCodec(), algorithm, sampling, tmp_path, reference_text="seven")
 
 

@@ -237,7 +237,7 @@ def test_over_optimisation_of_several_seeds_is_that_of_their_mean(tmp_path):
 
 def test_a_seed_twice_is_refused(tmp_path):
     """Guards against a deviation between a seed and itself."""
-    with pytest.raises(ValueError, match="Expected `more_seeds` to be others than `seed`=0"):
+    with pytest.raises(ValueError, match="Expected `more_seeds` distinct and without `seed`=0"):
         run(tmp_path, more_seeds=[1, 0])
 
 
