@@ -133,7 +133,7 @@ class Codec2:
             raise FileNotFoundError(f"Expected {self.requirement}, but got none on the PATH.")
         bits_per_frame, frame_length, delay = CODEC2_MODES[self.mode]
         samples_T = samples_at(audio, CODEC2_RATE)
-        num_frames = math.ceil((len(samples_T) + delay) / frame_length)  # so that the last samples come out too
+        num_frames = math.ceil((len(samples_T) + delay) / frame_length)  # so that the output includes the last samples
         samples_T = np.pad(samples_T, (0, num_frames * frame_length - len(samples_T)))
         pulses = np.round(samples_T * 32767).astype("<i2").tobytes()
         frames = _run("c2enc", self.mode, pulses)

@@ -118,7 +118,7 @@ class Dnsmos:
             return 0.0
         while seconds < WINDOW_SECONDS:
             seconds *= 2
-        # speechmos leaves out a window that comes out a sample short by rounding.
+        # speechmos skips a window that is one sample short because of rounding.
         num_steps = int(np.floor(seconds) - WINDOW_SECONDS) + 1
         starts = range(0, num_steps * SAMPLE_RATE, SAMPLE_RATE)
         stops = [int((step + WINDOW_SECONDS) * SAMPLE_RATE) for step in range(num_steps)]
