@@ -25,7 +25,7 @@ from modules.evaluation.results import EvaluatedCodecs, write_results
 from modules.evaluation.systems import CodecUnderTest, Heard, Recording, SystemFacts, gathered_systems, hear
 from modules.report.codec_page import codec_page, finite
 from modules.report.figures import mel_figure
-from modules.search.analysis.expectations import ends_of
+from modules.search.analysis.expected_best_of_n import ends_of
 from modules.statistics import Estimate
 from modules.verifiers.recognisers.normalise import Normaliser
 from modules.verifiers.transcript import Recogniser

@@ -7,14 +7,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils._pytree import tree_leaves
 
-from datamodules.skips import SkipCount
+from datamodules.shards.skips import SkipCount
 from modules.step_logging import is_logged_step, log_step
 
 NUM_EXAMPLES = 3
 
 
 class SkippedSamples(Callback):
-    """Sums the samples skipped by the loaders of all ranks (datamodules/skips.py). Every command of run.py uses it.
+    """Sums the samples that the loaders of all ranks skip (datamodules/shards/skips.py). In every command of run.py.
 
     Logs `train/num_skipped_samples` in training, counted since the run's start or resume, once there are any; prints
     their number and the reasons at the end of a run, if there are any. A training that is interrupted or fails prints

@@ -13,7 +13,7 @@ from modules.api import Codec, Prompt, SamplingSettings, Verifier
 from modules.report.figures import mel_figure
 from modules.search.algorithms.best_of_n import BestOfN
 from modules.search.analysis.curves import scores_of
-from modules.search.analysis.expectations import JudgedPrompt, expected_scores, selection_weights
+from modules.search.analysis.expected_best_of_n import JudgedPrompt, expected_scores, selection_weights
 from modules.search.analysis.families import shared_families
 from modules.search.driver import run_searches
 from modules.search.identity import check_codec, models_of

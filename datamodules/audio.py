@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.samples import file_in, read_about, read_wave, text_of
 from datamodules.shards.order import (
     ResumableLoader,
     evaluation_loader,
@@ -24,9 +23,10 @@ from datamodules.shards.order import (
     window_samples,
 )
 from datamodules.shards.preparation import prepare_audio_shards
+from datamodules.shards.samples import file_in, read_about, read_wave, text_of
 from datamodules.shards.shards import ShardIndex, ShardReader, chosen_rows
+from datamodules.shards.skips import SkipNotes, replacements
 from datamodules.shards.stored_arrays import read_array
-from datamodules.skips import SkipNotes, replacements
 from datamodules.sources.source import Source
 from modules.api import SpeechStates, pad_rows
 from modules.batches import AudioBatch

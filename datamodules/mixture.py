@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from datamodules.packing import fitting, pack, token_batch
-from datamodules.samples import Sample
 from datamodules.shards.order import SomeSamples, stream_samples
+from datamodules.shards.samples import Sample
 from datamodules.shards.shards import ShardIndex, ShardReader
-from datamodules.skips import SkipNotes, replacements, spread
+from datamodules.shards.skips import SkipNotes, replacements, spread
 from datamodules.tasks import Document, Task, TaskFormat, Voices, shares
 from datamodules.token_counts import TokenCounts, planned_lengths
 from modules.batches import TokenBatch

@@ -10,7 +10,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from datamodules.samples import Sample
+from datamodules.shards.samples import Sample
 from datamodules.shards.shards import ShardIndex
 from datamodules.speakers import UNREADABLE, speakers_of
 from modules.api import PromptFormat

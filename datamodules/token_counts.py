@@ -16,7 +16,7 @@ from functools import partial
 
 import numpy as np
 
-from datamodules.samples import Sample
+from datamodules.shards.samples import Sample
 from datamodules.shards.shards import ShardIndex, ShardReader
 from datamodules.shards.stored_arrays import mapped_arrays
 from datamodules.speakers import planned_extra_tokens

@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader
 
 from datamodules.mixture import MixedRows
 from datamodules.packing import fitting, pack, token_batch
-from datamodules.samples import Sample
 from datamodules.shards.order import ResumableLoader, evaluation_loader, num_windows, shared_evenly, window_samples
+from datamodules.shards.samples import Sample
 from datamodules.shards.shards import ShardIndex, ShardReader
-from datamodules.skips import SkipNotes, replacements, spread
+from datamodules.shards.skips import SkipNotes, replacements, spread
 from datamodules.tasks import Document, Task, TextToSpeech
 from datamodules.token_counts import TokenCounts, planned_lengths, stored_counts
 from modules.api import PromptFormat

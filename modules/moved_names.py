@@ -91,7 +91,7 @@ MODULES = {
     "modules.search.curves": "modules.search.analysis.curves",
     "modules.search.diverse_beam": "modules.search.algorithms.diverse_beam",
     "modules.search.equal_compute": "modules.search.analysis.equal_compute",
-    "modules.search.estimators": "modules.search.analysis.expectations",
+    "modules.search.estimators": "modules.search.analysis.expected_best_of_n",
     "modules.search.families": "modules.search.analysis.families",
     "modules.search.ledger": "modules.search.costs",
     "modules.search.overoptimisation": "modules.search.analysis.overoptimisation",

@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     r"modules/command/.*": ("lightning", *GROUND, "modules.stages", "modules.command"),
     r"callbacks/.*": (
         "lightning", "callbacks", *GROUND, "modules.metrics", "modules.search", "modules.verifiers",
-        "modules.evaluation", "modules.report", "modules.stages", "datamodules.shards", "datamodules.skips",
+        "modules.evaluation", "modules.report", "modules.stages", "datamodules.shards",
     ),
     r"datamodules/.*": ("lightning", *GROUND, "datamodules"),
     r"modules/\w+_module\.py": ("lightning", *GROUND, "modules.metrics", "modules.codec", "modules.lm"),

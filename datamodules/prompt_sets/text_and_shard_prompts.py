@@ -8,10 +8,10 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.samples import file_in, name_in, read_about, read_wave, text_of
 from datamodules.shards.order import PlannedBatches, PlannedLoader
+from datamodules.shards.samples import file_in, name_in, read_about, read_wave, text_of
 from datamodules.shards.shards import ShardIndex, ShardReader, chosen_rows
-from datamodules.skips import SkipNotes
+from datamodules.shards.skips import SkipNotes
 from datamodules.speakers import planned_extra_tokens
 from datamodules.tokens import TokenRows, load_token_index, token_batch
 from modules.api import Audio, Prompt, PromptFormat

@@ -10,10 +10,10 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from datamodules.prompt_sets.text_and_shard_prompts import PromptPlan
-from datamodules.samples import Sample
 from datamodules.shards.order import PlannedBatches, PlannedLoader
+from datamodules.shards.samples import Sample
 from datamodules.shards.shards import ShardIndex, ShardReader
-from datamodules.skips import SkipNotes
+from datamodules.shards.skips import SkipNotes
 from datamodules.tasks import ALONE, speaker_groups
 from datamodules.tokens import load_token_index
 from modules.api import Prompt, PromptFormat

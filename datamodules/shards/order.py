@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.shards.shards import ShardIndex
-from datamodules.skips import Skip, SkipCount, SkipNotes, TooManySkipped
+from datamodules.shards.skips import Skip, SkipCount, SkipNotes, TooManySkipped
 
 
 class RowPlan(Protocol):

@@ -20,7 +20,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, NullLoc
 
 from modules.api import Audio
 from modules.search.analysis.comparisons import selector_label, setting_label
-from modules.search.analysis.expectations import CurvePoint
+from modules.search.analysis.expected_best_of_n import CurvePoint
 
 # Okabe and Ito's palette: distinguishable for colour-blind readers, and legible on white and on near-black.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")

@@ -7,7 +7,7 @@ from pathlib import Path
 from modules.evaluation.quoted_table import EMPTY, QuotedTable, aligned
 from modules.report.figures import is_oracle
 from modules.search.analysis.comparisons import SAME_FAMILY, setting_label
-from modules.search.analysis.expectations import CurvePoint
+from modules.search.analysis.expected_best_of_n import CurvePoint
 
 
 @dataclass(frozen=True)

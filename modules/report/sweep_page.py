@@ -32,7 +32,7 @@ from modules.report.figures import (
 )
 from modules.report.sweep_tables import final_points, most_telling, prompt_lines, prompt_rows, warnings_of
 from modules.search.analysis.comparisons import setting_label
-from modules.search.analysis.expectations import CurvePoint
+from modules.search.analysis.expected_best_of_n import CurvePoint
 from modules.search.analysis.results import SweepResults
 
 TEMPLATES = Path(__file__).parent

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from modules.report.figures import is_oracle
 from modules.search.analysis.comparisons import Comparison, setting_label
-from modules.search.analysis.expectations import CurvePoint
+from modules.search.analysis.expected_best_of_n import CurvePoint
 from modules.search.analysis.results import SweepResults
 from modules.search.protocol import Trace
 

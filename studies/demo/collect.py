@@ -146,7 +146,7 @@ def markdown(found: dict[str, Any]) -> str:
 def draw(curve: Path, picture: Path, prompt_set: str = "4 digits", judge: str = "whisper") -> None:
     """The error against n under one judge, as the report draws it."""
     from modules.report.figures import curve_figure
-    from modules.search.analysis.expectations import CurvePoint
+    from modules.search.analysis.expected_best_of_n import CurvePoint
 
     with curve.open() as stream:
         rows = [row for row in csv.DictReader(stream) if (row["prompt_set"], row["judge"]) == (prompt_set, judge)]

@@ -10,7 +10,7 @@ import torch
 
 from datamodules.mixture import MixedRows
 from datamodules.prompt_sets.text_and_shard_prompts import PromptPlan
-from datamodules.samples import Sample
+from datamodules.shards.samples import Sample
 from datamodules.shards.shards import ShardIndex, ShardWriter
 from datamodules.tasks import SpeechUnderstanding, TextReplay, TextToSpeech, VoiceCloning
 from datamodules.token_counts import count_tokens, stored_counts

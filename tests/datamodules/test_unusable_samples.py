@@ -20,8 +20,8 @@ from datamodules.mixture import MixedRows
 from datamodules.prompt_sets.text_and_shard_prompts import PromptPlan
 from datamodules.shards.order import PlannedBatches, PlannedLoader, ResumableLoader, evaluation_loader
 from datamodules.shards.shards import ShardIndex, ShardWriter
+from datamodules.shards.skips import MAX_IN_A_ROW, TooManySkipped, replacements
 from datamodules.shards.stored_arrays import read_array
-from datamodules.skips import MAX_IN_A_ROW, TooManySkipped, replacements
 from datamodules.tasks import SpeechUnderstanding, TextToSpeech, VoiceCloning
 from datamodules.tokens import TokenDataModule, TokenRows
 from modules.lm.text.byte_tokenizer import ByteTokenizer

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from modules.search.analysis.expectations import ends_of
+from modules.search.analysis.expected_best_of_n import ends_of
 from modules.statistics import (
     UNBOUNDED,
     ClusterResamples,

@@ -11,7 +11,7 @@ from callbacks.inference_scaling import InferenceScaling
 from modules.api import Audio, Candidate, Cost, Prompt, SamplingSettings
 from modules.search.algorithms.best_of_n import BestOfN
 from modules.search.analysis.curves import CurveCalculator
-from modules.search.analysis.expectations import CurvePoint
+from modules.search.analysis.expected_best_of_n import CurvePoint
 from modules.search.analysis.results import SweepResults
 from modules.search.panel import Panel, chosen_index
 from modules.search.protocol import Trace

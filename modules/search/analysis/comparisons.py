@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modules.search.analysis.expectations import CurvePoint
+from modules.search.analysis.expected_best_of_n import CurvePoint
 from modules.search.analysis.overoptimisation import OverOptimisation
 from modules.statistics import (
     ClusterResamples,

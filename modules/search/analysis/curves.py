@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from modules.api import Candidate, Cost, Verifier
-from modules.search.analysis.expectations import (
+from modules.search.analysis.expected_best_of_n import (
     CurvePoint,
     JudgedPrompt,
     candidate_counts,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from modules.search.analysis.comparisons import Resampling, line_label
-from modules.search.analysis.expectations import CurvePoint
+from modules.search.analysis.expected_best_of_n import CurvePoint
 
 UNKNOWN = ("n", "baseline_score", "baseline_flops", "difference", "low", "high", "p_value")
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from modules.api import Verifier
-from modules.search.analysis.expectations import CurvePoint
+from modules.search.analysis.expected_best_of_n import CurvePoint
 from modules.statistics import Resamples, bootstrap_interval, difference_ends
 
 NOT_KNOWN = "not known"

@@ -11,7 +11,7 @@ import numpy as np
 
 from modules.api import Verifier, disagreement_name
 from modules.search.analysis.curves import scores_of
-from modules.search.analysis.expectations import (
+from modules.search.analysis.expected_best_of_n import (
     CurvePoint,
     JudgedPrompt,
     ends_of,

@@ -11,7 +11,7 @@ from typing import Any
 from modules.api import Candidate
 from modules.search.analysis.comparisons import Comparison
 from modules.search.analysis.equal_compute import EqualCompute
-from modules.search.analysis.expectations import CurvePoint
+from modules.search.analysis.expected_best_of_n import CurvePoint
 from modules.search.analysis.overoptimisation import OverOptimisation
 from modules.search.protocol import Trace
 

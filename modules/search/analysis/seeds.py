@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from modules.search.analysis.curves import with_gains
-from modules.search.analysis.expectations import CurvePoint
+from modules.search.analysis.expected_best_of_n import CurvePoint
 from modules.search.analysis.overoptimisation import over_optimisation
 from modules.search.analysis.results import SeedScore, SweepResults
 from modules.search.panel import Panel

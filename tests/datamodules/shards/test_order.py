@@ -7,7 +7,7 @@ import pytest
 
 from datamodules.shards.order import ResumableLoader, like_lengths_together, num_windows, window_samples
 from datamodules.shards.shards import ShardIndex, ShardWriter
-from datamodules.skips import SkipNotes
+from datamodules.shards.skips import SkipNotes
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from modules.search.algorithms.best_of_n import BestOfN
 from modules.search.analysis.curves import CurveCalculator
 from modules.search.analysis.equal_compute import at_equal_compute
-from modules.search.analysis.expectations import CurvePoint
+from modules.search.analysis.expected_best_of_n import CurvePoint
 from modules.search.analysis.results import SweepResults, write_summary
 from modules.search.panel import Panel
 from modules.statistics import UNBOUNDED, Resamples, bootstrap_interval

@@ -11,7 +11,7 @@ from callbacks.inference_scaling import log_points
 from modules.search.algorithms.best_of_n import BestOfN
 from modules.search.analysis.comparisons import SAME_FAMILY, compare
 from modules.search.analysis.curves import CurveCalculator
-from modules.search.analysis.expectations import CurvePoint
+from modules.search.analysis.expected_best_of_n import CurvePoint
 from modules.search.analysis.families import with_verdicts
 from modules.search.analysis.overoptimisation import over_optimisation
 from modules.search.analysis.results import read_rows

@@ -12,7 +12,7 @@ from modules.api import Candidate, Cost, Prompt, SamplingSettings
 from modules.search.algorithms.best_of_n import BestOfN
 from modules.search.algorithms.process_beam import ProcessBeam
 from modules.search.analysis.curves import CurveCalculator
-from modules.search.analysis.expectations import JudgedPrompt, corpus_score, expected_runaways, selection_weights
+from modules.search.analysis.expected_best_of_n import JudgedPrompt, corpus_score, expected_runaways, selection_weights
 from modules.search.analysis.overoptimisation import NO_INDEPENDENT_JUDGE, over_optimisation
 from modules.search.candidate_store import CandidateStore
 from modules.search.panel import Panel

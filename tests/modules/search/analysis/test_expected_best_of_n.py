@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from modules.search.analysis.expectations import (
+from modules.search.analysis.expected_best_of_n import (
     JudgedPrompt,
     candidate_counts,
     expected_scores,
