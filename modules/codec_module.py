@@ -164,8 +164,8 @@ class CodecModule(L.LightningModule):
             with timed("codec: discriminator update"):
                 logged |= self._update_discriminator(real_BT, fake_BT, discriminator_optimizer)
             with timed("codec: adversarial terms"):
-                adversarial_D, families, terms["feature_matching"] = self._adversarial_terms(real_BT, fake_BT)
-                terms["adversarial"] = adversarial_D.sum()
+                adversarial_D, families, matching = self._adversarial_terms(real_BT, fake_BT)
+                terms |= {"adversarial": adversarial_D.sum(), "feature_matching": matching}
                 logged |= by_family("adversarial", adversarial_D, families)
         loss = sum(getattr(self.loss_weights, name) * term for name, term in terms.items())
         generator_optimizer.zero_grad()
