@@ -148,12 +148,14 @@ def with_current_names(value: Any) -> Any:
 def current_words(words: Sequence[str]) -> list[str]:
     """Arguments of the command line with today's class paths and config files."""
     words = [re.sub(r"(?<![\w.])[a-z]\w*(\.\w+)+", lambda match: current_name(match[0]), word) for word in words]
-    return [current_config(word) for word in words]
+    options = [word.rpartition("=") for word in words]
+    return [f"{option}{equals}{current_config(value)}" for option, equals, value in options]
 
 
 def current_config(path: str) -> str:
-    """Today's path of a config file that has moved, where the old one is gone; any other text as it is."""
+    """Today's path of a config file that has moved: where nothing is at the old one, and something at the new one."""
     for old, new in CONFIGS.items():
-        if old in path and not Path(path).exists():
-            return path.replace(old, new)
+        moved = path.replace(old, new)
+        if moved != path and not Path(path).exists() and Path(moved).exists():
+            return moved
     return path

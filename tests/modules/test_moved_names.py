@@ -10,7 +10,7 @@ import yaml
 
 from modules.described import instantiate
 from modules.lm.text.byte_tokenizer import ByteTokenizer
-from modules.moved_names import CLASSES, CONFIGS, MODULES, current_name, with_current_names
+from modules.moved_names import CLASSES, CONFIGS, MODULES, current_name, current_words, with_current_names
 from tests.conftest import REPOSITORY
 from tests.test_configs import ParsingCLI
 
@@ -80,6 +80,16 @@ def test_yamls_and_options_may_hold_old_names(parse, tmp_path: Path) -> None:
     text = ["--data.text", "modules.lm.tokenizer.ByteTokenizer"]
     config = parse("predict", "--config", "configs/demo/synthesise.yaml", *text).config.predict
     assert config.data.init_args.text == text[1], "a text is none"
+
+
+def test_configs_of_users_in_folders_of_that_name_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a file of the user's own, which is there, that is looked for elsewhere."""
+    mine = tmp_path / "configs/data/mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    monkeypatch.chdir(REPOSITORY)
+    words = [f"--config={mine}", str(mine), "--data.folder=configs/data/none", "--config=configs/size/llama_1b.yaml"]
+    assert current_words(words) == [*words[:3], "--config=configs/lm/size/llama_1b.yaml"]
 
 
 def test_checkpoints_may_hold_old_names() -> None:
