@@ -13,7 +13,7 @@ from modules.api import Audio, Candidate, Codec, Prompt, Verifier
 from modules.report.examples import Clip, Example
 from modules.search.analysis.results import SweepResults
 from modules.search.protocol import Trace
-from modules.search.scoring import decode_candidates, score_candidates
+from modules.search.scorer import decode_candidates, score_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def _reference_clips(prompt: Prompt, codec: Codec, verifiers: Sequence[Verifier]
 def _judged(prompt: Prompt, candidates: list[Candidate], verifier: Verifier) -> list[str]:
     """Fill the candidates' scores; returns the verifier's transcripts if it has any. A failure only loses the
     transcripts."""
-    score_candidates(prompt, candidates, verifier)
+    score_tasks([(prompt, candidates)], verifier)
     if not hasattr(verifier, "hypotheses"):
         return []
     try:

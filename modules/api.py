@@ -116,7 +116,8 @@ class Candidate:
     `is_partial`: a search is still growing it. Its `audio` may then be that of the first codes only, which is where the
     decoder goes on. `voice_codes_S`: a spoken prompt, which the decoder looks back on; `audio` holds nothing of it.
     `cost`: what its search spent to draw and decode it, and on verifiers that steered. `verifier_costs`: what it cost,
-    beside that, to have the whole candidate heard by each verifier (by name).
+    beside that, to have the whole candidate heard by each verifier (by name). `failed`: names of the verifiers whose
+    score is NaN because they raised, to be retried.
     """
 
     prompt_key: str
@@ -131,6 +132,7 @@ class Candidate:
     is_partial: bool = False
     voice_codes_S: Tensor | None = None
     verifier_costs: dict[str, Cost] = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)
 
     @property
     def num_voice_codes(self) -> int:
