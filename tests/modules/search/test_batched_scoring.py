@@ -151,7 +151,7 @@ def test_a_clip_that_fails_is_found_and_the_others_keep_their_scores(caplog):
     scores = [one.scores["transcript"] for group in groups for one in group]
     assert [place for place, score in enumerate(scores) if math.isnan(score)] == [42]
     assert scores[:42] + scores[43:] == [1.0] * 63
-    assert len(recogniser.calls) < 16
+    assert len(recogniser.calls) < 24  # two calls for each of 6 halvings, by the scorer and by the transcript
 
 
 class ManyVerifier(ToyVerifier):
@@ -215,11 +215,11 @@ def test_a_sweep_asks_late_selectors_and_judges_once_a_group(tmp_path):
     bad = {(*place, "judge") for place, length in lengths.items() if length == 5}
     assert bad and num_failures == len(bad)
     assert bad == {(*place, "judge") for place, one in candidates_of(first).items() if one.failed == {"judge"}}
-    late, judge.bad_length = ManyVerifier("late"), -1
+    late, judge.bad_length, num_rounds = ManyVerifier("late"), -1, len(judge.rounds)
     second = sweep([late], [judge])
     assert second.run(prompts, sampler) == 0
     assert late.rounds == [5] and len(sampler.extended) == 1
-    assert judge.rounds in ([5], [5, len({key for key, _, _ in bad})])
+    assert judge.rounds[num_rounds:] in ([], [len({key for key, _, _ in bad})])
     scores = {place: one.scores["judge"] for place, one in candidates_of(second).items()}
     assert {place for place, score in scores.items() if math.isnan(score)} == {
         place for place, length in lengths.items() if length == 0
