@@ -1,4 +1,4 @@
-"""Audio files read and written, and resampling."""
+"""Reading and writing of audio files, and resampling."""
 
 import io
 from pathlib import Path
@@ -11,7 +11,8 @@ from modules.atomic_file import write_whole
 
 
 def read_audio(path: Path) -> Audio:
-    """A recording of any format that libsndfile reads, its channels averaged. Raises FileNotFoundError, ValueError."""
+    """Read a recording in any format supported by libsndfile; averages channels. Raises FileNotFoundError,
+    ValueError."""
     import soundfile
 
     if not path.is_file():
@@ -24,7 +25,7 @@ def read_audio(path: Path) -> Audio:
 
 
 def write_wav(audio: Audio, path: Path) -> None:
-    """16-bit PCM, 1.0 = 32767; samples beyond [-1, 1] are clipped. Raises ValueError on NaN or infinity."""
+    """Write 16-bit PCM, 1.0 = 32767; samples beyond [-1, 1] are clipped. Raises ValueError for NaN or infinity."""
     import soundfile
 
     samples_T = audio.samples_T.detach().float().cpu()
@@ -37,14 +38,14 @@ def write_wav(audio: Audio, path: Path) -> None:
 
 
 def samples_at(audio: Audio, sample_rate: int) -> np.ndarray:
-    """(T,) float32 in [-1, 1] at `sample_rate` Hz (soxr). Raises ValueError for no samples."""
+    """Return (T,) float32 in [-1, 1] at `sample_rate` Hz (soxr). Raises ValueError if there are no samples."""
     if audio.samples_T.numel() == 0:
         raise ValueError("Expected `audio` to hold samples, but got none.")
     return resampled(audio.samples_T.detach().float().cpu().clamp(-1, 1).numpy(), audio.sample_rate, sample_rate)
 
 
 def resampled(samples_T: np.ndarray, source: int, target: int) -> np.ndarray:
-    """From `source` to `target` Hz, within [-1, 1]; untouched where they are equal."""
+    """Resample from `source` to `target` Hz, within [-1, 1]; unchanged if they are equal."""
     if source == target:
         return samples_T
     import soxr
