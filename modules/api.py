@@ -156,7 +156,7 @@ class PromptFormat(Protocol):
     """Where text and codes stand in a sequence. The data and the model hold the same one.
 
     `prompt_tokens` end with the start of speech; `example_tokens` are the whole sequence, and how many carry no loss.
-    `speaker` and `language` are "" where they are not known. Samplers call modules.lm.text.prompt_format.prompt_tokens.
+    `speaker` and `language` are "" where they are not known. Samplers call `encoded_prompt` of modules.lm.text.
     """
 
     @property

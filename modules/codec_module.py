@@ -42,7 +42,7 @@ class CodecModule(L.LightningModule):
     too many in a row end the run.
 
     Args:
-        generator: Encoder, quantizer and decoder. discriminator: forward(audio_BT) -> Judgement.
+        generator: Encoder, quantizer and decoder. discriminator: forward(audio_BT) -> DiscriminatorOutput.
         reconstruction_loss: forward(generated_BT, target_BT, num_samples_B) -> scalar, the term `mel`. For `val/mel`:
             `distances` of the same arguments -> MelDistances, and `num_resolutions`.
         optimizer, scheduler: Of the generator (and the semantic decoder); the scheduler steps once per update.

@@ -27,7 +27,7 @@ METRIC_ENDS: dict[str, Ends] = {"wer": (0.0, 1.0), "stoi": (0.0, 1.0), "pesq_nb"
 
 
 @dataclass(frozen=True)
-class Utterance:
+class EvaluatedRecording:
     """A recording to evaluate, with its transcript."""
 
     key: str
@@ -87,7 +87,7 @@ def word_errors(reference: str, hypothesis: str) -> float:
 
 def judge(
     system: str,
-    utterances: Sequence[Utterance],
+    utterances: Sequence[EvaluatedRecording],
     heard: Sequence[Audio],
     num_bits: Sequence[float],
     recogniser: Recogniser | None,
@@ -144,7 +144,7 @@ def recognised(recogniser: Recogniser, audios: Sequence[Audio], language: str) -
 
 
 def verify(
-    utterance: Utterance, heard: Mapping[str, Audio], verifiers: Sequence[Verifier], language: str
+    utterance: EvaluatedRecording, heard: Mapping[str, Audio], verifiers: Sequence[Verifier], language: str
 ) -> dict[str, dict[str, float]]:
     """System -> verifier -> score of each system's output, at 16 kHz; the reference is the recording."""
     original = at_rate(utterance.audio, METRIC_RATE)

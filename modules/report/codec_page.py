@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from modules.api import Audio
-from modules.evaluation.judge import Judgement, Utterance
+from modules.evaluation.judge import EvaluatedRecording, Judgement
 from modules.evaluation.quoted_table import EMPTY
 from modules.evaluation.results import EvaluatedCodecs
 from modules.evaluation.table import EXPLANATIONS, PAPER_COLUMNS, notes, table_cells
@@ -78,7 +78,7 @@ def split_table(cells: list[list[str]]) -> dict[str, list[list[str]]]:
 
 
 def heard_example(
-    utterance: Utterance, audios: Mapping[str, Audio], rows: Mapping[tuple[str, str], Judgement]
+    utterance: EvaluatedRecording, audios: Mapping[str, Audio], rows: Mapping[tuple[str, str], Judgement]
 ) -> HeardExample:
     """Example of an utterance for the page; `rows` by (system, key)."""
     clips = []

@@ -56,7 +56,7 @@ def understanding_prompt(space: TokenSpace, frame: Frame, speech_tokens: Sequenc
     return [*frame.opening, *request, *frame.turn, space.marker("<|TEXT_GENERATION_START|>")]
 
 
-def prompt_tokens(prompt_format: PromptFormat, prompt: Prompt, answer: AnswerKind = "speech") -> list[int]:
+def encoded_prompt(prompt_format: PromptFormat, prompt: Prompt, answer: AnswerKind = "speech") -> list[int]:
     """Everything before the first token that is drawn: text, speaker, language, and the codes of a spoken prompt or of
     what is heard. The one place where a Prompt becomes tokens: every sampler asks here.
 
