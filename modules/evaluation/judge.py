@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Prompt, Verifier, pad_rows
+from modules.audio import resampled
 from modules.evaluation.code_usage import code_estimates
 from modules.metrics import pesq_scores, stoi_scores
 from modules.search.scoring import score_candidates
@@ -65,11 +66,7 @@ class Judgement:
 
 def at_rate(audio: Audio, sample_rate: int, num_samples: int | None = None) -> Audio:
     """Resample the audio, then cut or pad its end to `num_samples`; the result is on the CPU and within [-1, 1]."""
-    samples_T = audio.samples_T.detach().float().cpu()
-    if audio.sample_rate != sample_rate:
-        import soxr
-
-        samples_T = torch.from_numpy(soxr.resample(samples_T.numpy(), audio.sample_rate, sample_rate))
+    samples_T = torch.from_numpy(resampled(audio, sample_rate))
     if num_samples is not None:
         samples_T = torch.nn.functional.pad(samples_T, (0, num_samples - samples_T.numel()))
     return Audio(samples_T.clamp(-1, 1), sample_rate)
