@@ -104,7 +104,12 @@ class SpeechWriter(Callback):
         check_codec(self.codec, codebook_size, getattr(pl_module, "codec_fingerprint", ""))
         self._model_hash, self._prompt_format = pl_module.model_hash, pl_module.prompt_format
         self._decoder = decoder_fingerprint(self.codec)
-        self._voice = None if self.reference is None else read_audio(Path(self.reference))
+        try:
+            self._voice = None if self.reference is None else read_audio(Path(self.reference))
+        except RuntimeError as error:  # soundfile's errors are RuntimeErrors
+            raise ValueError(
+                f"Expected `reference` to be audio that libsndfile reads, but got `{self.reference}`."
+            ) from error
 
     def on_predict_batch_end(
         self,

@@ -159,7 +159,7 @@ class PromptFormat(Protocol):
 
     `prompt_tokens` ends with the start-of-speech token. `example_tokens` returns the whole sequence and the number of
     leading tokens excluded from the loss. `speaker` and `language` are "" if unknown. Samplers call
-    modules.lm.text.prompt_format.prompt_tokens.
+    modules.lm.text.prompt_format.encoded_prompt.
     """
 
     @property
