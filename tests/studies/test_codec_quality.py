@@ -18,7 +18,7 @@ def script():
 
 
 def runs(seed: int, better: float) -> list[dict[str, dict[str, float]]]:
-    """Two seeds of 300 utterances, of unequal numbers of words, one in ten harder than the rest by far."""
+    """Two seeds of 300 utterances with unequal numbers of words, one in ten much harder than the rest."""
     generator = np.random.default_rng(seed)
     words = np.random.default_rng(9).integers(3, 20, 300)
     return [

@@ -14,8 +14,8 @@ from tests.toys.search_toys import ToySampler, ToyVerifier, last_level_or_nan, t
 
 
 def test_the_export_holds_every_candidate(tmp_path):
-    """Guards against a table that drops candidates without a score, swaps columns, or mixes up what was not asked with
-    what could not be judged."""
+    """Guards against a table that drops candidates without a score, swaps columns, or confuses unrequested scores with
+    NaN."""
     prompts = toy_prompts(3)
     sweep = sweep_in(tmp_path, judges=[ToyVerifier("judge", last_level_or_nan)])
     sweep.run(prompts, ToySampler())
@@ -42,7 +42,7 @@ def test_the_export_holds_every_candidate(tmp_path):
 
 
 def test_a_sum_over_the_table_is_what_the_search_spent(tmp_path):
-    """Guards against FLOPs of the prompt that are counted once for every candidate."""
+    """Guards against counting the prompt's FLOPs once per candidate."""
     prompts = toy_prompts(3)
     sweep = sweep_in(tmp_path)
     sweep.run(prompts, ToySampler())
@@ -58,13 +58,13 @@ def test_a_sum_over_the_table_is_what_the_search_spent(tmp_path):
 
 
 class Row(dict):
-    """A row that can be watched."""
+    """A row that supports weak references."""
 
     __hash__ = object.__hash__
 
 
 class WatchedTable(CandidateTable):
-    """`most_alive`: rows that were in memory at one time."""
+    """`most_alive`: largest number of rows in memory at one time."""
 
     most_alive = 0
 
@@ -78,7 +78,7 @@ class WatchedTable(CandidateTable):
 
 
 def test_rows_are_written_a_group_at_a_time(tmp_path):
-    """Guards against a table whose rows are all in memory at once, and columns that only a later group fills."""
+    """Guards against a table whose rows are all in memory at once, and columns that first occur in a later group."""
     prompts = toy_prompts(3)
     sweep = sweep_in(tmp_path)
     sweep.run(prompts, ToySampler())
@@ -87,7 +87,7 @@ def test_rows_are_written_a_group_at_a_time(tmp_path):
     for one in traces[0].candidates:
         one.scores, one.verifier_costs = {}, {}
     write_candidates(WatchedTable(searches, ["judge"]), tmp_path, rows_per_group=3)
-    assert 3 <= WatchedTable.most_alive <= 6  # the group that is written, and the next
+    assert 3 <= WatchedTable.most_alive <= 6  # the group being written, and the next
     assert pyarrow.parquet.ParquetFile(tmp_path / "candidates.parquet").num_row_groups == 4
     columnar = pyarrow.parquet.read_table(tmp_path / "candidates.parquet").to_pylist()
     with (tmp_path / "candidates.csv").open() as stream:
