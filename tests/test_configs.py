@@ -175,7 +175,7 @@ def test_an_overlay_of_the_codec_fits_its_recipe(path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     "names", [("demo/lm.yaml", "demo/spoken_texts.yaml"), ("lm/llasa_1b.yaml", "lm/spoken_texts.yaml")]
 )
-def test_spoken_texts_come_beside_the_other_callbacks(names: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spoken_texts_are_added_to_the_other_callbacks(names: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards against an overlay that removes the checkpoints, and one whose selector is its own judge."""
     monkeypatch.setattr("sys.argv", ["run.py"])
     paths = [REPOSITORY / "configs" / name for name in names]
@@ -220,7 +220,7 @@ def test_ranks_of_a_sweep_wait_as_long_as_the_overlay_says(name: str, tmp_path, 
     assert timeouts == [timedelta(hours=24)]
 
 
-def test_every_class_path_is_in_a_room_or_a_package() -> None:
+def test_every_class_path_is_in_the_project_or_a_package() -> None:
     """Guards against a class_path into the tests or a script, which a user's checkout may lack."""
     names = [value for path in CONFIGS for key, value in strings(read(path)) if key == "class_path"]
     assert names

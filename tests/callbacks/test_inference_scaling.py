@@ -195,7 +195,7 @@ def test_a_judge_of_the_same_model_appears_only_as_the_oracle(finished):
     assert {point.n for point in finished.results.points if point.judge == "dear"} == {1, NUM_CANDIDATES}
 
 
-def test_final_judge_scores_what_was_chosen(finished):
+def test_final_judge_scores_the_selected(finished):
     """Guards against a final judge's point for another candidate than the selected one."""
     worst = finished.callback.final_judges[0].worst_score
     for point in finished.results.points:

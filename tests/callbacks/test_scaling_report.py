@@ -54,7 +54,7 @@ def written(tmp_path_factory):
     )
 
 
-def test_page_asks_nothing_of_the_network_and_escapes_what_it_quotes(written):
+def test_page_needs_no_network_and_escapes_quoted_texts(written):
     """Guards against a page that only works on the author's machine, and against prompts that break the page."""
     page = Page(written.text)
     assert page.sources
@@ -100,7 +100,7 @@ def test_table_equals_the_csv(written):
             assert low <= error <= high
 
 
-def test_headline_tells_one_sample_and_the_best_selector_not_the_oracle(written):
+def test_headline_has_one_sample_and_the_best_selector_not_the_oracle(written):
     """Guards against a common mistake in such reports: presenting the judge's own selection as the result."""
     points = {(point.selector, point.n): point for point in written.scaling.results.points}
     best = max(("closeness", "likelihood"), key=lambda name: points[name, 4].score)
@@ -136,7 +136,7 @@ def test_players_give_back_the_audio_that_was_scored(written):
         np.testing.assert_allclose(samples, audio_T.numpy(), atol=2**-15)
 
 
-def test_page_names_the_chosen_the_counts_and_what_was_run(written):
+def test_page_names_the_selected_the_counts_and_the_run(written):
     """Guards against a report that cannot be reproduced or that hides unscored candidates."""
     page = Page(written.text)
     for words in (
@@ -150,7 +150,7 @@ def test_page_names_the_chosen_the_counts_and_what_was_run(written):
     assert [cell.strip() for cell in counts[1][2:5]] == ["12", "3", "1"]
 
 
-def test_what_was_asked_counts_the_seeds_that_the_failures_count(tmp_path):
+def test_counts_of_samples_and_failures_cover_the_same_seeds(tmp_path):
     """Guards against more runaways than samples: those of every seed compared with the samples of the first."""
     scaling = InferenceScaling(
         codec=ToyCodec(), algorithm=BestOfN(4, 12), sampling=SamplingSettings(), more_seeds=[1, 2],
@@ -222,7 +222,7 @@ class ToyModule(LightningModule):
         return batch
 
 
-def test_trainer_test_leaves_a_page_of_the_sweep_beside_it(tmp_path, capsys):
+def test_trainer_test_writes_a_page_of_the_sweep(tmp_path, capsys):
     """Guards against hooks that run before the sweep has its results, and against a report of stale results."""
     scaling = InferenceScaling(
         codec=ToyCodec(), algorithm=BestOfN(4, 12), sampling=SamplingSettings(),
@@ -254,7 +254,7 @@ def test_judge_without_independent_selector_has_no_best():
     assert single.best is None and single.oracle is None
 
 
-def test_refuses_before_the_sweep_what_it_could_not_finish(tmp_path):
+def test_wrong_settings_are_refused_before_the_sweep(tmp_path):
     """Guards against losing the report after hours of sampling for a wrong path."""
     scaling = tone_sweep(tmp_path)
     report = ScalingReport(credits=[tmp_path / "missing.txt"])

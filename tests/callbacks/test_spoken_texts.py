@@ -81,7 +81,7 @@ def expected_by_hand(module: LMModule, callback: SpokenTexts, n: int) -> float:
     return float(np.mean(means))
 
 
-def test_what_is_logged_is_what_the_model_of_that_moment_says(tmp_path):
+def test_logged_samples_are_those_of_the_current_weights(tmp_path):
     """Guards against samples of other weights or seeds, a best-of-n that is not one, and missing values."""
     callback = spoken(every_n_validations=2)
     module, events = fit(tmp_path, [callback])
@@ -109,7 +109,7 @@ def test_bits_of_a_second_are_those_of_its_codes(tmp_path):
     assert events.Scalars("val/bits_per_second_of_audio")[-1].value == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_batch_without_codes_counts_for_nothing_and_is_logged_all_the_same():
+def test_a_batch_without_codes_has_no_weight_and_is_logged():
     """Guards against ranks that log different metrics, whose gathering then mixes two of them, and against text answers
     in the rate."""
     spoken_batch = next(iter(Data().val_dataloader()))
@@ -128,7 +128,7 @@ def test_a_batch_without_codes_counts_for_nothing_and_is_logged_all_the_same():
     assert math.isnan(rates[2])
 
 
-def test_the_run_does_not_notice(tmp_path):
+def test_training_is_not_affected(tmp_path):
     """Guards against samples that change the random state of training or leave the model in another mode."""
     with_callback, _ = fit(tmp_path / "one", [spoken()])
     after = torch.get_rng_state()
@@ -138,7 +138,7 @@ def test_the_run_does_not_notice(tmp_path):
         assert torch.equal(with_callback.state_dict()[name], weight)
 
 
-def test_who_selects_does_not_judge(tmp_path):
+def test_a_selector_does_not_judge(tmp_path):
     """Guards against a selector that judges its own curve."""
     twin = ToyVerifier("twin", mean_level, "hash of level")
     callback = spoken(selector=ToyVerifier("level", mean_level), judge=twin)

@@ -99,7 +99,7 @@ def rows_of(path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_searches_of_one_name_are_told_apart(tmp_path):
+def test_searches_of_one_name_have_distinct_labels(tmp_path):
     """Guards against two sizes of one search under one label, labels that depend on order, changed labels without a
     clash, and best-of-n in two sizes that no longer serves as baseline."""
     beams = {f"process_beam num_beams={number}": ProcessBeam("reward", number, 2, 40, 10) for number in (2, 4)}
@@ -134,7 +134,7 @@ def test_searches_of_one_name_are_told_apart(tmp_path):
     assert {row[0] for row in shown[1:]} == {f"{name} T=0.9" for name in names}
 
 
-def test_the_page_warns_where_nobody_else_judged(tmp_path):
+def test_the_page_warns_without_an_independent_judge(tmp_path):
     """Guards against a table of a selector's own scores that looks like a result."""
     callback, _, _ = run(tmp_path, "hash of reward", more_algorithms=None, more_temperatures=None)
     assert all(row.warning for row in callback.results.over_optimisation)

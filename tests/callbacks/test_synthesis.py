@@ -154,7 +154,7 @@ def test_without_a_selector_the_first_candidate_is_written(model: LMModule, draw
     assert pcm_of_wav(path).tolist() == pcm_of_codes(drawn[0][0]).tolist()
 
 
-def test_the_json_tells_what_was_drawn_and_how(model: LMModule, drawn: list, tmp_path: Path) -> None:
+def test_the_json_records_candidates_and_settings(model: LMModule, drawn: list, tmp_path: Path) -> None:
     """Guards against a record from which the run cannot be repeated, and against NaN, which is not JSON."""
 
     def level_of_long(samples_T: torch.Tensor) -> float:
@@ -198,7 +198,7 @@ def test_a_candidate_that_never_ended_and_a_selector_that_cannot_judge_are_warne
     assert [entry for entry in caplog.messages if f"cut after {MAX_NEW_TOKENS} codes" in entry]
 
 
-def test_a_voice_selector_hears_the_reference(model: LMModule, drawn: list, tmp_path: Path) -> None:
+def test_a_speaker_selector_receives_the_reference(model: LMModule, drawn: list, tmp_path: Path) -> None:
     """Guards against a reference that is not passed to the selector, or without one of its channels."""
     selector = VoiceLevel("voice", mean_level)
     with pytest.raises(ValueError, match=r"Expected `reference`.*voice"):

@@ -173,7 +173,7 @@ def test_tensorboard_gets_audio_and_figures(tmp_path):
     assert events.Images("mel/item0_0")[0].width > 400
 
 
-def test_other_loggers_are_told_of_once_and_do_not_stop_the_run(tmp_path, caplog):
+def test_other_loggers_are_reported_once_and_do_not_stop_the_run(tmp_path, caplog):
     """Guards against a crash, or a line per step, with loggers that only accept scalars."""
     media._say_once.cache_clear()
     with caplog.at_level(logging.INFO, logger="callbacks.media"):

@@ -84,7 +84,7 @@ def averages(trained: list[float]) -> list[float]:
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_others_evaluate_the_average_wherever_they_stand(tmp_path, place):
+def test_other_callbacks_evaluate_the_average_in_any_order(tmp_path, place):
     """Guards against callbacks that synthesise or save with trained or averaged weights depending on their order."""
     probe = Probe(tmp_path / "validating.ckpt")
     others: list[Callback] = [probe, AudioSamples(16000, num_items=1, every_n_steps=1)]

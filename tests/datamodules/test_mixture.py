@@ -181,7 +181,7 @@ def test_losses_by_task_are_means_over_their_targets(folder):
             assert logged["val/loss"] == pytest.approx(np.mean(list(chain(*losses.values()))), rel=1e-4)
 
 
-def test_text_replay_stands_beside_speech(folder):
+def test_text_replay_is_mixed_with_speech(folder):
     """Guards against lost conversations, and against a mixture that reads codes from text."""
     chat = prompt_format.LlasaChat(HuggingFaceTokenizer(str(tiny_llama(folder / "chat_llama"))), NUM_CODES)
     tasks = [TextToSpeech(0.5), TextReplay(folder / "chat", 0.5)]
@@ -222,7 +222,7 @@ def test_mixtures_that_cannot_be_are_refused(folder, tmp_path):
         prompt_format.TextToSpeech(ByteTokenizer(), 4, prefix="{voice}")
 
 
-def test_a_bad_line_costs_one_conversation(tmp_path, capsys):
+def test_a_bad_line_loses_one_conversation(tmp_path, capsys):
     """Guards against a line that ends the conversion: text that is not a string or not Unicode, or deeply nested."""
     good = {"messages": [{"role": "user", "content": "caf\u00e9 \ufffd"}, {"role": "assistant", "content": "a"}]}
     lines = [json.dumps(good).encode()] * 30

@@ -113,7 +113,7 @@ def test_a_generator_takes_the_states_instead_of_running_the_encoder(shards):
     )
 
 
-def test_whisper_hears_each_item_alone_and_whole():
+def test_whisper_states_are_independent_of_batching():
     """Guards against padding that changes an item's states, and against frames out of step with the audio."""
     encoder = WhisperEncoder(window_seconds=5)
     syllables_T = torch.sin(torch.arange(24000) * 0.06).sign() * (torch.arange(24000) // 1700 % 3 > 0) * 0.1

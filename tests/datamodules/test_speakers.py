@@ -81,7 +81,7 @@ def share_in_voice(model, speaker):
 
 @pytest.mark.parametrize("tasks", [None, [SpeakTask()]], ids=["default", "tasks"])
 @pytest.mark.parametrize("given", [{"prefix": "{speaker}: "}, {"answer_prefix": "Speaker {speaker} "}], ids=str)
-def test_the_speaker_who_is_asked_for_speaks(two_speakers, given, tasks):
+def test_samples_are_in_the_requested_voice(two_speakers, given, tasks):
     """Guards against a speaker given in training but not in inference, or the reverse: then half of the samples, or
     all, are in the wrong voice."""
     form = TextToSpeech(ByteTokenizer(), 32, **given)
@@ -98,7 +98,7 @@ def test_the_speaker_who_is_asked_for_speaks(two_speakers, given, tasks):
             assert share_in_voice(model, speaker) > 0.95
 
 
-def test_prompts_say_what_the_shards_or_the_caller_say(tmp_path):
+def test_prompts_have_the_speaker_of_the_shards_or_the_caller(tmp_path):
     """Guards against a speaker lost between shards and model, and another speaker's recording as reference."""
     for name in OF_SPEAKER:
         write_wavs(tmp_path / name, name)
@@ -184,7 +184,7 @@ def test_voices_are_those_of_one_source_and_name(tmp_path, written, caplog):
             assert not others or adding[shortest] == min(adding[list(others)])
 
 
-def test_a_damaged_sample_of_an_older_index_is_nobody_s_voice(tmp_path):
+def test_a_damaged_sample_of_an_older_index_is_not_used_as_a_voice(tmp_path):
     """Guards against one damaged sample that stops voice cloning, or counts as an unknown speaker."""
     index = as_of_before(
         write_tokens(tmp_path, [("a0", "s", "ann", [1]), ("a1", "s", "ann", [1]), ("a2", "s", "ann", [1])])

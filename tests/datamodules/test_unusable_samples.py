@@ -270,7 +270,7 @@ def fit_on_rank(rank: int, folder: Path, port: int, num_ranks: int) -> None:
     (folder / f"own{rank}").write_text(str(trainer.train_dataloader.dataset.skipped.number))
 
 
-def test_skips_of_all_workers_and_ranks_are_logged_and_said(tmp_path):
+def test_skips_of_all_workers_and_ranks_are_logged_and_printed(tmp_path):
     """Guards against skips that only the worker process or one rank knows."""
     for split in ("train", "test"):
         write_tokens(tmp_path / split)
@@ -295,7 +295,7 @@ class FailsAt(Callback):
             raise RuntimeError("as if something broke")
 
 
-def test_a_training_that_is_broken_off_says_what_it_skipped(tmp_path, capsys):
+def test_an_interrupted_training_reports_what_it_skipped(tmp_path, capsys):
     """Guards against a count reported only after a complete run: most runs end with Ctrl-C or a time limit."""
     for split in ("train", "test"):
         write_tokens(tmp_path / split)

@@ -232,7 +232,7 @@ def test_a_checkpoint_that_is_no_codec_is_named(tmp_path):
         load_generator(tmp_path / "other.ckpt")
 
 
-def test_a_checkpoint_cannot_name_what_is_imported(tmp_path):
+def test_a_checkpoint_cannot_choose_imports(tmp_path):
     """Guards against a checkpoint that runs arbitrary code: an import runs it, whatever is checked afterwards."""
     for name in ("this.Module", "torch.nn.Identity", "Module", "modules.codec.formats.checkpoints.Path"):
         torch.save({"state_dict": {}, "hyper_parameters": {"generator": {"class_path": name}}}, tmp_path / "other.ckpt")

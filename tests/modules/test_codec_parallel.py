@@ -270,7 +270,7 @@ def test_an_average_of_sharded_weights_is_refused() -> None:
         module.configure_model()
 
 
-def test_an_average_of_weights_is_what_a_checkpoint_holds(tmp_path: Path) -> None:
+def test_a_checkpoint_contains_the_average_of_weights(tmp_path: Path) -> None:
     """Guards against an average without one of the networks, or with a second copy of the frozen speech encoder."""
     module = build()
     average = EMAWeightAveraging(decay=0.5)

@@ -109,7 +109,7 @@ for name in ("someone/empty", "someone/absent"):
 """
 
 
-def test_loaders_fetch_what_they_read_and_nothing_beside_it(hub, tmp_path):
+def test_loaders_download_only_what_they_read(hub, tmp_path):
     """Guards against downloading 14.9 GB where 3.29 are read, weights in two formats, and a cached model that needs the
     hub."""
     wanted = [

@@ -78,7 +78,7 @@ class Template:
         return f"{date} {self.opening}" + "".join(one["content"] for one in messages) + ("answer: " * begin_answer)
 
 
-def test_everything_that_the_model_is_told_changes_the_key() -> None:
+def test_everything_that_the_model_receives_changes_the_key() -> None:
     """Guards against reusing candidates of another template, instruction, date, tokenizer, prefix, speaker, language or
     spoken prompt because texts and keys are equal."""
     named = {"prefix": "{speaker} {language}: "}
@@ -108,7 +108,7 @@ def test_everything_that_the_model_is_told_changes_the_key() -> None:
     assert len({keys["template"], *(key_of(told, one) for one in prompts.values())}) == 1 + len(prompts)
 
 
-def test_a_speaker_whom_no_format_names_is_no_other_prompt() -> None:
+def test_a_speaker_that_the_format_ignores_does_not_change_the_key() -> None:
     """Guards against sampling again for values that the model does not receive."""
     plain = TextToSpeech(ByteTokenizer(), 16)
     assert key_of(plain) == key_of(plain, dataclasses.replace(PROMPT, speaker="bob"))
@@ -156,7 +156,7 @@ def test_every_sampling_setting_model_codec_and_seed_changes_the_key() -> None:
     assert len(set(keys)) == len(keys)
 
 
-def test_no_key_holds_where_a_class_lives(without_folders: None) -> None:
+def test_no_key_contains_a_module_path(without_folders: None) -> None:
     """Guards against a moved module that invalidates all stored candidates."""
     identity = candidate_identity("m", ToyFormat(), ToyCodec(), PROMPT, SamplingSettings(), BestOfN(4, 12), 7)
     assert "modules." not in json.dumps(identity) and '"class": "BestOfN"' in json.dumps(identity)
@@ -346,7 +346,7 @@ def test_an_ensembles_members_and_weights_change_its_key(monkeypatch: pytest.Mon
     assert score_identity(renamed, PROMPT, "decoder") == score_identity(ensembles[4], PROMPT, "decoder")
 
 
-def test_files_beside_the_weights_change_a_score_key(tmp_path: Path) -> None:
+def test_files_next_to_the_weights_change_a_score_key(tmp_path: Path) -> None:
     """Guards against reusing scores of a model whose labels, feature extractor or tokenizer were changed. It stays the
     same judge, and notes change nothing."""
 

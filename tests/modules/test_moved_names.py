@@ -33,7 +33,7 @@ def test_every_class_path_of_the_old_configs_is_found() -> None:
         assert f"{kind.__module__}.{kind.__name__}" == f"{module}.{name}", path
 
 
-def test_the_tables_name_what_is_there_and_stand_in_the_changelog() -> None:
+def test_the_tables_name_existing_places_and_are_in_the_changelog() -> None:
     """Guards against an entry without a target, and an undocumented change."""
     changelog = (REPOSITORY / "CHANGELOG.md").read_text()
     for old, new in {**MODULES, **CLASSES}.items():

@@ -175,7 +175,7 @@ def test_clusters_are_resampled_whole_and_weigh_by_their_size():
         assert all(map(math.isnan, cluster_interval(values_P, nobody, 3)))
 
 
-def test_the_spread_of_resamples_stands_around_the_value():
+def test_the_spread_of_resamples_is_centred_on_the_value():
     """Guards against an interval of distinct counts that excludes its own value."""
     drawn_R = np.random.default_rng(0).normal(0.6, 0.1, 20_000)
     low, high = spread_interval(0.8, drawn_R)

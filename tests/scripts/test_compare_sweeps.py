@@ -51,7 +51,7 @@ def test_models_are_compared_on_the_same_prompts(caplog):
     assert len(caplog.messages) == 2 and "num_candidates=4" in "".join(caplog.messages)
 
 
-def test_ends_and_relatives_are_read_from_the_reports():
+def test_ends_and_families_are_read_from_the_reports():
     """Guards against an interval of another width than the sweep's own, and against a judge of the selector's family
     without a label; older reports without these columns are still read."""
     scores = {f"a{place}": 1.0 for place in range(32)}

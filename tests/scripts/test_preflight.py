@@ -23,7 +23,7 @@ def test_it_needs_nothing_but_an_old_python() -> None:
     assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
 
 
-def test_each_check_says_what_is_missing_and_what_to_do(tmp_path: Path) -> None:
+def test_each_check_names_what_is_missing_and_a_remedy(tmp_path: Path) -> None:
     """Guards against a failure deep inside pip or apt, minutes later, instead of an error at the start."""
 
     def nothing(name: str) -> None:
@@ -56,7 +56,7 @@ def test_each_check_says_what_is_missing_and_what_to_do(tmp_path: Path) -> None:
         assert expected in lines
 
 
-def test_what_is_there_is_no_problem(tmp_path: Path) -> None:
+def test_existing_requirements_are_no_problem(tmp_path: Path) -> None:
     """Guards against a demo that does not start where it would have worked, in particular offline from the cache."""
     (tmp_path / "Python.h").touch()
     (tmp_path / "packages").mkdir()

@@ -81,7 +81,7 @@ def recognised(corpus: Path, folder: Path, columns: dict[str, str]) -> SpeechUnd
     return callback
 
 
-def test_the_word_error_stands_beside_the_papers(corpus, tmp_path, capsys):
+def test_the_word_error_is_shown_with_the_papers(corpus, tmp_path, capsys):
     """Guards against a mean of rates, sets that mix, a rate in another set's column, and rows that look measured."""
     columns = {"test-clean WER %": "test-clean/word error", "test-other WER %": "test-other/word error"}
     callback = recognised(corpus, tmp_path / "run", columns)

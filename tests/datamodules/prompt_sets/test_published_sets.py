@@ -153,7 +153,7 @@ def test_esd_pairs_a_text_with_another_recording_of_the_same_emotion(tmp_path):
         (lambda folder: EmotionalSpeech(folder, "en"), "https://github.com/HLTSingapore/Emotional-Speech-Data"),
     ],
 )
-def test_data_that_is_absent_says_where_to_get_it(tmp_path, benchmark, address):
+def test_missing_data_is_an_error_with_its_address(tmp_path, benchmark, address):
     """Guards against a traceback without help for a new user."""
     with pytest.raises(
         FileNotFoundError, match=rf"(?s)Expected `folder` to hold .* but got no .*Get it from {address}"
@@ -224,7 +224,7 @@ def swept(seed_tts: Path, folder: Path, report: ScalingReport, module: ToyModule
     return module
 
 
-def test_a_benchmark_goes_through_the_sweep_beside_quoted_rows(seed_tts, tmp_path, capsys, caplog):
+def test_a_published_set_is_swept_with_quoted_rows(seed_tts, tmp_path, capsys, caplog):
     """Guards against voices without codes, damaged files that are silently dropped, and rows in another's column."""
     report = report_with({"WER %": "en/WER", "SIM": "en/SIM"}, tmp_path / "quoted.csv")
     module = swept(seed_tts, tmp_path / "run", report)
@@ -268,7 +268,7 @@ def test_quoted_columns_that_the_sweep_lacks_stop_it_before_it_samples(seed_tts,
 SWEEPS = sorted((Path(__file__).resolve().parents[3] / "configs/sweep").glob("*.yaml"))
 
 
-def test_absent_data_is_said_before_the_model_is_built(tmp_path):
+def test_absent_data_is_an_error_before_the_model_is_built(tmp_path):
     """Guards against a download of gigabytes that ends with a missing folder."""
 
     class DearModule(ToyModule):

@@ -59,7 +59,7 @@ def pitch_of(audio: Audio) -> float:
     return float(spectrum.argmax()) * SAMPLE_RATE / audio.samples_T.numel()
 
 
-def test_every_voice_says_the_same_strings_in_its_own_sound() -> None:
+def test_every_voice_speaks_the_same_strings() -> None:
     """Guards against a text that reveals the voice, words of another voice, and held-out strings in training."""
     train, test = (numerals(30, low, 4, split) for low, split in ((1, "train"), (4, "test")))
     texts = {language: [one.text for one in train if one.language == language] for language in VOICES}

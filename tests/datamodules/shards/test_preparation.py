@@ -99,7 +99,7 @@ def test_one_check_for_every_source(tmp_path, capsys):
     assert "skipped 0 of 1 recordings" in capsys.readouterr().out
 
 
-def test_damaged_headers_and_names_cost_one_recording(tmp_path):
+def test_damaged_headers_and_names_lose_one_recording(tmp_path):
     """Guards against allocating the 6.9e10 samples of a damaged header, and against names that are not UTF-8."""
     folder = write_wavs(tmp_path / "mine", ["good"])
     soundfile.write(folder / "huge.flac", TONE, 16000)
@@ -164,7 +164,7 @@ def test_names_in_other_scripts_are_kept(tmp_path, capsys):
     assert "1 x key is empty or holds a dot, slash or space, such as 'my.corpus_good'" in capsys.readouterr().out
 
 
-def test_the_same_source_twice_is_skipped_and_said(tmp_path, capsys):
+def test_the_same_source_twice_is_skipped_and_reported(tmp_path, capsys):
     """Guards against copies of one recording on both sides of the split."""
     folder = write_wavs(tmp_path / "ann", NAMES)
     keys = prepared_keys(tmp_path / "twice", [FolderSource(folder), FolderSource(folder)])

@@ -180,7 +180,7 @@ def test_prompts_and_what_is_skipped(asterisk):
     assert not any(set("./ ") & set(key) for key in items)
 
 
-def test_recording_says_where_it_comes_from(asterisk):
+def test_recording_has_licence_and_credits(asterisk):
     """Licence and credits come from the paragraph that covers the language, not from the first similar line."""
     hello = by_key(asterisk.recordings())["en_hello"]
     assert (hello.speaker, hello.language, hello.license) == ("en_US_f_Voice", "en", "CC-BY-SA-3.0")

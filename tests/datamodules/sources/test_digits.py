@@ -164,7 +164,7 @@ def test_digits_are_read_once_and_late():
     assert not set("./ ") & set(items[0].key) and items[0].key.startswith("digits_train_00000_")
 
 
-def test_what_cannot_be_is_refused():
+def test_impossible_settings_are_refused():
     """Missing digits, lengths that the split cannot have and too many strings: each raises a clear error."""
     with pytest.raises(ValueError, match=r"ten English digits.*en_digits_3 \(unreadable: cut short\)"):
         list(source(5, 1, 6, "train", tones=Tones(broken=(3,))).recordings())

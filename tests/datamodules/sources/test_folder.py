@@ -77,7 +77,7 @@ def test_pairs_at_any_depth(tmp_path):
     assert without["alone"].text == "" and without["deep_y"].text == "second line"
 
 
-def test_folders_of_no_use_say_what_was_expected(tmp_path):
+def test_unusable_folders_raise_an_error_with_the_expected_layout(tmp_path):
     """An empty corpus must not prepare into empty shards."""
     with pytest.raises(FileNotFoundError, match=r"`metadata\.csv`.*which is no folder"):
         list(FolderSource(tmp_path / "missing").recordings())

@@ -47,7 +47,7 @@ SPEECH_ENCODERS = {
 
 @pytest.mark.parametrize("num_layers", [2, 4])
 @pytest.mark.parametrize("kind", SPEECH_ENCODERS)
-def test_the_cut_network_says_what_the_whole_one_says_at_that_layer(kind, num_layers, tmp_path):
+def test_the_cut_network_gives_the_states_of_the_whole_one(kind, num_layers, tmp_path):
     """Guards against a layer too many, the norm after the last layer, and layers that run unnecessarily.
 
     The whole network is read from a folder, as from a hub; a batch is compared with items one by one.
@@ -87,7 +87,7 @@ def test_the_frozen_network_is_out_of_reach_of_training():
     assert len(twice.getvalue()) - len(once.getvalue()) < 0.5 * size
 
 
-def test_weights_in_a_checkpoint_are_not_asked_for_at_the_hub(monkeypatch, tmp_path):
+def test_weights_in_a_checkpoint_are_not_downloaded(monkeypatch, tmp_path):
     """Guards against a download, or reading `model`, if the checkpoint has weights and configuration."""
     AutoModel.from_config(semantic_model_config("w2v-bert")).save_pretrained(tmp_path)
     source = SemanticEncoder(KaldiFilterBank(), 2, 32, str(tmp_path))

@@ -53,7 +53,7 @@ def test_a_batch_of_unequal_lengths_is_its_items_one_by_one(settings):
         torch.testing.assert_close(heard_T, decoded_BT[item, : num_codes * hop_length], atol=1e-5, rtol=1e-4)
 
 
-def test_every_encoder_alone_gives_a_batch_what_its_items_get():
+def test_every_encoder_is_independent_of_batching():
     """Guards against differences too small to change a code: latents are compared, in float64 without rounding."""
     encoder = small_codec().encoder.double()
     encoder.semantic.network.double()

@@ -67,7 +67,7 @@ def write_checkpoints() -> None:
     Path("folder/one.ckpt").touch()
 
 
-def test_what_a_user_can_put_right_is_one_line(toys: Path, capsys: pytest.CaptureFixture) -> None:  # noqa: F811
+def test_user_errors_are_printed_as_one_line(toys: Path, capsys: pytest.CaptureFixture) -> None:  # noqa: F811
     """Guards against a long traceback for a wrong config, checkpoint or folder, and against a stage that is begun, or
     moved aside, before its command is known to be valid."""
     write_checkpoints()
@@ -100,7 +100,7 @@ def test_what_a_user_can_put_right_is_one_line(toys: Path, capsys: pytest.Captur
         assert "--ckpt_path" not in command or command.startswith("predict") or not Path("runs/toy/train").exists()
 
 
-def test_a_checkpoint_of_a_larger_model_is_told_in_one_line(toys: Path, capsys: pytest.CaptureFixture) -> None:  # noqa: F811
+def test_a_checkpoint_of_a_larger_model_is_an_error_of_one_line(toys: Path, capsys: pytest.CaptureFixture) -> None:  # noqa: F811
     """Guards against torch's list of every tensor's shape under a traceback."""
     run.main(FIT.split())
     Path("runs/toy/train/checkpoints").rename("copy")
@@ -135,7 +135,7 @@ class OneBitOpus(Dataset):
         return Opus(0.001)
 
 
-def test_errors_are_told_by_where_they_were_raised() -> None:
+def test_errors_are_distinguished_by_where_they_were_raised() -> None:
     """Guards against a user error reported as a traceback by a loader's worker or the file system, a TypeError of ours
     taken for a bug, and a bug taken for a user error."""
 
@@ -234,7 +234,7 @@ def test_what_cannot_be_fetched_or_read_is_named(tmp_path: Path, monkeypatch: py
     assert failure(raised.value).status == 2
 
 
-def test_converters_tell_mistakes_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_converters_report_errors_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Guards against tracebacks of the commands besides run.py: for a file that is not a checkpoint, a damaged one,
     another model's."""
     damaged, other = tmp_path / "damaged.ckpt", tmp_path / "other.ckpt"

@@ -132,7 +132,7 @@ class Fragile:
         return 0.0
 
 
-def test_a_clip_on_which_the_recogniser_fails_is_counted_and_the_others_are_heard() -> None:
+def test_a_clip_on_which_the_recogniser_fails_is_counted_and_the_others_are_scored() -> None:
     """Guards against an evaluation ended by a single clip, and against one that continues with a broken recogniser."""
     audios = [Audio(torch.ones(length), SAMPLE_RATE) for length in (10, 20, 30)]
     assert recognised(Fragile({20}), audios, "en") == ["10", None, "30"]

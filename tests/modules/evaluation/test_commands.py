@@ -62,7 +62,7 @@ def command(name: str, *options: str) -> dict:
     return json.loads(Path(f"runs/{folder}/codec_evaluation.json").read_text())
 
 
-def test_the_codec_of_the_checkpoint_is_measured_beside_a_transformers_codec(folder: Path) -> None:
+def test_the_codec_of_the_checkpoint_is_compared_with_a_transformers_codec(folder: Path) -> None:
     """Guards against using the yaml's network instead of the checkpoint's, and a README option without effect."""
     card = command(
         "evaluate",
@@ -84,7 +84,7 @@ def test_the_codec_of_the_checkpoint_is_measured_beside_a_transformers_codec(fol
     assert "X-codec2" in Path("runs/codec_evaluation/codec_table.md").read_text()
 
 
-def test_streams_stand_beside_the_offline_codec(folder: Path) -> None:
+def test_streams_are_compared_with_the_offline_codec(folder: Path) -> None:
     """Guards against streams of another codec: with 25 frames of look-ahead this decoder has its whole receptive
     field."""
     card = command("streaming")

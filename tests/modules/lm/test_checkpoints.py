@@ -147,7 +147,7 @@ def test_a_released_folder_with_head_and_embedding_both_stored(tmp_path):
         load_pretrained(PretrainedNetwork(str(released)), TokenSpace(99, NUM_CODES))
 
 
-def test_adapters_train_beside_frozen_weights_and_merge_on_export(tmp_path):
+def test_adapters_train_with_frozen_weights_and_merge_on_export(tmp_path):
     """Guards against adapters that are lost on export, and against frozen weights that move."""
     torch.manual_seed(0)
     source = tiny_llama(tmp_path / "start")
@@ -170,7 +170,7 @@ def test_adapters_train_beside_frozen_weights_and_merge_on_export(tmp_path):
     assert not torch.allclose(logits(AutoModelForCausalLM.from_pretrained(source), tokens), expected[..., :304])
 
 
-def test_adapters_beside_new_words_train_their_rows_or_are_refused(tmp_path):
+def test_adapters_with_new_words_train_their_rows_or_are_refused(tmp_path):
     """Guards against silent fine-tuning with random rows for all markers and codes."""
     source = tiny_llama(tmp_path / "start")
     with pytest.raises(ValueError, match=r"`train_embeddings: true` beside `.*start`, a text model"):
@@ -187,7 +187,7 @@ def test_adapters_beside_new_words_train_their_rows_or_are_refused(tmp_path):
         check_adapters(LowRankAdapters(), None)
 
 
-def test_what_cannot_be_exported_is_said(tmp_path, capsys):
+def test_what_cannot_be_exported_raises_an_error(tmp_path, capsys):
     """Guards against an incomplete folder, and against a checkpoint that runs arbitrary code."""
     for command in (["export", str(tmp_path / "none.ckpt"), str(tmp_path / "a")], ["export", str(tmp_path), "b"]):
         with pytest.raises(SystemExit) as stop:
@@ -216,7 +216,7 @@ def test_chat_prompts_are_those_of_the_template(tmp_path):
     assert 0 <= 2 + len(chat.tokenizer.encode(" one é ")) + chat.num_extra_tokens - len(tokens) <= 4
 
 
-def test_the_answer_s_prefix_stands_where_the_template_puts_it(tmp_path):
+def test_the_answer_s_prefix_is_where_the_template_puts_it(tmp_path):
     """Guards against a speaker in another place, or in other tokens, than in multi-speaker Llasa models."""
     source = tiny_llama(tmp_path / "start")
     chat = LlasaChat(HuggingFaceTokenizer(str(source)), NUM_CODES, answer_prefix="Speaker {speaker} ")

@@ -106,7 +106,7 @@ def test_the_cards_example_draws_what_our_sampler_draws(kind: str, tmp_path: Pat
     assert (greedy[-1] == space.speech_end) == drawn.stopped
 
 
-def test_what_is_stored_beside_the_weights(tmp_path: Path) -> None:
+def test_files_stored_with_the_weights(tmp_path: Path) -> None:
     """Guards against `generate` without a cache, other sampling than Llasa's, and prompts with today's date."""
     path, target = checkpoint("chat", tmp_path), tmp_path / "exported"
     export(path, target)
@@ -124,7 +124,7 @@ def test_what_is_stored_beside_the_weights(tmp_path: Path) -> None:
     assert "Today Date: 1 Jan 2030" in tokenizer.apply_chat_template(messages, tokenize=False, date_string="1 Jan 2030")
 
 
-def test_the_card_says_where_speaker_and_language_stand(tmp_path: Path) -> None:
+def test_the_card_shows_the_place_of_speaker_and_language(tmp_path: Path) -> None:
     """Guards against a card whose prompts name no speaker, for a model trained with speakers."""
     path, target = checkpoint("plain", tmp_path), tmp_path / "exported"
     stored = torch.load(path, weights_only=False)

@@ -56,7 +56,7 @@ def test_every_prompt_shows_the_choices_that_were_made_for_it(results, tmp_path)
         assert float(row["score"]) == point.scores_P[place]
 
 
-def test_searches_stand_at_what_they_cost():
+def test_searches_are_plotted_at_their_cost():
     """Guards against a beam drawn at its n, an error upside down, N samples charged to random choice, and the oracle
     among the searches."""
     best = [replace(one, flops=100.0 * one.n, temperature=0.9) for one in curve("a", [0.5, 0.6, 0.7])]
@@ -107,7 +107,7 @@ def test_the_page_shows_every_search_of_a_grid_at_its_cost(tmp_path):
     assert pictures == [True]
 
 
-def test_every_temperature_stands_beside_the_quoted_rows():
+def test_every_temperature_is_shown_with_the_quoted_rows():
     """Guards against omitting an adaptive search where it sampled fewer candidates than at another temperature."""
     (point,) = curve("a", [0.5])
     points = [replace(point, algorithm="adaptive", temperature=heat, n=n) for heat, n in ((0.6, 7), (0.9, 5))]

@@ -124,7 +124,7 @@ def clip_of(prompt: Prompt, index: int, num_samples: int) -> Candidate:
     return Candidate(prompt.key, index, index, torch.zeros(4, dtype=torch.int64), -1.0, True, audio)
 
 
-def test_a_recogniser_hears_a_round_in_one_call_for_each_language():
+def test_a_recogniser_transcribes_a_round_in_one_call_per_language():
     """Guards against a call for every prompt, and against transcribing audio whose text is already known."""
     prompts = [Prompt(f"p{i}", "word word word", "en" if i < 3 else "fr") for i in range(5)]
     groups = [[clip_of(prompt, i, 2000 + 1000 * i) for i in range(2)] for prompt in prompts]

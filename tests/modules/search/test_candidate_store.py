@@ -246,7 +246,7 @@ def test_scores_that_failed_with_an_exception_are_tried_again(tmp_path):
     assert filled and not any(math.isnan(one[3]["judge"]) for one in filled)
 
 
-def test_final_judges_hear_only_the_first_and_the_chosen(tmp_path):
+def test_final_judges_score_only_the_first_and_the_selected(tmp_path):
     """Guards against an expensive judge on every candidate, and against one that misses a selected one."""
     prompts = toy_prompts(4)
     selectors = [ToyVerifier("mean", mean_level), WritingVerifier("first", first_level)]

@@ -125,7 +125,7 @@ def test_one_bad_candidate_leaves_an_ensemble_of_the_others():
 
 
 @pytest.mark.parametrize("algorithm", SEARCHES[1:], ids=lambda one: one.name)
-def test_what_fails_while_it_steers_is_asked_again_and_counted(algorithm, caplog):
+def test_failures_of_a_reward_are_retried_and_counted(algorithm, caplog):
     """Guards against a search that is silently random because its verifier is broken; and against NaN that is stored as
     "cannot be scored"."""
 
@@ -140,7 +140,7 @@ def test_what_fails_while_it_steers_is_asked_again_and_counted(algorithm, caplog
 
 
 @pytest.mark.parametrize("algorithm", SEARCHES, ids=lambda one: one.name)
-def test_what_ended_a_search_holds_no_memory_while_verifiers_listen(algorithm):
+def test_finished_branches_free_their_memory_before_verifiers_run(algorithm):
     """Guards against caches of runaways that stay on the device while Whisper runs."""
     sampler, alive = TreeSampler(num_codes=30), []
     reward = PartialVerifier("reward", lambda samples_T: alive.append(len(sampler.alive)) or 0.5)

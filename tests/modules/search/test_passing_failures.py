@@ -140,7 +140,7 @@ def test_a_failure_keeps_nothing_that_its_neighbours_need(tmp_path, monkeypatch)
     assert all(one() is None for one in held)
 
 
-def test_speech_is_written_where_its_words_could_not_be_heard(tmp_path, monkeypatch):
+def test_speech_is_written_if_its_transcription_fails(tmp_path, monkeypatch):
     """Guards against a recogniser without memory that loses the selected candidate."""
     prompts, groups = prompts_and_groups()
     callback = writer(tmp_path, KINDS["transcript"](tmp_path / "ctc"))
@@ -149,7 +149,7 @@ def test_speech_is_written_where_its_words_could_not_be_heard(tmp_path, monkeypa
     assert callback._heard(prompts[0], groups[0][1]) is None
 
 
-def test_words_of_a_clip_without_memory_are_asked_for_again(tmp_path, monkeypatch):
+def test_transcripts_of_a_clip_without_memory_are_retried(tmp_path, monkeypatch):
     """Guards against an empty text that is stored as transcript."""
     prompts, groups = prompts_and_groups()
     verifier = KINDS["transcript"](tmp_path)

@@ -127,7 +127,7 @@ def test_the_card_names_every_search(tmp_path):
     assert (only["seeds"], only["sampling"]["temperature"], "model" in only) == ([0], 0.9, False)
 
 
-def test_the_card_tells_candidates_by_their_index(tmp_path):
+def test_the_card_identifies_candidates_by_their_index(tmp_path):
     """Guards against selections by position combined with texts by index: a search that discarded candidates has others
     there."""
     healthy = PartialVerifier("health", lambda samples_T: float(samples_T.numel() < 20 * HOP_LENGTH))
@@ -148,7 +148,7 @@ def test_the_card_tells_candidates_by_their_index(tmp_path):
             assert (trace.prompt.key, index, "writer") in results.hypotheses
 
 
-def test_the_bound_is_that_of_the_dearest_prompts(tmp_path):
+def test_the_bound_is_that_of_the_most_expensive_prompts(tmp_path):
     """Guards against a bound that is only that of the last prompt set."""
     panel = ([], [ToyVerifier("judge", mean_level)])
     prompts = toy_prompts(6)

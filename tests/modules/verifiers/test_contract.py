@@ -134,7 +134,7 @@ def test_a_recogniser_that_fails_is_not_a_judgement() -> None:
     assert verifier.num_failures == 0
 
 
-def test_equal_audio_is_heard_once() -> None:
+def test_equal_audio_is_transcribed_once() -> None:
     """Guards against scoring the same audio again, and against a cache that mixes languages or rates."""
     recogniser = Stubborn()
     verifier = Transcript(recogniser, BasicWords())

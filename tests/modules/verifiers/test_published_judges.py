@@ -59,7 +59,7 @@ def test_every_published_mark_goes_and_nothing_else():
     assert LetterWords()("HE SAID: IT'S well-known, 3 times") == "he said it's well known times"
 
 
-def test_funasr_is_asked_clip_by_clip_at_its_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_funasr_is_called_clip_by_clip_at_its_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards against a text that is not converted to simplified characters, a wrong sample rate for funasr, and a hash
     of nothing."""
     (tmp_path / "model.pt").write_bytes(b"weights")

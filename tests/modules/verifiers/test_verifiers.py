@@ -165,7 +165,7 @@ def test_seconds_per_character_are_those_of_the_audio() -> None:
 # -------------------------------------------------------------------------------------------- equal to the references
 
 
-def test_whisper_hears_what_faster_whisper_hears(english_prompts: list[Recording], words_verifier: Transcript) -> None:
+def test_whisper_transcribes_like_faster_whisper(english_prompts: list[Recording], words_verifier: Transcript) -> None:
     """Guards against a prompt, a padding or a frame count other than Whisper's own in the direct path."""
     whisper, normalise = words_verifier.recogniser, words_verifier.normaliser
     settings = {"language": "en", "temperature": 0.0, "without_timestamps": True, "vad_filter": False, "beam_size": 1}

@@ -75,7 +75,7 @@ def size() -> TransformerSize:
     return TransformerSize.of(toy_network())
 
 
-def test_without_vllm_the_error_says_how_to_get_it(monkeypatch):
+def test_without_vllm_the_error_has_the_install_command(monkeypatch):
     """Guards against importing vLLM whenever a config is read, and against a bare ModuleNotFoundError."""
     vllm_version.cache_clear()
     monkeypatch.setattr(metadata, "packages_distributions", dict)
@@ -129,7 +129,7 @@ def test_a_request_is_the_parents_tokens_with_new_noise(params):
     assert len(seeds) == 2500 and min(seeds) >= 0 and max(seeds) < 2**63
 
 
-def test_what_vllm_would_take_otherwise_is_refused(params):
+def test_settings_with_another_meaning_in_vllm_are_refused(params):
     """Guards against two engines with different distributions under one name, and against truncated candidates."""
     for settings in (SamplingSettings(temperature=0.001), SamplingSettings(min_p=0.1, top_p=0.9)):
         with pytest.raises(ValueError, match="under vLLM"):

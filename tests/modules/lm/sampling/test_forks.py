@@ -59,7 +59,7 @@ def test_forked_reordered_and_dropped_branches_are_never_read_again(network):
 
 
 @torch.no_grad()
-def test_a_fork_goes_on_where_its_parent_stood(network, plain):
+def test_a_fork_continues_its_parent(network, plain):
     """Guards against children that continue another branch's cache, or noise that restarts at position 0."""
     sampler = KVCacheSampler(network, FORMAT, SamplingSettings())
     parent = next(one for one in sampler.extend(sampler.start(PROMPTS[:1]), 8, 6, list(range(8))) if not one.stopped)

@@ -34,7 +34,7 @@ def random_prefixes(tail_lengths: list[list[int]]) -> list[Prefix]:
 
 
 @pytest.mark.parametrize("tail_lengths", [[[0] * 5, [0] * 4], [[3, 0, 7, 1, 1], [2, 2, 9, 0]], [[4], [1, 3]]])
-def test_attention_over_a_shared_prompt_is_that_over_whole_rows(tail_lengths):
+def test_attention_over_a_shared_prompt_equals_that_over_whole_rows(tail_lengths):
     """Guards against rows that attend to another prompt, a softmax over each half separately, and unmasked padding."""
     prefixes = random_prefixes(tail_lengths)
     rows = RowCache(prefixes, 3)

@@ -254,7 +254,7 @@ class LengthRecogniser:
         return 0.0
 
 
-def test_a_continuation_is_heard_with_what_it_continues():
+def test_a_continuation_is_transcribed_with_its_prompt():
     """Guards against counting the prompt's words as deletions; and, with a text of its own, as insertions."""
     reference = Audio(torch.ones(300) / 2, 1000)
     candidate = Candidate("a", 0, 0, torch.ones(4), 0.0, True, Audio(torch.ones(200) / 3, 1000))

@@ -73,7 +73,7 @@ def test_answers_are_those_of_a_loop_without_a_cache(penalty: float) -> None:
     assert paused[0].codes_S.tolist() == expected[0][0]
 
 
-def test_what_was_not_heard_is_refused() -> None:
+def test_a_prompt_without_speech_is_refused() -> None:
     """Guards against transcribing a prompt without speech."""
     sampler = KVCacheSampler(toy_network(), FORMAT, SamplingSettings(), answer="text")
     with pytest.raises(ValueError, match=r"Expected the `voice` of prompt 'a' as codes, but got none"):

@@ -24,7 +24,7 @@ def test_codes_outside_the_codebook_are_refused(codes):
         TextToSpeech(ByteTokenizer(), codebook_size=16).example_tokens("a", codes)
 
 
-def test_a_prompt_says_who_speaks_in_which_language():
+def test_a_prompt_contains_speaker_and_language():
     """Guards against a speaker used in training and not at inference, in either place, and against half a prefix if a
     name is not known."""
     start, end, speech_start, code_0 = 258, 259, 260, 264

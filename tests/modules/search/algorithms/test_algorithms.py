@@ -212,7 +212,7 @@ def test_adaptive_is_a_loop_over_single_candidates(settings, healthy):
     assert not sampler.alive
 
 
-def test_adaptive_returns_something_when_all_are_sick():
+def test_adaptive_returns_a_candidate_if_all_are_unhealthy():
     """Guards against a prompt without a candidate, which would be missing in every mean."""
     health = PartialVerifier("health", lambda samples_T: 0.0)
     sampler = TreeSampler(num_codes=40)

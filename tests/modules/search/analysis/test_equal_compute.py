@@ -61,7 +61,7 @@ def test_every_n_is_the_mean_over_all_subsets_and_costs_what_its_samples_cost(sa
         assert point.flops == pytest.approx(PROMPT_FLOPS + point.n * SAMPLE_FLOPS + heard)
 
 
-def test_a_search_stands_beside_the_samples_that_its_flops_pay_for(samples):
+def test_a_search_is_compared_with_samples_of_equal_flops(samples):
     """Guards against comparing at equal numbers of candidates: a search of 2 beams may cost 2.5 samples, or 50."""
     judge, selector, curve = samples
     scores_P = judge.mean(axis=1) + 0.2
@@ -91,7 +91,7 @@ def test_two_sizes_of_samples_are_not_mixed(samples):
         assert row.baseline_score == pytest.approx(best_by_brute_force(judge, selector, 4).mean())
 
 
-def test_what_no_number_of_samples_matches_says_so(samples):
+def test_unmatched_flops_are_marked(samples):
     """Guards against a comparison that calls unequal budgets equal, and against rows for oracle and random lines."""
     judge, _, curve = samples
     dear = search_point(curve, judge.mean(axis=1), 10 * curve[-1].flops)
@@ -102,7 +102,7 @@ def test_what_no_number_of_samples_matches_says_so(samples):
     assert at_equal_compute([*unrunnable, *elsewhere], curve, seed=0) == []
 
 
-def test_unknown_flops_are_a_row_that_says_so(samples, tmp_path):
+def test_unknown_flops_are_marked_in_their_row(samples, tmp_path):
     """Guards against a sweep that fails when the report is written because one verifier's FLOPs are unknown; and
     against a difference that is not at equal compute."""
     judge, _, curve = samples

@@ -65,7 +65,7 @@ SMALL = KinVerifier("small", "whisper")
         ({"ctc": 0.6, "both": 0.6}, {"both": ["sphinx", "whisper"]}, "not known"),  # an ensemble of the same family
     ],
 )
-def test_a_gain_holds_where_a_judge_of_every_other_family_measures_it(gains, families, expected):
+def test_a_gain_holds_if_judges_of_every_other_family_confirm_it(gains, families, expected):
     """Guards against a gain under judges of the selector's family only, counting related judges as confirmation, and
     "yes" from one family only."""
     judges = [KinVerifier(name, *families.get(name, [name])) for name in gains]
@@ -98,7 +98,7 @@ def test_a_search_is_measured_from_one_sample_of_best_of_n():
     assert with_verdicts(worse, points, 0, 400)[-1].holds_under_every_family == "no: ctc, sphinx"
 
 
-def test_lines_of_relatives_are_labelled():
+def test_lines_with_a_judge_of_the_family_are_labelled():
     """Guards against selection by Whisper tiny and judging by Whisper large without a label; oracle and random have no
     family."""
     judges = [KinVerifier("large", "whisper"), KinVerifier("ctc", "ctc")]
@@ -118,7 +118,7 @@ def test_lines_of_relatives_are_labelled():
     assert all(math.isfinite(end) for one in pair for end in one.ends)
 
 
-def test_page_curves_and_loggers_name_relatives(tmp_path):
+def test_page_curves_and_loggers_label_families(tmp_path):
     """Guards against labels missing in any of the places where lines are named."""
     relative = PartialVerifier("relative", mean_level)
     relative.families = frozenset({"judge"})

@@ -99,7 +99,7 @@ def sweep_of(slope: float, num_prompts: int = 60):
     return traces_with({"selector": proxy} | judges)
 
 
-def test_a_weak_selector_is_found_out_and_a_sound_one_is_not():
+def test_a_weak_selector_is_detected_and_a_sound_one_is_not():
     """Guards against a report without a warning while the judges' scores fall, and one that always warns."""
     panel = Panel([verifier("selector")], [verifier("one"), verifier("two")])
     for slope, over_optimised in ((-0.8, True), (0.8, False)):
@@ -167,7 +167,7 @@ def beam_sweep(folder, function=first_level, model_hash=None) -> Sweep:
     )
 
 
-def test_what_steered_the_search_may_not_judge_it(tmp_path):
+def test_a_reward_may_not_judge_its_search(tmp_path):
     """Guards against a curve over n of dependent beams, a reward verifier that judges without a label, and a cost
     without the discarded beams."""
     prompts, sweep, sampler = toy_prompts(4), beam_sweep(tmp_path), TreeSampler()

@@ -164,7 +164,7 @@ def test_several_seeds_give_the_mean_of_what_each_gives_alone(tmp_path):
     assert sampler.num_tokens == 0 and timeless(again.results.points) == timeless(results.points)
 
 
-def test_judged_only_means_weigh_by_what_was_judged():
+def test_means_over_scored_candidates_weight_by_their_number():
     """Guards against equal weights for a seed with almost no scores and one with all: the reference is the mean over
     all scores of all seeds."""
     generator = np.random.default_rng(0)
@@ -244,7 +244,7 @@ def test_a_seed_twice_is_refused(tmp_path):
 # ------------------------------------------------------------------------------------------------------ disagreement
 
 
-def test_how_much_an_ensemble_disagrees_reaches_the_tables(tmp_path):
+def test_an_ensembles_disagreement_is_in_the_tables(tmp_path):
     """Guards against a disagreement that is not stored, or mixes up prompts; the reference is scipy's z-scores."""
     members = [ToyVerifier("first", first_level), ToyVerifier("mean", mean_level)]
     panel = Panel([Ensemble(members)], [ToyVerifier("judge", mean_level)])

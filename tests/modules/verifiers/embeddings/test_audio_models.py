@@ -51,7 +51,7 @@ def alone(folder: str, auto_class: type, audio: Audio, **options: bool):
 
 
 @pytest.mark.parametrize("masked", [True, False])
-def test_ctc_hears_what_the_model_hears_alone(tmp_path: Path, masked: bool) -> None:
+def test_ctc_transcribes_a_batch_like_single_clips(tmp_path: Path, masked: bool) -> None:
     """Guards against padding that affects a model without a mask, frames after a clip's end, and swapped clips."""
     folder = save_audio_model(tmp_path / "ctc", "ctc", masked)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -130,7 +130,7 @@ def test_emotion_similarity_is_that_of_mean_states(tmp_path: Path) -> None:
     assert verifier.score(Prompt("k", "text"), candidates(clips())).isnan().all()
 
 
-def test_bad_clips_are_nan_and_equal_ones_are_heard_once(tmp_path: Path) -> None:
+def test_bad_clips_are_nan_and_equal_ones_are_scored_once(tmp_path: Path) -> None:
     """Guards against a clip that spoils its batch, and against scoring the same audio twice."""
     verifier = AudioRegressor(save_audio_model(tmp_path / "regressor", "classifier"))
     good = clips()
