@@ -75,7 +75,7 @@ class Source:
         if not left.all():
             log.warning(
                 "%s: %d of %d samples are left out: %d need more than %d tokens, %d have no second recording of their "
-                "speaker. The task keeps its share: the others come more often.",
+                "speaker. The task keeps its share: the others are used more often.",
                 task.name,
                 (~left).sum(),
                 len(index),

@@ -100,7 +100,7 @@ def count_tokens(index: ShardIndex, prompt_format: PromptFormat, num_workers: in
             np.savez(stream, text_N=counts.text_N, extra_N=counts.extra_N)
         os.replace(unfinished, index.folder / f"{counts.name}.npz")
     except OSError as error:
-        log.warning("The token counts are not kept beside the shards, training plans without them: %s", error)
+        log.warning("The token counts could not be stored with the shards; training plans without them: %s", error)
     return counts
 
 

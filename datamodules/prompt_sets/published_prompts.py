@@ -115,7 +115,7 @@ class BenchmarkDataModule(L.LightningDataModule):
         self.sample_rate, self.num_prompts, self.batch_size = sample_rate, num_prompts, batch_size
         if speaker:
             raise ValueError(
-                f"Expected `speaker` to be null or empty, for a benchmark brings the voices that it judges by, but got "
+                f"Expected `speaker` to be null or empty, because a published set has its own voices, but got "
                 f"{speaker!r}."
             )
         given = {"told_speaker": speaker, "language": language}

@@ -256,8 +256,8 @@ def halved_until(batches: list[list[Any]], num_wanted: int) -> list[list[Any]]:
         raise ValueError(
             f"Expected at least {num_wanted} recordings or rows to give every rank as many batches as the others, but "
             f"got {num_rows} in {len(batches)} batches. Use fewer ranks, more of them (`num_validation_samples`, "
-            "`num_validation_rows`), or larger batches (`evaluation_batch_size`, `batch_size`), which are cut to "
-            "measure."
+            "`num_validation_rows`), or larger batches (`evaluation_batch_size`, `batch_size`), which are split as "
+            "needed."
         )
     batches = list(batches)
     while len(batches) < num_wanted:

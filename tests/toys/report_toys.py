@@ -98,7 +98,7 @@ def tone_sweep(folder):
 
 
 class Page(HTMLParser):
-    """What a browser would load and show."""
+    """Parsed page: resources, links, audio, texts and tables that a browser would load and show."""
 
     def __init__(self, text):
         super().__init__()
