@@ -19,10 +19,10 @@ from datamodules.shards.shards import by_hash
 from modules.api import Audio, Resynthesiser, Verifier
 from modules.batches import AudioBatch
 from modules.evaluation.card import described_data, described_judges, described_run, described_systems, utterance_hash
-from modules.evaluation.judge import Judgement, Utterance, judge, summarise, verify
+from modules.evaluation.judge import EvaluatedRecording, Judgement, judge, summarise, verify
 from modules.evaluation.quoted_table import QuotedTable
 from modules.evaluation.results import EvaluatedCodecs, write_results
-from modules.evaluation.systems import CodecUnderTest, Heard, Recording, SystemFacts, gathered_systems, hear
+from modules.evaluation.systems import CodecUnderTest, Heard, Original, SystemFacts, gathered_systems, hear
 from modules.report.codec_page import codec_page, finite
 from modules.report.figures import mel_figure
 from modules.search.analysis.expected_best_of_n import ends_of
@@ -104,7 +104,7 @@ class CodecEvaluation(Callback):
         seed: int = 0,
         num_resamples: int = 2000,
     ) -> None:
-        names = [Recording.name, name, *(comparison.name for comparison in comparisons or [])]
+        names = [Original.name, name, *(comparison.name for comparison in comparisons or [])]
         if len(set(names)) < len(names):
             raise ValueError(f"Expected `comparisons` and `name` to have distinct names, but got {names}.")
         columns = [verifier.name for verifier in verifiers or []]
@@ -117,9 +117,9 @@ class CodecEvaluation(Callback):
         self.batch_size, self.num_logged = batch_size, num_logged
         self.seed, self.num_resamples = seed, num_resamples
         self.results: EvaluatedCodecs | None = None
-        self._utterances: list[Utterance] = []
+        self._utterances: list[EvaluatedRecording] = []
         self._left_out: Counter[str] = Counter()
-        self._examples: list[tuple[Utterance, dict[str, Audio]]] = []
+        self._examples: list[tuple[EvaluatedRecording, dict[str, Audio]]] = []
 
     @property
     def table(self) -> dict[str, dict[str, Estimate]] | None:
@@ -142,7 +142,9 @@ class CodecEvaluation(Callback):
             if reason:
                 self._left_out[reason] += 1
             else:
-                self._utterances.append(Utterance(key, metadata["text"], Audio(audio_T[:num_samples], sample_rate)))
+                self._utterances.append(
+                    EvaluatedRecording(key, metadata["text"], Audio(audio_T[:num_samples], sample_rate))
+                )
 
     @torch.inference_mode()
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -209,7 +211,7 @@ class CodecEvaluation(Callback):
                 bar.update(len(batch))
 
     def _scored(
-        self, batch: Sequence[Utterance], heard: dict[str, list[Heard]]
+        self, batch: Sequence[EvaluatedRecording], heard: dict[str, list[Heard]]
     ) -> Iterator[tuple[str, list[Judgement]]]:
         """The batch's rows, system by system."""
         language = self.selection.language

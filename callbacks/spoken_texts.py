@@ -19,7 +19,7 @@ from modules.search.driver import run_searches
 from modules.search.identity import check_codec, models_of
 from modules.search.panel import chosen_index
 from modules.search.protocol import Trace
-from modules.search.scoring import check_texts, decode_candidates
+from modules.search.scorer import Scorer, check_texts
 
 logger = logging.getLogger(__name__)
 
@@ -113,8 +113,9 @@ class SpokenTexts(Callback):
     def _speak(self, trainer: Trainer, pl_module: LightningModule) -> None:
         verifiers = [one for one in (self.selector, self.judge) if one is not None]
         sampler = pl_module.sampler(self.sampling)
-        traces = run_searches(self.prompts, self.algorithm, sampler, self.codec, verifiers, self.seed)
-        decode_candidates([one for trace in traces for one in trace.candidates], self.codec)
+        scorer = Scorer(self.codec)
+        traces = run_searches(self.prompts, self.algorithm, sampler, scorer, verifiers, self.seed)
+        scorer.decode([one for trace in traces for one in trace.candidates])
         for trace in traces:
             self._log_trace(trainer, trace)
         if self.judge is not None:

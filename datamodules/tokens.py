@@ -263,8 +263,8 @@ class TokenDataModule(L.LightningDataModule):
             is_shorter = False
         if is_shorter:
             log.warning(
-                "Rows are planned by the bytes of texts, which this tokenizer encodes as fewer tokens: rows stay partly "
-                "empty. `python -m datamodules.training_steps` counts the tokens of %s; later runs plan by them.",
+                "Rows are planned by the bytes of texts, which this tokenizer encodes as fewer tokens: rows stay "
+                "partly empty. `python -m datamodules.training_steps` counts the tokens of %s; later runs plan by them.",
                 self._folders(self.train_split),
             )
         return None

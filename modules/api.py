@@ -116,7 +116,8 @@ class Candidate:
     `is_partial`: the search is still extending it; `audio` may then cover only the first codes, and decoding continues
     from there. `voice_codes_S`: the codes of a spoken prompt, used as left context by the decoder and not part of
     `audio`. `cost`: the search's compute for sampling, decoding and guiding verifiers. `verifier_costs`: the additional
-    cost of scoring the whole candidate, by verifier name.
+    cost of scoring the whole candidate, by verifier name. `failed`: names of verifiers whose score is NaN because
+    they raised, to be retried.
     """
 
     prompt_key: str
@@ -131,6 +132,7 @@ class Candidate:
     is_partial: bool = False
     voice_codes_S: Tensor | None = None
     verifier_costs: dict[str, Cost] = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)
 
     @property
     def num_voice_codes(self) -> int:
@@ -157,7 +159,7 @@ class PromptFormat(Protocol):
 
     `prompt_tokens` ends with the start-of-speech token. `example_tokens` returns the whole sequence and the number of
     leading tokens excluded from the loss. `speaker` and `language` are "" if unknown. Samplers call
-    modules.lm.text.prompt_format.prompt_tokens.
+    modules.lm.text.prompt_format.encoded_prompt.
     """
 
     @property

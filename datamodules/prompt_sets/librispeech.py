@@ -60,7 +60,7 @@ class LibriSpeechContinuation:
 
 
 class LibriSpeechRecognition:
-    """Whole utterances for ASR: prompts of SpeechUnderstanding with their reference texts.
+    """Whole utterances for ASR: prompts of RecognitionEvaluation with their reference texts.
 
     Args:
         folder: The unpacked archive `LibriSpeech`, which contains `split`.

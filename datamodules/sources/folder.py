@@ -1,7 +1,6 @@
 """FolderSource: users' own recordings, in LJSpeech's layout or as pairs of an audio file and a text file."""
 
 import hashlib
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -9,18 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import torch
-
 from datamodules.sources.source import Recording, Skipped, unusable_audio
 from modules.api import Audio
+from modules.audio import read_audio
 
 # Formats with a header that libsndfile reads (not headerless RAW, whose rate is unknown).
 AUDIO_SUFFIXES = (
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd"),
     *(".caf", ".w64", ".rf64", ".nist", ".sph", ".voc", ".sf", ".avr"),
 )
-BLOCK = 2**22  # samples per read: memory depends on the file's content, not on a damaged header
 FROM_FOLDER = "from_folder"
 MISREAD_SHARE = 0.1  # share of lines; above this, third columns that look like a speaker or number are no accident
 
@@ -59,25 +55,15 @@ def unique_keys(names: Sequence[str], prefix: str = "") -> list[str]:
     ]
 
 
-def read_audio(path: Path) -> Audio:
-    """Read any file that libsndfile supports, averaging channels, at its own rate.
+def read_recording(path: Path) -> Audio:
+    """Read a recording with read_audio, within [-1, 1].
 
     Raises ValueError if it has no samples or is not audio in [-1, 1]; soundfile's own errors propagate.
     """
-    import soundfile
-
-    # soundfile rejects non-UTF-8 names as text, but not as bytes.
-    name = os.fsencode(path) if re.search("[\ud800-\udfff]", str(path)) else path
-    with soundfile.SoundFile(name) as stream:
-        blocks = [stream.read(BLOCK, dtype="float32", always_2d=True)]
-        while len(blocks[-1]) == BLOCK:
-            blocks.append(stream.read(BLOCK, dtype="float32", always_2d=True))
-        sample_rate = stream.samplerate
-    samples_TC = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-    audio = Audio(torch.from_numpy(samples_TC).mean(dim=1), sample_rate)
+    audio = read_audio(path)
     if reason := unusable_audio(audio):
         raise ValueError(reason)
-    return Audio(audio.samples_T.clamp(-1, 1), sample_rate)  # lossy decoders slightly exceed full scale
+    return Audio(audio.samples_T.clamp(-1, 1), audio.sample_rate)  # lossy decoders slightly exceed full scale
 
 
 def misread_third_column(rows: Sequence[Sequence[str]]) -> str:
@@ -182,7 +168,7 @@ class FolderSource:
             words = " ".join(text.split())
             if not words and self.require_text:
                 return Skipped(key, "no transcript")
-            audio = read_audio(item.path)
+            audio = read_recording(item.path)
         except (OSError, RuntimeError, ValueError, MemoryError) as error:  # soundfile raises RuntimeErrors
             return Skipped(key, " ".join(f"unreadable: {error}".replace(f"{self.folder}/", "").split()))
         speaker, language = item.speaker or self.speaker, item.language or self.language

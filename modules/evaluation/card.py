@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from modules.api import Resynthesiser, Verifier
-from modules.evaluation.judge import METRIC_RATE, Utterance
+from modules.evaluation.judge import METRIC_RATE, EvaluatedRecording
 from modules.evaluation.systems import CodecUnderTest, SystemFacts, public, weights_hash
 from modules.provenance import package_versions, plain
 from modules.statistics import interval_label
@@ -30,7 +30,7 @@ def data_hash(hashes: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(f"{key} {hashes[key]}\n" for key in sorted(hashes)).encode()).hexdigest()
 
 
-def utterance_hash(utterance: Utterance) -> str:
+def utterance_hash(utterance: EvaluatedRecording) -> str:
     """sha256 of the recording's samples, its rate and its text."""
     return hashlib.sha256(f"{audio_hash(utterance.audio)} {utterance.text}".encode()).hexdigest()
 

@@ -15,9 +15,8 @@ import numpy as np
 import torch
 
 from modules.api import Audio, Codec
-from modules.audio import samples_at
 from modules.codec.access import codec_hash, device_of, input_rate
-from modules.evaluation.bit_streams import CodeLayout, Compressed, audio_like
+from modules.evaluation.bit_streams import CodeLayout, Compressed, audio_like, codec_input
 
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 OPUS_LIMITS = (6.0, 256.0)  # kbit/s for one channel
@@ -70,7 +69,7 @@ class Opus:
         if not self.available:
             raise ImportError(f"Expected {self.requirement}, but got no libopus encoder.")
         rate = next((rate for rate in OPUS_RATES if rate >= audio.sample_rate), OPUS_RATES[-1])
-        stream, num_bits = self._encode(samples_at(audio, rate), rate)
+        stream, num_bits = self._encode(codec_input(audio, rate), rate)
         return Compressed(stream, num_bits, audio.samples_T.numel(), audio.sample_rate)
 
     def decompress(self, compressed: Compressed) -> Audio:
@@ -132,7 +131,7 @@ class Codec2:
         if not self.available:
             raise FileNotFoundError(f"Expected {self.requirement}, but got none on the PATH.")
         bits_per_frame, frame_length, delay = CODEC2_MODES[self.mode]
-        samples_T = samples_at(audio, CODEC2_RATE)
+        samples_T = codec_input(audio, CODEC2_RATE)
         num_frames = math.ceil((len(samples_T) + delay) / frame_length)  # so that the output includes the last samples
         samples_T = np.pad(samples_T, (0, num_frames * frame_length - len(samples_T)))
         pulses = np.round(samples_T * 32767).astype("<i2").tobytes()
@@ -175,7 +174,7 @@ class CodecResynthesiser:
 
     @torch.no_grad()
     def compress(self, audio: Audio) -> Compressed:
-        samples_T = torch.from_numpy(samples_at(audio, input_rate(self.codec))).to(device_of(self.codec))
+        samples_T = torch.from_numpy(codec_input(audio, input_rate(self.codec))).to(device_of(self.codec))
         codes_BS, num_codes_B = self.codec.encode(samples_T[None], torch.tensor([len(samples_T)]).to(samples_T.device))
         return compressed_codes(audio, codes_BS[0, : int(num_codes_B[0])], self.codec)
 

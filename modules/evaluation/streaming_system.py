@@ -6,10 +6,9 @@ from typing import Any
 import torch
 
 from modules.api import Audio, Codec
-from modules.audio import samples_at
 from modules.codec.access import codec_hash, device_of, input_rate
 from modules.codec.streaming import DecodeWindow, EncodeWindow, decode_in_chunks, encode_in_windows
-from modules.evaluation.bit_streams import CodeLayout, Compressed, audio_like
+from modules.evaluation.bit_streams import CodeLayout, Compressed, audio_like, codec_input
 from modules.evaluation.opus_and_codec2 import compressed_codes
 
 
@@ -70,7 +69,7 @@ class StreamingResynthesiser:
 
     @torch.no_grad()
     def compress(self, audio: Audio) -> Compressed:
-        samples_T = torch.from_numpy(samples_at(audio, input_rate(self._codec))).to(device_of(self._codec))
+        samples_T = torch.from_numpy(codec_input(audio, input_rate(self._codec))).to(device_of(self._codec))
         if self.encode_window is not None:
             codes_S = torch.cat(list(encode_in_windows(self._codec, samples_T, self.encode_window)))
         else:

@@ -70,7 +70,7 @@ def hear(system: Resynthesiser, audio: Audio) -> Heard:
     return Heard(heard, compressed.num_bits, middle - start, end - middle, codes_QS)
 
 
-class Recording:
+class Original:
     """The recording itself, as 16-bit PCM."""
 
     name = "recording"
@@ -134,7 +134,7 @@ def gathered_systems(under_test: CodecUnderTest, comparisons: Sequence[Resynthes
     """The rows of the table: recording, codec under test, and the installed comparisons."""
     here = [one for one in comparisons if getattr(one, "available", True)]
     bound = [one.with_codec(under_test.codec) if hasattr(one, "with_codec") else one for one in here]
-    return [Recording(), under_test, *bound]
+    return [Original(), under_test, *bound]
 
 
 def weights_hash(network: nn.Module) -> str:

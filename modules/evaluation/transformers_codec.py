@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.api import Audio
-from modules.audio import samples_at
-from modules.evaluation.bit_streams import CodeLayout, Compressed, audio_like
+from modules.evaluation.bit_streams import CodeLayout, Compressed, audio_like, codec_input
 
 KINDS = ("dac", "encodec", "mimi", "xcodec")
 BITS_PER_SCALE = 32  # EnCodec at 48 kHz sends the loudness of each window as a float
@@ -94,7 +93,7 @@ class TransformersCodec:
 
     @torch.no_grad()
     def compress(self, audio: Audio) -> Compressed:
-        samples_T = torch.from_numpy(samples_at(audio, self.sample_rate)).to(self._network.device)
+        samples_T = torch.from_numpy(codec_input(audio, self.sample_rate)).to(self._network.device)
         windowed = self._encode(samples_T[None, None])
         codes_QS = torch.cat([window[0] for window in windowed.windows], dim=-1).cpu()
         num_scales = sum(scale.numel() for scale in windowed.scales if scale is not None)

@@ -8,7 +8,7 @@ from typing import Any
 from modules.api import Candidate, Prompt, Verifier, disagreement_name
 from modules.provenance import plain
 from modules.search.protocol import Trace
-from modules.search.scoring import is_comparative
+from modules.search.scorer import is_comparative
 
 
 def unique_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:

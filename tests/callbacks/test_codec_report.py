@@ -22,7 +22,7 @@ from torch import Tensor
 from callbacks.codec_evaluation import CodecEvaluation, CodecReport
 from datamodules.audio import AudioDataModule
 from modules.api import Audio, Candidate, Codec, Prompt
-from modules.evaluation.judge import Utterance
+from modules.evaluation.judge import EvaluatedRecording
 from modules.verifiers.audio import audio_hash
 from modules.verifiers.recognisers.normalise import EnglishWords
 from tests.callbacks.test_codec_evaluation import MuLawCodec, Silencer, recorded, run_test
@@ -182,11 +182,12 @@ def test_a_page_without_an_evaluation_or_with_missing_credits_is_refused(data: A
 def test_two_ranks_give_the_table_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards against a table of rank 0's utterances only, and against an evaluation card that depends on the ranks."""
     utterances = [
-        Utterance(key, text, Audio(spoken(number), SAMPLE_RATE)) for number, (key, text) in enumerate(TEXTS.items())
+        EvaluatedRecording(key, text, Audio(spoken(number), SAMPLE_RATE))
+        for number, (key, text) in enumerate(TEXTS.items())
     ]
     model = SimpleNamespace(generator=MuLawCodec(), device=torch.device("cpu"))
 
-    def judged(own: list[Utterance], rank: int, num_ranks: int) -> CodecEvaluation:
+    def judged(own: list[EvaluatedRecording], rank: int, num_ranks: int) -> CodecEvaluation:
         trainer = SimpleNamespace(
             world_size=num_ranks, is_global_zero=rank == 0, loggers=[], global_step=0,
             datamodule=SimpleNamespace(sample_rate=SAMPLE_RATE), strategy=SimpleNamespace(root_device="cpu"),

@@ -20,7 +20,7 @@ from modules.lm.flops import TransformerSize
 from modules.lm.sampling.decoding_batch import DecodingBatch, Row
 from modules.lm.sampling.kv_cache import PrefillCache, Prefix
 from modules.lm.text.answers import AnswerKind, answer_words
-from modules.lm.text.prompt_format import prompt_tokens
+from modules.lm.text.prompt_format import encoded_prompt
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -100,7 +100,7 @@ class KVCacheSampler:
             branch.state = None
 
     def num_prompt_tokens(self, prompt: Prompt) -> int:
-        return len(prompt_tokens(self.prompt_format, prompt, self.answer))
+        return len(encoded_prompt(self.prompt_format, prompt, self.answer))
 
     def flops(self, num_prompt_tokens: int, num_codes: int) -> float:
         """FLOPs to process a prompt and sample `num_codes` tokens: 2 per weight and token, the attention, the sliced
@@ -123,7 +123,7 @@ class KVCacheSampler:
         pending: list[tuple[Branch, list[int]]] = []
         for branch in {id(branch): branch for branch in branches}.values():
             codes = self.words.tokens(branch.codes_S).tolist()
-            pending.append((branch, prompt_tokens(self.prompt_format, branch.prompt, self.answer) + codes))
+            pending.append((branch, encoded_prompt(self.prompt_format, branch.prompt, self.answer) + codes))
             num_tokens += len(pending[-1][1])
             if sum(len(tokens) for _, tokens in pending) >= _MAX_PREFILL_TOKENS:
                 self._prefill_pack(pending)

@@ -13,7 +13,7 @@ import torch
 
 from modules.api import Branch, Prompt, PromptFormat, SamplingSettings
 from modules.lm.flops import TransformerSize
-from modules.lm.text.prompt_format import prompt_tokens
+from modules.lm.text.prompt_format import encoded_prompt
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput
@@ -61,7 +61,7 @@ class VLLMSampler:
                     f"Expected `repetition_penalty` to be 1 for spoken prompts under vLLM, but got "
                     f"{self.settings.repetition_penalty} for prompt {prompt.key!r}."
                 )
-            prompt_tokens(self.prompt_format, prompt)
+            encoded_prompt(self.prompt_format, prompt)
         return [Branch(prompt, torch.empty(0, dtype=torch.int64)) for prompt in prompts]
 
     def extend(
@@ -97,7 +97,7 @@ class VLLMSampler:
         """Do nothing: vLLM's cache evicts by itself."""
 
     def num_prompt_tokens(self, prompt: Prompt) -> int:
-        return len(prompt_tokens(self.prompt_format, prompt))
+        return len(encoded_prompt(self.prompt_format, prompt))
 
     def flops(self, num_prompt_tokens: int, num_codes: int) -> float:
         """Same count as KVCacheSampler: the FLOPs of the model, independent of the engine."""
@@ -108,7 +108,7 @@ class VLLMSampler:
 
     def _tokens(self, branch: Branch, max_new_tokens: int) -> list[int]:
         offset = self.prompt_format.token_space.code_offset
-        tokens = prompt_tokens(self.prompt_format, branch.prompt) + [offset + code for code in branch.codes_S.tolist()]
+        tokens = encoded_prompt(self.prompt_format, branch.prompt) + [offset + code for code in branch.codes_S.tolist()]
         if len(tokens) + max_new_tokens > self.max_tokens:
             raise ValueError(
                 f"Expected {len(tokens)} tokens of prompt {branch.prompt.key!r} and {max_new_tokens} new ones to fit "

@@ -56,7 +56,7 @@ def understanding_prompt(space: TokenSpace, frame: Frame, speech_tokens: Sequenc
     return [*frame.opening, *request, *frame.turn, space.marker("<|TEXT_GENERATION_START|>")]
 
 
-def prompt_tokens(prompt_format: PromptFormat, prompt: Prompt, answer: AnswerKind = "speech") -> list[int]:
+def encoded_prompt(prompt_format: PromptFormat, prompt: Prompt, answer: AnswerKind = "speech") -> list[int]:
     """Return all tokens before the first sampled one: text, speaker, language, and the codes of a spoken prompt or, for
     "text" answers, of the speech to transcribe. The one place where a Prompt becomes tokens, for all samplers.
 
