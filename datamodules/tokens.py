@@ -264,7 +264,8 @@ class TokenDataModule(L.LightningDataModule):
         if is_shorter:
             log.warning(
                 "Rows are planned by the bytes of texts, which this tokenizer encodes as fewer tokens: rows stay "
-                "partly empty. `python -m datamodules.training_steps` counts the tokens of %s; later runs plan by them.",
+                "partly empty. `python -m datamodules.training_steps` counts the tokens of %s; later runs plan by "
+                "them.",
                 self._folders(self.train_split),
             )
         return None
