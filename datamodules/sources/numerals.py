@@ -1,4 +1,4 @@
-"""NumeralsSource: digit strings in the voice of any language, written in figures: the text does not say who speaks.
+"""NumeralsSource: digit strings in any language, with texts in figures, which do not reveal the speaker.
 
 Shape letter: T audio samples.
 """
@@ -21,18 +21,19 @@ from modules.api import Audio
 
 
 class NumeralsSource:
-    """Digit strings in one voice: "4 2" is said "four two" or "quatre deux".
+    """Digit strings in one voice: "4 2" is pronounced "four two" or "quatre deux".
 
-    Strings, pauses and gain are a function of (seed, split, index), as in DigitsSource, and alike in all languages.
+    Strings, pauses and gain are a function of (seed, split, index), as in DigitsSource, and the same in all languages.
 
     Args:
-        recordings: Gives the digits under keys such as fr_digits_4. Read on first use, until the last digit is found.
+        recordings: Source of the digits under keys such as fr_digits_4. Read on first use, until the last digit is
+            found.
         language: The first part of the keys.
-        num_strings: How many strings.
+        num_strings: Number of strings.
         min_digits: Fewest digits of a string.
         max_digits: Most digits of a string.
         split: train: strings that are not held out, possibly repeated. test: held-out strings, each once.
-        digits: Those that strings are made of. The Spanish zero of the Asterisk prompts has no certain transcript.
+        digits: Digits to use. The Spanish zero of the Asterisk prompts has no reliable transcript.
         seed: Another seed gives other strings.
         grid_seconds: Every word begins on this grid, the codec's frame; 0 for pauses of any length.
 
@@ -73,7 +74,7 @@ class NumeralsSource:
         return self.num_strings
 
     def strings(self) -> Iterator[str]:
-        """The digit strings, in order. Reads no recording."""
+        """Yield the digit strings, in order. Reads no recording."""
         seen: set[str] = set()
         for index in range(self.num_strings):
             noise = random.Random(f"numerals/{self.seed}/{self.split}/{index}")
@@ -119,7 +120,7 @@ class NumeralsSource:
         )
 
     def _load(self) -> dict[str, Recording]:
-        """Every digit by its key, trimmed; read once."""
+        """Return every digit by its key, trimmed; read once."""
         if self._words:
             return self._words
         keys = [f"{self.language}_digits_{digit}" for digit in sorted(set(self.digits))]

@@ -22,7 +22,7 @@ class PartialVerifier(ToyVerifier):
 
 
 class TreeModule(ToyModule):
-    """Keeps the settings that it was asked for."""
+    """Records the settings that were requested."""
 
     def sampler(self, settings: SamplingSettings, engine: object = None) -> TreeSampler:
         self.asked = [*getattr(self, "asked", []), settings.temperature]
@@ -82,7 +82,7 @@ def test_a_grid_is_one_table_and_one_store(tmp_path):
 
 
 def test_every_pair_is_compared_once(tmp_path, monkeypatch):
-    """Guards against comparisons of each seed and setting that are thrown away, which are most of a large report's
+    """Guards against computing comparisons of each seed and setting that are discarded, which dominate a large report's
     time."""
     asked = []
     own = summary.compare
@@ -99,9 +99,9 @@ def rows_of(path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_searches_of_one_name_are_told_apart(tmp_path):
-    """Guards against two sizes of one search under one label, sizes that change places, another label where nothing
-    clashes, and best-of-n in two sizes that is no baseline any more."""
+def test_searches_of_one_name_have_distinct_labels(tmp_path):
+    """Guards against two sizes of one search under one label, labels that depend on order, changed labels without a
+    clash, and best-of-n in two sizes that no longer serves as baseline."""
     beams = {f"process_beam num_beams={number}": ProcessBeam("reward", number, 2, 40, 10) for number in (2, 4)}
     samples = {f"best_of_n num_candidates={number}": BestOfN(number, 40) for number in (4, 2)}
     settings = {"more_temperatures": None, "more_seeds": [1]}
@@ -134,8 +134,8 @@ def test_searches_of_one_name_are_told_apart(tmp_path):
     assert {row[0] for row in shown[1:]} == {f"{name} T=0.9" for name in names}
 
 
-def test_the_page_warns_where_nobody_else_judged(tmp_path):
-    """Guards against a table of a selector's own opinion that looks like a result."""
+def test_the_page_warns_without_an_independent_judge(tmp_path):
+    """Guards against a table of a selector's own scores that looks like a result."""
     callback, _, _ = run(tmp_path, "hash of reward", more_algorithms=None, more_temperatures=None)
     assert all(row.warning for row in callback.results.over_optimisation)
     assert "no independent judge" in (tmp_path / "report" / "index.html").read_text()

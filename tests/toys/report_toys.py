@@ -1,4 +1,4 @@
-"""A finished sweep of tones for the report, curves made by hand, and a parser that sees what a browser would."""
+"""A finished sweep of tones for the report, hand-made curves, and a parser of what a browser would load."""
 
 import math
 from dataclasses import replace
@@ -38,7 +38,7 @@ class ToneCodec:
 
 
 class ToneVerifier:
-    """A verifier that compares something about a candidate with the prompt."""
+    """A verifier that compares a property of a candidate with the prompt."""
 
     best_score = 1.0
     worst_score, needs_text, needs_reference, judges_partial = 0.0, True, False, True
@@ -97,7 +97,7 @@ def tone_sweep(folder):
 
 
 class Page(HTMLParser):
-    """What a browser would load and show."""
+    """Parsed page: resources, links, audio, texts and tables that a browser would load and show."""
 
     def __init__(self, text):
         super().__init__()

@@ -83,8 +83,8 @@ class WhisperEncoder(nn.Module):
         # Pad the audio with silence, not the spectrogram with zeros, as in Whisper's training.
         padding = seconds * self.sample_rate - len(samples_T) + front_end.hop_length
         mel_FS = front_end(samples_T, padding=padding)[:, :num_mels]
-        heard = network.encode(ctranslate2.StorageView.from_array(np.ascontiguousarray(mel_FS[None], np.float32)))
-        states_SC = torch.from_numpy(np.array(heard.to(ctranslate2.DataType.float32))[0])
+        encoded = network.encode(ctranslate2.StorageView.from_array(np.ascontiguousarray(mel_FS[None], np.float32)))
+        states_SC = torch.from_numpy(np.array(encoded.to(ctranslate2.DataType.float32))[0])
         if states_SC.shape[1] != self.channels:
             raise ValueError(
                 f"Expected `channels` to be the width of {self.model}, {states_SC.shape[1]}, but got {self.channels}."

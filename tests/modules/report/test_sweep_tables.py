@@ -1,4 +1,4 @@
-"""Tables of a sweep's page: what each prompt got, what each search comes to and costs, what to beware of."""
+"""Tables of a sweep's page: selections per prompt, scores and costs per search, warnings."""
 
 import csv
 import math
@@ -26,13 +26,13 @@ def results(tmp_path_factory):
 
 
 def judged(candidate):
-    """The listener's score as the tables count it: failures and runaways are the worst."""
+    """The judge's score as counted in the tables: failures and runaways have the worst."""
     score = candidate.scores["listener"]
     return 0.0 if math.isnan(score) or not candidate.stopped else score
 
 
 def test_every_prompt_shows_the_choices_that_were_made_for_it(results, tmp_path):
-    """Guards against rows of another prompt, an order that hides the bad ones, and a file of other numbers."""
+    """Guards against rows of another prompt, an order that hides the bad ones, and a file with other numbers."""
     points = [point for point in results.points if point.judge == "listener"]
     rows = prompt_rows(points, results.traces("tones"))
     names = [point.selector for point in prompt_lines(points)]
@@ -57,9 +57,9 @@ def test_every_prompt_shows_the_choices_that_were_made_for_it(results, tmp_path)
         assert float(row["score"]) == point.scores_P[place]
 
 
-def test_searches_stand_at_what_they_cost():
-    """Guards against a beam drawn at its n, an error upside down, chance that pays for N samples, and the oracle, which
-    nobody can run, among the searches."""
+def test_searches_are_plotted_at_their_cost():
+    """Guards against a beam drawn at its n, an error upside down, N samples charged to random choice, and the oracle
+    among the searches."""
     best = [replace(one, flops=100.0 * one.n, temperature=0.9) for one in curve("a", [0.5, 0.6, 0.7])]
     chance = [replace(one, flops=100.0, temperature=0.9) for one in curve("random", [0.5] * 3)]
     oracle = [replace(one, flops=math.nan, temperature=0.9) for one in curve("oracle (listener)", [0.5, 0.9, 1.0])]
@@ -82,7 +82,7 @@ def test_searches_stand_at_what_they_cost():
 
 
 def test_the_page_shows_every_search_of_a_grid_at_its_cost(tmp_path):
-    """Guards against a page that shows the first algorithm and temperature only."""
+    """Guards against a page that shows only the first algorithm and temperature."""
     callback, _, _ = run(tmp_path, more_seeds=[1])
     page = Page((tmp_path / "report" / "index.html").read_text())
     rows = next(table for table in page.tables.values() if table and table[0][0] == "search")
@@ -108,8 +108,8 @@ def test_the_page_shows_every_search_of_a_grid_at_its_cost(tmp_path):
     assert pictures == [True]
 
 
-def test_every_temperature_stands_beside_the_quoted_rows():
-    """Guards against an adaptive search that is left out where it drew fewer candidates than at another temperature."""
+def test_every_temperature_is_shown_with_the_quoted_rows():
+    """Guards against omitting an adaptive search where it sampled fewer candidates than at another temperature."""
     (point,) = curve("a", [0.5])
     points = [replace(point, algorithm="adaptive", temperature=heat, n=n) for heat, n in ((0.6, 7), (0.9, 5))]
     columns = {"score": f"{point.prompt_set}/{point.judge}"}
@@ -119,7 +119,7 @@ def test_every_temperature_stands_beside_the_quoted_rows():
 
 
 def test_comparisons_are_those_at_the_largest_n():
-    """Guards against a page of pairs at n = 1, where all lines are one."""
+    """Guards against a page of pairs at n = 1, where all lines coincide."""
 
     def pair(judge, n, p_value):
         return Comparison("set", judge, n, "a", "b", 0.1, 0.0, 0.2, p_value, 5)
@@ -129,7 +129,7 @@ def test_comparisons_are_those_at_the_largest_n():
 
 
 def test_warnings_stand_once_above_the_table(tmp_path):
-    """Guards against a warning that is off the screen, and one that is said for every search."""
+    """Guards against a warning out of sight, and one repeated for every search."""
     scaling = tone_sweep(tmp_path)
     row = OverOptimisation("tones", "best_of_n", "closeness", "listener", 4, warning="over-optimised: listener falls")
     rows = [row, replace(row, temperature=0.5), replace(row, prompt_set="others"), replace(row, warning="")]

@@ -1,4 +1,4 @@
-"""What a finished sweep says of itself: failures counted from the store, whoever drew and whatever was asked before."""
+"""Summary of a finished sweep: failures counted from the store, independent of ranks and earlier panels."""
 
 import json
 from itertools import product
@@ -50,7 +50,7 @@ def sweep_in(folder, selectors, judges, final_judges=()) -> Sweep:
 
 
 def test_failures_of_every_rank_are_counted(tmp_path):
-    """Guards against a count of what this process saw fail: another rank's failures stand in the store alone."""
+    """Guards against counting only this process's failures: another rank's are only in the store."""
     prompts, panel = toy_prompts(6), ([ToyVerifier("first", first_level)], [ToyVerifier("odd", fails_at_odd_lengths)])
     ranks = [sweep_in(tmp_path, *panel) for _ in range(2)]
     for rank, sweep in enumerate(ranks):
@@ -65,7 +65,7 @@ def test_failures_of_every_rank_are_counted(tmp_path):
 
 
 def test_failures_of_every_search_and_seed_are_counted(tmp_path):
-    """Guards against a page that tells the failures of the first search and seed as those of all."""
+    """Guards against a page that reports the failures of the first search and seed as those of all."""
     odd = ToyVerifier("odd", fails_at_odd_lengths)
     results = run(tmp_path, more_selectors=[odd], more_seeds=[1])[0].results
     expected = sum(one.num_codes % 2 for own in results.swept for one in own.trace.candidates)
@@ -76,7 +76,7 @@ def test_failures_of_every_search_and_seed_are_counted(tmp_path):
 
 
 def test_results_do_not_depend_on_earlier_panels(tmp_path):
-    """Guards against a dear judge's scores of another selector's choices, left in the store, in the counts, spreads and
+    """Guards against stored scores by an expensive judge of another selector's selections in the counts, spreads and
     gains of this one's, and against their texts and costs in its tables."""
     dear = WritingVerifier("dear", lambda samples_T: float(samples_T.numel()))
     prompts, panel = toy_prompts(6), ([ToyVerifier("last", last_level_or_nan)], [ToyVerifier("judge", mean_level)])
@@ -100,7 +100,7 @@ def test_results_do_not_depend_on_earlier_panels(tmp_path):
 
 
 def test_the_card_names_every_search(tmp_path):
-    """Guards against a card, and a page, of a grid that name the settings of its first search alone."""
+    """Guards against an evaluation card, and a page, of a grid that name only the settings of its first search."""
     algorithms = [BestOfN(4, 40), ProcessBeam("reward", 2, 2, 40, 10), ProcessBeam("reward", 3, 2, 40, 10)]
     models = {"small": "toy model", "large": "another model"}
     settings = {"algorithm": algorithms[0], "more_algorithms": algorithms[1:], "more_seeds": [1], "model_name": "small"}
@@ -125,8 +125,9 @@ def test_the_card_names_every_search(tmp_path):
     assert (only["seeds"], only["sampling"]["temperature"], "model" in only) == ([0], 0.9, False)
 
 
-def test_the_card_tells_candidates_by_their_index(tmp_path):
-    """Guards against choices by place beside texts by index: a search that gave candidates up has others there."""
+def test_the_card_identifies_candidates_by_their_index(tmp_path):
+    """Guards against selections by position combined with texts by index: a search that discarded candidates has others
+    there."""
     healthy = PartialVerifier("health", lambda samples_T: float(samples_T.numel() < 20 * HOP_LENGTH))
     writer = WritingVerifier("writer", mean_level)
     algorithm = Adaptive("reward", 8, 40, price=0.0, health="health", block_tokens=25)
@@ -146,8 +147,8 @@ def test_the_card_tells_candidates_by_their_index(tmp_path):
     assert indices != places
 
 
-def test_the_bound_is_that_of_the_dearest_prompts(tmp_path):
-    """Guards against a bound that is that of the last prompt set alone."""
+def test_the_bound_is_that_of_the_most_expensive_prompts(tmp_path):
+    """Guards against a bound that is only that of the last prompt set."""
     panel = ([], [ToyVerifier("judge", mean_level)])
     prompts = toy_prompts(6)
     long, short = prompts[3:], prompts[:3]

@@ -1,4 +1,4 @@
-"""A sweep over several language models: against sweeps of each alone, and SavedModel against LMModule."""
+"""A sweep over several language models: against separate sweeps, and SavedModel against LMModule."""
 
 import csv
 import re
@@ -21,7 +21,7 @@ from tests.toys.tiny_llama import tiny_llama
 
 
 class OtherSampler(TreeSampler):
-    """Draws other codes, twice as many."""
+    """Samples other codes, twice as many."""
 
     def next_code(self, codes, seed):
         code = super().next_code(codes, seed + 1)
@@ -33,7 +33,7 @@ class OtherModule(TreeModule):
 
 
 class ToyModel:
-    """A SweptModel that keeps what was done to it, in a list that all of a sweep share."""
+    """A SweptModel that records its calls in a list shared by all models of a sweep."""
 
     codec_fingerprint = ""
     model_hash = ""
@@ -67,7 +67,7 @@ def drawn(rows) -> list[tuple[str, ...]]:
 
 def test_models_are_swept_one_after_the_other(tmp_path):
     """Guards against candidates of one model under another's name, two models in memory at once, baselines of another
-    model at equal compute, tables that do not say which is which, and a finished sweep that is drawn again."""
+    model at equal compute, tables without model names, and sampling a finished sweep again."""
     settings = {"more_temperatures": None}
     alone = {
         "small": run(tmp_path / "small", **settings)[0].results.points,
@@ -112,7 +112,7 @@ def test_models_are_swept_one_after_the_other(tmp_path):
 
 
 def test_a_model_that_does_not_fit_is_refused_before_sampling(tmp_path):
-    """Guards against a sweep that ends at its last model, and against two models in one line."""
+    """Guards against a sweep that fails at its last model, and against two models in one line."""
     for model, message in (
         (ToyModel("large", [], 99), "The model large: Expected `codec` to have the language model's codebook_size=99"),
         (ToyModel("large", [], fingerprint="x"), "The model large: Expected `codec` with the fingerprint x"),
@@ -125,7 +125,7 @@ def test_a_model_that_does_not_fit_is_refused_before_sampling(tmp_path):
 
 @pytest.mark.parametrize("adapters", ["null", "{rank: 2, train_embeddings: true}"])
 def test_a_saved_model_is_the_module_that_was_saved(adapters: str, tmp_path: Path) -> None:
-    """Guards against a hash of its own (candidates would be drawn twice), other weights, or another prompt format; a
+    """Guards against a different hash (candidates would be sampled twice), other weights, or another prompt format; a
     folder of Hugging Face without codes, and one of another codebook."""
     torch.manual_seed(0)
     start = tiny_llama(tmp_path / "start")
@@ -156,7 +156,7 @@ def test_a_saved_model_is_the_module_that_was_saved(adapters: str, tmp_path: Pat
 
 
 def test_a_config_takes_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against a list of models that the command line of the documentation does not take."""
+    """Guards against a list of models that the documented command line does not accept."""
     monkeypatch.setattr("sys.argv", ["run.py"])
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(REPOSITORY))

@@ -21,8 +21,8 @@ def swept(traces: list[Trace], temperature: float = 1.0) -> list[SweptPrompt]:
 
 
 def test_the_export_holds_every_candidate(tmp_path):
-    """Guards against a table that drops candidates without a score, swaps columns, or mixes up what was not asked with
-    what could not be judged."""
+    """Guards against a table that drops candidates without a score, swaps columns, or confuses unrequested scores with
+    NaN."""
     prompts = toy_prompts(3)
     sweep = sweep_in(tmp_path, judges=[ToyVerifier("judge", last_level_or_nan)])
     sweep.run(prompts, ToySampler())
@@ -49,7 +49,7 @@ def test_the_export_holds_every_candidate(tmp_path):
 
 
 def test_a_sum_over_the_table_is_what_the_search_spent(tmp_path):
-    """Guards against FLOPs of the prompt that are counted once for every candidate."""
+    """Guards against counting the prompt's FLOPs once per candidate."""
     prompts = toy_prompts(3)
     sweep = sweep_in(tmp_path)
     sweep.run(prompts, ToySampler())
@@ -65,7 +65,7 @@ def test_a_sum_over_the_table_is_what_the_search_spent(tmp_path):
 
 
 class Row(dict):
-    """A row that can be watched."""
+    """A row that supports weak references."""
 
     __hash__ = object.__hash__
 
