@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from modules.batches import AudioBatch, CodePrediction
-from modules.codec.formats.weights import read_checkpoint
+from modules.checkpoint_files import read_checkpoint
 from modules.codec.generator import CodecGenerator, Resynthesis
 from modules.codec.streaming import EncodeWindow, encode_batch_in_windows
 from modules.codec.training.discriminators import discriminator_windows
@@ -136,7 +136,7 @@ class CodecModule(L.LightningModule):
             self._updates[name].load_state_dict(state)
         path = self.trainer.ckpt_path if self._sharded else None
         if path is not None and Path(path).is_file():  # a folder of shards is loaded whole
-            restore_frozen(self, read_checkpoint(Path(path))["state_dict"])
+            restore_frozen(self, read_checkpoint(Path(path), "a codec checkpoint")["state_dict"])
 
     def on_fit_start(self) -> None:
         self._seed = torch.initial_seed()
