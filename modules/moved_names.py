@@ -32,6 +32,7 @@ MODULES = {
     "datamodules.preparation": "datamodules.shards.preparation",
     "datamodules.prompts": "datamodules.prompt_sets.text_and_shard_prompts",
     "datamodules.shards": "datamodules.shards.shards",
+    "datamodules.sources.numerals": "datamodules.sources.digits",
     "datamodules.stored_arrays": "datamodules.shards.stored_arrays",
     "datamodules.tar_samples": "datamodules.shards.tar_samples",
     "datamodules.text_shards": "datamodules.shards.text_shards",

@@ -14,8 +14,8 @@ LIGHTNING = ("lightning", "pytorch_lightning", "lightning_fabric")
 GROUND = tuple(
     f"modules.{name}"
     for name in (
-        "api", "atomic_file", "audio", "batches", "described", "hub", "moved_names", "provenance", "schedule",
-        "statistics", "step_logging", "threads", "tokens",
+        "api", "atomic_file", "audio", "batches", "checkpoint_files", "described", "hub", "moved_names", "provenance",
+        "schedule", "statistics", "step_logging", "threads", "tokens",
     )
 )  # fmt: skip
 
@@ -24,7 +24,7 @@ GROUND = tuple(
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     r"run\.py": ("lightning", "modules", "datamodules", "callbacks"),
     r"modules/step_logging\.py": ("lightning",),
-    r"modules/(atomic_file|hub|moved_names|provenance|schedule|statistics|threads|tokens)\.py": (),
+    r"modules/(atomic_file|checkpoint_files|hub|moved_names|provenance|schedule|statistics|threads|tokens)\.py": (),
     r"modules/api\.py": ("modules.tokens",),
     r"modules/batches\.py": ("modules.api",),
     r"modules/described\.py": ("modules.moved_names",),

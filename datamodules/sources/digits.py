@@ -1,9 +1,10 @@
-"""DigitsSource: spoken digit strings, composed from recordings of the ten digits. Shape letter: T audio samples."""
+"""Spoken digit strings, composed from recordings of the ten digits. Shape letter: T audio samples."""
 
 import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -14,7 +15,6 @@ from datamodules.sources.source import Recording, Skipped, Source
 from modules.api import Audio
 
 DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-DIGIT_KEYS = tuple(f"en_digits_{digit}" for digit in range(10))
 MIN_HELD_OUT_DIGITS = 4  # there are too few shorter strings to hold some out
 PAUSE_SECONDS = (0.040, 0.160)  # between two digits
 EDGE_SECONDS = (0.050, 0.150)  # before the first and after the last
@@ -118,6 +118,9 @@ class DigitsSource:
         ValueError: A digit is missing, or there are fewer than `num_strings` distinct held-out strings.
     """
 
+    _kind = "digits"
+    digits, language = "0123456789", "en"
+
     def __init__(
         self,
         recordings: Source,
@@ -145,7 +148,6 @@ class DigitsSource:
         self.split = split
         self.seed = seed
         self.grid_seconds = grid_seconds
-        self._digits: list[Recording] = []
 
     @property
     def num_recordings(self) -> int:
@@ -155,46 +157,43 @@ class DigitsSource:
         """Yield the digit strings, in order. Reads no recording."""
         seen: set[str] = set()
         for index in range(self.num_strings):
-            noise = random.Random(f"digits/{self.seed}/{self.split}/{index}")
-            digits = next((string for string in self._draws(noise) if string not in seen), None)
-            if digits is None:
+            noise = random.Random(f"{self._kind}/{self.seed}/{self.split}/{index}")
+            string = next((drawn for drawn in self._draws(noise) if drawn not in seen), None)
+            if string is None:
                 raise ValueError(
                     f"Expected `num_strings` to be at most the number of held-out strings of {self.min_digits} to "
                     f"{self.max_digits} digits, but got {self.num_strings}: no more found after {index}."
                 )
             if self.split != "train":
-                seen.add(digits)
-            yield digits
+                seen.add(string)
+            yield string
 
     def recordings(self) -> Iterator[Recording | Skipped]:
-        for index, digits in enumerate(self.strings()):
-            yield self._recording(index, digits)
+        for index, string in enumerate(self.strings()):
+            yield self._recording(index, string)
 
     def credits(self) -> str:
-        return (
-            f"Spoken digit strings, composed from ten recordings of single digits.\n\n{self.digit_recordings.credits()}"
-        )
+        return f"Digit strings, composed from recordings of single digits.\n\n{self.digit_recordings.credits()}"
 
     def _draws(self, noise: random.Random) -> Iterator[str]:
         """Yield strings of the split: without end for train, for a bounded number of attempts if they may run out."""
         num_lengths = self.max_digits - self.min_digits + 1
         for _ in range(MAX_ATTEMPTS):
             # Only random() is the same in every version of Python.
-            num_digits = self.min_digits + int(noise.random() * num_lengths)
-            digits = "".join(str(int(noise.random() * 10)) for _ in range(num_digits))
-            if is_held_out(digits) == (self.split != "train"):
-                yield digits
+            length = self.min_digits + int(noise.random() * num_lengths)
+            string = "".join(self.digits[int(noise.random() * len(self.digits))] for _ in range(length))
+            if is_held_out(string) == (self.split != "train"):
+                yield string
 
-    def _recording(self, index: int, digits: str) -> Recording:
-        recordings = self._load()
-        first = recordings[0]
-        sample_rate = first.audio.sample_rate
+    def _recording(self, index: int, string: str) -> Recording:
+        words = [self._words[digit] for digit in string]
+        first = words[0]
         noise = random.Random(f"sound/{self.seed}/{self.split}/{index}")
-        words = [recordings[int(digit)].audio.samples_T for digit in digits]
+        samples_T = spaced([word.audio.samples_T for word in words], noise, first.audio.sample_rate, self.grid_seconds)
         return Recording(
-            key=f"digits_{self.split}_{index:05d}_{digits}",
-            audio=Audio(spaced(words, noise, sample_rate, self.grid_seconds), sample_rate),
-            text=spoken(digits),
+            key=self._key(index, string),
+            audio=Audio(samples_T, first.audio.sample_rate),
+            text=self._text(string),
             speaker=first.speaker,
             language=first.language,
             source=f"digit strings composed from {first.source}",
@@ -202,25 +201,75 @@ class DigitsSource:
             split=self.split,
         )
 
-    def _load(self) -> list[Recording]:
-        """Return the ten digits in order, trimmed; read once."""
-        if self._digits:
-            return self._digits
+    def _key(self, index: int, string: str) -> str:
+        return f"digits_{self.split}_{index:05d}_{string}"
+
+    def _text(self, string: str) -> str:
+        return spoken(string)
+
+    @cached_property
+    def _words(self) -> dict[str, Recording]:
+        """The recording of every digit, trimmed."""
+        digit_of = {f"{self.language}_digits_{digit}": digit for digit in sorted(set(self.digits))}
         found: dict[str, Recording] = {}
-        reasons: dict[str, str] = dict.fromkeys(DIGIT_KEYS, "not there")
+        reasons = dict.fromkeys(digit_of, "not there")
         for item in self.digit_recordings.recordings():
+            if item.key not in digit_of:
+                continue
             if isinstance(item, Skipped):
-                reasons |= {item.key: item.reason} if item.key in reasons else {}
-            elif item.key in reasons:
+                reasons[item.key] = item.reason
+            else:
                 samples_T = trim_silence(item.audio.samples_T, item.audio.sample_rate)
-                found[item.key] = replace(item, audio=Audio(samples_T, item.audio.sample_rate))
-            if len(found) == len(DIGIT_KEYS):
+                found[digit_of[item.key]] = replace(item, audio=Audio(samples_T, item.audio.sample_rate))
+            if len(found) == len(digit_of):
                 break
-        missing = [f"{key} ({reasons[key]})" for key in DIGIT_KEYS if key not in found]
-        if missing:
-            raise ValueError(f"Expected `recordings` to give the ten English digits, but got none of {missing}.")
-        rates = {recording.audio.sample_rate for recording in found.values()}
-        if len(rates) > 1:
+        if missing := [f"{key} ({reasons[key]})" for key, digit in digit_of.items() if digit not in found]:
+            raise ValueError(f"Expected `recordings` to give the digits of one language, but got none of {missing}.")
+        if len(rates := {word.audio.sample_rate for word in found.values()}) > 1:
             raise ValueError(f"Expected `recordings` to share one sample rate, but got {sorted(rates)}.")
-        self._digits = [found[key] for key in DIGIT_KEYS]
-        return self._digits
+        return found
+
+
+class NumeralsSource(DigitsSource):
+    """Digit strings in the voice of any language, written in figures: "4 2" is said "four two" or "quatre deux", so
+    that the text does not say who speaks. Strings, pauses and gain are alike in all languages.
+
+    Args:
+        recordings: Gives the digits under keys such as fr_digits_4. Read on first use, until the last digit is found.
+        language: The first part of the keys.
+        num_strings: How many strings.
+        min_digits: Fewest digits of a string.
+        max_digits: Most digits of a string.
+        split: train or test, as in DigitsSource.
+        digits: Those that strings are made of. The Spanish zero of the Asterisk prompts has no certain transcript.
+        seed: Another seed gives other strings.
+        grid_seconds: Every word begins on this grid, the codec's frame; 0 for pauses of any length.
+
+    Raises (on use):
+        ValueError: A digit is missing, or there are fewer than `num_strings` distinct held-out strings.
+    """
+
+    _kind = "numerals"
+
+    def __init__(
+        self,
+        recordings: Source,
+        language: str,
+        num_strings: int,
+        min_digits: int,
+        max_digits: int,
+        split: Literal["train", "test"],
+        digits: str = "123456789",
+        seed: int = 0,
+        grid_seconds: float = 0.02,
+    ) -> None:
+        super().__init__(recordings, num_strings, min_digits, max_digits, split, seed, grid_seconds)
+        if not digits or set(digits) - set("0123456789"):
+            raise ValueError(f"Expected `digits` to hold characters from 0 to 9, but got {digits!r}.")
+        self.language, self.digits = language, digits
+
+    def _key(self, index: int, string: str) -> str:
+        return f"{self.language}_numerals_{self.split}_{index:05d}_{string}"
+
+    def _text(self, string: str) -> str:
+        return " ".join(string)

@@ -3,18 +3,17 @@
 Shapes: B batch, T samples, S frames, C channels.
 """
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from modules.codec.buckets import CALL_SECONDS, in_buckets
 from modules.codec.parts.spectral import frame_mask
+from modules.provenance import weights_hash
 
 
 @dataclass
@@ -80,16 +79,19 @@ class CodecGenerator(nn.Module):
         A part has the string `encode_settings` if its weights alone do not determine the codes.
         """
         settings = [getattr(part, "encode_settings", "") for part in (self.encoder, self.quantizer)]
-        return self._weights_hash(
-            lambda name: name.startswith(("encoder.", "quantizer.")) and "project_out" not in name, "".join(settings)
-        )
+        encoding = {
+            name: weight
+            for name, weight in self.state_dict().items()
+            if name.startswith(("encoder.", "quantizer.")) and "project_out" not in name
+        }
+        return weights_hash(encoding, "".join(settings))[:16]
 
     @property
     def decoder_fingerprint(self) -> str:
         """Hash of everything that determines the decoded audio: all weights, and `decode_settings` of quantizer and
         decoder."""
         settings = [getattr(part, "decode_settings", "") for part in (self.quantizer, self.decoder)]
-        return self._weights_hash(lambda name: True, "".join(settings))
+        return weights_hash(self.state_dict(), "".join(settings))[:16]
 
     def forward(self, audio_BT: Tensor, num_samples_B: Tensor, semantic_BSC: Tensor | None = None) -> Resynthesis:
         """Reconstruct audio of the input's length, differentiable through the quantizer's straight-through estimator.
@@ -158,14 +160,6 @@ class CodecGenerator(nn.Module):
             if moved.dtype != constant.dtype:
                 module._buffers[name] = constant.to(moved.device)
         return self
-
-    def _weights_hash(self, covers: Callable[[str], bool], settings: str = "") -> str:
-        digest = hashlib.sha256(settings.encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            if covers(name):
-                bytes_N = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)  # numpy has no bfloat16
-                digest.update(name.encode() + bytes_N.numpy().tobytes())
-        return digest.hexdigest()[:16]
 
 
 def _mean_over_frames(loss_BS: Tensor | None, num_frames_B: Tensor) -> Tensor | None:

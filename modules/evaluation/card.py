@@ -13,8 +13,8 @@ import torch
 
 from modules.api import Resynthesiser, Verifier
 from modules.evaluation.judge import METRIC_RATE, EvaluatedRecording
-from modules.evaluation.systems import CodecUnderTest, SystemFacts, public, weights_hash
-from modules.provenance import package_versions, plain
+from modules.evaluation.systems import CodecUnderTest, SystemFacts, public
+from modules.provenance import package_versions, plain, weights_hash
 from modules.statistics import interval_label
 from modules.verifiers.audio import audio_hash
 from modules.verifiers.transcript import Recogniser
@@ -58,7 +58,7 @@ def described_systems(
     return {
         "codec": {
             "name": under_test.name,
-            "model_hash": weights_hash(codec),
+            "model_hash": weights_hash(codec.state_dict()),
             "fingerprint": codec.fingerprint,
             "frame_rate": codec.frame_rate,
             "codebook_size": codec.codebook_size,

@@ -8,7 +8,6 @@ Shapes: B batch, T audio samples, Q codebooks, S code frames.
 """
 
 import copy
-import hashlib
 import math
 import time
 from collections.abc import Sequence
@@ -135,15 +134,6 @@ def gathered_systems(under_test: CodecUnderTest, comparisons: Sequence[Resynthes
     here = [one for one in comparisons if getattr(one, "available", True)]
     bound = [one.with_codec(under_test.codec) if hasattr(one, "with_codec") else one for one in here]
     return [Original(), under_test, *bound]
-
-
-def weights_hash(network: nn.Module) -> str:
-    """sha256 over the names and values of all weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        bytes_N = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)  # numpy has no bfloat16
-        digest.update(name.encode() + bytes_N.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def public(value: object) -> dict[str, Any]:

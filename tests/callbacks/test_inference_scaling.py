@@ -18,6 +18,7 @@ from modules.api import SamplingSettings
 from modules.batches import PromptBatch
 from modules.search.algorithms.best_of_n import BestOfN
 from modules.search.candidate_store import CandidateStore
+from modules.search.panel import chosen_index
 from tests.toys.search_toys import (
     CODEBOOK_SIZE,
     ToyCodec,
@@ -154,7 +155,7 @@ def test_curves_equal_brute_force(finished):
     for point in finished.results.points:
         if point.judge == "dear":
             continue
-        traces = finished.results.prompt_sets[point.prompt_set]
+        traces = finished.results.traces(point.prompt_set)
         n, selector = (1, "mean") if point.selector == "random" else (point.n, point.selector)
         expected = np.mean([brute_force(trace, selector, judges[point.judge], n) for trace in traces])
         assert point.score == pytest.approx(expected, abs=1e-9), point
@@ -166,7 +167,7 @@ def test_curves_equal_brute_force(finished):
 
 def test_failures_and_runaways_are_counted(finished):
     """Guards against candidates dropped without being counted."""
-    candidates = [one for trace in finished.results.prompt_sets["short"] for one in trace.candidates]
+    candidates = [one for trace in finished.results.traces("short") for one in trace.candidates]
     runaways = [one for one in candidates if not one.stopped]
     unjudged = [one for one in candidates if one.stopped and math.isnan(one.scores["judge"])]
     assert runaways and unjudged
@@ -201,11 +202,11 @@ def test_final_judge_scores_the_selected(finished):
     for point in finished.results.points:
         if point.judge != "dear":
             continue
-        traces = finished.results.prompt_sets[point.prompt_set]
+        traces = finished.results.traces(point.prompt_set)
         chosen = [
             trace.candidates[0]
             if point.n == 1 or point.selector == "random"
-            else finished.results.chosen_candidate(point.prompt_set, point.selector, trace)
+            else trace.candidates[chosen_index(trace.candidates, point.selector)]
             for trace in traces
         ]
         expected = [one.num_codes * 16 if one.stopped and one.num_codes else worst for one in chosen]
@@ -226,11 +227,15 @@ def test_files_and_logged_scalars(finished):
     assert list(rows[0])[:8] == first_columns
     assert [float(row["score"]) for row in rows] == [point.score for point in finished.results.points]
     summary = json.loads((finished.folder / "report" / "summary.json").read_text())
-    assert summary["chosen"] == finished.results.chosen
+    for own in finished.results.swept:
+        for selector, by_key in summary["chosen"][own.prompt_set].items():
+            candidates = own.trace.candidates
+            assert by_key[own.trace.prompt.key] == candidates[chosen_index(candidates, selector)].index
+    assert set(summary["chosen"]["short"]) == set(finished.results.selectors)
     assert summary["description"]["num_prompts"] == {"short": 7, "long": 4}
     roles = {one["name"]: one["roles"] for one in summary["description"]["verifiers"]}
     assert roles["twin"] == ["selector"] and roles["dear"] == ["final judge"]
-    assert {name for _, _, name in finished.results.hypotheses} == {"judge"}
+    assert {name for own in finished.results.swept for _, name in own.hypotheses} == {"judge"}
     with (finished.folder / "report" / "candidates.csv").open() as stream:
         assert len(list(csv.DictReader(stream))) == 11 * NUM_CANDIDATES
     (logged,) = finished.folder.glob("log/*/metrics.csv")
@@ -246,8 +251,7 @@ def test_files_and_logged_scalars(finished):
 
 def test_traces_hold_no_audio(finished):
     """Guards against a sweep whose memory grows with every candidate."""
-    for traces in finished.results.prompt_sets.values():
-        assert all(one.audio is None for trace in traces for one in trace.candidates)
+    assert all(one.audio is None for own in finished.results.swept for one in own.trace.candidates)
 
 
 def test_a_stopped_test_resumes_to_the_same_results(tmp_path, finished):
@@ -260,7 +264,13 @@ def test_a_stopped_test_resumes_to_the_same_results(tmp_path, finished):
     results = run(tmp_path, prompt_sets, callback_in(tmp_path), sampler)
     assert sampler.extended == [(1, NUM_CANDIDATES), (3, NUM_CANDIDATES), (1, NUM_CANDIDATES)]
     assert timeless(results.points) == timeless(finished.results.points)
-    assert results.chosen == finished.results.chosen and results.hypotheses == finished.results.hypotheses
+    hypotheses = [[one.hypotheses for one in each.swept] for each in (results, finished.results)]
+    assert hypotheses[0] == hypotheses[1]
+    chosen = [
+        [chosen_index(one.trace.candidates, name) for one in each.swept for name in each.selectors]
+        for each in (results, finished.results)
+    ]
+    assert chosen[0] == chosen[1]
 
 
 def test_another_codebook_is_refused_before_sampling(tmp_path):

@@ -22,6 +22,7 @@ from modules.audio import encoded
 from modules.batches import PromptBatch
 from modules.report.sweep_page import judged_curves
 from modules.search.algorithms.best_of_n import BestOfN
+from modules.search.panel import chosen_index
 from tests.toys.report_toys import RATE, Page, ToneCodec, curve, tone_sweep
 from tests.toys.search_toys import (
     CODEBOOK_SIZE,
@@ -118,15 +119,13 @@ def test_players_give_back_the_audio_that_was_scored(written):
     results, codec = written.scaling.results, ToneCodec()
     players = [base64.b64decode(source.split(",")[1]) for source in Page(written.text).audio]
     expected = []
-    for trace in results.prompt_sets["tones"]:
+    for trace in results.traces("tones"):
         reference_T = trace.prompt.reference.samples_T
         expected += [
             reference_T,
             codec.decode(*codec.encode(reference_T[None], torch.tensor([reference_T.numel()])))[0],
         ]
-        places = dict.fromkeys(
-            [0, *(results.chosen["tones"][name][trace.prompt.key] for name in ("closeness", "likelihood"))]
-        )
+        places = dict.fromkeys([0, *(chosen_index(trace.candidates, name) for name in ("closeness", "likelihood"))])
         for candidate in (trace.candidates[place] for place in places):
             if candidate.num_codes:
                 expected.append(codec.decode(candidate.codes_S[None], torch.tensor([candidate.num_codes]))[0])
@@ -168,8 +167,7 @@ def test_counts_of_samples_and_failures_cover_the_same_seeds(tmp_path):
     page = Page((tmp_path / "report" / "index.html").read_text(encoding="utf-8"))
     counts = next(table for table in page.tables.values() if "never ended" in table[0])
     candidates = [
-        candidate for one in (scaling.results, *scaling.results.other_seeds) for trace in one.prompt_sets["prompts"]
-        for candidate in trace.candidates
+        candidate for one in scaling.results.swept for candidate in one.trace.candidates
     ]  # fmt: skip
     assert len(candidates) == 3 * 3 * 4
     for row, name in zip(counts[1:], ("judge", "dear"), strict=True):
@@ -191,7 +189,7 @@ def test_loggers_get_the_figures_and_the_audio(written):
     assert "tones/prompt0/recording" in events.Tags()["audio"]
     logged = events.Audio("tones/prompt1/recording")[0]
     samples, rate = soundfile.read(io.BytesIO(logged.encoded_audio_string))
-    reference_T = written.scaling.results.prompt_sets["tones"][1].prompt.reference.samples_T
+    reference_T = written.scaling.results.traces("tones")[1].prompt.reference.samples_T
     assert rate == RATE
     np.testing.assert_allclose(samples, reference_T.numpy(), atol=2**-14)
 

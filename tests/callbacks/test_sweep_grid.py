@@ -61,13 +61,13 @@ def test_a_grid_is_one_table_and_one_store(tmp_path):
     callback, sampler, module = run(tmp_path)
     assert module.asked == [0.9] * 3 + [0.5] * 3
     results = callback.results
-    kinds = {(point.algorithm, point.temperature, point.n) for point in results.all_points}
+    kinds = {(point.algorithm, point.temperature, point.n) for point in results.points}
     assert kinds >= {("best_of_n", 0.9, n) for n in (1, 2, 4)} | {("process_beam", 0.5, 2), ("process_beam", 0.9, 2)}
     assert {name for name, _, _ in kinds} == {"best_of_n", "process_beam", "adaptive"}
-    assert {point.algorithm for point in results.points} == {"best_of_n"}
+    assert {point.algorithm for point in results.first_points} == {"best_of_n"}
     with (tmp_path / "report" / "curve.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert [float(row["score"]) for row in rows] == [point.score for point in results.all_points]
+    assert [float(row["score"]) for row in rows] == [point.score for point in results.points]
     with (tmp_path / "report" / "comparisons.csv").open() as stream:
         pairs = {(row["first"], row["second"]) for row in csv.DictReader(stream)}
     assert ("best_of_n T=0.9: reward", "process_beam T=0.5: reward") in pairs  # both have n = 2
@@ -77,8 +77,8 @@ def test_a_grid_is_one_table_and_one_store(tmp_path):
     num_tokens = sampler.num_tokens
     again, sampler, _ = run(tmp_path)
     assert num_tokens > 0 == sampler.num_tokens
-    assert repr(again.results.all_points) == repr(results.all_points)
-    assert results.description["most_flops_per_prompt"] >= max(trace.cost.flops for trace in results.prompt_sets["set"])
+    assert repr(again.results.points) == repr(results.points)
+    assert results.description["most_flops_per_prompt"] >= max(trace.cost.flops for trace in results.traces("set"))
 
 
 def test_every_pair_is_compared_once(tmp_path, monkeypatch):
@@ -89,7 +89,7 @@ def test_every_pair_is_compared_once(tmp_path, monkeypatch):
     monkeypatch.setattr(summary, "compare", lambda points, *about: (asked.append(len(points)), own(points, *about))[1])
     settings = {"more_algorithms": None, "more_seeds": [1], "algorithm": BestOfN(2, 12)}
     results = run(tmp_path, **settings)[0].results
-    assert asked == [len(results.all_points)] and results.comparisons
+    assert asked == [len(results.points)] and results.comparisons
     alone = run(tmp_path, **settings | {"more_temperatures": None, "more_seeds": None})[0].results
     assert asked[1:] == [len(alone.points)] and alone.comparisons
 
@@ -118,7 +118,7 @@ def test_searches_of_one_name_have_distinct_labels(tmp_path):
     }
     results = run(tmp_path, algorithm=first, more_algorithms=others, **settings)[0].results
     for name, points in alone.items():
-        own = [(one.selector, one.n, one.score) for one in results.all_points if one.algorithm == name]
+        own = [(one.selector, one.n, one.score) for one in results.points if one.algorithm == name]
         assert own == [(one.selector, one.n, one.score) for one in points]
     names, report = set(searches), tmp_path / "report"
     for file in ("curve.csv", "prompts.csv", "seeds.csv", "candidates.csv"):

@@ -149,6 +149,11 @@ def test_discriminators_change_what_the_generator_learns(shards, tmp_path):
     without, _ = fit(shards, tmp_path / "b", 6, build(discriminator_start_step=100))
     assert torch.equal(with_gan.generator[2], without.generator[2])
     assert not torch.allclose(with_gan.generator[5], without.generator[5])
+    weightless, _ = fit(shards, tmp_path / "c", 6, build(family_weights={"multi_period": 0.0}))
+    assert torch.equal(weightless.generator[5], without.generator[5])
+    assert not torch.equal(weightless.discriminator[5], without.discriminator[5]), "it learns"
+    with pytest.raises(ValueError, match="but got .'multi_scale'"):
+        build(family_weights={"multi_scale": 1.0})
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(shards, tmp_path):

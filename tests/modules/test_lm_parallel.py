@@ -23,7 +23,7 @@ from datamodules.shards.shards import ShardWriter
 from datamodules.tokens import TokenDataModule
 from modules.batches import TokenBatch
 from modules.lm.attention import find_segments
-from modules.lm.checkpoints import main, read_checkpoint
+from modules.lm.checkpoints import main, read_model
 from modules.lm.network import LlamaSize
 from modules.lm.text.byte_tokenizer import ByteTokenizer
 from modules.lm.text.prompt_format import TextToSpeech
@@ -322,7 +322,7 @@ def test_shards_are_joined_by_the_printed_command_and_exported(folder, repositor
     """Guards against a command that fails on the strategy's output, and weights lost in consolidation."""
     shards, target = folder / "shards.ckpt", folder / "exported"
     with pytest.raises(ValueError, match="folder of shards") as refused:
-        read_checkpoint(shards)
+        read_model(shards)
     command = re.search(r"python (-m lightning\S+) (\S+?):? ", f"{refused.value} ")
     assert Path(command[2]) == shards
     for page in ("language_model.md", "codec.md"):

@@ -236,7 +236,7 @@ def flops_by_hand(results: SweepResults, network, has_selector: bool, n: int) ->
     """(P,) FLOPs of each prompt: it is processed once, and n of its candidates are sampled, decoded and perhaps
     scored."""
     sampler, flops_P = KVCacheSampler(network, FORMAT, SamplingSettings()), []
-    for trace in results.prompt_sets["set"]:
+    for trace in results.traces("set"):
         num_tokens = sampler.num_prompt_tokens(trace.prompt)
         lengths = [one.num_codes for one in trace.candidates]
         drawn = sum(growth_flops(sampler, num_tokens, 0, length) for length in lengths)

@@ -12,7 +12,7 @@ import torch
 
 from datamodules.prompt_sets.voice_prompts import VoicePromptDataModule
 from datamodules.shards.shards import ShardWriter
-from datamodules.sources.numerals import NumeralsSource
+from datamodules.sources.digits import NumeralsSource
 from datamodules.sources.source import Recording, Skipped
 from modules.api import Audio
 from studies.two_directions.collect import clustered, voice_results

@@ -166,7 +166,7 @@ def test_digits_are_read_once_and_late():
 
 def test_impossible_settings_are_refused():
     """Missing digits, lengths that the split cannot have and too many strings: each raises a clear error."""
-    with pytest.raises(ValueError, match=r"ten English digits.*en_digits_3 \(unreadable: cut short\)"):
+    with pytest.raises(ValueError, match=r"digits of one language.*en_digits_3 \(unreadable: cut short\)"):
         list(source(5, 1, 6, "train", tones=Tones(broken=(3,))).recordings())
     for arguments, name in (
         ((0, 1, 6, "train"), "num_strings"),

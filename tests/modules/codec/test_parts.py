@@ -17,6 +17,8 @@ from modules.codec.training.losses import (
     by_family,
     discriminator_losses,
     feature_matching_loss,
+    weighted_sum,
+    weights_of,
 )
 from tests.toys.codec_references import librosa_distances
 
@@ -133,6 +135,24 @@ def test_gan_losses_by_hand():
     sums = by_family("adversarial", torch.tensor([1.0, 2.0, 4.0]), ["period", "spectral", "period"])
     assert {name: float(value) for name, value in sums.items()} == {"adversarial_period": 5, "adversarial_spectral": 2}
     assert float(feature_matching_loss([real, real], [fake, fake])) == pytest.approx(1.0)
+
+
+def test_families_are_weighed_apart():
+    """Guards against a weight that reaches one of the two terms only, or the maps of another family."""
+    generator = torch.Generator().manual_seed(0)
+    real, fake = ([[torch.randn(3, 5, generator=generator) for _ in range(number)] for number in (2, 3, 1)]
+                  for _ in range(2))  # fmt: skip
+    families, by_name = ["period", "spectral", "period"], {"spectral": 0.25}
+    weights_D = weights_of(families, by_name)
+    expected, plain = 0.0, 0.0
+    for family, real_maps, fake_maps in zip(families, real, fake, strict=True):
+        for one, other in zip(real_maps, fake_maps, strict=True):
+            plain += float((one - other).abs().mean())
+            expected += by_name.get(family, 1.0) * float((one - other).abs().mean())
+    assert float(feature_matching_loss(real, fake, weights_D)) == pytest.approx(expected)
+    assert float(feature_matching_loss(real, fake, weights_of(families, None))) == pytest.approx(plain)
+    assert float(weighted_sum(torch.tensor([1.0, 2.0, 4.0]), weights_D)) == 5.5
+    assert float(weighted_sum(torch.tensor([1.0, 2.0, 4.0]), None)) == 7.0
 
 
 def test_wrong_settings_are_refused():

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from modules.api import Prompt, SamplingSettings
 from modules.codec.formats.checkpoints import save_transformers
-from modules.lm.checkpoints import export, read_checkpoint, restored_network, stored_prompt_format
+from modules.lm.checkpoints import export, read_model, restored_network, stored_prompt_format
 from modules.lm.network import LlamaSize
 from modules.lm.sampling.sampler import KVCacheSampler
 from modules.lm.text.byte_tokenizer import ByteTokenizer
@@ -93,7 +93,7 @@ def test_the_cards_example_draws_what_our_sampler_draws(kind: str, tmp_path: Pat
     assert output.returncode == 0, output.stderr
     tokens, answer, greedy = json.loads(output.stdout.splitlines()[-1])
 
-    stored = read_checkpoint(path)
+    stored = read_model(path)
     prompt_format = stored_prompt_format(stored)
     space = prompt_format.token_space
     text = re.search(r'"\{text\}", (\'.*?\')', to_codes)[1][1:-1]
@@ -111,7 +111,7 @@ def test_files_stored_with_the_weights(tmp_path: Path) -> None:
     path, target = checkpoint("chat", tmp_path), tmp_path / "exported"
     export(path, target)
     assert json.loads((target / "config.json").read_text())["use_cache"] is True
-    prompt_format = stored_prompt_format(read_checkpoint(path))
+    prompt_format = stored_prompt_format(read_model(path))
     assert isinstance(prompt_format, LlasaChat)
     config, end = GenerationConfig.from_pretrained(target), prompt_format.token_space.speech_end
     assert (config.do_sample, config.temperature, config.top_k, config.top_p) == (True, 0.8, 50, 1.0)

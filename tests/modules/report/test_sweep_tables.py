@@ -15,6 +15,7 @@ from modules.report.sweep_tables import final_points, most_telling, prompt_lines
 from modules.search.analysis.comparisons import Comparison
 from modules.search.analysis.overoptimisation import OverOptimisation
 from modules.search.analysis.results import write_prompt_scores
+from modules.search.panel import chosen_index
 from tests.callbacks.test_sweep_grid import run
 from tests.toys.report_toys import Page, curve, tone_sweep
 
@@ -33,14 +34,14 @@ def judged(candidate):
 def test_every_prompt_shows_the_choices_that_were_made_for_it(results, tmp_path):
     """Guards against rows of another prompt, an order that hides the bad ones, and a file with other numbers."""
     points = [point for point in results.points if point.judge == "listener"]
-    rows = prompt_rows(points, results.prompt_sets["tones"])
+    rows = prompt_rows(points, results.traces("tones"))
     names = [point.selector for point in prompt_lines(points)]
     assert names == ["random", "closeness", "likelihood", "oracle (listener)"]
-    traces = {trace.prompt.key: trace for trace in results.prompt_sets["tones"]}
+    traces = {trace.prompt.key: trace for trace in results.traces("tones")}
     assert sorted(row.key for row in rows) == sorted(traces)
     for row in rows:
         trace = traces[row.key]
-        chosen = [results.chosen_candidate("tones", name, trace) for name in ("closeness", "likelihood")]
+        chosen = [trace.candidates[chosen_index(trace.candidates, name)] for name in ("closeness", "likelihood")]
         scores = [judged(candidate) for candidate in trace.candidates]
         expected = [np.mean(scores), *map(judged, chosen), max(scores)]
         assert row.scores == pytest.approx(expected)
@@ -52,7 +53,7 @@ def test_every_prompt_shows_the_choices_that_were_made_for_it(results, tmp_path)
     assert len(written) == 3 * len(results.points)
     for row in written:
         (point,) = (one for one in points if (one.selector, one.n) == (row["selector"], int(row["n"])))
-        place = [trace.prompt.key for trace in results.prompt_sets["tones"]].index(row["prompt_key"])
+        place = [trace.prompt.key for trace in results.traces("tones")].index(row["prompt_key"])
         assert float(row["score"]) == point.scores_P[place]
 
 
@@ -85,7 +86,7 @@ def test_the_page_shows_every_search_of_a_grid_at_its_cost(tmp_path):
     callback, _, _ = run(tmp_path, more_seeds=[1])
     page = Page((tmp_path / "report" / "index.html").read_text())
     rows = next(table for table in page.tables.values() if table and table[0][0] == "search")
-    finals = final_points(callback.results.all_points)
+    finals = final_points(callback.results.points)
     assert len(rows) - 1 == len(finals) == 6 * 2
     for shown, point in zip(rows[1:], finals, strict=True):
         cells = dict(zip(rows[0], shown, strict=True))
@@ -99,11 +100,11 @@ def test_the_page_shows_every_search_of_a_grid_at_its_cost(tmp_path):
     header, *rows = page.tables["comparisons"]
     shown = {(row[header.index("first")], row[header.index("second")]) for row in rows}
     assert shown == {(one.first, one.second) for one in most_telling(callback.results.comparisons)}
-    everything = [one for first in (callback.results, *callback.results.others) for one in (first, *first.other_seeds)]
-    assert len(everything) == 12
-    lm_flops = sum(trace.cost.lm_flops for one in everything for trace in one.prompt_sets["set"])
+    swept = callback.results.swept
+    assert len({(one.search, one.seed) for one in swept}) == 12
+    lm_flops = sum(one.trace.cost.lm_flops for one in swept)
     assert f"language model {lm_flops:.2e} FLOPs" in page.text
-    pictures = [curves.has_costs for curves in judged_curves(callback.results.points, frozenset())]
+    pictures = [curves.has_costs for curves in judged_curves(callback.results.first_points, frozenset())]
     assert pictures == [True]
 
 

@@ -93,7 +93,11 @@ def test_costs_are_those_of_the_present_panel(tmp_path):
         ])  # fmt: skip
 
     def point(sweep, name):
-        return next(one for one in summarise(sweep, {"set": prompts}, 50).points if (one.selector, one.n) == (name, 4))
+        return next(
+            one
+            for one in summarise([[sweep]], {"set": prompts}, num_resamples=50).points
+            if (one.selector, one.n) == (name, 4)
+        )
 
     first = sweep(["one", "two"], ["judge"])
     first.run(prompts, ToySampler())

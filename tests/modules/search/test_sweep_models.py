@@ -70,10 +70,8 @@ def test_models_are_swept_one_after_the_other(tmp_path):
     model at equal compute, tables without model names, and sampling a finished sweep again."""
     settings = {"more_temperatures": None}
     alone = {
-        "small": run(tmp_path / "small", **settings)[0].results.all_points,
-        "large": run(tmp_path / "large", module=lambda _: OtherModule(OtherSampler()), **settings)[
-            0
-        ].results.all_points,
+        "small": run(tmp_path / "small", **settings)[0].results.points,
+        "large": run(tmp_path / "large", module=lambda _: OtherModule(OtherSampler()), **settings)[0].results.points,
     }
     assert numbers_of(alone["small"]) != numbers_of(alone["large"])
     events = []
@@ -82,7 +80,7 @@ def test_models_are_swept_one_after_the_other(tmp_path):
     assert events == ["load large", *["sample"] * 3, "free large"]
     results = callback.results
     for name, points in alone.items():
-        assert numbers_of(one for one in results.all_points if one.model == name) == numbers_of(points)
+        assert numbers_of(one for one in results.points if one.model == name) == numbers_of(points)
     assert len(list((tmp_path / "candidates").glob("*.json"))) == 5 * 3 * 2
     report = {}
     for path in (tmp_path / "report").glob("*.csv"):
@@ -110,7 +108,7 @@ def test_models_are_swept_one_after_the_other(tmp_path):
     again = [ToyModel("large", [])]
     later, sampler, _ = run(tmp_path, more_models=again, model_name="small", **settings)
     assert sampler.num_tokens == again[0].toy_sampler.num_tokens == 0
-    assert timeless(later.results.all_points) == timeless(results.all_points)
+    assert timeless(later.results.points) == timeless(results.points)
 
 
 def test_a_model_that_does_not_fit_is_refused_before_sampling(tmp_path):

@@ -66,7 +66,7 @@ def test_a_share_that_is_missing_is_made_up_for(tmp_path):
     _, first = sweep(tmp_path, share=0, num_shares=2)
     merged, rest = sweep(tmp_path)
     assert sorted(first.keys + rest.keys) == sorted(prompt.key for prompt in toy_prompts(NUM_PROMPTS))
-    assert sum(len(traces) for traces in merged.results.prompt_sets.values()) == NUM_PROMPTS
+    assert len(merged.results.swept) == NUM_PROMPTS
 
 
 @pytest.mark.parametrize("share", [-1, 3])

@@ -8,12 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from modules.api import Prompt
 from modules.search.algorithms.best_of_n import BestOfN
 from modules.search.analysis.curves import CurveCalculator
 from modules.search.analysis.equal_compute import at_equal_compute
 from modules.search.analysis.expected_best_of_n import CurvePoint
-from modules.search.analysis.results import SweepResults, write_summary
+from modules.search.analysis.results import SweepResults, SweptPrompt, write_summary
 from modules.search.panel import Panel
+from modules.search.protocol import Trace
 from modules.statistics import UNBOUNDED, Resamples, bootstrap_interval
 from tests.modules.search.analysis.test_overoptimisation import traces_with, verifier
 
@@ -117,6 +119,7 @@ def test_unknown_flops_are_marked_in_their_row(samples, tmp_path):
     for row in (first, third):
         assert all(math.isnan(getattr(row, name)) for name in ("n", "difference", "low", "high", "p_value"))
         assert (row.search, row.score, row.differences_P) == ("beam T=1: selector", known.score, ())
-    write_summary(SweepResults({}, [unknown], {}, equal_compute=[first]), tmp_path / "summary.json")
+    swept = SweptPrompt("", "beam", 1.0, 0, "set", Trace(Prompt("p", "text"), []))
+    write_summary(SweepResults([swept], [unknown], {"verifiers": []}, equal_compute=[first]), tmp_path / "summary.json")
     (stored,) = json.loads((tmp_path / "summary.json").read_text())["equal_compute"]
     assert stored["n"] is None and stored["flops"] is None and stored["score"] == known.score

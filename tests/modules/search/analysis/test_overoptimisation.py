@@ -172,12 +172,12 @@ def test_a_reward_may_not_judge_its_search(tmp_path):
     without the discarded beams."""
     prompts, sweep, sampler = toy_prompts(4), beam_sweep(tmp_path), TreeSampler()
     sweep.run(prompts, sampler)
-    results = summarise(sweep, {"set": prompts}, 100)
+    results = summarise([[sweep]], {"set": prompts}, num_resamples=100)
     assert {point.n for point in results.points} == {3}
     lines = {(point.selector, point.judge) for point in results.points}
     assert lines == {("random", "judge"), ("reward", "judge"), ("other", "judge"), ("oracle (judge)", "judge"),
                      ("oracle (twin)", "twin")}  # fmt: skip
-    traces = results.prompt_sets["set"]
+    traces = results.traces("set")
     drawn = sum(1000 * len(prompt.text) for prompt in prompts) + 1000 * sampler.num_tokens
     assert sum(trace.cost.lm_flops for trace in traces) == pytest.approx(drawn)
     by_line = {point.selector: point for point in results.points}

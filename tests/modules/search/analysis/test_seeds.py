@@ -14,7 +14,7 @@ from modules.search.algorithms.adaptive import Adaptive
 from modules.search.algorithms.best_of_n import BestOfN
 from modules.search.algorithms.diverse_beam import DiverseBeam
 from modules.search.algorithms.process_beam import ProcessBeam
-from modules.search.analysis.candidate_tables import CandidateTable, write_candidates
+from modules.search.analysis.candidate_tables import write_candidates
 from modules.search.analysis.comparisons import compare
 from modules.search.analysis.seeds import averaged
 from modules.search.candidate_store import CandidateStore
@@ -130,10 +130,10 @@ def test_several_seeds_give_the_mean_of_what_each_gives_alone(tmp_path):
     alone = [run(tmp_path / str(seed), seed=seed, more_temperatures=None)[0].results for seed in (0, 1, 2)]
     results = together.results
     num_checked = 0
-    for point in results.all_points:
+    for point in results.points:
         line = (point.algorithm, point.selector, point.judge)
         own = [
-            one for each in alone for one in each.all_points
+            one for each in alone for one in each.points
             if (one.algorithm, one.selector, one.judge) == line
             and (one.n == point.n or one.algorithm == "adaptive")
         ]  # fmt: skip
@@ -147,8 +147,8 @@ def test_several_seeds_give_the_mean_of_what_each_gives_alone(tmp_path):
         assert point.n == max(one.n for one in own)
         num_checked += point.seed_deviation > 0
     assert num_checked > 5
-    chance = {(one.algorithm, one.judge, one.n): one for one in results.all_points if one.selector == "random"}
-    for point in results.all_points:
+    chance = {(one.algorithm, one.judge, one.n): one for one in results.points if one.selector == "random"}
+    for point in results.points:
         if point.selector == "reward":
             baseline = chance[point.algorithm, point.judge, point.n]
             assert point.gain == pytest.approx(point.score - baseline.score)
@@ -157,7 +157,7 @@ def test_several_seeds_give_the_mean_of_what_each_gives_alone(tmp_path):
     assert sorted({int(row["seed"]) for row in rows}) == [0, 1, 2]
     for seed, each in enumerate(alone):
         ours = [float(row["score"]) for row in rows if int(row["seed"]) == seed]
-        assert ours == [one.score for one in each.all_points]
+        assert ours == [one.score for one in each.points]
     assert results.description["seeds"] == [0, 1, 2]
     assert len(list((tmp_path / "all" / "candidates").glob("*.json"))) == 5 * 3 * 3
     again, sampler, _ = run(tmp_path / "all", more_seeds=[1, 2], more_temperatures=None)
@@ -190,9 +190,9 @@ def test_over_optimisation_of_several_seeds_is_that_of_their_mean(tmp_path):
         tmp_path, more_seeds=[1, 2], more_algorithms=None, more_temperatures=None, more_selectors=[length]
     )  # fmt: skip
     first = callback.results
-    seeds = [one.prompt_sets["set"] for one in (first, *first.other_seeds)]
+    seeds = [[one.trace for one in first.swept if one.seed == seed] for seed in (0, 1, 2)]
     rows = {row.selector: row for row in first.over_optimisation}
-    assert len(seeds) == 3 and len(first.over_optimisation) == len(rows) == 2
+    assert all(seeds) and len(first.over_optimisation) == len(rows) == 2
     resamples = Resamples.draw(5, 0, 100)
     spread = {
         name: np.nanstd([one.scores[name] for own in seeds for trace in own for one in trace.candidates])
@@ -252,9 +252,9 @@ def test_an_ensembles_disagreement_is_in_the_tables(tmp_path):
     prompts = [Prompt(f"p{place}", "some words") for place in range(4)]
     Sweep(ToyCodec(), BestOfN(6, 12), SamplingSettings(), panel, store, "m", 0, **FORMAT).run(prompts, ToySampler())
     sweep = Sweep(ToyCodec(), BestOfN(6, 12), SamplingSettings(), panel, store, "m", 0, **FORMAT)
-    results = summarise(sweep, {"set": prompts}, 100)
+    results = summarise([[sweep]], {"set": prompts}, num_resamples=100)
     expected, chosen = [], []
-    for trace in results.prompt_sets["set"]:
+    for trace in results.traces("set"):
         heard = [one for one in trace.candidates if one.num_codes]
         audios = [(one.codes_S.float() / 16).repeat_interleave(16) for one in heard]
         scores_MN = np.array([[member.function(audio_T) for audio_T in audios] for member in members])
@@ -267,7 +267,7 @@ def test_an_ensembles_disagreement_is_in_the_tables(tmp_path):
     (row,) = results.over_optimisation
     assert row.disagreement == pytest.approx(np.mean(expected))
     assert row.chosen_disagreement == pytest.approx(np.mean(chosen))
-    write_candidates(CandidateTable([(results.prompt_sets, {})], panel.columns), tmp_path)
+    write_candidates(results.swept, panel.columns, tmp_path)
     with (tmp_path / "candidates.csv").open() as stream:
         column = [one["ensemble disagreement"] for one in csv.DictReader(stream)]
     assert [float(cell) for cell in column if cell] == pytest.approx(expected)
