@@ -115,7 +115,7 @@ def _all_codes(candidate: Candidate) -> torch.Tensor:
 
 
 def is_comparative(verifier: Verifier) -> bool:
-    """Whether the scores are relative, that is, depend on the other candidates in the call (as in an ensemble)."""
+    """Check whether scores are relative, i.e. depend on the other candidates in the call (as in an ensemble)."""
     return hasattr(verifier, "member_hashes")
 
 
