@@ -1,4 +1,4 @@
-"""BenchmarkDataModule: published benchmarks as prompt sets of a sweep."""
+"""PublishedPromptDataModule: published test sets as prompt sets of a sweep."""
 
 import logging
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 import lightning as L
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.prompt_sets.published_set import Benchmark, PromptRow, drawn, read_prompt
+from datamodules.prompt_sets.published_set import PromptRow, PublishedSet, drawn, read_prompt
 from datamodules.sources.source import Skipped
 from modules.api import PromptFormat
 from modules.batches import PromptBatch
@@ -16,8 +16,8 @@ MAX_NAMED = 5  # of the skipped ones, in the warning
 logger = logging.getLogger(__name__)
 
 
-class BenchmarkPrompts(Dataset):
-    """The batches of one benchmark's prompts, read when asked for, in order. `told` replaces speaker or language.
+class PublishedPrompts(Dataset):
+    """The batches of one test set's prompts, read when asked for, in order. `told` replaces speaker or language.
 
     What could not be used is in `skipped`, and warned of with the last batch. Raises ValueError there if nothing could.
     """
@@ -78,26 +78,26 @@ class BenchmarkPrompts(Dataset):
         return "; ".join([*named, "..."] if len(self.skipped) > MAX_NAMED else named)
 
 
-class BenchmarkDataModule(L.LightningDataModule):
-    """Spoken prompts for `test`: a prompt set for each of `benchmarks`. Nothing is read before the test begins.
+class PublishedPromptDataModule(L.LightningDataModule):
+    """Spoken prompts for `test`: one for each of `prompt_sets`. Nothing is read before the test begins.
 
-    Damaged files and lines are counted, warned of and left out; a benchmark that is absent stops the run and says where
+    Damaged files and lines are counted, warned of and left out; a test set that is absent stops the run and says where
     to get it.
 
     Args:
         prompt_format: Where text and codes stand; linked to the model.
-        benchmarks: Name to show, and what it reads.
+        prompt_sets: Name to show, and what it reads.
         sample_rate: Of the recordings: the rate that the codec hears at, in Hz.
         num_prompts: Prompts of each set, drawn by the hash of their keys. 0 for all.
         batch_size: Prompts of one batch.
         speaker, language: What the model is told of the voice, for a prompt format that names them. None: what the
-            benchmark says; "" tells none, as where a name of the benchmark means somebody else in training.
+            test set says; "" tells none, as where a name of the test set means somebody else in training.
     """
 
     def __init__(
         self,
         prompt_format: PromptFormat,
-        benchmarks: dict[str, Benchmark],
+        prompt_sets: dict[str, PublishedSet],
         sample_rate: int = 16_000,
         num_prompts: int = 0,
         batch_size: int = 8,
@@ -108,13 +108,15 @@ class BenchmarkDataModule(L.LightningDataModule):
         for name, value, least in (("sample_rate", sample_rate, 1), ("num_prompts", num_prompts, 0)):
             if value < least:
                 raise ValueError(f"Expected `{name}` to be at least {least}, but got {value}.")
-        if batch_size < 1 or not benchmarks:
-            raise ValueError(f"Expected `benchmarks` and a `batch_size`, but got {list(benchmarks)} and {batch_size}.")
-        self.prompt_format, self.benchmarks = prompt_format, benchmarks
+        if batch_size < 1 or not prompt_sets:
+            raise ValueError(
+                f"Expected `prompt_sets` and a `batch_size`, but got {list(prompt_sets)} and {batch_size}."
+            )
+        self.prompt_format, self.prompt_sets = prompt_format, prompt_sets
         self.sample_rate, self.num_prompts, self.batch_size = sample_rate, num_prompts, batch_size
         if speaker:
             raise ValueError(
-                f"Expected `speaker` to be null or empty, for a benchmark brings the voices that it judges by, but got "
+                f"Expected `speaker` to be null or empty, for a test set brings the voices that it judges by, but got "
                 f"{speaker!r}."
             )
         given = {"told_speaker": speaker, "language": language}
@@ -123,15 +125,15 @@ class BenchmarkDataModule(L.LightningDataModule):
 
     @property
     def prompt_set_names(self) -> list[str]:
-        return list(self.benchmarks)
+        return list(self.prompt_sets)
 
     def setup(self, stage: str) -> None:
         """Lists the prompts. Lightning calls it before it builds the model: absent data costs no download."""
-        self.rows = {name: drawn(benchmark.rows(), self.num_prompts) for name, benchmark in self.benchmarks.items()}
+        self.rows = {name: drawn(one.rows(), self.num_prompts) for name, one in self.prompt_sets.items()}
 
     def test_dataloader(self) -> list[DataLoader]:
         # Every rank sees every prompt: the sweep shares the work out by prompt and merges by key.
         settings = (self.prompt_format, self.sample_rate, self.batch_size, self.told)
         return [
-            DataLoader(BenchmarkPrompts(name, rows, *settings), batch_size=None) for name, rows in self.rows.items()
+            DataLoader(PublishedPrompts(name, rows, *settings), batch_size=None) for name, rows in self.rows.items()
         ]

@@ -1,4 +1,4 @@
-"""What the published benchmarks yield: rows that name text and recording, and how a row becomes a Prompt.
+"""Published test sets: rows that name text and recording, and how a row becomes a Prompt.
 
 Shapes: T audio samples.
 """
@@ -20,7 +20,7 @@ from modules.tokens import Utterance
 
 @dataclass(frozen=True)
 class PromptRow:
-    """One line of a benchmark, its audio not read yet.
+    """One line of a test set, its audio not read yet.
 
     `voice_text` is what is said in `recording`; empty where that is the beginning of `text` itself, to be continued.
     `seconds`: so much of the recording, from its start; None takes all.
@@ -37,7 +37,7 @@ class PromptRow:
 
 
 @runtime_checkable
-class Benchmark(Protocol):
+class PublishedSet(Protocol):
     """One published layout. `rows` reads no audio beyond headers.
 
     It raises FileNotFoundError where the data is absent (with where to get it), ValueError where nothing is of use; a
@@ -53,7 +53,7 @@ def absent(name: str, expected: str, got: Path, where: str) -> FileNotFoundError
 
 
 def drawn(rows: Sequence[PromptRow | Skipped], number: int) -> list[PromptRow | Skipped]:
-    """`number` rows in the order of the benchmark, all for 0: by the hash of their keys, so that neither the first
+    """`number` rows in the order of the test set, all for 0: by the hash of their keys, so that neither the first
     speakers nor the easy beginning are preferred, and a larger number holds a smaller one."""
     if not number:
         return list(rows)
