@@ -30,8 +30,8 @@ def check_subcommand(subcommand: str, data: str | None, model: str | None, callb
         data: class_path of the datamodule; None or no importable class: not checked here. So for the others.
         callbacks: Parts of the config, those of callbacks among them.
     """
-    data_class, model_class = _class(data, LightningDataModule), _class(model, LightningModule)
-    kinds = [kind for one in callbacks if (kind := _class(_path(one), Callback)) is not None]
+    data_class, model_class = class_of(data, LightningDataModule), class_of(model, LightningModule)
+    kinds = [kind for one in callbacks if (kind := class_of(_path(one), Callback)) is not None]
     if data_class is not None and not _overrides(data_class, LightningDataModule, LOADERS[subcommand]):
         able = [name for name, loader in LOADERS.items() if _overrides(data_class, LightningDataModule, loader)]
         raise ValueError(
@@ -77,7 +77,7 @@ def check_checkpoint_path(path: Any, folders: Iterable[Path]) -> None:
 
 def check_model(path: Any, wanted: str | None, stored: str | None) -> None:
     """Raises ValueError where a checkpoint was saved from a class that is unrelated to that of the config."""
-    wanted_class, stored_class = _class(wanted, LightningModule), _class(stored, LightningModule)
+    wanted_class, stored_class = class_of(wanted, LightningModule), class_of(stored, LightningModule)
     if wanted_class is None or stored_class is None:
         return
     if not (issubclass(stored_class, wanted_class) or issubclass(wanted_class, stored_class)):
@@ -127,7 +127,7 @@ def _path(one: Any) -> str | None:
     return one.get("class_path") if hasattr(one, "get") else None
 
 
-def _class(path: str | None, parent: type) -> type | None:
+def class_of(path: str | None, parent: type) -> type | None:
     """The class of a class_path, or None for anything that is not there or no such class: the parser tells that."""
     module, _, name = (path or "").rpartition(".")
     try:
