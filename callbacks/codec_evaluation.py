@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from callbacks.media import log_audio, log_figure
 from datamodules.shards.shards import by_hash
-from modules.api import Audio, Resynthesiser, Verifier
+from modules.api import Audio, Resynthesiser, Verifier, check_members
 from modules.batches import AudioBatch
 from modules.evaluation.card import described_data, described_judges, described_run, described_systems, utterance_hash
 from modules.evaluation.judge import Judgement, Utterance, judge, summarise, verify
@@ -107,9 +107,6 @@ class CodecEvaluation(Callback):
         names = [Recording.name, name, *(comparison.name for comparison in comparisons or [])]
         if len(set(names)) < len(names):
             raise ValueError(f"Expected `comparisons` and `name` to have distinct names, but got {names}.")
-        columns = [verifier.name for verifier in verifiers or []]
-        if len(set(columns)) < len(columns):
-            raise ValueError(f"Expected `verifiers` to have distinct names, but got {columns}.")
         self.folder, self.name = Path(folder), name
         self.recogniser, self.normaliser = recogniser, normaliser
         self.comparisons, self.verifiers, self.selection = comparisons or [], verifiers or [], selection
@@ -128,6 +125,11 @@ class CodecEvaluation(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.quoted:
             QuotedTable.read(self.quoted)  # fail early
+        for verifier in self.verifiers:
+            check_members(verifier, Verifier, "verifier")
+        columns = [verifier.facts.name for verifier in self.verifiers]
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"Expected `verifiers` to have distinct names, but got {columns}.")
         self.results, self._utterances, self._left_out, self._examples = None, [], Counter(), []
 
     def on_test_batch_end(
@@ -175,7 +177,7 @@ class CodecEvaluation(Callback):
     ) -> EvaluatedCodecs:
         facts = {system.name: SystemFacts.of(system) for system in systems}
         sizes = {name: int(one.codebook_size) for name, one in facts.items() if not math.isnan(one.codebook_size)}
-        ends = {verifier.name: ends_of(verifier) for verifier in self.verifiers}
+        ends = {verifier.facts.name: ends_of(verifier) for verifier in self.verifiers}
         return EvaluatedCodecs(
             summarise(judgements, self.seed, self.num_resamples, sizes, ends),
             facts,

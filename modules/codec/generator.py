@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from modules.api import CodecFacts
 from modules.codec.buckets import CALL_SECONDS, in_buckets
 from modules.codec.parts.spectral import frame_mask
 
@@ -51,26 +52,14 @@ class CodecGenerator(nn.Module):
         self.bridge = nn.Linear(encoder.channels, decoder.channels)
 
     @property
-    def sample_rate(self) -> int:
-        return self.decoder.sample_rate
-
-    @property
-    def input_sample_rate(self) -> int:
-        """Of the audio that `encode` takes; `sample_rate` is that of the audio that `decode` gives."""
-        return self.encoder.sample_rate
-
-    @property
-    def frame_rate(self) -> float:
-        return self.encoder.sample_rate / self.encoder.hop_length
-
-    @property
-    def codebook_size(self) -> int:
-        return self.quantizer.codebook_size
-
-    @property
-    def look_back_frames(self) -> float:
-        """Frames before `start_frame` that `decode` computes too; infinite: all of them."""
-        return self.decoder.receptive_frames
+    def facts(self) -> CodecFacts:
+        return CodecFacts(
+            sample_rate=self.decoder.sample_rate,
+            input_sample_rate=self.encoder.sample_rate,
+            frame_rate=self.encoder.sample_rate / self.encoder.hop_length,
+            codebook_size=self.quantizer.codebook_size,
+            look_back_frames=self.decoder.receptive_frames,
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -98,7 +87,7 @@ class CodecGenerator(nn.Module):
         encoded = self.encoder(audio_BT, num_samples_B, *known)
         quantized = self.quantizer(encoded.latent_BSC)
         decoded = self.decoder(self.bridge(quantized.latent_BSC), encoded.num_frames_B)
-        num_samples = -(-audio_BT.shape[-1] * self.sample_rate // self.input_sample_rate)
+        num_samples = -(-audio_BT.shape[-1] * self.decoder.sample_rate // self.encoder.sample_rate)
         if decoded.shape[-1] < num_samples:  # encoders that run items by length give the longest item's frames
             decoded = F.pad(decoded, (0, num_samples - decoded.shape[-1]))
         return Resynthesis(
@@ -117,7 +106,7 @@ class CodecGenerator(nn.Module):
                 f"but got {tuple(audio_BT.shape)} and {tuple(num_samples_B.shape)}."
             )
         with parametrize.cached():  # weight norms are multiplied out once for all buckets
-            cost_of_call = CALL_SECONDS * self.input_sample_rate
+            cost_of_call = CALL_SECONDS * self.encoder.sample_rate
             most_samples = getattr(self.encoder, "samples_per_call", math.inf)
             return in_buckets(self._encode, audio_BT, num_samples_B, cost_of_call, most_samples)
 
@@ -125,7 +114,7 @@ class CodecGenerator(nn.Module):
         """As Codec.decode. The look-back is the decoder's receptive field, so a tail equals the end of the whole."""
         first_frame = max(0, start_frame - self.decoder.receptive_frames)
         num_frames_B = (num_codes_B - first_frame).clamp(min=0)
-        steps_per_call = CALL_SECONDS * self.frame_rate
+        steps_per_call = CALL_SECONDS * self.facts.frame_rate
         (audio_BT,) = in_buckets(self._decode, codes_BS[:, first_frame:], num_frames_B, steps_per_call)
         return audio_BT[:, (start_frame - first_frame) * self.decoder.hop_length :]
 

@@ -60,13 +60,20 @@ def described_systems(
             "name": under_test.name,
             "model_hash": weights_hash(codec),
             "fingerprint": codec.fingerprint,
-            "frame_rate": codec.frame_rate,
-            "codebook_size": codec.codebook_size,
+            "frame_rate": codec.facts.frame_rate,
+            "codebook_size": codec.facts.codebook_size,
         },
-        "comparisons": {one.name: plain(one) for one in systems if one.name not in ("recording", under_test.name)},
+        "comparisons": {one.name: _settings(one) for one in systems if one.name not in ("recording", under_test.name)},
         "missing_comparisons": {one.name: getattr(one, "requirement", "") for one in missing},
         "facts": {one.name: asdict(SystemFacts.of(one)) for one in systems},
     }
+
+
+def _settings(system: Any) -> Any:
+    if not hasattr(system, "model_hash"):
+        return plain(system)
+    about = {"class": type(system).__qualname__, "model_hash": system.model_hash}
+    return about | {"settings": plain(getattr(system, "settings", None))}
 
 
 def described_judges(recogniser: Recogniser | None, normaliser: Any, verifiers: Sequence[Verifier]) -> dict[str, Any]:
@@ -74,7 +81,7 @@ def described_judges(recogniser: Recogniser | None, normaliser: Any, verifiers: 
     return {
         "recogniser": plain({**public(recogniser), "model_hash": recogniser.model_hash}) if recogniser else None,
         "normaliser": normaliser.name,
-        "verifiers": {verifier.name: plain(verifier) for verifier in verifiers},
+        "verifiers": {verifier.facts.name: plain(verifier) for verifier in verifiers},
         "judged_at_hz": METRIC_RATE,
     }
 

@@ -16,7 +16,7 @@ import torch
 
 from modules.api import Audio, Codec
 from modules.audio import samples_at
-from modules.codec.access import codec_hash, device_of, input_rate
+from modules.codec.streaming import device_of
 from modules.evaluation.bit_streams import CodeLayout, Compressed, audio_like
 
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
@@ -162,11 +162,11 @@ class CodecResynthesiser:
 
     @property
     def layout(self) -> CodeLayout:
-        return CodeLayout(self.codec.codebook_size, 1, self.codec.frame_rate)
+        return CodeLayout(self.codec.facts.codebook_size, 1, self.codec.facts.frame_rate)
 
     @property
     def model_hash(self) -> str:
-        return codec_hash(self.codec)
+        return self.codec.decoder_fingerprint
 
     def resynthesise(self, audio: Audio) -> tuple[Audio, float]:
         """The audio after the codec, and the bits of its codes. Raises ValueError for no samples."""
@@ -175,7 +175,7 @@ class CodecResynthesiser:
 
     @torch.no_grad()
     def compress(self, audio: Audio) -> Compressed:
-        samples_T = torch.from_numpy(samples_at(audio, input_rate(self.codec))).to(device_of(self.codec))
+        samples_T = torch.from_numpy(samples_at(audio, self.codec.facts.input_sample_rate)).to(device_of(self.codec))
         codes_BS, num_codes_B = self.codec.encode(samples_T[None], torch.tensor([len(samples_T)]).to(samples_T.device))
         return compressed_codes(audio, codes_BS[0, : int(num_codes_B[0])], self.codec)
 
@@ -184,12 +184,12 @@ class CodecResynthesiser:
         codes_S = compressed.payload
         num_codes_B = torch.tensor([codes_S.numel()], device=codes_S.device)
         decoded_T = self.codec.decode(codes_S[None], num_codes_B)[0].float().cpu().numpy()
-        return audio_like(compressed, decoded_T, self.codec.sample_rate)
+        return audio_like(compressed, decoded_T, self.codec.facts.sample_rate)
 
 
 def compressed_codes(audio: Audio, codes_S: torch.Tensor, codec: Codec) -> Compressed:
     """Convert the codes of one codebook to a stream of log2(codebook_size) bits each."""
-    num_bits = codes_S.numel() * math.log2(codec.codebook_size)
+    num_bits = codes_S.numel() * math.log2(codec.facts.codebook_size)
     return Compressed(codes_S, num_bits, audio.samples_T.numel(), audio.sample_rate, codes_S.cpu()[None])
 
 

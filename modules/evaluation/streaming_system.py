@@ -7,8 +7,7 @@ import torch
 
 from modules.api import Audio, Codec
 from modules.audio import samples_at
-from modules.codec.access import codec_hash, device_of, input_rate
-from modules.codec.streaming import DecodeWindow, EncodeWindow, decode_in_chunks, encode_in_windows
+from modules.codec.streaming import DecodeWindow, EncodeWindow, decode_in_chunks, device_of, encode_in_windows
 from modules.evaluation.bit_streams import CodeLayout, Compressed, audio_like
 from modules.evaluation.opus_and_codec2 import compressed_codes
 
@@ -47,16 +46,16 @@ class StreamingResynthesiser:
 
     @property
     def layout(self) -> CodeLayout:
-        return CodeLayout(self._codec.codebook_size, 1, self._codec.frame_rate)
+        return CodeLayout(self._codec.facts.codebook_size, 1, self._codec.facts.frame_rate)
 
     @property
     def latency_seconds(self) -> float:
         """Algorithmic: from the first code of a chunk to the last one that its first sample waits for."""
-        return self.decode_window.latency_frames / self._codec.frame_rate
+        return self.decode_window.latency_frames / self._codec.facts.frame_rate
 
     @property
     def model_hash(self) -> str:
-        return codec_hash(self._codec)
+        return self._codec.decoder_fingerprint
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -70,7 +69,7 @@ class StreamingResynthesiser:
 
     @torch.no_grad()
     def compress(self, audio: Audio) -> Compressed:
-        samples_T = torch.from_numpy(samples_at(audio, input_rate(self._codec))).to(device_of(self._codec))
+        samples_T = torch.from_numpy(samples_at(audio, self._codec.facts.input_sample_rate)).to(device_of(self._codec))
         if self.encode_window is not None:
             codes_S = torch.cat(list(encode_in_windows(self._codec, samples_T, self.encode_window)))
         else:
@@ -82,7 +81,7 @@ class StreamingResynthesiser:
     def decompress(self, compressed: Compressed) -> Audio:
         chunks = decode_in_chunks(self._codec, compressed.payload, self.decode_window)
         decoded_T = torch.cat([chunk_T.float().cpu() for chunk_T in chunks])
-        return audio_like(compressed, decoded_T.numpy(), self._codec.sample_rate)
+        return audio_like(compressed, decoded_T.numpy(), self._codec.facts.sample_rate)
 
     @property
     def _codec(self) -> Codec:

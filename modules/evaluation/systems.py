@@ -104,7 +104,7 @@ class CodecUnderTest:
 
     def __init__(self, codec: Codec, name: str, sample_rate: int, device: torch.device) -> None:
         self.codec, self.name, self.sample_rate, self.device = codec, name, sample_rate, device
-        self.layout = SystemFacts(codec.codebook_size, 1, codec.frame_rate)
+        self.layout = SystemFacts(codec.facts.codebook_size, 1, codec.facts.frame_rate)
         weights = codec.parameters() if isinstance(codec, nn.Module) else ()
         is_half = any(one.dtype in (torch.bfloat16, torch.float16) for one in weights)
         self._computed = copy.deepcopy(codec).float() if is_half else codec
@@ -121,13 +121,13 @@ class CodecUnderTest:
         lengths_B = torch.tensor([num_samples], device=self.device)
         codes_BS, num_codes_B = self._computed.encode(audio.samples_T[None].float().to(self.device), lengths_B)
         codes_BS = codes_BS[:, : int(num_codes_B[0])]
-        num_bits = codes_BS.shape[1] * math.log2(self.codec.codebook_size)
+        num_bits = codes_BS.shape[1] * math.log2(self.codec.facts.codebook_size)
         return CodecStream(codes_BS, num_codes_B, num_bits, num_samples, codes_BS.cpu())
 
     def decompress(self, stream: CodecStream) -> Audio:
         decoded_BT = self._computed.decode(stream.codes_BS, stream.num_codes_B).float().cpu()
-        length = round(stream.num_samples * self.codec.sample_rate / self.sample_rate)
-        return Audio(decoded_BT[0, :length], self.codec.sample_rate)
+        length = round(stream.num_samples * self.codec.facts.sample_rate / self.sample_rate)
+        return Audio(decoded_BT[0, :length], self.codec.facts.sample_rate)
 
 
 def gathered_systems(under_test: CodecUnderTest, comparisons: Sequence[Resynthesiser]) -> list[Resynthesiser]:

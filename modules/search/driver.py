@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from modules.api import Branch, Candidate, Codec, Cost, Prompt, Sampler, Verifier
+from modules.api import Branch, Candidate, Codec, CombinesVerifiers, Cost, Prompt, Sampler, Verifier
 from modules.search.costs import (
     decoding_flops,
     growth_flops,
@@ -16,7 +16,7 @@ from modules.search.costs import (
     with_shared_costs,
 )
 from modules.search.protocol import Drop, Extend, Request, Score, Search, SearchAlgorithm, Trace
-from modules.search.scoring import ScoreFailure, decode_candidates, is_comparative, num_decoded, score_groups
+from modules.search.scoring import ScoreFailure, decode_candidates, num_decoded, score_groups
 
 logger = logging.getLogger(__name__)
 
@@ -105,20 +105,20 @@ def check_selectors(algorithm: SearchAlgorithm, selectors: Sequence[Verifier]) -
         ValueError: The reward verifier is not among `selectors`, its scores are relative to a batch, or it cannot score
             partial audio.
     """
-    by_name = {selector.name: selector for selector in selectors}
+    by_name = {selector.facts.name: selector for selector in selectors}
     for name in algorithm.verifier_names:
         if name not in by_name:
             raise ValueError(
                 f"Expected the reward of {algorithm.name} to be one of the selectors {sorted(by_name)}, "
                 f"but got {name!r}."
             )
-        if is_comparative(by_name[name]):
+        if isinstance(by_name[name], CombinesVerifiers):
             raise ValueError(
                 f"Expected the reward of {algorithm.name} to score every candidate independently, but got {name!r}, "
                 "whose scores are relative to the candidates of one call: use one of its members."
             )
     for name in algorithm.estimate(1).heard:
-        if not by_name[name].judges_partial:
+        if not by_name[name].facts.judges_partial:
             raise ValueError(f"Expected the reward of {algorithm.name} to judge partial audio, but got {name!r}.")
 
 
@@ -238,11 +238,11 @@ def _answer_scores(
             sizes = (search.num_prompt_tokens, candidate.num_codes, candidate.num_voice_codes)
             candidate.cost += sampling_cost(sampler, codec, *sizes)
     for verifier in selectors:
-        is_steering = verifier.name in algorithm.verifier_names
+        is_steering = verifier.facts.name in algorithm.verifier_names
         failed = _ask([search.request for search in searches], verifier, is_steering, codec, progress)
         for search in searches:
             if search.request.verifiers is not None:
-                search.note_failures(verifier.name, failed)
+                search.note_failures(verifier.facts.name, failed)
             elif failures is not None:
                 failures |= {failure for failure in failed if failure[0] == search.root.prompt.key}
     for search in searches:
@@ -260,20 +260,20 @@ def _ask(
     """Score, in one batch, the candidates that the verifier has not scored yet, if their request includes it."""
     prompts, groups = [], []
     for request in requests:
-        if request.verifiers is not None and verifier.name not in request.verifiers:
+        if request.verifiers is not None and verifier.facts.name not in request.verifiers:
             continue
-        if candidates := [candidate for candidate in request.candidates if verifier.name not in candidate.scores]:
+        if candidates := [candidate for candidate in request.candidates if verifier.facts.name not in candidate.scores]:
             prompts.append(request.prompt)
             groups.append(candidates)
     if not groups:
         return set()
-    if not verifier.judges_partial and any(candidate.is_partial for group in groups for candidate in group):
-        raise ValueError(f"Expected a verifier that judges partial audio, but got {verifier.name!r}.")
-    progress(verifier.name, 0)
+    if not verifier.facts.judges_partial and any(candidate.is_partial for group in groups for candidate in group):
+        raise ValueError(f"Expected a verifier that judges partial audio, but got {verifier.facts.name!r}.")
+    progress(verifier.facts.name, 0)
     failed = score_with_cost(prompts, groups, verifier, codec)
     if is_steering:
         for candidate in [one for group in groups for one in group]:
-            candidate.cost += candidate.verifier_costs.pop(verifier.name)
+            candidate.cost += candidate.verifier_costs.pop(verifier.facts.name)
     return failed
 
 
@@ -287,5 +287,5 @@ def score_with_cost(
     shares = share_seconds(time.perf_counter() - started, [candidate.num_codes for candidate in candidates])
     for candidate, seconds in zip(candidates, shares, strict=True):
         flops = verifier_cost([verifier], codec, candidate.num_codes)
-        candidate.verifier_costs[verifier.name] = flops + Cost(seconds=seconds)
+        candidate.verifier_costs[verifier.facts.name] = flops + Cost(seconds=seconds)
     return failed

@@ -6,7 +6,18 @@ from collections.abc import Sequence
 
 import torch
 
-from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Codec, Prompt, ScoresMany, Verifier, pad_rows
+from modules.api import (
+    BROKEN_INSTALLATION,
+    Audio,
+    Candidate,
+    Codec,
+    CombinesVerifiers,
+    Prompt,
+    ScoresMany,
+    Transcribes,
+    Verifier,
+    pad_rows,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +35,7 @@ def decode_candidates(candidates: Sequence[Candidate], codec: Codec, batch_size:
     groups: dict[tuple[int, int], list[Candidate]] = {}
     for candidate in candidates:
         if candidate.audio is None and candidate.num_codes == 0:
-            candidate.audio = Audio(torch.zeros(0), codec.sample_rate)
+            candidate.audio = Audio(torch.zeros(0), codec.facts.sample_rate)
         if candidate.audio is None or (candidate.is_partial and num_decoded(candidate, codec) < candidate.num_codes):
             groups.setdefault((candidate.num_voice_codes, num_decoded(candidate, codec)), []).append(candidate)
     for (_, first_code), group in groups.items():
@@ -39,7 +50,7 @@ def num_decoded(candidate: Candidate, codec: Codec) -> int:
 
 
 def _hop_length(codec: Codec) -> int:
-    return round(codec.sample_rate / codec.frame_rate)
+    return round(codec.facts.sample_rate / codec.facts.frame_rate)
 
 
 def _decode_batch(batch: Sequence[Candidate], codec: Codec, first_code: int) -> None:
@@ -51,7 +62,7 @@ def _decode_batch(batch: Sequence[Candidate], codec: Codec, first_code: int) -> 
         new_T = audio_T[: (candidate.num_codes - first_code) * _hop_length(codec)].clone()
         if first_code:
             new_T = torch.cat([candidate.audio.samples_T, new_T])
-        candidate.audio = Audio(new_T, codec.sample_rate)
+        candidate.audio = Audio(new_T, codec.facts.sample_rate)
 
 
 def _all_codes(candidate: Candidate) -> torch.Tensor:
@@ -59,11 +70,6 @@ def _all_codes(candidate: Candidate) -> torch.Tensor:
     if candidate.voice_codes_S is None:
         return candidate.codes_S
     return torch.cat([candidate.voice_codes_S, candidate.codes_S])
-
-
-def is_comparative(verifier: Verifier) -> bool:
-    """Whether the scores are relative, that is, depend on the other candidates in the call (as in an ensemble)."""
-    return hasattr(verifier, "member_hashes")
 
 
 def check_texts(prompts: Sequence[Prompt], verifiers: Sequence[Verifier]) -> None:
@@ -74,14 +80,15 @@ def check_texts(prompts: Sequence[Prompt], verifiers: Sequence[Verifier]) -> Non
         ValueError: A verifier that compares texts has nothing to compare with.
     """
     for verifier in verifiers:
-        check_texts(prompts, getattr(verifier, "members", []))
-        if not hasattr(verifier, "reference_length"):
+        if isinstance(verifier, CombinesVerifiers):
+            check_texts(prompts, verifier.members)
+        if not isinstance(verifier, Transcribes):
             continue
         for prompt in prompts:
             if prompt.text.strip() and not verifier.reference_length(prompt):
                 raise ValueError(
-                    f"Expected the text of prompt {prompt.key!r} to contain something that {verifier.name} compares, "
-                    f"but its normaliser leaves nothing of {prompt.text!r}."
+                    f"Expected the text of prompt {prompt.key!r} to contain something that {verifier.facts.name} "
+                    f"compares, but its normaliser leaves nothing of {prompt.text!r}."
                 )
 
 
@@ -93,7 +100,7 @@ def score_candidates(prompt: Prompt, candidates: Sequence[Candidate], verifier: 
 def score_groups(
     prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]], verifier: Verifier
 ) -> set[ScoreFailure]:
-    """Fill `scores[verifier.name]` of every candidate of every prompt's group (their audio must be decoded).
+    """Fill `scores[verifier.facts.name]` of every candidate of every prompt's group (their audio must be decoded).
 
     A verifier that implements `ScoresMany` scores all of them in one call. A score is NaN if the verifier returned NaN
     or a value that is not finite, the candidate has no audio, the verifier needs a reference or a text that the prompt
@@ -104,8 +111,9 @@ def score_groups(
     heard: list[tuple[Prompt, list[Candidate]]] = []
     for prompt, candidates in zip(prompts, groups, strict=True):
         for candidate in candidates:
-            candidate.scores[verifier.name] = math.nan
-        if (verifier.needs_reference and prompt.reference is None) or (verifier.needs_text and not prompt.text.strip()):
+            candidate.scores[verifier.facts.name] = math.nan
+        lacks_reference = verifier.facts.needs_reference and prompt.reference is None
+        if lacks_reference or (verifier.facts.needs_text and not prompt.text.strip()):
             continue
         if own := [one for one in candidates if one.audio is not None and one.audio.samples_T.numel()]:
             heard.append((prompt, own))
@@ -119,45 +127,45 @@ def _asked_together(heard: Sequence[tuple[Prompt, list[Candidate]]], verifier: S
     try:
         scores = verifier.score_many([prompt for prompt, _ in heard], [candidates for _, candidates in heard])
         for (_, candidates), scores_N in zip(heard, scores, strict=True):
-            _fill(candidates, scores_N, verifier.name)
+            _fill(candidates, scores_N, verifier.facts.name)
         return True
     except BROKEN_INSTALLATION:
         raise
     except Exception:
-        logger.warning("%s failed on %d prompts; retrying one at a time.", verifier.name, len(heard), exc_info=True)
+        name = verifier.facts.name
+        logger.warning("%s failed on %d prompts; retrying one at a time.", name, len(heard), exc_info=True)
         return False
 
 
 def _asked_alone(prompt: Prompt, heard: Sequence[Candidate], verifier: Verifier) -> set[ScoreFailure]:
     try:
-        _fill(heard, verifier.score(prompt, heard), verifier.name)
+        _fill(heard, verifier.score(prompt, heard), verifier.facts.name)
         return set()
     except BROKEN_INSTALLATION:
         raise
     except Exception:
-        logger.warning(
-            "%s failed on prompt %s; retrying its candidates one by one.", verifier.name, prompt.key, exc_info=True
-        )
+        name = verifier.facts.name
+        logger.warning("%s failed on prompt %s; retrying its candidates one by one.", name, prompt.key, exc_info=True)
     failed = [candidate for candidate in heard if not _scored([candidate], prompt, verifier)]
-    if is_comparative(verifier):
+    if isinstance(verifier, CombinesVerifiers):
         sound = [candidate for candidate in heard if not any(candidate is one for one in failed)]
         if sound and not _scored(sound, prompt, verifier):
             failed = list(heard)
-    return {(prompt.key, candidate.index, verifier.name) for candidate in failed}
+    return {(prompt.key, candidate.index, verifier.facts.name) for candidate in failed}
 
 
 def _scored(candidates: Sequence[Candidate], prompt: Prompt, verifier: Verifier) -> bool:
     """Score the candidates in one call; returns whether that succeeded. On failure: NaN and a warning."""
     for candidate in candidates:
-        candidate.scores[verifier.name] = math.nan
+        candidate.scores[verifier.facts.name] = math.nan
     try:
-        _fill(candidates, verifier.score(prompt, candidates), verifier.name)
+        _fill(candidates, verifier.score(prompt, candidates), verifier.facts.name)
         return True
     except BROKEN_INSTALLATION:
         raise
     except Exception as error:  # noqa: BLE001 - a failing verifier must not stop the sweep
         which = ", ".join(f"#{candidate.index}" for candidate in candidates)
-        logger.warning("%s could not score %s %s: %r", verifier.name, prompt.key, which, error)
+        logger.warning("%s could not score %s %s: %r", verifier.facts.name, prompt.key, which, error)
         return False
 
 

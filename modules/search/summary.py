@@ -49,8 +49,8 @@ def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamp
         every_n += calculator.every_n()
         over_optimised += over_optimisation(own, [traces[prompt_set]], sweep.panel, sweep.seed, num_resamples)
         chosen[prompt_set] = {
-            selector.name: {
-                trace.prompt.key: chosen_index(trace.candidates, selector.name) for trace in traces[prompt_set]
+            selector.facts.name: {
+                trace.prompt.key: chosen_index(trace.candidates, selector.facts.name) for trace in traces[prompt_set]
             }
             for selector in sweep.panel.selectors
         }
@@ -71,8 +71,8 @@ def of_panel(record: CandidateRecord, panel: Panel) -> CandidateRecord:
     """A copy of the record without audio, with this panel's scores only; final-judge scores and transcripts only for
     candidate 0 and the selected ones. The store also has those for selections of other, earlier selectors."""
     trace = silent_trace(record.trace, panel.columns)
-    kept = {0} | {chosen_index(trace.candidates, selector.name) for selector in panel.selectors}
-    final_only = {one.name for one in panel.final_judges} - {one.name for one in panel.for_all}
+    kept = {0} | {chosen_index(trace.candidates, selector.facts.name) for selector in panel.selectors}
+    final_only = {one.facts.name for one in panel.final_judges} - {one.facts.name for one in panel.for_all}
     final_only |= {disagreement_name(name) for name in final_only}
     for place, candidate in enumerate(trace.candidates):
         for name in () if place in kept else final_only:
@@ -175,11 +175,11 @@ def describe(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_candida
         "most_flops_per_prompt": None if sweep.most_flops is None or math.isnan(sweep.most_flops) else sweep.most_flops,
         "verifiers": [
             {
-                "name": verifier.name,
-                "roles": sweep.panel.roles(verifier.name),
-                "model_hash": verifier.model_hash,
+                "name": verifier.facts.name,
+                "roles": sweep.panel.roles(verifier.facts.name),
+                "model_hash": verifier.facts.model_hash,
                 "families": sorted(families_of(verifier)),
-                "settings": plain(verifier.settings),
+                "settings": plain(verifier.facts.settings),
             }
             for verifier in sweep.panel.everyone
         ],

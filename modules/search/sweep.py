@@ -10,21 +10,23 @@ from typing import Any
 from modules.api import (
     Candidate,
     Codec,
+    CombinesVerifiers,
     Cost,
     Prompt,
     PromptFormat,
     Sampler,
     SamplerEngine,
     SamplingSettings,
+    Transcribes,
     Verifier,
 )
 from modules.search.candidate_store import CandidateRecord, CandidateStore
 from modules.search.costs import estimated_cost
 from modules.search.driver import Progress, check_selectors, no_progress, run_searches, score_with_cost
-from modules.search.identity import candidate_identity, decoder_fingerprint, score_identity
+from modules.search.identity import candidate_identity, score_identity
 from modules.search.panel import Panel, chosen_index
 from modules.search.protocol import SearchAlgorithm
-from modules.search.scoring import ScoreFailure, decode_candidates, is_comparative
+from modules.search.scoring import ScoreFailure, decode_candidates
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ class Sweep:
 
     def __post_init__(self) -> None:
         check_selectors(self.algorithm, self.panel.selectors)
-        self._decoder = decoder_fingerprint(self.codec)
+        self._decoder = self.codec.decoder_fingerprint
 
     def run(
         self, prompts: Sequence[Prompt], sampler: Sampler, prompts_per_group: int = 8, progress: Progress = no_progress
@@ -94,10 +96,10 @@ class Sweep:
             )
         for candidate in record.trace.candidates:
             for verifier in self.panel.for_all:
-                self._nan_if_failed(candidate, verifier.name)
+                self._nan_if_failed(candidate, verifier.facts.name)
         for candidate in self._first_and_chosen(record):
             for verifier in self.panel.final_judges:
-                self._nan_if_failed(candidate, verifier.name)
+                self._nan_if_failed(candidate, verifier.facts.name)
         return record
 
     def _nan_if_failed(self, candidate: Candidate, verifier_name: str) -> None:
@@ -113,7 +115,7 @@ class Sweep:
         return candidate_identity(self.model_hash, self.prompt_format, self.codec, prompt, *drawn_by)
 
     def _score_identities(self, prompt: Prompt) -> dict[str, str]:
-        return {one.name: score_identity(one, prompt, self._decoder) for one in self.panel.everyone}
+        return {one.facts.name: score_identity(one, prompt, self._decoder) for one in self.panel.everyone}
 
     def _load(self, prompt: Prompt) -> CandidateRecord | None:
         record = self.store.load(self._identity(prompt), prompt)
@@ -154,16 +156,16 @@ class Sweep:
     def _ask_about_chosen(self, records: Sequence[CandidateRecord], progress: Progress) -> set[str]:
         """Compute final-judge scores and transcripts for the first candidate and the selected ones."""
         changed = self._ask(records, self.panel.final_judges, self._first_and_chosen, progress)
-        writers = [verifier for verifier in self.panel.everyone if hasattr(verifier, "hypotheses")]
+        writers = [verifier for verifier in self.panel.everyone if isinstance(verifier, Transcribes)]
         for record in records:
             for verifier in writers:
                 silent = [
                     one
                     for one in self._first_and_chosen(record)
-                    if (one.index, verifier.name) not in record.hypotheses and one.num_codes
+                    if (one.index, verifier.facts.name) not in record.hypotheses and one.num_codes
                 ]
                 if silent:
-                    progress(f"{verifier.name} hypotheses", 0)
+                    progress(f"{verifier.facts.name} hypotheses", 0)
                     self._write_hypotheses(record, verifier, silent)
                     changed.add(record.trace.prompt.key)
         return changed
@@ -175,33 +177,33 @@ class Sweep:
         candidates_of: Callable[[CandidateRecord], list[Candidate]],
         progress: Progress,
     ) -> set[str]:
-        missing = {verifier.name: [] for verifier in verifiers}
+        missing = {verifier.facts.name: [] for verifier in verifiers}
         for verifier in verifiers:
             for record in records:
                 candidates = candidates_of(record)
-                own = [one for one in candidates if verifier.name not in one.scores]
+                own = [one for one in candidates if verifier.facts.name not in one.scores]
                 if own:  # relative scores must be computed for all candidates together
-                    missing[verifier.name].append(
-                        (record.trace.prompt, candidates if is_comparative(verifier) else own)
+                    missing[verifier.facts.name].append(
+                        (record.trace.prompt, candidates if isinstance(verifier, CombinesVerifiers) else own)
                     )
         undecoded = {id(one): one for tasks in missing.values() for _, own in tasks for one in own}
         if undecoded:
             progress("decoding", 0)
             decode_candidates(list(undecoded.values()), self.codec, self.decode_batch_size)
         for verifier in verifiers:
-            if tasks := missing[verifier.name]:
-                progress(verifier.name, 0)
+            if tasks := missing[verifier.facts.name]:
+                progress(verifier.facts.name, 0)
                 self._score(verifier, [prompt for prompt, _ in tasks], [own for _, own in tasks])
         return {prompt.key for tasks in missing.values() for prompt, _ in tasks}
 
     def _score(self, verifier: Verifier, prompts: list[Prompt], groups: list[list[Candidate]]) -> None:
         tasks = zip(prompts, groups, strict=True)
-        self.failures -= {(prompt.key, one.index, verifier.name) for prompt, group in tasks for one in group}
+        self.failures -= {(prompt.key, one.index, verifier.facts.name) for prompt, group in tasks for one in group}
         self.failures |= score_with_cost(prompts, groups, verifier, self.codec)
 
     def _first_and_chosen(self, record: CandidateRecord) -> list[Candidate]:
         candidates = record.trace.candidates
-        places = {0} | {chosen_index(candidates, selector.name) for selector in self.panel.selectors}
+        places = {0} | {chosen_index(candidates, selector.facts.name) for selector in self.panel.selectors}
         return [candidates[place] for place in sorted(places)]
 
     def _write_hypotheses(self, record: CandidateRecord, verifier: Any, candidates: list[Candidate]) -> None:
@@ -209,10 +211,10 @@ class Sweep:
         try:
             texts = verifier.hypotheses(record.trace.prompt, candidates)
         except Exception as error:  # noqa: BLE001 - transcripts only illustrate the report; continue without them
-            logger.warning("%s returned no hypotheses for %s: %r", verifier.name, record.trace.prompt.key, error)
+            logger.warning("%s returned no hypotheses for %s: %r", verifier.facts.name, record.trace.prompt.key, error)
             return
         for candidate, text in zip(candidates, texts, strict=True):
-            record.hypotheses[candidate.index, verifier.name] = text
+            record.hypotheses[candidate.index, verifier.facts.name] = text
 
 
 def _unknown_last(flops: float) -> float:

@@ -53,7 +53,7 @@ def _is_unread(prompt: Prompt) -> bool:
 
 def _encoded(recordings: dict[int, Audio], codec: Codec, batch_size: int) -> dict[int, tuple[int, ...]]:
     """The codes of each recording; recordings of similar length share a batch."""
-    sample_rate = getattr(codec, "input_sample_rate", codec.sample_rate)  # NeuCodec: 16 kHz input, 24 kHz output
+    sample_rate = codec.facts.input_sample_rate
     rows = sorted(((_at_rate(audio, sample_rate), name) for name, audio in recordings.items()), key=_length)
     codes: dict[int, tuple[int, ...]] = {}
     for first in range(0, len(rows), batch_size):

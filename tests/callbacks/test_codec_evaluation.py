@@ -26,9 +26,10 @@ from modules.verifiers.recognisers.normalise import EnglishWords
 from tests.conftest import SAMPLE_RATE
 from tests.modules.evaluation.test_judge import TEXTS, ScriptedRecogniser, spoken
 from tests.toys.codec_references import small_codec
+from tests.toys.facts import CodecToy
 
 
-class MuLawCodec(nn.Module):
+class MuLawCodec(CodecToy, nn.Module):
     """8 bits a sample: its resynthesis and its bits can be worked out by hand."""
 
     sample_rate, frame_rate, codebook_size, fingerprint = SAMPLE_RATE, float(SAMPLE_RATE), 256, "mu-law"
@@ -216,7 +217,7 @@ def test_nothing_to_judge_and_two_of_one_name_are_refused(data: AudioDataModule,
     with pytest.raises(ValueError, match="`comparisons` and `name` to have distinct names, but got"):
         CodecEvaluation(*arguments, [Silencer(), Silencer()])
     with pytest.raises(ValueError, match="`verifiers` to have distinct names, but got"):
-        CodecEvaluation(*arguments, verifiers=[Dnsmos(), Dnsmos()])
+        run_test(data, CodecEvaluation(*arguments, verifiers=[Dnsmos(), Dnsmos()]), tmp_path)
     strict = CodecEvaluation(*arguments, selection=PromptSelection(min_seconds=60))
     with pytest.raises(ValueError, match=r"that PromptSelection\(.*accepts, but got none: {'shorter than 60 s'"):
         run_test(data, strict, tmp_path)

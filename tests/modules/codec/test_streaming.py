@@ -23,11 +23,12 @@ from modules.evaluation.opus_and_codec2 import CodecResynthesiser
 from modules.evaluation.streaming_system import StreamingResynthesiser
 from tests.conftest import SAMPLE_RATE, speech_like
 from tests.toys.codec_references import small_codec
+from tests.toys.facts import CodecToy
 
 HOP = 4
 
 
-class NeighbourCodec:
+class NeighbourCodec(CodecToy):
     """Whole-number arithmetic, so that equal means equal: a code is the sum of the samples of `reach` frames on either
     side, decoded audio the sum of the codes of `back` frames before and `ahead` after, weighted by their distance."""
 

@@ -11,6 +11,7 @@ import torch
 from modules.api import Audio, Resynthesiser
 from modules.evaluation.opus_and_codec2 import CODEC2_MODES, Codec2, CodecResynthesiser, Opus
 from tests.conftest import SAMPLE_RATE, speech_like
+from tests.toys.facts import CodecToy
 
 WORDS = ["seven", "one", "nine", "four", "two", "eight", "three", "zero"]
 
@@ -129,7 +130,7 @@ def test_codec2_gives_what_the_programs_write_into_files(tmp_path: Path) -> None
     assert heard.samples_T.tolist() == pytest.approx(expected[delay : delay + 16000], abs=1e-6)
 
 
-class HalvingCodec:
+class HalvingCodec(CodecToy):
     """A codec of ours that can be checked by hand: 100 samples to one code of 8 bits, which is their mean's level."""
 
     sample_rate, frame_rate, codebook_size, fingerprint = 8000, 80.0, 256, "toy"

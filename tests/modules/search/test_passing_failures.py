@@ -46,6 +46,8 @@ class Emotions:
 
 
 def emotion2vec(folder: Path) -> Emotion2Vec:
+    folder.mkdir()
+    (folder / "model.pt").write_bytes(b"weights")
     encoder = Emotion2Vec(str(folder))
     encoder._funasr._network = Emotions()
     return encoder
