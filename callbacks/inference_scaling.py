@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import Logger
 from tqdm import tqdm
 
 from callbacks.gathered_prompts import gathered_prompts
-from modules.api import Codec, Prompt, Sampler, SamplerEngine, SamplingSettings, Verifier
+from modules.api import Codec, Prompt, Sampler, SamplerEngine, SamplingSettings, Verifier, check_members
 from modules.batches import PromptBatch
 from modules.search.analysis.candidate_tables import CandidateTable, write_candidates
 from modules.search.analysis.comparisons import Comparison, line_label, selector_label
@@ -25,7 +25,7 @@ from modules.search.driver import check_selectors
 from modules.search.identity import check_codec
 from modules.search.panel import Panel, unique_prompts
 from modules.search.protocol import SearchAlgorithm, SweptModel
-from modules.search.scoring import check_texts
+from modules.search.scorer import check_texts
 from modules.search.summary import combined, of_model, summarise
 from modules.search.sweep import Sweep
 
@@ -147,6 +147,7 @@ class InferenceScaling(Callback):
             except ValueError as error:
                 raise ValueError(f"The model {name}: {error}") from error
         if self.engine is not None:
+            check_members(self.engine, SamplerEngine, "sampling engine")
             logger.info("Sampling engine: %s.", self.engine.identity())
 
     @torch.inference_mode()
@@ -171,13 +172,15 @@ class InferenceScaling(Callback):
         self._store = CandidateStore(self.folder / "candidates", reports_older=trainer.is_global_zero)
         settings = [(algorithm, temperature) for temperature in self.temperatures for algorithm in self.algorithms]
         by_setting: list[tuple[str, list[Sweep]]] = []  # the model's name, and a sweep of each seed
+        num_failures = 0
         for name, model in self._models(pl_module):
             for setting in settings:
                 by_setting.append((name, [self._sweep(model, *setting, seed) for seed in self.seeds]))
                 for sweep in by_setting[-1][1]:
-                    self._run(trainer, name, sweep, model.sampler(sweep.sampling, engine=self.engine), prompt_sets)
+                    sampler = model.sampler(sweep.sampling, engine=self.engine)
+                    num_failures += self._run(trainer, name, sweep, sampler, prompt_sets)
         trainer.strategy.barrier("inference_scaling")
-        if num_failures := sum(len(sweep.failures) for _, own in by_setting for sweep in own):
+        if num_failures:
             logger.warning("%d scores failed with an exception; run again to retry them.", num_failures)
         if self.num_shares > 1:
             logger.info("share %d of %d is stored; run without shares to report", self.share, self.num_shares)
@@ -208,8 +211,10 @@ class InferenceScaling(Callback):
 
     def _run(
         self, trainer: Trainer, model: str, sweep: Sweep, sampler: Sampler, prompt_sets: dict[str, list[Prompt]]
-    ) -> None:
-        """Run the sweep on this rank's stride of this share's stride of every prompt set."""
+    ) -> int:
+        """Run the sweep on this rank's stride of this share's stride of every prompt set; returns how many scores
+        failed."""
+        num_failures = 0
         is_alone = len(self.algorithms) * len(self.temperatures) * len(self.seeds) == 1 and not model
         own = f"{model} {sweep.algorithm.name} T={sweep.sampling.temperature:g} seed {sweep.seed} "
         setting = "" if is_alone else own.lstrip()
@@ -221,7 +226,8 @@ class InferenceScaling(Callback):
                     bar.set_description(f"{label}: {stage}")
                     bar.update(num_finished)
 
-                sweep.run(own, sampler, self.prompts_per_group, show)
+                num_failures += sweep.run(own, sampler, self.prompts_per_group, show)
+        return num_failures
 
     def _prompt_sets(self, trainer: Trainer) -> dict[str, list[Prompt]]:
         """All prompts of all ranks by set."""

@@ -5,15 +5,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import soxr
 import torch
 
 from datamodules.shards.shards import by_hash
 from modules.api import Audio, Candidate, Codec, Prompt, Transcribes, Verifier
+from modules.audio import resampled
 from modules.report.examples import Clip, Example
 from modules.search.analysis.results import SweepResults
 from modules.search.protocol import Trace
-from modules.search.scoring import decode_candidates, score_candidates
+from modules.search.scorer import decode_candidates, score_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def _reference_clips(prompt: Prompt, codec: Codec, verifiers: Sequence[Verifier]
     """The recording at the codec's rate and its resynthesis, scored by all verifiers that can."""
     if prompt.reference is None or prompt.reference.samples_T.numel() == 0:
         return []
-    recording = _resampled(prompt.reference, codec.facts.sample_rate)
+    recording = Audio(torch.from_numpy(resampled(prompt.reference, codec.facts.sample_rate)), codec.facts.sample_rate)
     codes_BS, num_codes_B = codec.encode(recording.samples_T.unsqueeze(0), torch.tensor([recording.samples_T.numel()]))
     codes_S = codes_BS[0, : int(num_codes_B[0])].cpu()
     # These were not sampled: they have no log-probability, so a likelihood cannot score them.
@@ -62,7 +62,7 @@ def _reference_clips(prompt: Prompt, codec: Codec, verifiers: Sequence[Verifier]
 def _judged(prompt: Prompt, candidates: list[Candidate], verifier: Verifier) -> list[str]:
     """Fill the candidates' scores; returns the verifier's transcripts if it has any. A failure only loses the
     transcripts."""
-    score_candidates(prompt, candidates, verifier)
+    score_tasks([(prompt, candidates)], verifier)
     if not isinstance(verifier, Transcribes):
         return []
     try:
@@ -89,12 +89,3 @@ def _sample_clips(results: SweepResults, prompt_set: str, trace: Trace, codec: C
         note = "" if candidate.stopped else "never ended: cut at the maximum length"
         clips.append(Clip(names, candidate.audio, dict(candidate.scores), heard, note))
     return clips
-
-
-def _resampled(audio: Audio, sample_rate: int) -> Audio:
-    samples_T = audio.samples_T.detach().float().cpu()
-    if audio.sample_rate == sample_rate:
-        return Audio(samples_T, sample_rate)
-    return Audio(
-        torch.from_numpy(soxr.resample(samples_T.numpy(), audio.sample_rate, sample_rate)).float(), sample_rate
-    )

@@ -12,7 +12,9 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from modules.api import Audio
 from modules.atomic_file import write_whole
+from modules.audio import write_wav
 from modules.batches import AudioBatch, CodePrediction
 
 
@@ -26,7 +28,7 @@ class ResynthesisWriter(BasePredictionWriter):
         folder: Output folder.
 
     Raises:
-        ValueError: Two recordings have the same key.
+        ValueError: Two recordings have the same key; the codec decodes NaN or infinity.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,16 +51,14 @@ class ResynthesisWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        import soundfile
-
         codec, source_rate = pl_module.generator, trainer.datamodule.sample_rate
-        decoded_BT = codec.decode(prediction.codes_BS, prediction.num_codes_B).float().cpu().clamp(-1, 1)
+        decoded_BT = codec.decode(prediction.codes_BS, prediction.num_codes_B).float().cpu()
         lengths = zip(batch.num_samples_B.tolist(), prediction.num_codes_B.tolist(), strict=True)
         for key, decoded_T, (num_samples, num_codes) in zip(batch.keys, decoded_BT, lengths, strict=True):
             if key in self._written:
                 raise ValueError(f"Expected keys to be distinct, but got {key!r} twice.")
             samples_T = decoded_T[: round(num_samples * codec.facts.sample_rate / source_rate)]
-            soundfile.write(self.folder / f"{key}.wav", samples_T.numpy(), codec.facts.sample_rate, subtype="PCM_16")
+            write_wav(Audio(samples_T, codec.facts.sample_rate), self.folder / f"{key}.wav")
             self._written[key] = {
                 "file": f"{key}.wav",
                 "seconds": num_samples / source_rate,

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.media import log_audio, log_figure
-from modules.api import Codec, Prompt, SamplingSettings, Verifier, models_of
+from modules.api import Codec, Prompt, SamplingSettings, Verifier, check_members, models_of
 from modules.report.figures import mel_figure
 from modules.search.algorithms.best_of_n import BestOfN
 from modules.search.analysis.curves import scores_of
@@ -19,7 +19,7 @@ from modules.search.driver import run_searches
 from modules.search.identity import check_codec
 from modules.search.panel import chosen_index
 from modules.search.protocol import Trace
-from modules.search.scoring import check_texts, decode_candidates
+from modules.search.scorer import Scorer, check_texts
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +83,9 @@ class SpokenTexts(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate the settings before the first step."""
+        for verifier in (self.selector, self.judge):
+            if verifier is not None:
+                check_members(verifier, Verifier, "verifier")
         if self.selector is not None and self.judge is not None and models_of(self.selector) & models_of(self.judge):
             raise ValueError(
                 f"Expected a `judge` of another model than the selector's, but {self.judge.facts.name} is that of "
@@ -113,8 +116,9 @@ class SpokenTexts(Callback):
     def _speak(self, trainer: Trainer, pl_module: LightningModule) -> None:
         verifiers = [one for one in (self.selector, self.judge) if one is not None]
         sampler = pl_module.sampler(self.sampling)
-        traces = run_searches(self.prompts, self.algorithm, sampler, self.codec, verifiers, self.seed)
-        decode_candidates([one for trace in traces for one in trace.candidates], self.codec)
+        scorer = Scorer(self.codec)
+        traces = run_searches(self.prompts, self.algorithm, sampler, scorer, verifiers, self.seed)
+        scorer.decode([one for trace in traces for one in trace.candidates])
         for trace in traces:
             self._log_trace(trainer, trace)
         if self.judge is not None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from modules.api import Candidate, Codec, Prompt, SamplerEngine, SamplingSettings, Transcribes, Verifier
+from modules.api import Candidate, Codec, Prompt, SamplerEngine, SamplingSettings, Transcribes, Verifier, check_members
 from modules.atomic_file import write_whole
 from modules.audio import read_audio, write_wav
 from modules.batches import PromptBatch
@@ -26,7 +26,7 @@ from modules.search.driver import run_searches
 from modules.search.identity import candidate_identity, check_codec, score_identity
 from modules.search.panel import chosen_index
 from modules.search.protocol import SearchAlgorithm, Trace
-from modules.search.scoring import check_texts, decode_candidates
+from modules.search.scorer import Scorer, check_texts
 from modules.search.voices import with_voice_codes
 from modules.tokens import Utterance
 
@@ -100,11 +100,20 @@ class SpeechWriter(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate the settings before the first sample is drawn."""
         self.written = []
+        if self.selector is not None:
+            check_members(self.selector, Verifier, "verifier")
+        if self.engine is not None:
+            check_members(self.engine, SamplerEngine, "sampling engine")
         codebook_size = pl_module.prompt_format.token_space.codebook_size
         check_codec(self.codec, codebook_size, getattr(pl_module, "codec_fingerprint", ""))
         self._model_hash, self._prompt_format = pl_module.model_hash, pl_module.prompt_format
         self._decoder = self.codec.decoder_fingerprint
-        self._voice = None if self.reference is None else read_audio(Path(self.reference))
+        try:
+            self._voice = None if self.reference is None else read_audio(Path(self.reference))
+        except RuntimeError as error:  # soundfile's errors are RuntimeErrors
+            raise ValueError(
+                f"Expected `reference` to be audio that libsndfile reads, but got `{self.reference}`."
+            ) from error
 
     def on_predict_batch_end(
         self,
@@ -129,16 +138,10 @@ class SpeechWriter(Callback):
     @torch.inference_mode()
     def _search(self, prompts: Sequence[Prompt], pl_module: LightningModule) -> list[Trace]:
         selectors = [] if self.selector is None else [self.selector]
-        traces = run_searches(
-            prompts,
-            self.algorithm,
-            pl_module.sampler(self.sampling, engine=self.engine),
-            self.codec,
-            selectors,
-            self.seed,
-            self.decode_batch_size,
-        )
-        decode_candidates([one for trace in traces for one in trace.candidates], self.codec, self.decode_batch_size)
+        scorer = Scorer(self.codec, self.decode_batch_size)
+        sampler = pl_module.sampler(self.sampling, engine=self.engine)
+        traces = run_searches(prompts, self.algorithm, sampler, scorer, selectors, self.seed)
+        scorer.decode([one for trace in traces for one in trace.candidates])
         return traces
 
     def _with_voice(self, prompt: Prompt) -> Prompt:

@@ -113,6 +113,7 @@ MODULES = {
 CLASSES = {
     "callbacks.codec_columns.QuotedTable": "modules.evaluation.quoted_table.QuotedTable",
     "callbacks.codec_estimates.Estimate": "modules.statistics.Estimate",
+    "callbacks.speech_understanding.SpeechUnderstanding": "callbacks.recognition_evaluation.RecognitionEvaluation",
     "lightning.pytorch.callbacks.EMAWeightAveraging": "callbacks.weight_averaging.EMAWeightAveraging",
     "modules.codec.streaming.StreamingResynthesiser": "modules.evaluation.streaming_system.StreamingResynthesiser",
     "modules.search.process_beam.Beam": "modules.search.algorithms.beams.Beam",

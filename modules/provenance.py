@@ -1,4 +1,4 @@
-"""What results name beside their numbers: package versions, and digests of settings."""
+"""Provenance of results: package versions, and digests of settings."""
 
 import dataclasses
 import hashlib
@@ -13,7 +13,7 @@ DISTRIBUTIONS = ("torch", "lightning", "transformers", "torchmetrics", "numpy", 
 
 
 def package_versions(distributions: Sequence[str] = DISTRIBUTIONS) -> dict[str, str]:
-    """Of those that are installed."""
+    """Return the versions of those distributions that are installed."""
     versions = {}
     for name in distributions:
         try:
@@ -24,14 +24,14 @@ def package_versions(distributions: Sequence[str] = DISTRIBUTIONS) -> dict[str, 
 
 
 def digest(value: Any) -> str:
-    """sha256 (hex) of a JSON value; the order of keys does not matter."""
+    """sha256 (hex) of a JSON value; independent of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def plain(value: Any) -> Any:
     """Settings as JSON: dataclasses and other objects become their class and public attributes, a verifier its hash.
 
-    A class is its bare name: a module may move, and what was stored stays valid.
+    A class is represented by its bare name, so that stored digests stay valid if a module moves.
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value

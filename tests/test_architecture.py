@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     r"modules/\w+_module\.py": ("lightning", *GROUND, "modules.metrics", "modules.codec", "modules.lm"),
     r"modules/evaluation/.*": (
         *GROUND, "modules.metrics", "modules.codec", "modules.verifiers", "modules.evaluation",
-        "modules.search.scoring",
+        "modules.search.scorer",
     ),
     r"modules/report/.*": (
         *GROUND, "modules.search.analysis", "modules.search.protocol", "modules.evaluation", "modules.report",
@@ -166,7 +166,7 @@ def test_no_other_file_names_a_path_of_one_machine() -> None:
         ("modules/search/a.py", "import lightning", "imports lightning"),
         ("modules/verifiers/a.py", "from modules.search.panel import Panel", "imports modules.search"),
         ("modules/evaluation/a.py", "from lightning.pytorch import Trainer", "imports lightning"),
-        ("modules/report/a.py", "from modules.search.scoring import score_groups", "imports modules.search.scoring"),
+        ("modules/report/a.py", "from modules.search.scorer import score_tasks", "imports modules.search.scorer"),
         ("modules/search/analysis/a.py", "import modules.search.sweep", "imports modules.search.sweep"),
         ("modules/codec/a.py", "from lightning.pytorch import LightningModule", "imports lightning"),
         ("modules/codec/a.py", "import modules.lm.attention", "imports modules.lm"),

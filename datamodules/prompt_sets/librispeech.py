@@ -60,7 +60,7 @@ class LibriSpeechContinuation:
 
 
 class LibriSpeechRecognition:
-    """Whole utterances, whose words are to be written down: SpeechUnderstanding's prompts, and its reference texts.
+    """Whole utterances, whose words are to be written down: RecognitionEvaluation's prompts, and its reference texts.
 
     Args:
         folder: The unpacked archive `LibriSpeech`, which holds `split`.

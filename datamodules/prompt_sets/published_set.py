@@ -11,9 +11,10 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from datamodules.shards.shards import by_hash
-from datamodules.sources.folder import read_audio
+from datamodules.sources.folder import read_recording
 from datamodules.sources.source import Skipped
 from modules.api import Audio, Prompt
+from modules.audio import resampled
 from modules.tokens import Utterance
 
 
@@ -64,7 +65,7 @@ def drawn(rows: Sequence[PromptRow | Skipped], number: int) -> list[PromptRow | 
 def read_prompt(row: PromptRow, sample_rate: int) -> Prompt | Skipped:
     """The row with its recording, mono at `sample_rate` Hz; Skipped where that cannot be read or is too short."""
     try:
-        audio = read_audio(row.recording)
+        audio = read_recording(row.recording)
     except (OSError, RuntimeError, ValueError) as error:  # soundfile's errors are RuntimeErrors
         return Skipped(row.key, " ".join(f"unreadable {row.recording.name}: {error}".split()))
     samples_T = audio.samples_T
@@ -72,16 +73,6 @@ def read_prompt(row: PromptRow, sample_rate: int) -> Prompt | Skipped:
         samples_T = samples_T[: round(row.seconds * audio.sample_rate)]
         if samples_T.numel() < round(row.seconds * audio.sample_rate):
             return Skipped(row.key, f"{row.recording.name} is shorter than {row.seconds:g} s")
-    reference = at_rate(Audio(samples_T, audio.sample_rate), sample_rate)
+    samples_T = torch.from_numpy(resampled(Audio(samples_T, audio.sample_rate), sample_rate))
     voice = Utterance(row.voice_text, speaker=row.speaker, language=row.language)
-    return Prompt(row.key, row.text, row.language, row.speaker, reference, voice, row.emotion)
-
-
-def at_rate(audio: Audio, sample_rate: int) -> Audio:
-    """Resampled (soxr, band-limited) where it has another rate."""
-    if audio.sample_rate == sample_rate:
-        return audio
-    import soxr
-
-    samples_T = soxr.resample(audio.samples_T.numpy(), audio.sample_rate, sample_rate)
-    return Audio(torch.from_numpy(samples_T).float(), sample_rate)
+    return Prompt(row.key, row.text, row.language, row.speaker, Audio(samples_T, sample_rate), voice, row.emotion)

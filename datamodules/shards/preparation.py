@@ -3,7 +3,6 @@
 import fcntl
 import hashlib
 import inspect
-import io
 import json
 import re
 import tempfile
@@ -15,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from datamodules.shards.shards import ShardIndex, ShardWriter, held_out, usable_key
 from datamodules.sources.source import Recording, Skipped, Source, unusable_audio
-from modules.api import SpeechStates
+from modules.api import Audio, SpeechStates, check_members
+from modules.audio import encoded, resampled
 
 UNUSABLE_KEY = "key is empty or holds a dot, slash or space"
 MARKER = "prepared.json"  # in a prepared folder: from what, and which splits
@@ -40,9 +41,11 @@ def prepare_audio_shards(
     A recording that cannot be used is skipped, counted and listed in the index's report; it never stops the run. The
     shards are written beside `folder` and moved there whole; nothing in `folder` is ever removed. Of several processes
     that prepare one folder, one does, and the others wait and use what it made.
-    Raises ValueError where the folder was prepared from other sources or settings or holds something else, or where
-    nothing could be used.
+    Raises ValueError where a source lacks a member, where the folder was prepared from other sources or settings or
+    holds something else, or where nothing could be used.
     """
+    for source in sources:
+        check_members(source, Source, "source")
     about: dict[str, Any] = {"sample_rate": sample_rate, "audio_format": audio_format}
     if semantic is not None:
         about["semantic"] = semantic.encode_settings
@@ -143,13 +146,10 @@ def usable_audio(recording: Recording, sample_rate: int) -> np.ndarray | str:
     samples = recording.audio.samples_T.detach().cpu().float().numpy()
     if np.abs(samples).max() < SILENCE_PEAK:
         return "silent"
-    if recording.audio.sample_rate != sample_rate:
-        import soxr
-
-        samples = soxr.resample(samples, recording.audio.sample_rate, sample_rate)
+    samples = resampled(recording.audio, sample_rate)
     if samples.size < sample_rate // 20:
         return "shorter than 50 ms"
-    return np.clip(samples, -1, 1).astype(np.float32)
+    return np.clip(samples, -1, 1)
 
 
 def usable_samples(item: Any, sample_rate: int) -> np.ndarray | Skipped:
@@ -253,10 +253,6 @@ def _write_splits(
 
 
 def _files(recording: Recording, samples: np.ndarray, sample_rate: int, audio_format: str) -> dict[str, Any]:
-    import soundfile
-
-    stream = io.BytesIO()
-    soundfile.write(stream, samples, sample_rate, format=audio_format.upper(), subtype=None)
     metadata = {
         "text": recording.text,
         "speaker": _printable(recording.speaker),
@@ -265,13 +261,11 @@ def _files(recording: Recording, samples: np.ndarray, sample_rate: int, audio_fo
         "license": _printable(recording.license),
         "duration": len(samples) / sample_rate,
     }
-    return {audio_format: stream.getvalue(), "json": metadata}
+    return {audio_format: encoded(Audio(torch.from_numpy(samples), sample_rate), audio_format), "json": metadata}
 
 
 def _states(semantic: SpeechStates, samples: np.ndarray) -> np.ndarray:
     """(S, C) float16."""
-    import torch
-
     audio_BT = torch.from_numpy(samples)[None]
     return semantic(audio_BT, torch.tensor([len(samples)])).latent_BSC[0].half().numpy()
 

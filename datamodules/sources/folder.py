@@ -1,7 +1,6 @@
 """FolderSource: one's own recordings, in LJSpeech's layout or as pairs of an audio file and a text file."""
 
 import hashlib
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -9,18 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import torch
-
 from datamodules.sources.source import Recording, Skipped, unusable_audio
 from modules.api import Audio
+from modules.audio import read_audio
 
 # What libsndfile reads with a header of its own (headerless RAW is left out: its rate is unknown).
 AUDIO_SUFFIXES = (
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd"),
     *(".caf", ".w64", ".rf64", ".nist", ".sph", ".voc", ".sf", ".avr"),
 )
-BLOCK = 2**22  # samples of one read: memory follows what a file holds, not what a damaged header says
 FROM_FOLDER = "from_folder"
 MISREAD_SHARE = 0.1  # of the lines; more third columns that look like a speaker or a number are no accident
 
@@ -59,25 +55,15 @@ def unique_keys(names: Sequence[str], prefix: str = "") -> list[str]:
     ]
 
 
-def read_audio(path: Path) -> Audio:
-    """Any file that libsndfile reads, mixed to mono by the mean of its channels, at its own rate.
+def read_recording(path: Path) -> Audio:
+    """A recording as read_audio gives it, within [-1, 1].
 
     Raises ValueError when it holds no samples or none that are audio in [-1, 1]; soundfile's own errors pass through.
     """
-    import soundfile
-
-    # soundfile refuses a name that is no UTF-8 as text, not as bytes.
-    name = os.fsencode(path) if re.search("[\ud800-\udfff]", str(path)) else path
-    with soundfile.SoundFile(name) as stream:
-        blocks = [stream.read(BLOCK, dtype="float32", always_2d=True)]
-        while len(blocks[-1]) == BLOCK:
-            blocks.append(stream.read(BLOCK, dtype="float32", always_2d=True))
-        sample_rate = stream.samplerate
-    samples_TC = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-    audio = Audio(torch.from_numpy(samples_TC).mean(dim=1), sample_rate)
+    audio = read_audio(path)
     if reason := unusable_audio(audio):
         raise ValueError(reason)
-    return Audio(audio.samples_T.clamp(-1, 1), sample_rate)  # lossy decoders overshoot full scale a little
+    return Audio(audio.samples_T.clamp(-1, 1), audio.sample_rate)  # lossy decoders overshoot full scale a little
 
 
 def misread_third_column(rows: Sequence[Sequence[str]]) -> str:
@@ -182,7 +168,7 @@ class FolderSource:
             words = " ".join(text.split())
             if not words and self.require_text:
                 return Skipped(key, "no transcript")
-            audio = read_audio(item.path)
+            audio = read_recording(item.path)
         except (OSError, RuntimeError, ValueError, MemoryError) as error:  # soundfile's errors are RuntimeErrors
             return Skipped(key, " ".join(f"unreadable: {error}".replace(f"{self.folder}/", "").split()))
         speaker, language = item.speaker or self.speaker, item.language or self.language

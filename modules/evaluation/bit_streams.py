@@ -1,4 +1,4 @@
-"""Types of a Resynthesiser's stream: samples at a codec's rate, a compressed recording, its code layout.
+"""Types of a Resynthesiser's stream: samples at a codec's rate, a compressed recording.
 
 Shapes: T audio samples, Q codebooks, S code frames.
 """
@@ -15,19 +15,6 @@ from modules.audio import resampled
 
 
 @dataclass(frozen=True)
-class CodeLayout:
-    """Layout of codes: `frame_rate` frames per second, each with `num_codebooks` codes in [0, codebook_size)."""
-
-    codebook_size: int
-    num_codebooks: int
-    frame_rate: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.num_codebooks * self.frame_rate
-
-
-@dataclass(frozen=True)
 class Compressed:
     """A compressed recording: `payload` in the codec's own format, `num_bits` its size.
 
@@ -41,8 +28,17 @@ class Compressed:
     codes_QS: Tensor | None = None
 
 
+def codec_input(audio: Audio, sample_rate: int) -> np.ndarray:
+    """(T,) float32 in [-1, 1] at `sample_rate` Hz. Raises ValueError for no samples."""
+    if audio.samples_T.numel() == 0:
+        raise ValueError("Expected `audio` to hold samples, but got none.")
+    return resampled(Audio(audio.samples_T.clamp(-1, 1), audio.sample_rate), sample_rate).clip(-1, 1)
+
+
 def audio_like(compressed: Compressed, samples_T: np.ndarray, sample_rate: int) -> Audio:
     """The samples at the rate and length of the compressed recording, cut or padded at the end."""
-    samples_T = resampled(samples_T, sample_rate, compressed.sample_rate)[: compressed.num_samples]
+    if sample_rate != compressed.sample_rate:
+        samples_T = resampled(Audio(torch.from_numpy(samples_T), sample_rate), compressed.sample_rate).clip(-1, 1)
+    samples_T = samples_T[: compressed.num_samples]
     samples_T = np.pad(samples_T, (0, compressed.num_samples - len(samples_T)))
     return Audio(torch.from_numpy(np.ascontiguousarray(samples_T, dtype=np.float32)), compressed.sample_rate)

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from modules.api import Resynthesiser, Verifier
-from modules.evaluation.judge import METRIC_RATE, Utterance
-from modules.evaluation.systems import CodecUnderTest, SystemFacts, public, weights_hash
+from modules.api import Verifier
+from modules.evaluation.judge import METRIC_RATE, EvaluatedRecording
+from modules.evaluation.systems import CodecUnderTest, Resynthesiser, public
 from modules.provenance import package_versions, plain
 from modules.statistics import interval_label
 from modules.verifiers.audio import audio_hash
@@ -30,7 +30,7 @@ def data_hash(hashes: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(f"{key} {hashes[key]}\n" for key in sorted(hashes)).encode()).hexdigest()
 
 
-def utterance_hash(utterance: Utterance) -> str:
+def utterance_hash(utterance: EvaluatedRecording) -> str:
     """sha256 of the recording's samples, its rate and its text."""
     return hashlib.sha256(f"{audio_hash(utterance.audio)} {utterance.text}".encode()).hexdigest()
 
@@ -53,27 +53,26 @@ def described_systems(
     under_test: CodecUnderTest, systems: Sequence[Resynthesiser], comparisons: Sequence[Resynthesiser]
 ) -> dict[str, Any]:
     """The codec under test with its hashes, the others with settings, and unavailable systems."""
-    codec = under_test.codec
-    missing = [one for one in comparisons if not getattr(one, "available", True)]
+    codec, layout = under_test.codec, ("codebook_size", "num_codebooks", "frame_rate", "latency_seconds")
+    facts = {one.facts.name: asdict(one.facts) for one in systems}
+    missing = [one.facts for one in comparisons if one.facts.requirement]
     return {
         "codec": {
-            "name": under_test.name,
-            "model_hash": weights_hash(codec),
+            "name": under_test.facts.name,
+            "model_hash": under_test.model_hash,
             "fingerprint": codec.fingerprint,
             "frame_rate": codec.facts.frame_rate,
             "codebook_size": codec.facts.codebook_size,
         },
-        "comparisons": {one.name: _settings(one) for one in systems if one.name not in ("recording", under_test.name)},
-        "missing_comparisons": {one.name: getattr(one, "requirement", "") for one in missing},
-        "facts": {one.name: asdict(SystemFacts.of(one)) for one in systems},
+        "comparisons": {one.facts.name: _described(one) for one in systems[2:]},
+        "missing_comparisons": {one.name: one.requirement for one in missing},
+        "facts": {name: {key: value for key, value in one.items() if key in layout} for name, one in facts.items()},
     }
 
 
-def _settings(system: Any) -> Any:
-    if not hasattr(system, "model_hash"):
-        return plain(system)
-    about = {"class": type(system).__qualname__, "model_hash": system.model_hash}
-    return about | {"settings": plain(getattr(system, "settings", None))}
+def _described(system: Resynthesiser) -> dict[str, Any]:
+    record, settings = {"class": type(system).__qualname__}, plain(system.facts.settings)
+    return record | ({"model_hash": system.model_hash, "settings": settings} if system.model_hash else settings)
 
 
 def described_judges(recogniser: Recogniser | None, normaliser: Any, verifiers: Sequence[Verifier]) -> dict[str, Any]:

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Prompt, Verifier, pad_rows
+from modules.audio import resampled
 from modules.evaluation.code_usage import code_estimates
 from modules.metrics import pesq_scores, stoi_scores
-from modules.search.scoring import score_candidates
+from modules.search.scorer import score_tasks
 from modules.statistics import UNBOUNDED, Ends, Estimate, mean_estimate, ratio_estimate
 from modules.verifiers.recognisers.normalise import Normaliser
 from modules.verifiers.transcript import Recogniser
@@ -27,7 +28,7 @@ METRIC_ENDS: dict[str, Ends] = {"wer": (0.0, 1.0), "stoi": (0.0, 1.0), "pesq_nb"
 
 
 @dataclass(frozen=True)
-class Utterance:
+class EvaluatedRecording:
     """A recording to evaluate, with its transcript."""
 
     key: str
@@ -65,11 +66,7 @@ class Judgement:
 
 def at_rate(audio: Audio, sample_rate: int, num_samples: int | None = None) -> Audio:
     """Resample the audio, then cut or pad its end to `num_samples`; the result is on the CPU and within [-1, 1]."""
-    samples_T = audio.samples_T.detach().float().cpu()
-    if audio.sample_rate != sample_rate:
-        import soxr
-
-        samples_T = torch.from_numpy(soxr.resample(samples_T.numpy(), audio.sample_rate, sample_rate))
+    samples_T = torch.from_numpy(resampled(audio, sample_rate))
     if num_samples is not None:
         samples_T = torch.nn.functional.pad(samples_T, (0, num_samples - samples_T.numel()))
     return Audio(samples_T.clamp(-1, 1), sample_rate)
@@ -87,7 +84,7 @@ def word_errors(reference: str, hypothesis: str) -> float:
 
 def judge(
     system: str,
-    utterances: Sequence[Utterance],
+    utterances: Sequence[EvaluatedRecording],
     heard: Sequence[Audio],
     num_bits: Sequence[float],
     recogniser: Recogniser | None,
@@ -144,7 +141,7 @@ def recognised(recogniser: Recogniser, audios: Sequence[Audio], language: str) -
 
 
 def verify(
-    utterance: Utterance, heard: Mapping[str, Audio], verifiers: Sequence[Verifier], language: str
+    utterance: EvaluatedRecording, heard: Mapping[str, Audio], verifiers: Sequence[Verifier], language: str
 ) -> dict[str, dict[str, float]]:
     """System -> verifier -> score of each system's output, at 16 kHz; the reference is the recording."""
     original = at_rate(utterance.audio, METRIC_RATE)
@@ -156,7 +153,7 @@ def verify(
         for index, audio in enumerate(audios)
     ]
     for verifier in verifiers:
-        score_candidates(prompt, candidates, verifier)
+        score_tasks([(prompt, candidates)], verifier)
     return {system: candidate.scores for system, candidate in zip(heard, candidates, strict=True)}
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.api import Audio
-from modules.evaluation.judge import Judgement, Utterance
+from modules.evaluation.judge import EvaluatedRecording, Judgement
 from modules.evaluation.quoted_table import QuotedTable, aligned
 from modules.evaluation.systems import SystemFacts
 from modules.evaluation.table import formatted_table, write_evaluation, write_judgements, write_table, written_table
@@ -26,7 +26,7 @@ class EvaluatedCodecs:
     judgements: list[Judgement]
     description: dict[str, Any]
     quoted: QuotedTable | None = None
-    examples: list[tuple[Utterance, dict[str, Audio]]] = field(default_factory=list)
+    examples: list[tuple[EvaluatedRecording, dict[str, Audio]]] = field(default_factory=list)
 
 
 def write_results(results: EvaluatedCodecs, folder: Path) -> None:

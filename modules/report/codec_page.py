@@ -8,15 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from modules.api import Audio
-from modules.evaluation.judge import Judgement, Utterance
+from modules.audio import encoded
+from modules.evaluation.judge import EvaluatedRecording, Judgement
 from modules.evaluation.quoted_table import EMPTY
 from modules.evaluation.results import EvaluatedCodecs
 from modules.evaluation.table import EXPLANATIONS, PAPER_COLUMNS, notes, table_cells
 from modules.report.figures import mel_thumbnail, png_bytes
 from modules.report.sweep_page import (
     MAX_LOSSLESS_BYTES,
-    AudioFormat,
-    audio_bytes,
     data_uri,
     page_environment,
     readable_setting,
@@ -52,10 +51,10 @@ def codec_page(results: EvaluatedCodecs, title: str, command: str, credits: Mapp
     rows = {(row.system, row.key): row for row in results.judgements}
     examples = [heard_example(utterance, audios, rows) for utterance, audios in results.examples]
     num_bytes = sum(2 * clip.audio.samples_T.numel() for example in examples for clip in example.clips)
-    audio_format: AudioFormat = "flac" if num_bytes <= MAX_LOSSLESS_BYTES else "ogg"
+    audio_format = "flac" if num_bytes <= MAX_LOSSLESS_BYTES else "ogg"
     environment = page_environment()
     environment.filters |= {
-        "audio_uri": lambda audio: data_uri(audio_bytes(finite(audio), audio_format), f"audio/{audio_format}"),
+        "audio_uri": lambda audio: data_uri(encoded(finite(audio), audio_format), f"audio/{audio_format}"),
         "mel_uri": lambda audio, seconds: data_uri(png_bytes(mel_thumbnail(finite(audio), seconds)), "image/png"),
         "plain": readable_setting,
     }
@@ -78,7 +77,7 @@ def split_table(cells: list[list[str]]) -> dict[str, list[list[str]]]:
 
 
 def heard_example(
-    utterance: Utterance, audios: Mapping[str, Audio], rows: Mapping[tuple[str, str], Judgement]
+    utterance: EvaluatedRecording, audios: Mapping[str, Audio], rows: Mapping[tuple[str, str], Judgement]
 ) -> HeardExample:
     """Example of an utterance for the page; `rows` by (system, key)."""
     clips = []

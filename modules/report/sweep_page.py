@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import soundfile
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from modules.api import Audio, Cost
+from modules.api import Cost
+from modules.audio import encoded
 from modules.evaluation.quoted_table import QuotedTable
 from modules.report.examples import Example
 from modules.report.figures import (
@@ -38,8 +38,6 @@ from modules.search.analysis.results import SweepResults
 TEMPLATES = Path(__file__).parent
 # FLAC is lossless and widely supported; above this size of 16-bit audio the page uses Vorbis, a fifth of the size.
 MAX_LOSSLESS_BYTES = 4_000_000
-
-AudioFormat = Literal["flac", "ogg"]
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ def judged_curves(
 def report_page(report: ReportInput) -> str:
     """Render the page. Figures, audio and the CSV are data URIs; it makes no network requests."""
     num_bytes = sum(2 * clip.audio.samples_T.numel() for example in report.examples for clip in example.clips)
-    audio_format: AudioFormat = "flac" if num_bytes <= MAX_LOSSLESS_BYTES else "ogg"
+    audio_format = "flac" if num_bytes <= MAX_LOSSLESS_BYTES else "ogg"
     environment = page_environment()
     environment.tests["oracle"] = is_oracle
     environment.filters |= {
@@ -170,7 +168,7 @@ def report_page(report: ReportInput) -> str:
         "cost_picture": cost_picture,
         "num_asked": partial(num_asked, results=report.results),
         "picture": curve_picture,
-        "audio_uri": lambda audio: data_uri(audio_bytes(audio, audio_format), f"audio/{audio_format}"),
+        "audio_uri": lambda audio: data_uri(encoded(audio, audio_format), f"audio/{audio_format}"),
         "mel_uri": lambda audio, seconds: data_uri(png_bytes(mel_thumbnail(audio, seconds)), "image/png"),
         "csv_uri": lambda text: data_uri(text.encode(), "text/csv"),
     }
@@ -189,17 +187,6 @@ def page_environment() -> Environment:
     """Jinja environment for the templates in this folder: autoescape on, undefined variables raise."""
     loader = FileSystemLoader(TEMPLATES)
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-
-
-def audio_bytes(audio: Audio, audio_format: AudioFormat) -> bytes:
-    """Encode as 16-bit FLAC or Ogg Vorbis. Samples beyond [-1, 1] are clipped."""
-    samples_T = audio.samples_T.detach().float().cpu().clamp(-1, 1).numpy()
-    subtype = {"flac": "PCM_16", "ogg": "VORBIS"}[audio_format]
-    buffer = io.BytesIO()
-    with soundfile.SoundFile(buffer, "w", audio.sample_rate, 1, subtype, format=audio_format.upper()) as stream:
-        for start in range(0, len(samples_T), audio.sample_rate):  # libsndfile's Vorbis may crash on long writes
-            stream.write(samples_T[start : start + audio.sample_rate])
-    return buffer.getvalue()
 
 
 def data_uri(content: bytes, media_type: str) -> str:

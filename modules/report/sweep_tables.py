@@ -46,7 +46,7 @@ def warnings_of(results: SweepResults) -> list[str]:
 
 
 @dataclass(frozen=True)
-class PromptRow:
+class PromptScores:
     """One prompt under one judge: `scores` in the order of the lines that `prompt_lines` names."""
 
     key: str
@@ -63,13 +63,13 @@ def prompt_lines(points: Sequence[CurvePoint]) -> list[CurvePoint]:
     return final_points(first) + oracle[-1:]
 
 
-def prompt_rows(points: Sequence[CurvePoint], traces: Sequence[Trace]) -> list[PromptRow]:
+def prompt_rows(points: Sequence[CurvePoint], traces: Sequence[Trace]) -> list[PromptScores]:
     """One row per prompt, sorted by the score of the first selector's selection (of one sample without selectors),
     worst first."""
     lines = prompt_lines(points)
     rows = []
     for place, trace in enumerate(traces):
         scores = [float(point.scores_P[place]) for point in lines]
-        rows.append(PromptRow(trace.prompt.key, trace.prompt.text, trace.prompt.speaker, scores))
+        rows.append(PromptScores(trace.prompt.key, trace.prompt.text, trace.prompt.speaker, scores))
     chosen = [place for place, point in enumerate(lines) if point.selector != "random"] or [0]
     return sorted(rows, key=lambda row: row.scores[chosen[0]] if row.scores else 0.0)

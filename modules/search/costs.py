@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from modules.api import Codec, Cost, Sampler, Verifier
-from modules.search.protocol import Estimate, Trace
+from modules.search.protocol import SearchWork, Trace
 
 
 def candidate_seconds(num_codes: int, codec: Codec) -> float:
@@ -66,7 +66,7 @@ def search_cost(trace: Trace, heard_by: Sequence[str] = (), num_candidates: floa
 
 
 def estimated_cost(
-    estimate: Estimate,
+    estimate: SearchWork,
     sampler: Sampler,
     codec: Codec,
     selectors: Sequence[Verifier],

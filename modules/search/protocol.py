@@ -81,7 +81,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class SearchWork:
     """Work that a search will request for one prompt, known before it runs.
 
     `drawn`: spans sampled by the language model. `decoded`: spans decoded by the codec. `heard`: partial candidates
@@ -121,7 +121,7 @@ class SearchAlgorithm(Protocol):
     @property
     def independent_candidates(self) -> bool: ...
 
-    def estimate(self, num_codes: int) -> Estimate:
+    def estimate(self, num_codes: int) -> SearchWork:
         """Work of the search if every candidate has `num_codes` codes; an upper bound at `max_new_tokens`."""
         ...
 

@@ -59,10 +59,8 @@ def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamp
                 hypotheses[record.trace.prompt.key, index, name] = text
     num_candidates = max(len(trace.candidates) for trace in next(iter(traces.values())))
     description = describe(sweep, prompt_sets, num_candidates)
-    # Count stored candidates only, by whichever rank: `failures` also has those of branches that a search discarded.
     candidates = [one for own in traces.values() for trace in own for one in trace.candidates]
-    scored = {(one.prompt_key, one.index, name) for one in candidates for name in one.scores}
-    description["num_score_failures"] = len(scored & sweep.failures)
+    description["num_score_failures"] = sum(len(one.failed & set(one.scores)) for one in candidates)
     warned = {"over_optimisation": over_optimised, "every_n": every_n}
     return SweepResults(traces, points, chosen, hypotheses, description, **warned)
 

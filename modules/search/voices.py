@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from modules.api import Audio, Codec, Prompt, pad_rows
+from modules.audio import resampled
 
 
 def voice_codes(prompt: Prompt) -> Tensor | None:
@@ -54,7 +55,8 @@ def _is_unread(prompt: Prompt) -> bool:
 def _encoded(recordings: dict[int, Audio], codec: Codec, batch_size: int) -> dict[int, tuple[int, ...]]:
     """The codes of each recording; recordings of similar length share a batch."""
     sample_rate = codec.facts.input_sample_rate
-    rows = sorted(((_at_rate(audio, sample_rate), name) for name, audio in recordings.items()), key=_length)
+    samples = ((torch.from_numpy(resampled(audio, sample_rate)), name) for name, audio in recordings.items())
+    rows = sorted(samples, key=lambda row: row[0].numel())
     codes: dict[int, tuple[int, ...]] = {}
     for first in range(0, len(rows), batch_size):
         batch = rows[first : first + batch_size]
@@ -63,16 +65,3 @@ def _encoded(recordings: dict[int, Audio], codec: Codec, batch_size: int) -> dic
         for (_, name), codes_S, number in zip(batch, codes_BS.cpu(), num_codes_B.tolist(), strict=True):
             codes[name] = tuple(codes_S[:number].tolist())
     return codes
-
-
-def _length(row: tuple[Tensor, int]) -> int:
-    return row[0].numel()
-
-
-def _at_rate(audio: Audio, sample_rate: int) -> Tensor:
-    samples_T = audio.samples_T.detach().float().cpu()
-    if audio.sample_rate == sample_rate:
-        return samples_T
-    import soxr
-
-    return torch.from_numpy(soxr.resample(samples_T.numpy(), audio.sample_rate, sample_rate)).float()

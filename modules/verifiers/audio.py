@@ -1,7 +1,4 @@
-"""Audio utilities for verifiers: resampling, caching by content, and scoring clip by clip.
-
-T audio samples.
-"""
+"""Audio utilities for verifiers: caching by content, and scoring clip by clip."""
 
 import hashlib
 import logging
@@ -12,24 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Prompt
+from modules.audio import resampled
 
 MIN_SECONDS = 0.1
 
 logger = logging.getLogger(__name__)
-
-
-def resampled(audio: Audio, sample_rate: int) -> np.ndarray:
-    """Resample to `sample_rate` Hz: (T,) float32, contiguous. Band-limited (soxr, high quality)."""
-    samples_T = np.ascontiguousarray(audio.samples_T.detach().float().cpu().numpy())
-    if audio.sample_rate == sample_rate:
-        return samples_T
-    import soxr
-
-    return soxr.resample(samples_T, audio.sample_rate, sample_rate).astype(np.float32, copy=False)
 
 
 def audio_hash(audio: Audio) -> str:

@@ -8,8 +8,9 @@ import numpy as np
 from torch import Tensor
 
 from modules.api import Audio, Candidate, Prompt, VerifierFacts
+from modules.audio import resampled
 from modules.threads import num_cores, torch_threads
-from modules.verifiers.audio import ClipVerifier, in_threads, resampled
+from modules.verifiers.audio import ClipVerifier, in_threads
 from modules.verifiers.embeddings.audio_models import AudioModel, UsesAudioModel
 from modules.verifiers.model_files import content_hash, package_folder
 from modules.verifiers.settings import constructor_settings

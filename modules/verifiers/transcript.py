@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Prompt, VerifierFacts
-from modules.verifiers.audio import BatchVerifier, ContentCache, failed, regrouped, resampled
+from modules.audio import resampled
+from modules.verifiers.audio import BatchVerifier, ContentCache, failed, regrouped
 from modules.verifiers.recognisers.normalise import Normaliser
 from modules.verifiers.settings import constructor_settings
 

@@ -41,7 +41,7 @@ from modules.lm.flops import TransformerSize
 from modules.lm_module import LMModule
 from modules.search.costs import SpeechCost, speech_cost
 from modules.search.growth import candidate_seed, finished_candidate
-from modules.search.scoring import decode_candidates
+from modules.search.scorer import decode_candidates
 from modules.verifiers.embeddings.resemblyzer import Resemblyzer
 from modules.verifiers.health import Health
 from modules.verifiers.likelihood import Likelihood

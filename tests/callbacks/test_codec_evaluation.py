@@ -19,7 +19,7 @@ from datamodules.audio import AudioDataModule
 from datamodules.sources.folder import FolderSource
 from modules.api import Audio, Codec
 from modules.batches import AudioBatch
-from modules.evaluation.systems import CodecUnderTest, hear, weights_hash
+from modules.evaluation.systems import CodecUnderTest, SystemFacts, hear, weights_hash
 from modules.verifiers.audio import resampled
 from modules.verifiers.naturalness import Dnsmos
 from modules.verifiers.recognisers.normalise import EnglishWords
@@ -62,16 +62,14 @@ class ModuleUnderTest(L.LightningModule):
 class Silencer:
     """A comparison that loses everything: no STOI and PESQ can be had of it."""
 
-    name = "nothing"
+    facts, model_hash = SystemFacts(name="nothing"), ""
 
     def resynthesise(self, audio: Audio) -> tuple[Audio, float]:
         return Audio(torch.zeros_like(audio.samples_T), audio.sample_rate), 0.0
 
 
 class Missing(Silencer):
-    name = "missing"
-    available = False
-    requirement = "a tool: apt install tool"
+    facts = SystemFacts(name="missing", requirement="a tool: apt install tool")
 
 
 @pytest.mark.parametrize(
@@ -215,7 +213,7 @@ def test_nothing_to_judge_and_two_of_one_name_are_refused(data: AudioDataModule,
     """Guards against an empty table, and a row that silently holds two systems."""
     arguments = tmp_path, ScriptedRecogniser({}), EnglishWords()
     with pytest.raises(ValueError, match="`comparisons` and `name` to have distinct names, but got"):
-        CodecEvaluation(*arguments, [Silencer(), Silencer()])
+        run_test(data, CodecEvaluation(*arguments, [Silencer(), Silencer()]), tmp_path)
     with pytest.raises(ValueError, match="`verifiers` to have distinct names, but got"):
         run_test(data, CodecEvaluation(*arguments, verifiers=[Dnsmos(), Dnsmos()]), tmp_path)
     strict = CodecEvaluation(*arguments, selection=PromptSelection(min_seconds=60))

@@ -22,7 +22,8 @@ from torch import Tensor
 from callbacks.codec_evaluation import CodecEvaluation, CodecReport
 from datamodules.audio import AudioDataModule
 from modules.api import Audio, Candidate, Codec, Prompt
-from modules.evaluation.judge import Utterance
+from modules.evaluation.judge import EvaluatedRecording
+from modules.evaluation.systems import SystemFacts
 from modules.verifiers.audio import audio_hash
 from modules.verifiers.recognisers.normalise import EnglishWords
 from tests.callbacks.test_codec_evaluation import MuLawCodec, Silencer, recorded, run_test
@@ -51,8 +52,7 @@ class Loudness(VerifierToy):
 class Halves(Silencer):
     """A comparison of three codebooks that takes its time over the codec under test."""
 
-    name, layout = "halves", SimpleNamespace(codebook_size=8, num_codebooks=3, frame_rate=5.0)
-    latency_seconds = 0.25
+    facts = SystemFacts(name="halves", codebook_size=8, num_codebooks=3, frame_rate=5.0, latency_seconds=0.25)
 
     def __init__(self, codec: Codec | None = None) -> None:
         self.codec = codec
@@ -178,11 +178,12 @@ def test_a_page_without_an_evaluation_or_with_missing_credits_is_refused(data: A
 def test_two_ranks_give_the_table_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards against a table of rank 0's utterances alone, and against a card whose data depend on the ranks."""
     utterances = [
-        Utterance(key, text, Audio(spoken(number), SAMPLE_RATE)) for number, (key, text) in enumerate(TEXTS.items())
+        EvaluatedRecording(key, text, Audio(spoken(number), SAMPLE_RATE))
+        for number, (key, text) in enumerate(TEXTS.items())
     ]
     model = SimpleNamespace(generator=MuLawCodec(), device=torch.device("cpu"))
 
-    def judged(own: list[Utterance], rank: int, num_ranks: int) -> CodecEvaluation:
+    def judged(own: list[EvaluatedRecording], rank: int, num_ranks: int) -> CodecEvaluation:
         trainer = SimpleNamespace(
             world_size=num_ranks, is_global_zero=rank == 0, loggers=[], global_step=0,
             datamodule=SimpleNamespace(sample_rate=SAMPLE_RATE), strategy=SimpleNamespace(root_device="cpu"),

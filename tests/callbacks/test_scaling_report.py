@@ -18,8 +18,9 @@ from callbacks.inference_scaling import InferenceScaling
 from callbacks.run_layout import RunLayout
 from callbacks.scaling_report import ScalingReport
 from modules.api import Audio, SamplingSettings
+from modules.audio import encoded
 from modules.batches import PromptBatch
-from modules.report.sweep_page import audio_bytes, judged_curves
+from modules.report.sweep_page import judged_curves
 from modules.search.algorithms.best_of_n import BestOfN
 from tests.toys.report_toys import RATE, Page, ToneCodec, curve, tone_sweep
 from tests.toys.search_toys import (
@@ -199,8 +200,8 @@ def test_long_examples_are_stored_as_vorbis_and_stay_recognisable():
     """Guards against a page of hundreds of MB, and against libsndfile's crash on long Vorbis writes."""
     time_T = torch.arange(90 * RATE) / RATE
     tone = Audio(0.4 * torch.sin(2 * math.pi * 440 * time_T), RATE)
-    content = audio_bytes(tone, "ogg")
-    assert len(content) < len(audio_bytes(tone, "flac")) / 3
+    content = encoded(tone, "ogg")
+    assert len(content) < len(encoded(tone, "flac")) / 3
     samples, rate = soundfile.read(io.BytesIO(content))
     assert (rate, samples.size) == (RATE, tone.samples_T.numel())
     spectrum = np.abs(np.fft.rfft(samples[RATE : 2 * RATE]))

@@ -18,6 +18,7 @@ from modules.api import SamplingSettings
 from modules.lm_module import LMModule
 from modules.search.algorithms.best_of_n import BestOfN
 from modules.search.driver import run_searches
+from modules.search.scorer import Scorer
 from tests.toys.lm_toys import FORMAT, SIZE
 from tests.toys.search_toys import ToyCodec, ToyVerifier, mean_level
 
@@ -68,7 +69,7 @@ def expected_by_hand(module: LMModule, callback: SpokenTexts, n: int) -> float:
     """Over all subsets of n of the three samples: the judge's score of the one that the selector prefers."""
     verifiers = [callback.selector, callback.judge]
     with torch.no_grad():
-        traces = run_searches(callback.prompts, BestOfN(3, 12), module.sampler(SAMPLING), Codec(), verifiers, 0)
+        traces = run_searches(callback.prompts, BestOfN(3, 12), module.sampler(SAMPLING), Scorer(Codec()), verifiers, 0)
     means = []
     for trace in traces:
         choices = []

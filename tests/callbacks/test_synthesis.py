@@ -121,7 +121,7 @@ def speak(model: LMModule, callback: SpeechWriter, text: str = TEXT) -> tuple[Pa
 def pcm_of_codes(codes: list[int], gain: float = 1.0) -> np.ndarray:
     """What ToyCodec makes of the codes, as 16-bit samples, by hand."""
     levels = [min(1.0, code / CODEBOOK_SIZE * gain) for code in codes for _ in range(HOP_LENGTH)]
-    return np.array([round(level * 32767) for level in levels])
+    return np.array([min(32767, round(level * 32768)) for level in levels])
 
 
 def pcm_of_wav(path: Path) -> np.ndarray:

@@ -26,6 +26,7 @@ from modules.search.algorithms.process_beam import ProcessBeam
 from modules.search.analysis.results import SweepResults
 from modules.search.costs import growth_flops
 from modules.search.driver import run_searches
+from modules.search.scorer import Scorer
 from tests.callbacks.test_inference_scaling import ToyPrompts
 from tests.toys.lm_toys import FORMAT, PROMPTS, SIZE, eager_copy
 from tests.toys.search_toys import HOP_LENGTH, ToyCodec, ToyVerifier, mean_level
@@ -162,7 +163,7 @@ def test_a_process_reward_search_runs_on_forks(engine, network):
     codec.codebook_size = SPACE.codebook_size
     costs = {}
     for sampler in (KVCacheSampler(network, FORMAT, settings), engine.sampler(network, FORMAT, settings, "toy")):
-        traces = run_searches(PROMPTS, algorithm, sampler, codec, [LevelVerifier("level", mean_level)], seed=0)
+        traces = run_searches(PROMPTS, algorithm, sampler, Scorer(codec), [LevelVerifier("level", mean_level)], seed=0)
         assert all(len(trace.candidates) == 2 for trace in traces)
         for trace in traces:
             num_tokens = sampler.num_prompt_tokens(trace.prompt)

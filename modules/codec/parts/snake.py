@@ -16,12 +16,12 @@ from modules.codec.parts.spectral import frame_mask
 
 NUM_TAPS = 12
 UP_EDGE = 5  # samples repeated at both ends before upsampling by two
-DOWN_EDGES = 5, 6  # and before downsampling
+DOWN_EDGES = 5, 6  # samples repeated before downsampling
 KERNEL_DTYPES = torch.float32, torch.bfloat16, torch.float16
 
 
 def kaiser_sinc_filter(cutoff: float, half_width: float, num_taps: int) -> Tensor:
-    """(num_taps,) low-pass filter with sum 1: a sinc under a Kaiser window; frequencies in cycles per sample.
+    """Return a (num_taps,) low-pass filter with sum 1: a Kaiser-windowed sinc; frequencies in cycles per sample.
 
     The window's shape follows Kaiser's rule for the transition width, as in BigVGAN.
     """
@@ -37,7 +37,8 @@ def kaiser_sinc_filter(cutoff: float, half_width: float, num_taps: int) -> Tenso
 
 
 def repeat_edges(x_BCT: Tensor, left: int, right: int, lengths_B: Tensor | None) -> Tensor:
-    """(B, C, left + T + right): the first and the last sample of each item repeated; the last is at its own length."""
+    """Return (B, C, left + T + right) with each item's first and last sample repeated; the last one is at its own
+    length."""
     padded = F.pad(x_BCT, (left, right), mode="replicate")
     if lengths_B is None:
         return padded
@@ -48,18 +49,19 @@ def repeat_edges(x_BCT: Tensor, left: int, right: int, lengths_B: Tensor | None)
 
 
 class AliasFreeSnake(nn.Module):
-    """x + sin^2(exp(alpha) x) / exp(beta) at twice the sampling rate, between two low-pass filters, per channel.
+    """Alias-free SnakeBeta: x + sin^2(exp(alpha) x) / exp(beta) at twice the sampling rate, between low-pass filters.
 
-    What stands beyond an item's length is not looked at and comes out as zero, as the zero padding of a convolution
-    behind it would be. So items of a batch get what they get alone.
+    alpha and beta are per channel. Samples beyond an item's length are ignored and returned as zero, the zero padding
+    of a following convolution, so results do not depend on batching.
 
-    Three forms give the same: inside torch.compile the sums over phases; on CUDA the Triton kernel, where Triton is
-    installed, the dtype fits and a first trial on the device agrees; else convolutions, the fastest without a compiler.
+    Three equivalent implementations: inside torch.compile sums over phases; on CUDA the Triton kernel, if Triton is
+    installed, the dtype is supported and a first self-check on the device passes; otherwise convolutions, the fastest
+    without a compiler.
 
     Args:
-        channels: Of the input.
-        compiled: Without CUDA, compile the sums over phases on the first call (a C++ compiler, a minute), once for all
-            activations of a process.
+        channels: Number of input channels.
+        compiled: Without CUDA, compile the sums over phases on the first call (needs a C++ compiler; takes a minute),
+            once for all activations of a process.
     """
 
     def __init__(self, channels: int, compiled: bool = False) -> None:
@@ -70,7 +72,7 @@ class AliasFreeSnake(nn.Module):
         self.register_buffer("taps", kaiser_sinc_filter(0.25, 0.3, NUM_TAPS), persistent=False)
 
     def forward(self, x_BCT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """(B, C, T). `lengths_B` None: every item is T long."""
+        """Return (B, C, T). `lengths_B` None: every item has length T."""
         if torch.compiler.is_compiling():
             return by_phases(x_BCT, self.alpha, self.beta, self.taps, lengths_B)
         if x_BCT.is_cuda and x_BCT.dtype in KERNEL_DTYPES and triton_is_installed():
@@ -78,7 +80,7 @@ class AliasFreeSnake(nn.Module):
 
             if kernel_agrees(x_BCT.device, x_BCT.dtype):
                 return fused_snake(x_BCT, self.alpha, self.beta, lengths_B)
-        if self.compiled:  # clones: sizes of parameters are constants of a graph, which would be one for every width
+        if self.compiled:  # clones: parameter sizes are constants of a graph, which would be compiled for every width
             return compiled_by_phases()(x_BCT, self.alpha.clone(), self.beta.clone(), self.taps, lengths_B)
         return by_convolution(x_BCT, self.alpha, self.beta, self.taps, lengths_B)
 
@@ -91,7 +93,7 @@ def triton_is_installed() -> bool:
 def by_convolution(
     x_BCT: Tensor, alpha_C: Tensor, beta_C: Tensor, taps_K: Tensor, lengths_B: Tensor | None = None
 ) -> Tensor:
-    """The alias-free snake by a transposed and a strided convolution: the plainest form, and the reference."""
+    """Alias-free snake by a transposed and a strided convolution: the simplest implementation, and the reference."""
     filters = taps_K.to(x_BCT.dtype).expand(x_BCT.shape[1], 1, -1)
     edged = repeat_edges(x_BCT, UP_EDGE, UP_EDGE, lengths_B)
     doubled = 2 * F.conv_transpose1d(edged, filters, stride=2, groups=x_BCT.shape[1])
@@ -107,10 +109,10 @@ def by_convolution(
 def by_phases(
     x_BCT: Tensor, alpha_C: Tensor, beta_C: Tensor, taps_K: Tensor, lengths_B: Tensor | None = None
 ) -> Tensor:
-    """The same by sums over shifted samples, which a compiler fuses into two passes.
+    """Alias-free snake by sums over shifted samples, which a compiler fuses into two passes.
 
-    The even and the odd samples at twice the rate are kept apart: every second tap makes either. The taps read the same
-    from both ends, so the ones that make the even samples of x weigh the odd ones on the way back.
+    Even and odd samples at twice the rate are kept separate; each is made by every second tap. The filter is symmetric,
+    so the taps that make the even samples of x weight the odd ones in downsampling.
     """
     rising_K, falling_K = taps_K.to(x_BCT.dtype).unflatten(0, (-1, 2)).unbind(1)
     inside_B1T = last_BC1 = None
@@ -135,7 +137,7 @@ def by_phases(
 
 @cache
 def compiled_by_phases() -> Callable[..., Tensor]:
-    """One for all channels and lengths; compiled again where gradients or lengths are wanted or not."""
+    """Compile `by_phases` once for all channels and lengths; again for calls with or without gradients or lengths."""
     return torch.compile(by_phases, dynamic=True)
 
 
@@ -144,7 +146,7 @@ def between(start_BC1: Tensor, x_BCT: Tensor, end_BC1: Tensor, left: int, right:
 
 
 def weighted_shifts(x_BCT: Tensor, weights_K: Tensor) -> Tensor:
-    """(B, C, T - K + 1): the sum of x shifted by k, times weight k."""
+    """Return (B, C, T - K + 1): the sum of x shifted by k, weighted by tap k."""
     length = x_BCT.shape[-1] - len(weights_K) + 1
     return sum(weight * x_BCT[..., shift : shift + length] for shift, weight in enumerate(weights_K.unbind()))
 

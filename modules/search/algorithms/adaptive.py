@@ -9,7 +9,7 @@ import numpy as np
 from modules.api import Branch, Candidate
 from modules.search.algorithms.beams import scored
 from modules.search.growth import candidate_seed, finished_candidate, partial_candidate, require_positive
-from modules.search.protocol import Drop, Estimate, Extend, Request, Score, Search, Span
+from modules.search.protocol import Drop, Extend, Request, Score, Search, SearchWork, Span
 
 
 def expected_gain(scores: Sequence[float], prior_spread: float) -> float:
@@ -80,16 +80,16 @@ class Adaptive:
     def independent_candidates(self) -> bool:
         return False  # the number of candidates depends on their scores
 
-    def estimate(self, num_codes: int) -> Estimate:
-        """Estimate for the whole budget without discarded candidates: an upper bound."""
+    def estimate(self, num_codes: int) -> SearchWork:
+        """Work for the whole budget without discarded candidates: an upper bound."""
         num_codes = min(num_codes, self.max_new_tokens)
         whole = Span(self.max_candidates, 0, num_codes)
         if self.health is None:
-            return Estimate(num_codes, self.max_candidates, (whole,), (whole,))
+            return SearchWork(num_codes, self.max_candidates, (whole,), (whole,))
         stops = range(self.block_tokens, min(num_codes, self.max_new_tokens - 1) + 1, self.block_tokens)
         heard = tuple(Span(self.max_candidates, 0, stop) for stop in stops)
         decoded = tuple(replace(span, start=span.stop - self.block_tokens) for span in heard)
-        return Estimate(num_codes, self.max_candidates, (whole,), (*decoded, whole), {self.health: heard})
+        return SearchWork(num_codes, self.max_candidates, (whole,), (*decoded, whole), {self.health: heard})
 
     def search(self, root: Branch, seed: int) -> Search:
         healthy: list[Candidate] = []

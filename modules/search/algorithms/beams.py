@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from modules.api import Branch, Candidate, Prompt
 from modules.search.growth import candidate_seed, finished_candidate, partial_candidate
-from modules.search.protocol import Drop, Estimate, Extend, Request, Score, Search, Span, Trace
+from modules.search.protocol import Drop, Extend, Request, Score, Search, SearchWork, Span, Trace
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ def final_candidates(beams: Sequence[Beam]) -> list[Candidate]:
     return candidates
 
 
-def beam_estimate(settings: BeamSettings, num_codes: int) -> Estimate:
-    """Estimate for beams of `num_codes` codes, up to their end or to `max_tokens`; ended ones are decoded whole."""
+def beam_estimate(settings: BeamSettings, num_codes: int) -> SearchWork:
+    """Work for beams of `num_codes` codes, up to their end or to `max_tokens`; ended ones are decoded whole."""
     drawn, decoded, heard = [], [], []
     num_grown = settings.num_beams * settings.num_children
     for start in range(0, settings.max_tokens, settings.block_tokens):
@@ -127,7 +127,7 @@ def beam_estimate(settings: BeamSettings, num_codes: int) -> Estimate:
             break
     ended = num_codes < settings.max_tokens
     spans = (tuple(drawn), tuple(decoded), {settings.reward: tuple(heard)})
-    return Estimate(num_codes, settings.num_beams, *spans, ended_early=ended)
+    return SearchWork(num_codes, settings.num_beams, *spans, ended_early=ended)
 
 
 def scored(prompt: Prompt, candidates: list[Candidate]) -> Search:

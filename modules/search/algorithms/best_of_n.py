@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from modules.api import Branch
 from modules.search.growth import candidate_seed, finished_candidate, require_positive
-from modules.search.protocol import Drop, Estimate, Extend, Score, Search, Span, Trace
+from modules.search.protocol import Drop, Extend, Score, Search, SearchWork, Span, Trace
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class BestOfN:
     def independent_candidates(self) -> bool:
         return True
 
-    def estimate(self, num_codes: int) -> Estimate:
+    def estimate(self, num_codes: int) -> SearchWork:
         whole = (Span(self.num_candidates, 0, min(num_codes, self.max_new_tokens)),)
-        return Estimate(whole[0].stop, self.num_candidates, whole, whole)
+        return SearchWork(whole[0].stop, self.num_candidates, whole, whole)
 
     def search(self, root: Branch, seed: int) -> Search:
         """One Extend of the root, one Score of all its children."""

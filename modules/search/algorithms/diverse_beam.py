@@ -12,7 +12,7 @@ from modules.api import Branch
 from modules.search.algorithms.beams import Beam, BeamSettings, final_candidates, grow_beams, scored
 from modules.search.algorithms.process_beam import ProcessBeam
 from modules.search.growth import require_positive
-from modules.search.protocol import Drop, Estimate, Extend, Request, Score, Search, Span
+from modules.search.protocol import Drop, Extend, Request, Score, Search, SearchWork, Span
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class DiverseBeam:
     def _beams(self) -> BeamSettings:
         return BeamSettings(self.reward, self.num_beams, self.num_children, self.block_tokens, self.max_new_tokens)
 
-    def estimate(self, num_codes: int) -> Estimate:
-        """Estimate of one subtree times the number of subtrees; each returns one candidate."""
+    def estimate(self, num_codes: int) -> SearchWork:
+        """Work of one subtree times the number of subtrees; each returns one candidate."""
         one = ProcessBeam(self.reward, self.num_beams, self.num_children, self.max_new_tokens, self.block_tokens)
         tree = one.estimate(num_codes)
         decoded = tree.decoded
@@ -61,7 +61,7 @@ class DiverseBeam:
             return tuple(replace(span, count=span.count * self.num_subtrees) for span in spans)
 
         heard = {name: times(spans) for name, spans in tree.heard.items()}
-        return Estimate(tree.num_codes, self.num_subtrees, times(tree.drawn), times(decoded), heard, tree.ended_early)
+        return SearchWork(tree.num_codes, self.num_subtrees, times(tree.drawn), times(decoded), heard, tree.ended_early)
 
     def search(self, root: Branch, seed: int) -> Search:
         trees = [grow_beams(root, seed, self._beams, f"tree{index}.") for index in range(self.num_subtrees)]

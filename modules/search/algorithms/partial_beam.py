@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from modules.api import Branch
 from modules.search.algorithms.beams import BeamSettings, beam_estimate, final_candidates, grow_beams, scored
 from modules.search.growth import candidate_seed, finished_candidate, require_positive
-from modules.search.protocol import Drop, Estimate, Extend, Search, Span
+from modules.search.protocol import Drop, Extend, Search, SearchWork, Span
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class PartialBeam:
     def _beams(self) -> BeamSettings:
         return BeamSettings(self.reward, self.num_beams, self.num_children, self.block_tokens, self.process_tokens)
 
-    def estimate(self, num_codes: int) -> Estimate:
+    def estimate(self, num_codes: int) -> SearchWork:
         num_codes = min(num_codes, self.max_new_tokens)
         beams = beam_estimate(self._beams, num_codes)
         if beams.ended_early:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from modules.api import Branch
 from modules.search.algorithms.beams import BeamSettings, beam_estimate, final_candidates, grow_beams, scored
 from modules.search.growth import require_positive
-from modules.search.protocol import Estimate, Search, Span
+from modules.search.protocol import Search, SearchWork, Span
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ProcessBeam:
     def _beams(self) -> BeamSettings:
         return BeamSettings(self.reward, self.num_beams, self.num_children, self.block_tokens, self.max_new_tokens)
 
-    def estimate(self, num_codes: int) -> Estimate:
+    def estimate(self, num_codes: int) -> SearchWork:
         estimate = beam_estimate(self._beams, min(num_codes, self.max_new_tokens))
         if estimate.ended_early:
             return estimate

@@ -11,7 +11,7 @@ import torch
 import yaml
 from lightning.pytorch import Trainer
 
-from callbacks.speech_understanding import SpeechUnderstanding
+from callbacks.recognition_evaluation import RecognitionEvaluation
 from datamodules.prompt_sets.librispeech import LibriSpeechRecognition
 from datamodules.prompt_sets.published_prompts import BenchmarkDataModule
 from datamodules.prompt_sets.published_set import PromptRow, read_prompt
@@ -68,14 +68,14 @@ def test_whole_utterances_of_any_length_are_read(corpus):
         LibriSpeechRecognition(corpus, "dev-other").rows()
 
 
-def recognised(corpus: Path, folder: Path, columns: dict[str, str]) -> SpeechUnderstanding:
+def recognised(corpus: Path, folder: Path, columns: dict[str, str]) -> RecognitionEvaluation:
     heard = {"61-70968-0000": "he began confused complaint", "61-70968-0001": "Give!", "121-1-0000": "also a big boy",
              "367-130732-0000": "lobsters lobsters"}  # fmt: skip
     listener = Listener(heard)
     sets = {split: LibriSpeechRecognition(corpus, split) for split in TEXTS}
     data = BenchmarkDataModule(listener.prompt_format, sets, sample_rate=ToyCodec.sample_rate, batch_size=2)
     quoted = QuotedRows(REPOSITORY / "configs/lm/llasa_table3.csv", columns)
-    callback = SpeechUnderstanding(ToyCodec(), BasicWords(), folder, max_new_tokens=60, quoted=quoted)
+    callback = RecognitionEvaluation(ToyCodec(), BasicWords(), folder, max_new_tokens=60, quoted=quoted)
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[callback])
     trainer.test(listener, datamodule=data, verbose=False)
     return callback

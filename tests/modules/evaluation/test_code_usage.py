@@ -10,7 +10,7 @@ from scipy import stats
 
 from modules.api import Audio, Candidate, Prompt
 from modules.evaluation.code_usage import code_estimates
-from modules.evaluation.judge import Judgement, Utterance, recognised, summarise, verify
+from modules.evaluation.judge import EvaluatedRecording, Judgement, recognised, summarise, verify
 from tests.conftest import SAMPLE_RATE
 from tests.modules.evaluation.test_judge import spoken
 from tests.toys.facts import VerifierToy
@@ -104,7 +104,7 @@ def test_verifiers_compare_with_the_recording_at_16_khz_and_a_failure_costs_one_
         "other rate": Audio(high_T, 24000),
     }
     verifier = Comparing()
-    scores = verify(Utterance("k", "text", heard["same"]), heard, [verifier], "en")
+    scores = verify(EvaluatedRecording("k", "text", heard["same"]), heard, [verifier], "en")
     assert scores["same"] == {"distance": 0}
     assert scores["loud"]["distance"] == pytest.approx(0.25, abs=1e-6)
     assert math.isnan(scores["silent"]["distance"])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from datamodules.sources.source import Recording
 from modules.api import Audio
-from modules.evaluation.judge import Judgement, Utterance, judge, summarise
+from modules.evaluation.judge import EvaluatedRecording, Judgement, judge, summarise
 from modules.evaluation.opus_and_codec2 import Codec2, Opus
 from modules.evaluation.table import formatted_table
 from modules.statistics import mean_estimate, ratio_estimate
@@ -58,9 +58,10 @@ def spoken(number: int, seconds: float = 2.0) -> Tensor:
 
 
 @pytest.fixture
-def utterances() -> list[Utterance]:
+def utterances() -> list[EvaluatedRecording]:
     return [
-        Utterance(key, text, Audio(spoken(number), SAMPLE_RATE)) for number, (key, text) in enumerate(TEXTS.items())
+        EvaluatedRecording(key, text, Audio(spoken(number), SAMPLE_RATE))
+        for number, (key, text) in enumerate(TEXTS.items())
     ]
 
 
@@ -75,7 +76,9 @@ def noisy(audio: Audio, level: float) -> Audio:
     return Audio((audio.samples_T + noise_T).clamp(-1, 1), audio.sample_rate)
 
 
-def test_the_table_is_that_of_the_reference_packages(utterances: list[Utterance], hypotheses: list[str]) -> None:
+def test_the_table_is_that_of_the_reference_packages(
+    utterances: list[EvaluatedRecording], hypotheses: list[str]
+) -> None:
     """Guards against a mean of utterances' error rates in place of the corpus's, swapped arguments, another rate."""
     script = {one.audio.samples_T.numel(): text for one, text in zip(utterances, hypotheses, strict=True)}
     heard = [noisy(one.audio, 0.02) for one in utterances]
@@ -98,7 +101,9 @@ def test_the_table_is_that_of_the_reference_packages(utterances: list[Utterance]
     assert all(estimate.num == 4 and estimate.num_unjudged == 0 for estimate in result.values())
 
 
-def test_a_resynthesis_at_another_rate_is_judged_at_16_khz(utterances: list[Utterance], hypotheses: list[str]) -> None:
+def test_a_resynthesis_at_another_rate_is_judged_at_16_khz(
+    utterances: list[EvaluatedRecording], hypotheses: list[str]
+) -> None:
     """Guards against PESQ and the recogniser being handed a codec's own 24 kHz, or audio of another length."""
     import soxr
 
@@ -114,10 +119,10 @@ def test_a_resynthesis_at_another_rate_is_judged_at_16_khz(utterances: list[Utte
     assert min(row.pesq_wb for row in rows) > 4.1
 
 
-def test_what_cannot_be_judged_is_counted(utterances: list[Utterance], hypotheses: list[str]) -> None:
+def test_what_cannot_be_judged_is_counted(utterances: list[EvaluatedRecording], hypotheses: list[str]) -> None:
     """Guards against items that vanish from a mean: silence, NaN from a broken codec, a text without words."""
     script = {one.audio.samples_T.numel(): text for one, text in zip(utterances, hypotheses, strict=True)}
-    utterances = [*utterances[:3], Utterance("a4", "[beep]", utterances[3].audio)]
+    utterances = [*utterances[:3], EvaluatedRecording("a4", "[beep]", utterances[3].audio)]
     heard = [noisy(one.audio, 0.01) for one in utterances]
     heard[0] = Audio(torch.zeros_like(heard[0].samples_T), SAMPLE_RATE)
     heard[1].samples_T[5] = math.nan
@@ -168,11 +173,13 @@ def test_the_table_does_not_depend_on_the_order_of_rows() -> None:
     assert summarise(rows, seed=1) != summarise(rows, seed=2)
 
 
-@pytest.mark.skipif(not Codec2("700C").available or not Opus(6).available, reason="needs codec2 and libopus")
+@pytest.mark.skipif(
+    bool(Codec2("700C").facts.requirement or Opus(6).facts.requirement), reason="needs codec2 and libopus"
+)
 def test_real_codecs_on_recorded_prompts(english_prompts: list[Recording]) -> None:
     """Guards against a table that ranks by accident: more bits must be judged better by every column."""
     recordings = sorted(english_prompts, key=lambda one: one.audio.seconds)[:5]
-    utterances = [Utterance(one.key, one.text, one.audio) for one in recordings]
+    utterances = [EvaluatedRecording(one.key, one.text, one.audio) for one in recordings]
     recogniser, normaliser = FasterWhisper(num_workers=1), EnglishWords()
     rows = []
     for system in (Opus(32), Codec2("700C")):

@@ -14,7 +14,7 @@ from modules.search.algorithms.process_beam import ProcessBeam
 from modules.search.candidate_store import CandidateStore
 from modules.search.driver import run_searches
 from modules.search.panel import Panel
-from modules.search.scoring import score_groups
+from modules.search.scorer import Scorer, score_tasks
 from modules.search.sweep import Sweep
 from modules.verifiers.embeddings.resemblyzer import Resemblyzer
 from modules.verifiers.emotion import EmotionLabel, EmotionSimilarity
@@ -131,10 +131,12 @@ def test_a_recogniser_hears_a_round_in_one_call_for_each_language():
     groups = [[clip_of(prompt, i, 2000 + 1000 * i) for i in range(2)] for prompt in prompts]
     recogniser = Recogniser()
     verifier = Transcript(recogniser, BasicWords())
-    assert score_groups(prompts, groups, verifier) == set()
+    tasks = list(zip(prompts, groups, strict=True))
+    score_tasks(tasks, verifier)
+    assert not any(one.failed for group in groups for one in group)
     assert recogniser.calls == [(2, "en"), (2, "fr")]  # equal audio is one clip
     assert [one.scores["transcript"] for group in groups for one in group] == pytest.approx([2 / 3, 1] * 5)
-    score_groups(prompts, groups, verifier)
+    score_tasks(tasks, verifier)
     assert len(recogniser.calls) == 2
 
 
@@ -144,12 +146,13 @@ def test_a_clip_that_fails_is_found_and_the_others_keep_their_scores(caplog):
     groups = [[clip_of(prompt, 8 * place + i, 3000) for i in range(8)] for place, prompt in enumerate(prompts)]
     groups[5][2] = clip_of(prompts[5], 42, 4000)
     recogniser = Recogniser()
-    failures = score_groups(prompts, groups, Transcript(recogniser, BasicWords()))
-    assert failures == {("p5", 42, "transcript")}
+    score_tasks(list(zip(prompts, groups, strict=True)), Transcript(recogniser, BasicWords()))
+    failed = [(one.prompt_key, one.index, one.failed) for group in groups for one in group if one.failed]
+    assert failed == [("p5", 42, {"transcript"})]
     scores = [one.scores["transcript"] for group in groups for one in group]
     assert [place for place, score in enumerate(scores) if math.isnan(score)] == [42]
     assert scores[:42] + scores[43:] == [1.0] * 63
-    assert len(recogniser.calls) < 16
+    assert len(recogniser.calls) < 24  # two calls for each of 6 halvings, by the scorer and by the transcript
 
 
 class ManyVerifier(ToyVerifier):
@@ -177,8 +180,8 @@ def test_the_driver_asks_once_a_round(algorithm):
     """Guards against verification that is not batched across prompts: partial audio of beams and finished samples."""
     many, single = ManyVerifier("many"), ToyVerifier("many", mean_level)
     single.judges_partial = True
-    traces = run_searches(toy_prompts(5), algorithm, TreeSampler(), ToyCodec(), [many], 7)
-    expected = run_searches(toy_prompts(5), algorithm, TreeSampler(), ToyCodec(), [single], 7)
+    traces = run_searches(toy_prompts(5), algorithm, TreeSampler(), Scorer(ToyCodec()), [many], 7)
+    expected = run_searches(toy_prompts(5), algorithm, TreeSampler(), Scorer(ToyCodec()), [single], 7)
     assert max(many.rounds) == 5 and len(many.rounds) <= 4
     for ours, theirs in zip(traces, expected, strict=True):
         assert [str(one.scores) for one in ours.candidates] == [str(one.scores) for one in theirs.candidates]
@@ -201,21 +204,24 @@ def test_a_sweep_asks_late_selectors_and_judges_once_a_group(tmp_path):
             prompt_format=ToyFormat(),
         )
 
+    def candidates_of(sweep: Sweep) -> dict[tuple[str, int], Candidate]:
+        return {(one.prompt_key, one.index): one for p in prompts for one in sweep.record(p).trace.candidates}
+
     prompts, judge = toy_prompts(5), ManyVerifier("judge", bad_length=5 * HOP_LENGTH)
     sampler = ToySampler()
     first = sweep([], [judge])
-    first.run(prompts, sampler)
-    assert judge.rounds == [5]
-    lengths = {(one.prompt_key, one.index): one.num_codes for p in prompts for one in first.record(p).trace.candidates}
+    num_failures = first.run(prompts, sampler)
+    assert judge.rounds[0] == 5
+    lengths = {place: one.num_codes for place, one in candidates_of(first).items()}
     bad = {(*place, "judge") for place, length in lengths.items() if length == 5}
-    assert bad and first.failures == bad
-    late, judge.bad_length = ManyVerifier("late"), -1
+    assert bad and num_failures == len(bad)
+    assert bad == {(*place, "judge") for place, one in candidates_of(first).items() if one.failed == {"judge"}}
+    late, judge.bad_length, num_rounds = ManyVerifier("late"), -1, len(judge.rounds)
     second = sweep([late], [judge])
-    second.run(prompts, sampler)
+    assert second.run(prompts, sampler) == 0
     assert late.rounds == [5] and len(sampler.extended) == 1
-    assert judge.rounds in ([5], [5, len({key for key, _, _ in bad})]) and not second.failures
-    scores = {place: one.scores["judge"] for p in prompts for one in second.record(p).trace.candidates
-              for place in [(one.prompt_key, one.index)]}  # fmt: skip
+    assert judge.rounds[num_rounds:] in ([], [len({key for key, _, _ in bad})])
+    scores = {place: one.scores["judge"] for place, one in candidates_of(second).items()}
     assert {place for place, score in scores.items() if math.isnan(score)} == {
         place for place, length in lengths.items() if length == 0
     }

@@ -235,13 +235,11 @@ def test_scores_that_failed_with_an_exception_are_tried_again(tmp_path):
 
     prompts = toy_prompts(1)
     sweep = sweep_in(tmp_path, judges=[ToyVerifier("judge", broken)])
-    sweep.run(prompts, ToySampler())
-    assert sweep.failures
+    num_failures = sweep.run(prompts, ToySampler())
     assert all(math.isnan(one[3]["judge"]) for one in content(sweep, prompts))
-    assert len(sweep.failures) == len([one for one in content(sweep, prompts) if one[0]])
+    assert num_failures == len([one for one in content(sweep, prompts) if one[0]])
     sweep.panel.judges[0].function = mean_level
-    sweep.run(prompts, ToySampler(fail_at_call=1))
-    assert not sweep.failures
+    assert sweep.run(prompts, ToySampler(fail_at_call=1)) == 0
     filled = [one for one in content(sweep, prompts) if one[0]]
     assert filled and not any(math.isnan(one[3]["judge"]) for one in filled)
 

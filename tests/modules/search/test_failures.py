@@ -14,7 +14,7 @@ from modules.search.algorithms.process_beam import ProcessBeam
 from modules.search.candidate_store import CandidateStore
 from modules.search.driver import run_searches
 from modules.search.panel import Panel
-from modules.search.scoring import decode_candidates
+from modules.search.scorer import Scorer, decode_candidates
 from modules.search.sweep import Sweep
 from modules.verifiers.ensemble import Ensemble
 from tests.modules.search.algorithms.test_algorithms import PartialVerifier
@@ -37,9 +37,9 @@ def ensemble(*functions) -> Ensemble:
     return Ensemble([ToyVerifier(f"member {place}", function) for place, function in enumerate(functions)])
 
 
-def run(algorithm, selectors, failures=None, sampler=None, num_prompts=4):
+def run(algorithm, selectors, sampler=None, num_prompts=4):
     prompts = toy_prompts(num_prompts)
-    return run_searches(prompts, algorithm, sampler or TreeSampler(), ToyCodec(), selectors, 7, failures=failures)
+    return run_searches(prompts, algorithm, sampler or TreeSampler(), Scorer(ToyCodec()), selectors, 7)
 
 
 class FailsOnBatches(ToyVerifier):
@@ -91,10 +91,10 @@ def test_an_ensemble_that_fails_gives_no_scores_that_do_not_compare(tmp_path):
         )
 
     first = sweep(broken)
-    first.run(prompts, TreeSampler())
+    num_failures = first.run(prompts, TreeSampler())
     shown = [one for prompt in prompts for one in first.record(prompt).trace.candidates if one.num_codes]
     assert all(math.isnan(one.scores["ensemble"]) for one in shown)
-    assert len(first.failures) == len(shown)
+    assert num_failures == len(shown)
     sound = Ensemble([ToyVerifier("one", mean_level), ToyVerifier("two", first_level)])
     second = sweep(sound)
     second.run(prompts, TreeSampler())
@@ -116,26 +116,24 @@ def test_one_bad_candidate_leaves_an_ensemble_of_the_others():
     (trace,) = run(BestOfN(6, 30), [ensemble(mean_level, first_level)], num_prompts=1)
     longest = max(one.num_codes for one in trace.candidates) * HOP_LENGTH
     bad = [one.index for one in trace.candidates if one.num_codes * HOP_LENGTH == longest]
-    failures = set()
-    (trace,) = run(BestOfN(6, 30), [ensemble(fragile, first_level)], failures, num_prompts=1)
-    assert failures == {("prompt0", index, "ensemble") for index in bad}
+    (trace,) = run(BestOfN(6, 30), [ensemble(fragile, first_level)], num_prompts=1)
+    assert [one.index for one in trace.candidates if one.failed == {"ensemble"}] == bad
     others = [one for one in trace.candidates if one.index not in bad and one.num_codes]
     expected = ensemble(mean_level, first_level).score(trace.prompt, others)
     assert len(others) > 2 and [one.scores["ensemble"] for one in others] == pytest.approx(expected.tolist())
 
 
 @pytest.mark.parametrize("algorithm", SEARCHES[1:], ids=lambda one: one.name)
-def test_what_fails_while_it_steers_is_asked_again_and_counted(algorithm, caplog):
+def test_what_fails_while_it_steers_is_counted(algorithm, caplog):
     """Guards against a search that is random because its verifier is broken, and says nothing; and against NaN that is
     stored as "could not judge"."""
 
     def broken(samples_T: torch.Tensor) -> float:
         raise RuntimeError("no server")
 
-    failures = set()
-    traces = run(algorithm, [PartialVerifier("reward", broken)], failures)
-    shown = {(one.prompt_key, one.index, "reward") for trace in traces for one in trace.candidates if one.num_codes}
-    assert shown and failures == shown
+    traces = run(algorithm, [PartialVerifier("reward", broken)])
+    shown = [one for trace in traces for one in trace.candidates if one.num_codes]
+    assert shown and all(one.failed == {"reward"} for one in shown)
     assert f"scores of the reward of {algorithm.name} failed with an exception" in caplog.text
 
 

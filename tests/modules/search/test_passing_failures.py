@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from modules.api import Audio, Candidate, Prompt, Verifier
-from modules.search.scoring import score_groups
+from modules.search.scorer import score_tasks
 from modules.verifiers import naturalness
 from modules.verifiers.audio import resampled
 from modules.verifiers.embeddings import funasr_models, resemblyzer, wavlm_speaker
@@ -82,6 +82,12 @@ def scores_of(groups: list[list[Candidate]], name: str) -> list[float]:
     return [one.scores[name] for group in groups for one in group]
 
 
+def failures_of(prompts: list[Prompt], groups: list[list[Candidate]], verifier: Verifier) -> list[tuple[str, int]]:
+    """Score; returns prompt key and index of the candidates that failed."""
+    score_tasks(list(zip(prompts, groups, strict=True)), verifier)
+    return [(one.prompt_key, one.index) for group in groups for one in group if verifier.name in one.failed]
+
+
 def let_memory_run_out(patch: pytest.MonkeyPatch) -> None:
     """Every verifier's model raises at a batch that holds a clip of `BAD` samples."""
     whole = AudioModel._inputs
@@ -109,17 +115,17 @@ def test_a_clip_without_memory_is_a_failure_of_its_own(tmp_path, monkeypatch, ki
     and against a clip that nothing can judge and that every run asks about again."""
     prompts, groups = prompts_and_groups()
     expected_from = KINDS[kind](tmp_path / "whole")
-    assert score_groups(prompts, groups, expected_from) == set()
+    assert failures_of(prompts, groups, expected_from) == []
     expected = scores_of(groups, expected_from.name)
     assert [place for place, score in enumerate(expected) if math.isnan(score)] == [2]
     verifier = KINDS[kind](tmp_path / "short of memory")
     with monkeypatch.context() as patch:
         let_memory_run_out(patch)
-        assert score_groups(prompts, groups, verifier) == {("p0", 1, verifier.name)}
+        assert failures_of(prompts, groups, verifier) == [("p0", 1)]
     scores = scores_of(groups, verifier.name)
     assert math.isnan(scores[1])
     assert scores[:1] + scores[2:] == pytest.approx(expected[:1] + expected[2:], abs=2e-5, nan_ok=True)
-    assert score_groups(prompts[:1], [groups[0][1:2]], verifier) == set()
+    assert failures_of(prompts[:1], [groups[0][1:2]], verifier) == []
     assert groups[0][1].scores[verifier.name] == pytest.approx(expected[1], abs=2e-5)
 
 

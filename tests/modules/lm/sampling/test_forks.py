@@ -13,6 +13,7 @@ from modules.search.algorithms.diverse_beam import DiverseBeam
 from modules.search.algorithms.partial_beam import PartialBeam
 from modules.search.algorithms.process_beam import ProcessBeam
 from modules.search.driver import run_searches
+from modules.search.scorer import Scorer
 from tests.toys.lm_toys import FORMAT, PROMPTS, eager_copy, splitmix_uniform, toy_network
 from tests.toys.search_toys import ToyCodec, ToyVerifier, mean_level
 
@@ -95,7 +96,7 @@ def test_no_search_reads_a_token_twice(network, algorithm):
     reward = ToyVerifier("reward", mean_level)
     reward.judges_partial = True
     sampler = KVCacheSampler(network, FORMAT, SamplingSettings(), max_batch_rows=7)
-    traces = run_searches(PROMPTS, algorithm, sampler, ToyCodec(), [reward], 5)
+    traces = run_searches(PROMPTS, algorithm, sampler, Scorer(ToyCodec()), [reward], 5)
     assert sampler.num_recomputed_tokens == 0
     assert all(trace.candidates and not candidate.is_partial for trace in traces for candidate in trace.candidates)
     assert all(trace.cost.lm_flops > trace.cost.prompt_flops > 0 for trace in traces)

@@ -31,7 +31,7 @@ from modules.search.costs import decoding_flops
 from modules.search.driver import run_searches
 from modules.search.growth import candidate_seed, finished_candidate
 from modules.search.identity import candidate_identity, score_identity
-from modules.search.scoring import decode_candidates
+from modules.search.scorer import Scorer, decode_candidates
 from modules.search.voices import with_voice_codes
 from modules.tokens import Utterance
 from modules.verifiers.recognisers.normalise import BasicWords
@@ -186,7 +186,7 @@ def test_a_search_carries_the_voice_to_the_decoder():
     codec = ToyCodec()
     prompts = [Prompt("a", "x", voice=Utterance("y", (1, 2, 3)))]
     (trace,) = run_searches(
-        prompts, BestOfN(4, 12), ToySampler(), codec, [ToyVerifier("mean", mean_level)], seed=0, decode_batch_size=8
+        prompts, BestOfN(4, 12), ToySampler(), Scorer(codec, 8), [ToyVerifier("mean", mean_level)], seed=0
     )
     assert set(codec.starts) == {3}
     for one in trace.candidates:

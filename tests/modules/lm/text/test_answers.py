@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from callbacks.speech_understanding import SpeechUnderstanding
+from callbacks.recognition_evaluation import RecognitionEvaluation
 from modules.api import Audio, Branch, Prompt, SamplingSettings
 from modules.batches import PromptBatch
 from modules.lm.sampling.sampler import KVCacheSampler
@@ -125,7 +125,7 @@ def test_error_rates_are_those_of_all_words_together(tmp_path: Path) -> None:
         [spoken("c", "seven", [6])],
     ]
     listener = Listener({"a": "one", "b": "three for five six seven", "c": "seven"})
-    callback = SpeechUnderstanding(ToyCodec(), BasicWords(), tmp_path, max_new_tokens=20)
+    callback = RecognitionEvaluation(ToyCodec(), BasicWords(), tmp_path, max_new_tokens=20)
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[callback])
     loaders = [DataLoader([PromptBatch(prompts)], batch_size=None) for prompts in sets]
     trainer.test(listener, loaders, verbose=False)
@@ -146,7 +146,7 @@ def test_a_codec_of_another_model_is_refused(tmp_path: Path) -> None:
     """Guards against errors that say nothing of the model: codes that mean something else to it."""
     listener = Listener({"a": "one"})
     listener.codec_fingerprint = "another codec"
-    callback = SpeechUnderstanding(ToyCodec(), BasicWords(), tmp_path)
+    callback = RecognitionEvaluation(ToyCodec(), BasicWords(), tmp_path)
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[callback])
     with pytest.raises(ValueError, match="another codec"):
         trainer.test(listener, DataLoader([PromptBatch([spoken("a", "one", [1])])], batch_size=None), verbose=False)

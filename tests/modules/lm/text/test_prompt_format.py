@@ -4,7 +4,7 @@ import pytest
 
 from modules.api import Prompt, PromptFormat, TextTokenizer
 from modules.lm.text.byte_tokenizer import ByteTokenizer
-from modules.lm.text.prompt_format import TextToSpeech, prompt_tokens
+from modules.lm.text.prompt_format import TextToSpeech, encoded_prompt
 from modules.tokens import Utterance
 
 
@@ -31,16 +31,16 @@ def test_a_prompt_says_who_speaks_in_which_language():
     form = TextToSpeech(ByteTokenizer(), 16, prefix="{language}, {speaker}: ", answer_prefix="Speaker {speaker} ")
     plain = Prompt("a", "one", speaker="ann", language="fr")
     told = [start, *b"fr, ann: one", end, *b"Speaker ann ", speech_start]
-    assert prompt_tokens(form, plain) == told
+    assert encoded_prompt(form, plain) == told
     cloned = Prompt("a", "one", speaker="ann", language="fr", voice=Utterance("two", (3,)))
-    assert prompt_tokens(form, cloned) == [start, *b"fr, ann: two one", end, *told[-13:], code_0 + 3]
-    assert prompt_tokens(form, Prompt("a", "one", speaker="ann", language="")) == [
+    assert encoded_prompt(form, cloned) == [start, *b"fr, ann: two one", end, *told[-13:], code_0 + 3]
+    assert encoded_prompt(form, Prompt("a", "one", speaker="ann", language="")) == [
         start, *b"one", end, *b"Speaker ann ", speech_start
     ]  # fmt: skip
-    assert prompt_tokens(form, Prompt("a", "one", language="fr")) == [start, *b"one", end, speech_start]
+    assert encoded_prompt(form, Prompt("a", "one", language="fr")) == [start, *b"one", end, speech_start]
     for speaker, language in (("ann", "fr"), ("", "fr"), ("ann", "")):
         tokens, num_context = form.example_tokens("one", [3], speaker, language)
-        assert tokens[:num_context] == prompt_tokens(form, Prompt("a", "one", speaker=speaker, language=language))
+        assert tokens[:num_context] == encoded_prompt(form, Prompt("a", "one", speaker=speaker, language=language))
         assert tokens[num_context:] == [code_0 + 3, 261]
         assert len(tokens) <= len(b"one") + 1 + form.num_extra_tokens
 

@@ -18,6 +18,7 @@ from modules.search.costs import estimated_cost
 from modules.search.driver import run_searches
 from modules.search.growth import candidate_seed
 from modules.search.protocol import SearchAlgorithm
+from modules.search.scorer import Scorer
 from tests.toys.search_toys import HOP_LENGTH, ToyCodec, ToyVerifier, TreeSampler, toy_prompts
 
 SEED = 7
@@ -41,11 +42,10 @@ def selectors() -> list[ToyVerifier]:
     return [PartialVerifier("reward", level), PartialVerifier("other", other_level)]
 
 
-def run(algorithm, prompts=None, sampler=None, codec=None, chosen_by=None, **options):
-    return run_searches(
-        prompts or toy_prompts(3), algorithm, sampler or TreeSampler(), codec or ToyCodec(), chosen_by or selectors(),
-        SEED, **options,
-    )  # fmt: skip
+def run(algorithm, prompts=None, sampler=None, codec=None, chosen_by=None, decode_batch_size=16):
+    scorer = Scorer(codec or ToyCodec(), decode_batch_size)
+    prompts, verifiers = prompts or toy_prompts(3), chosen_by or selectors()
+    return run_searches(prompts, algorithm, sampler or TreeSampler(), scorer, verifiers, SEED)
 
 
 def codes_of(trace) -> list[list[int]]:

@@ -11,7 +11,7 @@ from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 from callbacks.synthesis import readable_name
 from modules.api import Audio, Prompt
 from modules.search.candidate_store import CandidateStore, file_name
-from modules.search.scoring import check_texts
+from modules.search.scorer import check_texts
 from modules.verifiers.ensemble import Ensemble
 from modules.verifiers.likelihood import Likelihood
 from modules.verifiers.recognisers import normalise

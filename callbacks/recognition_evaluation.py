@@ -1,4 +1,4 @@
-"""SpeechUnderstanding: ASR error rates of the language model, in `trainer.test`."""
+"""RecognitionEvaluation: ASR error rates of the language model, in `trainer.test`."""
 
 import json
 import math
@@ -40,7 +40,7 @@ class HeardPrompt:
     length: int
 
 
-class SpeechUnderstanding(Callback):
+class RecognitionEvaluation(Callback):
     """Transcribes the recordings of the test prompts with the language model, and counts the errors.
 
     Every test dataloader is a prompt set; its batches are PromptBatch whose prompts have a `reference`, which `codec`
