@@ -11,8 +11,8 @@ from datamodules.shards.shards import by_hash
 from modules.api import Audio, Candidate, Codec, Prompt, Transcribes, Verifier
 from modules.audio import resampled
 from modules.report.examples import Clip, Example
-from modules.search.analysis.results import SweepResults
-from modules.search.protocol import Trace
+from modules.search.analysis.results import SweepResults, SweptPrompt
+from modules.search.panel import chosen_index
 from modules.search.scorer import decode_candidates, score_tasks
 
 logger = logging.getLogger(__name__)
@@ -23,14 +23,13 @@ def gather_examples(
 ) -> list[Example]:
     """Collect `num_examples` prompts of each set by the hash of their keys: not selected by listening or by source."""
     examples = []
-    for prompt_set, traces in results.prompt_sets.items():
-        chosen = sorted(by_hash([trace.prompt.key for trace in traces])[:num_examples])
-        for trace in (traces[place] for place in chosen):
-            clips = [
-                *_reference_clips(trace.prompt, codec, verifiers),
-                *_sample_clips(results, prompt_set, trace, codec),
-            ]
-            examples.append(Example(prompt_set, trace.prompt, clips))
+    for prompt_set in dict.fromkeys(one.prompt_set for one in results.first_swept):
+        swept = [one for one in results.first_swept if one.prompt_set == prompt_set]
+        chosen = sorted(by_hash([one.trace.prompt.key for one in swept])[:num_examples])
+        for one in (swept[place] for place in chosen):
+            prompt = one.trace.prompt
+            clips = [*_reference_clips(prompt, codec, verifiers), *_sample_clips(one, results.selectors, codec)]
+            examples.append(Example(prompt_set, prompt, clips))
     return examples
 
 
@@ -72,20 +71,18 @@ def _judged(prompt: Prompt, candidates: list[Candidate], verifier: Verifier) -> 
         return []
 
 
-def _sample_clips(results: SweepResults, prompt_set: str, trace: Trace, codec: Codec) -> list[Clip]:
+def _sample_clips(swept: SweptPrompt, selectors: Sequence[str], codec: Codec) -> list[Clip]:
     """The first sample and the best of N by each selector; selections of the same sample share a clip."""
+    candidates = swept.trace.candidates
     labels: dict[int, list[str]] = {0: ["first sample"]}
-    for selector, chosen in results.chosen[prompt_set].items():
-        labels.setdefault(chosen[trace.prompt.key], []).append(f"best of {len(trace.candidates)} by {selector}")
+    for selector in selectors:
+        place = chosen_index(candidates, selector)
+        labels.setdefault(place, []).append(f"best of {len(candidates)} by {selector}")
     clips = []
     for place, names in labels.items():
-        candidate = replace(trace.candidates[place], audio=None)  # decoding must not touch the results
+        candidate = replace(candidates[place], audio=None)  # decoding must not touch the results
         decode_candidates([candidate], codec)
-        heard = {
-            name: text
-            for (key, index, name), text in results.hypotheses.items()
-            if key == trace.prompt.key and index == candidate.index
-        }
+        texts = {name: text for (index, name), text in swept.hypotheses.items() if index == candidate.index}
         note = "" if candidate.stopped else "never ended: cut at the maximum length"
-        clips.append(Clip(names, candidate.audio, dict(candidate.scores), heard, note))
+        clips.append(Clip(names, candidate.audio, dict(candidate.scores), texts, note))
     return clips

@@ -85,7 +85,7 @@ class ScalingReport(Callback):
         error_judges = frozenset(name for name, one in verifiers.items() if isinstance(one, Transcribes))
         examples = gather_examples(results, scaling.codec, list(verifiers.values()), self.num_examples)
         curve_csv = scaling.folder / "report" / "curve.csv"
-        write_curves(results.all_points, curve_csv)
+        write_curves(results.points, curve_csv)
         table = self.quoted.read() if self.quoted else None
         report = ReportInput(
             title=self.title,
@@ -101,18 +101,19 @@ class ScalingReport(Callback):
         return report_page(report), examples, error_judges
 
     def _measured(self, table: QuotedTable, results: SweepResults, error_judges: frozenset[str]) -> list[list[str]]:
-        return measured_rows(table.headings, self.quoted.columns, results.all_points, error_judges)
+        return measured_rows(table.headings, self.quoted.columns, results.points, error_judges)
 
     def _log(
         self, trainer: Trainer, results: SweepResults, examples: list[Example], error_judges: frozenset[str]
     ) -> None:
         step = trainer.global_step
-        for prompt_set, judge in dict.fromkeys((point.prompt_set, point.judge) for point in results.points):
-            points = [point for point in results.points if (point.prompt_set, point.judge) == (prompt_set, judge)]
-            selectors = [point.selector for point in results.points]
+        first = results.first_points
+        selectors = [point.selector for point in first]
+        for prompt_set, judge in dict.fromkeys((point.prompt_set, point.judge) for point in first):
+            points = [point for point in first if (point.prompt_set, point.judge) == (prompt_set, judge)]
             figure = curve_figure(points, judge in error_judges, selectors)
             log_figure(trainer.loggers, f"curves/{prompt_set}/{judge}", figure, step)
-            everything = [one for one in results.all_points if (one.prompt_set, one.judge) == (prompt_set, judge)]
+            everything = [one for one in results.points if (one.prompt_set, one.judge) == (prompt_set, judge)]
             if any(one.flops > 0 for one in everything):
                 figure = cost_figure(everything, "flops", judge in error_judges, selectors)
                 log_figure(trainer.loggers, f"costs/{prompt_set}/{judge}", figure, step)

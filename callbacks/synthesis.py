@@ -186,7 +186,7 @@ class SpeechWriter(Callback):
             "seconds": best.audio.seconds,
             "sample_rate": best.audio.sample_rate,
             "ran_away": not best.stopped,
-            "heard": self._heard(prompt, best),
+            "heard": self._transcript(prompt, best),
             "num_candidates": len(trace.candidates),
             "num_runaways": sum(not one.stopped for one in trace.candidates),
             "candidates": [candidate_record(one) for one in trace.candidates],
@@ -206,7 +206,7 @@ class SpeechWriter(Callback):
             "versions": {"python": platform.python_version()} | package_versions(),
         }
 
-    def _heard(self, prompt: Prompt, candidate: Candidate) -> str | None:
+    def _transcript(self, prompt: Prompt, candidate: Candidate) -> str | None:
         """The transcript by a selector that transcribes; None for other selectors, silence, or a failure."""
         if not isinstance(self.selector, Transcribes) or not candidate.num_codes:
             return None
@@ -226,7 +226,7 @@ class SpeechWriter(Callback):
             how = f"number {best.index + 1} of {len(candidates)}, {self.selector.facts.name} {scores[chosen]:.3g}"
             if num_equals := scores.count(scores[chosen]) - 1:
                 how += f" (as {num_equals} more)"
-        heard = self._heard(trace.prompt, best)
+        heard = self._transcript(trace.prompt, best)
         if heard is not None:
             how += f", transcript {heard!r}"
         return f"{trace.prompt.text!r}, {best.audio.seconds:.1f} s, {how}"

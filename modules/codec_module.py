@@ -17,10 +17,10 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from modules.batches import AudioBatch, CodePrediction
-from modules.codec.formats.weights import read_checkpoint
+from modules.checkpoint_files import read_checkpoint
 from modules.codec.generator import CodecGenerator, Resynthesis
 from modules.codec.streaming import EncodeWindow, encode_batch_in_windows
-from modules.codec.training.discriminators import discriminator_windows
+from modules.codec.training.discriminators import DiscriminatorEnsemble, discriminator_windows
 from modules.codec.training.guarded_updates import GuardedUpdates
 from modules.codec.training.losses import (
     LossWeights,
@@ -29,6 +29,8 @@ from modules.codec.training.losses import (
     discriminator_losses,
     feature_matching_loss,
     semantic_loss,
+    weighted_sum,
+    weights_of,
 )
 from modules.codec.training.sharding import clip_gradients, restore_frozen, shard_codec
 from modules.metrics import PooledMean
@@ -61,6 +63,8 @@ class CodecModule(L.LightningModule):
             Names of weights and checkpoints stay the same. Validation is not compiled, because its lengths vary.
         encode_window: In `predict`, encodes recordings one by one in overlapping windows: hours of audio in bounded
             memory.
+        family_weights: Weights of the adversarial and feature matching losses of each family of discriminators
+            (multi_period, multi_resolution), within the terms of `loss_weights`; 1 for those not named.
     """
 
     def __init__(
@@ -81,8 +85,10 @@ class CodecModule(L.LightningModule):
         perceptual_start_step: int = 0,
         compile_backend: str | None = None,
         encode_window: EncodeWindow | None = None,
+        family_weights: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
+        check_families(discriminator, family_weights)
         self.save_hyperparameters()
         self.automatic_optimization = False
         self.generator, self.discriminator, self.reconstruction_loss = generator, discriminator, reconstruction_loss
@@ -92,7 +98,7 @@ class CodecModule(L.LightningModule):
         self.discriminator_start_step, self.discriminator_samples = discriminator_start_step, discriminator_samples
         self.semantic_decoder, self.perceptual_loss = semantic_decoder, perceptual_loss
         self.perceptual_start_step, self.compile_backend = perceptual_start_step, compile_backend
-        self._sharded, self.encode_window = False, encode_window
+        self._sharded, self.encode_window, self.family_weights = False, encode_window, family_weights
         self.val_mel = PooledMean(reconstruction_loss.num_resolutions)
         self._updates = {name: GuardedUpdates(name) for name in ("generator", "discriminator")}
 
@@ -139,7 +145,7 @@ class CodecModule(L.LightningModule):
             self._updates[name].load_state_dict(state)
         path = self.trainer.ckpt_path if self._sharded else None
         if path is not None and Path(path).is_file():  # a folder of shards is loaded whole
-            restore_frozen(self, read_checkpoint(Path(path))["state_dict"])
+            restore_frozen(self, read_checkpoint(Path(path), "a codec checkpoint")["state_dict"])
 
     def on_fit_start(self) -> None:
         self._seed = torch.initial_seed()
@@ -167,9 +173,7 @@ class CodecModule(L.LightningModule):
             with timed("codec: discriminator update"):
                 logged |= self._update_discriminator(real_BT, fake_BT, discriminator_optimizer)
             with timed("codec: adversarial terms"):
-                adversarial_D, families, matching = self._adversarial_terms(real_BT, fake_BT)
-                terms |= {"adversarial": adversarial_D.sum(), "feature_matching": matching}
-                logged |= by_family("adversarial", adversarial_D, families)
+                terms |= self._adversarial_terms(real_BT, fake_BT, logged)
         loss = sum(getattr(self.loss_weights, name) * term for name, term in terms.items())
         generator_optimizer.zero_grad()
         with timed("codec: backward"):
@@ -222,17 +226,22 @@ class CodecModule(L.LightningModule):
         families = by_family("discriminator", losses_D, fake.families)
         return {"discriminator": loss, "discriminator_gradient_norm": norm} | families
 
-    def _adversarial_terms(self, real_BT: Tensor, fake_BT: Tensor) -> tuple[Tensor, list[str], Tensor]:
-        """Return the adversarial losses (D,), their families, and the feature matching loss. The discriminator's
-        weights get no gradient here, except sharded ones, whose `requires_grad` does not reach the gathered weights:
-        that gradient is dropped before their own update."""
+    def _adversarial_terms(self, real_BT: Tensor, fake_BT: Tensor, logged: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the adversarial and the feature matching loss; the unweighted losses of each family go to `logged`.
+
+        The discriminator's weights get no gradient here, except sharded ones, whose `requires_grad` does not reach the
+        gathered weights: that gradient is dropped before their own update.
+        """
         self.discriminator.requires_grad_(self._sharded)
         with torch.no_grad():
             real = self.discriminator(real_BT)
         fake = self.discriminator(fake_BT)
         self.discriminator.requires_grad_(True)
-        matching = feature_matching_loss(real.features, fake.features)
-        return adversarial_losses(fake.scores), fake.families, matching
+        weights_D = weights_of(fake.families, self.family_weights)
+        matching = feature_matching_loss(real.features, fake.features, weights_D)
+        adversarial_D = adversarial_losses(fake.scores)
+        logged |= by_family("adversarial", adversarial_D, fake.families)
+        return {"adversarial": weighted_sum(adversarial_D, weights_D), "feature_matching": matching}
 
     def _step_schedulers(self) -> None:
         schedulers = self.lr_schedulers() or []
@@ -274,6 +283,13 @@ def check_sharding(compile_backend: str | None, callbacks: Sequence[L.Callback])
             "Expected no average of weights (EMAWeightAveraging) under ModelParallelStrategy, but got one: "
             "sharded weights cannot be copied. Train with `strategy: ddp_find_unused_parameters_true`, or without."
         )
+
+
+def check_families(discriminator: nn.Module, family_weights: dict[str, float] | None) -> None:
+    """Raises ValueError for weights of families that the discriminator does not have."""
+    families = discriminator.families if isinstance(discriminator, DiscriminatorEnsemble) else []
+    if unknown := sorted(set(family_weights or ()) - set(families)):
+        raise ValueError(f"Expected `family_weights` of the discriminator's families {families}, but got {unknown}.")
 
 
 def noise_seed(seed: int, rank: int, step: int) -> int:

@@ -30,6 +30,6 @@ def download(name: str, weights: Sequence[str], others: Sequence[str] | None = N
             return Path(snapshot_download(name, revision=folder.name, allow_patterns=allowed, ignore_patterns=ignored))
     except (OSError, ValueError) as error:  # unknown name, no connection, or offline and not cached
         raise FileNotFoundError(
-            f"Expected the model `{name}` in the cache of the hub or a way to the hub, but got: {error}"
+            f"Expected the model `{name}` in the hub's cache, or access to the hub, but got: {error}"
         ) from error
     raise FileNotFoundError(f"Expected weights ({' or '.join(weights)}) in `{name}`, but got none.")

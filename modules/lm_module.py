@@ -18,7 +18,7 @@ from modules.lm.loss import code_bits, sums_by_task
 from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama, model_hash
 from modules.lm.pretrained import PretrainedNetwork, check_adapters, load_pretrained
 from modules.lm.sampling.noise import training_seed
-from modules.lm.sampling.sampler import KVCacheSampler
+from modules.lm.sampling.sampler import sampler_of
 from modules.lm.sharding import build_sharded
 from modules.lm.text.answers import AnswerKind
 from modules.metrics import PooledMean
@@ -224,11 +224,7 @@ class LMModule(lightning.LightningModule):
         """
         if self.device_mesh is not None:
             raise ValueError("Expected whole weights to sample from, but got a sharded model: sample with one device.")
-        if engine is None:
-            return KVCacheSampler(self.network.llama, self.prompt_format, settings, max_batch_rows, answer)
-        if answer != "speech":
-            raise ValueError(f"Expected `answer` to be speech with an engine of its own, but got {answer}.")
-        return engine.sampler(self.network.llama, self.prompt_format, settings, self.model_hash)
+        return sampler_of(self.network, self.prompt_format, settings, engine, max_batch_rows, answer)
 
     def training_flops(self, num_tokens: float, num_documents: float, num_targets: float) -> float:
         """FLOPs of training on `num_tokens` in documents of equal length (TransformerSize.training_flops)."""

@@ -1,11 +1,14 @@
-"""Provenance of results: package versions, and digests of settings."""
+"""Provenance of results: package versions, and digests of settings and weights."""
 
 import dataclasses
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from modules.api import Verifier
 
@@ -26,6 +29,18 @@ def package_versions(distributions: Sequence[str] = DISTRIBUTIONS) -> dict[str, 
 def digest(value: Any) -> str:
     """sha256 (hex) of a JSON value; independent of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def weights_hash(weights: Mapping[str, Tensor], settings: str = "") -> str:
+    """sha256 (hex) of `settings`, then the names and bytes of all weights in the order of their names.
+
+    It names token shards and stored results: it keeps its bytes.
+    """
+    digest = hashlib.sha256(settings.encode())
+    for name, tensor in sorted(weights.items()):
+        bytes_N = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)  # numpy has no bfloat16
+        digest.update(name.encode() + bytes_N.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def plain(value: Any) -> Any:

@@ -67,7 +67,7 @@ def swept(folder: Path, **changes: Any) -> Any:
     parts = given["codec"], given["algorithm"], SamplingSettings(), panel
     sweep = Sweep(*parts, CandidateStore(folder), "model", 0, prompt_format=ToyFormat())
     sweep.run(toy_prompts(2), given["sampler"])
-    return summarise(sweep, {"prompts": toy_prompts(2)}, 50)
+    return summarise([[sweep]], {"prompts": toy_prompts(2)}, num_resamples=50)
 
 
 def scaling(folder: Path, **changes: Any) -> InferenceScaling:
@@ -95,9 +95,9 @@ def test_the_verifier_scores_a_sweep_and_is_asked_again_under_another_setting(tm
     """Guards against an example that does not run, and against scores that are kept under another setting."""
     brightness = example(VERIFIER, "Brightness")
     results = swept(tmp_path, verifier=brightness(cutoff=100.0))
-    first = [one.scores["brightness"] for trace in results.prompt_sets["prompts"] for one in trace.candidates]
+    first = [one.scores["brightness"] for trace in results.traces("prompts") for one in trace.candidates]
     again = swept(tmp_path, verifier=brightness(cutoff=200.0), sampler=ToySampler(fail_at_call=1))
-    second = [one.scores["brightness"] for trace in again.prompt_sets["prompts"] for one in trace.candidates]
+    second = [one.scores["brightness"] for trace in again.traces("prompts") for one in trace.candidates]
     assert any(a != b for a, b in zip(first, second, strict=True) if a == a)
     assert {point.selector for point in results.points} >= {"brightness", "random"}
 
@@ -105,7 +105,7 @@ def test_the_verifier_scores_a_sweep_and_is_asked_again_under_another_setting(tm
 def test_the_search_algorithm_samples_until_one_ends(tmp_path: Path) -> None:
     """Guards against an example that does not run."""
     results = swept(tmp_path, algorithm=example(ALGORITHM, "UntilEnded")(4, 12))
-    for trace in results.prompt_sets["prompts"]:
+    for trace in results.traces("prompts"):
         assert [one.stopped for one in trace.candidates[:-1]] == [False] * (len(trace.candidates) - 1)
         assert trace.candidates[-1].stopped or len(trace.candidates) == 4
     assert results.description["algorithm"]["name"] == "until_ended"
@@ -116,7 +116,7 @@ def test_the_engine_samples_what_it_says(tmp_path: Path) -> None:
     engine = example(ENGINE, "Uniform")()
     sampler = engine.sampler(None, ToyFormat(), SamplingSettings(), "model")
     results = swept(tmp_path, sampler=sampler)
-    for trace in results.prompt_sets["prompts"]:
+    for trace in results.traces("prompts"):
         for one in trace.candidates:
             num_drawn = one.num_codes + one.stopped
             assert one.log_probability == pytest.approx(-num_drawn * torch.tensor(CODEBOOK_SIZE + 1).log().item())

@@ -3,12 +3,10 @@
 Shapes: B batch, T samples, S frames, C channels.
 """
 
-import hashlib
-import math
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -16,6 +14,7 @@ from torch.nn.utils import parametrize
 from modules.api import CodecFacts
 from modules.codec.buckets import CALL_SECONDS, in_buckets
 from modules.codec.parts.spectral import frame_mask
+from modules.provenance import weights_hash
 
 
 @dataclass
@@ -39,15 +38,31 @@ class CodecGenerator(nn.Module):
     """Encoder, quantizer and decoder.
 
     Args:
-        encoder: forward(audio_BT, num_samples_B) -> Encoded; has sample_rate, hop_length, channels, and optionally
-            samples_per_call: number of samples to encode at once on a CPU.
-        quantizer: forward(latent_BSC) -> Quantized; lookup(codes_BS) -> latent_BSC; has codebook_size.
+        encoder: forward(audio_BT, num_samples_B) -> Encoded; has sample_rate, hop_length, channels, samples_per_call
+            (number of samples to encode at once on a CPU; math.inf: any) and encode_settings.
+        quantizer: forward(latent_BSC) -> Quantized; lookup(codes_BS) -> latent_BSC; has codebook_size, encode_settings
+            and decode_settings.
         decoder: forward(latent_BSC, num_frames_B) -> audio_BT; has sample_rate, hop_length, channels, receptive_frames
-            (math.inf: a tail is decoded from the first frame on).
+            (math.inf: a tail is decoded from the first frame on) and decode_settings.
+
+    encode_settings and decode_settings are strings, part of the fingerprints: what affects the codes, and the sound of
+    codes, beside the weights; "" if nothing does.
+
+    Raises:
+        ValueError: A part lacks its settings or samples_per_call.
     """
 
     def __init__(self, encoder: nn.Module, quantizer: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
+        for part, name in (
+            (encoder, "encode_settings"),
+            (encoder, "samples_per_call"),
+            (quantizer, "encode_settings"),
+            (quantizer, "decode_settings"),
+            (decoder, "decode_settings"),
+        ):
+            if inspect.getattr_static(part, name, None) is None:
+                raise ValueError(f"Expected the codec's part {type(part).__name__} to have `{name}`, but got none.")
         self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder
         self.bridge = nn.Linear(encoder.channels, decoder.channels)
 
@@ -63,22 +78,22 @@ class CodecGenerator(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that determines the codes: encoder and the quantizer's input side, weights and
-        `encode_settings`.
-
-        A part has the string `encode_settings` if its weights alone do not determine the codes.
-        """
-        settings = [getattr(part, "encode_settings", "") for part in (self.encoder, self.quantizer)]
-        return self._weights_hash(
-            lambda name: name.startswith(("encoder.", "quantizer.")) and "project_out" not in name, "".join(settings)
-        )
+        """Hash of everything that determines the codes: weights and `encode_settings` of encoder and quantizer, without
+        the quantizer's output side."""
+        settings = [part.encode_settings for part in (self.encoder, self.quantizer)]
+        encoding = {
+            name: weight
+            for name, weight in self.state_dict().items()
+            if name.startswith(("encoder.", "quantizer.")) and "project_out" not in name
+        }
+        return weights_hash(encoding, "".join(settings))[:16]
 
     @property
     def decoder_fingerprint(self) -> str:
         """Hash of everything that determines the decoded audio: all weights, and `decode_settings` of quantizer and
         decoder."""
-        settings = [getattr(part, "decode_settings", "") for part in (self.quantizer, self.decoder)]
-        return self._weights_hash(lambda name: True, "".join(settings))
+        settings = [part.decode_settings for part in (self.quantizer, self.decoder)]
+        return weights_hash(self.state_dict(), "".join(settings))[:16]
 
     def forward(self, audio_BT: Tensor, num_samples_B: Tensor, semantic_BSC: Tensor | None = None) -> Resynthesis:
         """Reconstruct audio of the input's length, differentiable through the quantizer's straight-through estimator.
@@ -109,7 +124,7 @@ class CodecGenerator(nn.Module):
             )
         with parametrize.cached():  # weight norms are computed once for all buckets
             cost_of_call = CALL_SECONDS * self.encoder.sample_rate
-            most_samples = getattr(self.encoder, "samples_per_call", math.inf)
+            most_samples = self.encoder.samples_per_call
             return in_buckets(self._encode, audio_BT, num_samples_B, cost_of_call, most_samples)
 
     def decode(self, codes_BS: Tensor, num_codes_B: Tensor, start_frame: int = 0) -> Tensor:
@@ -147,14 +162,6 @@ class CodecGenerator(nn.Module):
             if moved.dtype != constant.dtype:
                 module._buffers[name] = constant.to(moved.device)
         return self
-
-    def _weights_hash(self, covers: Callable[[str], bool], settings: str = "") -> str:
-        digest = hashlib.sha256(settings.encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            if covers(name):
-                bytes_N = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)  # numpy has no bfloat16
-                digest.update(name.encode() + bytes_N.numpy().tobytes())
-        return digest.hexdigest()[:16]
 
 
 def _mean_over_frames(loss_BS: Tensor | None, num_frames_B: Tensor) -> Tensor | None:

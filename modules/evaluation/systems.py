@@ -4,7 +4,6 @@ Shapes: B batch, T audio samples, Q codebooks, S code frames.
 """
 
 import copy
-import hashlib
 import math
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.api import Audio, Codec, check_members
+from modules.provenance import weights_hash
 
 RECORDING_BITS = 16
 
@@ -149,7 +149,7 @@ class CodecUnderTest:
 
     @property
     def model_hash(self) -> str:
-        return weights_hash(self.codec)
+        return weights_hash(self.codec.state_dict())
 
     def resynthesise(self, audio: Audio) -> tuple[Audio, float]:
         stream = self.compress(audio)
@@ -177,15 +177,6 @@ def gathered_systems(under_test: CodecUnderTest, comparisons: Sequence[Resynthes
     here = [one for one in comparisons if not one.facts.requirement]
     bound = [one.with_codec(under_test.codec) if isinstance(one, UsesCodecUnderTest) else one for one in here]
     return [Original(), under_test, *bound]
-
-
-def weights_hash(network: nn.Module) -> str:
-    """sha256 over the names and values of all weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        bytes_N = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)  # numpy has no bfloat16
-        digest.update(name.encode() + bytes_N.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def public(value: object) -> dict[str, Any]:

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from modules.checkpoint_files import read_checkpoint
 from modules.described import instantiate
 from modules.lm.adapters import LowRankAdapters, add_adapters, merge_adapters
 from modules.lm.attention import register_packed_attention
@@ -42,7 +42,7 @@ def export(checkpoint_path: Path, folder: Path, dtype: torch.dtype = torch.float
 
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"Expected `{folder}` to be empty, but it holds files.")
-    checkpoint = read_checkpoint(checkpoint_path)
+    checkpoint = read_model(checkpoint_path)
     prompt_format = stored_prompt_format(checkpoint)
     space = prompt_format.token_space
     if checkpoint["token_space"] != space.as_dict():
@@ -64,21 +64,9 @@ def export(checkpoint_path: Path, folder: Path, dtype: torch.dtype = torch.float
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    if path.is_dir():
-        raise ValueError(
-            f"Expected a checkpoint file, but `{path}` is a folder of shards. For export, join them: "
-            f"python -m lightning.fabric.utilities.consolidate_checkpoint {path} and take `{path}.consolidated`."
-        )
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected a checkpoint of LMModule at `{path}`, but there is none.")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"Expected a checkpoint of LMModule that run.py saved at `{path}`, but it is none, is damaged, or holds "
-            "more than tensors and plain data."
-        ) from error
+def read_model(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint of LMModule. Raises as read_checkpoint, and ValueError for one of anything else."""
+    checkpoint = read_checkpoint(path, "a checkpoint of LMModule")
     if "token_space" not in checkpoint or "prompt_format" not in checkpoint.get("hyper_parameters", {}):
         raise ValueError(f"Expected a checkpoint of LMModule at `{path}`, but it describes none.")
     return checkpoint

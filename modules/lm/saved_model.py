@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from modules.api import PromptFormat, Sampler, SamplerEngine, SamplingSettings
-from modules.lm.checkpoints import read_checkpoint, restored_network, stored_prompt_format
+from modules.lm.checkpoints import read_model, restored_network, stored_prompt_format
 from modules.lm.network import SpeechLanguageModel, model_hash
 from modules.lm.pretrained import PretrainedNetwork, load_pretrained
-from modules.lm.sampling.sampler import KVCacheSampler
+from modules.lm.sampling.sampler import sampler_of
 from modules.lm.text.huggingface_tokenizer import HuggingFaceTokenizer
 
 
@@ -41,7 +41,7 @@ class SavedModel:
     @cached_property
     def prompt_format(self) -> PromptFormat:
         if self._given_format is None:
-            return stored_prompt_format(read_checkpoint(Path(self.network.source)))
+            return stored_prompt_format(read_model(Path(self.network.source)))
         space = self._given_format.token_space
         tokenizer = HuggingFaceTokenizer(self.network.source, self.network.revision)
         if (found := (tokenizer.vocab_size, tokenizer.num_codes)) != (space.text_vocab_size, space.codebook_size):
@@ -56,12 +56,12 @@ class SavedModel:
         """Empty for a model of Hugging Face, which does not record it."""
         if self._given_format is not None:
             return ""
-        return read_checkpoint(Path(self.network.source)).get("codec_fingerprint", "")
+        return read_model(Path(self.network.source)).get("codec_fingerprint", "")
 
     def load(self, device: torch.device, dtype: torch.dtype) -> None:
         """Load the weights."""
         if self._given_format is None:
-            checkpoint = read_checkpoint(Path(self.network.source))
+            checkpoint = read_model(Path(self.network.source))
             network = restored_network(checkpoint, merge=False)
         else:
             network = load_pretrained(self.network, self.prompt_format.token_space)
@@ -85,6 +85,4 @@ class SavedModel:
 
     def sampler(self, settings: SamplingSettings, engine: SamplerEngine | None = None) -> Sampler:
         """Return a sampler of the loaded weights, or of `engine` with these weights."""
-        if engine is None:
-            return KVCacheSampler(self.loaded.llama, self.prompt_format, settings)
-        return engine.sampler(self.loaded.llama, self.prompt_format, settings, self.model_hash)
+        return sampler_of(self.loaded, self.prompt_format, settings, engine)

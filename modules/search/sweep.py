@@ -37,7 +37,8 @@ class Sweep:
 
     `run` may be killed at any time: stored candidates are neither sampled nor scored again. Scores by another version
     of a verifier, with another decoder or another reference recording are not reused; the codes are. `engine`: the
-    engine of the sampler, if it is not the model's own; its candidates are stored separately.
+    engine of the sampler, if it is not the model's own; its candidates are stored separately. `model_name`:
+    the model's name in tables, if there are several.
     """
 
     codec: Codec
@@ -52,6 +53,7 @@ class Sweep:
     decode_batch_size: int = 16
     most_flops: float | None = None
     engine: SamplerEngine | None = None
+    model_name: str = ""
 
     def __post_init__(self) -> None:
         check_selectors(self.algorithm, self.panel.selectors)

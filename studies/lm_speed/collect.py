@@ -1,8 +1,8 @@
-"""Gather what studies/lm_speed/run.sh measured: results.json, and the table of README.md, beside this file.
+"""Collects the results of studies/lm_speed/run.sh: results.json, and the table of README.md, in this folder.
 
     python -m studies.lm_speed.collect [--runs runs/results/lm_speed] [--output studies/lm_speed/results.json]
 
-Nothing is computed here. A benchmark that was not run has no rows.
+Computes nothing. A benchmark that was not run has no rows.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def markdown(found: dict[str, Any]) -> str:
 
 
 def filled(page: str, table: str) -> str:
-    """The page with what stands between the two marks replaced. Raises ValueError where a mark is missing."""
+    """Replace the text between the two marks of the page. Raises ValueError if a mark is missing."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:

@@ -1,4 +1,4 @@
-"""What an evaluation of codecs says of itself: scores, codes, speed, the card, the page, and the same over ranks."""
+"""Output of a codec evaluation: scores, codes, speed, the evaluation card, the page, and the same over ranks."""
 
 import base64
 import csv
@@ -39,7 +39,7 @@ def data(tmp_path: Path) -> AudioDataModule:
 
 
 class Loudness(VerifierToy):
-    """A verifier: the peak of a clip; cannot judge silence."""
+    """A verifier: the peak of a clip; NaN for silence."""
 
     name, model_hash, families = "loudness", "peak", frozenset({"loudness"})
     settings: ClassVar = {"unit": "full scale"}
@@ -50,7 +50,7 @@ class Loudness(VerifierToy):
 
 
 class Halves(Silencer):
-    """A comparison of three codebooks that takes its time over the codec under test."""
+    """A comparison of three codebooks, slower than the codec under test."""
 
     facts = SystemFacts(name="halves", codebook_size=8, num_codebooks=3, frame_rate=5.0, latency_seconds=0.25)
 
@@ -87,8 +87,8 @@ def evaluation(folder: Path) -> CodecEvaluation:
 def test_verifiers_codes_speed_and_the_card(
     data: AudioDataModule, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """Guards against speed, codes or scores of one system in another's row, a card that does not say which recordings
-    and models were used, and data that may change unseen."""
+    """Guards against speed, codes or scores in another system's row, an evaluation card without recordings and models,
+    and data that may change unnoticed."""
     data.prepare_data()
     folder = tmp_path / "out"
     callback = evaluation(folder)
@@ -129,8 +129,8 @@ def test_verifiers_codes_speed_and_the_card(
 
 
 def test_the_page_plays_what_was_judged(data: AudioDataModule, tmp_path: Path) -> None:
-    """Guards against players of another system than the label says, quoted rows among the measured ones, and a page
-    that asks the network."""
+    """Guards against players with another system's audio, quoted rows among the measured ones, and a page that uses the
+    network."""
     data.prepare_data()
     folder = tmp_path / "out"
     (folder / "terms").mkdir(parents=True)
@@ -164,7 +164,7 @@ def test_the_page_plays_what_was_judged(data: AudioDataModule, tmp_path: Path) -
 
 
 def test_a_page_without_an_evaluation_or_with_missing_credits_is_refused(data: AudioDataModule, tmp_path: Path) -> None:
-    """Guards against an hour of work before the mistake is found."""
+    """Guards against an error only after an hour of work."""
     with pytest.raises(ValueError, match=r"Expected `credits` to name text files, but got nowhere\.txt"):
         run_test(data, evaluation(tmp_path), tmp_path, CodecReport(credits=[Path("nowhere.txt")]))
     callback = evaluation(tmp_path)
@@ -176,7 +176,7 @@ def test_a_page_without_an_evaluation_or_with_missing_credits_is_refused(data: A
 
 
 def test_two_ranks_give_the_table_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against a table of rank 0's utterances alone, and against a card whose data depend on the ranks."""
+    """Guards against a table of rank 0's utterances only, and against an evaluation card that depends on the ranks."""
     utterances = [
         EvaluatedRecording(key, text, Audio(spoken(number), SAMPLE_RATE))
         for number, (key, text) in enumerate(TEXTS.items())

@@ -1,4 +1,4 @@
-"""A finished sweep of tones for the report, curves made by hand, and a parser that sees what a browser would."""
+"""A finished sweep of tones for the report, hand-made curves, and a parser of what a browser would load."""
 
 import math
 from dataclasses import replace
@@ -12,8 +12,8 @@ from modules.api import Audio, Candidate, Cost, Prompt, SamplingSettings
 from modules.search.algorithms.best_of_n import BestOfN
 from modules.search.analysis.curves import CurveCalculator
 from modules.search.analysis.expected_best_of_n import CurvePoint
-from modules.search.analysis.results import SweepResults
-from modules.search.panel import Panel, chosen_index
+from modules.search.analysis.results import SweepResults, SweptPrompt
+from modules.search.panel import Panel
 from modules.search.protocol import Trace
 from tests.toys.facts import CodecToy, VerifierToy
 
@@ -39,7 +39,7 @@ class ToneCodec(CodecToy):
 
 
 class ToneVerifier(VerifierToy):
-    """A verifier that compares something about a candidate with the prompt."""
+    """A verifier that compares a property of a candidate with the prompt."""
 
     needs_text, judges_partial = True, True
 
@@ -80,28 +80,27 @@ def tone_sweep(folder):
             )
             one.scores = {who.name: float(who.score(prompt, [one])) for who in (judge, close, short)}
             candidates.append(one)
-            hypotheses[prompt.key, number, "listener"] = judge.hypotheses(prompt, [one])[0]
+            hypotheses.setdefault(prompt.key, {})[number, "listener"] = judge.hypotheses(prompt, [one])[0]
         traces.append(Trace(prompt, candidates))
     traces[2].candidates[0] = replace(traces[2].candidates[0], codes_S=torch.zeros(0, dtype=torch.int64))
     traces[1].candidates[1].scores["listener"] = math.nan
     panel = Panel([close, short], [judge])
     points = CurveCalculator("tones", BestOfN(4, 12), traces, panel, seed=0, num_resamples=200).points()
-    chosen = {
-        one.name: {trace.prompt.key: chosen_index(trace.candidates, one.name) for trace in traces}
-        for one in panel.selectors
-    }
     verifiers = [
         {"name": one.name, "roles": panel.roles(one.name), "model_hash": one.model_hash, "settings": one.settings}
         for one in panel.everyone
     ]
     description = {"seed": 17, "num_candidates": 4, "versions": {"torch": "2.x"}, "verifiers": verifiers}
     scaling = InferenceScaling(codec, BestOfN(4, 50), SamplingSettings(), [close, short], [judge], folder)
-    scaling.results = SweepResults({"tones": traces}, points, {"tones": chosen}, hypotheses, description)
+    swept = [
+        SweptPrompt("", "best_of_n", math.nan, 17, "tones", trace, hypotheses[trace.prompt.key]) for trace in traces
+    ]
+    scaling.results = SweepResults(swept, points, description)
     return scaling
 
 
 class Page(HTMLParser):
-    """What a browser would load and show."""
+    """Parsed page: resources, links, audio, texts and tables that a browser would load and show."""
 
     def __init__(self, text):
         super().__init__()

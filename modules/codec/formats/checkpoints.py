@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from modules.api import CodecFacts
 from modules.codec.formats.released import load_released
-from modules.codec.formats.tensor_names import RELEASED, TRANSFORMERS, is_named
 from modules.codec.formats.transformers_folder import load_transformers, save_transformers
-from modules.codec.formats.weights import fill, local_path, read_checkpoint, read_folder
+from modules.codec.formats.weights import fill, local_path, read_folder, read_tensors
 from modules.codec.generator import CodecGenerator
 from modules.described import instantiate
 
@@ -83,14 +82,14 @@ def load_codec(path: Path | str, semantic_model: str | None = None) -> CodecGene
     surplus, has another shape or would not be used.
     """
     path = local_path(Path(path))
-    content = read_folder(path) if path.is_dir() else read_checkpoint(path)
+    content = read_folder(path) if path.is_dir() else read_tensors(path)
     if "generator" in content.get("hyper_parameters", {}):
         return load_generator(path)
     tensors = content.get("state_dict", content)
     # By the tensors' names alone: the released folder's config.json claims the type of transformers' own.
-    if is_named(tensors, RELEASED):
+    if any(key.startswith("CodecEnc.") for key in tensors):
         return _frozen(load_released(tensors, path, semantic_model))
-    if is_named(tensors, TRANSFORMERS):
+    if any(key.startswith("acoustic_encoder.") for key in tensors):
         return _frozen(load_transformers(path if path.is_dir() else path.parent, tensors))
     raise ValueError(
         f"Expected a checkpoint of CodecModule, a released X-codec2 or NeuCodec, or the folder of transformers' "
@@ -103,7 +102,7 @@ def load_generator(path: Path) -> CodecGenerator:
 
     Raises FileNotFoundError where there is no file, ValueError where it is no codec or a tensor is missing or surplus.
     """
-    checkpoint = read_checkpoint(Path(path))
+    checkpoint = read_tensors(Path(path))
     description = checkpoint.get("hyper_parameters", {}).get("generator")
     if description is None:
         raise ValueError(f"Expected a checkpoint of CodecModule at `{path}`, but it describes no generator.")

@@ -16,7 +16,6 @@ from modules.codec.formats.weights import fill
 from modules.codec.formats.xcodec2 import Xcodec2Shape, build_xcodec2
 from modules.codec.generator import CodecGenerator
 from modules.codec.parts.semantic_encoder import config_tensor
-from modules.codec.parts.semantic_fusion import SemanticDecoder
 
 SEMANTIC = "semantic_model."
 HEAD_CHANNELS, FRAME_RATE, SEMANTIC_LAYERS = 64, 50, 16
@@ -50,28 +49,6 @@ def load_released(tensors: Tensors, source: Path, semantic_model: str | None = N
         ours |= {f"encoder.semantic.{name}": tensor for name, tensor in semantic.state_dict().items()}
     fill(codec, ours, surplus, source)
     return codec
-
-
-def load_semantic_decoder(tensors: Tensors, source: Path) -> SemanticDecoder:
-    """The part of a released file that only training needs. Raises ValueError where it is not whole."""
-    names = {
-        "initial_conv": "input",
-        "residual_blocks.1": "first",
-        "residual_blocks.3": "second",
-        "final_conv": "output",
-    }
-    ours = {}
-    for key, tensor in tensors.items():
-        if match := re.fullmatch(r"SemanticDecoder_module\.(.+)\.(weight|bias)", key):
-            ours[f"adapter.{names[match[1]]}.{match[2]}"] = tensor
-        elif key.startswith("fc_post_s."):
-            ours[f"project.{key.removeprefix('fc_post_s.')}"] = tensor
-    if "project.weight" not in ours:
-        raise ValueError(f"Expected `fc_post_s.weight` in `{source}`, but there is none.")
-    channels, in_channels = ours["project.weight"].shape
-    decoder = SemanticDecoder(in_channels, channels)
-    fill(decoder, ours, [], source)
-    return decoder
 
 
 def shape_of_released(tensors: Tensors, source: Path) -> Xcodec2Shape:

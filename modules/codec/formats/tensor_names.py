@@ -164,12 +164,6 @@ def renamed(tensors: Tensors, source: int, target: int) -> dict[str, tuple[str |
     return found
 
 
-def is_named(tensors: Tensors, naming: int) -> bool:
-    """Whether the tensors have the names of OURS, RELEASED or TRANSFORMERS, by the prefix of the acoustic encoder's."""
-    prefix = ("encoder.", "CodecEnc.", "acoustic_encoder.")[naming]
-    return any(key.startswith(prefix) for key in tensors)
-
-
 def _joined(bases: Sequence[str], rows: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
     return [tuple(f"{base}.{name}" for base, name in zip(bases, row, strict=True)) for row in rows]
 

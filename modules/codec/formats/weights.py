@@ -1,20 +1,17 @@
 """Tensors from files, and into a codec with nothing missing and nothing left over."""
 
 import json
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
-import torch
 from torch import Tensor, nn
 
+from modules.checkpoint_files import SHARDS_METADATA, read_checkpoint
 from modules.hub import download
 
 MAX_LISTED = 40
-SHARDS_METADATA = "meta.pt"  # beside the shards that Lightning's ModelParallelStrategy writes
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # of X-codec2, which holds a training's checkpoint beside it
 
@@ -35,47 +32,27 @@ def local_path(path: Path) -> Path:
         raise FileNotFoundError(f"{absent} The hub: {error}") from error
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a .safetensors file or one of torch.save holds. Raises FileNotFoundError, ValueError for other content."""
-    if (path / SHARDS_METADATA).is_file():
-        raise ValueError(
-            f"Expected a codec checkpoint in one file, but `{path}` is a folder of shards. Join them: "
-            f"python -m lightning.fabric.utilities.consolidate_checkpoint {path} and take `{path}.consolidated`."
-        )
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected a codec checkpoint at `{path}`, but there is none.")
-    if path.suffix == ".safetensors":
+def read_tensors(path: Path) -> dict[str, Any]:
+    """The content of a .safetensors file or of one of torch.save. Raises as read_checkpoint."""
+    if path.suffix == ".safetensors" and path.is_file():
         from safetensors.torch import load_file
 
         return load_file(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        if isinstance(error, EOFError) or not is_zipfile(path):
-            raise ValueError(
-                f"Expected a codec checkpoint at `{path}`, but it is none, or is damaged: copy it again."
-            ) from error
-        raise ValueError(
-            f"Expected `{path}` to hold tensors and plain data, but got more, which could run code on loading. If you "
-            f"trust it: torch.save(torch.load(path, weights_only=False)['state_dict'], other_path)."
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"Expected a dictionary in `{path}`, but got {type(content).__name__}.")
-    return content
+    return read_checkpoint(path, "a codec checkpoint")
 
 
 def read_folder(folder: Path) -> dict[str, Tensor]:
     """All tensors of a Hugging Face folder: one file or several. Raises FileNotFoundError, ValueError for the shards of
     a training."""
     if (folder / SHARDS_METADATA).is_file():
-        return read_checkpoint(folder)
+        return read_tensors(folder)
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
-            return read_checkpoint(folder / name)
+            return read_tensors(folder / name)
         index = folder / f"{name}.index.json"
         if index.is_file():
             shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            return {key: value for shard in shards for key, value in read_checkpoint(folder / shard).items()}
+            return {key: value for shard in shards for key, value in read_tensors(folder / shard).items()}
     raise FileNotFoundError(f"Expected model.safetensors or pytorch_model.bin in `{folder}`, but there is neither.")
 
 

@@ -4,6 +4,7 @@ Shapes: B batch, T samples, S frames, C channels, F mel bands.
 """
 
 import hashlib
+import math
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +37,7 @@ class WhisperEncoder(nn.Module):
     """
 
     sample_rate, hop_length = 16000, 320
+    samples_per_call = math.inf
 
     def __init__(
         self,
@@ -83,8 +85,8 @@ class WhisperEncoder(nn.Module):
         # Pad the audio with silence, not the spectrogram with zeros, as in Whisper's training.
         padding = seconds * self.sample_rate - len(samples_T) + front_end.hop_length
         mel_FS = front_end(samples_T, padding=padding)[:, :num_mels]
-        heard = network.encode(ctranslate2.StorageView.from_array(np.ascontiguousarray(mel_FS[None], np.float32)))
-        states_SC = torch.from_numpy(np.array(heard.to(ctranslate2.DataType.float32))[0])
+        encoded = network.encode(ctranslate2.StorageView.from_array(np.ascontiguousarray(mel_FS[None], np.float32)))
+        states_SC = torch.from_numpy(np.array(encoded.to(ctranslate2.DataType.float32))[0])
         if states_SC.shape[1] != self.channels:
             raise ValueError(
                 f"Expected `channels` to be the width of {self.model}, {states_SC.shape[1]}, but got {self.channels}."

@@ -136,14 +136,15 @@ class DiscriminatorEnsemble(nn.Module):
     def __init__(self, discriminators: Sequence[nn.Module]) -> None:
         super().__init__()
         self.discriminators = nn.ModuleList(discriminators)
+        self.families = [getattr(one, "family", type(one).__name__) for one in discriminators]
 
     def forward(self, audio_BT: Tensor) -> DiscriminatorOutput:
         output = DiscriminatorOutput()
-        for discriminator in self.discriminators:
+        for discriminator, family in zip(self.discriminators, self.families, strict=True):
             one = discriminator(audio_BT)
             output.scores += one.scores
             output.features += one.features
-            output.families += [getattr(discriminator, "family", type(discriminator).__name__)] * len(one.scores)
+            output.families += [family] * len(one.scores)
         return output
 
 

@@ -3,7 +3,7 @@
 Shapes: B batch, T samples, S frames, C channels, M mel bands, R resolutions, D sub-discriminators.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -125,15 +125,29 @@ def by_family(name: str, losses_D: Tensor, families: Sequence[str]) -> dict[str,
 
 
 def feature_matching_loss(
-    real_features: Sequence[Sequence[Tensor]], fake_features: Sequence[Sequence[Tensor]]
+    real_features: Sequence[Sequence[Tensor]],
+    fake_features: Sequence[Sequence[Tensor]],
+    weights_D: Sequence[float] | None = None,
 ) -> Tensor:
-    """L1 distance of hidden maps, real side detached, summed over maps (as in MelGAN, arXiv 1910.06711)."""
-    distances = [
-        F.l1_loss(fake, real.detach())
-        for real_maps, fake_maps in zip(real_features, fake_features, strict=True)
-        for real, fake in zip(real_maps, fake_maps, strict=True)
-    ]
-    return torch.stack(distances).sum()
+    """L1 distance of hidden maps, real side detached, summed over maps (as in MelGAN, arXiv 1910.06711). `weights_D`
+    are those of the sub-discriminators' maps; 1 each by default."""
+    distances, weights = [], []
+    for number, (real_maps, fake_maps) in enumerate(zip(real_features, fake_features, strict=True)):
+        distances += [F.l1_loss(fake, real.detach()) for real, fake in zip(real_maps, fake_maps, strict=True)]
+        weights += [weights_D[number] if weights_D else 1.0] * len(real_maps)
+    return weighted_sum(torch.stack(distances), weights if weights_D else None)
+
+
+def weighted_sum(losses_N: Tensor, weights: Sequence[float] | None) -> Tensor:
+    """Scalar. Without `weights`, the plain sum."""
+    if weights is None:
+        return losses_N.sum()
+    return sum(weight * loss for weight, loss in zip(weights, losses_N, strict=True))
+
+
+def weights_of(families: Sequence[str], family_weights: Mapping[str, float] | None) -> list[float] | None:
+    """(D,) the weight of each sub-discriminator's family, 1 for those not named; None without `family_weights`."""
+    return [family_weights.get(family, 1.0) for family in families] if family_weights else None
 
 
 def semantic_loss(read_BSC: Tensor, semantic_BSC: Tensor | None, num_frames_B: Tensor) -> Tensor:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from modules.api import Branch, Prompt, PromptFormat, SamplingSettings
+from modules.api import Branch, Prompt, PromptFormat, Sampler, SamplerEngine, SamplingSettings
 from modules.lm.attention import find_segments
 from modules.lm.flops import TransformerSize
+from modules.lm.network import SpeechLanguageModel, model_hash
 from modules.lm.sampling.decoding_batch import DecodingBatch, Row
 from modules.lm.sampling.kv_cache import PrefillCache, Prefix
 from modules.lm.text.answers import AnswerKind, answer_words
@@ -178,3 +179,19 @@ class KVCacheSampler:
         stopped = parent.stopped or row.stopped
         state = None if stopped else row.prefix
         return Branch(parent.prompt, codes_S, parent.log_probability + row.log_probability, stopped, state)
+
+
+def sampler_of(
+    model: SpeechLanguageModel,
+    prompt_format: PromptFormat,
+    settings: SamplingSettings,
+    engine: SamplerEngine | None = None,
+    max_batch_rows: int = 64,
+    answer: AnswerKind = "speech",
+) -> Sampler:
+    """The sampler of a model: `engine`'s, or a KVCacheSampler without one. Raises ValueError on text from an engine."""
+    if engine is None:
+        return KVCacheSampler(model.llama, prompt_format, settings, max_batch_rows, answer)
+    if answer != "speech":
+        raise ValueError(f"Expected `answer` to be speech with an engine of its own, but got {answer}.")
+    return engine.sampler(model.llama, prompt_format, settings, model_hash(model, prompt_format.token_space))

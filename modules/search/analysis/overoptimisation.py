@@ -102,7 +102,7 @@ def over_optimisation(
         for judge in [*panel.judges, *panel.final_judges]:
             if len(curve := curves.get(judge.facts.name, [])) > 1:
                 rows.append(_row(curve, by_seed, selector, judge, resamples))
-    drawn_by = {"temperature": points[0].temperature, "num_seeds": len(by_seed)}
+    drawn_by = {"temperature": points[0].temperature, "model": points[0].model, "num_seeds": len(by_seed)}
     return [replace(row, **drawn_by, **_disagreements(traces, row.selector)) for row in rows]
 
 

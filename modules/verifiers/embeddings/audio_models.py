@@ -91,7 +91,7 @@ class AudioModel:
 
     @property
     def hears_padding(self) -> bool:
-        """Whether padding affects the output, so that clips of different lengths must not share a batch: the model
+        """True if padding affects the output, so that clips of different lengths must not share a batch: the model
         takes no attention mask, or is an x-vector, whose frames transformers counts without the dilation of its layers,
         so that some padding is included."""
         is_dilated = self.auto_class == "AutoModelForAudioXVector"

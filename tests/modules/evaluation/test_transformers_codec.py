@@ -33,7 +33,7 @@ def encodec() -> transformers.EncodecModel:
 
 
 def encodec_stereo() -> transformers.EncodecModel:
-    """As the 48 kHz model: two channels, windows of half a second with 1 % overlap, each with its loudness."""
+    """Like the 48 kHz model: two channels, windows of half a second with 1 % overlap, each with its loudness."""
     config = transformers.EncodecConfig(
         **{**SMALL, "codebook_size": 16},
         target_bandwidths=[0.6, 1.2],
@@ -85,8 +85,8 @@ MODELS: dict[str, Callable[[], Any]] = {
 
 
 def spread(network: Any) -> Any:
-    """Random weights that use many codes: codebooks as small as what is quantized (transformers starts EnCodec's at
-    zero), an encoder that listens rather than gives its biases."""
+    """Random weights that use many codes: codebooks at the scale of their inputs (transformers initialises EnCodec's
+    with zero), an encoder that depends on its input rather than its biases."""
     generator = torch.Generator().manual_seed(1)
     for name, tensor in network.state_dict().items():
         if name.endswith(("embed", "embed_sum", "codebook.weight")):
@@ -111,14 +111,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def speech() -> Audio:
-    """1.4 s at 16 kHz whose length is no multiple of any frame."""
+    """1.4 s at 16 kHz whose length is not a multiple of any frame."""
     samples_T = speech_like(["seven", "one", "nine", "four", "two"], 120.0, torch.Generator().manual_seed(3)).float()
     return Audio(samples_T[: 16000 * 7 // 5 - 37], SAMPLE_RATE)
 
 
 @torch.no_grad()
 def reference(name: str, folder: Path, audio_T: Tensor) -> tuple[np.ndarray, float]:
-    """What transformers' own calls give for mono audio at the model's rate, and the bits counted by hand."""
+    """Results of transformers' own calls for mono audio at the model's rate, and the bits counted by hand."""
     network = transformers.AutoModel.from_pretrained(folder).eval()
     if name.startswith("encodec"):
         extractor = transformers.EncodecFeatureExtractor(sampling_rate=network.config.sampling_rate)
@@ -145,8 +145,8 @@ def reference(name: str, folder: Path, audio_T: Tensor) -> tuple[np.ndarray, flo
 
 @pytest.mark.parametrize("name", list(MODELS))
 def test_a_codec_gives_what_transformers_gives(name: str, folders: dict[str, Path], speech: Audio) -> None:
-    """Guards against another rate, padding, bandwidth or channel than the model's own, codes of padding counted as
-    sent, and output that is not cut to its input."""
+    """Guards against another rate, padding, bandwidth or channel than the model's own, counting codes of padding, and
+    output that is not cut to the input's length."""
     codec = TransformersCodec(str(folders[name]), device="cpu")
     assert isinstance(codec, Resynthesiser) and codec.facts.name == name
     heard, num_bits = codec.resynthesise(speech)
@@ -169,7 +169,8 @@ def test_a_codec_gives_what_transformers_gives(name: str, folders: dict[str, Pat
 
 @pytest.mark.parametrize(("name", "total"), [("encodec", 4), ("dac", 3), ("mimi", 4), ("xcodec", 3)])
 def test_fewer_codebooks_are_the_first_of_all(name: str, total: int, folders: dict[str, Path], speech: Audio) -> None:
-    """Guards against bits that do not fall with the codebooks, and against decoding with those that were not sent."""
+    """Guards against bits that do not decrease with the codebooks, and against decoding with those that were not
+    sent."""
     whole, first = TransformersCodec(str(folders[name])), TransformersCodec(str(folders[name]), num_codebooks=1)
     assert (whole.facts.num_codebooks, first.facts.num_codebooks) == (total, 1)
     assert first.facts.name == f"{name} x1"
@@ -182,7 +183,7 @@ def test_fewer_codebooks_are_the_first_of_all(name: str, total: int, folders: di
 
 
 def test_the_layouts_of_the_published_models(tmp_path: Path) -> None:
-    """Guards against columns of the table that differ from the papers': tokens a second, codebook, layers, rate."""
+    """Guards against columns that differ from the papers': tokens per second, codebook, layers, rate."""
     published = {
         "encodec_24khz": (transformers.EncodecConfig(), 8, (1024, 8, 75.0, 600)),
         "dac_16khz": (transformers.DacConfig(downsampling_ratios=[2, 4, 5, 8], n_codebooks=12), 0, (1024, 12, 50, 600)),
@@ -197,7 +198,7 @@ def test_the_layouts_of_the_published_models(tmp_path: Path) -> None:
 
 
 def test_another_kind_of_model_is_refused(tmp_path: Path, speech: Audio) -> None:
-    """Guards against a stack trace from the middle of a model that is no codec of this kind."""
+    """Guards against a traceback from inside a model that is not a codec of this kind."""
     transformers.Xcodec2Config().save_pretrained(tmp_path / "model")
     with pytest.raises(
         ValueError, match=r"dac, encodec, mimi, xcodec, but got xcodec2 .*modules.codec.formats.checkpoints"

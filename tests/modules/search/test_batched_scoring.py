@@ -1,4 +1,4 @@
-"""Verifiers that hear many prompts in one pass: scores of one by one, one call a round, failures that stay alone."""
+"""Verifiers that score many prompts in one batch: scores of single calls, one call per round, isolated failures."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -81,14 +81,14 @@ KINDS: dict[str, Callable[[Path], Verifier]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_prompts_together_get_the_scores_of_one_by_one(tmp_path, kind):
-    """Guards against a batch whose scores go to the wrong prompt or depend on who else is in it, and against a bad clip
-    that spoils the others of its round."""
+    """Guards against scores that go to the wrong prompt or depend on the batch, and against a bad clip that spoils the
+    others of its round."""
     prompts, groups = prompts_and_groups()
     alone = KINDS[kind](tmp_path / "alone")
     expected = [
         float(alone.score(prompt, [one])) for prompt, group in zip(prompts, groups, strict=True) for one in group
     ]
-    if kind == "ensemble":  # compares the candidates of a prompt
+    if kind == "ensemble":  # relative to the candidates of a prompt
         expected = torch.cat([alone.score(prompt, group) for prompt, group in zip(prompts, groups, strict=True)])
     together = KINDS[kind](tmp_path / "together")
     assert isinstance(together, ScoresMany)
@@ -103,7 +103,7 @@ def test_many_prompts_together_get_the_scores_of_one_by_one(tmp_path, kind):
 
 
 class Recogniser:
-    """Hears nothing but the length; fails where a clip has 4,000 samples. `calls`: clips and language of each call."""
+    """Transcribes only the length; fails for clips of 4,000 samples. `calls`: clips and language of each call."""
 
     model_hash, families = "lengths", frozenset({"lengths"})
 
@@ -125,8 +125,8 @@ def clip_of(prompt: Prompt, index: int, num_samples: int) -> Candidate:
     return Candidate(prompt.key, index, index, torch.zeros(4, dtype=torch.int64), -1.0, True, audio)
 
 
-def test_a_recogniser_hears_a_round_in_one_call_for_each_language():
-    """Guards against a call for every prompt, and against audio that is heard again where its text is known."""
+def test_a_recogniser_transcribes_a_round_in_one_call_per_language():
+    """Guards against a call for every prompt, and against transcribing audio whose text is already known."""
     prompts = [Prompt(f"p{i}", "word word word", "en" if i < 3 else "fr") for i in range(5)]
     groups = [[clip_of(prompt, i, 2000 + 1000 * i) for i in range(2)] for prompt in prompts]
     recogniser = Recogniser()
@@ -134,14 +134,14 @@ def test_a_recogniser_hears_a_round_in_one_call_for_each_language():
     tasks = list(zip(prompts, groups, strict=True))
     score_tasks(tasks, verifier)
     assert not any(one.failed for group in groups for one in group)
-    assert recogniser.calls == [(2, "en"), (2, "fr")]  # equal audio is one clip
+    assert recogniser.calls == [(2, "en"), (2, "fr")]  # equal audio is transcribed once
     assert [one.scores["transcript"] for group in groups for one in group] == pytest.approx([2 / 3, 1] * 5)
     score_tasks(tasks, verifier)
     assert len(recogniser.calls) == 2
 
 
 def test_a_clip_that_fails_is_found_and_the_others_keep_their_scores(caplog):
-    """Guards against a round that one clip turns into NaN, and against hundreds of clips that are heard one by one."""
+    """Guards against a round that one clip turns into NaN, and against transcribing hundreds of clips one by one."""
     prompts = [Prompt(f"p{i}", "word word word") for i in range(8)]
     groups = [[clip_of(prompt, 8 * place + i, 3000) for i in range(8)] for place, prompt in enumerate(prompts)]
     groups[5][2] = clip_of(prompts[5], 42, 4000)
@@ -156,7 +156,7 @@ def test_a_clip_that_fails_is_found_and_the_others_keep_their_scores(caplog):
 
 
 class ManyVerifier(ToyVerifier):
-    """`rounds`: how many prompts each call held. Fails on audio of `bad_length` samples."""
+    """`rounds`: number of prompts of each call. Fails for audio of `bad_length` samples."""
 
     judges_partial = True
 
@@ -189,8 +189,8 @@ def test_the_driver_asks_once_a_round(algorithm):
 
 
 def test_a_sweep_asks_late_selectors_and_judges_once_a_group(tmp_path):
-    """Guards against judges, and selectors that came after the sampling, that are asked prompt by prompt; and against a
-    failure that is stored as a judgement."""
+    """Guards against calling judges, and selectors added after sampling, prompt by prompt; and against a failure that
+    is stored as a score."""
 
     def sweep(*panel: list[Verifier]) -> Sweep:
         return Sweep(

@@ -1,4 +1,4 @@
-"""Verifiers that fail, that compare, and that want memory, under every search."""
+"""Verifiers that fail, that give relative scores, and that need memory, under every search."""
 
 import math
 
@@ -43,7 +43,7 @@ def run(algorithm, selectors, sampler=None, num_prompts=4):
 
 
 class FailsOnBatches(ToyVerifier):
-    """As a device does whose memory is short: of more than one candidate."""
+    """Fails for more than one candidate, like a device with too little memory."""
 
     def score(self, prompt, candidates):
         if len(candidates) > 1:
@@ -53,7 +53,7 @@ class FailsOnBatches(ToyVerifier):
 
 @pytest.mark.parametrize("algorithm", SEARCHES[1:], ids=lambda one: one.name)
 def test_scores_that_compare_may_not_steer(algorithm):
-    """Guards against a choice between candidates of two rounds by z-scores of each round."""
+    """Guards against comparing candidates of two rounds by z-scores within each round."""
     both = ensemble(mean_level, first_level)
     both.name = "reward"
     with pytest.raises(ValueError, match="use one of its members"):
@@ -62,7 +62,7 @@ def test_scores_that_compare_may_not_steer(algorithm):
 
 @pytest.mark.parametrize("algorithm", SEARCHES, ids=lambda one: one.name)
 def test_an_ensemble_compares_all_candidates_of_a_prompt(algorithm):
-    """Guards against an ensemble that is asked round by round: its scores would not compare the final candidates."""
+    """Guards against calling an ensemble round by round: its scores would not compare the final candidates."""
     both = ensemble(mean_level, first_level)
     traces = run(algorithm, [PartialVerifier("reward", mean_level), both])
     assert any(len(trace.candidates) > 2 for trace in traces) or algorithm.name == "process_beam"
@@ -73,7 +73,7 @@ def test_an_ensemble_compares_all_candidates_of_a_prompt(algorithm):
 
 
 def test_an_ensemble_that_fails_gives_no_scores_that_do_not_compare(tmp_path):
-    """Guards against z-scores of single candidates, all 0, that are stored as a judgement; a later run repairs them."""
+    """Guards against z-scores of single candidates, all 0, that are stored as scores; a later run repairs them."""
     broken = Ensemble([FailsOnBatches("one", mean_level), ToyVerifier("two", first_level)])
     prompts = toy_prompts(3)
 
@@ -124,9 +124,9 @@ def test_one_bad_candidate_leaves_an_ensemble_of_the_others():
 
 
 @pytest.mark.parametrize("algorithm", SEARCHES[1:], ids=lambda one: one.name)
-def test_what_fails_while_it_steers_is_counted(algorithm, caplog):
-    """Guards against a search that is random because its verifier is broken, and says nothing; and against NaN that is
-    stored as "could not judge"."""
+def test_failures_of_a_reward_are_counted(algorithm, caplog):
+    """Guards against a search that is silently random because its verifier is broken; and against NaN that is stored as
+    "cannot be scored"."""
 
     def broken(samples_T: torch.Tensor) -> float:
         raise RuntimeError("no server")
@@ -138,18 +138,18 @@ def test_what_fails_while_it_steers_is_counted(algorithm, caplog):
 
 
 @pytest.mark.parametrize("algorithm", SEARCHES, ids=lambda one: one.name)
-def test_what_ended_a_search_holds_no_memory_while_verifiers_listen(algorithm):
+def test_finished_branches_free_their_memory_before_verifiers_run(algorithm):
     """Guards against caches of runaways that stay on the device while Whisper runs."""
     sampler, alive = TreeSampler(num_codes=30), []
     reward = PartialVerifier("reward", lambda samples_T: alive.append(len(sampler.alive)) or 0.5)
     run(algorithm, [reward], sampler=sampler, num_prompts=1)
-    roots = 1 if algorithm.name in ("best_of_n", "adaptive") else 0  # beams give up theirs, others may go on from it
+    roots = 1 if algorithm.name in ("best_of_n", "adaptive") else 0  # beams free theirs, others may be continued
     growing = 2 if algorithm.name == "process_beam" else 0
     assert alive[-1] == roots + growing
 
 
 class FailsOnOneClip(PartialVerifier):
-    """Raises on the first clip that it hears, however often it is asked about it; hears the others."""
+    """Fails for the first clip that it receives, every time; scores the others."""
 
     def __init__(self) -> None:
         super().__init__("reward", mean_level)
@@ -165,8 +165,8 @@ class FailsOnOneClip(PartialVerifier):
 
 
 def test_a_clip_that_fails_in_one_subtree_is_one_failure(caplog):
-    """Guards against candidates of side-by-side subtrees that share an index: one clip that could not be scored counted
-    once for each subtree, and the finished ones among its namesakes lost their scores and were heard again."""
+    """Guards against candidates of parallel subtrees that share an index: one failing clip was counted once for each
+    subtree, and finished candidates with the same index lost their scores and were scored again."""
     reward, sampler = FailsOnOneClip(), TreeSampler()
     with caplog.at_level("WARNING", "modules.search.driver"):
         (trace,) = run(DiverseBeam("reward", 4, 2, 30, 1, 10), [reward], sampler=sampler, num_prompts=1)

@@ -1,4 +1,4 @@
-"""What passes, such as memory that others had taken, is no judgement: every verifier lets it out, for a later try."""
+"""Transient failures, such as memory used by others, are not scores: every verifier raises them, for a later retry."""
 
 import math
 import weakref
@@ -29,7 +29,7 @@ from tests.modules.verifiers.embeddings.test_wavlm_speaker import head_tensors, 
 from tests.toys.audio_model_toys import save_audio_model
 
 RATE = 16_000
-BAD = 20_000  # samples of the clip that there is no memory for
+BAD = 20_000  # samples of the clip that runs out of memory
 
 
 def fine_tuned(folder: Path) -> FineTunedWavLM:
@@ -39,7 +39,7 @@ def fine_tuned(folder: Path) -> FineTunedWavLM:
 
 
 class Emotions:
-    """In place of funasr's network."""
+    """Replaces funasr's network."""
 
     def generate(self, input: Sequence[float], **options: object) -> list[dict[str, torch.Tensor]]:
         return [{"feats": torch.tensor([1.0, float(abs(input[:4000]).sum())])}]
@@ -89,7 +89,7 @@ def failures_of(prompts: list[Prompt], groups: list[list[Candidate]], verifier: 
 
 
 def let_memory_run_out(patch: pytest.MonkeyPatch) -> None:
-    """Every verifier's model raises at a batch that holds a clip of `BAD` samples."""
+    """Every verifier's model raises for a batch with a clip of `BAD` samples."""
     whole = AudioModel._inputs
 
     def inputs(model: AudioModel, clips: list) -> dict[str, torch.Tensor]:
@@ -111,8 +111,8 @@ def let_memory_run_out(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_clip_without_memory_is_a_failure_of_its_own(tmp_path, monkeypatch, kind):
-    """Guards against memory that ran out and counts as the worst score for good, against neighbours without a score,
-    and against a clip that nothing can judge and that every run asks about again."""
+    """Guards against out-of-memory that counts as the worst score permanently, against other clips without a score, and
+    against retrying a clip that cannot be scored in every run."""
     prompts, groups = prompts_and_groups()
     expected_from = KINDS[kind](tmp_path / "whole")
     assert failures_of(prompts, groups, expected_from) == []
@@ -130,7 +130,7 @@ def test_a_clip_without_memory_is_a_failure_of_its_own(tmp_path, monkeypatch, ki
 
 
 def test_a_failure_keeps_nothing_that_its_neighbours_need(tmp_path, monkeypatch):
-    """Guards against exceptions that are kept with all that their frames held: on a GPU, the next clip fails too."""
+    """Guards against exceptions that keep all objects of their frames alive: on a GPU, the next clip fails too."""
     held: list[weakref.ref] = []
 
     def inputs(model: AudioModel, clips: list) -> dict[str, torch.Tensor]:
@@ -144,12 +144,12 @@ def test_a_failure_keeps_nothing_that_its_neighbours_need(tmp_path, monkeypatch)
     model = AudioModel(save_audio_model(tmp_path, "classifier"), "AutoModel")
     outcomes = model.judge([one.audio for one in groups[1]], lambda output, _: [])
     assert [type(one) for one in outcomes] == [torch.OutOfMemoryError] * 3
-    assert len(held) == 4  # together, and each alone
+    assert len(held) == 4  # together, and each separately
     assert all(one() is None for one in held)
 
 
-def test_speech_is_written_where_its_words_could_not_be_heard(tmp_path, monkeypatch):
-    """Guards against a recogniser that is short of memory and takes the chosen candidate with it."""
+def test_speech_is_written_if_its_transcription_fails(tmp_path, monkeypatch):
+    """Guards against a recogniser without memory that loses the selected candidate."""
     prompts, groups = prompts_and_groups()
     callback = writer(tmp_path, KINDS["transcript"](tmp_path / "ctc"))
     assert callback._heard(prompts[0], groups[0][0])
@@ -157,8 +157,8 @@ def test_speech_is_written_where_its_words_could_not_be_heard(tmp_path, monkeypa
     assert callback._heard(prompts[0], groups[0][1]) is None
 
 
-def test_words_of_a_clip_without_memory_are_asked_for_again(tmp_path, monkeypatch):
-    """Guards against an empty text that is stored as what was heard."""
+def test_transcripts_of_a_clip_without_memory_are_retried(tmp_path, monkeypatch):
+    """Guards against an empty text that is stored as transcript."""
     prompts, groups = prompts_and_groups()
     verifier = KINDS["transcript"](tmp_path)
     with monkeypatch.context() as patch:

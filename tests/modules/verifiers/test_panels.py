@@ -24,7 +24,7 @@ NAN = float("nan")
 
 
 class Fixed(VerifierToy):
-    """Gives the scores it was made with."""
+    """Returns given scores."""
 
     families, worst_score, best_score, judges_partial = frozenset({"given"}), -9.0, 9.0, True
 
@@ -47,7 +47,7 @@ def candidate(audio: Audio | None, codes: list[int] | None = None, is_partial: b
 
 
 def test_z_and_rank_scores_are_those_of_scipy() -> None:
-    """Guards against the sample's standard deviation, NaN that spoil a row, and ties ranked by their place."""
+    """Guards against the sample's standard deviation, NaN that spoil a row, and ties ranked by their position."""
     rows = [[1.0, 2.0, 4.0, 4.0], [0.5, 0.5, 0.5, 0.5], [NAN, 3.0, 1.0, 2.0]]
     actual_z, actual_rank = z_scores(torch.tensor(rows).double()), rank_scores(torch.tensor(rows).double())
     for row, z, rank in zip(rows, actual_z, actual_rank, strict=True):
@@ -65,7 +65,7 @@ def test_z_and_rank_scores_are_those_of_scipy() -> None:
     ("method", "weights", "best"), [("mean", None, 0), ("worst", None, 1), ("rank", None, 0), ("mean", [0.0, 1.0], 3)]
 )
 def test_each_method_prefers_what_it_should(method: str, weights: list[float] | None, best: int) -> None:
-    """Guards against methods that are one: the first is best by far for one member and bad for another."""
+    """Guards against methods that are equal: the first is best by far for one member and bad for another."""
     members = [Fixed("a", [9.0, 1.2, 1.0, 0.0, 1.0]), Fixed("b", [0.5, 2.0, 1.9, 2.2, 0.0])]
     if method == "rank":
         members = [Fixed("a", [5.0, 4.0, 3.0, 2.0, NAN]), Fixed("b", [5.0, 1.0, 2.0, 99.0, 0.0])]
@@ -76,7 +76,7 @@ def test_each_method_prefers_what_it_should(method: str, weights: list[float] | 
 
 
 def test_disagreement_grows_with_contradiction() -> None:
-    """Guards against a number that does not see a member turned round: equal opinions 0, opposite ones |z|."""
+    """Guards against a number that does not change if a member is reversed: equal scores 0, opposite ones |z|."""
     rising = [1.0, 2.0, 3.0, 4.0]
     agreeing = Ensemble([Fixed("a", rising), Fixed("b", [10.0, 20.0, 30.0, 40.0])])
     opposed = Ensemble([Fixed("a", rising), Fixed("b", rising[::-1])])
@@ -126,7 +126,7 @@ def test_an_ensemble_ranks_clean_speech_of_the_voice_first(english_prompts: list
 
 
 def naive_loop(codes: list[int], max_period: int) -> int:
-    """Every stretch and every period by definition."""
+    """Every stretch and every period, by definition."""
     longest = 0
     for start, stop in itertools.combinations(range(len(codes) + 1), 2):
         for period in range(1, min(max_period, (stop - start) // 2) + 1):
@@ -146,8 +146,8 @@ def test_longest_loop_is_the_naive_one() -> None:
 
 
 def test_health_finds_what_is_wrong_in_recordings(english_prompts: list[Recording]) -> None:
-    """Guards against checks that pass damaged speech or fail recordings: at least 18 of 20 recordings are healthy, and
-    each damage is found in at least 18."""
+    """Guards against checks that accept damaged speech or reject recordings: at least 18 of 20 recordings are healthy,
+    and each damage is found in at least 18."""
     health = Health(max_silence_seconds=1.0)
     generator = np.random.default_rng(0)
     found = {"healthy": 0, "loop": 0, "silence": 0, "too long": 0, "too short": 0}
@@ -199,7 +199,7 @@ def edit_distance(first: list[str], second: list[str]) -> int:
 
 
 def test_prefix_error_rate_is_the_least_over_all_prefixes() -> None:
-    """Guards against a partial candidate that pays for words it had no time to say, or is forgiven wrong ones."""
+    """Guards against penalising a partial candidate for words not yet spoken, or forgiving wrong ones."""
     generator = np.random.default_rng(0)
     for _ in range(60):
         reference, heard = (list(generator.choice(list("abc"), size=n)) for n in generator.integers(0, 6, size=2))
@@ -213,7 +213,7 @@ def test_prefix_error_rate_is_the_least_over_all_prefixes() -> None:
 
 
 def test_transcript_expects_of_partial_audio_a_prefix_only() -> None:
-    """Guards against partial candidates scored as whole ones, and ended ones as partial."""
+    """Guards against scoring partial candidates as whole ones, and ended ones as partial."""
 
     class Hearing:
         model_hash, families = "hearing", frozenset({"hearing"})
