@@ -115,6 +115,12 @@ CLASSES = {
     "callbacks.codec_columns.QuotedTable": "modules.evaluation.quoted_table.QuotedTable",
     "callbacks.codec_estimates.Estimate": "modules.statistics.Estimate",
     "callbacks.speech_understanding.SpeechUnderstanding": "callbacks.recognition_evaluation.RecognitionEvaluation",
+    "datamodules.benchmark_prompts.BenchmarkDataModule": (
+        "datamodules.prompt_sets.published_prompts.PublishedPromptDataModule"
+    ),
+    "datamodules.prompt_sets.published_prompts.BenchmarkDataModule": (
+        "datamodules.prompt_sets.published_prompts.PublishedPromptDataModule"
+    ),
     "lightning.pytorch.callbacks.EMAWeightAveraging": "callbacks.weight_averaging.EMAWeightAveraging",
     "modules.api.Resynthesiser": "modules.evaluation.systems.Resynthesiser",
     "modules.codec.streaming.StreamingResynthesiser": "modules.evaluation.streaming_system.StreamingResynthesiser",
@@ -123,6 +129,8 @@ CLASSES = {
     "modules.search.sweep.Panel": "modules.search.panel.Panel",
     "modules.verifiers.speaker.Resemblyzer": "modules.verifiers.embeddings.resemblyzer.Resemblyzer",
 }
+# Arguments of data modules.
+ARGUMENTS = {"benchmarks": "prompt_sets"}
 # Folders of config files.
 CONFIGS = {
     "configs/size/": "configs/lm/size/",
@@ -139,18 +147,24 @@ def current_name(path: str) -> str:
     return f"{MODULES[module]}.{name}" if module in MODULES and name.isidentifier() else path
 
 
-def with_current_names(value: Any) -> Any:
-    """A config or a description of hyper-parameters, at any depth, with today's class paths."""
+def with_current_names(value: Any, place: str = "") -> Any:
+    """A config or a description of hyper-parameters, at any depth, with today's class paths and arguments.
+
+    `place`: the key that holds the value.
+    """
     if isinstance(value, str):
         return current_name(value)
     if isinstance(value, dict):
-        return {key: with_current_names(item) for key, item in value.items()}
+        names = ARGUMENTS if place in ("data", "init_args") else {}
+        return {names.get(key, key): with_current_names(item, key) for key, item in value.items()}
     return [with_current_names(item) for item in value] if isinstance(value, list) else value
 
 
 def current_words(words: Sequence[str]) -> list[str]:
-    """Arguments of the command line with today's class paths and config files."""
+    """Words of the command line with today's class paths, arguments and config files."""
     words = [re.sub(r"(?<![\w.])[a-z]\w*(\.\w+)+", lambda match: current_name(match[0]), word) for word in words]
+    for old, new in ARGUMENTS.items():
+        words = [re.sub(rf"^(--data\.(?:init_args\.)?){old}(?![^.=+])", rf"\g<1>{new}", word) for word in words]
     options = [word.rpartition("=") for word in words]
     return [f"{option}{equals}{current_config(value)}" for option, equals, value in options]
 

@@ -1,4 +1,4 @@
-"""BenchmarkDataModule: published benchmarks as prompt sets of a sweep."""
+"""PublishedPromptDataModule: published test sets as prompt sets of a sweep."""
 
 import logging
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 import lightning as L
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.prompt_sets.published_set import Benchmark, PromptRow, drawn, read_prompt
+from datamodules.prompt_sets.published_set import PromptRow, PublishedSet, drawn, read_prompt
 from datamodules.sources.source import Skipped
 from modules.api import PromptFormat
 from modules.batches import PromptBatch
@@ -16,8 +16,8 @@ MAX_NAMED = 5  # skipped prompts, in the warning
 logger = logging.getLogger(__name__)
 
 
-class BenchmarkPrompts(Dataset):
-    """Batches of one benchmark's prompts in order, read lazily. `told` replaces speaker or language.
+class PublishedPrompts(Dataset):
+    """Batches of one test set's prompts in order, read lazily. `told` replaces speaker or language.
 
     Unusable prompts are recorded in `skipped`, with a warning after the last batch. Raises ValueError there if none was
     usable.
@@ -79,26 +79,26 @@ class BenchmarkPrompts(Dataset):
         return "; ".join([*named, "..."] if len(self.skipped) > MAX_NAMED else named)
 
 
-class BenchmarkDataModule(L.LightningDataModule):
-    """Spoken prompts for `test`: a prompt set for each of `benchmarks`. Reads nothing before the test begins.
+class PublishedPromptDataModule(L.LightningDataModule):
+    """Spoken prompts for `test`: a prompt set for each of `prompt_sets`. Reads nothing before the test begins.
 
-    Damaged files and lines are counted, logged and omitted; a missing benchmark raises an error that says where to get
+    Damaged files and lines are counted, logged and omitted; a missing test set raises an error that says where to get
     it.
 
     Args:
         prompt_format: Layout of text and codes; linked to the model.
-        benchmarks: Display name and benchmark.
+        prompt_sets: Display name and published test set.
         sample_rate: Sample rate of the recordings, that of the codec's input, in Hz.
         num_prompts: Number of prompts of each set, chosen by the hash of their keys. 0 for all.
         batch_size: Prompts per batch.
-        speaker, language: Values given to the model, for a prompt format that uses them. None: the benchmark's; ""
-            gives none, for example if a name of the benchmark means another speaker in training.
+        speaker, language: Values given to the model, for a prompt format that uses them. None: the test set's; ""
+            gives none, for example if a name of the test set means another speaker in training.
     """
 
     def __init__(
         self,
         prompt_format: PromptFormat,
-        benchmarks: dict[str, Benchmark],
+        prompt_sets: dict[str, PublishedSet],
         sample_rate: int = 16_000,
         num_prompts: int = 0,
         batch_size: int = 8,
@@ -109,9 +109,11 @@ class BenchmarkDataModule(L.LightningDataModule):
         for name, value, least in (("sample_rate", sample_rate, 1), ("num_prompts", num_prompts, 0)):
             if value < least:
                 raise ValueError(f"Expected `{name}` to be at least {least}, but got {value}.")
-        if batch_size < 1 or not benchmarks:
-            raise ValueError(f"Expected `benchmarks` and a `batch_size`, but got {list(benchmarks)} and {batch_size}.")
-        self.prompt_format, self.benchmarks = prompt_format, benchmarks
+        if batch_size < 1 or not prompt_sets:
+            raise ValueError(
+                f"Expected `prompt_sets` and a `batch_size`, but got {list(prompt_sets)} and {batch_size}."
+            )
+        self.prompt_format, self.prompt_sets = prompt_format, prompt_sets
         self.sample_rate, self.num_prompts, self.batch_size = sample_rate, num_prompts, batch_size
         if speaker:
             raise ValueError(
@@ -124,15 +126,15 @@ class BenchmarkDataModule(L.LightningDataModule):
 
     @property
     def prompt_set_names(self) -> list[str]:
-        return list(self.benchmarks)
+        return list(self.prompt_sets)
 
     def setup(self, stage: str) -> None:
         """List the prompts. Lightning calls this before it builds the model, so missing data costs no download."""
-        self.rows = {name: drawn(benchmark.rows(), self.num_prompts) for name, benchmark in self.benchmarks.items()}
+        self.rows = {name: drawn(one.rows(), self.num_prompts) for name, one in self.prompt_sets.items()}
 
     def test_dataloader(self) -> list[DataLoader]:
         # Every rank gets every prompt: the sweep distributes prompts and merges results by key.
         settings = (self.prompt_format, self.sample_rate, self.batch_size, self.told)
         return [
-            DataLoader(BenchmarkPrompts(name, rows, *settings), batch_size=None) for name, rows in self.rows.items()
+            DataLoader(PublishedPrompts(name, rows, *settings), batch_size=None) for name, rows in self.rows.items()
         ]

@@ -1,4 +1,4 @@
-"""Interface of published benchmarks: rows with text and recording, and their conversion to Prompts.
+"""Interface of published test sets: rows with text and recording, and their conversion to Prompts.
 
 Shapes: T audio samples.
 """
@@ -20,7 +20,7 @@ from modules.tokens import Utterance
 
 @dataclass(frozen=True)
 class PromptRow:
-    """One line of a benchmark, with its audio not read yet.
+    """One line of a test set, with its audio not read yet.
 
     `voice_text` is the transcript of `recording`; empty if the recording is the beginning of `text` itself, to be
     continued. `seconds`: duration of the recording to use, from its start; None uses all.
@@ -37,7 +37,7 @@ class PromptRow:
 
 
 @runtime_checkable
-class Benchmark(Protocol):
+class PublishedSet(Protocol):
     """One published layout. `rows` reads only headers of audio files.
 
     Raises FileNotFoundError if the data is absent (with its address), ValueError if nothing is usable; a single bad
@@ -53,7 +53,7 @@ def absent(name: str, expected: str, got: Path, where: str) -> FileNotFoundError
 
 
 def drawn(rows: Sequence[PromptRow | Skipped], number: int) -> list[PromptRow | Skipped]:
-    """Choose `number` rows, all for 0, in the order of the benchmark: by the hash of their keys, so that the choice is
+    """Choose `number` rows, all for 0, in the order of the test set: by the hash of their keys, so that the choice is
     not biased to the first speakers or easy items, and a larger number includes a smaller one."""
     if not number:
         return list(rows)

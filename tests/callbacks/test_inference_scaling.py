@@ -85,7 +85,7 @@ def panel(seed_hash="hash of first"):
             WritingVerifier("judge", last_level_or_nan, "judge's model"),
             ToyVerifier("mean", mean_level),
         ],
-        "final_judges": [ToyVerifier("dear", lambda samples_T: float(samples_T.numel()))],
+        "final_judges": [ToyVerifier("expensive", lambda samples_T: float(samples_T.numel()))],
     }
 
 
@@ -153,7 +153,7 @@ def test_curves_equal_brute_force(finished):
     judges = {judge.name: judge for judge in finished.callback.judges}
     num_checked = 0
     for point in finished.results.points:
-        if point.judge == "dear":
+        if point.judge == "expensive":
             continue
         traces = finished.results.traces(point.prompt_set)
         n, selector = (1, "mean") if point.selector == "random" else (point.n, point.selector)
@@ -193,14 +193,14 @@ def test_a_judge_of_the_same_model_appears_only_as_the_oracle(finished):
         "twin",
         "oracle (mean)",
     }
-    assert {point.n for point in finished.results.points if point.judge == "dear"} == {1, NUM_CANDIDATES}
+    assert {point.n for point in finished.results.points if point.judge == "expensive"} == {1, NUM_CANDIDATES}
 
 
 def test_final_judge_scores_the_selected(finished):
     """Guards against a final judge's point for another candidate than the selected one."""
     worst = finished.callback.final_judges[0].worst_score
     for point in finished.results.points:
-        if point.judge != "dear":
+        if point.judge != "expensive":
             continue
         traces = finished.results.traces(point.prompt_set)
         chosen = [
@@ -234,7 +234,7 @@ def test_files_and_logged_scalars(finished):
     assert set(summary["chosen"]["short"]) == set(finished.results.selectors)
     assert summary["description"]["num_prompts"] == {"short": 7, "long": 4}
     roles = {one["name"]: one["roles"] for one in summary["description"]["verifiers"]}
-    assert roles["twin"] == ["selector"] and roles["dear"] == ["final judge"]
+    assert roles["twin"] == ["selector"] and roles["expensive"] == ["final judge"]
     assert {name for own in finished.results.swept for _, name in own.hypotheses} == {"judge"}
     with (finished.folder / "report" / "candidates.csv").open() as stream:
         assert len(list(csv.DictReader(stream))) == 11 * NUM_CANDIDATES

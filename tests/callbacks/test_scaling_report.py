@@ -155,7 +155,7 @@ def test_counts_of_samples_and_failures_cover_the_same_seeds(tmp_path):
     scaling = InferenceScaling(
         codec=ToyCodec(), algorithm=BestOfN(4, 12), sampling=SamplingSettings(), more_seeds=[1, 2],
         selectors=[ToyVerifier("level", mean_level)], judges=[ToysWriter("judge", last_level_or_nan)],
-        final_judges=[ToyVerifier("dear", lambda samples_T: float(samples_T.numel()))],
+        final_judges=[ToyVerifier("expensive", lambda samples_T: float(samples_T.numel()))],
         folder=tmp_path, num_resamples=50,
     )  # fmt: skip
     trainer = Trainer(
@@ -170,7 +170,7 @@ def test_counts_of_samples_and_failures_cover_the_same_seeds(tmp_path):
         candidate for one in scaling.results.swept for candidate in one.trace.candidates
     ]  # fmt: skip
     assert len(candidates) == 3 * 3 * 4
-    for row, name in zip(counts[1:], ("judge", "dear"), strict=True):
+    for row, name in zip(counts[1:], ("judge", "expensive"), strict=True):
         asked = [one for one in candidates if name in one.scores]
         unjudged = [one for one in asked if one.stopped and math.isnan(one.scores[name])]
         expected = [len(asked), sum(not one.stopped for one in asked), len(unjudged)]

@@ -152,7 +152,7 @@ def test_discriminators_change_what_the_generator_learns(shards, tmp_path):
     weightless, _ = fit(shards, tmp_path / "c", 6, build(family_weights={"multi_period": 0.0}))
     assert torch.equal(weightless.generator[5], without.generator[5])
     assert not torch.equal(weightless.discriminator[5], without.discriminator[5]), "it learns"
-    with pytest.raises(ValueError, match="but got .'multi_scale'"):
+    with pytest.raises(ValueError, match="multi_scale"):
         build(family_weights={"multi_scale": 1.0})
 
 

@@ -110,6 +110,23 @@ def test_markers_and_nested_values_are_renamed_at_any_depth() -> None:
     }
 
 
+def test_arguments_that_were_renamed_are_found_in_yamls_markers_and_options() -> None:
+    """Guards against users' yamls and markers of the old key, and a name of the user's own that is taken for one."""
+    class_path = "datamodules.prompt_sets.published_prompts.PublishedPromptDataModule"
+    sets = {"benchmarks": {"class_path": "datamodules.benchmarks.esd.EmotionalSpeech", "init_args": {"folder": "x"}}}
+    stored = {
+        "data": {"class_path": "datamodules.benchmark_prompts.BenchmarkDataModule", "init_args": {"benchmarks": sets}}
+    }
+    current = with_current_names(stored)["data"]
+    assert current["class_path"] == class_path and list(current["init_args"]) == ["prompt_sets"]
+    assert list(current["init_args"]["prompt_sets"]) == ["benchmarks"], "the user's name of a set"
+    assert with_current_names({"data": {"benchmarks": {}}}) == {"data": {"prompt_sets": {}}}  # an overlay
+    words = ["--data.benchmarks.en.folder=x", "--data.init_args.benchmarks", "--data.benchmarks_too=1", "benchmarks"]
+    assert current_words(words) == [
+        "--data.prompt_sets.en.folder=x", "--data.init_args.prompt_sets", "--data.benchmarks_too=1", "benchmarks"
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 
 from callbacks.recognition_evaluation import RecognitionEvaluation
 from datamodules.prompt_sets.librispeech import LibriSpeechRecognition
-from datamodules.prompt_sets.published_prompts import BenchmarkDataModule
+from datamodules.prompt_sets.published_prompts import PublishedPromptDataModule
 from datamodules.prompt_sets.published_set import PromptRow, read_prompt
 from datamodules.sources.source import Skipped
 from modules.report.quoted_rows import QuotedRows
@@ -73,7 +73,7 @@ def recognised(corpus: Path, folder: Path, columns: dict[str, str]) -> Recogniti
              "367-130732-0000": "lobsters lobsters"}  # fmt: skip
     listener = Listener(heard)
     sets = {split: LibriSpeechRecognition(corpus, split) for split in TEXTS}
-    data = BenchmarkDataModule(listener.prompt_format, sets, sample_rate=ToyCodec.sample_rate, batch_size=2)
+    data = PublishedPromptDataModule(listener.prompt_format, sets, sample_rate=ToyCodec.sample_rate, batch_size=2)
     quoted = QuotedRows(REPOSITORY / "configs/lm/llasa_table3.csv", columns)
     callback = RecognitionEvaluation(ToyCodec(), BasicWords(), folder, max_new_tokens=60, quoted=quoted)
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[callback])
@@ -114,5 +114,5 @@ def test_the_config_measures_what_it_quotes():
     config = yaml.safe_load(CONFIG.read_text())
     settings = config["understanding"]["init_args"]
     quoted = QuotedRows(REPOSITORY / settings["quoted"]["path"], settings["quoted"]["columns"])
-    quoted.check(list(config["data"]["init_args"]["benchmarks"]), [f"{settings['unit']} error"])
+    quoted.check(list(config["data"]["init_args"]["prompt_sets"]), [f"{settings['unit']} error"])
     assert len(quoted.columns) == 2 and "arXiv 2502.04128" in quoted.read().caption

@@ -1,4 +1,4 @@
-"""The published benchmarks from generated miniature corpora in their layouts, and their sweep.
+"""The published test sets from generated miniature corpora in their layouts, and their sweep.
 
 Shapes: T audio samples.
 """
@@ -16,8 +16,8 @@ from callbacks.inference_scaling import InferenceScaling
 from callbacks.scaling_report import ScalingReport
 from datamodules.prompt_sets.esd import EmotionalSpeech
 from datamodules.prompt_sets.librispeech import LibriSpeechContinuation
-from datamodules.prompt_sets.published_prompts import BenchmarkDataModule
-from datamodules.prompt_sets.published_set import Benchmark, PromptRow, drawn, read_prompt
+from datamodules.prompt_sets.published_prompts import PublishedPromptDataModule
+from datamodules.prompt_sets.published_set import PromptRow, PublishedSet, drawn, read_prompt
 from datamodules.prompt_sets.seed_tts_eval import SeedTTSEval
 from datamodules.sources.source import Skipped
 from modules.api import SamplingSettings
@@ -69,7 +69,7 @@ def seed_tts(tmp_path: Path) -> Path:
 def test_seed_tts_eval_is_read_in_its_layout(seed_tts):
     """Guards against swapped prompt and target texts, and against a bad line that loses the others."""
     english = SeedTTSEval(seed_tts, "en")
-    assert isinstance(english, Benchmark)
+    assert isinstance(english, PublishedSet)
     rows = english.rows()
     assert [row.key for row in rows] == [f"seed_tts_eval_en_u{number}" for number in range(1, 7)]
     assert isinstance(rows[4], Skipped) and "line 5" in rows[4].reason
@@ -146,19 +146,19 @@ def test_esd_pairs_a_text_with_another_recording_of_the_same_emotion(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("benchmark", "address"),
+    ("published_set", "address"),
     [
         (lambda folder: SeedTTSEval(folder, "hard"), "https://github.com/BytedanceSpeech/seed-tts-eval"),
         (lambda folder: LibriSpeechContinuation(folder), r"https://www.openslr.org/12 .*CC BY 4.0"),
         (lambda folder: EmotionalSpeech(folder, "en"), "https://github.com/HLTSingapore/Emotional-Speech-Data"),
     ],
 )
-def test_missing_data_is_an_error_with_its_address(tmp_path, benchmark, address):
+def test_missing_data_is_an_error_with_its_address(tmp_path, published_set, address):
     """Guards against a traceback without help for a new user."""
     with pytest.raises(
         FileNotFoundError, match=rf"(?s)Expected `folder` to hold .* but got no .*Get it from {address}"
     ):
-        benchmark(tmp_path).rows()
+        published_set(tmp_path).rows()
 
 
 def test_a_smaller_draw_is_part_of_a_larger_and_not_the_first_ones():
@@ -209,7 +209,7 @@ def report_with(columns: dict[str, str], path: Path) -> ScalingReport:
 
 def swept(seed_tts: Path, folder: Path, report: ScalingReport, module: ToyModule | None = None) -> ToyModule:
     prompt_format = TextToSpeech(ByteTokenizer(), CODEBOOK_SIZE)
-    data = BenchmarkDataModule(prompt_format, {"en": SeedTTSEval(seed_tts, "en")}, sample_rate=800, batch_size=2)
+    data = PublishedPromptDataModule(prompt_format, {"en": SeedTTSEval(seed_tts, "en")}, sample_rate=800, batch_size=2)
     judges = [WritingVerifier("WER", mean_level), ToyVerifier("SIM", lambda samples_T: float(samples_T[0]))]
     selectors = [ToyVerifier("chooser", lambda samples_T: -mean_level(samples_T))]
     scaling = InferenceScaling(
@@ -286,6 +286,6 @@ def test_quoted_columns_are_those_that_the_config_measures(path):
     report, sweep = (config[key]["init_args"] for key in ("report", "sweep"))
     names = [one["init_args"]["name"] for one in sweep["judges"]]
     quoted = QuotedRows(path.parent.parent.parent / report["quoted"]["path"], report["quoted"]["columns"])
-    quoted.check(list(config["data"]["init_args"]["benchmarks"]), names)
+    quoted.check(list(config["data"]["init_args"]["prompt_sets"]), names)
     assert quoted.columns and len(set(quoted.columns.values())) == len(quoted.columns)
     assert "arXiv 2502.04128" in quoted.read().caption and "uoted" in quoted.read().caption

@@ -252,8 +252,8 @@ def test_final_judges_score_only_the_first_and_the_selected(tmp_path):
     """Guards against an expensive judge on every candidate, and against one that misses a selected one."""
     prompts = toy_prompts(4)
     selectors = [ToyVerifier("mean", mean_level), WritingVerifier("first", first_level)]
-    dear = ToyVerifier("dear", lambda samples_T: float(samples_T.numel()))
-    sweep = sweep_in(tmp_path, selectors, final_judges=[dear], algorithm=BestOfN(8, 12))
+    expensive = ToyVerifier("expensive", lambda samples_T: float(samples_T.numel()))
+    sweep = sweep_in(tmp_path, selectors, final_judges=[expensive], algorithm=BestOfN(8, 12))
     sweep.run(prompts, ToySampler())
     expected, written = set(), set()
     for prompt in prompts:
@@ -264,9 +264,9 @@ def test_final_judges_score_only_the_first_and_the_selected(tmp_path):
         written |= {(prompt.key, index) for index, _ in record.hypotheses}
         for (index, name), text in record.hypotheses.items():
             assert (name, text) == ("first", f"{prompt.key} {index}: {candidates[index].num_codes}")
-    assert sorted(dear.asked) == sorted(expected) and written == expected
+    assert sorted(expensive.asked) == sorted(expected) and written == expected
     sweep.run(prompts, ToySampler(fail_at_call=1))
-    assert len(dear.asked) == len(expected)
+    assert len(expensive.asked) == len(expected)
 
 
 def test_one_key_for_two_texts_is_refused():

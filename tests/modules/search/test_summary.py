@@ -78,13 +78,13 @@ def test_failures_of_every_search_and_seed_are_counted(tmp_path):
 def test_results_do_not_depend_on_earlier_panels(tmp_path):
     """Guards against stored scores by an expensive judge of another selector's selections in the counts, spreads and
     gains of this one's, and against their texts and costs in its tables."""
-    dear = WritingVerifier("dear", lambda samples_T: float(samples_T.numel()))
+    expensive = WritingVerifier("expensive", lambda samples_T: float(samples_T.numel()))
     prompts, panel = toy_prompts(6), ([ToyVerifier("last", last_level_or_nan)], [ToyVerifier("judge", mean_level)])
     found = []
     for folder, before in (("fresh", []), ("used", [ToyVerifier("length", lambda samples_T: -samples_T.numel())])):
         if before:
-            sweep_in(tmp_path / folder, before, panel[1], [dear]).run(prompts, ToySampler())
-        sweep = sweep_in(tmp_path / folder, *panel, [dear])
+            sweep_in(tmp_path / folder, before, panel[1], [expensive]).run(prompts, ToySampler())
+        sweep = sweep_in(tmp_path / folder, *panel, [expensive])
         sweep.run(prompts, ToySampler())
         results = summarise([[sweep]], {"set": prompts}, num_resamples=50)
         about = [
@@ -95,7 +95,7 @@ def test_results_do_not_depend_on_earlier_panels(tmp_path):
     (fresh, own), (used, other) = found
     assert own == other
     assert repr(fresh.over_optimisation) == repr(used.over_optimisation) and fresh.over_optimisation
-    heard = ["dear" in one.scores for trace in used.traces("set") for one in trace.candidates]
+    heard = ["expensive" in one.scores for trace in used.traces("set") for one in trace.candidates]
     assert len(prompts) < sum(heard) <= 2 * len(prompts)
 
 

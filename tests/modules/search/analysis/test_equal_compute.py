@@ -96,11 +96,15 @@ def test_two_sizes_of_samples_are_not_mixed(samples):
 def test_unmatched_flops_are_marked(samples):
     """Guards against a comparison that calls unequal budgets equal, and against rows for oracle and random lines."""
     judge, _, curve = samples
-    dear = search_point(curve, judge.mean(axis=1), 10 * curve[-1].flops)
-    (row,) = at_equal_compute([dear], curve, seed=0)
-    assert (row.n, row.flops, row.baseline_flops) == (NUM_SAMPLES, dear.flops, curve[-1].flops)
-    unrunnable = [replace(dear, selector="random"), replace(dear, selector="oracle (judge)")]
-    elsewhere = [replace(dear, temperature=0.5), replace(dear, prompt_set="words"), replace(dear, judge="other")]
+    expensive = search_point(curve, judge.mean(axis=1), 10 * curve[-1].flops)
+    (row,) = at_equal_compute([expensive], curve, seed=0)
+    assert (row.n, row.flops, row.baseline_flops) == (NUM_SAMPLES, expensive.flops, curve[-1].flops)
+    unrunnable = [replace(expensive, selector="random"), replace(expensive, selector="oracle (judge)")]
+    elsewhere = [
+        replace(expensive, temperature=0.5),
+        replace(expensive, prompt_set="words"),
+        replace(expensive, judge="other"),
+    ]
     assert at_equal_compute([*unrunnable, *elsewhere], curve, seed=0) == []
 
 
