@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import Logger
 from tqdm import tqdm
 
 from callbacks.gathered_prompts import gathered_prompts
-from modules.api import Codec, Prompt, Sampler, SamplerEngine, SamplingSettings, Verifier
+from modules.api import Codec, Prompt, Sampler, SamplerEngine, SamplingSettings, Verifier, check_members
 from modules.batches import PromptBatch
 from modules.search.analysis.candidate_tables import write_candidates
 from modules.search.analysis.comparisons import Comparison, line_label, selector_label
@@ -153,6 +153,7 @@ class InferenceScaling(Callback):
             except ValueError as error:
                 raise ValueError(f"The model {name}: {error}") from error
         if self.engine is not None:
+            check_members(self.engine, SamplerEngine, "sampling engine")
             logger.info("Sampling engine: %s.", self.engine.identity())
 
     @torch.inference_mode()

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from datamodules.shards.shards import by_hash
-from modules.api import Audio, Candidate, Codec, Prompt, Verifier
+from modules.api import Audio, Candidate, Codec, Prompt, Transcribes, Verifier
 from modules.audio import resampled
 from modules.report.examples import Clip, Example
 from modules.search.analysis.results import SweepResults, SweptPrompt
@@ -37,7 +37,7 @@ def _reference_clips(prompt: Prompt, codec: Codec, verifiers: Sequence[Verifier]
     """The recording at the codec's rate and its resynthesis, scored by all verifiers that can."""
     if prompt.reference is None or prompt.reference.samples_T.numel() == 0:
         return []
-    recording = Audio(torch.from_numpy(resampled(prompt.reference, codec.sample_rate)), codec.sample_rate)
+    recording = Audio(torch.from_numpy(resampled(prompt.reference, codec.facts.sample_rate)), codec.facts.sample_rate)
     codes_BS, num_codes_B = codec.encode(recording.samples_T.unsqueeze(0), torch.tensor([recording.samples_T.numel()]))
     codes_S = codes_BS[0, : int(num_codes_B[0])].cpu()
     # These were not sampled: they have no log-probability, so a likelihood cannot score them.
@@ -46,7 +46,7 @@ def _reference_clips(prompt: Prompt, codec: Codec, verifiers: Sequence[Verifier]
     decode_candidates(heard, codec)
     spoken = prompt if prompt.voice is None else replace(prompt, text=prompt.voice.text, voice=None)
     texts = [_judged(spoken, heard, verifier) for verifier in verifiers]
-    names = [verifier.name for verifier in verifiers]
+    names = [verifier.facts.name for verifier in verifiers]
     return [
         Clip(
             [label],
@@ -62,12 +62,12 @@ def _judged(prompt: Prompt, candidates: list[Candidate], verifier: Verifier) -> 
     """Fill the candidates' scores; returns the verifier's transcripts if it has any. A failure only loses the
     transcripts."""
     score_tasks([(prompt, candidates)], verifier)
-    if not hasattr(verifier, "hypotheses"):
+    if not isinstance(verifier, Transcribes):
         return []
     try:
         return list(verifier.hypotheses(prompt, candidates))
     except Exception as error:  # noqa: BLE001 - transcripts only illustrate
-        logger.warning("%s returned no hypotheses for the recording of %s: %r", verifier.name, prompt.key, error)
+        logger.warning("%s returned no hypotheses for the recording of %s: %r", verifier.facts.name, prompt.key, error)
         return []
 
 

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from callbacks.inference_scaling import InferenceScaling
 from callbacks.media import log_audio, log_figure
 from callbacks.report_examples import gather_examples
+from modules.api import Transcribes
 from modules.evaluation.quoted_table import QuotedTable
 from modules.report.examples import Example
 from modules.report.figures import cost_figure, curve_figure, mel_figure
@@ -57,7 +58,7 @@ class ScalingReport(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         scaling = _sweep_of(trainer)
         if self.quoted is not None:
-            judges = [one.name for one in [*scaling.judges, *scaling.final_judges]]
+            judges = [one.facts.name for one in [*scaling.judges, *scaling.final_judges]]
             names = getattr(getattr(trainer, "datamodule", None), "prompt_set_names", [scaling.name])
             self.quoted.check(names, judges)
         for path in self.credits:
@@ -79,9 +80,9 @@ class ScalingReport(Callback):
         print(f"report: {self.page.resolve().as_uri()} ({len(page.encode()) / 1e6:.1f} MB)", flush=True)
 
     def _page(self, scaling: InferenceScaling, results: SweepResults) -> tuple[str, list[Example], frozenset[str]]:
-        verifiers = {one.name: one for one in [*scaling.selectors, *scaling.judges, *scaling.final_judges]}
+        verifiers = {one.facts.name: one for one in [*scaling.selectors, *scaling.judges, *scaling.final_judges]}
         # By the contract of `hypotheses`, the score of a verifier with transcripts is 1 - error rate.
-        error_judges = frozenset(name for name, one in verifiers.items() if hasattr(one, "hypotheses"))
+        error_judges = frozenset(name for name, one in verifiers.items() if isinstance(one, Transcribes))
         examples = gather_examples(results, scaling.codec, list(verifiers.values()), self.num_examples)
         curve_csv = scaling.folder / "report" / "curve.csv"
         write_curves(results.points, curve_csv)

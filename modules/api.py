@@ -2,6 +2,8 @@
 Shapes: B batch, T audio samples, S code frames, N candidates. Audio is float32 in [-1, 1], mono.
 """
 
+import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, runtime_checkable
@@ -174,23 +176,37 @@ class PromptFormat(Protocol):
     ) -> tuple[list[int], int]: ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class CodecFacts:
+    """Properties of a codec that are cheap to read.
+
+    `encode` takes audio at `input_sample_rate` Hz, `decode` returns audio at `sample_rate` Hz; codes are in
+    [0, `codebook_size`), `frame_rate` per second. `look_back_frames`: how many frames before `start_frame` `decode`
+    computes too, for the compute ledger; inf: all of them.
+    """
+
+    sample_rate: int
+    input_sample_rate: int
+    frame_rate: float
+    codebook_size: int
+    look_back_frames: float
+
+
 @runtime_checkable
 class Codec(Protocol):
     """Encodes audio to codes_BS (int64, one codebook) with num_codes_B, and decodes them. Results do not depend on
     batching.
 
-    `fingerprint` hashes the encode path only, so retraining the decoder keeps token shards valid. Optional attribute
-    `look_back_frames`: the number of frames before `start_frame` that decoding a tail reprocesses, included in costs.
+    `fingerprint` is a hash of the encode path only: a retrained decoder keeps token shards valid. `decoder_fingerprint`
+    is a hash of all that decides how codes sound: stored scores of another are computed again.
     """
 
     @property
-    def sample_rate(self) -> int: ...
-    @property
-    def frame_rate(self) -> float: ...
-    @property
-    def codebook_size(self) -> int: ...
+    def facts(self) -> CodecFacts: ...
     @property
     def fingerprint(self) -> str: ...
+    @property
+    def decoder_fingerprint(self) -> str: ...
     def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]: ...
 
     def decode(self, codes_BS: Tensor, num_codes_B: Tensor, start_frame: int = 0) -> Tensor:
@@ -211,17 +227,6 @@ class SpeechStates(Protocol):
     @property
     def encode_settings(self) -> str: ...
     def __call__(self, audio_BT: Tensor, num_samples_B: Tensor) -> Any: ...
-
-
-@runtime_checkable
-class Resynthesiser(Protocol):
-    """Encodes and decodes audio through a bit stream: this suite's codec, Opus, Codec2, other neural codecs."""
-
-    @property
-    def name(self) -> str: ...
-    def resynthesise(self, audio: Audio) -> tuple[Audio, float]:
-        """Return the reconstructed audio and the size of the bit stream in bits."""
-        ...
 
 
 @runtime_checkable
@@ -254,38 +259,40 @@ class SamplerEngine(Protocol):
     ) -> Sampler: ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class VerifierFacts:
+    """Properties of a verifier, which do not change while it scores.
+
+    `name` is the column of tables. Two verifiers with one `model_hash` are the same model, whatever their `settings`:
+    one may not judge the other. `settings` (JSON) is everything besides the model that a score depends on, {} if there
+    is nothing: stored scores are reused as long as model_hash and settings are equal. `families` are the kinds of model
+    that it scores with ("whisper", "wavlm"): a judge of the selector's family shares its errors. `worst_score` stands
+    for a candidate that a judge cannot score or that never ended; `best_score` is the other end of the scale, inf if
+    there is none. Candidates of a prompt that lacks the needed text or reference are not scored. Only with
+    `judges_partial` may it score candidates that are still being sampled.
+    """
+
+    name: str
+    model_hash: str
+    settings: dict[str, Any]
+    families: frozenset[str]
+    worst_score: float
+    best_score: float = math.inf
+    needs_text: bool
+    needs_reference: bool
+    judges_partial: bool = False
+
+
 @runtime_checkable
 class Verifier(Protocol):
     """Scores speech; higher is better. NaN: the candidate cannot be scored (permanent). Exceptions other than
     ValueError propagate and are retried.
 
-    `name` is the column in tables. `worst_score` replaces the score of a candidate that cannot be scored or never
-    ended; `best_score` is the other end of the scale, inf if unbounded. `families` are the model families it scores
-    with ("whisper", "wavlm"): a judge of the selector's family shares its errors. `settings` (JSON): everything besides
-    the model that affects scores.
-    Verifiers with equal `model_hash` count as the same verifier, whatever their settings: one may not judge the other.
-    An ensemble lists its members' hashes in `member_hashes` and may not be judged by any of them; it stores their
-    disagreement in the candidates' `scores` under `disagreement_name`.
+    `facts` may read the model's files to compute its hash, and is then cached.
     """
 
     @property
-    def name(self) -> str: ...
-    @property
-    def model_hash(self) -> str: ...
-    @property
-    def worst_score(self) -> float: ...
-    @property
-    def best_score(self) -> float: ...
-    @property
-    def families(self) -> frozenset[str]: ...
-    @property
-    def settings(self) -> dict[str, Any]: ...
-    @property
-    def needs_text(self) -> bool: ...
-    @property
-    def needs_reference(self) -> bool: ...
-    @property
-    def judges_partial(self) -> bool: ...
+    def facts(self) -> VerifierFacts: ...
     def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor: ...  # (N,) float64
 
     def flops(self, seconds: float) -> float:
@@ -301,6 +308,54 @@ class ScoresMany(Protocol):
     """
 
     def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]: ...
+
+
+@runtime_checkable
+class Transcribes(Protocol):
+    """Optional for a Verifier that compares transcripts with the text: its score is 1 - error rate.
+
+    `hypotheses` are the transcripts without normalisation, "" without audio. `reference_length` is the number of words
+    or characters that errors are counted over; 0 if nothing of the prompt's text can be compared.
+    """
+
+    def hypotheses(self, prompt: Prompt, candidates: Sequence[Candidate]) -> list[str]: ...
+    def reference_length(self, prompt: Prompt) -> int: ...
+
+
+@runtime_checkable
+class CombinesVerifiers(Protocol):
+    """Optional for a Verifier that is made of others: none of its `members` may judge it, and its scores are relative
+    (depend on the other candidates of the call). It stores the members' disagreement in the candidates' `scores`, as
+    `disagreement_name`."""
+
+    @property
+    def members(self) -> Sequence[Verifier]: ...
+
+
+def models_of(verifier: Verifier) -> frozenset[str]:
+    """Hashes of the models that a verifier uses: its own, or those of its members."""
+    if isinstance(verifier, CombinesVerifiers):
+        return frozenset().union(*(models_of(member) for member in verifier.members))
+    return frozenset({verifier.facts.model_hash})
+
+
+def check_members(value: object, protocol: type, what: str) -> None:
+    """Check that an object has every member of a protocol, and that its `facts` are complete.
+
+    Raises:
+        ValueError: Names `what`, the object's class and the member that is missing.
+    """
+    kind = f"{what} {type(value).__name__}"
+    members = [name for name in vars(protocol) if not name.startswith("_")]
+    for name in members:
+        if inspect.getattr_static(value, name, None) is None:
+            place = f"{protocol.__module__}.{protocol.__name__}"
+            raise ValueError(f"Expected {kind} to have `{name}` (see {place}), but got none.")
+    if "facts" in members:
+        try:
+            _ = value.facts  # type: ignore[attr-defined]
+        except TypeError as error:
+            raise ValueError(f"Expected {kind} to have complete `facts`, but got: {error}.") from error
 
 
 def disagreement_name(verifier_name: str) -> str:

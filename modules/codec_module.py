@@ -299,11 +299,11 @@ def noise_seed(seed: int, rank: int, step: int) -> int:
 
 def check_rates(generator: CodecGenerator, datamodule: object) -> None:
     """Raise ValueError if the data's sample rate differs from the codec's: it would learn wrong pitches."""
-    rate = getattr(datamodule, "sample_rate", generator.input_sample_rate)
-    if rate != generator.input_sample_rate:
+    rate = getattr(datamodule, "sample_rate", generator.facts.input_sample_rate)
+    if rate != generator.facts.input_sample_rate:
         raise ValueError(
-            f"Expected audio at the rate that the codec takes, {generator.input_sample_rate} Hz, but got `sample_rate`="
-            f"{rate} of the data."
+            f"Expected audio at the rate that the codec takes, {generator.facts.input_sample_rate} Hz, but got "
+            f"`sample_rate`={rate} of the data."
         )
 
 
@@ -314,8 +314,8 @@ def check_training(generator: CodecGenerator, precision: str) -> None:
             "Expected `precision` 32-true or bf16-mixed, but got 16-mixed: the discriminator's optimizer is "
             "stepped outside Lightning, which then cannot unscale its gradients."
         )
-    if generator.sample_rate != generator.input_sample_rate:
+    if generator.facts.sample_rate != generator.facts.input_sample_rate:
         raise ValueError(
-            f"Expected a generator that gives audio at the rate it takes, {generator.input_sample_rate}, to "
-            f"train it, but got {generator.sample_rate}: such a codec is loaded and run, not trained, here."
+            f"Expected a generator that gives audio at the rate it takes, {generator.facts.input_sample_rate}, to "
+            f"train it, but got {generator.facts.sample_rate}: such a codec is loaded and run, not trained, here."
         )

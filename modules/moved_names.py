@@ -122,6 +122,7 @@ CLASSES = {
         "datamodules.prompt_sets.published_prompts.PublishedPromptDataModule"
     ),
     "lightning.pytorch.callbacks.EMAWeightAveraging": "callbacks.weight_averaging.EMAWeightAveraging",
+    "modules.api.Resynthesiser": "modules.evaluation.systems.Resynthesiser",
     "modules.codec.streaming.StreamingResynthesiser": "modules.evaluation.streaming_system.StreamingResynthesiser",
     "modules.search.process_beam.Beam": "modules.search.algorithms.beams.Beam",
     "modules.search.process_beam.BeamSettings": "modules.search.algorithms.beams.BeamSettings",

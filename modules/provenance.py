@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modules.api import Verifier
+
 DISTRIBUTIONS = ("torch", "lightning", "transformers", "torchmetrics", "numpy", "faster-whisper", "pocketsphinx")
 
 
@@ -57,8 +59,8 @@ def plain(value: Any) -> Any:
     if hasattr(value, "__qualname__"):  # a class or a function
         return value.__qualname__
     record = {"class": type(value).__qualname__}
-    if hasattr(value, "model_hash"):
-        return record | {"model_hash": value.model_hash, "settings": plain(getattr(value, "settings", None))}
+    if isinstance(value, Verifier):
+        return record | {"model_hash": value.facts.model_hash, "settings": plain(value.facts.settings)}
     if dataclasses.is_dataclass(value):
         return record | {one.name: plain(getattr(value, one.name)) for one in dataclasses.fields(value)}
     if not hasattr(value, "__dict__"):

@@ -154,7 +154,7 @@ def test_the_overlay_of_speech_states_builds(tmp_path: Path, monkeypatch: pytest
     cli = DryCLI(["fit", *[word for name in names for word in ("--config", str(REPOSITORY / "configs" / name))]])
     assert cli.model.generator.encoder.semantic.encode_settings == cli.datamodule.semantic.encode_settings
     assert cli.model.semantic_decoder is not None and cli.model.loss_weights.semantic == 1
-    assert cli.model.loss_weights.adversarial == 0.1 and cli.model.generator.codebook_size == 4096
+    assert cli.model.loss_weights.adversarial == 0.1 and cli.model.generator.facts.codebook_size == 4096
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("codec/ema.yaml")) + sorted(

@@ -150,7 +150,7 @@ class AuthorsStep:
         self.generator = as_the_authors(module.generator).to(device)
         self.discriminator = as_the_authors(module.discriminator).to(device)
         self.semantic_decoder = module.semantic_decoder
-        self.mel_loss = SummedMelLoss(module.generator.sample_rate).to(device)
+        self.mel_loss = SummedMelLoss(module.generator.facts.sample_rate).to(device)
         self.made_by = nn.ModuleList([self.generator, self.semantic_decoder])
         settings = {"lr": learning_rate, "betas": (0.8, 0.9)}
         self.optimizer = torch.optim.AdamW(self.made_by.parameters(), **settings)

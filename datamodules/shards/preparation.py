@@ -18,7 +18,7 @@ import torch
 
 from datamodules.shards.shards import ShardIndex, ShardWriter, held_out, usable_key
 from datamodules.sources.source import Recording, Skipped, Source, unusable_audio
-from modules.api import Audio, SpeechStates
+from modules.api import Audio, SpeechStates, check_members
 from modules.audio import encoded, resampled
 
 UNUSABLE_KEY = "key is empty or holds a dot, slash or space"
@@ -41,9 +41,11 @@ def prepare_audio_shards(
     An unusable recording is skipped, counted and listed in the index's report; it never stops the run. The shards are
     written next to `folder` and moved there when complete; nothing in `folder` is ever removed. Of several processes
     that prepare one folder, one does, and the others wait and use the result.
-    Raises ValueError if the folder was prepared from other sources or settings or contains something else, or if
-    nothing is usable.
+    Raises ValueError if a source lacks a member, if the folder was prepared from other sources or settings or contains
+    something else, or if nothing is usable.
     """
+    for source in sources:
+        check_members(source, Source, "source")
     about: dict[str, Any] = {"sample_rate": sample_rate, "audio_format": audio_format}
     if semantic is not None:
         about["semantic"] = semantic.encode_settings

@@ -3,7 +3,7 @@
 Shapes: B batch, T samples, S frames, C channels.
 """
 
-import math
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from modules.api import CodecFacts
 from modules.codec.buckets import CALL_SECONDS, in_buckets
 from modules.codec.parts.spectral import frame_mask
 from modules.provenance import weights_hash
@@ -37,48 +38,49 @@ class CodecGenerator(nn.Module):
     """Encoder, quantizer and decoder.
 
     Args:
-        encoder: forward(audio_BT, num_samples_B) -> Encoded; has sample_rate, hop_length, channels, and optionally
-            samples_per_call: number of samples to encode at once on a CPU.
-        quantizer: forward(latent_BSC) -> Quantized; lookup(codes_BS) -> latent_BSC; has codebook_size.
+        encoder: forward(audio_BT, num_samples_B) -> Encoded; has sample_rate, hop_length, channels, samples_per_call
+            (number of samples to encode at once on a CPU; math.inf: any) and encode_settings.
+        quantizer: forward(latent_BSC) -> Quantized; lookup(codes_BS) -> latent_BSC; has codebook_size, encode_settings
+            and decode_settings.
         decoder: forward(latent_BSC, num_frames_B) -> audio_BT; has sample_rate, hop_length, channels, receptive_frames
-            (math.inf: a tail is decoded from the first frame on).
+            (math.inf: a tail is decoded from the first frame on) and decode_settings.
+
+    encode_settings and decode_settings are strings, part of the fingerprints: what affects the codes, and the sound of
+    codes, beside the weights; "" if nothing does.
+
+    Raises:
+        ValueError: A part lacks its settings or samples_per_call.
     """
 
     def __init__(self, encoder: nn.Module, quantizer: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
+        for part, name in (
+            (encoder, "encode_settings"),
+            (encoder, "samples_per_call"),
+            (quantizer, "encode_settings"),
+            (quantizer, "decode_settings"),
+            (decoder, "decode_settings"),
+        ):
+            if inspect.getattr_static(part, name, None) is None:
+                raise ValueError(f"Expected the codec's part {type(part).__name__} to have `{name}`, but got none.")
         self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder
         self.bridge = nn.Linear(encoder.channels, decoder.channels)
 
     @property
-    def sample_rate(self) -> int:
-        return self.decoder.sample_rate
-
-    @property
-    def input_sample_rate(self) -> int:
-        """Sample rate of the audio that `encode` takes; `sample_rate` is that of the audio that `decode` returns."""
-        return self.encoder.sample_rate
-
-    @property
-    def frame_rate(self) -> float:
-        return self.encoder.sample_rate / self.encoder.hop_length
-
-    @property
-    def codebook_size(self) -> int:
-        return self.quantizer.codebook_size
-
-    @property
-    def look_back_frames(self) -> float:
-        """Number of frames before `start_frame` that `decode` also computes; infinite: all of them."""
-        return self.decoder.receptive_frames
+    def facts(self) -> CodecFacts:
+        return CodecFacts(
+            sample_rate=self.decoder.sample_rate,
+            input_sample_rate=self.encoder.sample_rate,
+            frame_rate=self.encoder.sample_rate / self.encoder.hop_length,
+            codebook_size=self.quantizer.codebook_size,
+            look_back_frames=self.decoder.receptive_frames,
+        )
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that determines the codes: encoder and the quantizer's input side, weights and
-        `encode_settings`.
-
-        A part has the string `encode_settings` if its weights alone do not determine the codes.
-        """
-        settings = [getattr(part, "encode_settings", "") for part in (self.encoder, self.quantizer)]
+        """Hash of everything that determines the codes: weights and `encode_settings` of encoder and quantizer, without
+        the quantizer's output side."""
+        settings = [part.encode_settings for part in (self.encoder, self.quantizer)]
         encoding = {
             name: weight
             for name, weight in self.state_dict().items()
@@ -90,7 +92,7 @@ class CodecGenerator(nn.Module):
     def decoder_fingerprint(self) -> str:
         """Hash of everything that determines the decoded audio: all weights, and `decode_settings` of quantizer and
         decoder."""
-        settings = [getattr(part, "decode_settings", "") for part in (self.quantizer, self.decoder)]
+        settings = [part.decode_settings for part in (self.quantizer, self.decoder)]
         return weights_hash(self.state_dict(), "".join(settings))[:16]
 
     def forward(self, audio_BT: Tensor, num_samples_B: Tensor, semantic_BSC: Tensor | None = None) -> Resynthesis:
@@ -102,7 +104,7 @@ class CodecGenerator(nn.Module):
         encoded = self.encoder(audio_BT, num_samples_B, *known)
         quantized = self.quantizer(encoded.latent_BSC)
         decoded = self.decoder(self.bridge(quantized.latent_BSC), encoded.num_frames_B)
-        num_samples = -(-audio_BT.shape[-1] * self.sample_rate // self.input_sample_rate)
+        num_samples = -(-audio_BT.shape[-1] * self.decoder.sample_rate // self.encoder.sample_rate)
         if decoded.shape[-1] < num_samples:  # encoders that run items by length return the longest item's frames
             decoded = F.pad(decoded, (0, num_samples - decoded.shape[-1]))
         return Resynthesis(
@@ -121,8 +123,8 @@ class CodecGenerator(nn.Module):
                 f"but got {tuple(audio_BT.shape)} and {tuple(num_samples_B.shape)}."
             )
         with parametrize.cached():  # weight norms are computed once for all buckets
-            cost_of_call = CALL_SECONDS * self.input_sample_rate
-            most_samples = getattr(self.encoder, "samples_per_call", math.inf)
+            cost_of_call = CALL_SECONDS * self.encoder.sample_rate
+            most_samples = self.encoder.samples_per_call
             return in_buckets(self._encode, audio_BT, num_samples_B, cost_of_call, most_samples)
 
     def decode(self, codes_BS: Tensor, num_codes_B: Tensor, start_frame: int = 0) -> Tensor:
@@ -130,7 +132,7 @@ class CodecGenerator(nn.Module):
         decode."""
         first_frame = max(0, start_frame - self.decoder.receptive_frames)
         num_frames_B = (num_codes_B - first_frame).clamp(min=0)
-        steps_per_call = CALL_SECONDS * self.frame_rate
+        steps_per_call = CALL_SECONDS * self.facts.frame_rate
         (audio_BT,) = in_buckets(self._decode, codes_BS[:, first_frame:], num_frames_B, steps_per_call)
         return audio_BT[:, (start_frame - first_frame) * self.decoder.hop_length :]
 

@@ -9,10 +9,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modules.api import Codec, pad_rows
-from modules.codec.access import device_of, input_rate
+
+
+def device_of(codec: Codec) -> torch.device:
+    """Where a codec that is a network runs; other Codecs take tensors on the CPU."""
+    return next(codec.parameters()).device if isinstance(codec, nn.Module) else torch.device("cpu")
 
 
 def _check_frames(frames: dict[str, int], positive: Sequence[str]) -> None:
@@ -65,7 +69,7 @@ class StreamingDecoder:
 
     def __init__(self, codec: Codec, window: DecodeWindow) -> None:
         self.codec, self.window = codec, window
-        self.hop_length = whole_samples(codec.sample_rate, codec.frame_rate)
+        self.hop_length = whole_samples(codec.facts.sample_rate, codec.facts.frame_rate)
         self._codes_S = torch.zeros(0, dtype=torch.int64, device=device_of(codec))
         self._num_back = 0  # how many of the held codes are already decoded
 
@@ -107,7 +111,7 @@ class StreamingEncoder:
 
     def __init__(self, codec: Codec, window: EncodeWindow) -> None:
         self.codec, self.window = codec, window
-        self.hop_length = whole_samples(input_rate(codec), codec.frame_rate)
+        self.hop_length = whole_samples(codec.facts.input_sample_rate, codec.facts.frame_rate)
         self._audio_T = torch.zeros(0, device=device_of(codec))
         self._num_back = 0  # number of frames of the held audio whose codes were already returned
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from modules.api import Branch, Candidate, Cost, Prompt, Sampler, Verifier
+from modules.api import Branch, Candidate, CombinesVerifiers, Cost, Prompt, Sampler, Verifier, check_members
 from modules.search.costs import (
     decoding_flops,
     growth_flops,
@@ -15,7 +15,7 @@ from modules.search.costs import (
     with_shared_costs,
 )
 from modules.search.protocol import Drop, Extend, Request, Search, SearchAlgorithm, Trace
-from modules.search.scorer import Progress, Scorer, is_comparative, no_progress, num_decoded
+from modules.search.scorer import Progress, Scorer, no_progress, num_decoded
 
 logger = logging.getLogger(__name__)
 
@@ -82,20 +82,23 @@ def check_selectors(algorithm: SearchAlgorithm, selectors: Sequence[Verifier]) -
         ValueError: The reward verifier is not among `selectors`, its scores are relative to a batch, or it cannot score
             partial audio.
     """
-    by_name = {selector.name: selector for selector in selectors}
+    check_members(algorithm, SearchAlgorithm, "search algorithm")
+    for selector in selectors:
+        check_members(selector, Verifier, "verifier")
+    by_name = {selector.facts.name: selector for selector in selectors}
     for name in algorithm.verifier_names:
         if name not in by_name:
             raise ValueError(
                 f"Expected the reward of {algorithm.name} to be one of the selectors {sorted(by_name)}, "
                 f"but got {name!r}."
             )
-        if is_comparative(by_name[name]):
+        if isinstance(by_name[name], CombinesVerifiers):
             raise ValueError(
                 f"Expected the reward of {algorithm.name} to score every candidate independently, but got {name!r}, "
                 "whose scores are relative to the candidates of one call: use one of its members."
             )
     for name in algorithm.estimate(1).heard:
-        if not by_name[name].judges_partial:
+        if not by_name[name].facts.judges_partial:
             raise ValueError(f"Expected the reward of {algorithm.name} to judge partial audio, but got {name!r}.")
 
 
@@ -116,10 +119,12 @@ def run_searches(
     other selectors are kept separately, by name. All branches are dropped at the end, also after an exception.
 
     Raises:
-        ValueError: A verifier that steers the search is not a selector (see `check_selectors`).
+        ValueError: The sampler, the algorithm or a selector lacks a member, or a verifier that steers the search is not
+            a selector (see `check_selectors`).
     """
     if not prompts:
         return []
+    check_members(sampler, Sampler, "sampler")
     check_selectors(algorithm, selectors)
     started = time.perf_counter()
     roots = sampler.start(prompts)
@@ -197,15 +202,16 @@ def _answer_scores(
     _decode(requested, sampler, scorer)
     num_failures = 0
     for verifier in selectors:
-        asked = [one for one in searches if one.request.verifiers is None or verifier.name in one.request.verifiers]
-        if not verifier.judges_partial and any(one.is_partial for search in asked for one in search.request.candidates):
-            raise ValueError(f"Expected a verifier that judges partial audio, but got {verifier.name!r}.")
+        name, judges_partial = verifier.facts.name, verifier.facts.judges_partial
+        asked = [one for one in searches if one.request.verifiers is None or name in one.request.verifiers]
+        if not judges_partial and any(one.is_partial for search in asked for one in search.request.candidates):
+            raise ValueError(f"Expected a verifier that judges partial audio, but got {name!r}.")
         tasks = [(search.request.prompt, search.request.candidates) for search in asked]
         scored = scorer.score_missing(tasks, verifier, progress)
-        if verifier.name in algorithm.verifier_names:
-            num_failures += sum(verifier.name in candidate.failed for candidate in scored)
+        if name in algorithm.verifier_names:
+            num_failures += sum(name in candidate.failed for candidate in scored)
             for candidate in scored:
-                candidate.cost += candidate.verifier_costs.pop(verifier.name)
+                candidate.cost += candidate.verifier_costs.pop(name)
     for search in searches:
         search.spend_seconds(search.request.candidates)
     for (search, candidate), earlier in zip(requested, before, strict=True):

@@ -12,7 +12,19 @@ from dataclasses import dataclass
 
 import torch
 
-from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Codec, Cost, Prompt, ScoresMany, Verifier, pad_rows
+from modules.api import (
+    BROKEN_INSTALLATION,
+    Audio,
+    Candidate,
+    Codec,
+    CombinesVerifiers,
+    Cost,
+    Prompt,
+    ScoresMany,
+    Transcribes,
+    Verifier,
+    pad_rows,
+)
 from modules.search.costs import share_seconds, verifier_cost
 
 logger = logging.getLogger(__name__)
@@ -50,20 +62,20 @@ class Scorer:
         """
         missing = []
         for prompt, candidates in tasks:
-            if own := [one for one in candidates if verifier.name not in one.scores]:
-                missing.append((prompt, candidates if is_comparative(verifier) else own))
+            if own := [one for one in candidates if verifier.facts.name not in one.scores]:
+                missing.append((prompt, candidates if isinstance(verifier, CombinesVerifiers) else own))
         scored = [one for _, own in missing for one in own]
         if any(one.audio is None for one in scored):
             progress("decoding", 0)
             self.decode(scored)
         if scored:
-            progress(verifier.name, 0)
+            progress(verifier.facts.name, 0)
             started = time.perf_counter()
             score_tasks(missing, verifier)
             shares = share_seconds(time.perf_counter() - started, [one.num_codes for one in scored])
             for one, seconds in zip(scored, shares, strict=True):
                 flops = verifier_cost([verifier], self.codec, one.num_codes)
-                one.verifier_costs[verifier.name] = flops + Cost(seconds=seconds)
+                one.verifier_costs[verifier.facts.name] = flops + Cost(seconds=seconds)
         return scored
 
 
@@ -77,7 +89,7 @@ def decode_candidates(candidates: Sequence[Candidate], codec: Codec, batch_size:
     groups: dict[tuple[int, int], list[Candidate]] = {}
     for candidate in candidates:
         if candidate.audio is None and candidate.num_codes == 0:
-            candidate.audio = Audio(torch.zeros(0), codec.sample_rate)
+            candidate.audio = Audio(torch.zeros(0), codec.facts.sample_rate)
         if candidate.audio is None or (candidate.is_partial and num_decoded(candidate, codec) < candidate.num_codes):
             groups.setdefault((candidate.num_voice_codes, num_decoded(candidate, codec)), []).append(candidate)
     for (_, first_code), group in groups.items():
@@ -92,7 +104,7 @@ def num_decoded(candidate: Candidate, codec: Codec) -> int:
 
 
 def _hop_length(codec: Codec) -> int:
-    return round(codec.sample_rate / codec.frame_rate)
+    return round(codec.facts.sample_rate / codec.facts.frame_rate)
 
 
 def _decode_batch(batch: Sequence[Candidate], codec: Codec, first_code: int) -> None:
@@ -104,7 +116,7 @@ def _decode_batch(batch: Sequence[Candidate], codec: Codec, first_code: int) -> 
         new_T = audio_T[: (candidate.num_codes - first_code) * _hop_length(codec)].clone()
         if first_code:
             new_T = torch.cat([candidate.audio.samples_T, new_T])
-        candidate.audio = Audio(new_T, codec.sample_rate)
+        candidate.audio = Audio(new_T, codec.facts.sample_rate)
 
 
 def _all_codes(candidate: Candidate) -> torch.Tensor:
@@ -112,11 +124,6 @@ def _all_codes(candidate: Candidate) -> torch.Tensor:
     if candidate.voice_codes_S is None:
         return candidate.codes_S
     return torch.cat([candidate.voice_codes_S, candidate.codes_S])
-
-
-def is_comparative(verifier: Verifier) -> bool:
-    """Check whether scores are relative, i.e. depend on the other candidates in the call (as in an ensemble)."""
-    return hasattr(verifier, "member_hashes")
 
 
 def check_texts(prompts: Sequence[Prompt], verifiers: Sequence[Verifier]) -> None:
@@ -127,19 +134,20 @@ def check_texts(prompts: Sequence[Prompt], verifiers: Sequence[Verifier]) -> Non
         ValueError: A verifier that compares texts has nothing to compare with.
     """
     for verifier in verifiers:
-        check_texts(prompts, getattr(verifier, "members", []))
-        if not hasattr(verifier, "reference_length"):
+        if isinstance(verifier, CombinesVerifiers):
+            check_texts(prompts, verifier.members)
+        if not isinstance(verifier, Transcribes):
             continue
         for prompt in prompts:
             if prompt.text.strip() and not verifier.reference_length(prompt):
                 raise ValueError(
-                    f"Expected the text of prompt {prompt.key!r} to contain something that {verifier.name} compares, "
-                    f"but its normaliser leaves nothing of {prompt.text!r}."
+                    f"Expected the text of prompt {prompt.key!r} to contain something that {verifier.facts.name} "
+                    f"compares, but its normaliser leaves nothing of {prompt.text!r}."
                 )
 
 
 def score_tasks(tasks: Sequence[Task], verifier: Verifier) -> None:
-    """Set `scores[verifier.name]` of every candidate (their audio must be decoded); a verifier that implements
+    """Set `scores[name]` of every candidate (their audio must be decoded); a verifier that implements
     `ScoresMany` scores all prompts in one call.
 
     A score is NaN if the verifier returned NaN or a value that is not finite, the candidate has no audio, or the
@@ -147,19 +155,21 @@ def score_tasks(tasks: Sequence[Task], verifier: Verifier) -> None:
     verifier with relative scores then scores the remaining candidates of the prompt in one call again; if that raises,
     all fail.
     """
+    facts = verifier.facts
     scorable: list[Task] = []
     for prompt, candidates in tasks:
         for candidate in candidates:
-            candidate.scores[verifier.name] = math.nan
-            candidate.failed.discard(verifier.name)
-        if (verifier.needs_reference and prompt.reference is None) or (verifier.needs_text and not prompt.text.strip()):
+            candidate.scores[facts.name] = math.nan
+            candidate.failed.discard(facts.name)
+        lacks_reference = facts.needs_reference and prompt.reference is None
+        if lacks_reference or (facts.needs_text and not prompt.text.strip()):
             continue
         if own := [one for one in candidates if one.audio is not None and one.audio.samples_T.numel()]:
             scorable.append((prompt, own))
     batches = [scorable] if isinstance(verifier, ScoresMany) else [[task] for task in scorable]
     for candidate in [one for batch in batches if batch for one in _failing(batch, verifier)]:
-        candidate.scores[verifier.name] = math.nan
-        candidate.failed.add(verifier.name)
+        candidate.scores[facts.name] = math.nan
+        candidate.failed.add(facts.name)
 
 
 def _failing(batch: Sequence[Task], verifier: Verifier) -> list[Candidate]:
@@ -171,7 +181,7 @@ def _failing(batch: Sequence[Task], verifier: Verifier) -> list[Candidate]:
         return _failing(batch[:middle], verifier) + _failing(batch[middle:], verifier)
     ((prompt, candidates),) = batch
     failed = _failing_alone(prompt, candidates, verifier)
-    if is_comparative(verifier):
+    if isinstance(verifier, CombinesVerifiers):
         sound = [one for one in candidates if not any(one is other for other in failed)]
         if sound and not _is_scored([(prompt, sound)], verifier):
             return list(candidates)
@@ -198,14 +208,14 @@ def _is_scored(batch: Sequence[Task], verifier: Verifier) -> bool:
         else:
             scores = [verifier.score(batch[0][0], groups[0])]
         for candidates, scores_N in zip(groups, scores, strict=True):
-            _fill(candidates, scores_N, verifier.name)
+            _fill(candidates, scores_N, verifier.facts.name)
         return True
     except BROKEN_INSTALLATION:
         raise
     except Exception as error:
         first, number = f"{batch[0][0].key} #{groups[0][0].index}", sum(map(len, groups))
         which = first if number == 1 else f"{number} candidates from {first} on, which are retried in halves"
-        logger.warning("%s could not score %s: %r", verifier.name, which, error)
+        logger.warning("%s could not score %s: %r", verifier.facts.name, which, error)
         logger.debug("The traceback:", exc_info=True)
         return False
 

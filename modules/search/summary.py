@@ -99,8 +99,8 @@ def of_panel(record: CandidateRecord, panel: Panel) -> CandidateRecord:
     """A copy of the record without audio, with this panel's scores only; final-judge scores and transcripts only for
     candidate 0 and the selected ones. The store also has those for selections of other, earlier selectors."""
     trace = silent_trace(record.trace, panel.columns)
-    kept = {0} | {chosen_index(trace.candidates, selector.name) for selector in panel.selectors}
-    final_only = {one.name for one in panel.final_judges} - {one.name for one in panel.for_all}
+    kept = {0} | {chosen_index(trace.candidates, selector.facts.name) for selector in panel.selectors}
+    final_only = {one.facts.name for one in panel.final_judges} - {one.facts.name for one in panel.for_all}
     final_only |= {disagreement_name(name) for name in final_only}
     for place, candidate in enumerate(trace.candidates):
         for name in () if place in kept else final_only:
@@ -165,11 +165,11 @@ def describe(
         **({"models": models} if models else {}),
         "verifiers": [
             {
-                "name": verifier.name,
-                "roles": sweep.panel.roles(verifier.name),
-                "model_hash": verifier.model_hash,
+                "name": verifier.facts.name,
+                "roles": sweep.panel.roles(verifier.facts.name),
+                "model_hash": verifier.facts.model_hash,
                 "families": sorted(families_of(verifier)),
-                "settings": plain(verifier.settings),
+                "settings": plain(verifier.facts.settings),
             }
             for verifier in sweep.panel.everyone
         ],

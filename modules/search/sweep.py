@@ -16,12 +16,14 @@ from modules.api import (
     Sampler,
     SamplerEngine,
     SamplingSettings,
+    Transcribes,
     Verifier,
+    check_members,
 )
 from modules.search.candidate_store import CandidateRecord, CandidateStore
 from modules.search.costs import estimated_cost
 from modules.search.driver import check_selectors, run_searches
-from modules.search.identity import candidate_identity, decoder_fingerprint, score_identity
+from modules.search.identity import candidate_identity, score_identity
 from modules.search.panel import Panel, chosen_index
 from modules.search.protocol import SearchAlgorithm
 from modules.search.scorer import Progress, Scorer, no_progress
@@ -56,7 +58,7 @@ class Sweep:
     def __post_init__(self) -> None:
         check_selectors(self.algorithm, self.panel.selectors)
         self._scorer = Scorer(self.codec, self.decode_batch_size)
-        self._decoder = decoder_fingerprint(self.codec)
+        self._decoder = self.codec.decoder_fingerprint
 
     def run(
         self, prompts: Sequence[Prompt], sampler: Sampler, prompts_per_group: int = 8, progress: Progress = no_progress
@@ -67,6 +69,7 @@ class Sweep:
         Logs an upper bound of the cost first: `most_flops` is the search's bound per prompt, averaged over the prompts;
         over several calls, the largest.
         """
+        check_members(sampler, Sampler, "sampler")
         if prompts:
             bounds = [self.estimated_cost(prompt, sampler).flops for prompt in prompts]
             self.most_flops = max(self.most_flops or 0.0, sum(bounds) / len(bounds), key=_unknown_last)
@@ -102,7 +105,7 @@ class Sweep:
         expected += [(self._first_and_chosen(record), self.panel.final_judges)]
         for candidates, verifiers in expected:
             for candidate in candidates:
-                missing = {one.name for one in verifiers} - set(candidate.scores)
+                missing = {one.facts.name for one in verifiers} - set(candidate.scores)
                 candidate.scores |= dict.fromkeys(missing, math.nan)
                 candidate.failed |= missing
         return record
@@ -114,7 +117,7 @@ class Sweep:
         return candidate_identity(self.model_hash, self.prompt_format, self.codec, prompt, *drawn_by)
 
     def _score_identities(self, prompt: Prompt) -> dict[str, str]:
-        return {one.name: score_identity(one, prompt, self._decoder) for one in self.panel.everyone}
+        return {one.facts.name: score_identity(one, prompt, self._decoder) for one in self.panel.everyone}
 
     def _load(self, prompt: Prompt) -> CandidateRecord | None:
         record = self.store.load(self._identity(prompt), prompt)
@@ -162,22 +165,22 @@ class Sweep:
         changed = set()
         for record in records:
             for verifier in self.panel.everyone:
-                if not hasattr(verifier, "hypotheses"):
+                if not isinstance(verifier, Transcribes):
                     continue
                 silent = [
                     one
                     for one in self._first_and_chosen(record)
-                    if (one.index, verifier.name) not in record.hypotheses and one.num_codes
+                    if (one.index, verifier.facts.name) not in record.hypotheses and one.num_codes
                 ]
                 if silent:
-                    progress(f"{verifier.name} hypotheses", 0)
+                    progress(f"{verifier.facts.name} hypotheses", 0)
                     self._write_hypotheses(record, verifier, silent)
                     changed.add(record.trace.prompt.key)
         return changed
 
     def _first_and_chosen(self, record: CandidateRecord) -> list[Candidate]:
         candidates = record.trace.candidates
-        places = {0} | {chosen_index(candidates, selector.name) for selector in self.panel.selectors}
+        places = {0} | {chosen_index(candidates, selector.facts.name) for selector in self.panel.selectors}
         return [candidates[place] for place in sorted(places)]
 
     def _write_hypotheses(self, record: CandidateRecord, verifier: Any, candidates: list[Candidate]) -> None:
@@ -185,10 +188,10 @@ class Sweep:
         try:
             texts = verifier.hypotheses(record.trace.prompt, candidates)
         except Exception as error:  # noqa: BLE001 - transcripts only illustrate the report; continue without them
-            logger.warning("%s returned no hypotheses for %s: %r", verifier.name, record.trace.prompt.key, error)
+            logger.warning("%s returned no hypotheses for %s: %r", verifier.facts.name, record.trace.prompt.key, error)
             return
         for candidate, text in zip(candidates, texts, strict=True):
-            record.hypotheses[candidate.index, verifier.name] = text
+            record.hypotheses[candidate.index, verifier.facts.name] = text
 
 
 def _unknown_last(flops: float) -> float:

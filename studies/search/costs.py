@@ -14,6 +14,7 @@
 import argparse
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import random
@@ -24,13 +25,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import nn
 
 from datamodules.sources.digits import spoken
-from modules.api import Branch, Candidate, Codec, Prompt, SamplingSettings, Verifier
+from modules.api import Branch, Candidate, Codec, CodecFacts, Prompt, SamplingSettings, Verifier
 from modules.codec.formats.checkpoints import CodecCheckpoint
 from modules.codec.formats.xcodec2 import Xcodec2Shape
 from modules.codec.parts.quantizers import Xcodec2Quantizer
@@ -81,8 +83,6 @@ class Counted:
 class Xcodec2Prices:
     """X-codec2's decoding FLOPs (see CodecGenerator.decode_flops), from its layers on the meta device."""
 
-    frame_rate, look_back_frames = 50.0, float("inf")
-
     def __init__(self) -> None:
         shape = Xcodec2Shape()
         channels = shape.channels + shape.semantic_channels
@@ -91,6 +91,13 @@ class Xcodec2Prices:
             decoder = TransformerDecoder(
                 shape.output_sample_rate, 320, shape.channels, shape.num_layers, shape.num_heads, shape.hidden_channels
             )
+        self.facts = CodecFacts(
+            sample_rate=shape.output_sample_rate,
+            input_sample_rate=shape.sample_rate,
+            frame_rate=50.0,
+            codebook_size=quantizer.codebook_size,
+            look_back_frames=math.inf,
+        )
         self.num_weights = sum(weight.numel() for part in (bridge, quantizer, decoder) for weight in part.parameters())
 
     def decode_flops(self, num_codes: int) -> float:
@@ -170,7 +177,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         name: statistics.median(rows[1:]) / arguments.num_candidates for name, rows in watch.seconds.items()
     }
     per_candidate |= {name: sides[0] / arguments.num_candidates for name, sides in medians.items()}
-    seconds = statistics.mean(num_codes) / codec.frame_rate
+    seconds = statistics.mean(num_codes) / codec.facts.frame_rate
     named = [_Named(name, pairs[name][0]) for name in VERIFIERS]
     cost = speech_cost(sampler, codec, named, round(statistics.mean(num_prompt_tokens)), seconds)
     cost = replace(cost, prefill=cost.prefill / arguments.num_candidates)  # a prompt is processed once for all
@@ -191,7 +198,7 @@ class _Named:
     """A verifier under another name, for tables."""
 
     def __init__(self, name: str, verifier: Any) -> None:
-        self.name, self.flops = name, verifier.flops
+        self.facts, self.flops = SimpleNamespace(name=name), verifier.flops
 
 
 def as_record(cost: SpeechCost) -> dict[str, float]:

@@ -19,7 +19,7 @@ from datamodules.audio import AudioDataModule
 from datamodules.sources.folder import FolderSource
 from modules.api import Audio, Codec
 from modules.batches import AudioBatch
-from modules.evaluation.systems import CodecUnderTest, hear
+from modules.evaluation.systems import CodecUnderTest, SystemFacts, hear
 from modules.provenance import weights_hash
 from modules.verifiers.audio import resampled
 from modules.verifiers.naturalness import Dnsmos
@@ -27,9 +27,10 @@ from modules.verifiers.recognisers.normalise import EnglishWords
 from tests.conftest import SAMPLE_RATE
 from tests.modules.evaluation.test_judge import TEXTS, ScriptedRecogniser, spoken
 from tests.toys.codec_references import small_codec
+from tests.toys.facts import CodecToy
 
 
-class MuLawCodec(nn.Module):
+class MuLawCodec(CodecToy, nn.Module):
     """8 bits per sample: its resynthesis and its bits can be computed by hand."""
 
     sample_rate, frame_rate, codebook_size, fingerprint = SAMPLE_RATE, float(SAMPLE_RATE), 256, "mu-law"
@@ -62,16 +63,14 @@ class ModuleUnderTest(L.LightningModule):
 class Silencer:
     """A comparison whose output is silence: STOI and PESQ are undefined."""
 
-    name = "nothing"
+    facts, model_hash = SystemFacts(name="nothing"), ""
 
     def resynthesise(self, audio: Audio) -> tuple[Audio, float]:
         return Audio(torch.zeros_like(audio.samples_T), audio.sample_rate), 0.0
 
 
 class Missing(Silencer):
-    name = "missing"
-    available = False
-    requirement = "a tool: apt install tool"
+    facts = SystemFacts(name="missing", requirement="a tool: apt install tool")
 
 
 @pytest.mark.parametrize(
@@ -215,9 +214,9 @@ def test_nothing_to_judge_and_two_of_one_name_are_refused(data: AudioDataModule,
     """Guards against an empty table, and a row that silently combines two systems."""
     arguments = tmp_path, ScriptedRecogniser({}), EnglishWords()
     with pytest.raises(ValueError, match="`comparisons` and `name` to have distinct names, but got"):
-        CodecEvaluation(*arguments, [Silencer(), Silencer()])
+        run_test(data, CodecEvaluation(*arguments, [Silencer(), Silencer()]), tmp_path)
     with pytest.raises(ValueError, match="`verifiers` to have distinct names, but got"):
-        CodecEvaluation(*arguments, verifiers=[Dnsmos(), Dnsmos()])
+        run_test(data, CodecEvaluation(*arguments, verifiers=[Dnsmos(), Dnsmos()]), tmp_path)
     strict = CodecEvaluation(*arguments, selection=PromptSelection(min_seconds=60))
     with pytest.raises(ValueError, match=r"that PromptSelection\(.*accepts, but got none: {'shorter than 60 s'"):
         run_test(data, strict, tmp_path)

@@ -23,11 +23,13 @@ from callbacks.codec_evaluation import CodecEvaluation, CodecReport
 from datamodules.audio import AudioDataModule
 from modules.api import Audio, Candidate, Codec, Prompt
 from modules.evaluation.judge import EvaluatedRecording
+from modules.evaluation.systems import SystemFacts
 from modules.verifiers.audio import audio_hash
 from modules.verifiers.recognisers.normalise import EnglishWords
 from tests.callbacks.test_codec_evaluation import MuLawCodec, Silencer, recorded, run_test
 from tests.conftest import REPOSITORY, SAMPLE_RATE
 from tests.modules.evaluation.test_judge import TEXTS, ScriptedRecogniser, spoken
+from tests.toys.facts import VerifierToy
 from tests.toys.report_toys import Page
 
 
@@ -36,27 +38,21 @@ def data(tmp_path: Path) -> AudioDataModule:
     return recorded(tmp_path)
 
 
-class Loudness:
+class Loudness(VerifierToy):
     """A verifier: the peak of a clip; NaN for silence."""
 
-    needs_text = False
-    best_score, families = 1.0, frozenset({"loudness"})
-    name, model_hash, worst_score, needs_reference, judges_partial = "loudness", "peak", 0.0, False, True
+    name, model_hash, families = "loudness", "peak", frozenset({"loudness"})
     settings: ClassVar = {"unit": "full scale"}
 
     def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
         peaks = [float(one.audio.samples_T.abs().max()) for one in candidates]
         return torch.tensor([peak or math.nan for peak in peaks])
 
-    def flops(self, seconds: float) -> float:
-        return 0.0
-
 
 class Halves(Silencer):
     """A comparison of three codebooks, slower than the codec under test."""
 
-    name, layout = "halves", SimpleNamespace(codebook_size=8, num_codebooks=3, frame_rate=5.0)
-    latency_seconds = 0.25
+    facts = SystemFacts(name="halves", codebook_size=8, num_codebooks=3, frame_rate=5.0, latency_seconds=0.25)
 
     def __init__(self, codec: Codec | None = None) -> None:
         self.codec = codec

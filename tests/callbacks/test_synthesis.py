@@ -298,6 +298,7 @@ def test_the_options_that_the_config_names_are_there(tmp_path: Path, monkeypatch
         assert speech_writer.algorithm.num_candidates == 64 and speech_writer.keep_all and speech_writer.seed == 1
         assert speech_writer.sampling.temperature == 0.9 and speech_writer.folder == Path("FOLDER")
         selector = speech_writer.selector
-        chosen.append(f"{type(getattr(selector, 'recogniser', selector)).__qualname__} {getattr(selector, 'name', '')}")
+        name = selector.facts.name if isinstance(selector, Verifier) else ""
+        chosen.append(f"{type(getattr(selector, 'recogniser', selector)).__qualname__} {name}")
     names = ["NoneType ", "Likelihood likelihood", "Dnsmos naturalness_ovrl", "FasterWhisper transcript"]
     assert chosen == [*names, "Speaker speaker"]

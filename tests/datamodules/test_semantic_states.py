@@ -52,7 +52,7 @@ class Walks:
 
 
 class Decoder(torch.nn.Identity):
-    channels = 18
+    channels, decode_settings = 18, ""
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import logging
 import pkgutil
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from modules.search.algorithms.process_beam import ProcessBeam
 from modules.search.candidate_store import FORMAT_VERSION, CandidateStore
 from modules.search.identity import candidate_identity, score_identity
 from modules.tokens import TokenSpace, Utterance
+from modules.verifiers.audio import BatchVerifier, ClipVerifier
 from modules.verifiers.embeddings.audio_models import AudioModel
 from modules.verifiers.embeddings.funasr_models import Emotion2Vec, FunASRModel, Paraformer
 from modules.verifiers.embeddings.resemblyzer import Resemblyzer
@@ -161,7 +163,7 @@ def test_no_key_contains_a_module_path(without_folders: None) -> None:
     identity = candidate_identity("m", ToyFormat(), ToyCodec(), PROMPT, SamplingSettings(), BestOfN(4, 12), 7)
     assert "modules." not in json.dumps(identity) and '"class": "BestOfN"' in json.dumps(identity)
     for verifier in verifiers():
-        assert "modules." not in json.dumps(verifier.settings), verifier.name
+        assert "modules." not in json.dumps(verifier.facts.settings), verifier.facts.name
 
 
 # ------------------------------------------------------------------------------------------------- the language model
@@ -232,8 +234,11 @@ def verifiers() -> list[Verifier]:
 
 @pytest.fixture
 def without_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    for kind in (AudioModel, FunASRModel):
+    monkeypatch.setattr(AudioModel, "families", frozenset({"family"}))
+    for kind in (AudioModel, FunASRModel, FasterWhisper):
         monkeypatch.setattr(kind, "files_hash", "files")
+    for kind in (AudioModel, FunASRModel, FasterWhisper, FineTunedWavLM):
+        monkeypatch.setattr(kind, "model_hash", "weights")
 
 
 def test_every_class_that_scores_is_walked_over() -> None:
@@ -244,7 +249,7 @@ def test_every_class_that_scores_is_walked_over() -> None:
             if isinstance(kind, type) and not getattr(kind, "_is_protocol", False):
                 found |= {kind} if any(hasattr(kind, one) for one in ("score", "transcribe", "embed")) else set()
     parts = [getattr(one, name) for one in verifiers() for name in ("recogniser", "encoder") if hasattr(one, name)]
-    assert found - {Ensemble} == {type(one) for one in [*verifiers(), *parts]}
+    assert found - {Ensemble, BatchVerifier, ClipVerifier} == {type(one) for one in [*verifiers(), *parts]}
 
 
 def with_arguments(built: Any, **changes: Any) -> Any:
@@ -275,14 +280,11 @@ def other_value(name: str, value: Any) -> Any:
     return value / 2 + 1 if name == "max_seconds_per_character" else value * 1.5
 
 
-@pytest.mark.parametrize("verifier", verifiers(), ids=lambda one: f"{type(one).__name__} {one.name}")
-def test_every_argument_of_a_verifier_changes_its_score_key(
-    verifier: Any, monkeypatch: pytest.MonkeyPatch, without_folders: None
-) -> None:
+@pytest.mark.parametrize("verifier", verifiers(), ids=lambda one: type(one).__name__)
+def test_every_argument_of_a_verifier_changes_its_score_key(verifier: Any, without_folders: None) -> None:
     """Guards against an argument that changes scores and not their key: covers all arguments of the constructors, and
     those of the recogniser or encoder inside. Arguments without an effect must not invalidate scores."""
     inner = {"recogniser": "recogniser", "encoder": "encoder"}
-    monkeypatch.setattr(type(verifier), "model_hash", "weights")
     before = score_identity(verifier, PROMPT, "decoder")
     for name in inspect.signature(type(verifier)).parameters:
         if name in inner:
@@ -301,8 +303,8 @@ def test_every_argument_of_a_verifier_changes_its_score_key(
             changed = with_arguments(verifier, **{name: other_value(name, getattr(verifier, name))})
             assert score_identity(changed, PROMPT, "decoder") != before, name
     assert score_identity(verifier, PROMPT, "another decoder") != before
-    monkeypatch.setattr(type(verifier), "model_hash", "other weights")
-    assert score_identity(verifier, PROMPT, "decoder") != before
+    other = SimpleNamespace(facts=dataclasses.replace(verifier.facts, model_hash="other weights"))
+    assert score_identity(other, PROMPT, "decoder") != before
 
 
 def key_with(verifier: Any, **changes: Any) -> str:
@@ -315,15 +317,14 @@ def test_another_spelling_table_is_another_score(tmp_path: Path) -> None:
     keys = []
     for name, content in tables.items():
         (tmp_path / name).write_text(content)
-        keys.append(Transcript(FasterWhisper(), EnglishWords(tmp_path / name)).settings)
+        keys.append(Transcript(FasterWhisper(), EnglishWords(tmp_path / name)).facts.settings)
     assert keys[0] != keys[1]
     assert keys[0]["normaliser"] == keys[1]["normaliser"]
 
 
-def test_an_ensembles_members_and_weights_change_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ensembles_members_and_weights_change_its_key() -> None:
     """Guards against an ensemble identified only by its members' weights, or in which two members may be swapped: which
     weight belongs to which model, and which model occurs twice, changes the score."""
-    monkeypatch.setattr(Health, "model_hash", "health")
     strict, lax = Health(name="b"), Health(name="b", max_loop_seconds=2.0)
     mean, first = ToyVerifier("a", mean_level, "mean"), ToyVerifier("b", first_level, "first")
     more_mean, more_first = ToyVerifier("c", mean_level, "mean"), ToyVerifier("c", first_level, "first")
@@ -339,7 +340,7 @@ def test_an_ensembles_members_and_weights_change_its_key(monkeypatch: pytest.Mon
     ]
     assert len({score_identity(one, PROMPT, "decoder") for one in ensembles}) == len(ensembles)
     arguments = set(inspect.signature(Ensemble).parameters) - {"name"}
-    assert arguments == set(ensembles[0].settings)
+    assert arguments == set(ensembles[0].facts.settings)
     renamed = Ensemble(
         [ToyVerifier("x", mean_level, "mean"), ToyVerifier("y", first_level, "first")], weights=[1.0, 2.0]
     )
@@ -355,7 +356,7 @@ def test_files_next_to_the_weights_change_a_score_key(tmp_path: Path) -> None:
         audio = Audio(torch.randn(16000, generator=torch.Generator().manual_seed(0)) / 9 + 0.1, 16000)
         heard = Candidate("key", 0, 0, torch.zeros(4, dtype=torch.int64), -8.0, True, audio)
         score = verifier.score(PROMPT, [heard]).item()
-        return score, score_identity(verifier, PROMPT, "decoder"), verifier.model_hash
+        return score, score_identity(verifier, PROMPT, "decoder"), verifier.facts.model_hash
 
     def changed(file: str, **values: Any) -> None:
         path = tmp_path / file

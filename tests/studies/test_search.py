@@ -68,7 +68,8 @@ def test_the_sweeps_write_what_the_collector_reads(
         sweep.codec, sweep.num_resamples = ToyCodec(), 50
         for verifiers in (sweep.selectors, sweep.judges):
             verifiers[:] = [
-                PartialVerifier(one.name, mean_level if one.name == "whisper" else first_level) for one in verifiers
+                PartialVerifier(name, mean_level if name == "whisper" else first_level)
+                for name in [one.facts.name for one in verifiers]
             ]
         trainer = Trainer(
             accelerator="cpu", logger=False, callbacks=[sweep], enable_progress_bar=False, enable_model_summary=False

@@ -15,11 +15,12 @@ from modules.search.analysis.expected_best_of_n import CurvePoint
 from modules.search.analysis.results import SweepResults, SweptPrompt
 from modules.search.panel import Panel
 from modules.search.protocol import Trace
+from tests.toys.facts import CodecToy, VerifierToy
 
 RATE, HOP = 16000, 320
 
 
-class ToneCodec:
+class ToneCodec(CodecToy):
     """Code k is 20 ms of a tone of 200 + 50 k Hz; encoding picks the loudest bin, so that tones survive."""
 
     sample_rate, frame_rate, codebook_size, fingerprint = RATE, RATE / HOP, 40, "tones"
@@ -37,11 +38,10 @@ class ToneCodec:
         return 1000.0 * num_codes
 
 
-class ToneVerifier:
+class ToneVerifier(VerifierToy):
     """A verifier that compares a property of a candidate with the prompt."""
 
-    best_score = 1.0
-    worst_score, needs_text, needs_reference, judges_partial = 0.0, True, False, True
+    needs_text, judges_partial = True, True
 
     def __init__(self, name, rule):
         self.name, self.model_hash, self.rule, self.settings = name, f"hash of {name}", rule, {"normaliser": "tones"}
@@ -55,6 +55,9 @@ class ToneVerifier:
 
 
 class WritingVerifier(ToneVerifier):
+    def reference_length(self, prompt):
+        return len(prompt.text.split())
+
     def hypotheses(self, prompt, candidates):
         return [f"<tone> {int(one.codes_S[0])} & more" if one.num_codes else "" for one in candidates]
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from modules.api import Branch, Candidate, Prompt
 from modules.tokens import TokenSpace, Utterance
+from tests.toys.facts import CodecToy, VerifierToy
 
 CODEBOOK_SIZE = 16
 HOP_LENGTH = 16
@@ -122,7 +123,7 @@ class TreeSampler(ToySampler):
         return children
 
 
-class ToyCodec:
+class ToyCodec(CodecToy):
     """Code c becomes HOP_LENGTH samples of c / 16 * gain. Records the shapes of the batches it decoded."""
 
     sample_rate = 800
@@ -134,6 +135,10 @@ class ToyCodec:
         self.gain = gain
         self.starts: list[int] = []
         self.batches: list[tuple[int, ...]] = []
+
+    @property
+    def decoder_fingerprint(self) -> str:
+        return f"toy decoder with gain {self.gain}"
 
     def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
         return (audio_BT[:, ::HOP_LENGTH] * CODEBOOK_SIZE / self.gain).long(), num_samples_B // HOP_LENGTH
@@ -147,14 +152,10 @@ class ToyCodec:
         return 10.0 * num_codes
 
 
-class ToyVerifier:
+class ToyVerifier(VerifierToy):
     """Scores audio with `function(samples_T)`. `asked` lists the (prompt key, candidate index) that it has scored."""
 
-    needs_text = False
-    needs_reference = False
-    judges_partial = False
     worst_score = -1.0
-    best_score = 1.0
 
     def __init__(self, name: str, function: Callable[[Tensor], float], model_hash: str | None = None) -> None:
         self.name = name
@@ -174,6 +175,9 @@ class ToyVerifier:
 
 class WritingVerifier(ToyVerifier):
     """A ToyVerifier that also returns transcripts."""
+
+    def reference_length(self, prompt: Prompt) -> int:
+        return len(prompt.text.split())
 
     def hypotheses(self, prompt: Prompt, candidates: Sequence[Candidate]) -> list[str]:
         return [f"{prompt.key} {candidate.index}: {candidate.num_codes}" for candidate in candidates]

@@ -105,6 +105,8 @@ class SimVQ(nn.Module):
         rotation_trick: Propagate gradients by rotation (arXiv 2410.06424) instead of straight-through.
     """
 
+    encode_settings = decode_settings = ""
+
     def __init__(
         self,
         channels: int,

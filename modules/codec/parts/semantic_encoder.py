@@ -5,6 +5,7 @@ Shapes: B batch, T samples, S frames, C channels.
 
 import copy
 import json
+import math
 from typing import Any
 
 import torch
@@ -38,6 +39,8 @@ class SemanticEncoder(nn.Module):
             for weights that are loaded later. Replaces `model`.
         hop_length: Samples per frame.
     """
+
+    samples_per_call = math.inf
 
     def __init__(
         self,

@@ -3,8 +3,6 @@
 Shapes: B batch, T samples, S frames, C channels.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -87,7 +85,7 @@ class SemanticAcousticEncoder(nn.Module):
 
     @property
     def samples_per_call(self) -> float:
-        return getattr(self.acoustic, "samples_per_call", math.inf)
+        return self.acoustic.samples_per_call
 
     def forward(self, audio_BT: Tensor, num_samples_B: Tensor, semantic_BSC: Tensor | None = None) -> Encoded:
         """Return (B, S, C), the number of frames of each item, and the speech encoder's states.

@@ -3,6 +3,7 @@
 Shapes: B batch, T samples, S frames, C channels.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -34,6 +35,8 @@ class SpectralEncoder(nn.Module):
         mels_per_code: Mel frames stacked into one code frame; must divide `hop_length`.
         channels, num_layers, hidden_channels: Sizes of the ConvNeXt trunk.
     """
+
+    samples_per_call = math.inf
 
     def __init__(
         self,

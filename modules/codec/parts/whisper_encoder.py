@@ -4,6 +4,7 @@ Shapes: B batch, T samples, S frames, C channels, F mel bands.
 """
 
 import hashlib
+import math
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +37,7 @@ class WhisperEncoder(nn.Module):
     """
 
     sample_rate, hop_length = 16000, 320
+    samples_per_call = math.inf
 
     def __init__(
         self,

@@ -169,6 +169,28 @@ class AudioModel:
         return counter.get_total_flops()
 
 
+class UsesAudioModel:
+    """Base of recognisers, encoders and verifiers with one AudioModel: its hashes, families and cost."""
+
+    _audio_model: AudioModel
+
+    @property
+    def model_hash(self) -> str:
+        return self._audio_model.model_hash
+
+    @property
+    def files_hash(self) -> str:
+        return self._audio_model.files_hash
+
+    @property
+    def families(self) -> frozenset[str]:
+        return self._audio_model.families
+
+    def flops(self, seconds: float) -> float:
+        """FLOPs of one pass over a clip."""
+        return self._audio_model.flops(seconds)
+
+
 def unmasked_lengths(network: Any, num_samples: Sequence[int]) -> list[int]:
     """Number of frames of each clip without padding."""
     return [int(network._get_feat_extract_output_lengths(number)) for number in num_samples]

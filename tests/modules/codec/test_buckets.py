@@ -89,7 +89,7 @@ def test_a_batch_of_one_length_stays_whole_where_it_fits_and_an_item_may_be_empt
 def test_a_tail_of_unequal_items_is_the_end_of_each():
     """Guards against look-back and buckets that count frames from different starts."""
     codec = small_codec()
-    codes_BS, num_codes_B = torch.randint(0, codec.codebook_size, (3, 90)), torch.tensor([20, 90, 84])
+    codes_BS, num_codes_B = torch.randint(0, codec.facts.codebook_size, (3, 90)), torch.tensor([20, 90, 84])
     tail_BT = codec.decode(codes_BS, num_codes_B, 17)
     for item, num_codes in enumerate(num_codes_B.tolist()):
         alone_T = codec.decode(codes_BS[item : item + 1, :num_codes], num_codes_B[item : item + 1])[0, 17 * 320 :]

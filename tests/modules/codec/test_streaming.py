@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.api import Audio, Resynthesiser
+from modules.api import Audio
 from modules.codec.generator import CodecGenerator
 from modules.codec.parts.quantizers import FiniteScalarQuantizer
 from modules.codec.parts.spectral_encoder import SpectralEncoder
@@ -21,13 +21,15 @@ from modules.codec.streaming import (
 )
 from modules.evaluation.opus_and_codec2 import CodecResynthesiser
 from modules.evaluation.streaming_system import StreamingResynthesiser
+from modules.evaluation.systems import Resynthesiser
 from tests.conftest import SAMPLE_RATE, speech_like
 from tests.toys.codec_references import small_codec
+from tests.toys.facts import CodecToy
 
 HOP = 4
 
 
-class NeighbourCodec:
+class NeighbourCodec(CodecToy):
     """Integer arithmetic, so that results can be equal: a code is the sum of the samples of `reach` frames on either
     side, decoded audio the sum of the codes of `back` frames before and `ahead` after, weighted by their distance."""
 
@@ -181,21 +183,21 @@ def test_a_stream_is_a_system_of_the_table(speech: Audio) -> None:
     codec = vocos_codec()
     receptive = codec.decoder.receptive_frames
     stream = StreamingResynthesiser(codec, DecodeWindow(25, receptive, receptive))
-    assert isinstance(stream, Resynthesiser) and stream.name == f"stream 25/{receptive}/{receptive}"
-    assert stream.latency_seconds == pytest.approx((25 + receptive) / 50)
-    assert StreamingResynthesiser(codec).latency_seconds == 0.6
+    assert isinstance(stream, Resynthesiser) and stream.facts.name == f"stream 25/{receptive}/{receptive}"
+    assert stream.facts.latency_seconds == pytest.approx((25 + receptive) / 50)
+    assert StreamingResynthesiser(codec).facts.latency_seconds == 0.6
     offline, offline_bits = CodecResynthesiser(codec, "offline").resynthesise(speech)
     heard, num_bits = stream.resynthesise(speech)
     assert num_bits == offline_bits == -(-speech.samples_T.numel() // 320) * 9
     np.testing.assert_allclose(heard.samples_T, offline.samples_T, atol=1e-4)
     windowed = StreamingResynthesiser(codec, encode_window=EncodeWindow(30, 12))
     assert torch.equal(windowed.compress(speech).codes_QS, stream.compress(speech).codes_QS)
-    assert windowed.settings["encode"] == {"window_frames": 30, "context_frames": 12}
+    assert windowed.facts.settings["encode"] == {"window_frames": 30, "context_frames": 12}
     unbound = StreamingResynthesiser(decode_window=DecodeWindow(10, 5, 0))
     with pytest.raises(ValueError, match="Expected `codec` to be given"):
         unbound.resynthesise(speech)
     bound = unbound.with_codec(codec)
-    assert bound.name == unbound.name == "stream 10/5/0" and bound.codec is codec and unbound.codec is None
+    assert bound.facts.name == unbound.facts.name == "stream 10/5/0" and bound.codec is codec and unbound.codec is None
     assert stream.with_codec(None) is stream
 
 

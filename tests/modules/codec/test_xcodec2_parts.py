@@ -73,7 +73,7 @@ def test_every_encoder_is_independent_of_batching():
 def test_a_decoded_tail_is_the_end_of_the_whole(start_frame):
     """Guards against a bounded look-back in a decoder whose attention and norms cover everything."""
     codec = small_codec()
-    codes_BS, num_codes_B = torch.randint(0, codec.codebook_size, (2, 30)), torch.tensor([30, 24])
+    codes_BS, num_codes_B = torch.randint(0, codec.facts.codebook_size, (2, 30)), torch.tensor([30, 24])
     whole_BT = codec.decode(codes_BS, num_codes_B)
     torch.testing.assert_close(codec.decode(codes_BS, num_codes_B, start_frame), whole_BT[:, start_frame * 320 :])
 

@@ -220,7 +220,7 @@ def test_what_cannot_be_fetched_or_read_is_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     name = "nobody/nothing"
     for read in (
-        lambda: TransformersCodec(name).layout,
+        lambda: TransformersCodec(name).facts,
         lambda: HuggingFaceTokenizer(name).tokenizer,
         lambda: load_pretrained(PretrainedNetwork(name), TokenSpace(8, 8)),
         lambda: FasterWhisper(name)._folder,
@@ -230,7 +230,7 @@ def test_what_cannot_be_fetched_or_read_is_named(tmp_path: Path, monkeypatch: py
         assert name in failure(raised.value).text.splitlines()[0]
     (tmp_path / "config.json").write_text('{"model_type": "no_such_codec"}')
     with pytest.raises(ValueError, match="has model type `no_such_codec`") as raised:
-        TransformersCodec(str(tmp_path)).layout  # noqa: B018
+        TransformersCodec(str(tmp_path)).facts  # noqa: B018
     assert failure(raised.value).status == 2
 
 

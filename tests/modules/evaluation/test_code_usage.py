@@ -13,6 +13,7 @@ from modules.evaluation.code_usage import code_estimates
 from modules.evaluation.judge import EvaluatedRecording, Judgement, recognised, summarise, verify
 from tests.conftest import SAMPLE_RATE
 from tests.modules.evaluation.test_judge import spoken
+from tests.toys.facts import VerifierToy
 
 
 def row(system: str, key: str, **known: object) -> Judgement:
@@ -73,11 +74,10 @@ def test_what_was_measured_of_a_system_is_in_its_row_and_only_that() -> None:
     assert list(table["plain"]) == ["wer", "stoi", "pesq_nb", "pesq_wb", "bit_rate"]
 
 
-class Comparing:
+class Comparing(VerifierToy):
     """Scores the distance of a clip from the reference, fails for silence; records the sample rates it received."""
 
-    needs_text = False
-    best_score, families, settings = 0.0, frozenset({"distance"}), {}
+    best_score, families = 0.0, frozenset({"distance"})
     name, model_hash, worst_score, needs_reference, judges_partial = "distance", "x", -1.0, True, True
 
     def __init__(self) -> None:
@@ -89,9 +89,6 @@ class Comparing:
             raise ValueError("silence")
         distances = [(one.audio.samples_T - prompt.reference.samples_T).abs().max() for one in candidates]
         return torch.stack(distances).double()
-
-    def flops(self, seconds: float) -> float:
-        return 0.0
 
 
 def test_verifiers_compare_with_the_recording_at_16_khz_and_a_failure_costs_one_score() -> None:

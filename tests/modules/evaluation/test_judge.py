@@ -173,7 +173,9 @@ def test_the_table_does_not_depend_on_the_order_of_rows() -> None:
     assert summarise(rows, seed=1) != summarise(rows, seed=2)
 
 
-@pytest.mark.skipif(not Codec2("700C").available or not Opus(6).available, reason="needs codec2 and libopus")
+@pytest.mark.skipif(
+    bool(Codec2("700C").facts.requirement or Opus(6).facts.requirement), reason="needs codec2 and libopus"
+)
 def test_real_codecs_on_recorded_prompts(english_prompts: list[Recording]) -> None:
     """Guards against a ranking by chance: more bits must score better in every column."""
     recordings = sorted(english_prompts, key=lambda one: one.audio.seconds)[:5]

@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from modules.api import Audio, Resynthesiser
+from modules.api import Audio
 from modules.evaluation.opus_and_codec2 import CODEC2_MODES, Codec2, CodecResynthesiser, Opus
+from modules.evaluation.systems import Resynthesiser
 from tests.conftest import SAMPLE_RATE, speech_like
+from tests.toys.facts import CodecToy
 
 WORDS = ["seven", "one", "nine", "four", "two", "eight", "three", "zero"]
 
-needs_codec2 = pytest.mark.skipif(not Codec2("1300").available, reason="needs c2enc and c2dec: apt install codec2")
-needs_opus = pytest.mark.skipif(not Opus(6).available, reason="needs PyAV with libopus")
+needs_codec2 = pytest.mark.skipif(
+    bool(Codec2("1300").facts.requirement), reason="needs c2enc and c2dec: apt install codec2"
+)
+needs_opus = pytest.mark.skipif(Opus(6).facts.requirement != "", reason="needs PyAV with libopus")
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +135,7 @@ def test_codec2_gives_what_the_programs_write_into_files(tmp_path: Path) -> None
     assert heard.samples_T.tolist() == pytest.approx(expected[delay : delay + 16000], abs=1e-6)
 
 
-class HalvingCodec:
+class HalvingCodec(CodecToy):
     """A codec of ours that can be checked by hand: 100 samples per code of 8 bits, the level of their mean."""
 
     sample_rate, frame_rate, codebook_size, fingerprint = 8000, 80.0, 256, "toy"
@@ -162,7 +166,7 @@ def test_all_are_resynthesisers() -> None:
     """Guards against a missing name or method that would fail in the middle of a run."""
     for one in (Opus(6), Codec2("1300"), CodecResynthesiser(HalvingCodec(), "toy")):
         assert isinstance(one, Resynthesiser)
-    assert [one.name for one in (Opus(6), Opus(9.5), Codec2("700C"))] == ["Opus 6k", "Opus 9.5k", "Codec2 700C"]
+    assert [one.facts.name for one in (Opus(6), Opus(9.5), Codec2("700C"))] == ["Opus 6k", "Opus 9.5k", "Codec2 700C"]
 
 
 def test_bad_input_is_refused(monkeypatch: pytest.MonkeyPatch, speech: Audio) -> None:
@@ -171,10 +175,10 @@ def test_bad_input_is_refused(monkeypatch: pytest.MonkeyPatch, speech: Audio) ->
         Opus(0.6)
     with pytest.raises(ValueError, match=r"`mode` to be one of .*but got '2400X'"):
         Codec2("2400X")
-    if Opus(6).available:
+    if not Opus(6).facts.requirement:
         with pytest.raises(ValueError, match="to hold samples"):
             Opus(6).resynthesise(Audio(torch.zeros(0), SAMPLE_RATE))
     monkeypatch.setenv("PATH", "")
-    assert not Codec2("1300").available
+    assert Codec2("1300").facts.requirement
     with pytest.raises(FileNotFoundError, match="apt install codec2"):
         Codec2("1300").resynthesise(speech)

@@ -41,7 +41,10 @@ def table() -> dict[str, dict[str, Estimate]]:
     }  # fmt: skip
 
 
-FACTS = {"ours": SystemFacts(65536, 1, 50.0, 0.6), "a|b": SystemFacts()}
+FACTS = {
+    "ours": SystemFacts(name="ours", codebook_size=65536, num_codebooks=1, frame_rate=50.0, latency_seconds=0.6),
+    "a|b": SystemFacts(name="a|b"),
+}
 
 
 def test_columns_are_those_of_the_paper_then_ours(table: dict) -> None:

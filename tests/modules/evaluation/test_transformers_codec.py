@@ -12,7 +12,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from modules.api import Audio, Resynthesiser
+from modules.api import Audio
+from modules.evaluation.systems import Resynthesiser
 from modules.evaluation.transformers_codec import TransformersCodec
 from tests.conftest import SAMPLE_RATE, speech_like
 
@@ -147,7 +148,7 @@ def test_a_codec_gives_what_transformers_gives(name: str, folders: dict[str, Pat
     """Guards against another rate, padding, bandwidth or channel than the model's own, counting codes of padding, and
     output that is not cut to the input's length."""
     codec = TransformersCodec(str(folders[name]), device="cpu")
-    assert isinstance(codec, Resynthesiser) and codec.name == name
+    assert isinstance(codec, Resynthesiser) and codec.facts.name == name
     heard, num_bits = codec.resynthesise(speech)
     rate = codec.sample_rate
     at_rate_T = torch.from_numpy(np.clip(soxr.resample(speech.samples_T.numpy(), SAMPLE_RATE, rate), -1, 1))
@@ -162,7 +163,7 @@ def test_a_codec_gives_what_transformers_gives(name: str, folders: dict[str, Pat
     assert expected_T.std() > 1e-6, "the random model is silent: nothing was compared"
     codes_QS = codec.compress(speech).codes_QS
     assert codes_QS.unique().numel() > 4
-    num_frames = codec.layout.frame_rate * speech.seconds
+    num_frames = codec.facts.frame_rate * speech.seconds
     assert num_frames - 1 <= codes_QS.shape[1] <= 1.01 * num_frames + 4  # EnCodec's windows overlap
 
 
@@ -171,8 +172,8 @@ def test_fewer_codebooks_are_the_first_of_all(name: str, total: int, folders: di
     """Guards against bits that do not decrease with the codebooks, and against decoding with those that were not
     sent."""
     whole, first = TransformersCodec(str(folders[name])), TransformersCodec(str(folders[name]), num_codebooks=1)
-    assert (whole.layout.num_codebooks, first.layout.num_codebooks) == (total, 1)
-    assert first.name == f"{name} x1"
+    assert (whole.facts.num_codebooks, first.facts.num_codebooks) == (total, 1)
+    assert first.facts.name == f"{name} x1"
     all_codes, one = whole.compress(speech), first.compress(speech)
     assert one.num_bits == all_codes.num_bits / total
     assert torch.equal(one.codes_QS, all_codes.codes_QS[:1])
@@ -191,8 +192,8 @@ def test_the_layouts_of_the_published_models(tmp_path: Path) -> None:
     }
     for name, (config, num_codebooks, expected) in published.items():
         config.save_pretrained(tmp_path / name)
-        layout = TransformersCodec(str(tmp_path / name), num_codebooks).layout
-        got = layout.codebook_size, layout.num_codebooks, layout.frame_rate, layout.tokens_per_second
+        facts = TransformersCodec(str(tmp_path / name), num_codebooks).facts
+        got = facts.codebook_size, facts.num_codebooks, facts.frame_rate, facts.tokens_per_second
         assert got == pytest.approx(expected), name
 
 

@@ -46,6 +46,8 @@ class Emotions:
 
 
 def emotion2vec(folder: Path) -> Emotion2Vec:
+    folder.mkdir()
+    (folder / "model.pt").write_bytes(b"weights")
     encoder = Emotion2Vec(str(folder))
     encoder._funasr._network = Emotions()
     return encoder
@@ -150,9 +152,9 @@ def test_speech_is_written_if_its_transcription_fails(tmp_path, monkeypatch):
     """Guards against a recogniser without memory that loses the selected candidate."""
     prompts, groups = prompts_and_groups()
     callback = writer(tmp_path, KINDS["transcript"](tmp_path / "ctc"))
-    assert callback._heard(prompts[0], groups[0][0])
+    assert callback._transcript(prompts[0], groups[0][0])
     let_memory_run_out(monkeypatch)
-    assert callback._heard(prompts[0], groups[0][1]) is None
+    assert callback._transcript(prompts[0], groups[0][1]) is None
 
 
 def test_transcripts_of_a_clip_without_memory_are_retried(tmp_path, monkeypatch):

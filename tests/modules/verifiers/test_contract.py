@@ -87,7 +87,7 @@ def test_spelling_table(tmp_path: Path) -> None:
 class Stubborn:
     """A recogniser that fails for clips of one length, and records its calls."""
 
-    model_hash = "stubborn"
+    model_hash, families = "stubborn", frozenset({"stubborn"})
 
     def __init__(self, error: type[Exception] = RuntimeError) -> None:
         self.error, self.num_clips = error, 0
@@ -151,7 +151,7 @@ def test_equal_audio_is_transcribed_once() -> None:
 @pytest.mark.parametrize(
     "verifier",
     [Speaker(Resemblyzer()), Dnsmos("p808_mos"), Transcript(Pocketsphinx(), Digits(), "character")],
-    ids=lambda verifier: verifier.name,
+    ids=lambda verifier: verifier.facts.name,
 )
 def test_audio_that_nothing_can_judge(verifier: Verifier, english_prompts: list[Recording]) -> None:
     """Guards against crashes, endless loops (speechmos on empty audio) and invented numbers for silence or NaN."""
@@ -171,7 +171,7 @@ def test_speaker_without_reference_or_voice(english_prompts: list[Recording]) ->
     """Guards against a similarity without a reference."""
     verifier = Speaker(Resemblyzer())
     good = english_prompts[0].audio
-    assert verifier.needs_reference
+    assert verifier.facts.needs_reference
     assert verifier.score(Prompt("k", "text"), [candidate(good)] * 2).isnan().all()
     assert (
         verifier.score(Prompt("k", "text", reference=Audio(torch.zeros(RATE), RATE)), [candidate(good)]).isnan().all()
@@ -193,12 +193,12 @@ def test_model_hash_is_that_of_the_weights(tmp_path: Path, whisper: FasterWhispe
     """Guards against a judge that may judge its own selections: other settings, same weights, are the same verifier."""
     by_words = Transcript(whisper, EnglishWords())
     by_digits = Transcript(FasterWhisper(window_seconds=10, beam_size=3), Digits(), "character", name="other")
-    assert by_words.model_hash == by_digits.model_hash
+    assert by_words.facts.model_hash == by_digits.facts.model_hash
     sphinx, free = Pocketsphinx(), Pocketsphinx(grammar=None)
     assert sphinx.model_hash == free.model_hash
-    assert Dnsmos("ovrl_mos").model_hash == Dnsmos("sig_mos").model_hash
+    assert Dnsmos("ovrl_mos").facts.model_hash == Dnsmos("sig_mos").facts.model_hash
     kinds = [by_words, Transcript(sphinx, Digits()), Speaker(Resemblyzer()), Dnsmos(), Dnsmos("p808_mos"), Likelihood()]
-    assert len({verifier.model_hash for verifier in kinds}) == len(kinds)
+    assert len({verifier.facts.model_hash for verifier in kinds}) == len(kinds)
     hashes = []
     for name, content in (("a", b"weights"), ("b", b"weights"), ("c", b"other weights")):
         (tmp_path / name).mkdir()
@@ -219,7 +219,7 @@ def test_verifiers_satisfy_the_protocol(whisper: FasterWhisper) -> None:
         SecondsPerCharacter(),
     ):
         assert isinstance(verifier, Verifier)
-        assert np.isfinite(verifier.worst_score)
+        assert np.isfinite(verifier.facts.worst_score)
         assert np.isfinite(verifier.flops(2.0))
 
 

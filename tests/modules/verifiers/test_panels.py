@@ -8,7 +8,7 @@ import scipy.stats
 import torch
 
 from datamodules.sources.source import Recording
-from modules.api import Audio, Candidate, Prompt, Verifier
+from modules.api import Audio, Candidate, Prompt, Verifier, models_of
 from modules.verifiers.embeddings.resemblyzer import Resemblyzer
 from modules.verifiers.ensemble import Ensemble, rank_scores, z_scores
 from modules.verifiers.health import Health, longest_loop, longest_silence
@@ -17,16 +17,16 @@ from modules.verifiers.naturalness import Dnsmos
 from modules.verifiers.recognisers.normalise import BasicWords
 from modules.verifiers.speaker import Speaker
 from modules.verifiers.transcript import Transcript, prefix_error_rate
+from tests.toys.facts import VerifierToy
 
 RATE = 16_000
 NAN = float("nan")
 
 
-class Fixed:
+class Fixed(VerifierToy):
     """Returns given scores."""
 
-    best_score, families, settings = 9.0, frozenset({"given"}), {}
-    worst_score, needs_text, needs_reference, judges_partial = -9.0, False, False, True
+    families, worst_score, best_score, judges_partial = frozenset({"given"}), -9.0, 9.0, True
 
     def __init__(self, name: str, scores: list[float]) -> None:
         self.name, self.model_hash, self.scores = name, f"hash of {name}", scores
@@ -93,12 +93,14 @@ def test_an_ensemble_needs_what_its_members_need_and_names_them() -> None:
     inner = Ensemble([Likelihood(), Fixed("a", [0.0])], name="inner")
     ensemble = Ensemble([speaker, inner])
     assert isinstance(ensemble, Verifier)
-    assert ensemble.member_hashes == {speaker.model_hash, "likelihood", "hash of a"}
-    assert ensemble.needs_reference and not inner.needs_reference
-    assert Ensemble([inner, speaker]).model_hash == ensemble.model_hash != inner.model_hash
+    assert models_of(ensemble) == {speaker.facts.model_hash, "likelihood", "hash of a"}
+    assert ensemble.facts.needs_reference and not inner.facts.needs_reference
+    assert Ensemble([inner, speaker]).facts.model_hash == ensemble.facts.model_hash != inner.facts.model_hash
     assert inner.flops(2.0) == 6.0
-    with pytest.raises(ValueError, match="Expected `members` to be two or more of different names"):
+    with pytest.raises(ValueError, match="Expected `members` to be two or more, but got 1"):
         Ensemble([speaker])
+    with pytest.raises(ValueError, match="Expected `members` to have different names"):
+        _ = Ensemble([inner, inner]).facts
     with pytest.raises(ValueError, match="Expected `weights` to hold 2 numbers"):
         Ensemble([speaker, inner], weights=[1.0])
     with pytest.raises(ValueError, match="Expected `method`"):
@@ -214,7 +216,7 @@ def test_transcript_expects_of_partial_audio_a_prefix_only() -> None:
     """Guards against scoring partial candidates as whole ones, and ended ones as partial."""
 
     class Hearing:
-        model_hash = "hearing"
+        model_hash, families = "hearing", frozenset({"hearing"})
 
         def transcribe(self, audios: list[Audio], language: str) -> list[str]:
             return ["one two nine" if len(audio.samples_T) == 3000 else "one two" for audio in audios]
@@ -223,7 +225,7 @@ def test_transcript_expects_of_partial_audio_a_prefix_only() -> None:
             return 0.0
 
     verifier = Transcript(Hearing(), BasicWords())
-    assert verifier.judges_partial and verifier.needs_text
+    assert verifier.facts.judges_partial and verifier.facts.needs_text
     clips = [Audio(torch.full((length,), 0.1), RATE) for length in (2000, 2000, 3000)]
     heard = [candidate(clip, is_partial=place != 1) for place, clip in enumerate(clips)]
     scores = verifier.score(Prompt("k", "one two three four"), heard)

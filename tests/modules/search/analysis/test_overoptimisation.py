@@ -23,7 +23,9 @@ from tests.toys.search_toys import ToyCodec, ToyFormat, ToyVerifier, TreeSampler
 
 
 class Ensemble(ToyVerifier):
-    member_hashes = frozenset({"hash of first", "hash of second"})
+    @property
+    def members(self) -> list[ToyVerifier]:
+        return [verifier("first"), verifier("second")]
 
 
 class PartialVerifier(ToyVerifier):

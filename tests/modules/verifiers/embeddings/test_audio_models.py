@@ -63,7 +63,7 @@ def test_ctc_transcribes_a_batch_like_single_clips(tmp_path: Path, masked: bool)
         recogniser.transcribe(clips(), "fr")
     verifier = Transcript(recogniser, BasicWords(), "character")
     assert verifier.hypotheses(PROMPT, candidates(clips())) == expected
-    assert verifier.model_hash == CTC(folder, batch_size=1).model_hash
+    assert verifier.facts.model_hash == CTC(folder, batch_size=1).model_hash
 
 
 @pytest.mark.parametrize("masked", [True, False])
@@ -113,8 +113,8 @@ def test_regressor_and_label_are_the_models(tmp_path: Path) -> None:
         AudioRegressor(moods).score(PROMPT, candidates(clips()))
     with pytest.raises(ValueError, match="Expected `label` to be one of"):
         EmotionLabel(moods, "joy").score(PROMPT, candidates(clips()))
-    assert AudioRegressor(regressor).model_hash != EmotionLabel(moods, "mood 1").model_hash
-    assert EmotionLabel(moods, "mood 0").model_hash == EmotionLabel(moods, "mood 1").model_hash
+    assert AudioRegressor(regressor).facts.model_hash != EmotionLabel(moods, "mood 1").facts.model_hash
+    assert EmotionLabel(moods, "mood 0").facts.model_hash == EmotionLabel(moods, "mood 1").facts.model_hash
 
 
 def test_emotion_similarity_is_that_of_mean_states(tmp_path: Path) -> None:
