@@ -35,15 +35,18 @@ def settle(config: Namespace, words: Sequence[str]) -> None:
     kinds = [(class_of(one.get("class_path"), Callback), one) for one in as_list(trainer.get("callbacks"))]
     if trainer.get("enable_progress_bar") is False and _lists(kinds, ProgressBar):
         trainer["callbacks"] = [one for kind, one in kinds if not _is(kind, ProgressBar)]
+    is_bare = bool(trainer.get("barebones"))
+    has_no_checkpoint = is_bare or trainer.get("enable_checkpointing") is False
+    has_no_bar = is_bare or trainer.get("enable_progress_bar") is False
     left_out = {
-        "logger": trainer.get("logger") is not None,
-        "checkpoint": trainer.get("enable_checkpointing") is False or _lists(kinds, ModelCheckpoint),
-        "progress_bar": trainer.get("enable_progress_bar") is False or _lists(kinds, ProgressBar),
+        "logger": is_bare or trainer.get("logger") is not None,
+        "checkpoint": has_no_checkpoint or _lists(kinds, ModelCheckpoint),
+        "progress_bar": has_no_bar or _lists(kinds, ProgressBar),
         "run_layout": _lists(kinds, class_of((config.get("run_layout") or {}).get("class_path"), Callback)),
     }
     if not left_out["logger"]:
         trainer["logger"] = config.get("logger") or False
-    left_out["learning_rate_monitor"] = trainer["logger"] is False or _lists(kinds, LearningRateMonitor)
+    left_out["learning_rate_monitor"] = is_bare or trainer["logger"] is False or _lists(kinds, LearningRateMonitor)
     for key in (key for key, is_left_out in left_out.items() if is_left_out):
         for word in words:
             if word.startswith((f"--{key}.", f"--{key}=")) and not word.endswith("=null"):
