@@ -1,4 +1,4 @@
-"""Shared by the studies' collect.py: what stands beside the numbers, their cells, markdown tables, and the marks of a page."""
+"""Shared by the collect.py of the studies: date and machine, cells, markdown tables, and tables within a page."""
 
 import json
 import math
