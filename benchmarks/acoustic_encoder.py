@@ -17,7 +17,8 @@ from torch import Tensor
 
 from benchmarks.scaffold import machine, median_seconds, options, report, seconds_of
 from modules.codec.parts.acoustic_encoder import AcousticEncoder
-from modules.codec.parts.snake import AliasFreeSnake, by_convolution
+from modules.codec.parts.alias_free_snake import AliasFreeSnake
+from modules.codec.parts.snake import by_convolution
 
 SAMPLE_RATE = 16_000
 SIDES = ("plain", "compiled_activations", "whole_plain", "whole_phases")
