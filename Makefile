@@ -1,16 +1,16 @@
-# make demo · make test · make test-vllm · make bench · make lint · make clean · make distclean. Each sets up what it
-# needs: .venv on the first call, .venv-vllm for vLLM.
+# make demo · make test · make test-vllm · make bench · make lint · make clean · make distclean. Each creates the
+# environment that it needs: .venv on the first call, .venv-vllm for vLLM.
 #
-# PYTHON=python3.12 chooses the interpreter of a new .venv.
+# PYTHON=python3.12 selects the interpreter of a new .venv.
 
 PYTHON ?= python3
 VENV := .venv
 REQUIREMENTS := requirements.txt requirements-no-deps.txt
-# The stamp's name holds a checksum of the requirements: a later call with the same ones is instant and offline.
+# The stamp's name contains a checksum of the requirements: later calls with the same ones are instant and offline.
 INSTALLED := $(VENV)/installed-$(shell cat $(REQUIREMENTS) | cksum | cut -d ' ' -f 1)
 TEST_INSTALLED := $(VENV)/test-installed-$(shell cksum < requirements-test.txt | cut -d ' ' -f 1)
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
-# vLLM pins exact versions of torch and others: it has an environment of its own, with everything else in it too.
+# vLLM pins exact versions of torch and others, so it has a separate environment, with all other requirements in it too.
 VLLM_VENV := .venv-vllm
 VLLM_REQUIREMENTS := $(REQUIREMENTS) requirements-vllm.txt requirements-vllm-no-deps.txt
 VLLM_INSTALLED := $(VLLM_VENV)/installed-$(shell cat $(VLLM_REQUIREMENTS) | cksum | cut -d ' ' -f 1)
@@ -38,7 +38,7 @@ lint: $(INSTALLED)
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/mypy
 
-# torch comes first and alone: the version pinned, in the build that the machine's index offers.
+# torch is installed first and separately: the pinned version, in the build provided by the machine's index.
 $(INSTALLED): $(REQUIREMENTS)
 	@$(PYTHON) scripts/preflight.py --install
 	@echo "Installing into $(VENV) (once, some minutes)"
@@ -49,7 +49,7 @@ $(INSTALLED): $(REQUIREMENTS)
 	@rm -f $(VENV)/installed-*
 	@touch $@
 
-# A torch for CUDA has brought its own.
+# torch for CUDA includes its own Triton.
 $(TEST_INSTALLED): requirements-test.txt | $(INSTALLED)
 	@$(VENV)/bin/python -c "import triton" 2>/dev/null || $(PIP) -r requirements-test.txt
 	@touch $@
@@ -63,12 +63,12 @@ $(VLLM_INSTALLED): $(VLLM_REQUIREMENTS)
 	@rm -f $(VLLM_VENV)/installed-*
 	@touch $@
 
-# Caches of tools alone: trained models (runs/), fetched and prepared data (cache/) and data/ stay.
+# Deletes caches of tools only: trained models (runs/), downloaded and prepared data (cache/) and data/ are kept.
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.venv*/*' -prune -exec rm -rf {} +
 
-# Back to a fresh clone, but for data/: deletes every trained model. It says what goes, and asks; YES=1 answers.
+# Restores a fresh clone, except data/: deletes every trained model. Lists what it deletes and asks; YES=1 confirms.
 GOES := $(wildcard runs lightning_logs cache $(VENV) $(VLLM_VENV))
 distclean: clean
 	@if [ -z "$(GOES)" ]; then echo "distclean: nothing to delete"; exit 0; fi; \

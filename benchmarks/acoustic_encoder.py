@@ -1,12 +1,13 @@
-"""X-codec2's acoustic encoder: activations as compiled sums over phases against plain ones, in one process, in turns.
+"""X-codec2's acoustic encoder: activations as compiled sums over phases against plain ones, in one process,
+alternating.
 
     python -m benchmarks.acoustic_encoder [--batch_size 1] [--seconds 1] [--rounds 5] [--small]
         [--sides plain compiled_activations whole_plain whole_phases]
 
-Sides: `plain` is eager; `compiled_activations` is the encoder's switch of that name; `whole_plain` and `whole_phases`
-are torch.compile of the whole encoder with convolutions and with sums (many minutes to compile at full size). Output
-and all gradients are compared before anything is timed. Printed: seconds of the first calls (compilation), medians of
-forward and of forward and backward, their ratios to `plain`, versions and machine.
+Sides: `plain` is eager; `compiled_activations` is the encoder's option; `whole_plain` and `whole_phases` are
+torch.compile of the whole encoder with convolutions and with sums (many minutes to compile at full size). Output and
+all gradients are compared before timing. Prints seconds of the first calls (compilation), medians of forward and of
+forward and backward, their ratios to `plain`, versions and machine.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,7 @@ SIDES = ("plain", "compiled_activations", "whole_plain", "whole_phases")
 
 
 class ConvolvedSnake(AliasFreeSnake):
-    """By convolutions inside torch.compile too."""
+    """Always uses convolutions, including inside torch.compile."""
 
     def forward(self, x_BCT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         return by_convolution(x_BCT, self.alpha, self.beta, self.taps, lengths_B)
@@ -52,7 +53,7 @@ def forward(encoder: AcousticEncoder, audio: tuple[Tensor, Tensor]) -> list[Tens
 
 
 def forward_and_backward(encoder: AcousticEncoder, audio: tuple[Tensor, Tensor]) -> list[Tensor]:
-    """Output and the gradients of all weights."""
+    """Return the output and the gradients of all weights."""
     latent_BSC = encoder(*audio).latent_BSC
     return [latent_BSC.detach(), *torch.autograd.grad(latent_BSC.square().mean(), list(encoder.parameters()))]
 
@@ -60,7 +61,7 @@ def forward_and_backward(encoder: AcousticEncoder, audio: tuple[Tensor, Tensor])
 def first_calls(
     encoders: dict[str, AcousticEncoder], works: tuple[Callable[..., list[Tensor]], ...], audio: tuple[Tensor, Tensor]
 ) -> dict[str, float]:
-    """Seconds of the first call of each work, summed; raises AssertionError where a side is off by 1e-4."""
+    """Seconds of the first call of each work, summed. Raises AssertionError if a side differs by 1e-4."""
     seconds, expected = dict.fromkeys(encoders, 0.0), {}
     for name, encoder in encoders.items():
         for work in works:

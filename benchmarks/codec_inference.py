@@ -1,14 +1,14 @@
-"""X-codec2 at inference: ours against transformers' Xcodec2Model with the same weights, in one process, in turns.
+"""X-codec2 inference: ours against transformers' Xcodec2Model with the same weights, in one process, alternating.
 
     python -m benchmarks.codec_inference [--scale 1.0] [--longest_seconds 4.0] [--rounds 2]
 
 Weights are random, in the published architecture; ours are loaded from the folder that transformers saved. Codes and
-waveforms of every item are compared before anything is timed: with what transformers gives for the item alone, for it
-masks nothing in a padded batch, and its codes and audio there are others (how many is printed). Timed are a batch of
-unequal lengths, spread as LJSpeech's are, and one file alone: useful seconds of audio per second, padding not counted.
+waveforms of every item are compared before timing with those of transformers for the single item: it does not mask
+padding, so its codes and audio in a padded batch differ (the number is printed). Timed are a batch of unequal lengths,
+distributed like LJSpeech's, and a single file: useful seconds of audio per second, without padding.
 
-transformers' features are computed before its time is taken; ours are within ours. Nothing is compiled. The first call
-of each stands apart. --scale shrinks widths and numbers of layers.
+transformers' features are computed before its timing starts; ours are included. Nothing is compiled. First calls are
+reported separately. --scale shrinks widths and numbers of layers.
 """
 
 import argparse
@@ -28,15 +28,15 @@ from modules.codec.formats.checkpoints import load_codec
 from modules.codec.generator import CodecGenerator
 from tests.toys.codec_references import HOP, calibrated, noise_items, perturbed, reference_audio, reference_inputs
 
-# Eighths of LJSpeech's lengths, as parts of its longest.
+# Octiles of LJSpeech's lengths, relative to the longest.
 SPREAD = (0.21, 0.38, 0.5, 0.61, 0.7, 0.8, 0.89, 0.97)
 SAMPLE_RATE = 16000
-LEAST_EQUAL = 0.9995  # of the codes: rounding moves one over a step here and there
+LEAST_EQUAL = 0.9995  # of the codes: rounding can move a few across a threshold
 
 
 @dataclass
 class Work:
-    """The audio of a batch, its items' inputs for transformers and their codes."""
+    """Audio of a batch, its items' inputs for transformers, and their codes."""
 
     items: list[Tensor]
     inputs: list[dict[str, Tensor]]
@@ -48,7 +48,7 @@ class Work:
 
 
 def published_config(scale: float) -> transformers.Xcodec2Config:
-    """X-codec2's numbers times `scale`; heads stay 64 wide."""
+    """X-codec2's sizes times `scale`; heads stay 64 wide."""
     num_heads = max(1, round(16 * scale))
     width = 64 * num_heads
     semantic = transformers.Wav2Vec2BertConfig(
@@ -70,7 +70,7 @@ def published_config(scale: float) -> transformers.Xcodec2Config:
 
 
 def same_weights(scale: float) -> tuple[nn.Module, CodecGenerator]:
-    """transformers' model with random weights, and ours loaded from its folder."""
+    """Return transformers' model with random weights, and ours loaded from its folder."""
     torch.manual_seed(0)
     model = calibrated(perturbed(transformers.Xcodec2Model(published_config(scale)), 0))
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +89,7 @@ def work_of(model: nn.Module, items: list[Tensor]) -> Work:
 
 
 def pad_inputs(inputs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """One batch as transformers' feature extractor pads it: audio with zeros, features with ones, and their mask."""
+    """Pad a batch like transformers' feature extractor: audio with zeros, features with ones, and their mask."""
     features = [given["input_features"][0] for given in inputs]
     audio_BT, _ = pad_rows([given["input_values"][0, 0] for given in inputs])
     mask = nn.utils.rnn.pad_sequence([torch.ones(len(rows), dtype=torch.long) for rows in features], batch_first=True)
@@ -101,7 +101,7 @@ def pad_inputs(inputs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def encodings(model: nn.Module, codec: CodecGenerator, work: Work) -> dict[str, Callable[[], list[Tensor]]]:
-    """The ways to encode a batch; each gives the codes of every item."""
+    """Return the ways to encode a batch; each returns the codes of every item."""
     audio_BT, num_samples_B = pad_rows(work.items)
     padded = pad_inputs(work.inputs)
 
@@ -120,7 +120,7 @@ def encodings(model: nn.Module, codec: CodecGenerator, work: Work) -> dict[str, 
 
 
 def decodings(model: nn.Module, codec: CodecGenerator, work: Work) -> dict[str, Callable[[], list[Tensor]]]:
-    """The ways to decode a batch; each gives the waveform of every item."""
+    """Return the ways to decode a batch; each returns the waveform of every item."""
     codes_BS = nn.utils.rnn.pad_sequence(work.codes, batch_first=True)
     num_codes_B = torch.tensor([len(codes_S) for codes_S in work.codes])
 
@@ -139,7 +139,7 @@ def share_equal(expected: list[Tensor], given: list[Tensor]) -> float:
 
 
 def largest_difference(expected: list[Tensor], given: list[Tensor]) -> float:
-    """Of the waveforms, as a part of the loudest sample."""
+    """Largest difference of waveforms, relative to the loudest sample."""
     difference = (torch.cat(expected) - torch.cat(given)).abs().max()
     return float(difference / torch.cat(expected).abs().max())
 
@@ -151,7 +151,7 @@ def measure(
     num_seconds: float,
     rounds: int,
 ) -> dict[str, object]:
-    """First calls, which are compared; then `rounds` in turns. `ways` ends with what is right."""
+    """Time first calls, which are compared, then `rounds` alternating ones. The last of `ways` is the reference."""
     first, given = {}, {}
     for name, call in ways.items():
         first[name], given[name] = seconds_of(call)

@@ -1,13 +1,13 @@
-"""One training step of X-codec2: ours against its authors' arrangement, in one process, in turns.
+"""One training step of X-codec2: ours against its authors' implementation, in one process, alternating.
 
     python -m benchmarks.codec_training_step [--narrower 4] [--batch_size 2] [--seconds 1] [--rounds 5]
 
-Ours is CodecModule.training_step under a Trainer, overhead included. The other side is re-created here as X-codec2's
-public code arranges it (peers/xcodec2_step.py says how). Same weights, same input.
+Ours is CodecModule.training_step under a Trainer, including overhead. The other side reproduces X-codec2's public code
+(described in peers/xcodec2_step.py). Same weights, same input.
 
-Losses and gradients are compared before anything is timed. Printed: medians and their ratio, the share of each part of
-the step's FLOPs at this width and at full width (--narrower 1), versions and machine. Dropout and the perceptual loss
-are off, and the learning rate is so small that the two sides stay together.
+Losses and gradients are compared before timing. Prints medians and their ratio, the share of each part of the step's
+FLOPs at this width and at full width (--narrower 1), versions and machine. Dropout and the perceptual loss are off, and
+the learning rate is so small that the two sides do not diverge.
 
 Shapes: B batch, T samples, S frames, C channels, F features.
 """
@@ -46,21 +46,21 @@ from modules.codec_module import CodecModule
 NUM_LAYERS, NUM_LAYERS_USED = 24, 16
 SAMPLE_RATE, HOP = 16_000, 320
 LEARNING_RATE = 1e-7
-# Forward passes' worth of FLOPs in a step; a backward pass counts two, towards the input alone one.
+# FLOPs of a step in forward passes; a backward pass counts two, one if only for the input.
 PASSES = {
     "speech encoder": 1,
     "acoustic encoder": 3,
     "adapter": 3,
     "decoder": 3,
     "semantic decoder": 3,
-    # Two passes and back; then fake and back to its audio, and real.
+    # Two forward and backward passes; then fake, back to its audio, and real.
     "discriminators": 2 * 3 + 2 + 1,
 }
 
 
 @dataclass
 class Parts:
-    """The networks of X-codec2, widths divided by `narrower`; depths, kernels, strides and heads' size as they are."""
+    """Networks of X-codec2 with widths divided by `narrower`; depths, kernels, strides and head size are unchanged."""
 
     narrower: int
 
@@ -69,7 +69,7 @@ class Parts:
         return 1024 // self.narrower
 
     def speech_encoder_config(self) -> dict[str, Any]:
-        """As facebook/w2v-bert-2.0."""
+        """Configuration of facebook/w2v-bert-2.0."""
         return {
             "model_type": "wav2vec2-bert",
             "hidden_size": self.channels,
@@ -104,7 +104,7 @@ class Parts:
         return SemanticDecoder(2 * self.channels, self.channels)
 
     def module(self, compile_backend: str | None) -> CodecModule:
-        """Equal weights at every call."""
+        """Build a module; its weights are the same at every call."""
         torch.manual_seed(0)
         semantic = SemanticEncoder(
             KaldiFilterBank(), NUM_LAYERS_USED, self.channels, config=self.speech_encoder_config()
@@ -125,7 +125,8 @@ class Parts:
             )  # fmt: skip
 
     def flop_shares(self) -> dict[str, float]:
-        """Of a step of the authors' arrangement; convolutions and products of matrices, on a second of audio."""
+        """Shares of a step of the authors' implementation: convolutions and matrix products, for one second of
+        audio."""
         with torch.device("meta"):
             num_frames_1 = torch.full((1,), SAMPLE_RATE // HOP)
             audio_BT, states_BSC = torch.zeros(1, SAMPLE_RATE), torch.zeros(1, SAMPLE_RATE // HOP, self.channels)
@@ -151,8 +152,8 @@ def _flops(call: Any) -> int:
 
 
 class Turns(L.Callback):
-    """Times each of our steps and, behind it, one of the authors'. The first of each is not timed but, with a
-    `tolerance`, compared."""
+    """Times each of our steps followed by one of the authors'. The first of each is not timed but, with a `tolerance`,
+    compared."""
 
     def __init__(self, authors: AuthorsStep, tolerance: float | None) -> None:
         self.authors, self.tolerance = authors, tolerance
@@ -171,7 +172,7 @@ class Turns(L.Callback):
             self.seconds["ours"].append(between - self.start)
             self.seconds["authors"].append(now() - between)
             return
-        trainer.log_every_n_steps = 10**9  # the first step's losses were wanted here
+        trainer.log_every_n_steps = 10**9  # only the first step's losses were needed
         if self.tolerance is not None:
             self._compare(losses, trainer.callback_metrics, module)
 
@@ -193,7 +194,7 @@ def now() -> float:
 
 
 def gradient_difference(ours: nn.Module, authors: nn.Module) -> float:
-    """The norm of the difference over the norm."""
+    """Norm of the difference divided by the norm."""
     theirs = {name: weight.grad for name, weight in authors.named_parameters()}
     old_names = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
     squares = differences = 0.0

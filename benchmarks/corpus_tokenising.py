@@ -1,14 +1,15 @@
-"""Tokenising a corpus: `predict` against transformers' Xcodec2Model file by file, same weights, one process, in turns.
+"""Tokenising a corpus: `predict` against transformers' Xcodec2Model file by file, same weights, one process,
+alternating.
 
     python -m benchmarks.corpus_tokenising [--scale 0.25] [--num_files 40] [--rounds 3]
 
-Ours is the whole of what `python run.py predict` does behind the reading of its config: audio shards read and decoded,
-batches of like lengths bounded in seconds, features, codes, token shards written. transformers' side is the calls of
-`encode` alone: its audio and features are ready in memory, and its codes stay there. The codes are compared first, with
-its file by file; in padded batches of --batch_size, in the order of the corpus, its codes are others (it masks nothing)
-and only their time is of use.
-Weights are random, in the published architecture with widths and numbers of layers times --scale; lengths are spread
-as LJSpeech's. Nothing is compiled.
+Ours is everything that `python run.py predict` does after reading its config: reading and decoding audio shards,
+batches of similar lengths bounded in seconds, features, codes, writing token shards. transformers' side consists of
+calls of `encode` only: its audio and features are in memory, and its codes stay there. The codes are first compared
+with its codes file by file; in padded batches of --batch_size, in the order of the corpus, its codes differ (it does
+not mask padding) and only their time is used.
+Weights are random, in the published architecture with widths and numbers of layers times --scale; lengths are
+distributed like LJSpeech's. Nothing is compiled.
 """
 
 import argparse
@@ -41,7 +42,7 @@ from tests.toys.codec_references import HOP, noise_items, reference_inputs
 
 
 class SyntheticUtterances:
-    """A Source: noise with a swell, in lengths spread as LJSpeech's."""
+    """A Source of noise with a varying envelope, in lengths distributed like LJSpeech's."""
 
     def __init__(self, num_files: int, longest_seconds: float) -> None:
         self.num_recordings = num_files
@@ -59,7 +60,7 @@ class SyntheticUtterances:
 
 
 def tokenise(codec: CodecGenerator, shards: Path, tokens: Path, batch_seconds: float) -> None:
-    """What `predict` does."""
+    """Do what `predict` does."""
     module = CodecModule(codec, nn.Identity(), nn.Identity(), torch.optim.SGD, torch.optim.SGD)
     trainer = L.Trainer(
         accelerator="cpu",
@@ -133,7 +134,7 @@ def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     model, codec = same_weights(given.scale)
-    quiet = io.StringIO()  # what preparing and predicting say is not the result
+    quiet = io.StringIO()  # hides the output of preparing and predicting
     with (
         tempfile.TemporaryDirectory() as folder,
         torch.inference_mode(),

@@ -1,10 +1,9 @@
-"""Head loss: ours against cross entropy over whole logits, in one process, in turns.
+"""Head loss: ours against cross entropy over whole logits, in one process, alternating.
 
     python -m benchmarks.head_loss [--num_tokens 1024] [--hidden_size 256] [--vocab_size 193800] [--json FILE]
 
-Loss and gradients are compared before anything is timed. Printed: medians and their ratio, the peak of the resident
-set over what it was before (CUDA: of allocated memory), versions and machine. Two thirds of the tokens carry loss, as
-speech does beside its text.
+Loss and gradients are compared before timing. Prints medians and their ratio, the peak increase of the resident set
+(CUDA: of allocated memory), versions and machine. Two thirds of the tokens carry loss, as in speech with its text.
 """
 
 import gc
@@ -34,7 +33,7 @@ def inputs(num_tokens: int, hidden_size: int, vocab_size: int, device: str, dtyp
 
 
 def naive(hidden_NC: Tensor, weight_VC: Tensor, labels_N: Tensor) -> Tensor:
-    """As transformers' ForCausalLMLoss: whole logits in float32, ignored rows among them."""
+    """Equal to transformers' ForCausalLMLoss: whole logits in float32, including ignored rows."""
     return F.cross_entropy((hidden_NC @ weight_VC.T).float(), labels_N, reduction="mean")
 
 
@@ -54,7 +53,7 @@ def resident_bytes(name: str) -> int:
 
 
 def peak_bytes(loss: Callable[..., Tensor], given: Inputs) -> int:
-    """The most memory that a step takes beside its inputs, gradients included."""
+    """Peak memory of a step without its inputs, including gradients."""
     gc.collect()
     if given[0].is_cuda:
         torch.cuda.empty_cache()
@@ -62,7 +61,7 @@ def peak_bytes(loss: Callable[..., Tensor], given: Inputs) -> int:
         before = torch.cuda.memory_allocated()
         gradients(loss, given)
         return torch.cuda.max_memory_allocated() - before
-    CLEAR_REFS.write_text("5")  # the high-water mark starts again from here (Linux)
+    CLEAR_REFS.write_text("5")  # resets the high-water mark (Linux)
     before = resident_bytes("VmRSS")
     gradients(loss, given)
     return resident_bytes("VmHWM") - before

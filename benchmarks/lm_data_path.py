@@ -1,15 +1,16 @@
-"""Token shards to training batches: ours against the data path of Llasa's recipe, same utterances, in turns, one core.
+"""Token shards to training batches: ours against the data path of Llasa's recipe, same utterances, alternating, one
+core.
 
     python -m benchmarks.lm_data_path [--num_samples 2000] [--index_samples 10000000] [--json FILE]
 
 Ours reads a WebDataset of codes and texts in its shuffled order, tokenises the texts and packs rows of 2,048 tokens
 (datamodules/tokens.py), with text as bytes and as byte pairs. The recipe reads rows of ids that were tokenised and
-padded beforehand (peers/llasa_recipe.py). Documents and labels of a batch are compared before anything is timed. A
-useful token is one that is not padding; files come from the page cache.
+padded beforehand (peers/llasa_recipe.py). Documents and labels of a batch are compared before timing. Useful tokens
+exclude padding; files are in the page cache.
 
-Then a run resumes in the middle of an index of ten million samples, which stands for a corpus: its rows point at the
-same few shards again and again. From opening the index to the first batch, in a process where everything is imported;
-the batch is compared with the one that is planned there.
+Also resumes a run in the middle of an index of ten million samples, which simulates a corpus: its rows refer to the
+same few shards repeatedly. Timed from opening the index to the first batch, in a process where everything is imported;
+the batch is compared with the planned one.
 """
 
 import argparse
@@ -66,11 +67,11 @@ WORDS = [
     "of",
     "july",
 ]
-Labelled = tuple[tuple[int, ...], tuple[int, ...]]  # tokens of a document, and the next token to learn at each
+Labelled = tuple[tuple[int, ...], tuple[int, ...]]  # tokens of a document, and the label of each
 
 
 def write_shards(folder: Path, num_samples: int) -> list[tuple[str, np.ndarray]]:
-    """Codes and words at random, lengths spread as LJSpeech's; what was written."""
+    """Write random codes and words, with lengths distributed like LJSpeech's. Returns what was written."""
     generator = np.random.default_rng(0)
     seconds = generator.choice(np.array(SPREAD) / np.mean(SPREAD) * MEAN_SECONDS, num_samples)
     written = []
@@ -107,7 +108,8 @@ def padded_document(data: PaddedUtterances, number: int) -> Labelled:
 
 
 def check_documents(rows: TokenRows, data: PaddedUtterances) -> int:
-    """Raises AssertionError where a batch of ours does not hold the recipe's documents; how many were compared."""
+    """Return the number of documents compared. Raises AssertionError if a batch of ours lacks the recipe's
+    documents."""
     planned = rows.rows(0, 0)[:4]
     expected = [padded_document(data, sample) for row in planned for sample in row]
     if packed_documents(rows.load(planned)) != expected:
@@ -116,7 +118,7 @@ def check_documents(rows: TokenRows, data: PaddedUtterances) -> int:
 
 
 def useful_tokens_per_second(batches: Iterable[object], count: Callable[[object], int]) -> float:
-    """Loading alone is timed: a padded batch is counted without the clock."""
+    """Time loading only: counting a padded batch's tokens is excluded."""
     num_tokens, seconds, iterator = 0, 0.0, iter(batches)
     while True:
         start = time.perf_counter()
@@ -156,7 +158,7 @@ def throughput(given: argparse.Namespace, folder: Path) -> dict[str, object]:
 
 
 def write_tiled_index(source: Path, folder: Path, num_samples: int) -> None:
-    """An index of `num_samples` whose shards are those of `source` over and over."""
+    """Write an index of `num_samples` whose shards are those of `source`, repeated."""
     index = ShardIndex.load(source, "tokens")
     num_copies = -(-num_samples // len(index))
     arrays = {name: np.tile(getattr(index, name), num_copies)[:num_samples] for name in (*ARRAYS, "speaker_of")}

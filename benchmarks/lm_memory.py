@@ -1,11 +1,11 @@
-"""Memory of modules/lm/resource_plan.py against the measured peak of training steps on a CPU, in fresh processes.
+"""Estimates of modules/lm/resource_plan.py against the measured peak memory of training steps on a CPU.
 
     python -m benchmarks.lm_memory [--cases wide deep deep_recomputed] [--row_length 2048] [--num_steps 2]
 
-A process trains a tiny model first, so that every library is there, then one of 54M or 75M parameters with Lightning's
-Trainer and AdamW, a row at a time. Measured is how far the resident set grew from between the two to its peak (Linux).
-Freed blocks above 1 MB go back to the system, so that the peak is what the step holds and not what the allocator keeps.
-Printed: both, their parts, the ratio.
+Each case runs in a new process, which first trains a tiny model, so that every library is loaded, then one of 54M or
+75M parameters with Lightning's Trainer and AdamW, a row at a time. Measures the growth of the resident set from between
+the two to its peak (Linux). Freed blocks above 1 MB are returned to the system, so that the peak is the step's memory
+and not the allocator's. Prints both, their parts and the ratio.
 """
 
 import argparse
@@ -40,7 +40,7 @@ KEPT_BLOCKS = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1
 
 
 class Rows(Dataset):
-    """Every step one row of random tokens, in documents of 512, all of them learned."""
+    """One row of random tokens per step, in documents of 512, all with loss."""
 
     def __init__(self, num_steps: int, row_length: int, vocab_size: int) -> None:
         self.num_steps, self.row_length, self.vocab_size = num_steps, row_length, vocab_size
@@ -90,17 +90,17 @@ def resident_bytes(name: str) -> int:
 
 
 def measured(case: str, num_steps: int, row_length: int) -> int:
-    """Bytes by which this process grew at the peak of the training."""
+    """Bytes by which this process grew at the peak of training."""
     train(LlamaSize(hidden_size=32, intermediate_size=48, num_layers=1, num_heads=2), 16, False, 2, 64)
     gc.collect()
-    CLEAR_REFS.write_text("5")  # the high-water mark starts again from here (Linux)
+    CLEAR_REFS.write_text("5")  # resets the high-water mark (Linux)
     before = resident_bytes("VmRSS")
     train(*CASES[case], num_steps, row_length)
     return resident_bytes("VmHWM") - before
 
 
 def compared(case: str, given: argparse.Namespace) -> dict[str, object]:
-    """The case in a process of its own, beside the plan."""
+    """Run the case in its own process and compare it with the plan."""
     command = [sys.executable, "-m", "benchmarks.lm_memory", "--case", case, "--num_steps", str(given.num_steps)]
     command += ["--row_length", str(given.row_length), "--num_threads", str(given.num_threads)]
     done = subprocess.run(command, env={**os.environ, **KEPT_BLOCKS}, capture_output=True, text=True)

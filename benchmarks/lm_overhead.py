@@ -1,15 +1,15 @@
-"""What a training step of the language model costs beside its arithmetic: a Trainer against a bare loop, in turns.
+"""Overhead of a language-model training step besides its arithmetic: a Trainer against a bare loop, alternating.
 
     python -m benchmarks.lm_overhead [--num_steps 560] [--rounds 5] [--profile] [--json FILE]
 
-The Trainer is that of configs/lm/llasa_trainer.yaml with everything in it: logger, callbacks, durable checkpoints,
-clipping and the progress bar; and two tasks are mixed, so that each has a loss of its own. The bare loop is what one
-would write by hand: the same network, batches, clipping, AdamW and schedule, and nothing else. The losses of all steps
-are compared. The model is so small that the difference shows; it is the host's time, and does not grow with the model.
+The Trainer is that of configs/lm/llasa_1b.yaml with everything in it: logger, callbacks, durable checkpoints,
+clipping and the progress bar; two tasks are mixed, so that each has its own loss. The bare loop is a minimal
+hand-written one: the same network, batches, clipping, AdamW and schedule, and nothing else. The losses of all steps are
+compared. The model is so small that the difference is visible; it is host time, and does not grow with the model.
 
-Steps are timed from the start of one to the start of a later one, so that all that happens in between counts; a
-checkpoint every 500 steps is among them. Validation is left out. The result is the processor's time of the thread that
-trains, which other programs do not lengthen; wall time, with the waits for the disk, stands beside it.
+Steps are timed from the start of one to the start of a later one, so that everything in between counts, including a
+checkpoint every 500 steps. Validation is excluded. The result is the CPU time of the training thread, which other
+programs do not affect; wall time, which includes waiting for the disk, is also printed.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ from modules.lm.text.prompt_format import TextToSpeech
 from modules.lm_module import LMModule
 from modules.schedule import WarmupCosine
 
-TRAINER_CONFIG = Path(__file__).resolve().parent.parent / "configs/lm/llasa_trainer.yaml"
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 FORMAT = TextToSpeech(ByteTokenizer(), codebook_size=64)
 SIZE = LlamaSize(hidden_size=32, intermediate_size=64, num_layers=1, num_heads=2, num_key_value_heads=1)
 ROW_LENGTH, NUM_ROWS, NUM_BATCHES = 128, 2, 16
@@ -51,7 +51,7 @@ TASKS = ["one", "other"]
 
 
 def ready_batches() -> list[TokenBatch]:
-    """Rows of random documents of two tasks in turn."""
+    """Return rows of random documents, alternating between two tasks."""
     generator = np.random.default_rng(0)
     batches = []
     for _ in range(NUM_BATCHES):
@@ -78,12 +78,12 @@ class ReadyData(L.LightningDataModule):
 
 
 def clocks() -> tuple[float, float]:
-    """Seconds of this thread on a processor, and on the wall."""
+    """Seconds of this thread's CPU time, and of wall time."""
     return time.thread_time(), time.perf_counter()
 
 
 class Marks(L.Callback):
-    """The loss of every step, and the clocks at the start of step `first` and at the start of the last."""
+    """Records the loss of every step, and the clocks at the start of step `first` and of the last."""
 
     def __init__(self, first: int) -> None:
         self.first, self.losses, self.starts = first, [], []
@@ -99,9 +99,9 @@ class Marks(L.Callback):
 
 
 def built(node: Any) -> Any:
-    """What a part of a config names by class_path."""
+    """Instantiate a part of a config named by class_path; a list of callbacks may name classes alone."""
     if isinstance(node, list):
-        return [built(item) for item in node]
+        return [built({"class_path": item} if isinstance(item, str) else item) for item in node]
     if not isinstance(node, dict) or "class_path" not in node:
         return node
     module, name = node["class_path"].rsplit(".", 1)
@@ -110,12 +110,20 @@ def built(node: Any) -> Any:
 
 
 def configured_trainer(folder: Path, num_steps: int, marks: Marks, **given: object) -> L.Trainer:
-    config = yaml.safe_load(TRAINER_CONFIG.read_text().replace("${stage.folder}", str(folder)))
+    defaults, recipe, config = (
+        yaml.safe_load((CONFIGS / name).read_text().replace("${stage.folder}", str(folder)))
+        for name in ("trainer.yaml", "lm/llasa_1b.yaml", "lm/llasa_trainer.yaml")
+    )
+    defaults = defaults["fit"]
+    defaults["checkpoint"]["init_args"] |= recipe["checkpoint"]
+    keyed = [defaults[key] for key in ("checkpoint", "learning_rate_monitor", "progress_bar", "run_layout")]
+    config["callbacks"] += keyed
+    config = defaults["trainer"] | {"logger": defaults["logger"]} | config
     changed = {"accelerator": "cpu", "precision": "32-true", "max_steps": num_steps, "limit_val_batches": 0}
-    changed["val_check_interval"] = 2000  # the config's is counted by the command line
+    changed["val_check_interval"] = 2000  # the config's is converted by the command line
     settings = {name: built(value) for name, value in (config | changed | given).items()}
     settings["callbacks"].append(marks)
-    return L.Trainer(**settings, enable_model_summary=False, default_root_dir=folder)
+    return L.Trainer(**settings, enable_model_summary=False)
 
 
 def new_module(num_steps: int) -> LMModule:
@@ -125,7 +133,7 @@ def new_module(num_steps: int) -> LMModule:
         partial(WarmupCosine, num_warmup_steps=0.03, num_steps=num_steps),
     )  # fmt: skip
     module.configure_model()
-    module._log_hyperparams = False  # the logger writes them as yaml, which the command line's are and records are not
+    module._log_hyperparams = False  # the logger writes them as yaml, which dataclasses are not
     return module
 
 
@@ -191,7 +199,7 @@ def middle(values: Sequence[float]) -> float:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """What the run says is not the result; the bar is drawn all the same."""
+    """Hide the run's output; the bar is drawn all the same."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     sink = io.StringIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):

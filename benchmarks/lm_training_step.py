@@ -1,14 +1,14 @@
-"""A training step of the language model: ours against Llasa's recipe, same utterances and weights, in turns.
+"""A training step of the language model: ours against Llasa's recipe, same utterances and weights, alternating.
 
     python -m benchmarks.lm_training_step [--hidden_size 128] [--rounds 3] [--num_threads 2] [--json FILE]
 
 Ours packs the utterances into rows of 2,048 tokens and keeps all activations; the recipe pads each to such a row and
 recomputes them (peers/llasa_recipe.py). A step is forward, backward and AdamW over all utterances. Loss and gradients
-are compared before anything is timed; the learning rate is so small that the two stay together.
+are compared before timing; the learning rate is so small that the two do not diverge.
 
-Lengths are spread as LJSpeech's, with its mean of 6.6 s, and stretched to a mean of 10 s. `fill` is the part of the
-padded rows that utterances fill: packing is worth 1 / fill, and not recomputing about a quarter more. `goal` is nine
-tenths of that.
+Lengths are distributed like LJSpeech's, with its mean of 6.6 s, and stretched to a mean of 10 s. `fill` is the fraction
+of the padded rows filled by utterances: packing saves a factor of 1 / fill, and not recomputing about a quarter more.
+`goal` is nine tenths of that.
 """
 
 from collections.abc import Sequence
@@ -28,14 +28,14 @@ from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama
 from modules.lm.text.byte_tokenizer import ByteTokenizer
 from modules.lm.text.prompt_format import Document, TextToSpeech
 
-FRAME_RATE, TEXT_RATE = 50, 4  # tokens for a second of speech: codes, and words cut as Llama's tokenizer cuts them
+FRAME_RATE, TEXT_RATE = 50, 4  # tokens per second of speech: codes, and text tokens of Llama's tokenizer
 MEAN_SECONDS = {"LJSpeech": 6.6, "10 seconds": 10.0}
 LEARNING_RATE = 1e-9
 TOLERANCE = 1e-5
 
 
 def utterances(prompt_format: TextToSpeech, mean_seconds: float, number: int) -> list[Document]:
-    """Letters and codes at random; lengths in the order of a shuffled corpus."""
+    """Random letters and codes; lengths in the order of a shuffled corpus."""
     generator = np.random.default_rng(0)
     places = np.linspace(0, len(SPREAD) - 1, number)
     parts = generator.permutation(np.interp(places, range(len(SPREAD)), SPREAD))
@@ -53,7 +53,7 @@ def packed_batch(documents: Sequence[Document], row_length: int) -> TokenBatch:
 
 
 def our_gradients(model: SpeechLanguageModel, batch: TokenBatch) -> float:
-    """Adds the gradients of the mean loss over all targets; that mean."""
+    """Add the gradients of the mean loss over all targets, and return that mean."""
     loss = model(batch)
     mean = loss.total / loss.num_targets
     mean.backward()
@@ -61,14 +61,14 @@ def our_gradients(model: SpeechLanguageModel, batch: TokenBatch) -> float:
 
 
 def padded_batch(documents: Sequence[Document], row_length: int, prompt_format: TextToSpeech) -> dict[str, Tensor]:
-    pad = 0  # a byte that no text here holds
+    pad = 0  # a byte that occurs in no text here
     rows_NL = stored_rows([tokens for tokens, _ in documents], row_length, pad)
     data = PaddedUtterances(rows_NL, prompt_format.token_space, pad)
     return default_data_collator([data[number] for number in range(len(data))])
 
 
 def compare(ours: nn.Module, recipe: nn.Module) -> float:
-    """The norm of the difference of all gradients over their norm."""
+    """Norm of the difference of all gradients divided by their norm."""
     theirs = {name: weight.grad.double() for name, weight in recipe.named_parameters()}
     squares = sum(float(gradient.square().sum()) for gradient in theirs.values())
     difference = sum(

@@ -1,12 +1,12 @@
-"""N candidates of one prompt: ours against transformers.generate and vLLM, one network, one process, in turns.
+"""N candidates of one prompt: ours against transformers.generate and vLLM, one network, one process, alternating.
 
     .venv-vllm/bin/python -m benchmarks.sampling_engines [--words demo|llasa] [--rounds 3] [--output FILE]
 
-Before anything is timed, what each engine drew is held against the network's own distribution, computed without any of
-them. `generate` gets the same constraint and settings, and the network under its own attention. vLLM (where it is
-installed: .venv-vllm, `make test-vllm`) computes in a process that it starts itself, with as many threads, and forgets
-its prefix cache before each round. Printed: seconds of each round, drawn tokens per second, ratios of the medians; and
-the same of processor seconds, of this process and those it started, which other work on the machine does not lengthen.
+Before timing, each engine's samples are tested against the network's own distribution, computed independently of all
+engines. `generate` has the same constraint and settings, and the network with its own attention. vLLM (if installed:
+.venv-vllm, `make test-vllm`) computes in a process that it starts itself, with as many threads, and clears its prefix
+cache before each round. Prints seconds of each round, sampled tokens per second and ratios of the medians; and the same
+for CPU seconds of this process and its children, which other work on the machine does not affect.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from modules.tokens import TokenSpace
 WORDS = {"demo": (28, 4096), "llasa": (128_256, 65_536)}  # text tokens, codes
 SIZE = LlamaSize(tie_embeddings=False)
 NUM_BINS = 32
-UNLIKELY = 1e-5  # a distribution that is right fails once in so many runs
+UNLIKELY = 1e-5  # a correct distribution fails in one of so many runs
 Draw = Callable[[int, int, int], list[list[int]]]  # (candidates, new tokens, seed) -> the tokens of each
 
 
 class RandomText:
-    """A tokenizer that gives each character some token: the speed of reading depends on how many there are."""
+    """A tokenizer that maps each character to some token: the speed of the prefill depends on their number."""
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size
@@ -58,7 +58,7 @@ class RandomText:
 
 
 class SpeechWords(LogitsProcessor):
-    """-inf for all but codes and the end of speech."""
+    """Sets -inf for all but codes and the end of speech."""
 
     def __init__(self, space: TokenSpace) -> None:
         self.bias_V = torch.full((space.vocab_size,), float("-inf"))
@@ -69,12 +69,12 @@ class SpeechWords(LogitsProcessor):
 
 
 def speech_words(space: TokenSpace) -> Tensor:
-    """Ids of the end of speech and of all codes."""
+    """Return the ids of the end of speech and of all codes."""
     return torch.cat([torch.tensor([space.speech_end]), torch.arange(space.code_offset, space.vocab_size)])
 
 
 def uneven_network(prompt_format: PromptFormat) -> LlamaForCausalLM:
-    """Random weights, an uneven distribution. With a tied head each word would nearly always be followed by itself."""
+    """Build random weights with a non-uniform distribution. With a tied head each word would mostly repeat itself."""
     torch.manual_seed(0)
     network = build_llama(SIZE, prompt_format.token_space.vocab_size).eval()
     with torch.no_grad():
@@ -83,7 +83,7 @@ def uneven_network(prompt_format: PromptFormat) -> LlamaForCausalLM:
 
 
 def plain_copy(network: LlamaForCausalLM) -> LlamaForCausalLM:
-    """The same weights under transformers' own attention."""
+    """Return the same weights with transformers' own attention."""
     config = type(network.config)(**{**network.config.to_dict(), "attn_implementation": "sdpa"})
     copy = LlamaForCausalLM(config).eval()
     copy.load_state_dict(network.state_dict())
@@ -94,7 +94,7 @@ def plain_copy(network: LlamaForCausalLM) -> LlamaForCausalLM:
 
 
 def drawn_by(sampler: Any, space: TokenSpace, prompt: Prompt) -> Draw:
-    """A Sampler's draws as tokens."""
+    """Return a Sampler's samples as tokens."""
 
     def draw(num_candidates: int, num_new_tokens: int, seed: int) -> list[list[int]]:
         seeds = [seed * 10_000 + number for number in range(num_candidates)]
@@ -158,11 +158,12 @@ def places_of_draws(
     settings: SamplingSettings,
     noise_seed: int = 0,
 ) -> Tensor:
-    """Where each drawn token lies in its own distribution: uniform in [0, 1) if and only if it was drawn from it.
+    """Place of each sampled token in its distribution: uniform in [0, 1) if and only if it was sampled from it.
 
-    The words in order of falling probability share [0, 1) out among them; a draw's place is a random point of its
-    word's share (the probability integral transform). Rows are computed by the plain network from the tokens alone.
-    Places that are put together need another `noise_seed` each: with one noise they would not be independent.
+    The words, in order of decreasing probability, divide [0, 1) among them; a sample's place is a random point of its
+    word's interval (the probability integral transform). The distributions are computed by the plain network from the
+    tokens alone. Places to be pooled need different values of `noise_seed`: with one noise they would not be
+    independent.
     """
     words, places = speech_words(space), []
     generator = torch.Generator().manual_seed(noise_seed)
@@ -179,7 +180,7 @@ def places_of_draws(
 
 
 def p_value(places: Tensor) -> float:
-    """Of the chi-square test that `places` are uniform in [0, 1)."""
+    """p-value of the chi-square test that `places` are uniform in [0, 1)."""
     counts = torch.histc(places, NUM_BINS, 0, 1).double()
     expected = len(places) / NUM_BINS
     statistic = float(((counts - expected) ** 2 / expected).sum())
@@ -220,7 +221,7 @@ def measure(words: str, given: argparse.Namespace, settings: SamplingSettings) -
 
 
 def time_in_turns(engines: dict[str, Draw], given: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
-    """Drawn tokens per second, and per processor second, of each round of each engine."""
+    """Sampled tokens per second, and per CPU second, of each round of each engine."""
     rates: dict[str, dict[str, list[float]]] = {
         kind: {name: [] for name in engines} for kind in ("tokens_per_second", "tokens_per_processor_second")
     }
@@ -243,12 +244,12 @@ def summary(rates: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def processor_seconds() -> float:
-    """Of this process and its living descendants (vLLM's), user and system, as Linux counts them."""
+    """CPU seconds of this process and its living descendants (vLLM's), user and system, as reported by Linux."""
     parents, seconds = {}, {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            fields = path.read_text().rpartition(")")[2].split()  # the name before may hold anything
-        except OSError:  # it has ended meanwhile
+            fields = path.read_text().rpartition(")")[2].split()  # the name before may contain anything
+        except OSError:  # the process has ended
             continue
         number = int(path.parent.name)
         parents[number], seconds[number] = int(fields[1]), int(fields[11]) + int(fields[12])
@@ -279,7 +280,7 @@ def main() -> None:
     parser.add_argument("--compile_vllm", action="store_true", help="the default is eager: a minute less to start")
     given = parser.parse_args()
     torch.set_num_threads(given.num_threads)
-    os.environ["OMP_NUM_THREADS"] = str(given.num_threads)  # what vLLM's process inherits
+    os.environ["OMP_NUM_THREADS"] = str(given.num_threads)  # inherited by vLLM's process
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{given.num_threads - 1}" if given.num_threads > 1 else "0"
     settings = SamplingSettings(temperature=0.8, top_k=given.top_k)
     result = {words: measure(words, given, settings) for words in given.words}

@@ -1,10 +1,11 @@
-"""How often is a candidate another one in another batch? Its noise is the same: near-ties of floating point differ.
+"""Counts candidates that depend on their batch. Their noise is the same; floating-point near-ties differ.
 
     python -m benchmarks.sampling_ties [--lm FILE] [--num_prompts 16] [--num_candidates 16] [--rows 7 1]
         [--device cpu] [--num_threads 1] [--output FILE.json]
 
-Draws all candidates in batches of 64 rows, then the same with each of `--rows`, and counts the candidates whose codes
-differ, and the codes drawn until then: a near-tie ends the comparison of a candidate, what follows is another speech.
+Samples all candidates in batches of 64 rows, then again with each of `--rows`, and counts the candidates whose codes
+differ, and the codes up to the first difference: a near-tie ends the comparison of a candidate, because the rest is
+then different speech.
 """
 
 import argparse

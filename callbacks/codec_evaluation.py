@@ -16,13 +16,13 @@ from tqdm import tqdm
 
 from callbacks.media import log_audio, log_figure
 from datamodules.shards.shards import by_hash
-from modules.api import Audio, Resynthesiser, Verifier
+from modules.api import Audio, Verifier, check_members
 from modules.batches import AudioBatch
 from modules.evaluation.card import described_data, described_judges, described_run, described_systems, utterance_hash
 from modules.evaluation.judge import EvaluatedRecording, Judgement, judge, summarise, verify
 from modules.evaluation.quoted_table import QuotedTable
 from modules.evaluation.results import EvaluatedCodecs, write_results
-from modules.evaluation.systems import CodecUnderTest, Heard, Original, SystemFacts, gathered_systems, hear
+from modules.evaluation.systems import CodecUnderTest, Heard, Original, Resynthesiser, gathered_systems, hear
 from modules.report.codec_page import codec_page, finite
 from modules.report.figures import mel_figure
 from modules.search.analysis.expected_best_of_n import ends_of
@@ -74,7 +74,7 @@ class CodecEvaluation(Callback):
         folder: Output folder.
         recogniser: Speech recogniser; null omits word error rates, for voices in unsupported languages.
         normaliser: Applied to transcripts and recognised texts before words are compared.
-        comparisons: Other codecs. One with `available` False is omitted, with a line that names what to install; one
+        comparisons: Other codecs. One that is not installed is omitted, with a line that names what to install; one
             with `with_codec` and no codec of its own uses the codec under test.
         verifiers: Score every system, with the recording as `reference`; each is a column.
         quoted: CSV of published rows, shown with the table (codec_columns.QuotedTable).
@@ -104,12 +104,6 @@ class CodecEvaluation(Callback):
         seed: int = 0,
         num_resamples: int = 2000,
     ) -> None:
-        names = [Original.name, name, *(comparison.name for comparison in comparisons or [])]
-        if len(set(names)) < len(names):
-            raise ValueError(f"Expected `comparisons` and `name` to have distinct names, but got {names}.")
-        columns = [verifier.name for verifier in verifiers or []]
-        if len(set(columns)) < len(columns):
-            raise ValueError(f"Expected `verifiers` to have distinct names, but got {columns}.")
         self.folder, self.name = Path(folder), name
         self.recogniser, self.normaliser = recogniser, normaliser
         self.comparisons, self.verifiers, self.selection = comparisons or [], verifiers or [], selection
@@ -128,6 +122,16 @@ class CodecEvaluation(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.quoted:
             QuotedTable.read(self.quoted)  # fail early
+        for comparison in self.comparisons:
+            check_members(comparison, Resynthesiser, "comparison")
+        names = [Original.facts.name, self.name, *(comparison.facts.name for comparison in self.comparisons)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"Expected `comparisons` and `name` to have distinct names, but got {names}.")
+        for verifier in self.verifiers:
+            check_members(verifier, Verifier, "verifier")
+        columns = [verifier.facts.name for verifier in self.verifiers]
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"Expected `verifiers` to have distinct names, but got {columns}.")
         self.results, self._utterances, self._left_out, self._examples = None, [], Counter(), []
 
     def on_test_batch_end(
@@ -175,9 +179,9 @@ class CodecEvaluation(Callback):
         left_out: Counter[str],
         hashes: dict[str, str],
     ) -> EvaluatedCodecs:
-        facts = {system.name: SystemFacts.of(system) for system in systems}
+        facts = {system.facts.name: system.facts for system in systems}
         sizes = {name: int(one.codebook_size) for name, one in facts.items() if not math.isnan(one.codebook_size)}
-        ends = {verifier.name: ends_of(verifier) for verifier in self.verifiers}
+        ends = {verifier.facts.name: ends_of(verifier) for verifier in self.verifiers}
         return EvaluatedCodecs(
             summarise(judgements, self.seed, self.num_resamples, sizes, ends),
             facts,
@@ -198,8 +202,8 @@ class CodecEvaluation(Callback):
             batch = utterances[start : start + self.batch_size]
             heard: dict[str, list[Heard]] = {}
             for system in systems:
-                bar.set_description(system.name)
-                heard[system.name] = [hear(system, utterance.audio) for utterance in batch]
+                bar.set_description(system.facts.name)
+                heard[system.facts.name] = [hear(system, utterance.audio) for utterance in batch]
             for utterance, *ones in zip(batch, *heard.values(), strict=True):
                 if utterance.key in logged:
                     audios = {system: one.audio for system, one in zip(heard, ones, strict=True)}

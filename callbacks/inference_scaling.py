@@ -12,21 +12,27 @@ from lightning.pytorch.loggers import Logger
 from tqdm import tqdm
 
 from callbacks.gathered_prompts import gathered_prompts
-from modules.api import Codec, Prompt, Sampler, SamplerEngine, SamplingSettings, Verifier
+from modules.api import Codec, Prompt, Sampler, SamplerEngine, SamplingSettings, Verifier, check_members
 from modules.batches import PromptBatch
-from modules.search.analysis.candidate_tables import CandidateTable, write_candidates
+from modules.search.analysis.candidate_tables import write_candidates
 from modules.search.analysis.comparisons import Comparison, line_label, selector_label
 from modules.search.analysis.equal_compute import EqualCompute
 from modules.search.analysis.overoptimisation import OverOptimisation
-from modules.search.analysis.results import SweepResults, write_curves, write_prompt_scores, write_rows, write_summary
-from modules.search.analysis.seeds import SeedScore, over_seeds
+from modules.search.analysis.results import (
+    SeedScore,
+    SweepResults,
+    write_curves,
+    write_prompt_scores,
+    write_rows,
+    write_summary,
+)
 from modules.search.candidate_store import CandidateStore
 from modules.search.driver import check_selectors
 from modules.search.identity import check_codec
 from modules.search.panel import Panel, unique_prompts
 from modules.search.protocol import SearchAlgorithm, SweptModel
-from modules.search.scoring import check_texts
-from modules.search.summary import combined, of_model, summarise
+from modules.search.scorer import check_texts
+from modules.search.summary import summarise
 from modules.search.sweep import Sweep
 
 logger = logging.getLogger(__name__)
@@ -147,6 +153,7 @@ class InferenceScaling(Callback):
             except ValueError as error:
                 raise ValueError(f"The model {name}: {error}") from error
         if self.engine is not None:
+            check_members(self.engine, SamplerEngine, "sampling engine")
             logger.info("Sampling engine: %s.", self.engine.identity())
 
     @torch.inference_mode()
@@ -170,25 +177,21 @@ class InferenceScaling(Callback):
         # One for all sweeps, so that messages are logged once.
         self._store = CandidateStore(self.folder / "candidates", reports_older=trainer.is_global_zero)
         settings = [(algorithm, temperature) for temperature in self.temperatures for algorithm in self.algorithms]
-        by_setting: list[tuple[str, list[Sweep]]] = []  # the model's name, and a sweep of each seed
+        searches: list[list[Sweep]] = []  # of each model and setting, a sweep of each seed
+        num_failures = 0
         for name, model in self._models(pl_module):
             for setting in settings:
-                by_setting.append((name, [self._sweep(model, *setting, seed) for seed in self.seeds]))
-                for sweep in by_setting[-1][1]:
-                    self._run(trainer, name, sweep, model.sampler(sweep.sampling, engine=self.engine), prompt_sets)
+                searches.append([self._sweep(name, model, *setting, seed) for seed in self.seeds])
+                for sweep in searches[-1]:
+                    sampler = model.sampler(sweep.sampling, engine=self.engine)
+                    num_failures += self._run(trainer, sweep, sampler, prompt_sets)
         trainer.strategy.barrier("inference_scaling")
-        if num_failures := sum(len(sweep.failures) for _, own in by_setting for sweep in own):
+        if num_failures:
             logger.warning("%d scores failed with an exception; run again to retry them.", num_failures)
         if self.num_shares > 1:
             logger.info("share %d of %d is stored; run without shares to report", self.share, self.num_shares)
         elif trainer.is_global_zero:
-            drawn = (self.seed, self.num_resamples)
-            results = []
-            for name, own in by_setting:
-                alone = [summarise(sweep, prompt_sets, self.num_resamples) for sweep in own]
-                mean = over_seeds(alone, self.panel, *drawn)
-                results.append(of_model(mean, name) if name else mean)
-            self.results = combined(results, *drawn)
+            self.results = summarise(searches, prompt_sets, self.seed, self.num_resamples)
             write_tables(self.results, self.panel.columns, self.folder / "report")
             log_points(trainer.loggers, self.results)
 
@@ -200,18 +203,18 @@ class InferenceScaling(Callback):
             yield model.name, model
             model.free()
 
-    def _sweep(self, model: Any, algorithm: SearchAlgorithm, temperature: float, seed: int) -> Sweep:
+    def _sweep(self, name: str, model: Any, algorithm: SearchAlgorithm, temperature: float, seed: int) -> Sweep:
         sampling = replace(self.sampling, temperature=temperature)
         about = (self.panel, self._store, model.model_hash, seed)
-        how = {"decode_batch_size": self.decode_batch_size, "engine": self.engine}
+        how = {"decode_batch_size": self.decode_batch_size, "engine": self.engine, "model_name": name}
         return Sweep(self.codec, algorithm, sampling, *about, **how, prompt_format=model.prompt_format)
 
-    def _run(
-        self, trainer: Trainer, model: str, sweep: Sweep, sampler: Sampler, prompt_sets: dict[str, list[Prompt]]
-    ) -> None:
-        """Run the sweep on this rank's stride of this share's stride of every prompt set."""
-        is_alone = len(self.algorithms) * len(self.temperatures) * len(self.seeds) == 1 and not model
-        own = f"{model} {sweep.algorithm.name} T={sweep.sampling.temperature:g} seed {sweep.seed} "
+    def _run(self, trainer: Trainer, sweep: Sweep, sampler: Sampler, prompt_sets: dict[str, list[Prompt]]) -> int:
+        """Run the sweep on this rank's stride of this share's stride of every prompt set; returns how many scores
+        failed."""
+        num_failures = 0
+        is_alone = len(self.algorithms) * len(self.temperatures) * len(self.seeds) == 1 and not sweep.model_name
+        own = f"{sweep.model_name} {sweep.algorithm.name} T={sweep.sampling.temperature:g} seed {sweep.seed} "
         setting = "" if is_alone else own.lstrip()
         for prompt_set, prompts in prompt_sets.items():
             own = prompts[self.share :: self.num_shares][trainer.global_rank :: trainer.world_size]
@@ -221,7 +224,8 @@ class InferenceScaling(Callback):
                     bar.set_description(f"{label}: {stage}")
                     bar.update(num_finished)
 
-                sweep.run(own, sampler, self.prompts_per_group, show)
+                num_failures += sweep.run(own, sampler, self.prompts_per_group, show)
+        return num_failures
 
     def _prompt_sets(self, trainer: Trainer) -> dict[str, list[Prompt]]:
         """All prompts of all ranks by set."""
@@ -244,31 +248,22 @@ class InferenceScaling(Callback):
 
 def write_tables(results: SweepResults, verifier_names: Sequence[str], report: Path) -> None:
     """Write the files of the folder `report`."""
-    write_curves(results.all_points, report / "curve.csv")
+    write_curves(results.points, report / "curve.csv")
     write_prompt_scores(results, report / "prompts.csv")
     write_summary(results, report / "summary.json")
     write_rows(results.comparisons, Comparison, report / "comparisons.csv")
     write_rows(results.equal_compute, EqualCompute, report / "equal_compute.csv")
     write_rows(results.over_optimisation, OverOptimisation, report / "over_optimisation.csv")
-    everything = [results, *results.others]
-    if seed_scores := [row for one in everything for row in one.seed_scores]:
-        write_rows(seed_scores, SeedScore, report / "seeds.csv")
-    drawn = [one for first in everything for one in (first, *first.other_seeds)]
-    searches = []
-    for one in drawn:
-        about = one.description
-        drawn_by = {"algorithm": about["algorithm"]["name"], "temperature": about["sampling"]["temperature"]}
-        drawn_by |= {"sweep_seed": about["seed"], "model": about.get("model", "")}
-        searches.append((one.prompt_sets, drawn_by))
-    write_candidates(CandidateTable(searches, verifier_names), report)
+    if results.seed_scores:
+        write_rows(results.seed_scores, SeedScore, report / "seeds.csv")
+    write_candidates(results.swept, verifier_names, report)
 
 
 def log_points(loggers: Sequence[Logger], results: SweepResults) -> None:
-    """Log every point at step = n."""
+    """Log every point at step = n; the tags of searches after the first include their settings."""
+    num_first = len(results.first_points)
     for one in loggers:
-        for point in results.points:
-            tag = f"{point.prompt_set}/{point.judge}/{selector_label(point)}"
-            one.log_metrics({tag: point.score}, step=point.n)
-        for point in results.all_points[len(results.points) :]:
-            one.log_metrics({f"{point.prompt_set}/{point.judge}/{line_label(point)}": point.score}, step=point.n)
+        for place, point in enumerate(results.points):
+            label = selector_label(point) if place < num_first else line_label(point)
+            one.log_metrics({f"{point.prompt_set}/{point.judge}/{label}": point.score}, step=point.n)
         one.save()

@@ -57,12 +57,12 @@ class ResynthesisWriter(BasePredictionWriter):
         for key, decoded_T, (num_samples, num_codes) in zip(batch.keys, decoded_BT, lengths, strict=True):
             if key in self._written:
                 raise ValueError(f"Expected keys to be distinct, but got {key!r} twice.")
-            samples_T = decoded_T[: round(num_samples * codec.sample_rate / source_rate)]
-            write_wav(Audio(samples_T, codec.sample_rate), self.folder / f"{key}.wav")
+            samples_T = decoded_T[: round(num_samples * codec.facts.sample_rate / source_rate)]
+            write_wav(Audio(samples_T, codec.facts.sample_rate), self.folder / f"{key}.wav")
             self._written[key] = {
                 "file": f"{key}.wav",
                 "seconds": num_samples / source_rate,
-                "bits": num_codes * math.log2(codec.codebook_size),
+                "bits": num_codes * math.log2(codec.facts.codebook_size),
             }
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -76,7 +76,7 @@ class ResynthesisWriter(BasePredictionWriter):
         seconds = sum(about["seconds"] for about in written.values())
         bits = sum(about["bits"] for about in written.values())
         summary = {
-            "sample_rate": pl_module.generator.sample_rate,
+            "sample_rate": pl_module.generator.facts.sample_rate,
             "codec_fingerprint": pl_module.generator.fingerprint,
             "seconds": seconds,
             "bits": bits,

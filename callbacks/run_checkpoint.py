@@ -12,7 +12,7 @@ from callbacks.durable_checkpoints import PARTIAL
 
 
 def accumulates(trainer: L.Trainer) -> bool:
-    """Whether the last micro-batch did not end its accumulation window; checkpoints do not include its gradient."""
+    """Check whether the last micro-batch is inside an accumulation window; checkpoints do not include its gradient."""
     return trainer.fit_loop.epoch_loop._should_accumulate()
 
 

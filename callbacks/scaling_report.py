@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from callbacks.inference_scaling import InferenceScaling
 from callbacks.media import log_audio, log_figure
 from callbacks.report_examples import gather_examples
+from modules.api import Transcribes
 from modules.evaluation.quoted_table import QuotedTable
 from modules.report.examples import Example
 from modules.report.figures import cost_figure, curve_figure, mel_figure
@@ -57,7 +58,7 @@ class ScalingReport(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         scaling = _sweep_of(trainer)
         if self.quoted is not None:
-            judges = [one.name for one in [*scaling.judges, *scaling.final_judges]]
+            judges = [one.facts.name for one in [*scaling.judges, *scaling.final_judges]]
             names = getattr(getattr(trainer, "datamodule", None), "prompt_set_names", [scaling.name])
             self.quoted.check(names, judges)
         for path in self.credits:
@@ -79,12 +80,12 @@ class ScalingReport(Callback):
         print(f"report: {self.page.resolve().as_uri()} ({len(page.encode()) / 1e6:.1f} MB)", flush=True)
 
     def _page(self, scaling: InferenceScaling, results: SweepResults) -> tuple[str, list[Example], frozenset[str]]:
-        verifiers = {one.name: one for one in [*scaling.selectors, *scaling.judges, *scaling.final_judges]}
+        verifiers = {one.facts.name: one for one in [*scaling.selectors, *scaling.judges, *scaling.final_judges]}
         # By the contract of `hypotheses`, the score of a verifier with transcripts is 1 - error rate.
-        error_judges = frozenset(name for name, one in verifiers.items() if hasattr(one, "hypotheses"))
+        error_judges = frozenset(name for name, one in verifiers.items() if isinstance(one, Transcribes))
         examples = gather_examples(results, scaling.codec, list(verifiers.values()), self.num_examples)
         curve_csv = scaling.folder / "report" / "curve.csv"
-        write_curves(results.all_points, curve_csv)
+        write_curves(results.points, curve_csv)
         table = self.quoted.read() if self.quoted else None
         report = ReportInput(
             title=self.title,
@@ -100,18 +101,19 @@ class ScalingReport(Callback):
         return report_page(report), examples, error_judges
 
     def _measured(self, table: QuotedTable, results: SweepResults, error_judges: frozenset[str]) -> list[list[str]]:
-        return measured_rows(table.headings, self.quoted.columns, results.all_points, error_judges)
+        return measured_rows(table.headings, self.quoted.columns, results.points, error_judges)
 
     def _log(
         self, trainer: Trainer, results: SweepResults, examples: list[Example], error_judges: frozenset[str]
     ) -> None:
         step = trainer.global_step
-        for prompt_set, judge in dict.fromkeys((point.prompt_set, point.judge) for point in results.points):
-            points = [point for point in results.points if (point.prompt_set, point.judge) == (prompt_set, judge)]
-            selectors = [point.selector for point in results.points]
+        first = results.first_points
+        selectors = [point.selector for point in first]
+        for prompt_set, judge in dict.fromkeys((point.prompt_set, point.judge) for point in first):
+            points = [point for point in first if (point.prompt_set, point.judge) == (prompt_set, judge)]
             figure = curve_figure(points, judge in error_judges, selectors)
             log_figure(trainer.loggers, f"curves/{prompt_set}/{judge}", figure, step)
-            everything = [one for one in results.all_points if (one.prompt_set, one.judge) == (prompt_set, judge)]
+            everything = [one for one in results.points if (one.prompt_set, one.judge) == (prompt_set, judge)]
             if any(one.flops > 0 for one in everything):
                 figure = cost_figure(everything, "flops", judge in error_judges, selectors)
                 log_figure(trainer.loggers, f"costs/{prompt_set}/{judge}", figure, step)

@@ -9,17 +9,17 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.media import log_audio, log_figure
-from modules.api import Codec, Prompt, SamplingSettings, Verifier
+from modules.api import Codec, Prompt, SamplingSettings, Verifier, check_members, models_of
 from modules.report.figures import mel_figure
 from modules.search.algorithms.best_of_n import BestOfN
 from modules.search.analysis.curves import scores_of
 from modules.search.analysis.expected_best_of_n import JudgedPrompt, expected_scores, selection_weights
 from modules.search.analysis.families import shared_families
 from modules.search.driver import run_searches
-from modules.search.identity import check_codec, models_of
+from modules.search.identity import check_codec
 from modules.search.panel import chosen_index
 from modules.search.protocol import Trace
-from modules.search.scoring import check_texts, decode_candidates
+from modules.search.scorer import Scorer, check_texts
 
 logger = logging.getLogger(__name__)
 
@@ -83,16 +83,19 @@ class SpokenTexts(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate the settings before the first step."""
+        for verifier in (self.selector, self.judge):
+            if verifier is not None:
+                check_members(verifier, Verifier, "verifier")
         if self.selector is not None and self.judge is not None and models_of(self.selector) & models_of(self.judge):
             raise ValueError(
-                f"Expected a `judge` of another model than the selector's, but {self.judge.name} is that of "
-                f"{self.selector.name}."
+                f"Expected a `judge` of another model than the selector's, but {self.judge.facts.name} is that of "
+                f"{self.selector.facts.name}."
             )
         check_texts(self.prompts, [one for one in (self.selector, self.judge) if one is not None])
         if families := self._shared_families():
             logger.warning(
                 "SpokenTexts: the judge %s is of the selector's family (%s), which makes the gain look larger.",
-                self.judge.name,
+                self.judge.facts.name,
                 families,
             )
         fingerprint = getattr(getattr(trainer, "datamodule", None), "codec_fingerprint", "")
@@ -113,8 +116,9 @@ class SpokenTexts(Callback):
     def _speak(self, trainer: Trainer, pl_module: LightningModule) -> None:
         verifiers = [one for one in (self.selector, self.judge) if one is not None]
         sampler = pl_module.sampler(self.sampling)
-        traces = run_searches(self.prompts, self.algorithm, sampler, self.codec, verifiers, self.seed)
-        decode_candidates([one for trace in traces for one in trace.candidates], self.codec)
+        scorer = Scorer(self.codec)
+        traces = run_searches(self.prompts, self.algorithm, sampler, scorer, verifiers, self.seed)
+        scorer.decode([one for trace in traces for one in trace.candidates])
         for trace in traces:
             self._log_trace(trainer, trace)
         if self.judge is not None:
@@ -124,7 +128,7 @@ class SpokenTexts(Callback):
     def _log_trace(self, trainer: Trainer, trace: Trace) -> None:
         name, heard = trace.prompt.text, [("one sample", trace.candidates[0])]
         if self.selector is not None:
-            best = trace.candidates[chosen_index(trace.candidates, self.selector.name)]
+            best = trace.candidates[chosen_index(trace.candidates, self.selector.facts.name)]
             heard.append((f"best of {len(trace.candidates)}", best))
         shown = [(label, one.audio) for label, one in heard if one.num_codes]
         for label, audio in shown:
@@ -134,22 +138,23 @@ class SpokenTexts(Callback):
 
     def _scores(self, traces: Sequence[Trace]) -> dict[str, float]:
         """Expected scores over the available samples."""
+        name = self.judge.facts.name
         judged = [
             JudgedPrompt.from_scores(
-                scores_of(trace.candidates, self.judge.name),
+                scores_of(trace.candidates, name),
                 np.array([one.stopped for one in trace.candidates]),
-                self.judge.worst_score,
+                self.judge.facts.worst_score,
             )
             for trace in traces
         ]
         number = self.algorithm.num_candidates
         chance = expected_scores(judged, [np.full(number, 1 / number)] * len(traces))
-        found = {f"best_of_n/{self.judge.name}/n=1": float(chance.mean())}
+        found = {f"best_of_n/{name}/n=1": float(chance.mean())}
         if self.selector is not None:
             weights_PN = [
-                selection_weights(scores_of(trace.candidates, self.selector.name), number) for trace in traces
+                selection_weights(scores_of(trace.candidates, self.selector.facts.name), number) for trace in traces
             ]
-            marked = f"{self.judge.name} (of the selector's family)" if self._shared_families() else self.judge.name
+            marked = name + (" (of the selector's family)" if self._shared_families() else "")
             found[f"best_of_n/{marked}/n={number}"] = float(expected_scores(judged, weights_PN).mean())
         return found
 

@@ -16,17 +16,17 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from modules.api import Candidate, Codec, Prompt, SamplerEngine, SamplingSettings, Verifier
+from modules.api import Candidate, Codec, Prompt, SamplerEngine, SamplingSettings, Transcribes, Verifier, check_members
 from modules.atomic_file import write_whole
 from modules.audio import read_audio, write_wav
 from modules.batches import PromptBatch
 from modules.provenance import digest, package_versions, plain
 from modules.search.candidate_store import file_name
 from modules.search.driver import run_searches
-from modules.search.identity import candidate_identity, check_codec, decoder_fingerprint, score_identity
+from modules.search.identity import candidate_identity, check_codec, score_identity
 from modules.search.panel import chosen_index
 from modules.search.protocol import SearchAlgorithm, Trace
-from modules.search.scoring import check_texts, decode_candidates
+from modules.search.scorer import Scorer, check_texts
 from modules.search.voices import with_voice_codes
 from modules.tokens import Utterance
 
@@ -100,10 +100,14 @@ class SpeechWriter(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate the settings before the first sample is drawn."""
         self.written = []
+        if self.selector is not None:
+            check_members(self.selector, Verifier, "verifier")
+        if self.engine is not None:
+            check_members(self.engine, SamplerEngine, "sampling engine")
         codebook_size = pl_module.prompt_format.token_space.codebook_size
         check_codec(self.codec, codebook_size, getattr(pl_module, "codec_fingerprint", ""))
         self._model_hash, self._prompt_format = pl_module.model_hash, pl_module.prompt_format
-        self._decoder = decoder_fingerprint(self.codec)
+        self._decoder = self.codec.decoder_fingerprint
         try:
             self._voice = None if self.reference is None else read_audio(Path(self.reference))
         except RuntimeError as error:  # soundfile's errors are RuntimeErrors
@@ -125,7 +129,7 @@ class SpeechWriter(Callback):
         check_texts(batch.prompts, [] if self.selector is None else [self.selector])
         prompts = with_voice_codes([self._with_voice(prompt) for prompt in batch.prompts], self.codec)
         for trace in self._search(prompts, pl_module):
-            chosen = 0 if self.selector is None else chosen_index(trace.candidates, self.selector.name)
+            chosen = 0 if self.selector is None else chosen_index(trace.candidates, self.selector.facts.name)
             path = self._write(trace, chosen)
             self.written.append(path)
             print(f"{path}: {self._sentence(trace, chosen)}", flush=True)
@@ -134,25 +138,19 @@ class SpeechWriter(Callback):
     @torch.inference_mode()
     def _search(self, prompts: Sequence[Prompt], pl_module: LightningModule) -> list[Trace]:
         selectors = [] if self.selector is None else [self.selector]
-        traces = run_searches(
-            prompts,
-            self.algorithm,
-            pl_module.sampler(self.sampling, engine=self.engine),
-            self.codec,
-            selectors,
-            self.seed,
-            self.decode_batch_size,
-        )
-        decode_candidates([one for trace in traces for one in trace.candidates], self.codec, self.decode_batch_size)
+        scorer = Scorer(self.codec, self.decode_batch_size)
+        sampler = pl_module.sampler(self.sampling, engine=self.engine)
+        traces = run_searches(prompts, self.algorithm, sampler, scorer, selectors, self.seed)
+        scorer.decode([one for trace in traces for one in trace.candidates])
         return traces
 
     def _with_voice(self, prompt: Prompt) -> Prompt:
         voiced = prompt if self._voice is None else replace(prompt, reference=self._voice)
         if self.reference_text:
             voiced = replace(voiced, voice=Utterance(self.reference_text))
-        if self.selector is not None and self.selector.needs_reference and voiced.reference is None:
+        if self.selector is not None and self.selector.facts.needs_reference and voiced.reference is None:
             raise ValueError(
-                f"Expected `reference`, a recording of the target voice, for the selector {self.selector.name}, "
+                f"Expected `reference`, a recording of the target voice, for the selector {self.selector.facts.name}, "
                 "but got none."
             )
         return voiced
@@ -176,7 +174,7 @@ class SpeechWriter(Callback):
             self._model_hash, self._prompt_format, self.codec, prompt, *drawn_by, engine=self.engine
         ) | {
             "decoder": self._decoder,
-            "selector": selector and [selector.name, score_identity(selector, prompt, self._decoder)],
+            "selector": selector and [selector.facts.name, score_identity(selector, prompt, self._decoder)],
         }
         best = trace.candidates[chosen]
         return {
@@ -188,11 +186,11 @@ class SpeechWriter(Callback):
             "seconds": best.audio.seconds,
             "sample_rate": best.audio.sample_rate,
             "ran_away": not best.stopped,
-            "heard": self._heard(prompt, best),
+            "heard": self._transcript(prompt, best),
             "num_candidates": len(trace.candidates),
             "num_runaways": sum(not one.stopped for one in trace.candidates),
             "candidates": [candidate_record(one) for one in trace.candidates],
-            "selector": selector and {"name": selector.name} | plain(selector),
+            "selector": selector and {"name": selector.facts.name} | plain(selector),
             "reference": None if self.reference is None else str(self.reference),
             "reference_text": self.reference_text,
             "algorithm": {"name": self.algorithm.name} | plain(self.algorithm),
@@ -202,20 +200,20 @@ class SpeechWriter(Callback):
             "model_hash": self._model_hash,
             "codec_fingerprint": self.codec.fingerprint,
             "decoder_fingerprint": self._decoder,
-            "cost": asdict(trace.cost_with([selector.name] if selector else [])),
+            "cost": asdict(trace.cost_with([selector.facts.name] if selector else [])),
             "hash": digest(identity),
             "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             "versions": {"python": platform.python_version()} | package_versions(),
         }
 
-    def _heard(self, prompt: Prompt, candidate: Candidate) -> str | None:
+    def _transcript(self, prompt: Prompt, candidate: Candidate) -> str | None:
         """The transcript by a selector that transcribes; None for other selectors, silence, or a failure."""
-        if not hasattr(self.selector, "hypotheses") or not candidate.num_codes:
+        if not isinstance(self.selector, Transcribes) or not candidate.num_codes:
             return None
         try:
             return self.selector.hypotheses(prompt, [candidate])[0]
         except Exception as error:  # noqa: BLE001 - the transcript only illustrates; the audio is written in any case
-            logger.warning("%s returned no transcript for %s: %r", self.selector.name, prompt.key, error)
+            logger.warning("%s returned no transcript for %s: %r", self.selector.facts.name, prompt.key, error)
             return None
 
     def _sentence(self, trace: Trace, chosen: int) -> str:
@@ -224,19 +222,19 @@ class SpeechWriter(Callback):
         if self.selector is None:
             how = f"candidate 1 of {len(candidates)}, the first (no selector)"
         else:
-            scores = [one.scores.get(self.selector.name, math.nan) for one in candidates]
-            how = f"number {best.index + 1} of {len(candidates)}, {self.selector.name} {scores[chosen]:.3g}"
+            scores = [one.scores.get(self.selector.facts.name, math.nan) for one in candidates]
+            how = f"number {best.index + 1} of {len(candidates)}, {self.selector.facts.name} {scores[chosen]:.3g}"
             if num_equals := scores.count(scores[chosen]) - 1:
                 how += f" (as {num_equals} more)"
-        heard = self._heard(trace.prompt, best)
+        heard = self._transcript(trace.prompt, best)
         if heard is not None:
             how += f", transcript {heard!r}"
         return f"{trace.prompt.text!r}, {best.audio.seconds:.1f} s, {how}"
 
     def _warn(self, trace: Trace, chosen: int) -> None:
         best = trace.candidates[chosen]
-        if self.selector is not None and math.isnan(best.scores.get(self.selector.name, math.nan)):
-            logger.warning("%s could score none of the candidates: the first was written.", self.selector.name)
+        if self.selector is not None and math.isnan(best.scores.get(self.selector.facts.name, math.nan)):
+            logger.warning("%s could score none of the candidates: the first was written.", self.selector.facts.name)
         if not best.stopped:
             logger.warning(
                 "The selected candidate never ended: it was cut after %d codes. More candidates, another seed or a "

@@ -55,9 +55,9 @@ class TokenShardWriter(BasePredictionWriter):
             raise ValueError(f"Expected one device to write token shards, but got {trainer.world_size}.")
         codec = pl_module.generator
         header = {
-            "codebook_size": codec.codebook_size,
-            "frame_rate": codec.frame_rate,
-            "sample_rate": codec.sample_rate,
+            "codebook_size": codec.facts.codebook_size,
+            "frame_rate": codec.facts.frame_rate,
+            "sample_rate": codec.facts.sample_rate,
             "codec_fingerprint": codec.fingerprint,
         }
         for split in trainer.datamodule.predict_splits:

@@ -17,7 +17,7 @@ NO_END = (EarlyStoppingReason.NOT_STOPPED, EarlyStoppingReason.NON_FINITE_METRIC
 
 
 def ended_by_itself(trainer: Trainer) -> bool:
-    """Whether a fit reached `max_steps`, `max_epochs` or EarlyStopping's criterion; not `max_time` or a NaN."""
+    """Check whether a fit reached `max_steps`, `max_epochs` or EarlyStopping's criterion; not `max_time` or a NaN."""
     loop = trainer.fit_loop
     if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
         return True

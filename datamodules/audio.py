@@ -1,4 +1,4 @@
-"""AudioDataModule: audio shards for the codec, prepared from sources where they are missing.
+"""AudioDataModule: audio shards for the codec, prepared from sources if missing.
 
 Shapes: B batch, T samples, S frames, C channels.
 """
@@ -35,17 +35,17 @@ Item = tuple[str, np.ndarray, dict[str, Any], np.ndarray | None]  # key, audio, 
 
 
 class AudioRows:
-    """Rows are crops of `segment_samples` for training; a sample gives one crop per started segment of its length.
+    """RowPlan of crops of `segment_samples` for training; a sample gives one crop per started segment of its length.
 
-    Where a crop starts is a pure function of (seed, epoch, sample, crop). `segment_samples` = 0 reads whole samples.
-    One that cannot be used is noted in `skipped`; a crop of another sample takes its place, a batch of whole
-    samples lacks it. With `states_hop` the states of a speech encoder that stand beside the audio are read too, one
-    for so many samples; crops then start on that grid.
+    The start of a crop is a pure function of (seed, epoch, sample, crop). `segment_samples` = 0 reads whole samples. An
+    unusable sample is recorded in `skipped`; a crop is replaced by one of another sample, a batch of whole samples
+    lacks it. With `states_hop` also reads the stored states of a speech encoder, one per that many samples; crops then
+    start on that grid.
 
     Args:
-        needs_text: Whether a sample without a text cannot be used.
-        keeps_batches: Give a batch of whole samples of which none can be used the next one that can, for ranks wait
-            for each other; else such a batch is None.
+        needs_text: A sample without text is unusable.
+        keeps_batches: Replace a batch of whole samples that are all unusable by the next usable one, because ranks wait
+            for each other; otherwise such a batch is None.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class AudioRows:
         self.skipped = SkipNotes(str(index.folder), len(index))
 
     def rows(self, epoch: int, window: int) -> list[tuple[int, int]]:
-        """(sample, first audio sample) of every crop of the window, shuffled."""
+        """Return (sample, first audio sample) of every crop of the window, shuffled."""
         samples = window_samples(self.index, self.seed, epoch, window, self.window_size)
         lengths = self.index.lengths[samples]
         samples = np.repeat(samples, np.maximum(1, -(-lengths // self.segment_samples)))
@@ -107,7 +107,7 @@ class AudioRows:
         return self.skipped.attempt(key, lambda: (key, *self._read(sample, start)))
 
     def _replacement(self, sample: int, start: int) -> Item:
-        """Of another sample that can be used; TooManySkipped where there is none."""
+        """Return another, usable sample. Raises TooManySkipped if there is none."""
         for number in replacements(sample, len(self.index)):
             first = min(start, max(0, int(self.index.lengths[number]) - self.segment_samples))
             if self.states_hop:
@@ -118,7 +118,7 @@ class AudioRows:
         raise AssertionError("`skipped` raises after as many samples as there are")
 
     def _joined(self, states: Sequence[np.ndarray | None], num_samples: int) -> torch.Tensor | None:
-        """(B, S, C) float32, zeros beyond each item, for audio of so many samples."""
+        """Return (B, S, C) float32, zero beyond each item, for audio of `num_samples`."""
         if not self.states_hop:
             return None
         num_frames, channels = -(-num_samples // self.states_hop), states[0].shape[1]
@@ -140,7 +140,7 @@ class AudioRows:
         return wave, about, self._read_states(files, start, len(wave))
 
     def _read_states(self, files: dict[str, Any], start: int, num_samples: int) -> np.ndarray | None:
-        """The frames of a crop, (S, C)."""
+        """Read the frames of a crop, (S, C)."""
         if not self.states_hop:
             return None
         states_SC = read_array(file_in(files, "states.npy"))
@@ -153,7 +153,7 @@ class AudioRows:
 
     @cached_property
     def _num_channels(self) -> int:
-        """Of the states of the first sample whose array can be read."""
+        """Number of channels of the states of the first readable sample."""
         for sample in range(len(self.index)):
             try:
                 (_, num_channels) = read_array(self.reader.read(sample)["states.npy"]).shape
@@ -164,28 +164,28 @@ class AudioRows:
 
 
 class AudioDataModule(L.LightningDataModule):
-    """Audio shards, one folder per split, prepared from `sources` where they are missing.
+    """Audio shards, one folder per split, prepared from `sources` if missing.
 
     Args:
-        folder: Holds the prepared shards, `folder/SPLIT`.
-        sources: What to prepare them from; none where they stand already.
+        folder: Folder of the prepared shards, `folder/SPLIT`.
+        sources: Corpora to prepare; none if the shards exist already.
         sample_rate: Hz of the shards.
         audio_format: flac, wav or ogg, inside the shards.
         train_split, validation_split: Names of splits.
-        predict_splits: The splits that `predict` reads, whole recordings; all where empty.
+        predict_splits: The splits that `predict` reads, whole recordings; empty: all.
         segment_seconds: Length of a training crop.
-        batch_size: Crops of one training batch on one rank.
+        batch_size: Crops per training batch on one rank.
         num_batches: Batches of one pass of the Trainer.
-        evaluation_batch_size: Whole recordings of one validation or predict batch, at most; fewer where there would
-            be too few batches for all ranks. In validation and test every rank gets as many batches as the others.
-        evaluation_batch_seconds: Audio of such a batch, at most, its padding counted; 0: however much.
-        num_validation_samples: How many recordings of the validation split are used, by the hash of their keys; 0 for
-            all.
+        evaluation_batch_size: Maximum number of whole recordings per validation or predict batch; fewer if there would
+            not be enough batches for all ranks. In validation and test all ranks get the same number of batches.
+        evaluation_batch_seconds: Maximum audio per such batch, including padding; 0: unlimited.
+        num_validation_samples: Number of recordings of the validation split to use, chosen by the hash of their keys; 0
+            for all.
         num_workers: Loader processes.
-        seed: Of order and crops.
-        semantic: A frozen speech encoder whose states stand in the shards, computed once per recording when they are
-            prepared. Crops then start on its grid of frames.
-        prepare_data_per_node: Every node prepares a `folder` of its own, on a disk that the nodes do not share.
+        seed: Seed of order and crops.
+        semantic: A frozen speech encoder whose states are stored in the shards, computed once per recording during
+            preparation. Crops then start on its grid of frames.
+        prepare_data_per_node: Each node prepares its own `folder`, on a local disk.
     """
 
     def __init__(
@@ -209,7 +209,7 @@ class AudioDataModule(L.LightningDataModule):
         prepare_data_per_node: bool = False,
     ) -> None:
         super().__init__()
-        self.prepare_data_per_node = prepare_data_per_node  # Lightning asks for it
+        self.prepare_data_per_node = prepare_data_per_node  # read by Lightning
         self.semantic = semantic
         self.folder, self.sources, self.sample_rate, self.audio_format = (
             Path(folder),
@@ -266,7 +266,8 @@ class AudioDataModule(L.LightningDataModule):
         return index
 
     def _whole(self, split: str, limit: int, evenly: bool = True, needs_text: bool = False) -> DataLoader:
-        """Whole recordings, every one once, in batches of like lengths; `evenly`: as many on every rank."""
+        """Return whole recordings, each once, in batches of similar lengths; `evenly`: the same number of batches on
+        every rank."""
         index = self._index(split)
         chosen = np.array(chosen_rows(index.keys, limit))
         most_samples = self.evaluation_batch_seconds * self.sample_rate

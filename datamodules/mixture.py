@@ -1,8 +1,8 @@
 """Rows that mix the documents of several tasks by weight. The order is a pure function of (seed, window).
 
-Each task has an endless stream of its samples, reshuffled every time round. A window takes the next piece of each
-stream, as long as the task's share: after any number of windows, no share is off by more than one document. Samples
-that a task cannot use (too long, no second recording of the speaker) are no part of its stream.
+Each task has an endless stream of its samples, reshuffled in every epoch. A window takes the next piece of each stream,
+of a length proportional to the task's share: after any number of windows, no share is off by more than one document.
+Samples that a task cannot use (too long, no second recording of the speaker) are not part of its stream.
 """
 
 import logging
@@ -23,13 +23,13 @@ from modules.batches import TokenBatch
 
 log = logging.getLogger(__name__)
 
-SEED_STEP = 7919  # between tasks that read the same shards: each has an order of its own
-Planned = tuple[int, int, int]  # task, sample, sample of the voice or -1
+SEED_STEP = 7919  # between tasks that read the same shards, so that their orders differ
+Planned = tuple[int, int, int]  # task, sample, voice sample or -1
 
 
 @dataclass(frozen=True)
 class Source:
-    """A task's samples of one split: those of `index` in `usable`. `lengths` (N,) are without a voice, `voice_lengths`
+    """A task's samples of one split: those of `index` in `usable`. `lengths` (N,) exclude a voice, `voice_lengths` is
     what a sample adds as a voice, `shortest` the sample that adds least to each."""
 
     task: Task
@@ -50,7 +50,7 @@ class Source:
         row_length: int,
         counts: TokenCounts | None = None,
     ) -> "Source":
-        """Warns of samples that are left out; raises ValueError where none is left."""
+        """Build a source. Logs a warning for omitted samples; raises ValueError if none is left."""
         lengths, text_lengths = planned_lengths(task, index, prompt_format, counts)
         voices, voice_lengths, shortest = task.voices(index), None, None
         is_long = lengths > row_length
@@ -75,7 +75,7 @@ class Source:
         if not left.all():
             log.warning(
                 "%s: %d of %d samples are left out: %d need more than %d tokens, %d have no second recording of their "
-                "speaker. The task keeps its share: the others come more often.",
+                "speaker. The task keeps its share: the others are used more often.",
                 task.name,
                 (~left).sum(),
                 len(index),
@@ -87,7 +87,7 @@ class Source:
         return cls(task, index, ShardReader(index), lengths, usable, voices, voice_lengths, shortest)
 
     def alone(self, place: int, sample: int) -> Planned:
-        """`sample` as a document of task `place` that fits into a row, with the shortest voice."""
+        """Return `sample` as a document of task `place` that fits into a row, with the shortest voice."""
         return place, sample, -1 if self.shortest is None else int(self.shortest[sample])
 
 
@@ -95,12 +95,12 @@ class MixedRows:
     """A RowPlan over several tasks. Rows are lists of (task, sample, voice) that fit into `row_length` tokens.
 
     Args:
-        tasks: With the index of the samples that each reads.
-        prompt_format: Which tokens a document is made of.
+        tasks: Each with the index of the samples it reads.
+        prompt_format: Tokens of a document.
         row_length: Tokens of a row.
-        seed: Of the order.
-        window_size: Documents that are drawn and packed together.
-        counts: Tokens of each task's texts; None plans by their bytes.
+        seed: Seed of the order.
+        window_size: Number of documents sampled and packed together.
+        counts: Token counts of each task's texts; None plans by their bytes.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class MixedRows:
         return [[documents[document] for document in packed[row]] for row in order]
 
     def load(self, rows: Sequence[Sequence[Planned]]) -> TokenBatch:
-        """A row of which nothing can be used becomes one document of another sample."""
+        """Read rows. A row without any usable document becomes one document of another sample."""
         documents, tasks = [], []
         for row in rows:
             documents.append([])
@@ -169,13 +169,13 @@ class MixedRows:
         return token_batch(documents, self.row_length, tasks)
 
     def document(self, planned: Planned, room: float) -> Document | None:
-        """Tokens and how many carry no loss; None, and a note in `skipped`, where the sample cannot be used: damaged
-        bytes, a code outside the codebook, a text that the tokenizer refuses, more tokens than planned and than
+        """Return tokens and the number of those without loss; None, recorded in `skipped`, if the sample is unusable:
+        damaged bytes, a code outside the codebook, a text that the tokenizer rejects, more tokens than planned and than
         `room`."""
         return self.skipped.attempt(self._key(planned), lambda: self._read(planned, room))
 
     def check(self) -> None:
-        """Raises TooManySkipped where a task can use none of a hundred samples that are spread over all."""
+        """Raise TooManySkipped if a task cannot use any of a hundred samples spread over all."""
         for place, source in enumerate(self.sources):
             notes = SkipNotes(f"{source.index.folder} ({source.task.name})", len(source.usable))
             for sample in spread(source.usable.rows):
@@ -200,7 +200,7 @@ class MixedRows:
             raise ValueError(f"{error} (after the voice {str(source.index.keys[voice])!r})") from error
 
     def _replacement(self, planned: Planned) -> tuple[int, Document]:
-        """A document and its task, of the samples that follow: of the same task, then of the next ones."""
+        """Return a document and its task from the samples that follow: of the same task, then of the next ones."""
         for step in range(len(self.sources)):
             place = (planned[0] + step) % len(self.sources)
             source = self.sources[place]

@@ -1,4 +1,4 @@
-"""Packing: documents of many lengths side by side in rows of one length.
+"""Packing: documents of different lengths in rows of one length.
 
 Shapes: R rows, L tokens of a row.
 """
@@ -15,7 +15,7 @@ NO_LABEL = -100
 
 
 def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
-    """Best-fit packing: each document goes into the fullest row that still takes it. Longer documents are left out."""
+    """Best-fit packing: each document goes into the fullest row with enough space. Longer documents are omitted."""
     rows: list[list[int]] = []
     rooms: list[tuple[int, int]] = []  # (room left, row), sorted
     for document, length in enumerate(lengths):
@@ -35,9 +35,9 @@ def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
 def token_batch(
     rows: Sequence[Sequence[tuple[Sequence[int], int]]], row_length: int, tasks: Sequence[Sequence[int]] | None = None
 ) -> TokenBatch:
-    """Lay documents (tokens, number of context tokens without loss) side by side in rows of `row_length`.
+    """Concatenate documents (tokens, number of context tokens without loss) in rows of `row_length`.
 
-    `tasks` numbers each document's task, where several are mixed.
+    `tasks` is each document's task number in a mixture.
     """
     shape = (len(rows), row_length)
     tokens_RL, positions_RL = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
@@ -49,7 +49,7 @@ def token_batch(
         for number, (tokens, num_context) in enumerate(documents):
             stop = start + len(tokens)
             tokens_RL[row, start:stop] = tokens
-            first = max(num_context, 1)  # nothing predicts the first token
+            first = max(num_context, 1)  # the first token is not predicted
             labels_RL[row, start + first - 1 : stop - 1] = tokens_RL[row, start + first : stop]
             positions_RL[row, start:stop] = places_L[: len(tokens)]
             documents_RL[row, start:stop] = number
@@ -61,7 +61,7 @@ def token_batch(
 
 
 def fitting(document: tuple[list[int], int], room: float) -> tuple[list[int], int]:
-    """The document. Raises ValueError where it has more than `room` tokens: the index promised fewer."""
+    """Return the document. Raises ValueError if it has more than `room` tokens, i.e. more than the index states."""
     if len(document[0]) > room:
         raise ValueError(f"Expected a document of at most {room} tokens, but got {len(document[0])}.")
     return document

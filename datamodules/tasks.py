@@ -1,6 +1,7 @@
-"""Tasks that one language model learns side by side: which shards each reads, and what document a sample becomes.
+"""Tasks that one language model is trained on jointly: the shards of each, and the document made from a sample.
 
-The format (modules/lm/text/prompt_format.py) says which tokens a document is made of, a task what of a sample goes in.
+The format (modules/lm/text/prompt_format.py) defines the tokens of a document, a task what part of a sample it
+contains.
 """
 
 from collections.abc import Sequence
@@ -16,13 +17,13 @@ from datamodules.speakers import UNREADABLE, speakers_of
 from modules.api import PromptFormat
 
 Document = tuple[list[int], int]
-ALONE = -1  # group of a sample that is nobody's voice
+ALONE = -1  # group of a sample without a voice
 UnknownSpeakers = Literal["refuse", "leave_out", "one_voice"]
-NUM_TURN_TOKENS = 8  # of a chat template around one message, at most
+NUM_TURN_TOKENS = 8  # tokens of a chat template around one message, at most
 
 
 class TaskFormat(PromptFormat, Protocol):
-    """A PromptFormat that has more than text-to-speech."""
+    """A PromptFormat that supports more than text-to-speech."""
 
     def understanding_tokens(self, text: str, codes: Sequence[int]) -> Document: ...
     def chat_tokens(self, messages: Sequence[dict[str, str]]) -> Document: ...
@@ -30,9 +31,10 @@ class TaskFormat(PromptFormat, Protocol):
 
 @runtime_checkable
 class Task(Protocol):
-    """`weight` is the share of documents, over the sum of all weights. `kind` is that of the shards: tokens or text.
+    """A task. `weight` is its share of documents, relative to the sum of all weights. `kind` is that of the shards:
+    tokens or text.
 
-    `folder` holds them, by split; None: the datamodule's. `voices` are None where a document needs one sample alone.
+    `folder` contains them, by split; None: the datamodule's. `voices` are None if a document needs only one sample.
     """
 
     @property
@@ -44,11 +46,11 @@ class Task(Protocol):
     @property
     def kind(self) -> str: ...
     def voices(self, index: ShardIndex) -> "Voices | None":
-        """For each sample the others of its speaker."""
+        """Return the other samples of each sample's speaker."""
         ...
 
     def lengths(self, index: ShardIndex, num_extra_tokens: int | np.ndarray) -> np.ndarray:
-        """Tokens that each sample's document has at most, by the index alone, without a voice."""
+        """Upper bound of each sample's document in tokens, from the index alone, without a voice."""
         ...
 
     def document(self, prompt_format: TaskFormat, sample: Sample, voice: Sample | None) -> Document: ...
@@ -56,7 +58,7 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class TextToSpeech:
-    """Text is read, codes are spoken."""
+    """TTS: text in, codes out."""
 
     weight: float = 1.0
     folder: Path | None = None
@@ -77,10 +79,10 @@ class TextToSpeech:
 
 @dataclass(frozen=True)
 class VoiceCloning:
-    """A recording and its text come first, then the same voice speaks another text; only the latter is learned.
+    """Voice cloning: a recording and its text, then another text in the same voice; only the latter carries loss.
 
-    `unknown_speakers`: what becomes of recordings that name no speaker. "refuse" raises a ValueError, "leave_out"
-    leaves them out of this task, "one_voice" takes those of one source for one speaker.
+    `unknown_speakers`: handling of recordings without a speaker. "refuse" raises a ValueError, "leave_out" omits them
+    from this task, "one_voice" assumes that those of one source have the same speaker.
     """
 
     weight: float = 1.0
@@ -104,7 +106,7 @@ class VoiceCloning:
 
 @dataclass(frozen=True)
 class SpeechUnderstanding:
-    """Codes are heard, text is written: speech recognition."""
+    """ASR: codes in, text out."""
 
     weight: float = 1.0
     folder: Path | None = None
@@ -124,7 +126,7 @@ class SpeechUnderstanding:
 
 @dataclass(frozen=True)
 class TextReplay:
-    """Conversations without speech (datamodules/shards/text_shards.py), so that the text model's chat is kept."""
+    """Conversations without speech (datamodules/shards/text_shards.py), to preserve the text model's chat ability."""
 
     folder: Path
     weight: float = 1.0
@@ -136,15 +138,15 @@ class TextReplay:
         return None
 
     def lengths(self, index: ShardIndex, num_extra_tokens: int | np.ndarray) -> np.ndarray:
-        return index.text_lengths + NUM_TURN_TOKENS * index.lengths + num_extra_tokens  # a length is in messages
+        return index.text_lengths + NUM_TURN_TOKENS * index.lengths + num_extra_tokens  # lengths are in messages
 
     def document(self, prompt_format: TaskFormat, sample: Sample, voice: Sample | None) -> Document:
         return prompt_format.chat_tokens(sample.about["messages"])
 
 
 def speaker_groups(index: ShardIndex, unknown_speakers: UnknownSpeakers) -> np.ndarray:
-    """(N,) a number for each sample: equal where one speaker speaks, ALONE where the speaker is left out or the sample
-    damaged. Raises ValueError on unknown speakers that are to be refused."""
+    """Return a number for each sample, (N,): equal for the same speaker, ALONE if the speaker is omitted or the sample
+    damaged. Raises ValueError for unknown speakers under "refuse"."""
     speakers = speakers_of(index)
     is_unknown_N = speakers.is_unknown_N
     if unknown_speakers == "refuse" and is_unknown_N.any():
@@ -159,7 +161,7 @@ def speaker_groups(index: ShardIndex, unknown_speakers: UnknownSpeakers) -> np.n
 
 
 class Voices:
-    """For each sample the other samples of its speaker: those with the same number in `group_of` (N,), if not ALONE."""
+    """The other samples of each sample's speaker: those with the same number in `group_of` (N,), if not ALONE."""
 
     def __init__(self, group_of: np.ndarray) -> None:
         self.group_of = group_of
@@ -176,18 +178,18 @@ class Voices:
         self.places -= self.starts  # among its speaker's
 
     def without(self, is_left_out_N: np.ndarray) -> "Voices":
-        """The same; a sample that is left out is alone, and nobody's voice."""
+        """Return a copy in which omitted samples are ALONE and not used as a voice."""
         return Voices(np.where(is_left_out_N, ALONE, self.group_of))
 
     def shortest(self, lengths: np.ndarray) -> np.ndarray:
-        """(N,) the shortest other sample of each one's speaker; -1 where there is none."""
+        """Return the shortest other sample of each one's speaker, (N,); -1 if there is none."""
         order = np.lexsort((lengths, self._group_of))
         first = order[self.starts]
         second = order[np.minimum(self.starts + 1, len(order) - 1)]
         return np.where(self.counts > 1, np.where(first == np.arange(len(order)), second, first), -1)
 
     def draw(self, samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Another sample of the same speaker for each; -1 where there is none."""
+        """Sample another recording of the same speaker for each; -1 if there is none."""
         others = np.maximum(self.counts[samples] - 1, 1)
         steps = 1 + generator.integers(0, others)
         places = (self.places[samples] + steps) % self.counts[samples]
@@ -195,7 +197,7 @@ class Voices:
 
 
 def shares(tasks: Sequence[Task]) -> list[float]:
-    """Each task's share of the documents. Raises ValueError on weights that cannot be shares, or a name twice."""
+    """Return each task's share of the documents. Raises ValueError for invalid weights or duplicate names."""
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
         raise ValueError(f"Expected a `name` of its own for each of the `tasks`, but got {names}.")

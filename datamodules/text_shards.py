@@ -1,4 +1,4 @@
-"""The old name of the command `python -m datamodules.shards.text_shards`."""
+"""Former name of the command `python -m datamodules.shards.text_shards`."""
 
 import sys
 

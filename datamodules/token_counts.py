@@ -1,8 +1,7 @@
-"""Tokens of every text of a shard folder under one prompt format, counted once: rows are planned by them.
+"""Token counts of every text of a shard folder under one prompt format, computed once to plan rows.
 
-`python -m datamodules.training_steps` counts them and keeps the counts beside the shards, in a file of their own for
-each prompt format. Without counts rows are planned by the bytes of texts, of which byte-pair tokenizers make fewer
-tokens.
+`python -m datamodules.training_steps` computes them and stores them in the shard folder, in one file per prompt format.
+Without counts rows are planned by the bytes of texts, an upper bound for byte-pair tokenizers.
 
 Shapes: N samples.
 """
@@ -27,13 +26,13 @@ log = logging.getLogger(__name__)
 
 PROBES = ("a", "one two three", "Hello, World! 42 %", "Ein Mädchen, größer.", "你好，世界", "Привет", "eins\n zwei")
 ROLES = ("user", "assistant")
-CHUNK = 4096  # samples that one process counts at a time
+CHUNK = 4096  # samples per task of a worker process
 
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """`text_N` are the tokens of each text, `extra_N` those of its document beside text and codes. `name` tells them
-    from the counts of other formats and texts: a checkpoint of training keeps it."""
+    """`text_N`: tokens of each text; `extra_N`: tokens of its document in addition to text and codes. `name` identifies
+    format and texts; training checkpoints store it."""
 
     name: str
     text_N: np.ndarray
@@ -43,16 +42,17 @@ class TokenCounts:
 def planned_lengths(
     task: Task, index: ShardIndex, prompt_format: PromptFormat, counts: TokenCounts | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) tokens that each sample's document has at most, and (N,) those of its text: by the bytes without counts."""
+    """Return an upper bound (N,) of each sample's document in tokens, and (N,) of its text; without counts, from the
+    bytes."""
     if counts is None:
         return task.lengths(index, planned_extra_tokens(index, prompt_format)), index.text_lengths
     return task.lengths(replace(index, text_lengths=counts.text_N), counts.extra_N), counts.text_N
 
 
 def counts_name(index: ShardIndex, prompt_format: PromptFormat) -> str:
-    """By the lengths of the texts, the speakers, and what the format makes of a few other texts."""
+    """Derive the name from the lengths of the texts, the speakers, and the format's tokens for a few other texts."""
     digest = hashlib.sha256(np.ascontiguousarray(index.text_lengths, dtype=np.int64).tobytes())
-    for array in (index.speakers, index.speaker_of):  # a document may hold the speaker's name
+    for array in (index.speakers, index.speaker_of):  # a document may contain the speaker's name
         digest.update(repr(None if array is None else array.tolist()).encode())
     for text in PROBES:
         makes = [partial(prompt_format.prompt_tokens, text, *names) for names in (("", ""), ("ann", "en"))]
@@ -70,7 +70,7 @@ def counts_name(index: ShardIndex, prompt_format: PromptFormat) -> str:
 
 
 def stored_counts(index: ShardIndex, prompt_format: PromptFormat) -> TokenCounts | None:
-    """None where nobody has counted yet."""
+    """Return stored counts; None if there are none."""
     name = counts_name(index, prompt_format)
     path = index.folder / f"{name}.npz"
     if not path.is_file():
@@ -80,9 +80,9 @@ def stored_counts(index: ShardIndex, prompt_format: PromptFormat) -> TokenCounts
 
 
 def count_tokens(index: ShardIndex, prompt_format: PromptFormat, num_workers: int = 1) -> TokenCounts:
-    """Reads every sample; keeps the counts beside the shards. A sample that cannot be used counts by its bytes.
+    """Read every sample, and store the counts in the shard folder. An unusable sample counts by its bytes.
 
-    Raises ValueError where the format has no `tokenizer` of its own.
+    Raises ValueError if the format has no `tokenizer`.
     """
     if not hasattr(prompt_format, "tokenizer"):
         raise ValueError(f"Expected a prompt format with a `tokenizer`, but got {type(prompt_format).__name__}.")
@@ -100,12 +100,12 @@ def count_tokens(index: ShardIndex, prompt_format: PromptFormat, num_workers: in
             np.savez(stream, text_N=counts.text_N, extra_N=counts.extra_N)
         os.replace(unfinished, index.folder / f"{counts.name}.npz")
     except OSError as error:
-        log.warning("The token counts are not kept beside the shards, training plans without them: %s", error)
+        log.warning("The token counts could not be stored with the shards; training plans without them: %s", error)
     return counts
 
 
 class _Counter:
-    """(2, rows) tokens of texts, and those beside text and codes."""
+    """Return (2, rows): tokens of texts, and those in addition to text and codes."""
 
     def __init__(self, index: ShardIndex, prompt_format: PromptFormat) -> None:
         self.index, self.reader, self.prompt_format = index, ShardReader(index), prompt_format
@@ -125,16 +125,16 @@ class _Counter:
             return int(self.index.text_lengths[row]), int(self.extra_by_bytes[row])
 
     def _of_speech(self, sample: Sample) -> tuple[int, int]:
-        """The longer of the two directions: text to speech, and speech to text where the format has it."""
+        """The longer of both directions: TTS, and ASR if the format supports it."""
         said = sample.utterance()
         num_text = len(self.prompt_format.tokenizer.encode(said.text))
         wholes = [len(self.prompt_format.example_tokens(said.text, [0], said.speaker, said.language)[0])]
         if hasattr(self.prompt_format, "understanding_tokens"):
             wholes.append(len(self.prompt_format.understanding_tokens(said.text, [0])[0]))
-        return num_text, max(wholes) - 1 - num_text  # 1: the one code
+        return num_text, max(wholes) - 1 - num_text  # 1: the single code
 
 
-_counter: _Counter | None = None  # of a worker process
+_counter: _Counter | None = None  # per worker process
 
 
 def _keep(counter: _Counter) -> None:

@@ -30,10 +30,10 @@ SENTENCE = "The quick brown fox jumps over the lazy dog, and then it runs throug
 
 
 class TokenRows:
-    """Rows are lists of samples that fit into `row_length` tokens, packed by lengths that are known without reading.
+    """RowPlan of lists of samples that fit into `row_length` tokens, packed by lengths that are known without reading.
 
-    The tokens of a text are those of `counts`. Without, its bytes: exact for a byte tokenizer, an upper bound for
-    byte-level BPE.
+    The number of text tokens is taken from `counts`. Without counts, from the bytes: exact for a byte tokenizer, an
+    upper bound for byte-level BPE.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class TokenRows:
         return [samples[packed[row]].tolist() for row in order]
 
     def load(self, rows: Sequence[Sequence[int]]) -> TokenBatch:
-        """A row of which nothing can be used becomes one document of another sample."""
+        """Read rows. A row without any usable sample becomes one document of another sample."""
         documents = []
         for row in rows:
             documents.append([])
@@ -84,13 +84,13 @@ class TokenRows:
         return token_batch(documents, self.row_length)
 
     def document(self, sample: int, room: float = math.inf) -> Document | None:
-        """Tokens of a sample and how many carry no loss; None, and a note in `skipped`, where it cannot be used:
-        damaged bytes, a code outside the codebook, a text that the tokenizer refuses, more tokens than planned and than
-        `room`."""
+        """Return the tokens of a sample and the number of those without loss; None, recorded in `skipped`, if it is
+        unusable: damaged bytes, a code outside the codebook, a text that the tokenizer rejects, more tokens than
+        planned and than `room`."""
         return self.skipped.attempt(str(self.index.keys[sample]), lambda: self._read(sample, room))
 
     def check(self) -> None:
-        """Raises TooManySkipped where none of a hundred samples, spread over all, can be used."""
+        """Raise TooManySkipped if none of a hundred samples, spread over all, is usable."""
         notes = SkipNotes(self.skipped.place, len(self.usable))
         for sample in spread(self.usable):
             if notes.attempt(str(self.index.keys[sample]), lambda sample=sample: self._read(sample, math.inf)):
@@ -105,11 +105,11 @@ class TokenRows:
         others = (
             self.document(int(self.usable[other]), self.row_length) for other in replacements(place, len(self.usable))
         )
-        return next(document for document in others if document is not None)  # or TooManySkipped
+        return next(document for document in others if document is not None)  # or raises TooManySkipped
 
 
 def load_token_index(folder: Path, prompt_format: PromptFormat) -> ShardIndex:
-    """The index of token shards; raises ValueError where they are of another codebook than the format's."""
+    """Load the index of token shards. Raises ValueError if their codebook differs from the format's."""
     index = ShardIndex.load(folder, "tokens")
     codebook_size = prompt_format.token_space.codebook_size
     if index.header["codebook_size"] != codebook_size:
@@ -121,11 +121,11 @@ def load_token_index(folder: Path, prompt_format: PromptFormat) -> ShardIndex:
 
 
 class TokenLoader(ResumableLoader):
-    """Its state also says by which counts of tokens rows were planned, "" for bytes: a run that resumes plans by the
-    same, whatever has been counted since. Older states have no such entry and mean bytes.
+    """ResumableLoader whose state also has the name of the token counts used to plan rows, "" for bytes: a resumed run
+    plans by the same, even if tokens have been counted since. Older states have no such entry and mean bytes.
 
     Args:
-        replan: Gives the plan by the counts of that name; raises ValueError where they are gone.
+        replan: Returns the plan for counts with that name; raises ValueError if they are missing.
     """
 
     def __init__(self, plan: TokenRows | MixedRows, replan: Callable[[str], TokenRows | MixedRows], *settings: int):
@@ -150,22 +150,22 @@ def names_of(counts: Sequence[TokenCounts] | None) -> str:
 class TokenDataModule(L.LightningDataModule):
     """Packed token rows for training and validation.
 
-    Rows of training are planned by tokens where `python -m datamodules.training_steps` has counted those of every
-    folder, else by the bytes of texts; a run that resumes goes on as it began. Validation is always planned by bytes,
-    so that its rows stay the same.
+    Training rows are planned by tokens if `python -m datamodules.training_steps` has counted them for every folder,
+    otherwise by the bytes of texts; a resumed run continues as it began. Validation is always planned by bytes, so that
+    its rows stay the same.
 
     Args:
         folder: Token shards, `folder/SPLIT`.
-        prompt_format: Where text and codes stand; linked to the model.
+        prompt_format: Layout of text and codes; linked to the model.
         row_length: Tokens of a row.
         batch_size: Rows of one training batch on one rank.
         num_batches: Batches of one pass of the Trainer.
         train_split, validation_split: Names of splits.
-        num_validation_rows: Rows that validation uses, a random choice from the whole split, the same every time; in
-            batches of `batch_size` at most: every rank gets as many batches as the others.
+        num_validation_rows: Number of validation rows, a fixed random choice from the whole split, in batches of at
+            most `batch_size`; all ranks get the same number of batches.
         num_workers: Loader processes.
-        seed: Of the order.
-        tasks: What is learned, mixed by weight (datamodules/tasks.py). None: text-to-speech alone.
+        seed: Seed of the order.
+        tasks: Tasks to train on, mixed by weight (datamodules/tasks.py). None: text-to-speech only.
     """
 
     def __init__(
@@ -192,18 +192,18 @@ class TokenDataModule(L.LightningDataModule):
 
     @property
     def codec_fingerprint(self) -> str:
-        """Of the codec that made the shards."""
+        """Fingerprint of the codec that encoded the shards."""
         return self._fingerprints(self.train_split)[0]
 
     @property
     def frame_rate(self) -> float | None:
-        """Codes in a second of speech; None where the shards do not say so."""
+        """Codes per second of speech; None if the shards do not state it."""
         index = next((index for index in self._indices(self.train_split) if index.kind == "tokens"), None)
         return None if index is None else index.header.get("frame_rate")
 
     @property
     def task_names(self) -> list[str]:
-        """What the numbers in TokenBatch.tasks_RL stand for; empty where one task is trained alone."""
+        """Names of the task numbers in TokenBatch.tasks_RL; empty for a single task."""
         return [task.name for task in self.tasks]
 
     def setup(self, stage: str) -> None:
@@ -226,7 +226,7 @@ class TokenDataModule(L.LightningDataModule):
         chosen: list[list[int]] = []
         for window in range(rows.num_windows):
             chosen += rows.rows(0, window)
-        if rows.num_windows > 1:  # a window holds a few shards, perhaps of one source; its rows come in random order
+        if rows.num_windows > 1:  # a window has a few shards, perhaps of one source; its rows are in random order
             order = np.random.default_rng(self.seed).permutation(len(chosen))
             chosen = [chosen[place] for place in order]
         chosen = chosen[: self.num_validation_rows]
@@ -242,7 +242,7 @@ class TokenDataModule(L.LightningDataModule):
         return MixedRows(pairs, self.prompt_format, self.row_length, self.seed, counts=counts)
 
     def _training_rows(self, planned_by: str) -> TokenRows | MixedRows:
-        """Raises ValueError where the counts of these names are not there."""
+        """Plan training rows by the named counts. Raises ValueError if they are missing."""
         counts = self._counts() if planned_by else None
         if names_of(counts) != planned_by:
             raise ValueError(
@@ -253,7 +253,7 @@ class TokenDataModule(L.LightningDataModule):
         return self._rows(self.train_split, counts)
 
     def _counts(self) -> list[TokenCounts] | None:
-        """Of the training shards; None, with a warning where they would help, unless all are counted."""
+        """Return the counts of the training shards; None unless all are counted, with a warning if they would help."""
         found = [stored_counts(index, self.prompt_format) for index in self._indices(self.train_split)]
         if all(found):
             return found
@@ -263,15 +263,15 @@ class TokenDataModule(L.LightningDataModule):
             is_shorter = False
         if is_shorter:
             log.warning(
-                "Rows are planned by the bytes of texts, of which this tokenizer makes fewer tokens: they stay partly "
-                "empty. `python -m datamodules.training_steps` counts the tokens of %s; runs that begin afterwards "
-                "plan by them.",
+                "Rows are planned by the bytes of texts, which this tokenizer encodes as fewer tokens: rows stay "
+                "partly empty. `python -m datamodules.training_steps` counts the tokens of %s; later runs plan by "
+                "them.",
                 self._folders(self.train_split),
             )
         return None
 
     def _broadcast(self, planned_by: str) -> str:
-        """The first rank's, for all must plan alike."""
+        """Return the first rank's value, because all ranks must plan alike."""
         if self.trainer is None or self.trainer.world_size == 1:
             return planned_by
         return self.trainer.strategy.broadcast(planned_by)
@@ -282,7 +282,7 @@ class TokenDataModule(L.LightningDataModule):
         )
 
     def _indices(self, split: str) -> list[ShardIndex]:
-        """Of each task, or of the one folder."""
+        """Return the index of each task, or of the single folder."""
         if not self.tasks:
             return [load_token_index(self.folder / split, self.prompt_format)]
         folders = [(task.kind, Path(task.folder or self.folder) / split) for task in self.tasks]

@@ -1,10 +1,10 @@
-"""How many steps a training takes to read token shards so many times: the number for `max_steps` in a yaml.
+"""Computes the number of steps for some epochs over token shards: the `max_steps` of a training config.
 
     python -m datamodules.training_steps data/tokens/train --prompt_format configs/demo/prompt_format.yaml \\
         --row_length 2048 --rows_per_step 1024 --epochs 3
 
-counts the tokens of all texts first, unless they have been counted (datamodules/token_counts.py): trainings on these
-shards that begin afterwards plan their rows by them.
+counts the tokens of all texts first, unless already counted (datamodules/token_counts.py): training runs on these
+shards that start afterwards plan their rows by them.
 """
 
 import math
@@ -19,7 +19,7 @@ from modules.threads import num_cores
 
 @dataclass(frozen=True)
 class TrainingSteps:
-    """`num_rows` of all epochs and the `num_tokens` in them, without padding."""
+    """Result: `num_rows` of all epochs and their `num_tokens`, without padding."""
 
     num_samples: int
     num_too_long: int
@@ -38,7 +38,7 @@ class TrainingSteps:
 
 
 def training_steps(rows: TokenRows, rows_per_step: int, epochs: int = 1) -> TrainingSteps:
-    """Packs every window of every epoch, as training does: exact."""
+    """Pack every window of every epoch, as training does; the result is exact."""
     num_rows = num_tokens = 0
     for epoch in range(epochs):
         for window in range(rows.num_windows):

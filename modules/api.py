@@ -2,6 +2,8 @@
 Shapes: B batch, T audio samples, S code frames, N candidates. Audio is float32 in [-1, 1], mono.
 """
 
+import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, runtime_checkable
@@ -26,10 +28,10 @@ class Audio:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is to be spoken. `speaker` is whose voice is wanted; `told_speaker` whom a model is asked for, where that is
-    another or nobody (""). `reference` is a recording of the wanted voice, where one is known. With `voice` it is a
-    spoken prompt: its text, and its codes once the codec has read it, precede the generation, which continues in its
-    voice; one without text is continued itself: `text` begins with its words."""
+    """One utterance to synthesise. `speaker` names the target voice; `told_speaker`, if set, is the name given to the
+    model instead ("" gives none). `reference` is a recording of the target voice, if available. `voice` is a spoken
+    prompt for voice cloning: its text and its codes (once the codec has encoded it) precede the generated codes. A
+    `voice` without text is continued: `text` then begins with the words it contains."""
 
     key: str
     text: str
@@ -42,18 +44,18 @@ class Prompt:
 
     @property
     def told(self) -> tuple[str, str, str, Utterance | None]:
-        """What a model is told: the arguments of PromptFormat.prompt_tokens."""
+        """Arguments of PromptFormat.prompt_tokens: text, speaker, language, voice."""
         speaker = self.speaker if self.told_speaker is None else self.told_speaker
         return self.text, speaker, self.language, self.voice
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How the next code is drawn. The defaults leave the distribution whole.
+    """Sampling parameters. The defaults sample from the model's unmodified distribution.
 
-    In this order: `repetition_penalty` on the codes that the candidate already holds (Keskar et al., arXiv 1909.05858:
-    a logit above 0 is divided by it, one below multiplied), `temperature`, the `top_k` likeliest, the nucleus of mass
-    `top_p`, and what has at least `min_p` times the probability of the likeliest (Nguyen et al., arXiv 2407.01082).
+    Applied in this order: `repetition_penalty` on codes already in the candidate (Keskar et al., arXiv 1909.05858:
+    positive logits are divided by it, negative ones multiplied), `temperature`, `top_k`, `top_p` (nucleus), and
+    `min_p`, which keeps tokens with at least `min_p` times the highest probability (Nguyen et al., arXiv 2407.01082).
     """
 
     temperature: float = 1.0
@@ -77,10 +79,10 @@ class SamplingSettings:
 
 @dataclass
 class Branch:
-    """A prompt and the codes drawn for it so far.
+    """A prompt and the codes sampled for it so far.
 
-    `log_probability` is the sum over the drawn tokens (nats, under the model itself: temperature 1, all codes and the
-    end token). `stopped` says that the end token was drawn. `state` belongs to the Sampler that made the branch.
+    `log_probability` is summed over the sampled tokens, in nats, under the unmodified model (temperature 1, all codes
+    and the end token). `stopped`: the end token was sampled. `state` is private to the Sampler that made the branch.
     """
 
     prompt: Prompt
@@ -92,8 +94,8 @@ class Branch:
 
 @dataclass(frozen=True)
 class Cost:
-    """Compute spent: floating-point operations by part, and wall seconds. `prompt_flops` is the part of `lm_flops` that
-    read the prompt: candidates of one prompt share it, so that `Trace.cost` counts it once."""
+    """Compute spent: FLOPs by component, and wall-clock seconds. `prompt_flops` is the part of `lm_flops` spent on the
+    prompt; candidates of one prompt share it, so `Trace.cost` counts it once."""
 
     lm_flops: float = 0.0
     codec_flops: float = 0.0
@@ -111,12 +113,13 @@ class Cost:
 
 @dataclass
 class Candidate:
-    """One sample: its codes, what verifiers said of it (by verifier name; NaN = could not judge), its cost.
+    """One sample: its codes, its scores by verifier name (NaN = could not be scored), and its cost.
 
-    `is_partial`: a search is still growing it. Its `audio` may then be that of the first codes only, which is where the
-    decoder goes on. `voice_codes_S`: a spoken prompt, which the decoder looks back on; `audio` holds nothing of it.
-    `cost`: what its search spent to draw and decode it, and on verifiers that steered. `verifier_costs`: what it cost,
-    beside that, to have the whole candidate heard by each verifier (by name).
+    `is_partial`: the search is still extending it; `audio` may then cover only the first codes, and decoding continues
+    from there. `voice_codes_S`: the codes of a spoken prompt, used as left context by the decoder and not part of
+    `audio`. `cost`: the search's compute for sampling, decoding and guiding verifiers. `verifier_costs`: the additional
+    cost of scoring the whole candidate, by verifier name. `failed`: names of verifiers whose score is NaN because
+    they raised, to be retried.
     """
 
     prompt_key: str
@@ -131,6 +134,7 @@ class Candidate:
     is_partial: bool = False
     voice_codes_S: Tensor | None = None
     verifier_costs: dict[str, Cost] = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)
 
     @property
     def num_voice_codes(self) -> int:
@@ -143,7 +147,7 @@ class Candidate:
 
 @runtime_checkable
 class TextTokenizer(Protocol):
-    """Text to ids in [0, vocab_size) and back. `encode` raises ValueError on text that it cannot express."""
+    """Maps text to ids in [0, vocab_size) and back. `encode` raises ValueError for text it cannot represent."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -153,16 +157,17 @@ class TextTokenizer(Protocol):
 
 @runtime_checkable
 class PromptFormat(Protocol):
-    """Where text and codes stand in a sequence. The data and the model hold the same one.
+    """Layout of text and speech tokens in a sequence. The data and the model use the same one.
 
-    `prompt_tokens` end with the start of speech; `example_tokens` are the whole sequence, and how many carry no loss.
-    `speaker` and `language` are "" where they are not known. Samplers call `encoded_prompt` of modules.lm.text.
+    `prompt_tokens` ends with the start-of-speech token. `example_tokens` returns the whole sequence and the number of
+    leading tokens excluded from the loss. `speaker` and `language` are "" if unknown. Samplers call
+    modules.lm.text.prompt_format.encoded_prompt.
     """
 
     @property
     def token_space(self) -> TokenSpace: ...
     @property
-    def num_extra_tokens(self) -> int: ...  # of an example, beside those of its text and codes
+    def num_extra_tokens(self) -> int: ...  # tokens per example in addition to those of text and codes
     def prompt_tokens(
         self, text: str, speaker: str = "", language: str = "", voice: Utterance | None = None
     ) -> list[int]: ...
@@ -171,26 +176,41 @@ class PromptFormat(Protocol):
     ) -> tuple[list[int], int]: ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class CodecFacts:
+    """Properties of a codec that are cheap to read.
+
+    `encode` takes audio at `input_sample_rate` Hz, `decode` returns audio at `sample_rate` Hz; codes are in
+    [0, `codebook_size`), `frame_rate` per second. `look_back_frames`: how many frames before `start_frame` `decode`
+    computes too, for the compute ledger; inf: all of them.
+    """
+
+    sample_rate: int
+    input_sample_rate: int
+    frame_rate: float
+    codebook_size: int
+    look_back_frames: float
+
+
 @runtime_checkable
 class Codec(Protocol):
-    """Audio to codes_BS (int64, one codebook) with num_codes_B, and back. A batch gives what single items give.
+    """Encodes audio to codes_BS (int64, one codebook) with num_codes_B, and decodes them. Results do not depend on
+    batching.
 
-    `fingerprint` is a hash of the encode path only: a retrained decoder keeps token shards valid. A codec may say in
-    `look_back_frames` how many frames before `start_frame` it decodes to give a tail; the ledger counts them.
+    `fingerprint` is a hash of the encode path only: a retrained decoder keeps token shards valid. `decoder_fingerprint`
+    is a hash of all that decides how codes sound: stored scores of another are computed again.
     """
 
     @property
-    def sample_rate(self) -> int: ...
-    @property
-    def frame_rate(self) -> float: ...
-    @property
-    def codebook_size(self) -> int: ...
+    def facts(self) -> CodecFacts: ...
     @property
     def fingerprint(self) -> str: ...
+    @property
+    def decoder_fingerprint(self) -> str: ...
     def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]: ...
 
     def decode(self, codes_BS: Tensor, num_codes_B: Tensor, start_frame: int = 0) -> Tensor:
-        """audio_BT from `start_frame` on; item b is valid up to (num_codes_B[b] - start_frame) * hop samples."""
+        """Return audio_BT from `start_frame` on; item b is valid for (num_codes_B[b] - start_frame) * hop samples."""
         ...
 
     def decode_flops(self, num_codes: int) -> float: ...
@@ -198,7 +218,8 @@ class Codec(Protocol):
 
 @runtime_checkable
 class SpeechStates(Protocol):
-    """A frozen speech encoder: `latent_BSC`, one per started frame; `encode_settings` tells its states from others."""
+    """A frozen speech encoder. Returns an object with `latent_BSC`, one state per started frame. `encode_settings`
+    identifies the encoder that computed stored states."""
 
     sample_rate: int
     hop_length: int
@@ -209,21 +230,10 @@ class SpeechStates(Protocol):
 
 
 @runtime_checkable
-class Resynthesiser(Protocol):
-    """Anything that turns audio into audio through a bit stream: ours, Opus, Codec2, other neural codecs."""
-
-    @property
-    def name(self) -> str: ...
-    def resynthesise(self, audio: Audio) -> tuple[Audio, float]:
-        """The audio after the codec, and the bits that its stream took."""
-        ...
-
-
-@runtime_checkable
 class Sampler(Protocol):
-    """Draws speech codes for prompts. Noise is a pure function of (seed, position): batches do not matter.
+    """Samples speech codes for prompts. Noise is a pure function of (seed, position), independent of batching.
 
-    `extend` gives len(branches) * num_children branches, the children of one branch side by side; `drop` frees them.
+    `extend` returns len(branches) * num_children branches, the children of one branch adjacent; `drop` frees branches.
     """
 
     def start(self, prompts: Sequence[Prompt]) -> list[Branch]: ...
@@ -237,10 +247,10 @@ class Sampler(Protocol):
 
 @runtime_checkable
 class SamplerEngine(Protocol):
-    """Another program that draws a model's codes; a config names it in place of the model's own sampler.
+    """An external inference engine that samples the model's codes, named in a config instead of the built-in sampler.
 
-    `identity`: its name, version and numeric settings. It stands in stored candidates, so that those of two engines, or
-    of two versions of one, are never taken for each other. A sampler serves until the next one of another model.
+    `identity`: name, version and numeric settings, stored with candidates to keep engines and versions apart. A
+    sampler stays valid until a sampler for another model is requested.
     """
 
     def identity(self) -> dict[str, Any]: ...
@@ -249,66 +259,116 @@ class SamplerEngine(Protocol):
     ) -> Sampler: ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class VerifierFacts:
+    """Properties of a verifier, which do not change while it scores.
+
+    `name` is the column of tables. Two verifiers with one `model_hash` are the same model, whatever their `settings`:
+    one may not judge the other. `settings` (JSON) is everything besides the model that a score depends on, {} if there
+    is nothing: stored scores are reused as long as model_hash and settings are equal. `families` are the kinds of model
+    that it scores with ("whisper", "wavlm"): a judge of the selector's family shares its errors. `worst_score` stands
+    for a candidate that a judge cannot score or that never ended; `best_score` is the other end of the scale, inf if
+    there is none. Candidates of a prompt that lacks the needed text or reference are not scored. Only with
+    `judges_partial` may it score candidates that are still being sampled.
+    """
+
+    name: str
+    model_hash: str
+    settings: dict[str, Any]
+    families: frozenset[str]
+    worst_score: float
+    best_score: float = math.inf
+    needs_text: bool
+    needs_reference: bool
+    judges_partial: bool = False
+
+
 @runtime_checkable
 class Verifier(Protocol):
-    """Scores speech. Higher is better; NaN: the candidate has no score, and will have none. Any other exception than
-    ValueError leaves `score`, so that the sweep retries.
+    """Scores speech; higher is better. NaN: the candidate cannot be scored (permanent). Exceptions other than
+    ValueError propagate and are retried.
 
-    `name` is the column of tables. `worst_score` stands for a candidate that a judge cannot score or that never ended;
-    `best_score` is the other end of the scale, inf where there is none. `families` are the kinds of model that it
-    scores with ("whisper", "wavlm"): a judge of the selector's family shares its errors. `settings` (JSON) are all
-    that decides a score beside the model.
-    Two verifiers with one `model_hash` are the same verifier, whatever their settings: one may not judge the other.
-    One that is made of others lists their hashes as `member_hashes`, and may not be judged by any of them; it leaves
-    their disagreement in the candidates' `scores`, as `disagreement_name`.
+    `facts` may read the model's files to compute its hash, and is then cached.
     """
 
     @property
-    def name(self) -> str: ...
-    @property
-    def model_hash(self) -> str: ...
-    @property
-    def worst_score(self) -> float: ...
-    @property
-    def best_score(self) -> float: ...
-    @property
-    def families(self) -> frozenset[str]: ...
-    @property
-    def settings(self) -> dict[str, Any]: ...
-    @property
-    def needs_text(self) -> bool: ...
-    @property
-    def needs_reference(self) -> bool: ...
-    @property
-    def judges_partial(self) -> bool: ...
+    def facts(self) -> VerifierFacts: ...
     def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor: ...  # (N,) float64
 
     def flops(self, seconds: float) -> float:
-        """FLOPs to judge one candidate of so many seconds of audio."""
+        """FLOPs of scoring one candidate with `seconds` of audio."""
         ...
 
 
 @runtime_checkable
 class ScoresMany(Protocol):
-    """What a Verifier may have beside `score`: it scores the candidates of many prompts in one pass of its model.
+    """Optional for a Verifier: scores the candidates of many prompts in one batch.
 
-    One tensor (N,) for each group of candidates: what `score` gives of that prompt and group alone.
+    Returns one tensor (N,) per group of candidates, equal to what `score` returns for that prompt and group.
     """
 
     def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]: ...
 
 
+@runtime_checkable
+class Transcribes(Protocol):
+    """Optional for a Verifier that compares transcripts with the text: its score is 1 - error rate.
+
+    `hypotheses` are the transcripts without normalisation, "" without audio. `reference_length` is the number of words
+    or characters that errors are counted over; 0 if nothing of the prompt's text can be compared.
+    """
+
+    def hypotheses(self, prompt: Prompt, candidates: Sequence[Candidate]) -> list[str]: ...
+    def reference_length(self, prompt: Prompt) -> int: ...
+
+
+@runtime_checkable
+class CombinesVerifiers(Protocol):
+    """Optional for a Verifier that is made of others: none of its `members` may judge it, and its scores are relative
+    (depend on the other candidates of the call). It stores the members' disagreement in the candidates' `scores`, as
+    `disagreement_name`."""
+
+    @property
+    def members(self) -> Sequence[Verifier]: ...
+
+
+def models_of(verifier: Verifier) -> frozenset[str]:
+    """Hashes of the models that a verifier uses: its own, or those of its members."""
+    if isinstance(verifier, CombinesVerifiers):
+        return frozenset().union(*(models_of(member) for member in verifier.members))
+    return frozenset({verifier.facts.model_hash})
+
+
+def check_members(value: object, protocol: type, what: str) -> None:
+    """Check that an object has every member of a protocol, and that its `facts` are complete.
+
+    Raises:
+        ValueError: Names `what`, the object's class and the member that is missing.
+    """
+    kind = f"{what} {type(value).__name__}"
+    members = [name for name in vars(protocol) if not name.startswith("_")]
+    for name in members:
+        if inspect.getattr_static(value, name, None) is None:
+            place = f"{protocol.__module__}.{protocol.__name__}"
+            raise ValueError(f"Expected {kind} to have `{name}` (see {place}), but got none.")
+    if "facts" in members:
+        try:
+            _ = value.facts  # type: ignore[attr-defined]
+        except TypeError as error:
+            raise ValueError(f"Expected {kind} to have complete `facts`, but got: {error}.") from error
+
+
 def disagreement_name(verifier_name: str) -> str:
-    """Under which a verifier that is made of others leaves, in a candidate's `scores`, how much they disagree."""
+    """Key in a candidate's `scores` for the disagreement of an ensemble's members."""
     return f"{verifier_name} disagreement"
 
 
-# What a Verifier raises that no second try will mend: it stops whoever asked.
+# Errors of a Verifier that are not retried.
 BROKEN_INSTALLATION = (ImportError, FileNotFoundError, MemoryError)
 
 
 def pad_rows(rows: Sequence[Tensor], value: float = 0) -> tuple[Tensor, Tensor]:
-    """Stack 1-D tensors into (len(rows), longest), padded with `value`; and their lengths (int64)."""
+    """Stack 1-D tensors into (len(rows), longest), padded with `value`. Returns the stack and the lengths (int64)."""
     lengths_B = torch.tensor([row.numel() for row in rows], dtype=torch.int64)
     padded = rows[0].new_full((len(rows), int(lengths_B.max())), value)
     for target, row in zip(padded, rows, strict=True):

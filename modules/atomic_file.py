@@ -1,4 +1,4 @@
-"""A file that is there whole under its name, or not at all."""
+"""Atomic file writing."""
 
 import os
 import tempfile
@@ -6,7 +6,8 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write through a temporary name in the same folder: a kill or a power cut leaves the old file or the new one."""
+    """Write through a temporary file in the same folder: after a kill or power cut the path has the old or the new
+    content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:

@@ -1,4 +1,4 @@
-"""Audio files read and written, and resampling.
+"""Reading, encoding and writing of audio files, and resampling.
 
 Shapes: T audio samples, C channels.
 """
@@ -14,19 +14,19 @@ import torch
 from modules.api import Audio
 from modules.atomic_file import write_whole
 
-BLOCK = 2**22  # samples per read: memory follows what a file holds, not what a damaged header says
+BLOCK = 2**22  # samples per read: memory depends on the file's content, not on a damaged header
 
 
 def read_audio(path: Path) -> Audio:
-    """A recording of any format that libsndfile reads, at its own rate, its channels averaged.
+    """Read a recording in any format that libsndfile supports, at its own rate, averaging channels.
 
-    Raises FileNotFoundError; soundfile's own errors, which are RuntimeErrors, pass through.
+    Raises FileNotFoundError; soundfile's own errors, which are RuntimeErrors, propagate.
     """
     import soundfile
 
     if not path.is_file():
         raise FileNotFoundError(f"Expected a recording, but got no file at `{path}`.")
-    # soundfile refuses a name that is no UTF-8 as text, not as bytes.
+    # soundfile rejects non-UTF-8 names as text, but not as bytes.
     name = os.fsencode(path) if re.search("[\ud800-\udfff]", str(path)) else path
     with soundfile.SoundFile(name) as stream:
         blocks = [stream.read(BLOCK, dtype="float32", always_2d=True)]
@@ -38,7 +38,7 @@ def read_audio(path: Path) -> Audio:
 
 
 def resampled(audio: Audio, sample_rate: int) -> np.ndarray:
-    """(T,) float32, contiguous, at `sample_rate` Hz (soxr, band-limited). Not clipped: it may exceed [-1, 1]."""
+    """Return (T,) float32, contiguous, at `sample_rate` Hz (soxr, band-limited). Not clipped: it may exceed [-1, 1]."""
     samples_T = np.ascontiguousarray(audio.samples_T.detach().float().cpu().numpy())
     if audio.sample_rate == sample_rate:
         return samples_T
@@ -48,7 +48,8 @@ def resampled(audio: Audio, sample_rate: int) -> np.ndarray:
 
 
 def encoded(audio: Audio, audio_format: str) -> bytes:
-    """The content of an audio file: wav or flac (16 bit), or ogg (Vorbis). Samples beyond [-1, 1] are clipped."""
+    """Return the content of an audio file: wav or flac (16 bit), or ogg (Vorbis). Samples beyond [-1, 1] are
+    clipped."""
     import soundfile
 
     samples_T = audio.samples_T.detach().float().cpu().clamp(-1, 1).numpy()
@@ -60,7 +61,7 @@ def encoded(audio: Audio, audio_format: str) -> bytes:
 
 
 def write_wav(audio: Audio, path: Path) -> None:
-    """Write a 16-bit wav file, whole or not at all. Raises ValueError on NaN or infinity."""
+    """Write a 16-bit wav file atomically. Raises ValueError for NaN or infinity."""
     if not bool(audio.samples_T.isfinite().all()):
         raise ValueError(f"Expected the codec to decode finite audio, but got NaN or infinity for `{path}`.")
     write_whole(path, encoded(audio, "wav"))

@@ -1,4 +1,4 @@
-"""What the datamodules hand to the LightningModules, and what those hand back.
+"""Batches that datamodules pass to LightningModules, and predictions that those return.
 
 Not frozen: Lightning moves them to a device by setting their fields.
 
@@ -16,16 +16,17 @@ from modules.api import Prompt
 
 
 class Movable:
-    """Lets a DataLoader with `pin_memory` pin what it does not look into, and Lightning move it to a device as a whole:
-    otherwise it copies every field that is not a tensor, and fails at frozen records. Here those stay as they are."""
+    """Base of batches: allows a DataLoader with `pin_memory` to pin the tensors, and Lightning to move the batch as a
+    whole. Without it Lightning copies every field that is not a tensor, and fails for frozen records; here those are
+    unchanged."""
 
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # what subclasses are: dataclasses
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # subclasses are dataclasses
 
     def pin_memory(self) -> Self:
         return self._changed(lambda value: value.pin_memory())
 
     def to(self, device: torch.device, non_blocking: bool = True) -> Self:
-        """From pinned memory to a GPU without waiting."""
+        """Move to a device; from pinned memory to a GPU without waiting."""
         non_blocking = non_blocking and torch.device(device).type == "cuda"
         return self._changed(lambda value: value.to(device, non_blocking=non_blocking))
 
@@ -36,8 +37,8 @@ class Movable:
 
 @dataclass
 class AudioBatch(Movable):
-    """Padded audio: `audio_BT` float32, `num_samples_B` int64, and what each item is; `semantic_BSC`: the states of a
-    frozen speech encoder, one per started frame, where the shards hold them."""
+    """Padded audio: `audio_BT` float32, `num_samples_B` int64, and a description of each item. `semantic_BSC`: the
+    states of a frozen speech encoder, one per started frame, if the shards contain them."""
 
     audio_BT: Tensor
     num_samples_B: Tensor
@@ -48,10 +49,10 @@ class AudioBatch(Movable):
 
 @dataclass
 class TokenBatch(Movable):
-    """Packed rows of documents. R rows of L tokens.
+    """Packed rows of documents: R rows of L tokens.
 
-    `tokens_RL` int64; `labels_RL` the next token to learn or -100; `positions_RL` restart at each document;
-    `documents_RL` numbers the documents of a row from 0, padding is -1; `tasks_RL` is each token's task, where mixed.
+    `tokens_RL` int64; `labels_RL` the next token, or -100 for no loss; `positions_RL` restart at each document;
+    `documents_RL` numbers the documents of a row from 0, padding is -1; `tasks_RL` is each token's task in a mixture.
     """
 
     tokens_RL: Tensor
@@ -63,7 +64,7 @@ class TokenBatch(Movable):
 
 @dataclass
 class PromptBatch(Movable):
-    """Prompts for sampling, and, where their codes are known, the same prompts as rows for the teacher-forced loss."""
+    """Prompts for sampling and, if their codes are known, the same prompts as rows for the teacher-forced loss."""
 
     prompts: list[Prompt]
     tokens: TokenBatch | None = None
@@ -71,7 +72,7 @@ class PromptBatch(Movable):
 
 @dataclass
 class CodePrediction:
-    """What the codec's predict_step returns: `codes_BS` int64 with `num_codes_B`, for the batch it was given."""
+    """Output of the codec's predict_step: `codes_BS` int64 with `num_codes_B`, and their batch."""
 
     codes_BS: Tensor
     num_codes_B: Tensor

@@ -1,4 +1,4 @@
-"""CodecModule: the GAN step of the codec; predict_step tokenises.
+"""CodecModule: GAN training step of the codec; predict_step tokenises.
 
 Shapes: B batch, T samples, S frames.
 """
@@ -39,27 +39,30 @@ from modules.metrics import PooledMean
 class CodecModule(L.LightningModule):
     """A codec trained with reconstruction losses and, from a given step on, discriminators.
 
-    Optimisation is manual. Only the generator's optimizer counts steps: `global_step`, `max_steps` and checkpoints mean
-    generator updates. Gradients are clipped per network. An update whose gradient is not finite is skipped and counted;
-    too many in a row end the run.
+    Uses manual optimisation. Only the generator's optimizer counts steps: `global_step`, `max_steps` and checkpoints
+    refer to generator updates. Gradients are clipped per network. An update with a non-finite gradient is skipped and
+    counted; too many in a row end the run.
 
     Args:
-        generator: Encoder, quantizer and decoder. discriminator: forward(audio_BT) -> DiscriminatorOutput.
+        generator: Encoder, quantizer and decoder.
+        discriminator: forward(audio_BT) -> DiscriminatorOutput.
         reconstruction_loss: forward(generated_BT, target_BT, num_samples_B) -> scalar, the term `mel`. For `val/mel`:
             `distances` of the same arguments -> MelDistances, and `num_resolutions`.
-        optimizer, scheduler: Of the generator (and the semantic decoder); the scheduler steps once per update.
-        discriminator_optimizer, discriminator_scheduler: Of the discriminator.
-        loss_weights: Weights of the generator's terms. gradient_clip: Largest gradient norm of either network.
+        optimizer, scheduler: For the generator (and the semantic decoder); the scheduler steps once per update.
+        discriminator_optimizer, discriminator_scheduler: For the discriminator.
+        loss_weights: Weights of the generator's terms.
+        gradient_clip: Largest gradient norm of either network.
         discriminator_start_step: First generator update with discriminators; at or above max_steps: none.
-        discriminator_samples: Length of the random window that discriminators see of each crop; 0 for whole crops. It
-            holds no padding: it lies within the crop's audio, and a shorter crop is repeated to fill it.
-        semantic_decoder: forward(latent_BSC, num_codes_B) -> semantic_BSC: what the encoder's frozen speech encoder
-            said, read back from the codes. Of training alone.
-        perceptual_loss: forward(generated_BT, target_BT, num_samples_B) -> scalar; from generator update
+        discriminator_samples: Length of the random window of each crop passed to the discriminators; 0 for whole crops.
+            It contains no padding: it lies within the crop's audio, and a shorter crop is repeated to fill it.
+        semantic_decoder: forward(latent_BSC, num_codes_B) -> semantic_BSC: reconstructs the states of the encoder's
+            frozen speech encoder from the codes. Used in training only.
+        perceptual_loss: forward(generated_BT, target_BT, num_samples_B) -> scalar; used from generator update
             `perceptual_start_step` on.
-        compile_backend: Of torch.compile ("inductor"), which training's networks then run through; None: as they are.
-            Names of weights and checkpoints stay the same. Validation is not compiled, for its lengths vary.
-        encode_window: In `predict`, encodes recordings one by one in overlapping windows: hours in bounded memory.
+        compile_backend: torch.compile backend for the training networks, e.g. "inductor"; None disables compilation.
+            Names of weights and checkpoints stay the same. Validation is not compiled, because its lengths vary.
+        encode_window: In `predict`, encodes recordings one by one in overlapping windows: hours of audio in bounded
+            memory.
         family_weights: Weights of the adversarial and feature matching losses of each family of discriminators
             (multi_period, multi_resolution), within the terms of `loss_weights`; 1 for those not named.
     """
@@ -100,7 +103,7 @@ class CodecModule(L.LightningModule):
         self._updates = {name: GuardedUpdates(name) for name in ("generator", "discriminator")}
 
     def configure_model(self) -> None:
-        """Shard the networks where there is a device mesh (ModelParallelStrategy): FSDP2, one unit each."""
+        """Shard the networks if there is a device mesh (ModelParallelStrategy): FSDP2, one unit each."""
         if self.device_mesh is None or self._sharded:
             return
         check_sharding(self.compile_backend, self.trainer.callbacks)
@@ -126,10 +129,10 @@ class CodecModule(L.LightningModule):
             return
         check_training(self.generator, self.trainer.precision)
         if self.perceptual_start_step < self.trainer.max_steps or self.trainer.max_steps == -1:
-            # Read now: where it cannot be, a run would end weeks later, at its first step with this loss.
+            # Load it now: otherwise a missing file ends the run weeks later, at its first step with this loss.
             getattr(self.perceptual_loss, "network", None)
         if self.compile_backend is not None:
-            # Crops have one length, and so does what the discriminators see of them.
+            # Fixed shapes: crops have one length, and so have the discriminators' windows.
             for network in (self.generator, self.semantic_decoder, self.discriminator):
                 if network is not None:
                     network.compile(backend=self.compile_backend, dynamic=False)
@@ -148,11 +151,11 @@ class CodecModule(L.LightningModule):
         self._seed = torch.initial_seed()
 
     def on_train_batch_start(self, batch: AudioBatch, batch_index: int) -> None:
-        # Dropout: a resumed run draws what the uninterrupted one does. No checkpoint holds the state of every rank.
+        # Seeds dropout, so that a resumed run equals an uninterrupted one. Checkpoints do not store every rank's state.
         torch.manual_seed(noise_seed(self._seed, self.global_rank, self.global_step))
 
     def training_step(self, batch: AudioBatch, batch_index: int) -> None:
-        # The raw discriminator optimizer does not count into global_step.
+        # The raw discriminator optimizer does not count towards global_step.
         generator_optimizer, _ = self.optimizers()
         raw_optimizer, discriminator_optimizer = self.optimizers(use_pl_optimizer=False)
         timed = self.trainer.profiler.profile
@@ -163,7 +166,7 @@ class CodecModule(L.LightningModule):
             terms = self._reconstruction_terms(made, target_BT, batch.num_samples_B)
         logged = {}
         if self.global_step >= self.discriminator_start_step:
-            # A function of the step, so that a resumed run looks at the same windows.
+            # A function of the step, so that a resumed run uses the same windows.
             real_BT, fake_BT = discriminator_windows(
                 target_BT, made.audio_BT, batch.num_samples_B, self.discriminator_samples, self.global_step
             )
@@ -184,19 +187,19 @@ class CodecModule(L.LightningModule):
             self._log_step(logged | terms | {"loss": loss, "generator_gradient_norm": norm})
 
     def _log_step(self, logged: dict[str, Tensor]) -> None:
-        """Means over ranks, each of which had its own crops."""
+        """Log means over ranks, each of which had its own crops."""
         for name, updates in self._updates.items():
             logged[f"{name}_skipped_updates"] = torch.as_tensor(updates.num_skipped, device=logged["loss"].device)
         values_N = torch.stack([value.detach().float() for value in logged.values()])
         means = self.trainer.strategy.reduce(values_N, reduce_op="mean").unbind()
         self.log_dict({f"train/{name}": mean for name, mean in zip(logged, means, strict=True)})
-        # Lightning asks the device for what `log` gave the bar after every later step; a number waits once, here.
+        # Set directly: Lightning would synchronise with the device for this number after every later step.
         self.trainer.progress_bar_metrics["train/mel_bar"] = float(logged["mel"].detach())
         for updates in self._updates.values():
             updates.check()
 
     def _reconstruction_terms(self, made: Resynthesis, target_BT: Tensor, num_samples_B: Tensor) -> dict[str, Tensor]:
-        """The terms that need no discriminator, by their names in `loss_weights`."""
+        """Loss terms that need no discriminator, by their names in `loss_weights`."""
         terms = {"mel": self.reconstruction_loss(made.audio_BT, target_BT, num_samples_B)}
         if made.commitment_loss is not None:
             terms["commitment"] = made.commitment_loss
@@ -210,8 +213,8 @@ class CodecModule(L.LightningModule):
     def _update_discriminator(
         self, real_BT: Tensor, fake_BT: Tensor, optimizer: torch.optim.Optimizer
     ) -> dict[str, Tensor]:
-        """What to log: its loss and the norm of its gradient before clipping."""
-        # Apart: in one pass of twice the batch this update was slower on a CPU (studies/codec_speed/README.md).
+        """Update the discriminator. Returns its loss and the norm of its gradient before clipping, for logging."""
+        # Two passes: one pass of twice the batch was slower on a CPU (studies/codec_speed/README.md).
         real, fake = self.discriminator(real_BT), self.discriminator(fake_BT.detach())
         losses_D = discriminator_losses(real.scores, fake.scores)
         loss = losses_D.sum()
@@ -224,9 +227,10 @@ class CodecModule(L.LightningModule):
         return {"discriminator": loss, "discriminator_gradient_norm": norm} | families
 
     def _adversarial_terms(self, real_BT: Tensor, fake_BT: Tensor, logged: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The adversarial and the feature matching loss; the unweighted losses of each family go to `logged`. No
-        gradient for the discriminator's weights here, but for sharded ones, whose flag does not reach what is gathered:
-        theirs is dropped before their own update.
+        """Return the adversarial and the feature matching loss; the unweighted losses of each family go to `logged`.
+
+        The discriminator's weights get no gradient here, except sharded ones, whose `requires_grad` does not reach the
+        gathered weights: that gradient is dropped before their own update.
         """
         self.discriminator.requires_grad_(self._sharded)
         with torch.no_grad():
@@ -262,13 +266,13 @@ class CodecModule(L.LightningModule):
         return CodePrediction(*encode_batch_in_windows(self.generator, *given, self.encode_window), batch)
 
     def resynthesise(self, audio_BT: Tensor, num_samples_B: Tensor) -> Tensor:
-        """Audio after encoding and decoding, (B, T)."""
+        """Encode and decode audio, (B, T)."""
         codes_BS, num_codes_B = self.generator.encode(audio_BT, num_samples_B)
         return self.generator.decode(codes_BS, num_codes_B)[:, : audio_BT.shape[-1]]
 
 
 def check_sharding(compile_backend: str | None, callbacks: Sequence[L.Callback]) -> None:
-    """Raises ValueError for what does not work with sharded weights."""
+    """Raise ValueError for features that do not work with sharded weights."""
     if compile_backend is not None:
         raise ValueError(
             f"Expected no `compile_backend` under ModelParallelStrategy, but got {compile_backend!r}: whole "
@@ -289,29 +293,29 @@ def check_families(discriminator: nn.Module, family_weights: dict[str, float] | 
 
 
 def noise_seed(seed: int, rank: int, step: int) -> int:
-    """Of the noise of one step on one rank: 32 bits, which is what torch's generator of the CPU takes."""
+    """Seed of the noise of one step on one rank: 32 bits, the range of torch's CPU generator."""
     return int(np.random.SeedSequence([seed, rank, step]).generate_state(1)[0])
 
 
 def check_rates(generator: CodecGenerator, datamodule: object) -> None:
-    """Raises ValueError where the data's rate is not the one that the codec takes: it would learn other pitches."""
-    rate = getattr(datamodule, "sample_rate", generator.input_sample_rate)
-    if rate != generator.input_sample_rate:
+    """Raise ValueError if the data's sample rate differs from the codec's: it would learn wrong pitches."""
+    rate = getattr(datamodule, "sample_rate", generator.facts.input_sample_rate)
+    if rate != generator.facts.input_sample_rate:
         raise ValueError(
-            f"Expected audio at the rate that the codec takes, {generator.input_sample_rate} Hz, but got `sample_rate`="
-            f"{rate} of the data."
+            f"Expected audio at the rate that the codec takes, {generator.facts.input_sample_rate} Hz, but got "
+            f"`sample_rate`={rate} of the data."
         )
 
 
 def check_training(generator: CodecGenerator, precision: str) -> None:
-    """Raises ValueError for a precision or a codec that cannot be trained here."""
+    """Raise ValueError for a precision or a codec that cannot be trained here."""
     if precision == "16-mixed":
         raise ValueError(
             "Expected `precision` 32-true or bf16-mixed, but got 16-mixed: the discriminator's optimizer is "
             "stepped outside Lightning, which then cannot unscale its gradients."
         )
-    if generator.sample_rate != generator.input_sample_rate:
+    if generator.facts.sample_rate != generator.facts.input_sample_rate:
         raise ValueError(
-            f"Expected a generator that gives audio at the rate it takes, {generator.input_sample_rate}, to "
-            f"train it, but got {generator.sample_rate}: such a codec is loaded and run, not trained, here."
+            f"Expected a generator that gives audio at the rate it takes, {generator.facts.input_sample_rate}, to "
+            f"train it, but got {generator.facts.sample_rate}: such a codec is loaded and run, not trained, here."
         )

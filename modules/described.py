@@ -1,4 +1,4 @@
-"""Objects from their descriptions in checkpoints: jsonargparse's {class_path, init_args}."""
+"""Instantiates objects from their descriptions in checkpoints: jsonargparse's {class_path, init_args}."""
 
 import importlib
 from typing import Any
@@ -7,13 +7,13 @@ from modules.moved_names import current_name
 
 
 def instantiate(value: Any, package: str, parent: type = object) -> Any:
-    """The object that a description names, with its arguments built in the same way; any other value as it is.
+    """Instantiate a description, with its arguments built in the same way; return any other value unchanged.
 
     Args:
-        package: Name of the only package whose classes are built, such as `modules.lm`: a checkpoint is data of others.
-        parent: What the classes derive from.
+        package: The only package whose classes are instantiated, such as `modules.lm`: checkpoints may be untrusted.
+        parent: Required base class.
 
-    Raises ValueError for anything else, which is not imported.
+    Raises ValueError for anything else, without importing it.
     """
     if isinstance(value, dict) and "class_path" in value:
         module, _, name = current_name(value["class_path"]).rpartition(".")

@@ -1,4 +1,4 @@
-"""Model repositories of the Hugging Face hub: the folder of one, with the files that are needed and no others."""
+"""Download of model repositories from the Hugging Face hub, limited to the files needed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,15 +8,14 @@ NOT_NEEDED = (".gguf", ".md", ".nemo", ".onnx_data")
 
 
 def download(name: str, weights: Sequence[str], others: Sequence[str] | None = None) -> Path:
-    """Folder of a repository in the hub's cache, downloaded where it is not there. Subfolders are left out.
+    """Return the folder of a repository in the hub's cache, downloading it if needed. Subfolders are omitted.
 
     Args:
-        name: OWNER/NAME, as the hub has it.
-        weights: Patterns of weight files; only those of the first pattern that the repository holds are fetched.
-        others: Patterns of the files beside the weights; None for all but other weights, notes and hidden files.
+        name: OWNER/NAME on the hub.
+        weights: Patterns of weight files; only those of the first pattern that matches are downloaded.
+        others: Patterns of the files besides the weights; None for all but other weights, notes and hidden files.
 
-    Raises FileNotFoundError, which names the repository, where it is neither in the cache nor to be had, or where it
-    holds no such weights.
+    Raises FileNotFoundError with the repository's name if it is neither cached nor available, or has no such weights.
     """
     from huggingface_hub import snapshot_download
 
@@ -27,10 +26,10 @@ def download(name: str, weights: Sequence[str], others: Sequence[str] | None = N
                 continue
             ignored = ["*/*", ".*", *(f"*{suffix}" for suffix in (*WEIGHT_SUFFIXES, *NOT_NEEDED))]
             allowed = None if others is None else list(others)
-            # The commit that the weights are of: the repository may have got another one since.
+            # The weights' commit: the repository may have a newer one.
             return Path(snapshot_download(name, revision=folder.name, allow_patterns=allowed, ignore_patterns=ignored))
-    except (OSError, ValueError) as error:  # no such name, no way to the hub, or offline and not in the cache
+    except (OSError, ValueError) as error:  # unknown name, no connection, or offline and not cached
         raise FileNotFoundError(
-            f"Expected the model `{name}` in the cache of the hub or a way to the hub, but got: {error}"
+            f"Expected the model `{name}` in the hub's cache, or access to the hub, but got: {error}"
         ) from error
     raise FileNotFoundError(f"Expected weights ({' or '.join(weights)}) in `{name}`, but got none.")

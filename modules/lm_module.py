@@ -32,20 +32,21 @@ if TYPE_CHECKING:
 class LMModule(lightning.LightningModule):
     """A Llama over text and speech tokens, trained on the speech.
 
-    The checkpoint is the model file: `load_from_checkpoint` rebuilds all of it, also with `weights_only=True` when the
-    module was built by the command line. Sampling settings are no part of it; `sampler` takes them.
+    The checkpoint is the model file: `load_from_checkpoint` rebuilds everything, also with `weights_only=True` if the
+    module was built by the command line. Sampling settings are not part of it; pass them to `sampler`.
 
     Args:
-        prompt_format: Where text and codes stand; owns the vocabulary. The data must hold the same one.
-        size: The numbers of a new Llama.
-        optimizer: Called with the parameters that are trained.
-        scheduler: Called with the optimizer; stepped once per optimizer step. None keeps the learning rate.
-        pretrained: A network to start from, in place of a new one of `size`.
-        adapters: Train low-rank adapters and leave the rest as it is.
-        recompute_activations: Keep the blocks' inputs only and compute the rest again in the backward pass.
+        prompt_format: Layout of text and codes; owns the vocabulary. Must equal that of the data.
+        size: Sizes of a new Llama.
+        optimizer: Called with the trained parameters.
+        scheduler: Called with the optimizer; stepped once per optimizer step. None keeps the learning rate constant.
+        pretrained: A network to initialise from, in place of a new one of `size`.
+        adapters: Train low-rank adapters and freeze the rest.
+        recompute_activations: Keep only the blocks' inputs and recompute the rest in the backward pass.
 
     Raises:
-        ValueError: On loading a checkpoint of another TokenSpace; in a fit, adapters beside new words that stay frozen.
+        ValueError: When loading a checkpoint of another TokenSpace; in a fit, for adapters with new tokens that stay
+            frozen.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class LMModule(lightning.LightningModule):
         recompute_activations: bool = False,
     ):
         super().__init__()
-        self.save_hyperparameters(logger=False)  # a logger cannot write frozen records; run.py saves the config
+        self.save_hyperparameters(logger=False)  # a logger cannot write frozen dataclasses; run.py saves the config
         self.prompt_format = prompt_format
         self.size = size
         self.optimizer = optimizer
@@ -70,9 +71,9 @@ class LMModule(lightning.LightningModule):
         self.model: SpeechLanguageModel | None = None
         self.val_loss, self.val_code_bits = PooledMean(), PooledMean()
         self.val_task_losses = torch.nn.ModuleDict()
-        self._window: AccumulationWindow | None = None  # the micro-batches of the present step
+        self._window: AccumulationWindow | None = None  # the micro-batches of the current step
         self._task_totals: Tensor | None = None  # (2, tasks): sum of losses and number of targets since the last log
-        self.codec_fingerprint = ""  # of the codec whose codes it learned; known after training or loading
+        self.codec_fingerprint = ""  # fingerprint of the training data's codec; known after training or loading
 
     @property
     def token_space(self) -> TokenSpace:
@@ -86,10 +87,10 @@ class LMModule(lightning.LightningModule):
         return self.model
 
     def configure_model(self) -> None:
-        """Build the network once, sharded where there is a device mesh (ModelParallelStrategy), whole elsewhere.
+        """Build the network once: sharded if there is a device mesh (ModelParallelStrategy), otherwise whole.
 
-        Lightning calls this before it restores weights, shard by shard where they are sharded: nothing may initialise
-        them later.
+        Lightning calls this before it restores weights (shard by shard if sharded), so nothing may initialise them
+        later.
         """
         if self.model is not None:
             return
@@ -129,23 +130,23 @@ class LMModule(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: TokenBatch, batch_index: int) -> None:
         if self.adapters is not None and self.adapters.dropout:
-            # A resumed run draws what the uninterrupted one does. No checkpoint holds the state of every rank.
+            # Makes a resumed run equal an uninterrupted one. Checkpoints do not store every rank's random state.
             torch.manual_seed(training_seed(self._seed, self.global_rank, self.global_step, batch_index))
 
     def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
-        """A loss whose gradient, over the micro-batches of a step and averaged over ranks, is that of the mean over all
-        their targets: see AccumulationWindow."""
+        """Return a loss whose gradient, over the micro-batches of a step and averaged over ranks, is that of the mean
+        over all their targets: see AccumulationWindow."""
         loss = self.network(batch)
         num_accumulated = self.trainer.accumulate_grad_batches
-        if self._window is None or batch_index % num_accumulated == 0:  # when Lightning zeroes the gradients
+        if self._window is None or batch_index % num_accumulated == 0:  # Lightning zeroes the gradients here
             self._window = AccumulationWindow(self.trainer.world_size)
         if batch.tasks_RL is not None:
             sums = sums_by_task(loss, batch, len(self.val_task_losses))
             self._task_totals = sums if self._task_totals is None else self._task_totals + sums
-        return self._window.add(loss) * num_accumulated  # Lightning divides by it, also in a last window of fewer
+        return self._window.add(loss) * num_accumulated  # Lightning divides by it, even in a last, shorter window
 
     def optimizer_step(self, epoch: int, batch_index: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        """Average the gradients right after the last backward pass, before callbacks and clipping see them."""
+        """Average the gradients right after the last backward pass, before callbacks and clipping read them."""
 
         def closure() -> Tensor | None:
             loss = optimizer_closure()
@@ -159,7 +160,7 @@ class LMModule(lightning.LightningModule):
         self.val_loss.update(loss.total, loss.num_targets)
         self.log("val/loss", self.val_loss, prog_bar=True, batch_size=1)
         if self._frame_rate:
-            bits_C = code_bits(loss, batch.labels_RL, self.token_space.code_offset)  # none of written answers
+            bits_C = code_bits(loss, batch.labels_RL, self.token_space.code_offset)  # none for text answers
             self.val_code_bits.update(self._frame_rate * bits_C.sum(), len(bits_C))
             self.log("val/bits_per_second_of_audio", self.val_code_bits, batch_size=1)
         if batch.tasks_RL is not None:
@@ -169,7 +170,7 @@ class LMModule(lightning.LightningModule):
             self.log_dict({f"val/loss_{name}": metric for name, metric in self.val_task_losses.items()}, batch_size=1)
 
     def test_step(self, batch: PromptBatch | TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
-        """The teacher-forced loss where the codes are known. Sampling belongs to callbacks."""
+        """Teacher-forced loss, if the codes are known. Callbacks do the sampling."""
         tokens = batch.tokens if isinstance(batch, PromptBatch) else batch
         if tokens is not None:
             loss = self.network(tokens)
@@ -177,7 +178,7 @@ class LMModule(lightning.LightningModule):
             self.log("test/loss", mean, batch_size=int(loss.num_targets), sync_dist=True)
 
     def predict_step(self, batch: PromptBatch, batch_index: int, dataloader_idx: int = 0) -> PromptBatch:
-        """The batch itself, for the callbacks that sample."""
+        """Return the batch itself, for callbacks that sample."""
         return batch
 
     def setup(self, stage: str) -> None:
@@ -193,13 +194,13 @@ class LMModule(lightning.LightningModule):
             total, num_targets = self._window.sums()
             mean = total / num_targets.clamp(min=1)
             self.log("train/loss", mean, batch_size=1)
-            # Lightning asks the device for what `log` gave the bar after every later step; a number waits once, here.
+            # Set directly: Lightning would synchronise with the device for this number after every later step.
             self.trainer.progress_bar_metrics["train/loss"] = float(mean)
             values = {"train/perplexity": mean.exp(), "train/num_targets": num_targets}
             log_step(self.trainer, values | self._task_losses())
 
     def _task_losses(self) -> dict[str, float]:
-        """The mean loss of each task that any rank has seen since the last time, each `log_every_n_steps`."""
+        """Mean loss of each task that occurred on any rank since the last call, every `log_every_n_steps`."""
         if self._task_totals is None or (self.global_step + 1) % (self.trainer.log_every_n_steps or 1):
             return {}
         totals_2K = summed_over_ranks(self._task_totals, self.trainer.world_size)
@@ -216,23 +217,23 @@ class LMModule(lightning.LightningModule):
         answer: AnswerKind = "speech",
         engine: SamplerEngine | None = None,
     ) -> Sampler:
-        """Draws codes, or the text of what is heard, from the network as it is at each call; an `engine` draws codes,
-        from the network as it is now.
+        """Return a sampler of codes, or of transcripts. It uses the network's weights at the time of each call; an
+        `engine`, which samples only codes, uses a copy of the current ones.
 
-        Raises ValueError under a sharding strategy, for whole weights are needed, and on text from an engine.
+        Raises ValueError under a sharding strategy, because sampling needs whole weights, and for text from an engine.
         """
         if self.device_mesh is not None:
             raise ValueError("Expected whole weights to sample from, but got a sharded model: sample with one device.")
         return sampler_of(self.network, self.prompt_format, settings, engine, max_batch_rows, answer)
 
     def training_flops(self, num_tokens: float, num_documents: float, num_targets: float) -> float:
-        """FLOPs of training on so many tokens in documents of equal length (TransformerSize.training_flops)."""
+        """FLOPs of training on `num_tokens` in documents of equal length (TransformerSize.training_flops)."""
         size = TransformerSize.of(self.network.llama)
         return size.training_flops(num_tokens, num_tokens / num_documents, num_targets / num_tokens)
 
     @property
     def model_hash(self) -> str:
-        """Identifies this model in stored candidates (modules.lm.network.model_hash)."""
+        """Hash that identifies this model in stored candidates (modules.lm.network.model_hash)."""
         return model_hash(self.network, self.token_space)
 
     # -------------------------------------------------------------------------------------------------- checkpoints
@@ -249,7 +250,7 @@ class LMModule(lightning.LightningModule):
 
 
 def check_token_space(expected: TokenSpace, stored: dict[str, Any] | None) -> None:
-    """Raises ValueError if a checkpoint holds another TokenSpace."""
+    """Raise ValueError if a checkpoint has another TokenSpace."""
     if stored != expected.as_dict():
         raise ValueError(
             f"Expected a checkpoint with the `token_space` {expected.as_dict()}, but got one with {stored}. "

@@ -1,5 +1,5 @@
-"""Metrics that torchmetrics lacks: a mean that keeps NaN, code usage, STOI and PESQ that drop nothing; and when a
-step's numbers are logged.
+"""Metrics that torchmetrics lacks: a mean that propagates NaN, code usage, and STOI and PESQ per utterance with NaN for
+those that cannot be scored.
 
 Shapes: B utterances, T audio samples, S code frames, K entries of the codebook, G groups.
 """
@@ -17,13 +17,13 @@ PESQ_RATES = {"wb": (16000,), "nb": (8000, 16000)}
 
 
 class PooledMean(Metric):
-    """The mean over the items of all batches and ranks, from each batch's sum and number of items.
+    """Mean over the items of all batches and ranks, from each batch's sum and number of items.
 
-    NaN where any batch's sum is, and where there are no items. torchmetrics' MeanMetric drops the batches that are NaN,
-    or, with `nan_strategy="disable"`, all weights.
+    NaN if any batch's sum is NaN, and if there are no items. torchmetrics' MeanMetric drops batches that are NaN or,
+    with `nan_strategy="disable"`, all weights.
 
     Args:
-        num_groups: G. Groups are pooled apart, and `compute` is the mean of their means.
+        num_groups: G. Groups are pooled separately, and `compute` returns the mean of their means.
     """
 
     full_state_update = False
@@ -36,7 +36,7 @@ class PooledMean(Metric):
         self.add_state("num_items_G", torch.zeros(num_groups, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, total_G: Tensor, num_items_G: Tensor | int) -> None:
-        """Add a batch: the sum over its items and their number, (G,) or one for all groups."""
+        """Add a batch: the sum over its items and their number, (G,) or one number for all groups."""
         self.totals_G += total_G
         self.num_items_G += torch.as_tensor(num_items_G, device=self.num_items_G.device).long()
 
@@ -46,8 +46,8 @@ class PooledMean(Metric):
 
 @dataclass
 class CodeStatistics:
-    """`usage` is the fraction of the codebook seen at least once; `perplexity` is exp(entropy) in [1, K], NaN without
-    codes; `counts_K` says how often each was seen."""
+    """`usage` is the fraction of the codebook used at least once; `perplexity` is exp(entropy) in [1, K], NaN without
+    codes; `counts_K` is the number of occurrences of each code."""
 
     usage: Tensor
     perplexity: Tensor
@@ -55,14 +55,14 @@ class CodeStatistics:
 
 
 def code_statistics(counts_K: Tensor) -> CodeStatistics:
-    """Usage and perplexity of how often each of K codes was seen (VQ-VAE's codebook perplexity, arXiv 1711.00937)."""
+    """Usage and perplexity from the counts of K codes (VQ-VAE's codebook perplexity, arXiv 1711.00937)."""
     frequencies_K = counts_K.double() / counts_K.sum()
     entropy = -torch.special.xlogy(frequencies_K, frequencies_K).sum()
     return CodeStatistics((counts_K > 0).double().mean(), entropy.exp(), counts_K)
 
 
 class CodeUsage(Metric):
-    """Counts codes over batches and ranks; `compute` gives CodeStatistics.
+    """Counts codes over batches and ranks; `compute` returns CodeStatistics.
 
     Args:
         codebook_size: Number of entries of the codebook, K.
@@ -80,7 +80,7 @@ class CodeUsage(Metric):
         self.add_state("counts_K", torch.zeros(codebook_size, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, codes_BS: Tensor, num_codes_B: Tensor) -> None:
-        """Count `codes_BS` (int64 in [0, K)); row b is valid up to `num_codes_B[b]`, what follows is padding."""
+        """Count `codes_BS` (int64 in [0, K)); row b is valid up to `num_codes_B[b]`, the rest is padding."""
         frames_S = torch.arange(codes_BS.shape[1], device=codes_BS.device)
         valid_BS = frames_S < num_codes_B.to(codes_BS.device).unsqueeze(1)
         codes = codes_BS[valid_BS].to(self.counts_K.device)
@@ -93,7 +93,7 @@ class CodeUsage(Metric):
 def _trimmed_pairs(
     reference_BT: Tensor, degraded_BT: Tensor, num_samples_B: Tensor
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Each utterance without its padding, as float64 pairs on the CPU."""
+    """Return each utterance without padding, as float64 pairs on the CPU."""
     if reference_BT.shape != degraded_BT.shape:
         expected, got = tuple(reference_BT.shape), tuple(degraded_BT.shape)
         raise ValueError(f"Expected `degraded_BT` to have the shape of `reference_BT`={expected}, but got {got}.")
@@ -103,7 +103,7 @@ def _trimmed_pairs(
 
 
 def _comparable(reference_T: np.ndarray, degraded_T: np.ndarray) -> bool:
-    """Neither is silent or holds a value that is not finite."""
+    """Check that neither is silent or contains non-finite values."""
     return all(
         np.isfinite(audio_T).all() and np.abs(audio_T).max(initial=0) > 0 for audio_T in (reference_T, degraded_T)
     )
@@ -114,7 +114,8 @@ def stoi_scores(
 ) -> Tensor:
     """Short-time objective intelligibility of each utterance (Taal et al. 2011, through pystoi), float64 (B,).
 
-    NaN where it cannot be judged: silence, or under 30 frames (0.4 s) of speech, where pystoi gives a made-up 1e-5.
+    NaN if it cannot be computed: silence, or less than 30 frames (0.4 s) of speech, for which pystoi returns a
+    placeholder of 1e-5.
     """
     from pystoi import stoi
 
@@ -137,7 +138,7 @@ def pesq_scores(
 ) -> Tensor:
     """PESQ of each utterance (ITU-T P.862.2 for wb, P.862 for nb, through the package pesq), float64 (B,).
 
-    NaN where it cannot be judged: silence, no utterance found, or under a quarter of a second.
+    NaN if it cannot be computed: silence, no utterance detected, or less than a quarter of a second.
     Raises ValueError if `sample_rate` is not one that the mode is defined for (wb 16000; nb 8000 or 16000).
     """
     from pesq import PesqError, pesq

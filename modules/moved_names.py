@@ -124,6 +124,7 @@ CLASSES = {
     "lightning.pytorch.callbacks.EMAWeightAveraging": "callbacks.weight_averaging.EMAWeightAveraging",
     "modules.codec.activations.AliasFreeSnake": "modules.codec.parts.alias_free_snake.AliasFreeSnake",
     "modules.codec.parts.snake.AliasFreeSnake": "modules.codec.parts.alias_free_snake.AliasFreeSnake",
+    "modules.api.Resynthesiser": "modules.evaluation.systems.Resynthesiser",
     "modules.codec.streaming.StreamingResynthesiser": "modules.evaluation.streaming_system.StreamingResynthesiser",
     "modules.search.process_beam.Beam": "modules.search.algorithms.beams.Beam",
     "modules.search.process_beam.BeamSettings": "modules.search.algorithms.beams.BeamSettings",

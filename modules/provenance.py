@@ -1,4 +1,4 @@
-"""What results name beside their numbers: package versions, and digests of settings and weights."""
+"""Provenance of results: package versions, and digests of settings and weights."""
 
 import dataclasses
 import hashlib
@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modules.api import Verifier
+
 DISTRIBUTIONS = ("torch", "lightning", "transformers", "torchmetrics", "numpy", "faster-whisper", "pocketsphinx")
 
 
 def package_versions(distributions: Sequence[str] = DISTRIBUTIONS) -> dict[str, str]:
-    """Of those that are installed."""
+    """Return the versions of those distributions that are installed."""
     versions = {}
     for name in distributions:
         try:
@@ -25,7 +27,7 @@ def package_versions(distributions: Sequence[str] = DISTRIBUTIONS) -> dict[str, 
 
 
 def digest(value: Any) -> str:
-    """sha256 (hex) of a JSON value; the order of keys does not matter."""
+    """sha256 (hex) of a JSON value; independent of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
@@ -44,7 +46,7 @@ def weights_hash(weights: Mapping[str, Tensor], settings: str = "") -> str:
 def plain(value: Any) -> Any:
     """Settings as JSON: dataclasses and other objects become their class and public attributes, a verifier its hash.
 
-    A class is its bare name: a module may move, and what was stored stays valid.
+    A class is represented by its bare name, so that stored digests stay valid if a module moves.
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -57,8 +59,8 @@ def plain(value: Any) -> Any:
     if hasattr(value, "__qualname__"):  # a class or a function
         return value.__qualname__
     record = {"class": type(value).__qualname__}
-    if hasattr(value, "model_hash"):
-        return record | {"model_hash": value.model_hash, "settings": plain(getattr(value, "settings", None))}
+    if isinstance(value, Verifier):
+        return record | {"model_hash": value.facts.model_hash, "settings": plain(value.facts.settings)}
     if dataclasses.is_dataclass(value):
         return record | {one.name: plain(getattr(value, one.name)) for one in dataclasses.fields(value)}
     if not hasattr(value, "__dict__"):

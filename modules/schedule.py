@@ -1,4 +1,4 @@
-"""Learning-rate schedules that both LightningModules' optimizers use, stepped once per update."""
+"""Learning-rate schedules for the optimizers of both LightningModules, stepped once per update."""
 
 import math
 
@@ -7,12 +7,12 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 class WarmupCosine(LambdaLR):
-    """Linear warm-up, then a cosine down to a fraction of the peak.
+    """Linear warm-up, then cosine decay to a fraction of the peak.
 
     Args:
         num_warmup_steps: Updates until the peak; below 1: a fraction of `num_steps`.
         num_steps: Updates until the end of the cosine; later ones keep the final rate.
-        final_fraction: Final rate over the peak.
+        final_fraction: Final rate divided by the peak.
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class WarmupCosine(LambdaLR):
 
 
 class WarmupLinear(LambdaLR):
-    """Quadratic warm-up, then a straight line down to a fraction of the peak (X-codec2's schedule).
+    """Quadratic warm-up, then linear decay to a fraction of the peak (X-codec2's schedule).
 
     Args:
         num_warmup_steps: Updates until the peak.
-        num_steps: Updates until the end of the line; later ones keep the final rate.
-        initial_fraction: First rate over the peak.
-        final_fraction: Final rate over the peak.
+        num_steps: Updates until the end of the decay; later ones keep the final rate.
+        initial_fraction: First rate divided by the peak.
+        final_fraction: Final rate divided by the peak.
     """
 
     def __init__(

@@ -14,11 +14,11 @@ def num_cores() -> int:
 
 @contextmanager
 def torch_threads(number: int | None = None) -> Iterator[None]:
-    """Within: `number` CPU threads for torch (None: as many as before). Afterwards: as many as before, in any case.
+    """Run with `number` CPU threads for torch (None: unchanged), and restore the previous number afterwards.
 
-    Libraries that bring their own engine set the process's OpenMP threads, which torch shares: loading a CTranslate2
-    model leaves torch with the model's `intra_threads`, usually 1, and a training that goes on afterwards at a
-    fraction of its speed. Calls that load or run such a library stand inside this one, which is also a decorator.
+    Libraries with their own engine set the process's OpenMP threads, which torch shares: loading a CTranslate2 model
+    leaves torch with the model's `intra_threads`, usually 1, and slows down subsequent training. Calls that load or run
+    such a library belong inside this context manager, which is also a decorator.
     """
     before = torch.get_num_threads()
     if number is not None:

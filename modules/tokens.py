@@ -1,4 +1,4 @@
-"""TokenSpace: the frozen dataclass that owns the vocabulary; and Utterance, what is written in it."""
+"""TokenSpace, the vocabulary of text and speech; and Utterance, a text with its codes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ MARKERS = (
 
 @dataclass(frozen=True)
 class TokenSpace:
-    """One vocabulary for text and speech: text tokens, then eight markers, then one token per code.
+    """Shared vocabulary of text and speech: text tokens, then eight markers, then one token per code.
 
     The order is Llasa's (arXiv 2502.04128): 128,256 text tokens and 65,536 codes give the published 193,800 ids.
 
@@ -69,7 +69,7 @@ class TokenSpace:
 
 @dataclass(frozen=True)
 class Utterance:
-    """Text and the codes of its recording, where there is one; who speaks in which language, where that is known."""
+    """Text and the codes of its recording, if any; speaker and language, if known."""
 
     text: str
     codes: Sequence[int] = ()

@@ -1,10 +1,10 @@
-"""Sweeps of several models on the same prompts in one table, and their paired differences.
+"""Compares sweeps of several models on the same prompts: one table, and paired differences.
 
     python -m scripts.compare_sweeps small=runs/small/report large=runs/large/report --output runs/both
 
-Reads curve.csv and prompts.csv of each report; writes models.csv (every point of every model) and
-model_comparisons.csv (every pair of models at the same search, selector, judge and n), and prints the latter at the
-largest n. A line is found by its name, so sweep the same searches: what one report lacks is named and left out.
+Reads curve.csv and prompts.csv of each report; writes models.csv (every point of every model) and model_comparisons.csv
+(every pair of models at the same search, selector, judge and n), and prints the latter at the largest n. Lines are
+matched by name, so sweep the same searches: a line missing in one report is named and omitted.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from modules.search.analysis.comparisons import SAME_FAMILY, Comparison, Resampl
 from modules.search.analysis.results import read_rows, write_rows
 
 logger = logging.getLogger(__name__)
-ENDS = {"worst_score": -1, "best_score": 1}  # reports of older versions lack them: their signs at infinity
+ENDS = {"worst_score": -1, "best_score": 1}  # older reports lack them: infinities of these signs
 LINE = ("prompt_set", "model", "algorithm", "temperature", "selector", "judge")
 
 
 def lines_of(rows: Sequence[Mapping[str, str]]) -> dict[tuple[Any, ...], dict[str, Mapping[str, str]]]:
-    """Of prompts.csv: line and n -> prompt key -> row. A search without a curve stands at an n that may be another for
-    every model: its n is left out."""
+    """Group rows of prompts.csv: line and n -> prompt key -> row. A search without a curve has an n that may differ
+    between models: its n is omitted."""
     numbers_of: dict[tuple[str, ...], set[str]] = {}
     for row in rows:
         numbers_of.setdefault(tuple(row.get(name, "") for name in LINE), set()).add(row["n"])
@@ -43,10 +43,10 @@ def lines_of(rows: Sequence[Mapping[str, str]]) -> dict[tuple[Any, ...], dict[st
 def compare_models(
     reports: Mapping[str, Sequence[Mapping[str, str]]], seed: int = 0, num_resamples: int = 2000
 ) -> list[Comparison]:
-    """`reports`: model name -> rows of its prompts.csv. The oracle, which nobody can run, is left out. The `n` of a
-    search without a curve is that of the first model.
+    """Compare models. `reports`: model name -> rows of its prompts.csv. The oracle is excluded. The `n` of a search
+    without a curve is that of the first model.
 
-    Raises ValueError where two models were asked for other prompts: their difference would be that of the prompts.
+    Raises ValueError if two models have different prompts: their difference would be that of the prompts.
     """
     models = {name: lines_of(rows) for name, rows in reports.items()}
     drawn = functools.cache(functools.partial(Resampling.draw, seed=seed, num_resamples=num_resamples))
@@ -80,7 +80,7 @@ def compare_models(
 
 
 def shown(comparisons: Sequence[Comparison]) -> list[str]:
-    """A line for each pair at the largest n of its search."""
+    """Return a line for each pair at the largest n of its search."""
     largest: dict[tuple[str, ...], int] = {}
     for one in comparisons:
         search = (one.prompt_set, one.judge, one.first)

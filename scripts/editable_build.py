@@ -1,5 +1,5 @@
-"""The build backend: setuptools, for an editable install alone. Names as general as `modules` do not belong into
-site-packages, and configs are read from the repository."""
+"""Build backend: setuptools, for editable installs only. Names as general as `modules` do not belong in site-packages,
+and configs are read from the repository."""
 
 from typing import Any, NoReturn
 

@@ -1,7 +1,8 @@
-"""Says what this machine lacks for `make demo` (or, with --install, for installing alone), and what to do about it.
+"""Checks whether this machine has everything for `make demo` (or, with --install, for the installation alone), and
+prints remedies.
 
-Runs before anything is installed: the standard library of any Python 3 is enough. Exit status 1 when something that is
-needed is missing.
+Runs before anything is installed: needs only the standard library of any Python 3. Exit status 1 if a requirement is
+missing.
 """
 
 import argparse
@@ -18,13 +19,13 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PYTHON_NEEDED = (3, 11)
-GB_TO_INSTALL, GB_TO_RUN, GB_OF_MEMORY = 3.0, 1.0, 6.0  # installing takes 7 more where the index gives torch for CUDA
+GB_TO_INSTALL, GB_TO_RUN, GB_OF_MEMORY = 3.0, 1.0, 6.0  # installing takes 7 more if the index provides torch for CUDA
 PACKAGES = ("torch", "lightning", "transformers", "faster_whisper", "resemblyzer", "pytest")
-LANGUAGES = ("en",)  # what configs/demo reads
+LANGUAGES = ("en",)  # languages read by configs/demo
 
 
 class Check:
-    """One line of the report: `problem` is empty where all is well; `remedy` says what to do; else a note."""
+    """One line of the report: `problem` is empty if all is well; then `remedy` is a note."""
 
     def __init__(self, name, finding, problem="", remedy=""):
         self.name, self.finding, self.problem, self.remedy = name, finding, problem, remedy
@@ -58,7 +59,7 @@ def check_memory(needed_gb=GB_OF_MEMORY):
 
 
 def check_compiler(find=shutil.which, include=None):
-    """pesq is the one requirement that is built from source."""
+    """Check for a C compiler: pesq is the only requirement built from source."""
     header = Path(include or sysconfig.get_paths()["include"]) / "Python.h"
     compiler = next(filter(None, map(find, ("cc", "gcc", "clang"))), None)
     remedy = "`apt install build-essential python3-dev` (macOS: `xcode-select --install`)"
@@ -70,7 +71,7 @@ def check_compiler(find=shutil.which, include=None):
 
 
 def check_index(fetch=None):
-    """Whether pip, with this machine's settings, can fetch a small pinned package."""
+    """Check that pip, with this machine's settings, can download a small pinned package."""
     pin = re.search(r"^tqdm==\S+", (REPOSITORY / "requirements.txt").read_text(), re.MULTILINE)[0]
     try:
         finding = (fetch or fetch_from_index)(pin)
@@ -81,7 +82,8 @@ def check_index(fetch=None):
 
 
 def fetch_from_index(pin):
-    """Raises OSError. pip where there is one, since it knows of mirrors and proxies; a plain request where not."""
+    """Download with pip if available, because it knows mirrors and proxies; otherwise by a plain request. Raises
+    OSError."""
     if importlib.util.find_spec("pip") is None:
         url = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/") + "/tqdm/"
         with urllib.request.urlopen(url, timeout=15):
@@ -95,7 +97,7 @@ def fetch_from_index(pin):
 
 
 def check_recordings(cache, find=shutil.which):
-    """Whether the recordings are cached, and if not, whether apt-get is there to fetch them."""
+    """Check that the recordings are cached, or that apt-get is available to download them."""
     names = [f"asterisk-core-sounds-{language}{part}" for language in LANGUAGES for part in ("", "-g722")]
     missing = [name for name in names if not list((cache / "packages").glob(f"{name}_*.deb"))]
     if not missing:
@@ -110,21 +112,21 @@ def check_recordings(cache, find=shutil.which):
 
 
 def check_comparisons(find=shutil.which):
-    """Opus comes with PyAV; Codec2's rows need its programs."""
+    """Check for comparison codecs: Opus comes with PyAV; Codec2's rows need its programs."""
     if find("c2enc") is None:
         return Check("comparison codecs", "Opus; Codec2's rows are left out (optional: apt install codec2)")
     return Check("comparison codecs", "Opus and Codec2")
 
 
 def installed(package):
-    """Whether .venv holds the package, or the Python that runs this does."""
+    """Check whether .venv, or the running Python, has the package."""
     patterns = (f"lib/python*/site-packages/{package}", f"Lib/site-packages/{package}")
     in_venv = any(list((REPOSITORY / ".venv").glob(pattern)) for pattern in patterns)
     return in_venv or importlib.util.find_spec(package) is not None
 
 
 def checks(install_only):
-    """The checks that matter on this machine, now: what is there already needs no compiler and no network."""
+    """Return the checks needed on this machine: installed packages need no compiler and no network."""
     complete = all(map(installed, PACKAGES))
     needed_gb = (0 if complete else GB_TO_INSTALL) + (0 if install_only else GB_TO_RUN)
     found = [check_python(), check_disk(needed_gb)]
@@ -138,7 +140,7 @@ def checks(install_only):
 
 
 def report(found):
-    """The lines to print."""
+    """Return the lines to print."""
     lines = []
     for check in found:
         lines.append(f"{'MISSING' if check.problem else 'ok':<8} {check.name}: {check.finding}")

@@ -1,4 +1,4 @@
-"""What every test shares: few threads, seeds that do not depend on the order of tests, synthetic and real speech."""
+"""Shared by all tests: few threads, seeds that do not depend on the order of tests, synthetic and real speech."""
 
 import os
 import random
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for a model hub fails at once, everywhere
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that accesses a model hub fails at once, everywhere
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture(autouse=True)
 def _seeds() -> Iterator[None]:
-    """The same random numbers for a test whether it runs alone or after others; thread settings do not leak."""
+    """The same random numbers for a test whether it runs alone or after others; restores thread settings."""
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - libraries under test use the global state
     torch.manual_seed(0)
@@ -41,7 +41,8 @@ def repository() -> Path:
 
 
 def speech_like(words: list[str], pitch: float, generator: torch.Generator) -> torch.Tensor:
-    """Harmonics under two formants that depend on the word, 0.25 s a word with 0.06 s of near silence between; (T,)."""
+    """Harmonics with two formants that depend on the word, 0.25 s per word with 0.06 s of near silence between;
+    (T,)."""
     pieces = []
     for word in words:
         times = torch.arange(int(0.25 * SAMPLE_RATE)) / SAMPLE_RATE
@@ -61,7 +62,8 @@ def speech_like(words: list[str], pitch: float, generator: torch.Generator) -> t
 
 @pytest.fixture(scope="session")
 def tiny_recordings() -> list[Recording]:
-    """24 synthetic digit strings of 2 to 4 words by two voices, 16 kHz, 0.6 to 1.3 s, where no words need be heard."""
+    """24 synthetic digit strings of 2 to 4 words by two voices, 16 kHz, 0.6 to 1.3 s, for tests without intelligible
+    words."""
     generator = torch.Generator().manual_seed(7)
     recordings = []
     for number in range(24):
@@ -85,14 +87,14 @@ def tiny_recordings() -> list[Recording]:
 
 @pytest.fixture(scope="session")
 def english_prompts() -> list[Recording]:
-    """20 recorded English prompts of 1.5 to 6 s and at least three words, from the cache or fetched into it."""
+    """20 recorded English prompts of 1.5 to 6 s and at least three words, from the cache or downloaded into it."""
     from datamodules.sources.asterisk import AsteriskSource
 
     source = AsteriskSource(cache=REPOSITORY / "cache/asterisk", languages=("en",))
     try:
         recordings = (item for item in source.recordings() if isinstance(item, Recording))
         usable = (r for r in recordings if 1.5 <= r.audio.seconds <= 6 and len(r.text.split()) >= 3)
-        prompts = list(islice(usable, 0, 160, 8))  # spread out: neighbours say nearly the same
+        prompts = list(islice(usable, 0, 160, 8))  # spread out: adjacent prompts have similar texts
     except (OSError, RuntimeError) as error:
         pytest.skip(f"the recorded prompts could not be had: {error}")
     assert len(prompts) == 20

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import run
+from modules.command.defaults import DEFAULTS
 from modules.stage_config import CALLBACK_KEYS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -17,13 +18,13 @@ SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
 class DryCLI(run.SuiteCLI):
-    """The command up to the point where it would touch a file."""
+    """The command up to the point where it would access a file."""
 
     def before_instantiate_classes(self) -> None:
         pass
 
     def _parse_ckpt_path(self) -> None:
-        pass  # whether the checkpoint is there depends on what has run
+        pass  # whether the checkpoint exists depends on earlier runs
 
     def _run_subcommand(self, subcommand: str) -> None:
         pass
@@ -34,23 +35,23 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def is_experiment(path: Path) -> bool:
-    """A whole experiment, not an overlay or a part that another config names."""
-    return {"trainer", "model", "data"} <= read(path).keys()
+    """A complete experiment, not an overlay or a part that another config names."""
+    return {"model", "data"} <= read(path).keys() and not is_overlay(path)
 
 
 def part(path: Path, name: str) -> Any:
-    """A group of an experiment, which may be a file of its own beside it."""
-    value = read(path)[name]
+    """A group of an experiment, which may be a separate file in the same folder."""
+    value = read(path).get(name, {})
     return read(path.parent / value) if isinstance(value, str) else value
 
 
 def is_overlay(path: Path) -> bool:
-    """Goes over an experiment: by its folder, or because its first line says so."""
+    """Check whether a yaml is an overlay: by its folder, or by its first line."""
     return path.parent.name in {"size", "data", "hardware"} or path.read_text().startswith("# Overlay")
 
 
 def subcommand_of(path: Path) -> str:
-    """The one that the comment at the top names: `python run.py fit --config ...`."""
+    """Subcommand in the comment at the top: `python run.py fit --config ...`."""
     head = path.read_text().split("\n\n")[0]
     found = re.search(rf"run\.py ({'|'.join(SUBCOMMANDS)})\b", head)
     assert found, f"{path}: the comment at the top names no command `python run.py SUBCOMMAND --config ...`"
@@ -64,7 +65,7 @@ LM_FITS = [
     for path in EXPERIMENTS
     if subcommand_of(path) == "fit" and part(path, "data")["class_path"] == "datamodules.tokens.TokenDataModule"
 ]
-# Of micro-batches in a step on any hardware.
+# A multiple of the micro-batches per step on any hardware.
 COMMON_MULTIPLE = math.lcm(
     *(read(path)["trainer"]["accumulate_grad_batches"] for path in CONFIGS if path.parent.name == "hardware"
       and path.parent.parent.name == "configs")
@@ -85,7 +86,7 @@ def test_an_experiment_builds(path: Path, tmp_path: Path, monkeypatch: pytest.Mo
     """Guards against a config whose names no longer exist in the code, against parts that read files when built, and
     against a pass of the language model whose last step has fewer micro-batches than the others."""
     monkeypatch.setattr("sys.argv", ["run.py"])
-    monkeypatch.chdir(tmp_path)  # no data, no checkpoints here
+    monkeypatch.chdir(tmp_path)  # no data and no checkpoints here
     monkeypatch.syspath_prepend(str(REPOSITORY))
     accumulated = ["--trainer.accumulate_grad_batches", str(COMMON_MULTIPLE)] if path in LM_FITS else []
     cli = DryCLI([subcommand_of(path), "--config", str(path), *accumulated])
@@ -97,8 +98,10 @@ def test_an_experiment_builds(path: Path, tmp_path: Path, monkeypatch: pytest.Mo
         assert type(cli.model).__qualname__ == config["model"]["class_path"].rpartition(".")[2]
     assert type(cli.datamodule).__qualname__ == config["data"]["class_path"].rpartition(".")[2]
     callbacks = {type(callback).__qualname__ for callback in cli.trainer.callbacks}
-    named = [*wanted.get("callbacks", []), *(value for key, value in read(path).items() if key in CALLBACK_KEYS)]
-    assert {item["class_path"].rpartition(".")[2] for item in named} <= callbacks
+    config |= read(DEFAULTS)[subcommand_of(path)] | read(path)
+    named = [*wanted.get("callbacks", []), *(config[key] for key in CALLBACK_KEYS if config.get(key))]
+    paths = [item if isinstance(item, str) else item.get("class_path", "") for item in named]
+    assert {name.rpartition(".")[2] for name in paths if name} <= callbacks
     assert ("FiniteValidation" in callbacks) == (subcommand_of(path) == "fit")
     assert not list(tmp_path.iterdir()), "building the parts wrote files"
 
@@ -107,7 +110,7 @@ def test_an_experiment_builds(path: Path, tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_misspelt_key_is_refused(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Guards against a setting that is silently without effect."""
+    """Guards against a setting that silently has no effect."""
     monkeypatch.setattr("sys.argv", ["run.py"])
     monkeypatch.chdir(tmp_path)
     misspelt = tmp_path / "misspelt.yaml"
@@ -119,21 +122,21 @@ def test_a_misspelt_key_is_refused(
 
 
 def test_every_config_is_an_experiment_or_a_part_of_one() -> None:
-    """Guards against a yaml that no test builds: one that no experiment names and that is no overlay."""
-    named = {path.parent / value for path in CONFIGS for _, value in strings(read(path)) if value.endswith(".yaml")}
+    """Guards against a yaml that no test builds: not named by an experiment and not an overlay."""
+    named = {(path.parent / value).resolve() for path in CONFIGS for _, value in strings(read(path))} | {DEFAULTS}
     strays = [path for path in CONFIGS if path not in EXPERIMENTS and path not in named and not is_overlay(path)]
     assert not strays
 
 
 class ParsingCLI(DryCLI):
-    """The command up to the point where it would build anything: devices that this machine lacks are no error."""
+    """The command up to the point where it would build anything: missing devices are not an error."""
 
     def instantiate_classes(self) -> None:
         pass
 
 
 def test_the_overlay_of_any_text_takes_any_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against the demo's `characters`, which stay where a yaml names the tokenizer's class again."""
+    """Guards against the demo's `characters`, which stay if a yaml names the tokenizer's class again."""
     monkeypatch.setattr("sys.argv", ["run.py"])
     monkeypatch.chdir(tmp_path)
     names = ["demo/lm.yaml", "lm/any_text.yaml"]
@@ -144,21 +147,21 @@ def test_the_overlay_of_any_text_takes_any_text(tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_overlay_of_speech_states_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against an overlay that no longer fits the demo's codec, or that leaves its encoder in place."""
+    """Guards against an overlay that no longer fits the demo's codec, or that does not replace its encoder."""
     monkeypatch.setattr("sys.argv", ["run.py"])
     monkeypatch.chdir(tmp_path)
     names = ["demo/codec.yaml", "codec/whisper_states.yaml"]
     cli = DryCLI(["fit", *[word for name in names for word in ("--config", str(REPOSITORY / "configs" / name))]])
     assert cli.model.generator.encoder.semantic.encode_settings == cli.datamodule.semantic.encode_settings
     assert cli.model.semantic_decoder is not None and cli.model.loss_weights.semantic == 1
-    assert cli.model.loss_weights.adversarial == 0.1 and cli.model.generator.codebook_size == 4096
+    assert cli.model.loss_weights.adversarial == 0.1 and cli.model.generator.facts.codebook_size == 4096
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("codec/ema.yaml")) + sorted(
     (REPOSITORY / "configs/codec/hardware").glob("*.yaml")
 ), ids=lambda path: path.stem)  # fmt: skip
 def test_an_overlay_of_the_codec_fits_its_recipe(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against an overlay that replaces what it should add to, or whose keys no longer exist."""
+    """Guards against an overlay that replaces what it should extend, or whose keys no longer exist."""
     monkeypatch.setattr("sys.argv", ["run.py"])
     base = REPOSITORY / "configs/codec/xcodec2.yaml"
     alone, both = (
@@ -175,12 +178,13 @@ def test_an_overlay_of_the_codec_fits_its_recipe(path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     "names", [("demo/lm.yaml", "demo/spoken_texts.yaml"), ("lm/llasa_1b.yaml", "lm/spoken_texts.yaml")]
 )
-def test_spoken_texts_come_beside_the_other_callbacks(names: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against an overlay that takes the checkpoints away, and one whose selector is its own judge."""
+def test_spoken_texts_are_added_to_the_other_callbacks(names: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against an overlay that removes the checkpoints, and one whose selector is its own judge."""
     monkeypatch.setattr("sys.argv", ["run.py"])
     paths = [REPOSITORY / "configs" / name for name in names]
     parser = ParsingCLI(["fit", *[word for path in paths for word in ("--config", str(path))]])
     assert len(parser.config.fit.trainer.callbacks) == len(part(paths[0], "trainer")["callbacks"])
+    assert parser.config.fit.checkpoint.class_path == "callbacks.run_checkpoint.RunCheckpoint"
     spoken = parser.config.fit.spoken_texts
     assert spoken.class_path == "callbacks.spoken_texts.SpokenTexts"
     recognisers = {spoken.init_args[role].init_args.recogniser.class_path for role in ("selector", "judge")}
@@ -189,7 +193,7 @@ def test_spoken_texts_come_beside_the_other_callbacks(names: tuple[str, str], mo
 
 @pytest.mark.parametrize("name", ["sweep", "demo"])
 def test_an_engine_fits_its_sweep(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against an engine that a sweep does not take, and a config that needs vLLM to be read."""
+    """Guards against an engine that a sweep does not accept, and a config that needs vLLM to be read."""
     monkeypatch.setattr("sys.argv", ["run.py"])
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(REPOSITORY))
@@ -203,7 +207,7 @@ def test_an_engine_fits_its_sweep(name: str, tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("name", ["sweep/esd.yaml", "demo/sweep.yaml"])
 def test_ranks_of_a_sweep_wait_as_long_as_the_overlay_says(name: str, tmp_path, monkeypatch) -> None:
-    """Guards against ranks that give up on the slowest after half an hour: a `timeout` that is not heard, or is read as
+    """Guards against ranks that give up on the slowest after half an hour: a `timeout` that is ignored, or read as
     another number (yaml takes 24:00:00 without quotes for 86,400)."""
     monkeypatch.setattr("sys.argv", ["run.py"])
     monkeypatch.chdir(tmp_path)
@@ -220,8 +224,8 @@ def test_ranks_of_a_sweep_wait_as_long_as_the_overlay_says(name: str, tmp_path, 
     assert timeouts == [timedelta(hours=24)]
 
 
-def test_every_class_path_is_in_a_room_or_a_package() -> None:
-    """Guards against a class_path into the tests or a script, which a user's checkout need not hold."""
+def test_every_class_path_is_in_the_project_or_a_package() -> None:
+    """Guards against a class_path into the tests or a script, which a user's checkout may lack."""
     names = [value for path in CONFIGS for key, value in strings(read(path)) if key == "class_path"]
     assert names
     assert not [name for name in names if name.split(".")[0] in ("tests", "scripts", "benchmarks", "run")]
@@ -229,15 +233,17 @@ def test_every_class_path_is_in_a_room_or_a_package() -> None:
 
 def test_checkpoints_are_written_over_to_the_last_update() -> None:
     """Guards against a stale `last.ckpt` in a folder that was moved, and one without the end (test_stages.py)."""
-    saves = re.compile(r"class_path: (\S+)\n\s+init_args: \{(dirpath: .*)\}")
-    found = [each for path in CONFIGS for each in saves.findall(path.read_text())]
-    assert len(found) >= 5
-    assert all("enable_version_counter: false" in settings for _, settings in found)
-    assert {name for name, settings in found if "save_last" in settings} == {"callbacks.run_checkpoint.RunCheckpoint"}
+    trainers = [part(path, "trainer") for path in EXPERIMENTS]
+    listed = [one for trainer in trainers for one in trainer.get("callbacks", []) if "dirpath" in str(one)]
+    found = [read(DEFAULTS)["fit"]["checkpoint"], *listed]
+    assert len(found) >= 3
+    assert all(one["init_args"]["enable_version_counter"] is False for one in found)
+    savers = {one["class_path"] for one in found if "save_last" in one["init_args"]}
+    assert savers == {"callbacks.run_checkpoint.RunCheckpoint"}
 
 
 def test_the_demo_runs_configs_that_are_there() -> None:
-    """Guards against a demo script whose commands no longer fit the configs."""
+    """Guards against a demo script whose commands no longer match the configs."""
     commands = re.findall(r"run\.py (\w+) --config (\S+\.yaml)", (REPOSITORY / "scripts/demo.sh").read_text())
     assert len(commands) >= 4
     for subcommand, name in commands:

@@ -1,4 +1,4 @@
-"""An editable install in an environment of its own, and commands that need none."""
+"""An editable install in a separate environment, and commands that need none."""
 
 import os
 import re
@@ -14,7 +14,7 @@ import pytest
 from llasa import PACKAGES
 from tests.test_architecture import REPOSITORY, project_files
 
-# `python -m NAME` of a place here, in a page, a docstring, a script or a config.
+# `python -m NAME` of a module in this repository, in a page, a docstring, a script or a config.
 COMMAND = re.compile(r"-m ((?:benchmarks|studies|scripts|modules|datamodules|callbacks)\.[\w.]*\w)")
 
 
@@ -33,7 +33,7 @@ def pip_install(python: Path, *what: object) -> subprocess.CompletedProcess[str]
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin folder of an environment that sees the packages of this one, with the suite installed in it."""
+    """The bin folder of an environment with this one's packages and the suite installed."""
     if not all(map(find_spec, ("pip", "setuptools"))):
         pytest.skip("needs pip and setuptools")
     folder = tmp_path_factory.mktemp("environment")
@@ -46,7 +46,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_packages_are_imported_from_any_folder_and_nothing_else_is(programs: Path, tmp_path: Path) -> None:
-    """Guards against a package that is left out, and against `tests` or `scripts` in everybody's way."""
+    """Guards against a missing package, and against installing `tests` or `scripts`."""
     (tmp_path / "show.py").write_text(
         "from importlib.util import find_spec\n"
         f"for name in {PACKAGES}:\n    print(__import__(name).__file__)\n"
@@ -57,7 +57,7 @@ def test_packages_are_imported_from_any_folder_and_nothing_else_is(programs: Pat
 
 
 def test_the_command_is_run_py(programs: Path, tmp_path: Path) -> None:
-    """Guards against a command that reads paths otherwise than run.py: one here, one below the repository."""
+    """Guards against a command that resolves paths differently from run.py: one here, one below the repository."""
     (tmp_path / "mine.yaml").write_text("trainer: {max_steps: 12345}\n")
     options = ["--config", "configs/demo/lm.yaml", "--config", "mine.yaml", "--print_config"]
     done = run(programs / "llasa", "fit", *options, folder=tmp_path)
@@ -83,7 +83,7 @@ def test_a_package_of_the_same_name_is_an_error_of_one_line(programs: Path, tmp_
 
 
 def test_another_install_is_refused(programs: Path, tmp_path: Path) -> None:
-    """Guards against `modules` in site-packages, without the configs that belong to it."""
+    """Guards against `modules` in site-packages, without its configs."""
     before = run(programs / "python", "-c", "import modules; print(modules.__file__)", folder=tmp_path).stdout
     done = pip_install(programs / "python", REPOSITORY)
     assert done.returncode and "only `pip install -e .` installs it" in done.stdout + done.stderr
@@ -91,7 +91,7 @@ def test_another_install_is_refused(programs: Path, tmp_path: Path) -> None:
 
 
 def test_commands_name_modules_that_are_there() -> None:
-    """Guards against a page or script whose command is gone, or needs PYTHONPATH."""
+    """Guards against a page or script whose command no longer exists, or needs PYTHONPATH."""
     files = project_files(".py", ".sh", ".sbatch", ".md", ".yaml", "Makefile")
     texts = {path: path.read_text() for path in files if path.name != "CHANGELOG.md" and path != Path(__file__)}
     commands = {(path, name) for path, text in texts.items() for name in COMMAND.findall(text)}
@@ -108,6 +108,6 @@ def test_commands_name_modules_that_are_there() -> None:
 
 
 def test_a_study_runs_from_the_repository_as_a_module() -> None:
-    """Guards against a collector that finds `modules` through PYTHONPATH alone."""
+    """Guards against a collector that finds `modules` only through PYTHONPATH."""
     done = run(sys.executable, "-m", "studies.two_directions.collect", "--help", folder=REPOSITORY)
     assert done.returncode == 0 and "--output" in done.stdout, done.stderr

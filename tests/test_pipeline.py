@@ -1,6 +1,7 @@
-"""The whole chain through the commands of the README and scripts/demo.sh, in tiny form on synthetic audio.
+"""All stages through the commands of the README and scripts/demo.sh, with small settings on synthetic audio.
 
-The configs are the demo's own; overlays make them small. Every command runs as a user types it, in an empty folder.
+The configs are the demo's own; overlays make them small. Every command runs as a user would type it, in an empty
+folder.
 """
 
 import csv
@@ -19,7 +20,7 @@ DEMO = ROOT / "configs" / "demo"
 
 
 def few_samples(callback: str) -> list[str]:
-    """Options of a callback that draws candidates."""
+    """Options of a callback that samples candidates."""
     return [f"--{callback}.algorithm.num_candidates", "4", f"--{callback}.algorithm.max_new_tokens", "20"]
 
 
@@ -72,7 +73,7 @@ trainer: {accelerator: cpu}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """An empty folder with the overlays in it, and the chain's commands run there in order."""
+    """An empty folder with the overlays, after running all commands there in order."""
     place = tmp_path_factory.mktemp("chain")
     patch = pytest.MonkeyPatch()
     patch.chdir(place)
@@ -106,7 +107,7 @@ def test_every_stage_leaves_what_the_next_needs(folder):
 
 
 def test_the_page_and_the_curve_agree(folder):
-    """Guards against a page of another run, or of no run."""
+    """Guards against a page of another run, or of none."""
     page = (folder / "runs/demo/report/index.html").read_text()
     with (folder / "runs/demo/report/curve.csv").open() as stream:
         rows = list(csv.DictReader(stream))
@@ -126,7 +127,7 @@ def test_the_page_and_the_curve_agree(folder):
 
 
 def test_a_second_run_skips_and_a_changed_value_reruns_what_depends_on_it(folder, capsys):
-    """Guards against stale products: the LM's learning rate concerns the LM and the sweep, not codec and tokens."""
+    """Guards against stale products: the LM's learning rate affects the LM and the sweep, not codec and tokens."""
     for subcommand, name in (("fit", "codec"), ("predict", "tokenise"), ("fit", "lm")):
         command(subcommand, name)
         assert "skipping" in capsys.readouterr().out
@@ -141,7 +142,7 @@ def test_a_second_run_skips_and_a_changed_value_reruns_what_depends_on_it(folder
     out = capsys.readouterr().out
     assert "skipping" not in out
     assert "report: " in out, "the sweep depends on the language model"
-    command("fit", "lm")  # back to the demo's value: trained again, since the folder holds another
+    command("fit", "lm")  # back to the demo's value: trained again, because the folder has another
 
 
 def test_a_text_becomes_a_wav(folder):
@@ -162,7 +163,7 @@ def test_the_codec_table_is_written(folder):
 
 
 def test_a_language_model_of_another_codec_is_refused(folder, capsys):
-    """Guards against codes that are decoded by a codec which never made them."""
+    """Guards against decoding codes with a codec that did not make them."""
     import torch
 
     checkpoint = torch.load(folder / "runs/demo/codec/checkpoints/last.ckpt", weights_only=True)
@@ -174,7 +175,7 @@ def test_a_language_model_of_another_codec_is_refused(folder, capsys):
 
 
 def test_a_typing_error_is_one_line(folder, capsys):
-    """Guards against a misspelt key that is taken for nothing, on the command line and in a file."""
+    """Guards against silently ignoring a misspelt key, on the command line and in a file."""
     Path("typo.yaml").write_text("trainer: {maximal_steps: 3}")
     for mistake in (["--trainer.maximal_steps", "3"], ["--config", "typo.yaml"]):
         with pytest.raises(SystemExit):

@@ -1,11 +1,11 @@
-"""One training step of X-codec2 at full width on a GPU, against its authors' arrangement.
+"""One training step of X-codec2 at full width on a GPU, against its authors' implementation.
 
     python -m benchmarks.gpu.codec_step [--batch_size 8] [--seconds 6] [--rounds 10] [--compile inductor]
 
-Three runs: equal losses and gradients in float32 on a short crop; steps between two that log, with every wait for the
-device an error; and the benchmark of benchmarks/codec_training_step.py in bfloat16. `--checks none` leaves out the
-first two. Most of the time goes into building the networks. Weights are random: nothing is fetched. Results:
-studies/codec_speed/gpu.json.
+Three runs: equal losses and gradients in float32 on a short crop; steps between two logged ones, in which every
+synchronisation with the device is an error; and the benchmark of benchmarks/codec_training_step.py in bfloat16.
+`--checks none` omits the first two. Building the networks takes most of the time. Weights are random: nothing is
+downloaded. Results: studies/codec_speed/gpu.json.
 """
 
 from dataclasses import replace
@@ -19,11 +19,11 @@ from benchmarks.scaffold import machine, options, report
 from modules.batches import AudioBatch
 
 GPU = {"accelerator": "gpu", "precision": "bf16-mixed"}
-NUM_WARMUP_STEPS = 3  # constants move, kernels are chosen, graphs are compiled
+NUM_WARMUP_STEPS = 3  # constants are moved, kernels selected, graphs compiled
 
 
 class WaitsRaise(L.Callback):
-    """Within a step, behind the warm-up, torch raises where the host waits for the device."""
+    """After the warm-up, makes torch raise if the host synchronises with the device within a step."""
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.global_step >= NUM_WARMUP_STEPS:
@@ -40,9 +40,9 @@ def on_gpu(batch: AudioBatch) -> AudioBatch:
 
 
 def check(parts: Parts, batch: AudioBatch, compile_backend: str | None) -> None:
-    """Equal losses and gradients, and steps without a wait for the device. Raises AssertionError, RuntimeError."""
+    """Check equal losses and gradients, and steps without synchronisation. Raises AssertionError, RuntimeError."""
     torch.backends.cudnn.allow_tf32 = False
-    # Sums in another order: a thousandth, where the CPU keeps a hundred-thousandth.
+    # Summation order differs: tolerance 1e-3, compared with 1e-5 on the CPU.
     measure(parts, on_gpu(noise(1, 1.0)), 1, None, 1e-3, accelerator="gpu")
     num_steps = NUM_WARMUP_STEPS + 3
     callbacks, log_every = [WaitsRaise()], num_steps + 1

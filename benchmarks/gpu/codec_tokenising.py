@@ -2,10 +2,10 @@
 
     python -m benchmarks.gpu.codec_tokenising [--audio_seconds 6000] [--batch_seconds 400] [--rounds 3]
 
-Weights are random, in the published architecture. Lengths are spread as LJSpeech's; batches are those of `predict` with
-`evaluation_batch_seconds`. The clock runs from audio in the memory of the host to codes there, reading and decoding of
-files left out. For each precision: useful audio per second of time, and the share of codes that are transformers' own
-in float32, file by file, over --num_compared files. The goal counts where that share is at least 99.99%. Results:
+Weights are random, in the published architecture. Lengths are distributed like LJSpeech's; batches are those of
+`predict` with `evaluation_batch_seconds`. Time is measured from audio in host memory to codes in host memory, without
+reading and decoding files. For each precision: useful audio per second, and the share of codes equal to transformers'
+own in float32, file by file, over --num_compared files. The goal counts if that share is at least 99.99%. Results:
 studies/codec_speed/gpu.json.
 """
 
@@ -40,7 +40,7 @@ def utterances(audio_seconds: float, longest_seconds: float) -> list[Tensor]:
 
 
 def batches(items: list[Tensor], batch_seconds: float) -> list[tuple[list[int], Tensor, Tensor]]:
-    """Rows, audio and lengths, as the loader gives them."""
+    """Return rows, audio and lengths of each batch, as the loader does."""
     lengths = np.array([len(item_T) for item_T in items])
     rows = like_lengths_together(lengths, 1024, seed=0, most_steps=batch_seconds * SAMPLE_RATE)
     return [(places.tolist(), *pad_rows([items[place] for place in places])) for places in rows]
@@ -54,7 +54,7 @@ def precision(name: str, device: str) -> Iterator[None]:
 
 
 def tokenise(codec: CodecGenerator, given: list[tuple[list[int], Tensor, Tensor]], device: str) -> dict[int, Tensor]:
-    """The codes of every row, on the host."""
+    """Return the codes of every row, on the host."""
     codes = {}
     for rows, audio_BT, num_samples_B in given:
         made = codec.encode(audio_BT.to(device, non_blocking=True), num_samples_B.to(device, non_blocking=True))

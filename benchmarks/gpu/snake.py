@@ -1,10 +1,10 @@
-"""The Triton kernel of the alias-free snake on one GPU: right, and how near to a copy; two minutes.
+"""The Triton kernel of the alias-free snake on one GPU: accuracy, and speed relative to a copy. Takes two minutes.
 
     python -m benchmarks.gpu.snake [--batch_size 8] [--seconds 6] [--rounds 50] > snake.json
 
 At the first layers of X-codec2's acoustic encoder, with lengths, in float32 and bfloat16: error against convolutions in
 float32; median milliseconds of the kernel, of convolutions and of torch.compile of the sums over phases; the kernel's
-share of the bandwidth of a copy, taking two accesses per sample forward and three backward. Results:
+share of the bandwidth of a copy, counting two accesses per sample forward and three backward. Results:
 studies/codec_speed/gpu.json.
 """
 
@@ -19,12 +19,12 @@ from benchmarks.scaffold import machine, options, report
 from modules.codec.parts.snake import NUM_TAPS, by_convolution, by_phases, kaiser_sinc_filter
 from modules.codec.parts.snake_cuda import fused_snake
 
-LAYERS = ((48, 1), (96, 2), (384, 16), (768, 64))  # channels, and samples of 16 kHz audio per sample
+LAYERS = ((48, 1), (96, 2), (384, 16), (768, 64))  # channels, and downsampling factor relative to 16 kHz audio
 DTYPES = {"float32": (torch.float32, 1e-5), "bfloat16": (torch.bfloat16, 2e-2)}
 
 
 def milliseconds(work: Callable[[], object], rounds: int) -> float:
-    """Median over rounds, each between events of its own, after three calls to warm up."""
+    """Median over rounds, each timed with its own events, after three warm-up calls."""
     for _ in range(3):
         work()
     events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(rounds)]
@@ -42,7 +42,7 @@ def gradients(form: Callable[..., Tensor], leaves: list[Tensor], weight_BCT: Ten
 
 
 def largest_errors(leaves: list[Tensor], weight_BCT: Tensor, lengths_B: Tensor, taps_K: Tensor) -> dict[str, float]:
-    """Of the output and each gradient, as a share of the largest; the reference is float32."""
+    """Errors of the output and each gradient, relative to the largest value; the reference is float32."""
     exact = [leaf.detach().float().requires_grad_() for leaf in leaves]
     expected = gradients(by_convolution, exact, weight_BCT.float(), (taps_K, lengths_B))
     given = gradients(fused_snake, leaves, weight_BCT, (lengths_B,))
@@ -55,7 +55,7 @@ def largest_errors(leaves: list[Tensor], weight_BCT: Tensor, lengths_B: Tensor, 
 def measured(channels: int, num_samples: int, batch_size: int, dtype: torch.dtype, rounds: int) -> dict:
     torch.manual_seed(0)
     x_BCT, weight_BCT = (torch.randn(batch_size, channels, num_samples, device="cuda").to(dtype) for _ in range(2))
-    # Weights of the input's dtype: convolutions take no other.
+    # Weights in the input's dtype, as convolutions require.
     alpha_C, beta_C = (0.3 * torch.randn(channels, device="cuda").to(dtype) for _ in range(2))
     leaves = [leaf.requires_grad_() for leaf in (x_BCT, alpha_C, beta_C)]
     lengths_B = torch.full((batch_size,), num_samples, device="cuda")
@@ -66,7 +66,7 @@ def measured(channels: int, num_samples: int, batch_size: int, dtype: torch.dtyp
     result: dict = {"errors": errors, "copy_ms": copy}
     forms = {
         "kernel": (fused_snake, (lengths_B,)),
-        "eager": (by_convolution, (taps_K,)),  # as its authors have it: they know no lengths
+        "eager": (by_convolution, (taps_K,)),  # as in its authors' code, which has no lengths
         "compile": (torch.compile(by_phases), (taps_K, lengths_B)),
     }
     for name, (form, rest) in forms.items():
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--rounds", type=int, default=50)
     given = parser.parse_args()
-    # Convolutions in TF32 would be no reference.
+    # Convolutions in TF32 are too inaccurate as a reference.
     torch.backends.cudnn.allow_tf32 = False
     torch._functorch.config.donated_buffer = False  # backward passes are timed with `retain_graph`
     results: dict[str, dict] = {}

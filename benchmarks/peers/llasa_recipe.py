@@ -1,12 +1,12 @@
-"""Llasa's training recipe as its public description has it: data, batches and step.
+"""Llasa's training recipe according to its public description: data, batches and step.
 
-One utterance is one row of 2,048 ids, padded at the right and stored so. An item takes the padding off, puts the chat
-template's turns around text and speech in Python lists, pads again, and hands ids, labels and mask over as lists of
-single elements, which transformers' default collator makes tensors of. The model is transformers' Llama with its
-`sdpa` attention; logits are whole, in float32; gradient checkpointing is always on.
+One utterance is one stored row of 2,048 ids, right-padded. An item removes the padding, puts the chat template's turns
+around text and speech in Python lists, pads again, and returns ids, labels and mask as lists of single elements, which
+transformers' default collator converts to tensors. The model is transformers' Llama with its `sdpa` attention; logits
+are whole, in float32; gradient checkpointing is always on.
 
-Kinder to it than its description: the turns are tokenised once, not for every item, and rows go through the model one
-at a time. The start of speech, which its labels hold too, is left out: both sides learn the same.
+In its favour, and unlike its description: the turns are tokenised once, not for every item, and rows go through the
+model one at a time. The start of speech, which its labels also contain, is omitted: both sides have the same targets.
 
 Shapes: N utterances, L tokens of a row.
 """
@@ -25,7 +25,7 @@ NO_LABEL = -100
 
 
 def stored_rows(documents: Sequence[Sequence[int]], row_length: int, pad: int) -> np.ndarray:
-    """Ids (N, L), int32. A longer document is cut."""
+    """Return ids (N, L), int32. Longer documents are truncated."""
     rows_NL = np.full((len(documents), row_length), pad, np.int32)
     for row_L, document in zip(rows_NL, documents, strict=True):
         row_L[: len(document)] = document[:row_length]
@@ -37,8 +37,8 @@ class PaddedUtterances(Dataset):
 
     Args:
         rows_NL: From `stored_rows`.
-        space: Whose start of speech parts what is read from what is learned.
-        pad: An id that no document holds.
+        space: Its start of speech separates context from targets.
+        pad: An id that occurs in no document.
         opening, turn: Ids before the text, and between text and speech.
     """
 
@@ -69,7 +69,7 @@ class PaddedUtterances(Dataset):
 
 
 def reference_network(network: LlamaForCausalLM) -> LlamaForCausalLM:
-    """The same weights in transformers' own arrangement, with gradient checkpointing."""
+    """Return the same weights in transformers' own model, with gradient checkpointing."""
     config = type(network.config)(**{**network.config.to_dict(), "attn_implementation": "sdpa"})
     plain = LlamaForCausalLM(config).train()
     plain.load_state_dict(network.state_dict())
@@ -78,7 +78,7 @@ def reference_network(network: LlamaForCausalLM) -> LlamaForCausalLM:
 
 
 def reference_gradients(network: LlamaForCausalLM, batch: dict[str, Tensor], rows_at_once: int = 1) -> float:
-    """Adds the gradients of the mean loss over all targets; that mean, computed by transformers' own loss."""
+    """Add the gradients of the mean loss over all targets, and return that mean, computed by transformers' own loss."""
     num_targets = int((batch["labels"] != NO_LABEL).sum())
     parts = zip(*(field.split(rows_at_once) for field in batch.values()), strict=True)
     total = 0.0

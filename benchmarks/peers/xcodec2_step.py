@@ -1,10 +1,10 @@
-"""X-codec2's training step as its authors' public code arranges it, on the weights of one of our modules.
+"""X-codec2's training step as in its authors' public code, on the weights of one of our modules.
 
-All layers of the speech encoder run and one's output is used, its input comes ready from the loader; each discriminator
-judges real and fake audio apart, for its own update and again for the generator's; its windows are built at every call;
-weight norm is the old one; SnakeBeta resamples with grouped convolutions; Adam and clipping are as torch has them by
-default. The losses and their weights are its own, written from the paper and the released configuration; what it shares
-with ours are the networks' convolutions and transformers.
+All layers of the speech encoder run and one's output is used; its input is computed by the loader; each discriminator
+judges real and fake audio separately, for its own update and again for the generator's; its windows are created at
+every call; weight norm is torch's old implementation; SnakeBeta resamples with grouped convolutions; Adam and clipping
+have torch's defaults. The losses and their weights are its own, written from the paper and the released configuration;
+it shares with ours the networks' convolutions and transformers.
 
 Shapes: B batch, T samples, S frames, C channels, F features, M mel bands.
 """
@@ -30,7 +30,7 @@ LOSS_WEIGHTS = {"mel": 15.0, "adversarial": 1.0, "feature_matching": 1.0, "seman
 
 
 class ConvolvedSnake(nn.Module):
-    """SnakeBeta between two resamplers that are grouped convolutions, as BigVGAN's PyTorch code has it."""
+    """SnakeBeta between two resamplers implemented as grouped convolutions, as in BigVGAN's PyTorch code."""
 
     def __init__(self, snake: AliasFreeSnake) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class ConvolvedSnake(nn.Module):
         self.register_buffer("taps", taps.expand(len(snake.alpha), 1, -1).contiguous(), persistent=False)
 
     def forward(self, x_BCT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """Every item fills the batch."""
+        """Forward pass; every item fills the batch."""
         channels = len(self.alpha)
         padded = F.pad(x_BCT, (5, 5), mode="replicate")
         doubled = 2 * F.conv_transpose1d(padded, self.taps, stride=2, groups=channels)[..., 15:-15]
@@ -59,7 +59,7 @@ class WindowPerCall(nn.Module):
 
 
 class WholeSpeechEncoder(nn.Module):
-    """All layers, of which one is used. The input is kept: the loader would have made it."""
+    """Runs all layers and uses one. The input is cached, as if made by the loader."""
 
     def __init__(self, semantic: SemanticEncoder) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class WholeSpeechEncoder(nn.Module):
 
 
 def as_the_authors(network: nn.Module) -> nn.Module:
-    """Old weight norm, SnakeBeta by convolutions, windows built per call; in place."""
+    """Use old weight norm, SnakeBeta by convolutions, and windows created per call; in place."""
     for module in list(network.modules()):
         if parametrize.is_parametrized(module, "weight"):
             parametrize.remove_parametrizations(module, "weight")
@@ -95,10 +95,10 @@ def as_the_authors(network: nn.Module) -> nn.Module:
 
 
 class SummedMelLoss(nn.Module):
-    """Sum over seven resolutions of the mean L1 distance of log10 mel spectrograms, each floored at 1e-5.
+    """Sum over seven resolutions of the mean L1 distance of log10 mel spectrograms, each with floor 1e-5.
 
-    The authors' frames are centred on multiples of the hop. Here they lie half a hop later, with zeros at the ends, as
-    ours do: otherwise the two sides' losses could not be compared.
+    The authors' frames are centred on multiples of the hop. Here they are half a hop later, with zeros at the ends,
+    like ours: otherwise the two sides' losses could not be compared.
     """
 
     def __init__(self, sample_rate: int) -> None:
@@ -130,7 +130,7 @@ class SummedMelLoss(nn.Module):
 
 
 def score_loss(scores: Sequence[Tensor], wanted: float) -> Tensor:
-    """Mean square distance of every score map to a number, summed over sub-discriminators."""
+    """Mean squared distance of every score map to a number, summed over sub-discriminators."""
     return sum(F.mse_loss(score, torch.full_like(score, wanted)) for score in scores)
 
 
@@ -144,14 +144,14 @@ def feature_loss(real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tenso
 
 
 class AuthorsStep:
-    """The step of X-codec2's public training code, on the networks of `module`, which it takes and changes."""
+    """The step of X-codec2's public training code, on the networks of `module`, which it modifies."""
 
     def __init__(self, module: CodecModule, learning_rate: float) -> None:
         device = next(module.parameters()).device
         self.generator = as_the_authors(module.generator).to(device)
         self.discriminator = as_the_authors(module.discriminator).to(device)
         self.semantic_decoder = module.semantic_decoder
-        self.mel_loss = SummedMelLoss(module.generator.sample_rate).to(device)
+        self.mel_loss = SummedMelLoss(module.generator.facts.sample_rate).to(device)
         self.made_by = nn.ModuleList([self.generator, self.semantic_decoder])
         settings = {"lr": learning_rate, "betas": (0.8, 0.9)}
         self.optimizer = torch.optim.AdamW(self.made_by.parameters(), **settings)

@@ -13,18 +13,18 @@ NUM_CHINESE_SPEAKERS = 10  # 0001 to 0010; 0011 to 0020 speak English
 
 
 class EmotionalSpeech:
-    """`SPEAKER/EMOTION/SPLIT/SPEAKER_NUMBER.wav`, the texts in `SPEAKER/SPEAKER.txt`: lines of key, text and emotion
-    with tabs between them.
+    """`SPEAKER/EMOTION/SPLIT/SPEAKER_NUMBER.wav`, with texts in `SPEAKER/SPEAKER.txt`: tab-separated lines of key, text
+    and emotion.
 
-    Every recording of the split gives a text, and the next one of its speaker and emotion the spoken prompt, whose
-    emotion the speech should have. The paper of Llasa does not say how it paired them: numbers are comparable between
-    systems that are measured with these pairs.
+    Every recording of the split gives a text; the next one of the same speaker and emotion is the spoken prompt, whose
+    emotion the speech should have. The Llasa paper does not state how it paired them: numbers are comparable between
+    systems evaluated with these pairs.
 
     Args:
-        folder: Holds the folders 0001 to 0020.
+        folder: Contains the folders 0001 to 0020.
         language: en or zh.
         split: test (30 recordings of each speaker and emotion), evaluation (20) or train (300).
-        emotions: Which of the five.
+        emotions: Subset of the five emotions.
     """
 
     def __init__(
@@ -39,7 +39,8 @@ class EmotionalSpeech:
         self.folder, self.language, self.split, self.emotions = Path(folder), language, split, tuple(emotions)
 
     def rows(self) -> list[PromptRow | Skipped]:
-        """In the order of speakers, emotions, numbers. Raises FileNotFoundError, ValueError where nothing is of use."""
+        """Return rows ordered by speaker, emotion and number. Raises FileNotFoundError; ValueError if none is
+        usable."""
         speakers = [path for path in sorted(self.folder.glob("00[0-2][0-9]")) if self._speaks(path.name)]
         if not speakers:
             layout = f"00NN/{{{','.join(EMOTIONS)}}}/{self.split}/ and 00NN/00NN.txt"
@@ -78,7 +79,7 @@ class EmotionalSpeech:
 
 
 def read_texts(path: Path) -> dict[str, str]:
-    """Text by key. The files come in UTF-8, UTF-16 and GB 18030. Raises ValueError where it is none of them."""
+    """Return texts by key. The files are in UTF-8, UTF-16 or GB 18030. Raises ValueError for any other encoding."""
     content = path.read_bytes()
     is_wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")
     for encoding in ("utf-16",) if is_wide else ("utf-8-sig", "gb18030"):

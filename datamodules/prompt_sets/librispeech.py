@@ -1,4 +1,4 @@
-"""LibriSpeech (Panayotov et al., 2015): utterances to be continued after 3 s, and utterances to be written down."""
+"""LibriSpeech (Panayotov et al., 2015): speech continuation after 3 s, and recognition (ASR)."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,20 +11,20 @@ WHERE = "https://www.openslr.org/12 (test-clean.tar.gz, test-other.tar.gz, CC BY
 
 
 class LibriSpeechContinuation:
-    """`SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac`, the texts in `SPEAKER-CHAPTER.trans.txt`.
+    """`SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac`, with texts in `SPEAKER-CHAPTER.trans.txt`.
 
-    The protocol of VALL-E (Wang et al., arXiv 2301.02111) and those after it: utterances of 4 to 10 s, their first 3 s
-    as spoken prompt, the text of the whole. What is continued is judged by its words after the prompt, as a whole, and
-    by its voice alone.
+    Protocol of VALL-E (Wang et al., arXiv 2301.02111) and later work: utterances of 4 to 10 s, their first 3 s as
+    spoken prompt, the text of the whole. The word error rate of a continuation is computed for prompt and continuation
+    together, speaker similarity for the continuation alone.
 
     Args:
-        folder: The unpacked archive `LibriSpeech`, which holds `split`.
+        folder: The unpacked archive `LibriSpeech`, which contains `split`.
         split: Such as test-clean.
-        min_seconds, max_seconds: Of an utterance, both included.
-        prompt_seconds: How much of it is given.
-        lower_case: The corpus writes capitals only, which text models read letter by letter.
+        min_seconds, max_seconds: Range of utterance lengths, inclusive.
+        prompt_seconds: Length of the prompt.
+        lower_case: Lower the corpus's capitals, which text models tokenise letter by letter.
 
-    Raises ValueError where `prompt_seconds` would leave nothing to continue.
+    Raises ValueError if `prompt_seconds` would leave nothing to continue.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class LibriSpeechContinuation:
         self.lower_case = lower_case
 
     def rows(self) -> list[PromptRow | Skipped]:
-        """In the order of the keys. Raises FileNotFoundError, and ValueError where no utterance has such a length."""
+        """Return rows ordered by key. Raises FileNotFoundError, and ValueError if no utterance has such a length."""
         rows = [row for row in utterances(self.folder, self.split, self.lower_case) if self._is_of_use(row)]
         if not any(isinstance(row, PromptRow) for row in rows):
             raise ValueError(
@@ -60,19 +60,19 @@ class LibriSpeechContinuation:
 
 
 class LibriSpeechRecognition:
-    """Whole utterances, whose words are to be written down: RecognitionEvaluation's prompts, and its reference texts.
+    """Whole utterances for ASR: prompts of RecognitionEvaluation with their reference texts.
 
     Args:
-        folder: The unpacked archive `LibriSpeech`, which holds `split`.
+        folder: The unpacked archive `LibriSpeech`, which contains `split`.
         split: Such as test-clean or test-other.
-        lower_case: The corpus writes capitals only; the report shows the texts.
+        lower_case: Lower the corpus's capitals; the report shows the texts.
     """
 
     def __init__(self, folder: Path, split: str = "test-clean", lower_case: bool = True) -> None:
         self.folder, self.split, self.lower_case = Path(folder), split, lower_case
 
     def rows(self) -> list[PromptRow | Skipped]:
-        """In the order of the keys. Raises FileNotFoundError, and ValueError where no utterance can be read."""
+        """Return rows ordered by key. Raises FileNotFoundError, and ValueError if no utterance can be read."""
         rows = utterances(self.folder, self.split, self.lower_case)
         if not any(isinstance(row, PromptRow) for row in rows):
             raise ValueError(f"Expected utterances below {self.folder / self.split}, but got none.")
@@ -80,9 +80,9 @@ class LibriSpeechRecognition:
 
 
 def utterances(folder: Path, split: str, lower_case: bool) -> list[PromptRow | Skipped]:
-    """Every utterance of a split, with its whole recording, in the order of the keys; Skipped where that is damaged.
+    """Return every utterance of a split with its whole recording, ordered by key; Skipped for damaged ones.
 
-    Raises FileNotFoundError where the split is absent.
+    Raises FileNotFoundError if the split is absent.
     """
     root = folder / split
     if not root.is_dir():
@@ -92,7 +92,7 @@ def utterances(folder: Path, split: str, lower_case: bool) -> list[PromptRow | S
 
 
 def recorded_seconds(recording: Path) -> float:
-    """By the file's header."""
+    """Duration according to the file's header."""
     import soundfile
 
     about = soundfile.info(recording)
@@ -107,7 +107,7 @@ def _chapter(transcript: Path, lower_case: bool) -> Iterator[PromptRow | Skipped
         path = transcript.parent / f"{key}.flac"
         try:
             recorded_seconds(path)
-        except (OSError, RuntimeError) as error:  # soundfile's errors are RuntimeErrors
+        except (OSError, RuntimeError) as error:  # soundfile raises RuntimeErrors
             yield Skipped(key, " ".join(f"unreadable {path.name}: {error}".split()))
             continue
         yield PromptRow(key, text.lower() if lower_case else text, path, speaker=key.partition("-")[0])

@@ -11,15 +11,16 @@ from datamodules.sources.source import Skipped
 from modules.api import PromptFormat
 from modules.batches import PromptBatch
 
-MAX_NAMED = 5  # of the skipped ones, in the warning
+MAX_NAMED = 5  # skipped prompts, in the warning
 
 logger = logging.getLogger(__name__)
 
 
 class PublishedPrompts(Dataset):
-    """The batches of one test set's prompts, read when asked for, in order. `told` replaces speaker or language.
+    """Batches of one test set's prompts in order, read lazily. `told` replaces speaker or language.
 
-    What could not be used is in `skipped`, and warned of with the last batch. Raises ValueError there if nothing could.
+    Unusable prompts are recorded in `skipped`, with a warning after the last batch. Raises ValueError there if none was
+    usable.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class PublishedPrompts(Dataset):
             if not isinstance(prompt, Skipped):
                 prompt = replace(prompt, **self.told)
                 try:
-                    voice = None if prompt.voice is None else replace(prompt.voice, codes=(0,))  # not read yet
+                    voice = None if prompt.voice is None else replace(prompt.voice, codes=(0,))  # not encoded yet
                     self.prompt_format.prompt_tokens(*replace(prompt, voice=voice).told)
                     prompts.append(prompt)
                     continue
@@ -79,19 +80,19 @@ class PublishedPrompts(Dataset):
 
 
 class PublishedPromptDataModule(L.LightningDataModule):
-    """Spoken prompts for `test`: one for each of `prompt_sets`. Nothing is read before the test begins.
+    """Spoken prompts for `test`: a prompt set for each of `prompt_sets`. Reads nothing before the test begins.
 
-    Damaged files and lines are counted, warned of and left out; a test set that is absent stops the run and says where
-    to get it.
+    Damaged files and lines are counted, logged and omitted; a missing test set raises an error that says where to get
+    it.
 
     Args:
-        prompt_format: Where text and codes stand; linked to the model.
-        prompt_sets: Name to show, and what it reads.
-        sample_rate: Of the recordings: the rate that the codec hears at, in Hz.
-        num_prompts: Prompts of each set, drawn by the hash of their keys. 0 for all.
-        batch_size: Prompts of one batch.
-        speaker, language: What the model is told of the voice, for a prompt format that names them. None: what the
-            test set says; "" tells none, as where a name of the test set means somebody else in training.
+        prompt_format: Layout of text and codes; linked to the model.
+        prompt_sets: Display name and published test set.
+        sample_rate: Sample rate of the recordings, that of the codec's input, in Hz.
+        num_prompts: Number of prompts of each set, chosen by the hash of their keys. 0 for all.
+        batch_size: Prompts per batch.
+        speaker, language: Values given to the model, for a prompt format that uses them. None: the test set's; ""
+            gives none, for example if a name of the test set means another speaker in training.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class PublishedPromptDataModule(L.LightningDataModule):
         self.sample_rate, self.num_prompts, self.batch_size = sample_rate, num_prompts, batch_size
         if speaker:
             raise ValueError(
-                f"Expected `speaker` to be null or empty, for a test set brings the voices that it judges by, but got "
+                f"Expected `speaker` to be null or empty, because a published set has its own voices, but got "
                 f"{speaker!r}."
             )
         given = {"told_speaker": speaker, "language": language}
@@ -128,11 +129,11 @@ class PublishedPromptDataModule(L.LightningDataModule):
         return list(self.prompt_sets)
 
     def setup(self, stage: str) -> None:
-        """Lists the prompts. Lightning calls it before it builds the model: absent data costs no download."""
+        """List the prompts. Lightning calls this before it builds the model, so missing data costs no download."""
         self.rows = {name: drawn(one.rows(), self.num_prompts) for name, one in self.prompt_sets.items()}
 
     def test_dataloader(self) -> list[DataLoader]:
-        # Every rank sees every prompt: the sweep shares the work out by prompt and merges by key.
+        # Every rank gets every prompt: the sweep distributes prompts and merges results by key.
         settings = (self.prompt_format, self.sample_rate, self.batch_size, self.told)
         return [
             DataLoader(PublishedPrompts(name, rows, *settings), batch_size=None) for name, rows in self.rows.items()

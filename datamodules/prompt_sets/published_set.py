@@ -1,4 +1,4 @@
-"""Published test sets: rows that name text and recording, and how a row becomes a Prompt.
+"""Interface of published test sets: rows with text and recording, and their conversion to Prompts.
 
 Shapes: T audio samples.
 """
@@ -20,10 +20,10 @@ from modules.tokens import Utterance
 
 @dataclass(frozen=True)
 class PromptRow:
-    """One line of a test set, its audio not read yet.
+    """One line of a test set, with its audio not read yet.
 
-    `voice_text` is what is said in `recording`; empty where that is the beginning of `text` itself, to be continued.
-    `seconds`: so much of the recording, from its start; None takes all.
+    `voice_text` is the transcript of `recording`; empty if the recording is the beginning of `text` itself, to be
+    continued. `seconds`: duration of the recording to use, from its start; None uses all.
     """
 
     key: str
@@ -38,23 +38,23 @@ class PromptRow:
 
 @runtime_checkable
 class PublishedSet(Protocol):
-    """One published layout. `rows` reads no audio beyond headers.
+    """One published layout. `rows` reads only headers of audio files.
 
-    It raises FileNotFoundError where the data is absent (with where to get it), ValueError where nothing is of use; a
-    single bad line gives Skipped.
+    Raises FileNotFoundError if the data is absent (with its address), ValueError if nothing is usable; a single bad
+    line gives Skipped.
     """
 
     def rows(self) -> list[PromptRow | Skipped]: ...
 
 
 def absent(name: str, expected: str, got: Path, where: str) -> FileNotFoundError:
-    """The error for data that is not there. `where`: its address and licence."""
+    """Error for missing data. `where`: its address and licence."""
     return FileNotFoundError(f"Expected `folder` to hold {name} ({expected}), but got no {got}. Get it from {where}.")
 
 
 def drawn(rows: Sequence[PromptRow | Skipped], number: int) -> list[PromptRow | Skipped]:
-    """`number` rows in the order of the test set, all for 0: by the hash of their keys, so that neither the first
-    speakers nor the easy beginning are preferred, and a larger number holds a smaller one."""
+    """Choose `number` rows, all for 0, in the order of the test set: by the hash of their keys, so that the choice is
+    not biased to the first speakers or easy items, and a larger number includes a smaller one."""
     if not number:
         return list(rows)
     if number > len(rows):
@@ -63,10 +63,10 @@ def drawn(rows: Sequence[PromptRow | Skipped], number: int) -> list[PromptRow | 
 
 
 def read_prompt(row: PromptRow, sample_rate: int) -> Prompt | Skipped:
-    """The row with its recording, mono at `sample_rate` Hz; Skipped where that cannot be read or is too short."""
+    """Read a row's recording, mono at `sample_rate` Hz. Returns Skipped if it cannot be read or is too short."""
     try:
         audio = read_recording(row.recording)
-    except (OSError, RuntimeError, ValueError) as error:  # soundfile's errors are RuntimeErrors
+    except (OSError, RuntimeError, ValueError) as error:  # soundfile raises RuntimeErrors
         return Skipped(row.key, " ".join(f"unreadable {row.recording.name}: {error}".split()))
     samples_T = audio.samples_T
     if row.seconds is not None:

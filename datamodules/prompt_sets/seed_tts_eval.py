@@ -14,12 +14,12 @@ LISTS = {"en": "en/meta.lst", "zh": "zh/meta.lst", "hard": "zh/hardcase.lst"}
 
 
 class SeedTTSEval:
-    """Lines `utterance|prompt text|prompt wav|text`, the wav's path from the list's folder; a fifth field, a recording
-    of the text, is passed over. The prompt wav is the spoken prompt and the reference of similarities.
+    """Lines `utterance|prompt text|prompt wav|text`, the wav's path relative to the list; a fifth field, a recording of
+    the text, is ignored. The prompt wav is the spoken prompt and the reference for speaker similarity.
 
     Args:
-        folder: The unpacked archive, which holds `en` and `zh`.
-        split: en (1,088 lines), zh (2,020), or hard: 400 Chinese texts that repeat and twist.
+        folder: The unpacked archive, which contains `en` and `zh`.
+        split: en (1,088 lines), zh (2,020), or hard: 400 Chinese texts with repetitions and tongue twisters.
     """
 
     def __init__(self, folder: Path, split: Literal["en", "zh", "hard"]) -> None:
@@ -28,7 +28,8 @@ class SeedTTSEval:
         self.folder, self.split = Path(folder), split
 
     def rows(self) -> list[PromptRow | Skipped]:
-        """In the order of the list. Raises FileNotFoundError where it is absent, ValueError where no line is of use."""
+        """Return rows in the order of the list. Raises FileNotFoundError if it is absent, ValueError if no line is
+        usable."""
         path = self.folder / LISTS[self.split]
         if not path.is_file():
             raise absent("Seed-TTS-eval", f"{LISTS[self.split]} beside its prompt wavs", path, WHERE)

@@ -1,4 +1,4 @@
-"""PromptDataModule: texts to speak, from shards for a sweep or from the command line."""
+"""PromptDataModule: texts to speak, read from shards for a sweep or given on the command line."""
 
 import hashlib
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ from modules.batches import PromptBatch
 class PromptPlan:
     """Reads the prompts of one set: text and reference recording from audio shards, codes from token shards if any.
 
-    `speaker` and `language` replace what the shards say, None keeps it. Another speaker than the recording's has no
-    reference. The codes stay with what the shards say, as in training. A prompt that cannot be read is noted in
-    `skipped` and left out.
+    `speaker` and `language` replace the shards' values; None keeps them. A prompt with another speaker than the
+    recording's has no reference. The codes keep the shards' values, as in training. Unreadable prompts are recorded in
+    `skipped` and omitted.
     """
 
     def __init__(
@@ -77,16 +77,16 @@ class PromptDataModule(L.LightningDataModule):
     """Prompts for `test` (sets read from shards) and `predict` (`text` from the command line).
 
     Args:
-        prompt_format: Where text and codes stand; linked to the model.
+        prompt_format: Layout of text and codes; linked to the model.
         audio_folder: Audio shards, `audio_folder/SPLIT`: texts and reference recordings.
-        token_folder: Token shards of the same recordings, for the teacher-forced loss; none to leave it out.
-        prompt_sets: Name to show, and the split it reads.
-        num_prompts: Prompts of each set, drawn by the hash of their keys; or one number per set. 0 for all.
-        batch_size: Prompts of one batch.
-        text: What `predict` speaks.
-        speaker, language: What the model is told of the voice, for a prompt format that names them. None: what the
-            shards say of each recording, and in `predict` no speaker and "en". A speaker other than the recording's
-            leaves the prompts of a set without a reference; "" tells none.
+        token_folder: Token shards of the same recordings, for the teacher-forced loss; omit to skip it.
+        prompt_sets: Display name and split.
+        num_prompts: Number of prompts of each set, chosen by the hash of their keys; or one number per set. 0 for all.
+        batch_size: Prompts per batch.
+        text: Text that `predict` speaks.
+        speaker, language: Values given to the model, for a prompt format that uses them. None: those of each recording
+            in the shards, and in `predict` no speaker and "en". Another speaker than the recording's removes the
+            reference of a set's prompts; "" gives none.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class PromptDataModule(L.LightningDataModule):
         key = "text-" + hashlib.sha256(self.text.encode()).hexdigest()[:8]
         language = "en" if self.language is None else self.language
         prompt = Prompt(key, self.text, language, self.speaker or "")
-        # Refuses what the tokenizer cannot express, before any work.
+        # Fails early for text that the tokenizer cannot represent.
         self.prompt_format.prompt_tokens(*prompt.told)
         return DataLoader([PromptBatch([prompt])], batch_size=1, collate_fn=first_batch)
 
@@ -138,6 +138,6 @@ class PromptDataModule(L.LightningDataModule):
             raise ValueError(f"Expected `num_prompts` of at most {len(audio)} in `{audio.folder}`, but got {number}.")
         chosen = chosen_rows(audio.keys, number)
         batches = [chosen[i : i + self.batch_size] for i in range(0, len(chosen), self.batch_size)]
-        # Every rank sees every prompt: the sweep shares the work out by prompt and merges by key.
+        # Every rank gets every prompt: the sweep distributes prompts and merges results by key.
         plan = PromptPlan(audio, tokens, self.prompt_format, self.speaker, self.language)
         return PlannedLoader(PlannedBatches(plan), sampler=batches, batch_size=None)

@@ -1,4 +1,4 @@
-"""VoicePromptDataModule: the same texts after a spoken prompt of the wanted voice, of another one, and after none."""
+"""VoicePromptDataModule: the same texts with a spoken prompt of the target voice, of another voice, and without one."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,16 +22,17 @@ from modules.tokens import Utterance
 
 Condition = Literal["own", "other", "none"]
 CONDITIONS: dict[str, Condition] = {"own voice": "own", "another voice": "other", "no voice": "none"}
-NUM_ROLES = 3  # recordings that one prompt needs of its speaker: text, spoken prompt, reference
+NUM_ROLES = 3  # recordings per prompt: text, spoken prompt, reference
 
 
 class VoicePromptPlan:
     """The prompts of one condition. Rows are (speaker, place): the text is that of the speaker's recording `place`, the
-    spoken prompt a later one, and the reference, which only judges hear, a third.
+    spoken prompt a later one, and the reference, used only by judges, a third.
 
-    "own": the spoken prompt is the speaker's. "other": the one in the same place of the voice `shift` speakers on.
-    "none": there is none. Text and reference are the same in all three, so that nothing but the prompt differs. Under
-    "other" and "none" no speaker is told either: a format that names the speaker would give the wanted voice away.
+    "own": the spoken prompt is the speaker's. "other": the one in the same place of the voice `shift` speakers further.
+    "none": no spoken prompt. Text and reference are the same in all three, so that only the prompt differs. Under
+    "other" and "none" the speaker's name is not given either, because a format that uses it would reveal the target
+    voice.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class VoicePromptPlan:
             step = 0 if self.condition == "own" else self.shift
             rows = self.rows_of[(speaker + step) % len(self.rows_of)]
             voice = self._utterance(rows[(place + 1) % len(rows)])
-        told = None if self.condition == "own" else ""  # else the text alone would say who is wanted
+        told = None if self.condition == "own" else ""  # otherwise the text alone would reveal the target speaker
         return Prompt(key, said.text, said.language, said.speaker, reference.reference, voice, told_speaker=told)
 
     def _recording(self, row: int) -> Prompt:
@@ -86,10 +87,10 @@ class VoicePromptPlan:
 
 
 def rows_by_speaker(tokens: ShardIndex) -> list[list[int]]:
-    """For each speaker, in the order of the first of their keys: the rows of their recordings, in the order of keys:
-    voices that say the same texts have them in the same places.
+    """Return the rows of each speaker's recordings, ordered by key, so that voices with the same texts have them in the
+    same places. Speakers are ordered by their first key.
 
-    Raises ValueError where a recording names no speaker. Damaged ones are left out.
+    Raises ValueError if a recording has no speaker. Damaged ones are omitted.
     """
     group_of = speaker_groups(tokens, "refuse")
     rows: dict[int, list[int]] = {}
@@ -100,16 +101,17 @@ def rows_by_speaker(tokens: ShardIndex) -> list[list[int]]:
 
 
 class VoicePromptDataModule(L.LightningDataModule):
-    """Three prompt sets for `test`, which a sweep judges by the likeness to the wanted voice.
+    """Three prompt sets for `test`, which a sweep scores by similarity to the target voice.
 
     Args:
-        prompt_format: Where text and codes stand; linked to the model.
+        prompt_format: Layout of text and codes; linked to the model.
         audio_folder: Audio shards, `audio_folder/SPLIT`: texts and references.
         token_folder: Token shards of the same recordings: the spoken prompts.
-        split: Of both.
-        num_texts: Texts of each speaker, the first by key, so that voices of one text are compared on it; 0 for all.
-        other_speaker: How many speakers further on the other voice is found.
-        batch_size: Prompts of one batch.
+        split: Split of both.
+        num_texts: Number of texts of each speaker, the first by key, so that voices with the same texts are compared on
+            them; 0 for all.
+        other_speaker: Offset from a speaker to the other voice.
+        batch_size: Prompts per batch.
     """
 
     def __init__(
@@ -147,5 +149,5 @@ class VoicePromptDataModule(L.LightningDataModule):
             raise ValueError(f"Expected `num_texts` of at most {fewest}, but got {self.num_texts}.")
         chosen = [(speaker, place) for speaker in range(len(plan.rows_of)) for place in range(self.num_texts or fewest)]
         batches = [chosen[i : i + self.batch_size] for i in range(0, len(chosen), self.batch_size)]
-        # Every rank sees every prompt: the sweep shares the work out by prompt and merges by key.
+        # Every rank gets every prompt: the sweep distributes prompts and merges results by key.
         return PlannedLoader(PlannedBatches(plan), sampler=batches, batch_size=None)

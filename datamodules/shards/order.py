@@ -1,8 +1,8 @@
-"""The order of rows, and a loader that resumes in the middle of it.
+"""The order of rows, and a loader that can resume at any position in it.
 
 The global order is a pure function of (seed, epoch): shards are permuted, then cut into windows of a fixed number of
 samples, and samples are permuted within their window. Ranks take strides of the rows. The position (epoch, window, row)
-is the whole resume state: it counts rows over all ranks, so it holds for any number of ranks and workers.
+is the whole resume state: it counts rows over all ranks, so it is valid for any number of ranks and workers.
 """
 
 from collections import deque
@@ -20,26 +20,26 @@ from datamodules.shards.skips import Skip, SkipCount, SkipNotes, TooManySkipped
 
 
 class RowPlan(Protocol):
-    """Rows by window, planned from the index alone, and the reading of them."""
+    """Rows by window, planned from the index alone, and their reading."""
 
     num_windows: int
     skipped: SkipNotes
 
     def rows(self, epoch: int, window: int) -> list[Any]:
-        """A pure function: what each row of the window is made of."""
+        """Return what each row of the window consists of; a pure function."""
         ...
 
     def load(self, rows: list[Any]) -> Any:
-        """Read the rows and collate them to one batch; None where an evaluation has nothing to use in them."""
+        """Read the rows and collate them to one batch; None if an evaluation cannot use any of them."""
         ...
 
 
 class Sharded(Protocol):
-    """Samples that stand in shards one after another: a ShardIndex, or some of one."""
+    """Samples stored consecutively in shards: a ShardIndex, or a subset of one."""
 
     @property
     def shard_counts(self) -> np.ndarray:
-        """Samples of each shard."""
+        """Number of samples of each shard."""
         ...
 
     def __len__(self) -> int: ...
@@ -47,7 +47,7 @@ class Sharded(Protocol):
 
 @dataclass(frozen=True)
 class SomeSamples:
-    """The samples `rows` of an index, ascending; a sample number is a place among them."""
+    """The samples `rows` of an index, ascending; a sample number is a position among them."""
 
     index: ShardIndex
     rows: np.ndarray
@@ -65,7 +65,7 @@ def num_windows(index: Sharded, window_size: int) -> int:
 
 
 def window_samples(index: Sharded, seed: int, epoch: int, window: int, window_size: int) -> np.ndarray:
-    """Sample numbers of one window in the order of (seed, epoch)."""
+    """Return the sample numbers of one window in the order of (seed, epoch)."""
     counts = index.shard_counts
     starts = np.cumsum(counts) - counts
     order = np.random.default_rng([seed, epoch]).permutation(len(counts))
@@ -77,7 +77,8 @@ def window_samples(index: Sharded, seed: int, epoch: int, window: int, window_si
 
 
 def stream_samples(index: Sharded, seed: int, start: int, stop: int, window_size: int) -> np.ndarray:
-    """Places `start` to `stop` of the endless stream of samples, in the order of `window_samples` epoch by epoch."""
+    """Return positions `start` to `stop` of the endless stream of samples, in the order of `window_samples` epoch by
+    epoch."""
     pieces = [np.empty(0, dtype=np.int64)]
     while start < stop:
         epoch, place = divmod(start, len(index))
@@ -88,7 +89,7 @@ def stream_samples(index: Sharded, seed: int, start: int, stop: int, window_size
 
 
 class Loaded(NamedTuple):
-    """What a worker sends: a batch, what was skipped for it, and why reading cannot go on."""
+    """Message of a worker: a batch, the samples skipped for it, and an error that ends reading."""
 
     batch: Any
     skips: list[Skip]
@@ -96,9 +97,9 @@ class Loaded(NamedTuple):
 
 
 class PlannedBatches(Dataset):
-    """Adapter for torch's DataLoader: a key is the list of rows of one batch.
+    """Dataset for torch's DataLoader: a key is the list of rows of one batch.
 
-    `skipped` counts what all workers skip.
+    `skipped` counts the samples skipped by all workers.
     """
 
     def __init__(self, plan: RowPlan) -> None:
@@ -107,11 +108,11 @@ class PlannedBatches(Dataset):
     def __getitem__(self, rows: list[Any]) -> Loaded:
         try:
             return Loaded(self.plan.load(rows), self.plan.skipped.take())
-        except TooManySkipped as error:  # raised where it is one line, not a worker's traceback
+        except TooManySkipped as error:  # re-raised in the main process, without a worker's traceback
             return Loaded(None, self.plan.skipped.take(), error)
 
     def received(self, loaded: Loaded) -> Any:
-        """The batch, in the training process. Raises TooManySkipped."""
+        """Return the batch, in the training process. Raises TooManySkipped."""
         self.skipped.add(loaded.skips)
         if loaded.error is not None:
             raise loaded.error
@@ -119,7 +120,7 @@ class PlannedBatches(Dataset):
 
 
 class PlannedLoader(DataLoader):
-    """A DataLoader over PlannedBatches. A batch of which nothing can be used is left out."""
+    """A DataLoader over PlannedBatches. Batches without any usable row are omitted."""
 
     def __iter__(self) -> Iterator[Any]:
         for loaded in super().__iter__():
@@ -131,15 +132,15 @@ class PlannedLoader(DataLoader):
 class ResumableLoader:
     """An endless stream of training batches in the planned order, cut into `num_batches` per pass.
 
-    Lightning stores `state_dict()` in every checkpoint. Defining `__len__` keeps it from prefetching, so the stored
+    Lightning stores `state_dict()` in every checkpoint. Defining `__len__` disables its prefetching, so the stored
     position is that of the next batch to train on.
 
     Args:
-        plan: Rows and how to read them.
+        plan: Rows and their reading.
         rows_per_batch: Rows of one batch on one rank.
         num_batches: Batches of one pass ("epoch" of the Trainer).
-        rank, world_size: This process among all.
-        num_workers: Loader processes; 0 reads in this one.
+        rank, world_size: Rank of this process and number of ranks.
+        num_workers: Loader processes; 0 reads in this process.
     """
 
     def __init__(
@@ -192,7 +193,7 @@ class ResumableLoader:
             yield batch
 
     def _rows_from(self, position: dict[str, int]) -> Iterator[tuple[Any, dict[str, int]]]:
-        """Every row from `position` on, with the position after it."""
+        """Yield every row from `position` on, with the position after it."""
         epoch, window, first = position["epoch"], position["window"], position["row"]
         num_empty = 0
         while True:
@@ -210,14 +211,14 @@ class ResumableLoader:
 def like_lengths_together(
     lengths: np.ndarray, batch_size: int, seed: int, num_batches: int = 32, most_steps: float = 0
 ) -> list[np.ndarray]:
-    """Every place in `lengths` once, in batches of like lengths.
+    """Group all positions in `lengths`, each once, into batches of similar lengths.
 
-    A batch holds at most `batch_size` places and, padded to its longest, at most `most_steps` steps (0: however many):
-    then batches take about the same time and memory, be the items long or short. One longer than that stands alone.
+    A batch has at most `batch_size` items and, padded to its longest, at most `most_steps` steps (0: unlimited):
+    batches then take about the same time and memory for long and short items. A longer item forms its own batch.
 
-    Places are sorted by length within each run of `num_batches` batches, and the batches of a run come in random order.
-    Shards that are written batch by batch then hold every length everywhere: a training window over shards sorted by
-    length from end to end would show the model one length at a time.
+    Positions are sorted by length within each run of `num_batches` batches, and the batches of a run are shuffled.
+    Shards written batch by batch then contain all lengths everywhere: with shards sorted by length from end to end, a
+    training window would show the model one length at a time.
     """
     batches = []
     for number, start in enumerate(range(0, len(lengths), batch_size * num_batches)):
@@ -238,25 +239,25 @@ def _cut(run: np.ndarray, ascending: np.ndarray, batch_size: int, most_steps: fl
 
 
 def shared_evenly(batches: list[list[Any]], num_ranks: int) -> list[list[Any]]:
-    """As many batches for every rank: a multiple of `num_ranks`, see `halved_until`."""
+    """Return the same number of batches for every rank: a multiple of `num_ranks`, see `halved_until`."""
     if num_ranks == 1 or not batches:
         return batches
     return halved_until(batches, -(-len(batches) // num_ranks) * num_ranks)
 
 
 def halved_until(batches: list[list[Any]], num_wanted: int) -> list[list[Any]]:
-    """At least so many batches: the largest are cut in two until there are.
+    """Split the largest batches in two until there are at least `num_wanted`.
 
-    Every rank needs a batch, and where ranks wait for each other within a batch, as many as every other: a rank with
-    none or with one fewer stops the others. Raises ValueError where there are fewer rows than wanted batches.
+    All ranks need the same number of batches, or distributed evaluation deadlocks if ranks wait for each other within a
+    batch. Raises ValueError if there are fewer rows than wanted batches.
     """
     num_rows = sum(map(len, batches))
     if num_rows < num_wanted:
         raise ValueError(
             f"Expected at least {num_wanted} recordings or rows to give every rank as many batches as the others, but "
             f"got {num_rows} in {len(batches)} batches. Use fewer ranks, more of them (`num_validation_samples`, "
-            "`num_validation_rows`), or larger batches (`evaluation_batch_size`, `batch_size`), which are cut to "
-            "measure."
+            "`num_validation_rows`), or larger batches (`evaluation_batch_size`, `batch_size`), which are split as "
+            "needed."
         )
     batches = list(batches)
     while len(batches) < num_wanted:
@@ -269,7 +270,7 @@ def halved_until(batches: list[list[Any]], num_wanted: int) -> list[list[Any]]:
 def evaluation_loader(
     plan: RowPlan, batches: list[list[Any]], rank: int, world_size: int, num_workers: int
 ) -> PlannedLoader:
-    """Every batch once, strided over ranks, nothing repeated. Use with `use_distributed_sampler: false`."""
+    """Load every batch once, strided over ranks, without repetition. Use with `use_distributed_sampler: false`."""
     return PlannedLoader(
         PlannedBatches(plan),
         sampler=batches[rank::world_size],
@@ -280,5 +281,5 @@ def evaluation_loader(
 
 
 def pins() -> bool:
-    """Whether batches are made in pinned memory: from any other, a copy to a GPU makes the program wait."""
+    """Check whether to make batches in pinned memory, from which copies to a GPU are asynchronous."""
     return torch.cuda.is_available()

@@ -1,4 +1,4 @@
-"""From recordings to audio shards: resampled, checked, split, indexed."""
+"""Prepares audio shards from recordings: resampled, checked, split, indexed."""
 
 import fcntl
 import hashlib
@@ -18,12 +18,12 @@ import torch
 
 from datamodules.shards.shards import ShardIndex, ShardWriter, held_out, usable_key
 from datamodules.sources.source import Recording, Skipped, Source, unusable_audio
-from modules.api import Audio, SpeechStates
+from modules.api import Audio, SpeechStates, check_members
 from modules.audio import encoded, resampled
 
 UNUSABLE_KEY = "key is empty or holds a dot, slash or space"
-MARKER = "prepared.json"  # in a prepared folder: from what, and which splits
-SILENCE_PEAK = 1e-3  # full scale is 1; below this a recording holds nothing
+MARKER = "prepared.json"  # in a prepared folder: its sources and splits
+SILENCE_PEAK = 1e-3  # full scale is 1; below this a recording counts as silent
 
 
 def prepare_audio_shards(
@@ -34,16 +34,18 @@ def prepare_audio_shards(
     samples_per_shard: int = 1000,
     semantic: SpeechStates | None = None,
 ) -> dict[str, ShardIndex]:
-    """Turn sources into `folder/SPLIT` audio shards; does nothing where they stand already.
+    """Convert sources to `folder/SPLIT` audio shards; does nothing if they exist already.
 
-    With `semantic`, what it says of each whole recording stands beside the audio: KEY.states.npy, (S, C) float16.
+    With `semantic`, its states of each whole recording are stored with the audio: KEY.states.npy, (S, C) float16.
 
-    A recording that cannot be used is skipped, counted and listed in the index's report; it never stops the run. The
-    shards are written beside `folder` and moved there whole; nothing in `folder` is ever removed. Of several processes
-    that prepare one folder, one does, and the others wait and use what it made.
-    Raises ValueError where the folder was prepared from other sources or settings or holds something else, or where
-    nothing could be used.
+    An unusable recording is skipped, counted and listed in the index's report; it never stops the run. The shards are
+    written next to `folder` and moved there when complete; nothing in `folder` is ever removed. Of several processes
+    that prepare one folder, one does, and the others wait and use the result.
+    Raises ValueError if a source lacks a member, if the folder was prepared from other sources or settings or contains
+    something else, or if nothing is usable.
     """
+    for source in sources:
+        check_members(source, Source, "source")
     about: dict[str, Any] = {"sample_rate": sample_rate, "audio_format": audio_format}
     if semantic is not None:
         about["semantic"] = semantic.encode_settings
@@ -58,7 +60,8 @@ def prepare_audio_shards(
 
 
 def _prepared_splits(folder: Path, about: dict[str, Any], sources: Sequence[Source]) -> list[str] | None:
-    """The splits of a prepared folder; None where there is none yet. Raises ValueError where it holds anything else."""
+    """Return the splits of a prepared folder; None if there is none yet. Raises ValueError if it contains anything
+    else."""
     marker = folder / MARKER
     if marker.is_file():
         prepared = json.loads(marker.read_text())
@@ -107,7 +110,7 @@ def _prepare(
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Alone among the processes, of all nodes that share the file system, that prepare `folder`."""
+    """Lock `folder` against all processes, of all nodes that share the file system, that prepare it."""
     with (folder.parent / f".{folder.name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -120,12 +123,12 @@ def _locked(folder: Path) -> Iterator[None]:
             yield
         finally:
             with suppress(OSError):
-                fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough while a forked child holds the file open
+                fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough while a forked child has the file open
 
 
 def skip_report(skipped: Sequence[Skipped], num_recordings: int) -> str:
-    """Lines that say how many of the recordings were skipped and why: a line for each reason, up to its colon, the
-    commonest first, with the first keys."""
+    """Summarise how many recordings were skipped and why: a line per reason (up to its colon), the most common first,
+    with the first keys."""
     by_reason: dict[str, list[Skipped]] = {}
     for item in skipped:
         by_reason.setdefault(item.reason.partition(":")[0], []).append(item)
@@ -137,7 +140,7 @@ def skip_report(skipped: Sequence[Skipped], num_recordings: int) -> str:
 
 
 def usable_audio(recording: Recording, sample_rate: int) -> np.ndarray | str:
-    """float32 samples at `sample_rate`, or the reason why there are none."""
+    """Return float32 samples at `sample_rate`, or the reason why there are none."""
     reason = unusable_audio(recording.audio)
     if reason:
         return reason
@@ -151,7 +154,7 @@ def usable_audio(recording: Recording, sample_rate: int) -> np.ndarray | str:
 
 
 def usable_samples(item: Any, sample_rate: int) -> np.ndarray | Skipped:
-    """float32 samples at `sample_rate` of what any source yields, or why it is skipped. Raises nothing."""
+    """Return float32 samples at `sample_rate` of any source's item, or why it is skipped. Never raises."""
     if isinstance(item, Skipped):
         return Skipped(_printable(item.key), _printable(item.reason))
     if not isinstance(item, Recording):
@@ -170,27 +173,27 @@ def usable_samples(item: Any, sample_rate: int) -> np.ndarray | Skipped:
 
 
 def _printable(value: Any) -> str:
-    """As a string that UTF-8 can hold; "" for None."""
+    """Convert to a string that UTF-8 can encode; "" for None."""
     return "" if value is None else str(value).encode(errors="backslashreplace").decode()
 
 
 def _plain_name(name: str) -> str:
-    """Of ASCII letters, digits, `-` and `_`; with a hash where that changes it, as two may become the same."""
+    """Reduce a name to ASCII letters, digits, `-` and `_`; a changed name gets a hash, because two may become equal."""
     plain = re.sub(r"[^A-Za-z0-9-]", "_", name)
     return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 @dataclass
 class _Keyed:
-    """The keys of a preparation: whose `source` each is of. And what was skipped."""
+    """Keys of a preparation with the `source` of each, and skipped items."""
 
     several_sources: bool
     source_of: dict[str, str] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
 
     def key(self, recording: Recording) -> str | Skipped:
-        """The recording's own key, after its prefix where there are several sources; after its source's name where
-        another source has the key."""
+        """Return the recording's own key, with its prefix if there are several sources, or with its source's name if
+        another source has the same key."""
         key = recording.key
         if self.several_sources and recording.prefix:
             key = f"{recording.prefix}_{key}"
@@ -233,7 +236,7 @@ def _write_splits(
             if isinstance(key, Skipped):
                 keyed.skipped.append(key)
                 continue
-            # By the source's own key: what is held out does not hang on the other sources.
+            # Uses the source's own key, so that the held-out set does not depend on the other sources.
             split = item.split or ("held_out" if held_out(item.key) else "train")
             if split not in writers:
                 writers[split] = stack.enter_context(ShardWriter(folder / split, "audio", header, samples_per_shard))
@@ -263,14 +266,14 @@ def _files(recording: Recording, samples: np.ndarray, sample_rate: int, audio_fo
 
 
 def _states(semantic: SpeechStates, samples: np.ndarray) -> np.ndarray:
-    """(S, C) float16."""
+    """Return (S, C) float16."""
     audio_BT = torch.from_numpy(samples)[None]
     return semantic(audio_BT, torch.tensor([len(samples)])).latent_BSC[0].half().numpy()
 
 
 def _describe(source: Source | None, before: dict[str, Any] | None = None) -> dict[str, Any] | None:
-    """The source's class and public settings, as JSON holds them. Without those that hold their default and that
-    `before`, an earlier description, lacks: arguments that are newer than it."""
+    """Describe the source's class and public settings as JSON. Omits settings at their default that are missing in
+    `before`, an earlier description: arguments that were added later."""
     if source is None:
         return None
     arguments = inspect.signature(type(source)).parameters

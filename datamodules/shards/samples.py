@@ -1,4 +1,4 @@
-"""One sample of a shard as values: json, codes and audio, each checked. Every reader of training and search reads here.
+"""One sample of a shard as checked values: json, codes and audio. Used by all readers of training and search.
 
 Shapes: T samples of audio.
 """
@@ -18,14 +18,14 @@ from modules.tokens import Utterance
 
 @dataclass(frozen=True)
 class Sample:
-    """What a shard holds of one sample: `about` is its json; `codes` are empty for text."""
+    """Content of one sample: `about` is its json; `codes` are empty for text."""
 
     about: dict[str, Any]
     codes: Sequence[int]
 
     @classmethod
     def read(cls, reader: ShardReader, row: int, kind: str) -> "Sample":
-        """Raises ValueError or OSError where its bytes are damaged or hold other values than they must."""
+        """Read a sample. Raises ValueError or OSError if its bytes are damaged or contain invalid values."""
         files = reader.read(row)
         return cls(read_about(files), read_codes(files) if kind == "tokens" else [])
 
@@ -38,14 +38,14 @@ class Sample:
 
 
 def file_in(files: Mapping[str, Any], extension: str) -> bytes:
-    """Raises ValueError where the sample lacks it."""
+    """Return the file with an extension. Raises ValueError if the sample lacks it."""
     if extension not in files:
         raise ValueError(f"Expected a file .{extension} in the sample, but got {sorted(files)}.")
     return files[extension]
 
 
 def read_about(files: Mapping[str, Any]) -> dict[str, Any]:
-    """The json of a sample. Raises ValueError where it is no object, or its `text` no string."""
+    """Return the json of a sample. Raises ValueError if it is not an object, or its `text` not a string."""
     about = json.loads(file_in(files, "json"))
     if not isinstance(about, dict):
         raise ValueError(f"Expected the json of a sample to be an object, but got {type(about).__name__}.")
@@ -55,7 +55,7 @@ def read_about(files: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def text_of(about: Mapping[str, Any]) -> str:
-    """Raises ValueError where there is no `text`, or it is no string."""
+    """Return the `text`. Raises ValueError if it is missing or not a string."""
     text = about.get("text")
     if not isinstance(text, str):
         raise ValueError(f"Expected `text` in the json of a sample to be a string, but got {text!r:.80}.")
@@ -63,12 +63,12 @@ def text_of(about: Mapping[str, Any]) -> str:
 
 
 def name_in(about: Mapping[str, Any], field: str) -> str:
-    """`speaker` or `language` as text; "" where it is not known. A number counts as a name."""
+    """Return `speaker` or `language` as text; "" if unknown. A number counts as a name."""
     return str(about.get(field) or "")
 
 
 def read_codes(files: Mapping[str, Any]) -> list[int]:
-    """Raises ValueError where the array is not one row of integers."""
+    """Return the codes. Raises ValueError if the array is not one row of integers."""
     codes = read_array(file_in(files, "codes.npy"))
     if codes.ndim != 1 or codes.dtype.kind not in "iu":
         raise ValueError(f"Expected codes as one row of integers, but got {codes.dtype} of shape {codes.shape}.")
@@ -76,10 +76,10 @@ def read_codes(files: Mapping[str, Any]) -> list[int]:
 
 
 def read_wave(content: bytes, num_samples: int, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, int]:
-    """(T,) float32 and the sample rate: samples `start` to `stop` (None: to the end) of a recording.
+    """Return (T,) float32 and the sample rate: samples `start` to `stop` (None: to the end) of a recording.
 
-    `num_samples` is its length by the index: a header that claims more asks for no more memory. Raises ValueError where
-    there is no audio there, more than one channel, or a sample that is not finite.
+    `num_samples` is its length in the index: a header that claims more does not allocate more memory. Raises ValueError
+    if the content is not audio, has more than one channel, or a non-finite sample.
     """
     import soundfile
 

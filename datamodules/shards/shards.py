@@ -1,9 +1,9 @@
-"""Shards on disk: WebDataset tar files beside an index, written once, read by sample in any order.
+"""Shards on disk: WebDataset tar files with an index, written once, with random access to samples.
 
-A shard folder holds `000000.tar` …, `index.json` (kind, shards, header, report) and `index.npz` (per sample: key,
+A shard folder contains `000000.tar` …, `index.json` (kind, shards, header, report) and `index.npz` (per sample: key,
 length, bytes of its text, shard, byte offset, byte size, speaker). The tar files are plain WebDataset and open with
-`webdataset.WebDataset(...)`; the offsets let us own the order of samples, which an exact resume needs and WebDataset's
-own pipeline cannot give.
+`webdataset.WebDataset(...)`; the offsets allow any order of samples, which an exact resume needs and WebDataset's own
+pipeline does not support.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from datamodules.shards.stored_arrays import mapped_arrays
 from datamodules.shards.tar_samples import plain_sample
 
 FORMAT = 1
-MAX_OPEN_SHARDS = 64  # of one reader
+MAX_OPEN_SHARDS = 64  # per reader
 ARRAYS = ("keys", "lengths", "text_lengths", "shard_of", "offsets", "sizes")
 MADE_BY = {
     "audio": "A run whose data has `sources` prepares them; the demo's: "
@@ -38,12 +38,12 @@ MADE_BY = {
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """What a shard folder holds.
+    """Index of a shard folder.
 
-    `header` is what the writer was told of the data (token space, codec fingerprint, sample rate, …). `lengths` are in
-    samples of audio or in codes, `text_lengths` in UTF-8 bytes. `report` counts what was kept and skipped, and why.
-    `speaker_of` gives each sample's row in `speakers`, (K, 2): source and name. Older indices have no `speakers`, and
-    number bare names or nothing; datamodules.speakers.speakers_of reads both.
+    `header` describes the data as given to the writer (token space, codec fingerprint, sample rate, …). `lengths` are
+    in samples of audio or in codes, `text_lengths` in UTF-8 bytes. `report` counts kept and skipped samples, with
+    reasons. `speaker_of` gives each sample's row in `speakers`, (K, 2): source and name. Older indices have no
+    `speakers`, and number bare names or nothing; datamodules.speakers.speakers_of reads both.
     """
 
     folder: Path
@@ -65,12 +65,12 @@ class ShardIndex:
 
     @cached_property
     def shard_counts(self) -> np.ndarray:
-        """Samples of each shard."""
+        """Number of samples of each shard."""
         return np.bincount(self.shard_of, minlength=len(self.shards))
 
     @classmethod
     def load(cls, folder: Path | str, kind: str) -> "ShardIndex":
-        """Raises FileNotFoundError where there is no index, ValueError where it is of another kind or empty."""
+        """Load an index. Raises FileNotFoundError if there is none, ValueError if it is of another kind or empty."""
         folder = Path(folder)
         if not (folder / "index.json").is_file():
             raise FileNotFoundError(
@@ -104,11 +104,11 @@ def _splits(folder: Path) -> list[str]:
 
 
 class ShardReader:
-    """Random access to the samples of an index. Keeps the tars of late open; safe to send to loader workers."""
+    """Random access to the samples of an index. Keeps recently used tars open; can be pickled to loader workers."""
 
     def __init__(self, index: ShardIndex) -> None:
         self.index = index
-        self._files: dict[tuple[int, int], Any] = {}  # the one used last stands last
+        self._files: dict[tuple[int, int], Any] = {}  # most recently used last
 
     def __len__(self) -> int:
         return len(self.index)
@@ -117,9 +117,9 @@ class ShardReader:
         return {"index": self.index, "_files": {}}
 
     def read(self, row: int) -> dict[str, Any]:
-        """{"__key__": str, extension: bytes, …} of one sample; by WebDataset's tar reader where it is not plain.
+        """Return {"__key__": str, extension: bytes, …} of one sample; uses WebDataset's tar reader if it is not plain.
 
-        Raises ValueError, naming shard and key, where the bytes are damaged.
+        Raises ValueError with shard and key if the bytes are damaged.
         """
         index = self.index
         shard = int(index.shard_of[row])
@@ -132,10 +132,10 @@ class ShardReader:
         return sample
 
     def _descriptor(self, shard: int) -> int:
-        source = (os.getpid(), shard)  # a file handle is never shared with a forked worker
+        source = (os.getpid(), shard)  # forked workers must not share file handles
         stream = self._files.pop(source, None) or (self.index.folder / self.index.shards[shard]).open("rb", buffering=0)
         self._files[source] = stream
-        if len(self._files) > MAX_OPEN_SHARDS:  # a corpus has more shards than a process may open files
+        if len(self._files) > MAX_OPEN_SHARDS:  # a corpus may have more shards than a process may open files
             self._files.pop(next(iter(self._files))).close()
         return stream.fileno()
 
@@ -154,18 +154,17 @@ def _any_sample(chunk: bytes, shard: str) -> dict[str, Any]:
 class ShardWriter:
     """Writes a shard folder: into `folder/unfinished`, moved into `folder` at the end, the index last.
 
-    A folder with an index is therefore complete, and shards that stand in `folder` are replaced only by a whole set
-    that holds all their samples. Whatever else lies there is left alone.
+    A folder with an index is therefore complete, and shards in `folder` are replaced only by a complete set with all
+    their samples. Other files there are left alone.
 
     Args:
-        folder: Where the shards go.
+        folder: Output folder.
         kind: "audio", "tokens" or "text".
-        header: What readers must know (kept in index.json).
-        samples_per_shard: Samples in one tar file.
+        header: Information for readers (stored in index.json).
+        samples_per_shard: Samples per tar file.
 
-    Raises ValueError on opening where `folder` holds shards of another kind or header, or tar files without an index;
-    and at the end where shards there hold samples that the new ones lack: the new ones then stay in
-    `folder/unfinished`.
+    Raises ValueError on opening if `folder` contains shards of another kind or header, or tar files without an index;
+    and at the end if the new shards lack samples of the old ones: the new ones then stay in `folder/unfinished`.
     """
 
     def __init__(self, folder: Path | str, kind: str, header: dict[str, Any], samples_per_shard: int = 1000) -> None:
@@ -181,7 +180,7 @@ class ShardWriter:
 
     def __enter__(self) -> "ShardWriter":
         if (self.unfinished / "index.json").is_file() and not (self.folder / "index.json").is_file():
-            self._move_in()  # an earlier writer was ended while it did so
+            self._move_in()  # an earlier writer was interrupted while moving
         self._check_folder()
         shutil.rmtree(self.unfinished, ignore_errors=True)  # of an interrupted writer
         self.unfinished.mkdir(parents=True)
@@ -196,8 +195,8 @@ class ShardWriter:
         return sum(row[1] for row in self._rows)
 
     def write(self, key: str, files: dict[str, Any], length: int, text: str) -> None:
-        """Add one sample: `files` by extension (bytes, or what webdataset's TarWriter encodes: npy, json). The index
-        lists the speaker that its json names."""
+        """Add one sample: `files` by extension (bytes, or types that webdataset's TarWriter encodes: npy, json). The
+        index stores the speaker in its json."""
         if not usable_key(key):
             raise ValueError(f"Expected `key` without dots, slashes and spaces, but got {key!r}.")
         if key in self._keys:
@@ -212,7 +211,7 @@ class ShardWriter:
         self._rows.append((key, length, len(text.encode()), shard, start, size))
 
     def skip(self, key: str, reason: str) -> None:
-        """Count a sample that could not be used."""
+        """Count an unusable sample."""
         self._skipped.append({"key": key, "reason": reason})
 
     def __exit__(
@@ -226,12 +225,12 @@ class ShardWriter:
         self._replace_shards()
 
     def discard(self) -> None:
-        """End without these samples; what stands in `folder` stays."""
+        """Discard these samples; the content of `folder` stays."""
         self._close_shard()
         shutil.rmtree(self.unfinished, ignore_errors=True)
 
     def _check_folder(self) -> None:
-        """Raises ValueError where `folder` holds something that must not be replaced."""
+        """Raise ValueError if `folder` contains something that must not be replaced."""
         remedy = "Name another folder, or remove what is there."
         if (self.folder / "index.json").is_file():
             about = json.loads((self.folder / "index.json").read_text())
@@ -256,7 +255,7 @@ class ShardWriter:
                 f"`{self.unfinished}`. To replace the old ones: remove index.json, index.npz and *.tar of "
                 f"`{self.folder}` and move the files of `{self.unfinished}` there."
             )
-        (self.folder / "index.json").unlink(missing_ok=True)  # from here to the end the folder is no whole one
+        (self.folder / "index.json").unlink(missing_ok=True)  # from here to the end the folder is incomplete
         self._move_in()
 
     def _move_in(self) -> None:
@@ -303,18 +302,18 @@ class ShardWriter:
 
 
 def _samples(path: Path) -> set[tuple[str, int, int]]:
-    """Key, length and bytes of text of every sample of an `index.npz`."""
+    """Return key, length and bytes of text of every sample of an `index.npz`."""
     arrays = mapped_arrays(path)
     return set(zip(*(arrays[name].tolist() for name in ("keys", "lengths", "text_lengths")), strict=True))
 
 
 def usable_key(key: Any) -> bool:
-    """Whether WebDataset tells samples apart by it: it cuts names at the first dot."""
+    """Check that WebDataset can distinguish samples by this key: it cuts names at the first dot."""
     return isinstance(key, str) and re.fullmatch(r"[^./\\ \x00-\x1f\x7f\ud800-\udfff]+", key) is not None
 
 
 def speaker_in(files: dict[str, Any]) -> tuple[str, str]:
-    """(source, name) by the json of a sample; "" for what it does not say."""
+    """Return (source, name) from the json of a sample; "" for missing ones."""
     about = files.get("json", {})
     about = about if isinstance(about, dict) else json.loads(about)
     if not isinstance(about, dict):
@@ -323,18 +322,18 @@ def speaker_in(files: dict[str, Any]) -> tuple[str, str]:
 
 
 def by_hash(keys: Sequence[str]) -> list[int]:
-    """Places of `keys` in the order of their SHA-256. The first n are a fair choice of n: no source and no speaker is
-    preferred, n + 1 hold the same n, and the order in which recordings were added does not matter."""
+    """Return positions of `keys` in the order of their SHA-256. The first n are an unbiased choice: independent of
+    source, speaker and the order of recordings, and n + 1 include the same n."""
     return sorted(range(len(keys)), key=lambda place: hashlib.sha256(str(keys[place]).encode()).digest())
 
 
 def chosen_rows(keys: Sequence[str], number: int) -> list[int]:
-    """Places of `number` keys, all for 0, chosen by their hash and in the order of keys."""
+    """Return positions of `number` keys, all for 0, chosen by their hash, in the order of keys."""
     if not number:
         return np.argsort(keys).tolist()
     return sorted(by_hash(keys)[:number], key=lambda place: str(keys[place]))
 
 
 def held_out(key: str) -> bool:
-    """True for the tenth of all keys that no training run sees. A hash decides, so splits never drift."""
+    """Return True for a tenth of all keys, which are excluded from training. A hash decides, so splits never change."""
     return int(hashlib.sha256(key.encode()).hexdigest(), 16) % 10 == 0

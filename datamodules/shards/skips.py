@@ -1,7 +1,7 @@
-"""Samples that cannot be used: skipped, and counted with key and reason over the loader's worker processes.
+"""Unusable samples: skipped, and counted with key and reason over the loader's worker processes.
 
-A plan notes what it skips (SkipNotes, in whichever process reads), the notes travel with the batch, and the loader adds
-them up (SkipCount, in the training process). callbacks/skipped_samples.py adds up the ranks and reports.
+A plan records what it skips (SkipNotes, in the reading process), the notes are sent with the batch, and the loader sums
+them (SkipCount, in the training process). callbacks/skipped_samples.py sums over ranks and reports.
 """
 
 import logging
@@ -16,14 +16,14 @@ import numpy as np
 log = logging.getLogger(__name__)
 
 Made = TypeVar("Made")
-MAX_IN_A_ROW = 100  # unusable samples with no usable one between them: the data or a setting is wrong, not a file
-GOLDEN = 0.618  # share of all samples between a sample and the next one that is tried in its place
-MAX_WARNINGS = 10  # of single samples; then one in a thousand
-MAX_KEYS = 10_000  # that a count remembers
+MAX_IN_A_ROW = 100  # unusable samples without a usable one between them: the data or a setting is wrong, not one file
+GOLDEN = 0.618  # distance from a sample to the next replacement, as a fraction of all samples
+MAX_WARNINGS = 10  # for single samples; then one in a thousand
+MAX_KEYS = 10_000  # remembered by a count
 
 
 class TooManySkipped(ValueError):
-    """So many samples in a row are unusable that skipping goes no further."""
+    """Raised when too many samples in a row are unusable."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Skip:
 
 
 class SkipNotes:
-    """What a plan has skipped in this process and no loader has taken yet.
+    """Samples that a plan has skipped in this process and no loader has taken yet.
 
     Args:
-        place: Where the samples are, for messages.
-        num_samples: How many there are: fewer than MAX_IN_A_ROW need not be read again to know that none is usable.
+        place: Location of the samples, for messages.
+        num_samples: Number of samples: if fewer than MAX_IN_A_ROW, a single pass shows that none is usable.
     """
 
     def __init__(self, place: str, num_samples: int) -> None:
@@ -47,13 +47,13 @@ class SkipNotes:
         self._keys_in_a_row: set[str] = set()
 
     def attempt(self, key: str, make: Callable[[], Made]) -> Made | None:
-        """What `make` returns; None, and a note, where it raises anything at all.
+        """Return the result of `make`; None, with a note, if it raises anything.
 
-        Raises TooManySkipped where `max_in_a_row` different samples have failed with none usable between them.
+        Raises TooManySkipped if `max_in_a_row` different samples have failed without a usable one between them.
         """
         try:
             made = make()
-        except Exception as error:  # whatever other people's files hold
+        except Exception as error:  # files may contain anything
             reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             self.number += 1
             self._notes.append(Skip(key, reason))
@@ -68,26 +68,26 @@ class SkipNotes:
         return made
 
     def take(self) -> list[Skip]:
-        """The notes since the last call."""
+        """Return and clear the notes since the last call."""
         notes, self._notes = self._notes, []
         return notes
 
 
 def replacements(number: int, num_samples: int) -> Iterator[int]:
-    """Every sample once, `number` last, each far from the one before: the neighbours of an unusable sample often stand
-    in the same damaged shard. A function of its arguments alone, so every rank and a resumed run find the same."""
+    """Yield every sample once, `number` last, each far from the one before, because neighbours of an unusable sample
+    are often in the same damaged shard. A pure function, so every rank and a resumed run find the same."""
     stride = next(step for step in count(int(num_samples * GOLDEN) or 1) if math.gcd(step, num_samples) == 1)
     return ((number + step * stride) % num_samples for step in range(1, num_samples + 1))
 
 
 def spread(samples: np.ndarray) -> Iterator[int]:
-    """At most MAX_IN_A_ROW of `samples`, evenly spread."""
+    """Yield at most MAX_IN_A_ROW of `samples`, evenly spread."""
     return (int(samples[place]) for place in np.unique(np.linspace(0, len(samples) - 1, MAX_IN_A_ROW).astype(int)))
 
 
 @dataclass
 class SkipCount:
-    """Skipped samples of one loader: how often, and the reason by key (of the first MAX_KEYS keys)."""
+    """Skipped samples of one loader: their number, and the reason by key (of the first MAX_KEYS keys)."""
 
     number: int = 0
     reasons: dict[str, str] = field(default_factory=dict)

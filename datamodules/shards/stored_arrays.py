@@ -1,5 +1,5 @@
-"""NumPy's files, read without what costs time: arrays of an `.npz` stay on the disk until their values are asked for,
-and the header of a small `.npy`, which np.load evaluates as Python for every array anew, is read once for each kind."""
+"""Fast reading of NumPy's files: arrays of an `.npz` are memory-mapped, and the header of a small `.npy`, which np.load
+evaluates as Python for every array, is parsed once per distinct header."""
 
 import io
 import math
@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 
 NPY_MAGIC = b"\x93NUMPY\x01\x00"
-NPY_START = len(NPY_MAGIC) + 2  # the header's length follows, two bytes
-LOCAL_HEADER = 30  # bytes before a name in a zip archive; two lengths are its last four
+NPY_START = len(NPY_MAGIC) + 2  # followed by the header's length, two bytes
+LOCAL_HEADER = 30  # bytes before a name in a zip archive; its last four are two lengths
 
 
 def mapped_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an uncompressed `.npz` by name, mapped into memory and read-only.
+    """Map the arrays of an uncompressed `.npz` into memory, by name, read-only.
 
     Opening costs the same for a thousand rows and for a billion, and processes share the pages. A compressed archive is
-    read as np.load reads it. Raises as np.load where the file is no archive of arrays.
+    read with np.load. Raises like np.load if the file is not an archive of arrays.
     """
     with zipfile.ZipFile(path) as archive, path.open("rb") as stream:
         return {member.filename.removesuffix(".npy"): _mapped(path, stream, archive, member)
@@ -41,9 +41,9 @@ def _mapped(path: Path, stream: io.BufferedReader, archive: zipfile.ZipFile, mem
 
 
 def read_array(content: bytes) -> np.ndarray:
-    """What np.load gives for the bytes of an `.npy` file, read-only. Raises ValueError or EOFError where it does.
+    """Equal to np.load for the bytes of an `.npy` file; read-only. Raises ValueError or EOFError like np.load.
 
-    A header that claims more values than there are bytes is refused before memory is asked for.
+    A header that claims more values than there are bytes is rejected before memory is allocated.
     """
     start = NPY_START + int.from_bytes(content[len(NPY_MAGIC) : NPY_START], "little")
     if content.startswith(NPY_MAGIC) and len(content) >= start:
@@ -61,9 +61,9 @@ def read_array(content: bytes) -> np.ndarray:
     return np.load(io.BytesIO(content), allow_pickle=False)
 
 
-@lru_cache(maxsize=4096)  # lengths that recur
+@lru_cache(maxsize=4096)  # lengths recur
 def _layout(header: bytes) -> tuple[np.dtype, tuple[int, ...], bool]:
-    """Of a header of version 1."""
+    """Parse a header of version 1."""
     length = struct.pack("<H", len(header))
     shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(io.BytesIO(length + header))
     return dtype, shape, is_fortran

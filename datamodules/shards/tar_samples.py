@@ -1,6 +1,7 @@
-"""One sample of a WebDataset shard from its bytes: the plain case alone, some ten times as fast as a reader of any tar.
+"""Reads one sample of a WebDataset shard from its bytes: plain samples only, about ten times as fast as a general tar
+reader.
 
-A plain sample is what TarWriter makes of short ASCII names: regular files whose names are KEY.EXTENSION, one key.
+A plain sample is what TarWriter makes of short ASCII names: regular files with names KEY.EXTENSION, one key.
 """
 
 BLOCK = 512  # bytes; a tar header is one block, and files are padded to whole ones
@@ -11,7 +12,7 @@ NO_PREFIX = bytes(155)
 
 
 def plain_sample(chunk: bytes) -> dict[str, bytes | str] | None:
-    """{"__key__": key, extension: bytes, …} of the files in `chunk`; None where they are not plain, or damaged."""
+    """Return {"__key__": key, extension: bytes, …} of the files in `chunk`; None if they are not plain, or damaged."""
     sample: dict[str, bytes | str] = {}
     start = 0
     try:
@@ -30,7 +31,7 @@ def plain_sample(chunk: bytes) -> dict[str, bytes | str] | None:
             if sample.setdefault("__key__", key) != key or extension in sample or start > len(chunk):
                 return None
             sample[extension] = chunk[first : first + size]
-    except ValueError:  # no octal number, no ASCII
+    except ValueError:  # not octal or not ASCII
         return None
     return sample or None
 

@@ -1,9 +1,9 @@
-"""Conversations as shards, for TextReplay.
+"""Converts conversations to shards, for TextReplay.
 
     python -m datamodules.shards.text_shards CHAT.jsonl FOLDER
 
-reads one conversation a line, {"messages": [{"role": "user", "content": "..."}, ...]}, and writes FOLDER/train and
-FOLDER/test (a tenth, by hash). A line that cannot be used is counted and left out.
+reads one conversation per line, {"messages": [{"role": "user", "content": "..."}, ...]}, and writes FOLDER/train and
+FOLDER/test (a tenth, by hash). Unusable lines are counted and omitted.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from datamodules.shards.shards import ShardWriter, held_out
 
 
 def messages_in(line: str) -> list[dict[str, Any]] | str:
-    """The turns of a line, the last of them the assistant's, or why it is of no use."""
+    """Return the messages of a line, which end with the assistant's, or why it is unusable."""
     try:
         conversation = json.loads(line)
     except (ValueError, RecursionError):
@@ -39,8 +39,8 @@ def messages_in(line: str) -> list[dict[str, Any]] | str:
 
 
 def write_text_shards(lines: Iterable[str], folder: Path, samples_per_shard: int = 10000) -> dict[str, int]:
-    """Write both splits; how many samples each holds. A sample's length is its number of messages. Prints why lines
-    were left out."""
+    """Write both splits. Returns the number of samples of each. A sample's length is its number of messages. Prints why
+    lines were omitted."""
     reasons: Counter[str] = Counter()
     with ExitStack() as stack:
         writers = {
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
     with given.conversations.open(encoding="utf-8", errors="surrogateescape") as lines:
         try:
             print(write_text_shards(lines, given.folder))
-        except ValueError as error:  # FOLDER holds other shards
+        except ValueError as error:  # FOLDER has other shards
             parser.exit(2, f"error: {error}\n")
 
 

@@ -18,13 +18,13 @@ from modules.api import Audio
 SAMPLE_RATE = 16_000  # of G.722
 SOUNDS = "usr/share/asterisk/sounds/"
 TONES = re.compile(r"silence/.*|beep|beeperr|(a|de)scending-2tone|confbridge-(join|leave)|tt-monkeys")
-# A transcript line that swallowed the next one: `... eliminato vm-then-pound: poi premere cancelletto`.
+# A transcript line that contains the next one: `... eliminato vm-then-pound: poi premere cancelletto`.
 EMBEDDED_NAME = re.compile(r"(?:^|(?<=[\s.]))([A-Za-z0-9]+(?:[-/_][A-Za-z0-9]+)+):\s")
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """What the two packages of one language hold: audio and transcripts by prompt name, and the terms of use."""
+    """Contents of one language's two packages: audio and transcripts by prompt name, and the terms of use."""
 
     voice: str
     audio: dict[str, bytes]
@@ -36,7 +36,7 @@ class Prompts:
 
 
 def decode_g722(data: bytes) -> Audio:
-    """G.722 at 64 kbit/s (each byte holds two samples of 16 kHz). Raises ValueError when there is nothing to decode."""
+    """Decode G.722 at 64 kbit/s (each byte encodes two samples at 16 kHz). Raises ValueError if there are none."""
     import av
 
     if not data:
@@ -46,14 +46,14 @@ def decode_g722(data: bytes) -> Audio:
     chunks = [frame.to_ndarray().reshape(-1) for packet in (av.Packet(data), None) for frame in decoder.decode(packet)]
     samples_T = (
         np.concatenate(chunks).astype(np.float32) / 32768
-    )  # numpy: torch's threads cost more than they give here
+    )  # numpy: torch's threads cost more than they save here
     return Audio(torch.from_numpy(samples_T), SAMPLE_RATE)
 
 
 def read_transcripts(data: bytes, names: Collection[str]) -> dict[str, list[str]]:
-    """Every distinct text that a file of lines `name: text` gives for a prompt, by prompt name.
+    """Parse a file of lines `name: text`: every distinct text of a prompt, by prompt name.
 
-    `;` starts a comment. A text that holds one of `names` and a colon is split there.
+    `;` starts a comment. A text that contains one of `names` and a colon is split there.
     """
     try:
         lines = data.decode("utf-8-sig").splitlines()  # the Italian file starts with a byte order mark
@@ -73,14 +73,14 @@ def read_transcripts(data: bytes, names: Collection[str]) -> dict[str, list[str]
                 text += f"{inner}: {words}"
         if text.strip() and text.strip() not in texts.setdefault(name.strip(), []):
             texts[name.strip()].append(text.strip())
-    for name, text in embedded.items():  # a line of its own is the better witness
+    for name, text in embedded.items():  # a prompt's own line is more reliable
         if text and not texts.get(name):
             texts[name] = [text]
     return texts
 
 
 def spoken_text(name: str, transcripts: dict[str, list[str]], language: str) -> str | Skipped:
-    """What is said in the prompt `name`, or why that is not known (a Skipped without key)."""
+    """Return the text of the prompt `name`, or why it is not known (a Skipped without key)."""
     if TONES.fullmatch(name):
         return Skipped("", "a tone, noise or silence, not speech")
     texts = transcripts.get(name)
@@ -94,7 +94,7 @@ def spoken_text(name: str, transcripts: dict[str, list[str]], language: str) -> 
     text = texts[0]
     if re.fullmatch(r"\[.*\]|\(.*\)|<.*>", text):
         return Skipped("", "a tone, noise or silence, not speech")
-    text = re.sub(r"\s*\[\W*\]\s*", " ", text).strip()  # `at [@]`: the sign that is named
+    text = re.sub(r"\s*\[\W*\]\s*", " ", text).strip()  # `at [@]`: the sign is named
     if re.search(r"[\[\](){}<>]", text):
         return Skipped("", "the transcript holds a remark in brackets: which words are spoken is not certain")
     if text.count('"') == 1:
@@ -107,7 +107,7 @@ def spoken_text(name: str, transcripts: dict[str, list[str]], language: str) -> 
 
 
 def read_copyright(text: str, language: str) -> dict[str, str]:
-    """The paragraph of a machine-readable Debian copyright file that covers the sounds of `language`, by field."""
+    """Return the paragraph of a machine-readable Debian copyright file for the sounds of `language`, by field."""
     covering: dict[str, str] = {}
     for paragraph in re.split(r"\n[ \t]*\n", text):
         fields: dict[str, str] = {}
@@ -119,26 +119,26 @@ def read_copyright(text: str, language: str) -> dict[str, str]:
                 field, _, value = line.partition(":")
                 fields[field] = value.strip()
         if any(fnmatch(f"{language}-sounds", pattern) for pattern in fields.get("Files", "").split()):
-            covering = fields  # the last one that matches holds
+            covering = fields  # the last match applies
     return covering
 
 
 class AsteriskSource:
     """The prompts of `asterisk-core-sounds-{language}-g722` with the transcripts of `asterisk-core-sounds-{language}`.
 
-    16 kHz mono, one voice per language, 24 to 31 minutes each. The packages are fetched with `apt-get download` into
-    `cache`: nothing is installed, root is not needed; what is in the cache is not fetched again. Tones, silences and
-    prompts whose words are not certain are Skipped. Keys are `en_digits_1` for the English prompt digits/1.
+    16 kHz mono, one voice per language, 24 to 31 minutes each. The packages are downloaded with `apt-get download` into
+    `cache`, which needs no root and installs nothing; cached ones are not downloaded again. Tones, silences and prompts
+    without a reliable transcript are Skipped. Keys are `en_digits_1` for the English prompt digits/1.
 
     Args:
         cache: Folder for the packages.
-        languages: Of en, es, fr, it, ru.
-        packages: A folder of .deb files from elsewhere; nothing is fetched then.
+        languages: Subset of en, es, fr, it, ru.
+        packages: A folder of .deb files from elsewhere; disables downloading.
 
     Raises (on use):
         FileNotFoundError: `packages` lacks a package.
-        RuntimeError: The packages could not be fetched (no apt-get, or offline); names the alternatives.
-        ValueError: A package is damaged or holds no prompts.
+        RuntimeError: The packages could not be downloaded (no apt-get, or offline); names the alternatives.
+        ValueError: A package is damaged or contains no prompts.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class AsteriskSource:
                 yield self._recording(key, name, language, prompts)
 
     def credits(self) -> str:
-        """Who spoke, under which licence, for each language; then the packages' copyright files, whole."""
+        """Return speaker and licence for each language, then the packages' complete copyright files."""
         parts = ["Prompts of the Asterisk core sounds (https://www.asterisk.org), decoded from G.722 to PCM.\n"]
         files: list[str] = []
         for language in self.languages:
@@ -196,7 +196,7 @@ class AsteriskSource:
         return self._prompts[language]
 
     def _package_files(self, language: str) -> list[Path]:
-        """The .deb files of the transcripts and of the sounds."""
+        """Return the .deb files of the transcripts and of the sounds."""
         folder = self.packages or self.cache / "packages"
         names = package_names(language)
         found = find_packages(folder, names)
@@ -211,12 +211,12 @@ class AsteriskSource:
 
 
 def package_names(language: str) -> list[str]:
-    """The Debian packages of the transcripts and of the sounds of a language."""
+    """Names of the Debian packages of the transcripts and of the sounds of a language."""
     return [f"asterisk-core-sounds-{language}", f"asterisk-core-sounds-{language}-g722"]
 
 
 def read_prompts(transcripts: Path, sounds: Path, language: str) -> Prompts:
-    """The contents of a language's two packages. Raises ValueError when one of them is damaged or lacks its part."""
+    """Read a language's two packages. Raises ValueError if one of them is damaged or incomplete."""
     texts, files = read_deb(transcripts), read_deb(sounds)
     audio = {path.removeprefix(SOUNDS): data for path, data in files.items() if path.startswith(SOUNDS)}
     voices = sorted({path.partition("/")[0] for path in audio})
@@ -240,6 +240,6 @@ def read_prompts(transcripts: Path, sounds: Path, language: str) -> Prompts:
         transcripts=read_transcripts(lines, audio.keys()),
         license=terms["License"].splitlines()[0],
         copyright_holder=terms.get("Copyright", "not stated"),
-        credits=terms.get("Comment", "").replace("\n.\n", "\n\n"),  # a lone dot stands for an empty line
+        credits=terms.get("Comment", "").replace("\n.\n", "\n\n"),  # a single dot represents an empty line
         copyright_file=copyright_file,
     )

@@ -1,4 +1,4 @@
-"""Debian packages as a source of data: fetched with apt without root, read with Python alone."""
+"""Debian packages as a data source: downloaded with apt without root, read with Python alone."""
 
 import io
 import lzma
@@ -18,9 +18,9 @@ ALTERNATIVES = (
 
 
 def read_deb(path: Path) -> dict[str, bytes]:
-    """The files that a Debian package installs, by path (without a leading slash): an ar archive that holds a tar.
+    """Return the files that a Debian package installs, by path (without a leading slash): a tar inside an ar archive.
 
-    Raises ValueError when the file is no whole Debian package, or is compressed in a way that this Python lacks.
+    Raises ValueError if the file is not a complete Debian package, or is compressed in a way that this Python lacks.
     """
     data = path.read_bytes()
     if not data.startswith(b"!<arch>\n"):
@@ -54,18 +54,17 @@ def _read_tar(data: bytes, name: str, path: Path) -> dict[str, bytes]:
 
 
 def find_packages(folder: Path, names: Sequence[str]) -> dict[str, Path]:
-    """The file `NAME_VERSION_ARCHITECTURE.deb` in `folder` of each package that is there."""
+    """Find the file `NAME_VERSION_ARCHITECTURE.deb` in `folder` of each package that is there."""
     found = {name: sorted(folder.glob(f"{name}_*.deb")) for name in names}
     return {name: paths[-1] for name, paths in found.items() if paths}
 
 
 def download(names: Sequence[str], folder: Path) -> None:
-    """Fetch packages into `folder` with `apt-get download`.
+    """Download packages into `folder` with `apt-get download`.
 
-    Nothing is installed, root is not needed, and the packages appear in `folder` only when all of them are whole. Apt's
-    lists and caches are temporary, so that processes which fetch at the same time do not disturb each other.
-    Raises RuntimeError when there is no apt-get or it fails (offline, unknown package); the message names what else
-    one can do.
+    Nothing is installed, root is not needed, and the packages appear in `folder` only when all of them are complete.
+    Apt's lists and caches are temporary, so that concurrent downloads do not interfere. Raises RuntimeError if there is
+    no apt-get or it fails (offline, unknown package); the message lists alternatives.
     """
     alternatives = ALTERNATIVES.format(names=" ".join(names))
     if shutil.which("apt-get") is None:
@@ -81,7 +80,7 @@ def download(names: Sequence[str], folder: Path) -> None:
             run = subprocess.run(
                 [*apt, *command], cwd=arrivals, capture_output=True, text=True, stdin=subprocess.DEVNULL
             )
-            report += " ".join(run.stderr.split())[:500] + " "  # offline, update succeeds: why stands in its warnings
+            report += " ".join(run.stderr.split())[:500] + " "  # offline, update succeeds: its warnings have the reason
             if run.returncode:
                 raise RuntimeError(f"Expected `apt-get {command[0]}` to work, but got: {report}{alternatives}")
         missing = [name for name in names if not find_packages(Path(arrivals), [name])]

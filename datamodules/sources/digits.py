@@ -15,11 +15,11 @@ from datamodules.sources.source import Recording, Skipped, Source
 from modules.api import Audio
 
 DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-MIN_HELD_OUT_DIGITS = 4  # shorter strings are too few to keep some from training
+MIN_HELD_OUT_DIGITS = 4  # there are too few shorter strings to hold some out
 PAUSE_SECONDS = (0.040, 0.160)  # between two digits
 EDGE_SECONDS = (0.050, 0.150)  # before the first and after the last
 GAIN_DECIBELS = (-3.0, 3.0)
-SILENCE_DECIBELS = -50.0  # below the loudest frame of a recording
+SILENCE_DECIBELS = -50.0  # relative to the loudest frame of a recording
 FRAME_SECONDS = 0.010
 MAX_ATTEMPTS = 200_000
 
@@ -32,15 +32,15 @@ def spoken(digits: str) -> str:
 
 
 def is_held_out(digits: str) -> bool:
-    """Whether a string is kept for testing: one in ten of those with at least four digits, by their hash."""
+    """Check whether a string is held out for testing: one in ten of those with at least four digits, by their hash."""
     return len(digits) >= MIN_HELD_OUT_DIGITS and int(hashlib.sha256(digits.encode()).hexdigest(), 16) % 10 == 0
 
 
 def trim_silence(samples_T: Tensor, sample_rate: int) -> Tensor:
-    """The recording without the silence at its ends.
+    """Remove the silence at both ends of a recording.
 
-    Silent are frames of 10 ms whose energy is 50 dB or more below that of the loudest; one such frame is kept at each
-    end, for soft onsets. Raises ValueError when there is no sound at all.
+    Frames of 10 ms with an energy of 50 dB or more below that of the loudest count as silent; one such frame is kept at
+    each end, for soft onsets. Raises ValueError if there is no sound at all.
     """
     hop = round(FRAME_SECONDS * sample_rate)
     frames = functional.pad(samples_T, (0, -samples_T.numel() % hop)).reshape(-1, hop)
@@ -52,12 +52,12 @@ def trim_silence(samples_T: Tensor, sample_rate: int) -> Tensor:
 
 
 def compose(words: Sequence[Tensor], pauses: Sequence[int], gain: float) -> Tensor:
-    """Silence and words in turn, times `gain`: pauses[0], words[0], pauses[1], ..., words[-1], pauses[-1].
+    """Concatenate silence and words in turn, times `gain`: pauses[0], words[0], pauses[1], ..., words[-1], pauses[-1].
 
     Args:
         words: Waveforms of any length.
         pauses: Numbers of samples of silence; one more than there are words.
-        gain: Factor; lowered where the loudest sample would leave [-1, 1].
+        gain: Factor; reduced if the loudest sample would leave [-1, 1].
     """
     if len(pauses) != len(words) + 1:
         raise ValueError(f"Expected `pauses` to be {len(words) + 1} for {len(words)} words, but got {len(pauses)}.")
@@ -72,7 +72,7 @@ def compose(words: Sequence[Tensor], pauses: Sequence[int], gain: float) -> Tens
 
 
 def on_grid(pauses: Sequence[int], lengths: Sequence[int], grid: int) -> list[int]:
-    """The pauses before, between and after words of these lengths, each changed by half a `grid` at most, so that every
+    """Adjust the pauses before, between and after words of these lengths, each by at most half a `grid`, so that every
     word begins at a multiple of `grid`. All in samples; a grid of 0 changes nothing."""
     if not grid:
         return list(pauses)
@@ -85,7 +85,8 @@ def on_grid(pauses: Sequence[int], lengths: Sequence[int], grid: int) -> list[in
 
 
 def spaced(words: Sequence[Tensor], noise: random.Random, sample_rate: int, grid_seconds: float) -> Tensor:
-    """The words with pauses and a gain that `noise` draws, each beginning on the grid: one utterance."""
+    """Compose one utterance of the words, with pauses and gain sampled from `noise`, each word beginning on the
+    grid."""
     bounds = [EDGE_SECONDS, *[PAUSE_SECONDS] * (len(words) - 1), EDGE_SECONDS]
     pauses = [round((low + noise.random() * (high - low)) * sample_rate) for low, high in bounds]
     decibels = GAIN_DECIBELS[0] + noise.random() * (GAIN_DECIBELS[1] - GAIN_DECIBELS[0])
@@ -97,20 +98,21 @@ class DigitsSource:
     """Digit strings in one voice: real recorded words, compositional text.
 
     String number `index` (its digits, pauses and gain) is a function of (seed, split, index) and the bounds on its
-    length; more strings leave the first ones as they are. Lengths are drawn evenly, then digits.
+    length; more strings do not change the first ones. Lengths are sampled uniformly, then digits.
     - train: strings that are not held out (`is_held_out`), possibly repeated.
     - test: held-out strings, each once.
     - hard: the same, of six to eight digits.
 
     Args:
-        recordings: Gives the English digits under the keys en_digits_0 to en_digits_9. Read on first use.
-        num_strings: How many strings.
+        recordings: Source of the English digits, under the keys en_digits_0 to en_digits_9. Read on first use.
+        num_strings: Number of strings.
         min_digits: Fewest digits of a string.
         max_digits: Most digits of a string.
         split: The set that the strings belong to.
         seed: Another seed gives other strings.
-        grid_seconds: Every word begins on this grid; pauses give way. At a codec's frame (0.02) the frames meet a word
-            always alike, which leaves a small language model less to learn. 0 for pauses of any length.
+        grid_seconds: Every word begins on this grid; pauses are adjusted. With a codec's frame (0.02) the frames are
+            always aligned with words in the same way, which is easier to learn for a small language model. 0 for pauses
+            of any length.
 
     Raises (on use):
         ValueError: A digit is missing, or there are fewer than `num_strings` distinct held-out strings.
@@ -152,7 +154,7 @@ class DigitsSource:
         return self.num_strings
 
     def strings(self) -> Iterator[str]:
-        """The digit strings, in order. Reads no recording."""
+        """Yield the digit strings, in order. Reads no recording."""
         seen: set[str] = set()
         for index in range(self.num_strings):
             noise = random.Random(f"{self._kind}/{self.seed}/{self.split}/{index}")
@@ -174,10 +176,10 @@ class DigitsSource:
         return f"Digit strings, composed from recordings of single digits.\n\n{self.digit_recordings.credits()}"
 
     def _draws(self, noise: random.Random) -> Iterator[str]:
-        """Strings of the split, without end for train, for a bounded number of attempts where they may run out."""
+        """Yield strings of the split: without end for train, for a bounded number of attempts if they may run out."""
         num_lengths = self.max_digits - self.min_digits + 1
         for _ in range(MAX_ATTEMPTS):
-            # random() alone is the same in every version of Python.
+            # Only random() is the same in every version of Python.
             length = self.min_digits + int(noise.random() * num_lengths)
             string = "".join(self.digits[int(noise.random() * len(self.digits))] for _ in range(length))
             if is_held_out(string) == (self.split != "train"):

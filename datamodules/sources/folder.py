@@ -1,4 +1,4 @@
-"""FolderSource: one's own recordings, in LJSpeech's layout or as pairs of an audio file and a text file."""
+"""FolderSource: users' own recordings, in LJSpeech's layout or as pairs of an audio file and a text file."""
 
 import hashlib
 import re
@@ -12,21 +12,21 @@ from datamodules.sources.source import Recording, Skipped, unusable_audio
 from modules.api import Audio
 from modules.audio import read_audio
 
-# What libsndfile reads with a header of its own (headerless RAW is left out: its rate is unknown).
+# Formats with a header that libsndfile reads (not headerless RAW, whose rate is unknown).
 AUDIO_SUFFIXES = (
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd"),
     *(".caf", ".w64", ".rf64", ".nist", ".sph", ".voc", ".sf", ".avr"),
 )
 FROM_FOLDER = "from_folder"
-MISREAD_SHARE = 0.1  # of the lines; more third columns that look like a speaker or a number are no accident
+MISREAD_SHARE = 0.1  # share of lines; above this, third columns that look like a speaker or number are no accident
 
 Column = Literal["id", "text", "normalised_text", "speaker", "language", "duration", "ignored"]
 
 
 @dataclass(frozen=True)
 class Item:
-    """One recording before it is read: its name, audio file and text (or the file that holds it, or why it is of no
-    use), and who speaks in which language, "" where the layout does not say."""
+    """One recording before it is read: its name, audio file and text (or the file with the text, or why it is
+    unusable), and speaker and language, "" if the layout does not state them."""
 
     name: str
     path: Path | None
@@ -36,11 +36,11 @@ class Item:
 
 
 def unique_keys(names: Sequence[str], prefix: str = "") -> list[str]:
-    """A key for every name: `prefix` and the name, with whatever is no ASCII letter, digit or `-` turned into `_`.
+    """Make a key for every name: `prefix` and the name, with anything but ASCII letters, digits or `-` replaced by `_`.
 
-    Names that would share a key (also one that differs by case only, which some file systems do not tell apart) get a
-    hash of the name at the end, all of them, so that a key does not depend on the order of the names.
-    Raises ValueError when a name occurs twice.
+    Names that would share a key (including those that differ by case only, which some file systems do not distinguish)
+    all get a hash of the name at the end, so that a key does not depend on the order of the names.
+    Raises ValueError if a name occurs twice.
     """
     if len(set(names)) != len(names):
         twice = sorted(name for name, count in Counter(names).items() if count > 1)
@@ -56,20 +56,20 @@ def unique_keys(names: Sequence[str], prefix: str = "") -> list[str]:
 
 
 def read_recording(path: Path) -> Audio:
-    """A recording as read_audio gives it, within [-1, 1].
+    """Read a recording with read_audio, within [-1, 1].
 
-    Raises ValueError when it holds no samples or none that are audio in [-1, 1]; soundfile's own errors pass through.
+    Raises ValueError if it has no samples or is not audio in [-1, 1]; soundfile's own errors propagate.
     """
     audio = read_audio(path)
     if reason := unusable_audio(audio):
         raise ValueError(reason)
-    return Audio(audio.samples_T.clamp(-1, 1), audio.sample_rate)  # lossy decoders overshoot full scale a little
+    return Audio(audio.samples_T.clamp(-1, 1), audio.sample_rate)  # lossy decoders slightly exceed full scale
 
 
 def misread_third_column(rows: Sequence[Sequence[str]]) -> str:
-    """Why the third of the columns `id|text|...` is no normalised text, with examples; "" where it may well be one.
+    """Return why the third of the columns `id|text|...` is not a normalised text, with examples; "" if it may be one.
 
-    A speaker's name stands beside many texts. A normalised text that repeats stands beside one text, give or take an
+    A speaker's name occurs with many texts. A normalised text that repeats occurs with one text, give or take an
     abbreviation.
     """
 
@@ -77,7 +77,7 @@ def misread_third_column(rows: Sequence[Sequence[str]]) -> str:
         return "".join(re.findall(r"\w", text)).casefold()
 
     thirds = [row for row in rows if len(row) > 2 and row[2]]
-    others = [row for row in thirds if words(row[1]) != words(row[2])]  # "42|42" is a text of figures
+    others = [row for row in thirds if words(row[1]) != words(row[2])]  # "42|42" is a text of digits
     beside: dict[str, set[str]] = defaultdict(set)
     for row in others:
         beside[row[2]].add(words(row[1]))
@@ -90,29 +90,29 @@ def misread_third_column(rows: Sequence[Sequence[str]]) -> str:
 
 
 class FolderSource:
-    """A folder with `metadata.csv` and `wavs/` (LJSpeech), or one with `x.wav` beside `x.txt`, at any depth.
+    """A folder with `metadata.csv` and `wavs/` (LJSpeech), or one with `x.wav` and `x.txt` in pairs, at any depth.
 
     `metadata.csv` has lines `id|text|normalised text`, without a header or quoting; the last non-empty column of the
-    two is the transcript. Lines of another kind need `columns`. Audio is whatever libsndfile reads, at any rate and
-    with any number of channels; the rate is kept, channels are mixed. Hidden files are passed over.
+    two is the transcript. Other columns require `columns`. Audio may be anything that libsndfile reads, at any rate and
+    with any number of channels; the rate is kept, channels are averaged. Hidden files are ignored.
 
     Args:
-        folder: Where the recordings lie. Read on first use.
-        speaker: Who speaks in all of them; from_folder: the first folder of each file's path, SPEAKER/x.wav.
-        language: What they speak, as a two-letter code.
-        license: Under which terms the recordings may be used, for the credits.
-        require_text: Skip recordings without a transcript (what speech synthesis needs). A codec learns without:
-            set it to False, and their text is "".
-        split: Where all of them go, such as held_out; empty: a hash of the key holds out a tenth.
-        name: Of this source: letters, digits, `_` and `-`. It is the recordings' `source` in place of the folder's
-            name, and stands before their keys where a preparation has several sources.
-        columns: What the columns of `metadata.csv` are, such as [id, text, speaker]. normalised_text goes before text
-            where it is not empty; duration and ignored are not used.
+        folder: Folder of the recordings. Read on first use.
+        speaker: Speaker of all recordings; from_folder: the first folder of each file's path, SPEAKER/x.wav.
+        language: Their language, as a two-letter code.
+        license: Licence of the recordings, for the credits.
+        require_text: Skip recordings without a transcript (which speech synthesis needs). A codec needs none: set it to
+            False, and their text is "".
+        split: Split of all recordings, such as held_out; empty: a hash of the key holds out a tenth.
+        name: Name of this source: letters, digits, `_` and `-`. Replaces the folder's name as the recordings' `source`,
+            and precedes their keys if a preparation has several sources.
+        columns: Meaning of the columns of `metadata.csv`, such as [id, text, speaker]. normalised_text has precedence
+            over text if it is not empty; duration and ignored are not used.
 
     Raises (on use):
-        FileNotFoundError: There is no such folder.
-        ValueError: It has none of these layouts; transcripts are required and no recording has one; or the third
-            column of `metadata.csv` looks like a speaker or a number, and there are no `columns`.
+        FileNotFoundError: The folder does not exist.
+        ValueError: It has none of these layouts; transcripts are required and no recording has one; or the third column
+            of `metadata.csv` looks like a speaker or a number, and there are no `columns`.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class FolderSource:
             if not words and self.require_text:
                 return Skipped(key, "no transcript")
             audio = read_recording(item.path)
-        except (OSError, RuntimeError, ValueError, MemoryError) as error:  # soundfile's errors are RuntimeErrors
+        except (OSError, RuntimeError, ValueError, MemoryError) as error:  # soundfile raises RuntimeErrors
             return Skipped(key, " ".join(f"unreadable: {error}".replace(f"{self.folder}/", "").split()))
         speaker, language = item.speaker or self.speaker, item.language or self.language
         if speaker == FROM_FOLDER:
@@ -197,20 +197,20 @@ class FolderSource:
         return items
 
     def _audio_files(self, root: Path) -> dict[str, Path]:
-        """Audio files below `root` by their path in it; hidden ones (also macOS's `._x.wav`) are left out."""
+        """Find audio files below `root`, by their relative path; without hidden ones (including macOS's `._x.wav`)."""
         paths = (path for path in sorted(root.rglob("*")) if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
         files = {path.relative_to(root).as_posix(): path for path in paths}
         return {name: path for name, path in files.items() if not re.search(r"(^|/)\.", name)}
 
     def _speaker_of(self, name: str | None) -> str:
-        """Of a file by its path; "" where the folders do not say."""
+        """Return the speaker of a file by its path; "" if the folders do not state it."""
         return (name or "").partition("/")[0] if self.speaker == FROM_FOLDER and "/" in (name or "") else ""
 
     def _listed(self, metadata: Path) -> list[Item]:
-        """The lines of metadata.csv, then the audio files that no line names."""
+        """Return the lines of metadata.csv, then the audio files that are not listed there."""
         files = self._audio_files(self.folder / "wavs")
         by_id = {name.rpartition(".")[0]: name for name in files} | {name: name for name in files}
-        lines = metadata.read_text("utf-8-sig", errors="replace").split("\n")  # a bad line does not lose the file
+        lines = metadata.read_text("utf-8-sig", errors="replace").split("\n")  # one bad line must not lose the file
         rows = {number: [cell.strip() for cell in line.split("|")]
                 for number, line in enumerate(lines, start=1) if line.strip()}  # fmt: skip
         if self.columns is None and (found := misread_third_column(list(rows.values()))):
@@ -232,7 +232,7 @@ class FolderSource:
                 reason = f"a line of metadata.csv that is not UTF-8: line {number}"
             if not identity or identity in seen:
                 reason = reason or f"a line of metadata.csv that repeats an id: line {number}"
-                identity = f"{identity}\nline {number}"  # no id holds a line break: distinct from all of them
+                identity = f"{identity}\nline {number}"  # unique, because no id has a line break
             seen.add(identity)
             unlisted.pop(file, None)
             speaker = speaker or self._speaker_of(file)
@@ -241,7 +241,7 @@ class FolderSource:
         return items + [Item(name, path, missing, self._speaker_of(name)) for name, path in unlisted.items()]
 
     def _cells(self, row: Sequence[str]) -> tuple[str, str, str, str]:
-        """Id, text, speaker and language of a line; "" for what it does not say."""
+        """Return id, text, speaker and language of a line; "" for missing ones."""
         if self.columns is None:
             return row[0], next((cell for cell in reversed(row[1:3]) if cell), ""), "", ""
         cells = dict(zip(self.columns, row, strict=False))
@@ -249,7 +249,7 @@ class FolderSource:
         return cells.get("id", ""), text, cells.get("speaker", ""), cells.get("language", "")
 
     def _paired(self) -> list[Item]:
-        """Every audio file with the text file of its name beside it."""
+        """Return every audio file with the text file of the same name."""
         items: list[Item] = []
         seen: set[str] = set()
         for name, path in self._audio_files(self.folder).items():

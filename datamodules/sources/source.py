@@ -1,4 +1,4 @@
-"""What a corpus layout yields: the Source protocol, its two records, and what makes audio unusable."""
+"""Interface of a corpus layout: the Source protocol, its two records, and the check for unusable audio."""
 
 import math
 from collections.abc import Iterator
@@ -10,17 +10,17 @@ import torch
 
 from modules.api import Audio
 
-MAX_PEAK = 2.0  # above this the samples are no floats in [-1, 1] but integers stored as floats
-SAMPLE_RATES = (1_000, 1_000_000)  # Hz; outside these bounds the rate is a mistake
+MAX_PEAK = 2.0  # above this the samples are integers stored as floats, not floats in [-1, 1]
+SAMPLE_RATES = (1_000, 1_000_000)  # Hz; rates outside these bounds are errors
 
 
 @dataclass(frozen=True)
 class Recording:
     """One labelled recording.
 
-    `key` holds no dot, slash or space (WebDataset splits names at the first dot). `split` is empty where the hash of
-    the key decides; a source that must keep texts apart (digits) names it. `prefix` and `_` stand before the key where
-    a preparation has several sources.
+    `key` has no dot, slash or space (WebDataset splits names at the first dot). `split` is empty if the hash of the key
+    decides; a source that must keep texts apart (digits) sets it. `prefix` and `_` precede the key if a preparation has
+    several sources.
     """
 
     key: str
@@ -36,9 +36,9 @@ class Recording:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that could not be used, and why. Counted and listed in the index's report.
+    """An unusable file, and why. Counted and listed in the index's report.
 
-    What varies from file to file stands behind a colon in `reason`: what precedes it is counted.
+    Details that vary from file to file follow a colon in `reason`: reasons are counted by the part before it.
     """
 
     key: str
@@ -50,18 +50,18 @@ class Source(Protocol):
 
     @property
     def num_recordings(self) -> int:
-        """How many items `recordings` will yield, for the progress bar."""
+        """Number of items that `recordings` will yield, for the progress bar."""
         ...
 
     def recordings(self) -> Iterator[Recording | Skipped]: ...
 
     def credits(self) -> str:
-        """Licence and credits, written beside the shards."""
+        """Licence and credits, stored with the shards."""
         ...
 
 
 def unusable_audio(audio: Any) -> str:
-    """Why `audio` is no mono waveform of finite floats in [-1, 1] at a possible rate; "" where it is one."""
+    """Return why `audio` is not a mono waveform of finite floats in [-1, 1] at a possible rate; "" if it is."""
     if not isinstance(audio, Audio):
         return f"no Audio: {type(audio).__name__}"
     samples, rate = audio.samples_T, audio.sample_rate

@@ -1,4 +1,4 @@
-"""Items of like lengths run together, so that little is computed on padding.
+"""Runs items of similar length together, to reduce computation on padding.
 
 Shapes: B batch, T steps of any kind.
 """
@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# What a call costs a CPU beside its frames, for it reads all weights, in audio: X-codec2's 0.6 billion take about as
-# long as 0.2 s of audio do. So much padding may save a call.
+# Fixed cost of a call on a CPU, which reads all weights, in seconds of audio: reading X-codec2's 0.6 billion takes
+# about as long as processing 0.2 s of audio. A bucket may add this much padding to save a call.
 CALL_SECONDS = 0.2
 
 Run = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
@@ -19,36 +19,35 @@ Run = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 def in_buckets(
     run: Run, x_BT: Tensor, lengths_B: Tensor, steps_per_call: float, most_steps: float = math.inf
 ) -> tuple[Tensor, ...]:
-    """What `run` gives for the whole batch, from one call per bucket of `like_lengths`.
+    """Return the result of `run` for the whole batch, computed with one call per bucket of `like_lengths`.
 
-    `run` takes rows, cut to their longest, and their lengths. It gives tensors with a row for each: (B,), or
-    (B, T', ...) with T' growing with T; zeros stand where a shorter bucket gave less. Where nothing is split, the batch
-    goes through as it is.
+    `run` takes rows, cut to their longest, and their lengths. It returns tensors with one row each: (B,), or (B, T',
+    ...) with T' growing with T; shorter buckets are padded with zeros. An unsplit batch is passed as it is.
     """
     buckets = like_lengths(lengths_B, steps_per_call, most_steps)
     if len(buckets) == 1:
         return run(x_BT, lengths_B)
     parts = []
     for number, rows in enumerate(buckets):
-        # The first bucket keeps the length of the batch: what comes out then has the shape that it would have anyway.
+        # The first bucket keeps the batch's length, so that the output has the same shape as without buckets.
         length = x_BT.shape[1] if number == 0 else max(1, int(lengths_B[rows[0]]))
         parts.append(run(x_BT[rows, :length], lengths_B[rows]))
     return tuple(_joined(column, buckets) for column in zip(*parts, strict=True))
 
 
 def like_lengths(lengths_B: Tensor, steps_per_call: float, most_steps: float = math.inf) -> list[list[int]]:
-    """Every row once, longest first, in the buckets that cost least: `steps_per_call` each, and its padded steps.
+    """Split all rows, longest first, into the buckets of least cost: `steps_per_call` each plus their padded steps.
 
     A bucket of several rows has at most `most_steps` padded steps.
-    All rows are one bucket where the lengths are not at hand: off the CPU, where a look costs a sync and a large batch
-    costs little, and under torch.compile, where it breaks the graph.
+    All rows form one bucket where the lengths are not on the host: off the CPU, where reading them costs a
+    synchronisation and a large batch costs little, and under torch.compile, where it breaks the graph.
     """
     rows = list(range(len(lengths_B)))
     if len(rows) < 2 or lengths_B.device.type != "cpu" or torch.compiler.is_compiling():
         return [rows]
     lengths = lengths_B.tolist()
     rows.sort(key=lambda row: -lengths[row])
-    cost, first = [0.0], [0]  # of the first n rows at their best: what they cost, and where their last bucket begins
+    cost, first = [0.0], [0]  # for the first n rows: the least cost, and the start of their last bucket
     for stop in range(1, len(rows) + 1):
         padded = ((at, (stop - at) * lengths[rows[at]]) for at in range(stop))
         best = min(

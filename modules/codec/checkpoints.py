@@ -1,4 +1,4 @@
-"""The old name of the command `python -m modules.codec.formats.checkpoints`."""
+"""Former name of the command `python -m modules.codec.formats.checkpoints`."""
 
 import sys
 

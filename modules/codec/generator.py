@@ -3,7 +3,7 @@
 Shapes: B batch, T samples, S frames, C channels.
 """
 
-import math
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from modules.api import CodecFacts
 from modules.codec.buckets import CALL_SECONDS, in_buckets
 from modules.codec.parts.spectral import frame_mask
 from modules.provenance import weights_hash
@@ -18,11 +19,11 @@ from modules.provenance import weights_hash
 
 @dataclass
 class Resynthesis:
-    """What one pass through the codec gives.
+    """Output of one pass through the codec.
 
-    `audio_BT` at the output rate, `codes_BS` and `num_codes_B`; and what losses need: `latent_BSC` the quantized
-    vectors, `semantic_BSC` the states of a frozen speech encoder where the encoder has one, `commitment_loss` (scalar)
-    where the quantizer has a learned codebook.
+    `audio_BT` at the output rate, `codes_BS` and `num_codes_B`. For losses: `latent_BSC`, the quantized vectors;
+    `semantic_BSC`, the states of the encoder's frozen speech encoder, if any; `commitment_loss` (scalar), if the
+    quantizer has a learned codebook.
     """
 
     audio_BT: Tensor
@@ -34,50 +35,52 @@ class Resynthesis:
 
 
 class CodecGenerator(nn.Module):
-    """Encoder, quantizer, decoder.
+    """Encoder, quantizer and decoder.
 
     Args:
-        encoder: forward(audio_BT, num_samples_B) -> Encoded; has sample_rate, hop_length, channels, and may have
-            samples_per_call: how many samples a CPU should encode at once.
-        quantizer: forward(latent_BSC) -> Quantized; lookup(codes_BS) -> latent_BSC; has codebook_size.
+        encoder: forward(audio_BT, num_samples_B) -> Encoded; has sample_rate, hop_length, channels, samples_per_call
+            (number of samples to encode at once on a CPU; math.inf: any) and encode_settings.
+        quantizer: forward(latent_BSC) -> Quantized; lookup(codes_BS) -> latent_BSC; has codebook_size, encode_settings
+            and decode_settings.
         decoder: forward(latent_BSC, num_frames_B) -> audio_BT; has sample_rate, hop_length, channels, receptive_frames
-            (math.inf: a tail is decoded from the first frame on).
+            (math.inf: a tail is decoded from the first frame on) and decode_settings.
+
+    encode_settings and decode_settings are strings, part of the fingerprints: what affects the codes, and the sound of
+    codes, beside the weights; "" if nothing does.
+
+    Raises:
+        ValueError: A part lacks its settings or samples_per_call.
     """
 
     def __init__(self, encoder: nn.Module, quantizer: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
+        for part, name in (
+            (encoder, "encode_settings"),
+            (encoder, "samples_per_call"),
+            (quantizer, "encode_settings"),
+            (quantizer, "decode_settings"),
+            (decoder, "decode_settings"),
+        ):
+            if inspect.getattr_static(part, name, None) is None:
+                raise ValueError(f"Expected the codec's part {type(part).__name__} to have `{name}`, but got none.")
         self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder
         self.bridge = nn.Linear(encoder.channels, decoder.channels)
 
     @property
-    def sample_rate(self) -> int:
-        return self.decoder.sample_rate
-
-    @property
-    def input_sample_rate(self) -> int:
-        """Of the audio that `encode` takes; `sample_rate` is that of the audio that `decode` gives."""
-        return self.encoder.sample_rate
-
-    @property
-    def frame_rate(self) -> float:
-        return self.encoder.sample_rate / self.encoder.hop_length
-
-    @property
-    def codebook_size(self) -> int:
-        return self.quantizer.codebook_size
-
-    @property
-    def look_back_frames(self) -> float:
-        """Frames before `start_frame` that `decode` computes too; infinite: all of them."""
-        return self.decoder.receptive_frames
+    def facts(self) -> CodecFacts:
+        return CodecFacts(
+            sample_rate=self.decoder.sample_rate,
+            input_sample_rate=self.encoder.sample_rate,
+            frame_rate=self.encoder.sample_rate / self.encoder.hop_length,
+            codebook_size=self.quantizer.codebook_size,
+            look_back_frames=self.decoder.receptive_frames,
+        )
 
     @property
     def fingerprint(self) -> str:
-        """Hash of what decides the codes: encoder and the quantizer's input side, their weights and `encode_settings`.
-
-        A part has the string `encode_settings` where its weights alone do not decide the codes.
-        """
-        settings = [getattr(part, "encode_settings", "") for part in (self.encoder, self.quantizer)]
+        """Hash of everything that determines the codes: weights and `encode_settings` of encoder and quantizer, without
+        the quantizer's output side."""
+        settings = [part.encode_settings for part in (self.encoder, self.quantizer)]
         encoding = {
             name: weight
             for name, weight in self.state_dict().items()
@@ -87,21 +90,22 @@ class CodecGenerator(nn.Module):
 
     @property
     def decoder_fingerprint(self) -> str:
-        """Hash of what decides how codes sound: all weights, and the `decode_settings` of quantizer and decoder."""
-        settings = [getattr(part, "decode_settings", "") for part in (self.quantizer, self.decoder)]
+        """Hash of everything that determines the decoded audio: all weights, and `decode_settings` of quantizer and
+        decoder."""
+        settings = [part.decode_settings for part in (self.quantizer, self.decoder)]
         return weights_hash(self.state_dict(), "".join(settings))[:16]
 
     def forward(self, audio_BT: Tensor, num_samples_B: Tensor, semantic_BSC: Tensor | None = None) -> Resynthesis:
-        """Audio of the same length as the input, differentiable through the quantizer's straight-through estimator.
+        """Reconstruct audio of the input's length, differentiable through the quantizer's straight-through estimator.
 
-        `semantic_BSC`: the frozen speech encoder's states, where the data holds them (AudioBatch).
+        `semantic_BSC`: precomputed states of the frozen speech encoder, if the data contains them (AudioBatch).
         """
         known = () if semantic_BSC is None else (semantic_BSC,)
         encoded = self.encoder(audio_BT, num_samples_B, *known)
         quantized = self.quantizer(encoded.latent_BSC)
         decoded = self.decoder(self.bridge(quantized.latent_BSC), encoded.num_frames_B)
-        num_samples = -(-audio_BT.shape[-1] * self.sample_rate // self.input_sample_rate)
-        if decoded.shape[-1] < num_samples:  # encoders that run items by length give the longest item's frames
+        num_samples = -(-audio_BT.shape[-1] * self.decoder.sample_rate // self.encoder.sample_rate)
+        if decoded.shape[-1] < num_samples:  # encoders that run items by length return the longest item's frames
             decoded = F.pad(decoded, (0, num_samples - decoded.shape[-1]))
         return Resynthesis(
             decoded[:, :num_samples],
@@ -118,16 +122,17 @@ class CodecGenerator(nn.Module):
                 "Expected `audio_BT` of shape (B, T) and `num_samples_B` of shape (B,), "
                 f"but got {tuple(audio_BT.shape)} and {tuple(num_samples_B.shape)}."
             )
-        with parametrize.cached():  # weight norms are multiplied out once for all buckets
-            cost_of_call = CALL_SECONDS * self.input_sample_rate
-            most_samples = getattr(self.encoder, "samples_per_call", math.inf)
+        with parametrize.cached():  # weight norms are computed once for all buckets
+            cost_of_call = CALL_SECONDS * self.encoder.sample_rate
+            most_samples = self.encoder.samples_per_call
             return in_buckets(self._encode, audio_BT, num_samples_B, cost_of_call, most_samples)
 
     def decode(self, codes_BS: Tensor, num_codes_B: Tensor, start_frame: int = 0) -> Tensor:
-        """As Codec.decode. The look-back is the decoder's receptive field, so a tail equals the end of the whole."""
+        """See Codec.decode. The look-back is the decoder's receptive field, so a tail equals the end of the full
+        decode."""
         first_frame = max(0, start_frame - self.decoder.receptive_frames)
         num_frames_B = (num_codes_B - first_frame).clamp(min=0)
-        steps_per_call = CALL_SECONDS * self.frame_rate
+        steps_per_call = CALL_SECONDS * self.facts.frame_rate
         (audio_BT,) = in_buckets(self._decode, codes_BS[:, first_frame:], num_frames_B, steps_per_call)
         return audio_BT[:, (start_frame - first_frame) * self.decoder.hop_length :]
 
@@ -139,12 +144,12 @@ class CodecGenerator(nn.Module):
         return (self.decoder(self.bridge(self.quantizer.lookup(codes_BS)), num_frames_B),)
 
     def decode_flops(self, num_codes: int) -> float:
-        """2 FLOPs per weight and frame; the inverse STFT is left out (under 1%)."""
+        """2 FLOPs per weight and frame; the inverse STFT is not counted (under 1%)."""
         parts = (self.bridge, self.quantizer, self.decoder)
         return 2.0 * num_codes * sum(weight.numel() for part in parts for weight in part.parameters())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "CodecGenerator":
-        """As of nn.Module; but a change of precision leaves windows and filters, which no checkpoint holds, exact."""
+        """nn.Module._apply, except that windows and filters, which are not in checkpoints, keep full precision."""
         exact = {
             (module, name): module._buffers[name]
             for module in self.modules()

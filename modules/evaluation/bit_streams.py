@@ -1,4 +1,4 @@
-"""Types of a Resynthesiser's stream: samples at a codec's rate, a compressed recording, its code layout.
+"""Types of a Resynthesiser's stream: samples at a codec's rate, a compressed recording.
 
 Shapes: T audio samples, Q codebooks, S code frames.
 """
@@ -12,19 +12,6 @@ from torch import Tensor
 
 from modules.api import Audio
 from modules.audio import resampled
-
-
-@dataclass(frozen=True)
-class CodeLayout:
-    """Layout of codes: `frame_rate` frames per second, each with `num_codebooks` codes in [0, codebook_size)."""
-
-    codebook_size: int
-    num_codebooks: int
-    frame_rate: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.num_codebooks * self.frame_rate
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from modules.api import Resynthesiser, Verifier
+from modules.api import Verifier
 from modules.evaluation.judge import METRIC_RATE, EvaluatedRecording
-from modules.evaluation.systems import CodecUnderTest, SystemFacts, public
-from modules.provenance import package_versions, plain, weights_hash
+from modules.evaluation.systems import CodecUnderTest, Resynthesiser, public
+from modules.provenance import package_versions, plain
 from modules.statistics import interval_label
 from modules.verifiers.audio import audio_hash
 from modules.verifiers.transcript import Recogniser
@@ -53,20 +53,26 @@ def described_systems(
     under_test: CodecUnderTest, systems: Sequence[Resynthesiser], comparisons: Sequence[Resynthesiser]
 ) -> dict[str, Any]:
     """The codec under test with its hashes, the others with settings, and unavailable systems."""
-    codec = under_test.codec
-    missing = [one for one in comparisons if not getattr(one, "available", True)]
+    codec, layout = under_test.codec, ("codebook_size", "num_codebooks", "frame_rate", "latency_seconds")
+    facts = {one.facts.name: asdict(one.facts) for one in systems}
+    missing = [one.facts for one in comparisons if one.facts.requirement]
     return {
         "codec": {
-            "name": under_test.name,
-            "model_hash": weights_hash(codec.state_dict()),
+            "name": under_test.facts.name,
+            "model_hash": under_test.model_hash,
             "fingerprint": codec.fingerprint,
-            "frame_rate": codec.frame_rate,
-            "codebook_size": codec.codebook_size,
+            "frame_rate": codec.facts.frame_rate,
+            "codebook_size": codec.facts.codebook_size,
         },
-        "comparisons": {one.name: plain(one) for one in systems if one.name not in ("recording", under_test.name)},
-        "missing_comparisons": {one.name: getattr(one, "requirement", "") for one in missing},
-        "facts": {one.name: asdict(SystemFacts.of(one)) for one in systems},
+        "comparisons": {one.facts.name: _described(one) for one in systems[2:]},
+        "missing_comparisons": {one.name: one.requirement for one in missing},
+        "facts": {name: {key: value for key, value in one.items() if key in layout} for name, one in facts.items()},
     }
+
+
+def _described(system: Resynthesiser) -> dict[str, Any]:
+    record, settings = {"class": type(system).__qualname__}, plain(system.facts.settings)
+    return record | ({"model_hash": system.model_hash, "settings": settings} if system.model_hash else settings)
 
 
 def described_judges(recogniser: Recogniser | None, normaliser: Any, verifiers: Sequence[Verifier]) -> dict[str, Any]:
@@ -74,7 +80,7 @@ def described_judges(recogniser: Recogniser | None, normaliser: Any, verifiers: 
     return {
         "recogniser": plain({**public(recogniser), "model_hash": recogniser.model_hash}) if recogniser else None,
         "normaliser": normaliser.name,
-        "verifiers": {verifier.name: plain(verifier) for verifier in verifiers},
+        "verifiers": {verifier.facts.name: plain(verifier) for verifier in verifiers},
         "judged_at_hz": METRIC_RATE,
     }
 

@@ -15,7 +15,7 @@ from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Prompt, Verifier,
 from modules.audio import resampled
 from modules.evaluation.code_usage import code_estimates
 from modules.metrics import pesq_scores, stoi_scores
-from modules.search.scoring import score_candidates
+from modules.search.scorer import score_tasks
 from modules.statistics import UNBOUNDED, Ends, Estimate, mean_estimate, ratio_estimate
 from modules.verifiers.recognisers.normalise import Normaliser
 from modules.verifiers.transcript import Recogniser
@@ -153,7 +153,7 @@ def verify(
         for index, audio in enumerate(audios)
     ]
     for verifier in verifiers:
-        score_candidates(prompt, candidates, verifier)
+        score_tasks([(prompt, candidates)], verifier)
     return {system: candidate.scores for system, candidate in zip(heard, candidates, strict=True)}
 
 

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from modules.api import Audio, Codec
-from modules.codec.access import codec_hash, device_of, input_rate
-from modules.evaluation.bit_streams import CodeLayout, Compressed, audio_like, codec_input
+from modules.codec.streaming import device_of
+from modules.evaluation.bit_streams import Compressed, audio_like, codec_input
+from modules.evaluation.systems import SystemFacts, facts_with
 
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 OPUS_LIMITS = (6.0, 256.0)  # kbit/s for one channel
@@ -42,23 +43,21 @@ class Opus:
         if not low <= kilobits_per_second <= high:
             raise ValueError(f"Expected `kilobits_per_second` in [{low:g}, {high:g}], but got {kilobits_per_second}.")
         self.kilobits_per_second = kilobits_per_second
+        self.model_hash = ""
 
     @property
-    def name(self) -> str:
-        return f"Opus {self.kilobits_per_second:g}k"
-
-    @property
-    def available(self) -> bool:
+    def facts(self) -> SystemFacts:
         try:
             import av
-        except ImportError:
-            return False
-        return "libopus" in av.codecs_available
 
-    @property
-    def requirement(self) -> str:
-        """Name of the package to install if it is not available."""
-        return "PyAV with libopus: pip install av"
+            is_available = "libopus" in av.codecs_available
+        except ImportError:
+            is_available = False
+        return SystemFacts(
+            name=f"Opus {self.kilobits_per_second:g}k",
+            requirement="" if is_available else "PyAV with libopus: pip install av",
+            settings={"kilobits_per_second": self.kilobits_per_second},
+        )
 
     def resynthesise(self, audio: Audio) -> tuple[Audio, float]:
         """The audio after Opus, and the bits of its packets. Raises ValueError for no samples, ImportError."""
@@ -66,8 +65,8 @@ class Opus:
         return self.decompress(compressed), compressed.num_bits
 
     def compress(self, audio: Audio) -> Compressed:
-        if not self.available:
-            raise ImportError(f"Expected {self.requirement}, but got no libopus encoder.")
+        if requirement := self.facts.requirement:
+            raise ImportError(f"Expected {requirement}, but got no libopus encoder.")
         rate = next((rate for rate in OPUS_RATES if rate >= audio.sample_rate), OPUS_RATES[-1])
         stream, num_bits = self._encode(codec_input(audio, rate), rate)
         return Compressed(stream, num_bits, audio.samples_T.numel(), audio.sample_rate)
@@ -105,19 +104,16 @@ class Codec2:
         if mode not in CODEC2_MODES:
             raise ValueError(f"Expected `mode` to be one of {sorted(CODEC2_MODES)}, but got {mode!r}.")
         self.mode = mode
+        self.model_hash = ""
 
     @property
-    def name(self) -> str:
-        return f"Codec2 {self.mode}"
-
-    @property
-    def available(self) -> bool:
-        return all(shutil.which(program) for program in ("c2enc", "c2dec"))
-
-    @property
-    def requirement(self) -> str:
-        """Name of the package to install if it is not available."""
-        return "the programs c2enc and c2dec: apt install codec2"
+    def facts(self) -> SystemFacts:
+        is_available = all(shutil.which(program) for program in ("c2enc", "c2dec"))
+        return SystemFacts(
+            name=f"Codec2 {self.mode}",
+            requirement="" if is_available else "the programs c2enc and c2dec: apt install codec2",
+            settings={"mode": self.mode},
+        )
 
     def resynthesise(self, audio: Audio) -> tuple[Audio, float]:
         """The audio after Codec2, and the bits of its frames (the last one padded).
@@ -128,8 +124,8 @@ class Codec2:
         return self.decompress(compressed), compressed.num_bits
 
     def compress(self, audio: Audio) -> Compressed:
-        if not self.available:
-            raise FileNotFoundError(f"Expected {self.requirement}, but got none on the PATH.")
+        if requirement := self.facts.requirement:
+            raise FileNotFoundError(f"Expected {requirement}, but got none on the PATH.")
         bits_per_frame, frame_length, delay = CODEC2_MODES[self.mode]
         samples_T = codec_input(audio, CODEC2_RATE)
         num_frames = math.ceil((len(samples_T) + delay) / frame_length)  # so that the output includes the last samples
@@ -156,16 +152,12 @@ class CodecResynthesiser:
         self.codec, self._name = codec, name
 
     @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def layout(self) -> CodeLayout:
-        return CodeLayout(self.codec.codebook_size, 1, self.codec.frame_rate)
+    def facts(self) -> SystemFacts:
+        return facts_with(self.codec, self._name)
 
     @property
     def model_hash(self) -> str:
-        return codec_hash(self.codec)
+        return self.codec.decoder_fingerprint
 
     def resynthesise(self, audio: Audio) -> tuple[Audio, float]:
         """The audio after the codec, and the bits of its codes. Raises ValueError for no samples."""
@@ -174,7 +166,7 @@ class CodecResynthesiser:
 
     @torch.no_grad()
     def compress(self, audio: Audio) -> Compressed:
-        samples_T = torch.from_numpy(codec_input(audio, input_rate(self.codec))).to(device_of(self.codec))
+        samples_T = torch.from_numpy(codec_input(audio, self.codec.facts.input_sample_rate)).to(device_of(self.codec))
         codes_BS, num_codes_B = self.codec.encode(samples_T[None], torch.tensor([len(samples_T)]).to(samples_T.device))
         return compressed_codes(audio, codes_BS[0, : int(num_codes_B[0])], self.codec)
 
@@ -183,12 +175,12 @@ class CodecResynthesiser:
         codes_S = compressed.payload
         num_codes_B = torch.tensor([codes_S.numel()], device=codes_S.device)
         decoded_T = self.codec.decode(codes_S[None], num_codes_B)[0].float().cpu().numpy()
-        return audio_like(compressed, decoded_T, self.codec.sample_rate)
+        return audio_like(compressed, decoded_T, self.codec.facts.sample_rate)
 
 
 def compressed_codes(audio: Audio, codes_S: torch.Tensor, codec: Codec) -> Compressed:
     """Convert the codes of one codebook to a stream of log2(codebook_size) bits each."""
-    num_bits = codes_S.numel() * math.log2(codec.codebook_size)
+    num_bits = codes_S.numel() * math.log2(codec.facts.codebook_size)
     return Compressed(codes_S, num_bits, audio.samples_T.numel(), audio.sample_rate, codes_S.cpu()[None])
 
 

@@ -1,15 +1,14 @@
 """The streaming decoder as a system of the codec table."""
 
 from dataclasses import asdict
-from typing import Any
 
 import torch
 
 from modules.api import Audio, Codec
-from modules.codec.access import codec_hash, device_of, input_rate
-from modules.codec.streaming import DecodeWindow, EncodeWindow, decode_in_chunks, encode_in_windows
-from modules.evaluation.bit_streams import CodeLayout, Compressed, audio_like, codec_input
+from modules.codec.streaming import DecodeWindow, EncodeWindow, decode_in_chunks, device_of, encode_in_windows
+from modules.evaluation.bit_streams import Compressed, audio_like, codec_input
 from modules.evaluation.opus_and_codec2 import compressed_codes
+from modules.evaluation.systems import SystemFacts, facts_with
 
 
 class StreamingResynthesiser:
@@ -33,10 +32,21 @@ class StreamingResynthesiser:
         self._name = name
 
     @property
-    def name(self) -> str:
+    def facts(self) -> SystemFacts:
+        """Latency is algorithmic: from the first code of a chunk to the last one that its first sample waits for. Only
+        the name is known before there is a codec."""
         window = self.decode_window
         frames = (window.chunk_frames, window.look_back_frames, window.look_ahead_frames)
-        return self._name or f"stream {'/'.join(map(str, frames))}"
+        name = self._name or f"stream {'/'.join(map(str, frames))}"
+        if self.codec is None:
+            return SystemFacts(name=name)
+        windows = {"decode": self.decode_window, "encode": self.encode_window}
+        return facts_with(
+            self.codec,
+            name,
+            latency_seconds=window.latency_frames / self.codec.facts.frame_rate,
+            settings={name: asdict(window) for name, window in windows.items() if window is not None},
+        )
 
     def with_codec(self, codec: Codec) -> "StreamingResynthesiser":
         """A copy that uses `codec` if it has no codec of its own."""
@@ -45,22 +55,8 @@ class StreamingResynthesiser:
         return StreamingResynthesiser(codec, self.decode_window, self.encode_window, self._name)
 
     @property
-    def layout(self) -> CodeLayout:
-        return CodeLayout(self._codec.codebook_size, 1, self._codec.frame_rate)
-
-    @property
-    def latency_seconds(self) -> float:
-        """Algorithmic: from the first code of a chunk to the last one that its first sample waits for."""
-        return self.decode_window.latency_frames / self._codec.frame_rate
-
-    @property
     def model_hash(self) -> str:
-        return codec_hash(self._codec)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        windows = {"decode": self.decode_window, "encode": self.encode_window}
-        return {name: asdict(window) for name, window in windows.items() if window is not None}
+        return self._codec.decoder_fingerprint
 
     def resynthesise(self, audio: Audio) -> tuple[Audio, float]:
         """The audio after the codec, and the bits of its codes. Raises ValueError for no samples."""
@@ -69,7 +65,7 @@ class StreamingResynthesiser:
 
     @torch.no_grad()
     def compress(self, audio: Audio) -> Compressed:
-        samples_T = torch.from_numpy(codec_input(audio, input_rate(self._codec))).to(device_of(self._codec))
+        samples_T = torch.from_numpy(codec_input(audio, self._codec.facts.input_sample_rate)).to(device_of(self._codec))
         if self.encode_window is not None:
             codes_S = torch.cat(list(encode_in_windows(self._codec, samples_T, self.encode_window)))
         else:
@@ -81,7 +77,7 @@ class StreamingResynthesiser:
     def decompress(self, compressed: Compressed) -> Audio:
         chunks = decode_in_chunks(self._codec, compressed.payload, self.decode_window)
         decoded_T = torch.cat([chunk_T.float().cpu() for chunk_T in chunks])
-        return audio_like(compressed, decoded_T.numpy(), self._codec.sample_rate)
+        return audio_like(compressed, decoded_T.numpy(), self._codec.facts.sample_rate)
 
     @property
     def _codec(self) -> Codec:

@@ -1,9 +1,5 @@
 """Systems of the codec's table: the recording, the codec under test, and any Resynthesiser, run and timed in one way.
 
-A Resynthesiser may have optional attributes beyond its protocol: `compress` and `decompress` (halves that are timed
-separately), `layout` (codebook_size, num_codebooks, frame_rate), `latency_seconds` of a stream, `available` and
-`requirement`, `with_codec` (to use the codec under test), `model_hash` and `settings` (for the evaluation card).
-
 Shapes: B batch, T audio samples, Q codebooks, S code frames.
 """
 
@@ -11,38 +7,73 @@ import copy
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modules.api import Audio, Codec, Resynthesiser
+from modules.api import Audio, Codec, check_members
+from modules.provenance import weights_hash
 
 RECORDING_BITS = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SystemFacts:
-    """Properties of a system that need no measurement; NaN if not applicable. `latency_seconds` is the algorithmic
-    latency: how long the first sample of a chunk waits for codes, NaN if it waits for the whole recording or is
-    unknown."""
+    """Properties of a system that need no measurement; NaN if not applicable.
 
+    `name` is its row in tables. `requirement`: what to install if it is not available on this machine, "" if it is.
+    `latency_seconds` is the algorithmic latency: how long the first sample of a chunk waits for codes, NaN if it waits
+    for the whole recording or is unknown. `settings` (JSON) stand in the evaluation card.
+    """
+
+    name: str
+    requirement: str = ""
     codebook_size: float = math.nan
     num_codebooks: float = math.nan
     frame_rate: float = math.nan
     latency_seconds: float = math.nan
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def tokens_per_second(self) -> float:
         return self.num_codebooks * self.frame_rate
 
-    @classmethod
-    def of(cls, system: Resynthesiser) -> "SystemFacts":
-        layout = getattr(system, "layout", None)
-        known = {name: getattr(layout, name) for name in ("codebook_size", "num_codebooks", "frame_rate") if layout}
-        return cls(**known, latency_seconds=getattr(system, "latency_seconds", math.nan))
+
+@runtime_checkable
+class Resynthesiser(Protocol):
+    """Encodes and decodes audio through a bit stream: this suite's codec, Opus, Codec2, other neural codecs.
+
+    `model_hash` identifies its weights in the evaluation card; "" if it has none.
+    """
+
+    @property
+    def facts(self) -> SystemFacts: ...
+    @property
+    def model_hash(self) -> str: ...
+    def resynthesise(self, audio: Audio) -> tuple[Audio, float]:
+        """Return the reconstructed audio and the size of the bit stream in bits."""
+        ...
+
+
+@runtime_checkable
+class Compresses(Protocol):
+    """Optional for a Resynthesiser: its two halves, which are then timed separately.
+
+    The result of `compress` has `num_bits` and `codes_QS` (None if the stream is not codes).
+    """
+
+    def compress(self, audio: Audio) -> Any: ...
+    def decompress(self, compressed: Any) -> Audio: ...
+
+
+@runtime_checkable
+class UsesCodecUnderTest(Protocol):
+    """Optional for a Resynthesiser: `with_codec` returns a copy that runs the codec under test."""
+
+    def with_codec(self, codec: Codec) -> Resynthesiser: ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +89,7 @@ class Heard:
 
 def hear(system: Resynthesiser, audio: Audio) -> Heard:
     """Run the system on one utterance alone. Resampling to and from its rate is included in the system's time."""
-    if not hasattr(system, "compress"):
+    if not isinstance(system, Compresses):
         return Heard(*system.resynthesise(audio))
     start = time.perf_counter()
     compressed = system.compress(audio)
@@ -69,10 +100,18 @@ def hear(system: Resynthesiser, audio: Audio) -> Heard:
     return Heard(heard, compressed.num_bits, middle - start, end - middle, codes_QS)
 
 
+def facts_with(codec: Codec, name: str, **more: Any) -> SystemFacts:
+    """Facts of a system that runs a Codec, which has one codebook. Raises ValueError if the codec lacks a member."""
+    check_members(codec, Codec, "codec")
+    layout = {"codebook_size": codec.facts.codebook_size, "num_codebooks": 1, "frame_rate": codec.facts.frame_rate}
+    return SystemFacts(name=name, **layout, **more)
+
+
 class Original:
     """The recording itself, as 16-bit PCM."""
 
-    name = "recording"
+    facts = SystemFacts(name="recording")
+    model_hash = ""
 
     def resynthesise(self, audio: Audio) -> tuple[Audio, float]:
         return audio, float(RECORDING_BITS * audio.samples_T.numel())
@@ -102,11 +141,15 @@ class CodecUnderTest:
     """
 
     def __init__(self, codec: Codec, name: str, sample_rate: int, device: torch.device) -> None:
-        self.codec, self.name, self.sample_rate, self.device = codec, name, sample_rate, device
-        self.layout = SystemFacts(codec.codebook_size, 1, codec.frame_rate)
+        self.codec, self.sample_rate, self.device = codec, sample_rate, device
+        self.facts = facts_with(codec, name)
         weights = codec.parameters() if isinstance(codec, nn.Module) else ()
         is_half = any(one.dtype in (torch.bfloat16, torch.float16) for one in weights)
         self._computed = copy.deepcopy(codec).float() if is_half else codec
+
+    @property
+    def model_hash(self) -> str:
+        return weights_hash(self.codec.state_dict())
 
     def resynthesise(self, audio: Audio) -> tuple[Audio, float]:
         stream = self.compress(audio)
@@ -120,19 +163,19 @@ class CodecUnderTest:
         lengths_B = torch.tensor([num_samples], device=self.device)
         codes_BS, num_codes_B = self._computed.encode(audio.samples_T[None].float().to(self.device), lengths_B)
         codes_BS = codes_BS[:, : int(num_codes_B[0])]
-        num_bits = codes_BS.shape[1] * math.log2(self.codec.codebook_size)
+        num_bits = codes_BS.shape[1] * math.log2(self.codec.facts.codebook_size)
         return CodecStream(codes_BS, num_codes_B, num_bits, num_samples, codes_BS.cpu())
 
     def decompress(self, stream: CodecStream) -> Audio:
         decoded_BT = self._computed.decode(stream.codes_BS, stream.num_codes_B).float().cpu()
-        length = round(stream.num_samples * self.codec.sample_rate / self.sample_rate)
-        return Audio(decoded_BT[0, :length], self.codec.sample_rate)
+        length = round(stream.num_samples * self.codec.facts.sample_rate / self.sample_rate)
+        return Audio(decoded_BT[0, :length], self.codec.facts.sample_rate)
 
 
 def gathered_systems(under_test: CodecUnderTest, comparisons: Sequence[Resynthesiser]) -> list[Resynthesiser]:
     """The rows of the table: recording, codec under test, and the installed comparisons."""
-    here = [one for one in comparisons if getattr(one, "available", True)]
-    bound = [one.with_codec(under_test.codec) if hasattr(one, "with_codec") else one for one in here]
+    here = [one for one in comparisons if not one.facts.requirement]
+    bound = [one.with_codec(under_test.codec) if isinstance(one, UsesCodecUnderTest) else one for one in here]
     return [Original(), under_test, *bound]
 
 

@@ -80,7 +80,7 @@ def table_cells(table: Table, facts: Mapping[str, SystemFacts], all_columns: boo
     """The header and a row for each system; columns without any number are included only with `all_columns`."""
     columns = columns_of(table)
     cells = [
-        [column.cell(estimates, facts.get(system, SystemFacts())) for column in columns]
+        [column.cell(estimates, facts.get(system, SystemFacts(name=system))) for column in columns]
         for system, estimates in table.items()
     ]
     kept = [place for place in range(len(columns)) if all_columns or any(row[place] != EMPTY for row in cells)]

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.api import Audio
-from modules.evaluation.bit_streams import CodeLayout, Compressed, audio_like, codec_input
+from modules.evaluation.bit_streams import Compressed, audio_like, codec_input
+from modules.evaluation.systems import SystemFacts
 
 KINDS = ("dac", "encodec", "mimi", "xcodec")
 BITS_PER_SCALE = 32  # EnCodec at 48 kHz sends the loudness of each window as a float
@@ -52,22 +53,25 @@ class TransformersCodec:
         self.model, self.num_codebooks, self.device = model, num_codebooks, device
         self._name = name
 
-    @property
-    def name(self) -> str:
-        short = self.model.rstrip("/").rpartition("/")[2]
-        return self._name or (f"{short} x{self.num_codebooks}" if self.num_codebooks else short)
-
     @cached_property
-    def layout(self) -> CodeLayout:
-        """Code layout, from the config only: the weights are not loaded."""
+    def facts(self) -> SystemFacts:
+        """From the config only: the weights are not loaded."""
         config, total = self._config, self._total_codebooks
         if self.num_codebooks > total:
             raise ValueError(
                 f"Expected `num_codebooks` to be at most {total}, which `{self.model}` has, but got "
                 f"{self.num_codebooks}."
             )
+        short = self.model.rstrip("/").rpartition("/")[2]
         hop_length = config.frame_size if config.model_type == "mimi" else config.hop_length
-        return CodeLayout(config.codebook_size, self.num_codebooks or total, self.sample_rate / hop_length)
+        num_codebooks = self.num_codebooks or total
+        return SystemFacts(
+            name=self._name or (f"{short} x{self.num_codebooks}" if self.num_codebooks else short),
+            codebook_size=config.codebook_size,
+            num_codebooks=num_codebooks,
+            frame_rate=self.sample_rate / hop_length,
+            settings={"model": self.model, "num_codebooks": num_codebooks},
+        )
 
     @property
     def sample_rate(self) -> int:
@@ -82,10 +86,6 @@ class TransformersCodec:
             digest.update(name.encode() + bytes_N.numpy().tobytes())
         return digest.hexdigest()
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {"model": self.model, "num_codebooks": self.layout.num_codebooks}
-
     def resynthesise(self, audio: Audio) -> tuple[Audio, float]:
         """The audio after the codec, and the bits of its codes. Raises ValueError for no samples."""
         compressed = self.compress(audio)
@@ -97,7 +97,7 @@ class TransformersCodec:
         windowed = self._encode(samples_T[None, None])
         codes_QS = torch.cat([window[0] for window in windowed.windows], dim=-1).cpu()
         num_scales = sum(scale.numel() for scale in windowed.scales if scale is not None)
-        num_bits = codes_QS.numel() * math.log2(self.layout.codebook_size) + BITS_PER_SCALE * num_scales
+        num_bits = codes_QS.numel() * math.log2(self.facts.codebook_size) + BITS_PER_SCALE * num_scales
         return Compressed(windowed, num_bits, audio.samples_T.numel(), audio.sample_rate, codes_QS)
 
     @torch.no_grad()
@@ -137,13 +137,13 @@ class TransformersCodec:
 
     def _bandwidth(self) -> float:
         """The smallest of the model's bandwidths (kbit/s) with enough codebooks; surplus ones are cut off."""
-        layout = self.layout
-        per_codebook = math.log2(layout.codebook_size) * self._config.frame_rate  # as in transformers
+        facts = self.facts
+        per_codebook = math.log2(facts.codebook_size) * self._config.frame_rate  # as in transformers
         bandwidths = sorted(self._config.target_bandwidths)
-        return next(one for one in bandwidths if max(1, one * 1000 // per_codebook) >= layout.num_codebooks)
+        return next(one for one in bandwidths if max(1, one * 1000 // per_codebook) >= facts.num_codebooks)
 
     def _encode(self, audio_1CT: Tensor) -> WindowedCodes:
-        kind, network, num_codebooks = self._config.model_type, self._network, self.layout.num_codebooks
+        kind, network, num_codebooks = self._config.model_type, self._network, self.facts.num_codebooks
         if kind == "encodec":
             audio_1CT = audio_1CT.expand(-1, self._config.audio_channels, -1)
             encoded = network.encode(audio_1CT, bandwidth=self._bandwidth())

@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) through peft: few weights to train beside frozen ones."""
+"""Low-rank adapters (LoRA, arXiv 2106.09685) through peft: a few trained weights added to frozen ones."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
 
 @dataclass(frozen=True)
 class LowRankAdapters:
-    """What to train beside a frozen network.
+    """Settings of low-rank adapters and of the layers trained with them.
 
     Args:
-        rank: Of the update of each matrix.
+        rank: Rank of each matrix's update.
         alpha: The update is scaled by alpha / rank.
-        dropout: On the adapters' input.
-        layers: Names of the linear layers that get one.
-        train_embeddings: Train embedding and head whole. New words (markers, codes) need it, and a fit without it is
-            refused; a released Llasa knows them.
+        dropout: Dropout on the adapters' input.
+        layers: Names of the linear layers to adapt.
+        train_embeddings: Also train the full embedding and head. Required for new tokens (markers, codes): a fit
+            without it raises an error. A released Llasa already has them.
     """
 
     rank: int = 16
@@ -38,7 +38,7 @@ class LowRankAdapters:
 
 
 def add_adapters(network: PreTrainedModel, adapters: LowRankAdapters) -> None:
-    """Freeze `network` and put adapters into it, in place. At first they change nothing.
+    """Freeze `network` and add adapters to it, in place. Initially they do not change its output.
 
     Raises ImportError without peft.
     """
@@ -59,7 +59,7 @@ def add_adapters(network: PreTrainedModel, adapters: LowRankAdapters) -> None:
 
 
 def merge_adapters(network: nn.Module) -> None:
-    """Add each adapter's update to its frozen matrix, and leave plain linear layers, in place."""
+    """Merge each adapter into its frozen matrix, leaving plain linear layers, in place."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for module in list(network.modules()):

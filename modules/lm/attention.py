@@ -1,8 +1,8 @@
 """Document-exact attention over packed rows, as an attention function of transformers.
 
-A packed row holds several documents end to end. Here each document attends to itself alone, causally, so that a packed
-row gives what its documents give alone. The boundaries are found once per forward pass (`find_segments`) and handed to
-every layer through the keyword argument `segments`; no (L, L) mask is ever built.
+A packed row contains several documents end to end. Each document attends causally to itself only, so that a packed row
+gives the same results as its documents separately. The boundaries are computed once per forward pass (`find_segments`)
+and passed to every layer as the keyword argument `segments`; no (L, L) mask is ever built.
 
 Shapes: R rows, L tokens of a row, H query heads, K key-value heads, G query heads of each, D head size, S keys of a
 cache, T keys of a row's own.
@@ -28,8 +28,8 @@ ATTENTION_NAME = "packed_documents"
 class Segments:
     """Runs of tokens of one document in the flattened (R * L) tokens.
 
-    `lengths` and `is_padding` (host lists) serve the loop; `boundaries` (int32, one more than there are segments) and
-    `max_length`, which no segment exceeds, serve the variable-length kernel.
+    `lengths` and `is_padding` (host lists) are used by the loop; `boundaries` (int32, one more than there are segments)
+    and `max_length`, an upper bound of all segments, by the variable-length kernel.
     """
 
     boundaries: Tensor
@@ -39,12 +39,12 @@ class Segments:
 
 
 def find_segments(documents_RL: Tensor) -> Segments:
-    """The segments of packed rows. `documents_RL` numbers the documents of each row; -1 is padding.
+    """Find the segments of packed rows. `documents_RL` numbers the documents of each row; -1 is padding.
 
-    Costs one wait for the device where the rows are not on the CPU.
+    Costs one device synchronisation if the rows are not on the CPU.
     """
     num_rows, row_length = documents_RL.shape
-    changes_RL = torch.ones_like(documents_RL, dtype=torch.bool)  # a row always begins a segment
+    changes_RL = torch.ones_like(documents_RL, dtype=torch.bool)  # a row always starts a segment
     changes_RL[:, 1:] = documents_RL[:, 1:] != documents_RL[:, :-1]
     starts = changes_RL.flatten().nonzero().squeeze(1)
     boundaries = torch.cat([starts, starts.new_tensor([num_rows * row_length])])
@@ -54,9 +54,9 @@ def find_segments(documents_RL: Tensor) -> Segments:
 
 
 def register_packed_attention() -> str:
-    """Make the attention known to transformers, and return the name for `attn_implementation`.
+    """Register the attention function with transformers, and return its name for `attn_implementation`.
 
-    Only the attention function is registered: transformers builds no mask for a name that has no mask function.
+    Only the attention function is registered: transformers builds no mask for a name without a mask function.
     """
     from transformers import AttentionInterface
 
@@ -78,9 +78,9 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention of `query` (R, H, L, D) over `key` and `value` (R, K, S, D): (R, L, H, D), in transformers' signature.
 
-    With `segments`: causal within each segment. Without: one new token per row over a cache, where `attention_mask`
-    (R, 1, 1, S) is False on keys to leave out, and `roots` hold keys and values before those; or, with L = S, plain
-    causal rows.
+    With `segments`: causal within each segment. Without: one new token per row over a cache, where `attention_mask` (R,
+    1, 1, S) is False for excluded keys, and `roots` contains keys and values before those; or, with L = S, plain causal
+    rows.
     """
     if dropout:
         raise ValueError(f"Expected `attention_dropout` to be 0 with packed attention, but got {dropout}.")
@@ -103,12 +103,12 @@ def _attend_cache(
     roots: Roots | None,
     layer: int,
 ) -> Tensor:
-    """The heads that share keys become the query tokens of one head: each key is read once."""
+    """The query heads that share a key-value head become query tokens of one head, so that each key is read once."""
     num_rows, num_heads, _, head_size = query.shape
     num_groups = key.shape[1]
     folded = query.reshape(num_rows, num_groups, num_heads // num_groups, head_size)
     folded = folded * (head_size**-0.5 if scaling is None else scaling)
-    # Two plain products: for one token per row twice as fast on a CPU as the fused kernel, which a mask slows down.
+    # Two plain products: for one token per row on a CPU twice as fast as the fused kernel, which a mask slows down.
     scores = folded @ key.transpose(2, 3)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
@@ -123,10 +123,10 @@ def _attend_cache(
 
 
 def _attend_root(root_key: Tensor, root_value: Tensor, query: Tensor, own_scores: Tensor, own_value: Tensor) -> Tensor:
-    """Attention of rows over keys that they share, (K, S, D), and their own behind them.
+    """Attention of rows over shared keys, (K, S, D), followed by their own.
 
-    For the shared ones all rows become query tokens of one product per key-value head. `query` (R, K, G, D) is scaled;
-    `own_scores` (R, K, G, T) and `own_value` (R, K, T, D). Gives (R, K, G, D).
+    For the shared keys all rows become query tokens of one product per key-value head. `query` (R, K, G, D) is scaled;
+    `own_scores` (R, K, G, T) and `own_value` (R, K, T, D). Returns (R, K, G, D).
     """
     num_rows, num_groups, num_heads, head_size = query.shape
     together = query.transpose(0, 1).reshape(num_groups, num_rows * num_heads, head_size)
@@ -152,7 +152,8 @@ def _attend_segments(query: Tensor, key: Tensor, value: Tensor, segments: Segmen
 
 
 def _loop_over_segments(query: Tensor, key: Tensor, value: Tensor, segments: Segments, scaling: float | None) -> Tensor:
-    """One causal attention per document; padding gives zeros. `split` keeps the backward pass linear in the tokens."""
+    """One causal attention call per document; zeros for padding. `split` keeps the backward pass linear in the
+    tokens."""
     outputs = []
     parts = zip(*(tensor.split(segments.lengths) for tensor in (query, key, value)), segments.is_padding, strict=True)
     for query_part, key_part, value_part, is_padding in parts:
@@ -167,9 +168,9 @@ def _loop_over_segments(query: Tensor, key: Tensor, value: Tensor, segments: Seg
 
 @cache
 def _variable_length_kernel() -> Callable[..., Tensor] | None:
-    """torch's variable-length FlashAttention (CUDA, half precision), or None where this torch has none.
+    """Return torch's variable-length FlashAttention (CUDA, half precision), or None if this torch has none.
 
-    Its signature changed: torch 2.10 has `is_causal`, later ones `window_size`; `enable_gqa` came after 2.11.
+    Its signature varies: torch 2.10 has `is_causal`, later versions `window_size`; `enable_gqa` was added after 2.11.
     """
     try:
         from torch.nn.attention.varlen import varlen_attn
@@ -187,7 +188,7 @@ def _variable_length_kernel() -> Callable[..., Tensor] | None:
         if not has_groups and key.shape[1] != query.shape[1]:
             num_repeats = query.shape[1] // key.shape[1]
             key, value = (tensor.repeat_interleave(num_repeats, dim=1) for tensor in (key, value))
-        # `scale` is missing from early signatures; scaling the query by the ratio to the default is the same.
+        # Early signatures have no `scale`; scaling the query by the ratio to the default is equivalent.
         if scaling is not None:
             query = query * (scaling * query.shape[-1] ** 0.5) if scaling != query.shape[-1] ** -0.5 else query
         return varlen_attn(query, key, value, boundaries, boundaries, max_length, max_length, **options)

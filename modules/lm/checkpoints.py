@@ -1,10 +1,10 @@
-"""Checkpoints of LMModule as folders that transformers, vLLM, SGLang and llama.cpp's converter read.
+"""Exports checkpoints of LMModule as folders that transformers, vLLM, SGLang and llama.cpp's converter can load.
 
     python -m modules.lm.checkpoints export runs/demo/lm/checkpoints/last.ckpt FOLDER
 
-writes config.json, model.safetensors (a tied head once, adapters merged), generation_config.json (the sampling of
-Llasa's cards; the end of speech stops), a tokenizer that knows the markers and <|s_0|>, <|s_1|>, ... and whose chat
-template has the prompt format's date, and README.md, a model card with an example that runs on transformers alone.
+writes config.json, model.safetensors (a tied head once, adapters merged), generation_config.json (sampling settings of
+Llasa's model cards; stops at the end of speech), a tokenizer with the markers and <|s_0|>, <|s_1|>, ... whose chat
+template has the prompt format's date, and README.md, a model card with an example that only needs transformers.
 AutoModelForCausalLM and AutoTokenizer load the folder, and so does `pretrained: {source: FOLDER}` of LMModule.
 """
 
@@ -35,8 +35,8 @@ def export(checkpoint_path: Path, folder: Path, dtype: torch.dtype = torch.float
     """Write a checkpoint of LMModule as a Hugging Face folder.
 
     Raises:
-        FileNotFoundError: There is no such checkpoint.
-        ValueError: It is a folder of shards, or no language model, or the target holds files.
+        FileNotFoundError: The checkpoint does not exist.
+        ValueError: It is a folder of shards, or not a language model, or the target contains files.
     """
     from transformers import GenerationConfig
 
@@ -54,7 +54,7 @@ def export(checkpoint_path: Path, folder: Path, dtype: torch.dtype = torch.float
     network = restored_network(checkpoint).to(dtype)
     if isinstance(prompt_format, LlasaChat) and isinstance(tokenizer.chat_template, str):
         tokenizer.chat_template = prompt_format.dated(tokenizer.chat_template)
-    network.config.use_cache = True  # off in training only: without it, `generate` reads the whole row at each token
+    network.config.use_cache = True  # off in training only; without it, `generate` recomputes whole rows
     max_length = min(MAX_LENGTH, network.config.max_position_embeddings)
     stop = {"eos_token_id": space.speech_end, "pad_token_id": space.speech_end}
     network.generation_config = GenerationConfig(**SAMPLING, **stop, max_length=max_length, use_cache=True)
@@ -73,7 +73,7 @@ def read_model(path: Path) -> dict[str, Any]:
 
 
 def restored_network(checkpoint: dict[str, Any], merge: bool = True) -> PreTrainedModel:
-    """The network of a checkpoint with its weights, in evaluation mode; adapters merged, or as they were trained."""
+    """Rebuild the network of a checkpoint with its weights, in evaluation mode; adapters merged, or as trained."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     parameters, space = checkpoint["hyper_parameters"], checkpoint["token_space"]
@@ -81,7 +81,7 @@ def restored_network(checkpoint: dict[str, Any], merge: bool = True) -> PreTrain
         about = json.loads(stored)
         config = AutoConfig.for_model(about.pop("model_type"), **about)
         network = AutoModelForCausalLM.from_config(config, attn_implementation=register_packed_attention())
-    else:  # of a version that built nothing but LlamaSize
+    else:  # written by a version that only supported LlamaSize
         network = build_llama(LlamaSize(**parameters["size"]), space["text_vocab_size"] + 8 + space["codebook_size"])
     adapters = parameters.get("adapters")
     if adapters:
@@ -98,7 +98,7 @@ def restored_network(checkpoint: dict[str, Any], merge: bool = True) -> PreTrain
 
 
 def stored_prompt_format(checkpoint: dict[str, Any]) -> TextToSpeech:
-    """The prompt format that a checkpoint describes. Raises ValueError for one that is no class of modules.lm."""
+    """Instantiate the prompt format of a checkpoint. Raises ValueError if it is not a class of modules.lm."""
     return instantiate(checkpoint["hyper_parameters"]["prompt_format"], "modules.lm")
 
 

@@ -1,10 +1,10 @@
-"""Cross entropy of a linear head that never holds all logits.
+"""Cross entropy of a linear head that never materialises all logits.
 
-The logits of N tokens over V words are N * V numbers, the largest tensor of a training step by far (12.7 GB in float32
-for 16,384 tokens and Llasa's 193,800 words, and as much again for their gradient). Here they are made for `chunk_size`
-tokens at a time, and the gradients are formed in the same pass, as in Liger's fused linear cross entropy
+The logits of N tokens over V words are N * V numbers, by far the largest tensor of a training step (12.7 GB in float32
+for 16,384 tokens and Llasa's 193,800 words, and as much again for their gradient). Here they are computed for
+`chunk_size` tokens at a time, and the gradients in the same pass, as in Liger's fused linear cross entropy
 (github.com/linkedin/Liger-Kernel): three matrix products in all, no recomputation. Tokens without a target are dropped
-before the first product, which changes nothing but the cost.
+before the first product, which only changes the cost.
 
 Shapes: N tokens, C channels of the hidden state, V words.
 """
@@ -22,11 +22,11 @@ IGNORED = -100
 
 
 class SummedLoss(NamedTuple):
-    """Sum of the losses over the targets (nats, scalar, float32) and how many targets there were (scalar, int64).
+    """Sum of the losses over the targets (nats, scalar, float32) and number of targets (scalar, int64).
 
-    `losses_N` holds the targets' losses one by one, in order, without gradient.
+    `losses_N`: the loss of each target, in order, without gradient.
 
-    A NamedTuple because FSDP2 looks for the tensors of a module's output inside tuples, not inside dataclasses.
+    A NamedTuple because FSDP2 finds the tensors of a module's output inside tuples, not inside dataclasses.
     """
 
     total: Tensor
@@ -35,20 +35,20 @@ class SummedLoss(NamedTuple):
 
 
 def code_bits(loss: SummedLoss, labels_RL: Tensor, code_offset: int) -> Tensor:
-    """The losses of the targets that are codes (ids from `code_offset` on), in bits: what writing each down takes."""
+    """Losses of the targets that are codes (ids from `code_offset` on), in bits: their code length under the model."""
     labels_N = labels_RL[labels_RL != IGNORED]
     return loss.losses_N[labels_N >= code_offset] / math.log(2)
 
 
 def sums_by_task(loss: SummedLoss, batch: TokenBatch, num_tasks: int) -> Tensor:
-    """(2, tasks), float64: sum of the losses, and number of targets."""
+    """Return (2, tasks), float64: sum of the losses, and number of targets."""
     tasks_N = batch.tasks_RL[batch.labels_RL != IGNORED]
     sums = torch.zeros(2, num_tasks, dtype=torch.float64, device=tasks_N.device)
     return sums.index_add_(1, tasks_N, torch.stack([loss.losses_N, torch.ones_like(loss.losses_N)]).double())
 
 
 def chosen_chunk_size(vocab_size: int, is_cpu: bool) -> int:
-    """Tokens of a chunk: as many as the matrix product needs to be limited by arithmetic, and no more.
+    """Number of tokens per chunk: the smallest at which the matrix product is limited by arithmetic.
 
     A GPU needs some 512 to 1024 rows for that; a CPU is as fast with 256, and keeps an eighth of the logits.
     """
@@ -60,8 +60,7 @@ def linear_cross_entropy(
 ) -> SummedLoss:
     """Summed cross entropy of `hidden_NC @ weight_VC.T` against `labels_N` (-100 = no target).
 
-    `chunk_size` is chosen for the matrix product where it is not given. The sum over no target is zero, with zero
-    gradients.
+    `chunk_size` None: chosen for the matrix product. Without targets the sum is zero, with zero gradients.
     """
     chunk_size = chunk_size or chosen_chunk_size(weight_VC.shape[0], weight_VC.device.type == "cpu")
     kept = (labels_N != IGNORED).nonzero().squeeze(1)
@@ -77,7 +76,7 @@ def linear_cross_entropy(
 
 
 def _log_softmax(logits: Tensor) -> Tensor:
-    """Overwrites `logits` on a CPU, where the kernel reads a row to its end before it writes it."""
+    """Overwrites `logits` on a CPU, where the kernel reads a whole row before it writes it."""
     return torch.log_softmax(logits, -1, out=logits) if logits.device.type == "cpu" else logits.log_softmax(-1)
 
 
@@ -106,7 +105,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 grad_hidden_NC[chunk] = grad_logits @ weight_VC
             if grad_weight_VC is not None:
                 if grad_logits.dtype == hidden.dtype == torch.float32:
-                    grad_weight_VC.addmm_(grad_logits.T, hidden)  # no (V, C) product beside the sum
+                    grad_weight_VC.addmm_(grad_logits.T, hidden)  # no (V, C) product in addition to the sum
                 else:
                     grad_weight_VC += grad_logits.T @ hidden
         ctx.grad_hidden_NC, ctx.grad_weight_VC, ctx.weight_dtype = grad_hidden_NC, grad_weight_VC, weight_VC.dtype
@@ -118,6 +117,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_hidden_NC = None if ctx.grad_hidden_NC is None else ctx.grad_hidden_NC.mul_(grad_total)
         grad_weight_VC = None
         if ctx.grad_weight_VC is not None:
-            grad_weight_VC = ctx.grad_weight_VC.mul_(grad_total).to(ctx.weight_dtype)  # (V, C) once
+            grad_weight_VC = ctx.grad_weight_VC.mul_(grad_total).to(ctx.weight_dtype)  # a single (V, C) tensor
         ctx.grad_hidden_NC = ctx.grad_weight_VC = None
         return grad_hidden_NC, grad_weight_VC, None, None

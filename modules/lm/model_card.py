@@ -1,10 +1,10 @@
-"""README.md of an exported language model: its prompt as text, and how to run it with transformers alone."""
+"""README.md of an exported language model: its prompt as text, and an example that only needs transformers."""
 
 from modules.lm.text.prompt_format import LlasaChat, TextToSpeech
 from modules.tokens import TokenSpace
 
-SAMPLING = {"do_sample": True, "temperature": 0.8, "top_k": 50, "top_p": 1.0}  # of the released Llasa models' cards
-MAX_LENGTH = 2048  # tokens of prompt and speech: what Llasa's recipes train on, and their cards generate up to
+SAMPLING = {"do_sample": True, "temperature": 0.8, "top_k": 50, "top_p": 1.0}  # from the released Llasa models' cards
+MAX_LENGTH = 2048  # tokens of prompt and speech: the length in Llasa's recipes, and the limit in their cards
 
 CARD = """\
 ---
@@ -75,7 +75,7 @@ followed by `<|SPEECH_GENERATION_START|>`.
 
 
 def model_card(prompt_format: TextToSpeech, max_length: int, codec_fingerprint: str = "") -> str:
-    """The card of a model of this format. The example's text holds characters that its tokenizer knows."""
+    """Return the model card for a prompt format. The example's text only has characters that its tokenizer supports."""
     space: TokenSpace = prompt_format.token_space
     template = prompt_format.prompt_template
     known = getattr(prompt_format.tokenizer, "characters", None)

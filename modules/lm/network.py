@@ -19,8 +19,8 @@ from modules.tokens import TokenSpace
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedConfig
 
-# Keys of a configuration that do not change what is drawn: how it was initialised, trained or written, and the tokens
-# that `generate` would stop at (ours stop at the TokenSpace's). The dtype is that of the weights, which are hashed.
+# Keys of a configuration that do not affect sampling: how the model was initialised, trained or written, and the tokens
+# at which `generate` would stop (the TokenSpace defines ours). The dtype is that of the weights, which are hashed.
 NOT_DRAWING = {
     "_name_or_path",
     "architectures",
@@ -39,17 +39,17 @@ NOT_DRAWING = {
 
 @dataclass(frozen=True)
 class LlamaSize:
-    """The numbers of a Llama. The defaults are the demo's 5M parameters of body.
+    """Sizes of a Llama. The defaults are the demo's: 5M parameters without embedding and head.
 
     Args:
         hidden_size: Channels of the residual stream.
         intermediate_size: Channels of the gated feed-forward layer.
-        num_layers: Blocks.
+        num_layers: Number of blocks.
         num_heads: Query heads; divides hidden_size.
         num_key_value_heads: Heads of keys and values; divides num_heads.
         rope_theta: Base of the rotary position embedding.
         max_positions: Longest sequence that the model is meant for, tokens.
-        tie_embeddings: Whether the head is the transposed embedding (Llasa-1B: yes).
+        tie_embeddings: Use the transposed embedding as head (Llasa-1B: yes).
     """
 
     hidden_size: int = 256
@@ -85,7 +85,7 @@ class LlamaSize:
 
 
 def build_llama(size: LlamaSize, vocab_size: int) -> LlamaForCausalLM:
-    """A Llama with fresh weights whose attention is exact for packed documents (modules/lm/attention.py)."""
+    """Build a randomly initialised Llama with exact attention for packed documents (modules/lm/attention.py)."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -109,7 +109,7 @@ def build_llama(size: LlamaSize, vocab_size: int) -> LlamaForCausalLM:
 class SpeechLanguageModel(nn.Module):
     """A Llama whose forward pass is the teacher-forced loss of packed rows.
 
-    The loss lives in `forward` so that FSDP2 gathers the head's weights for it, and tied weights stay in one group.
+    The loss is part of `forward` so that FSDP2 gathers the head's weights for it, and tied weights stay in one group.
     """
 
     def __init__(self, llama: LlamaForCausalLM):
@@ -117,7 +117,7 @@ class SpeechLanguageModel(nn.Module):
         self.llama = llama
 
     def forward(self, batch: TokenBatch) -> SummedLoss:
-        """The loss summed over the targets of `batch.labels_RL`, and their number."""
+        """Return the loss summed over the targets of `batch.labels_RL`, and their number."""
         output = self.llama.model(
             input_ids=batch.tokens_RL,
             position_ids=batch.positions_RL,
@@ -129,8 +129,8 @@ class SpeechLanguageModel(nn.Module):
 
 
 def model_hash(network: SpeechLanguageModel, token_space: TokenSpace) -> str:
-    """SHA-256 over all that decides what the network draws: its configuration, the scales of its adapters, the
-    TokenSpace, and every weight: name, dtype, shape and bytes, whole where they are sharded."""
+    """SHA-256 of everything that determines what the network samples: its configuration, the scales of its adapters,
+    the TokenSpace, and every weight (name, dtype, shape and bytes; sharded ones are gathered)."""
     about = {
         "config": drawing_config(network.llama.config),
         "adapter_scales": adapter_scales(network),
@@ -145,14 +145,14 @@ def model_hash(network: SpeechLanguageModel, token_space: TokenSpace) -> str:
 
 
 def drawing_config(config: PreTrainedConfig) -> dict[str, Any]:
-    """What of a configuration decides the logits, where it differs from transformers' default: all but NOT_DRAWING."""
+    """Part of a configuration that affects the logits and differs from transformers' default: all but NOT_DRAWING."""
     return {name: value for name, value in config.to_diff_dict().items() if name not in NOT_DRAWING}
 
 
 def adapter_scales(network: nn.Module) -> dict[str, dict[str, float]]:
-    """Factor of each low-rank update, by layer and adapter: alpha / rank, which no weight shows."""
+    """Factor of each low-rank update, by layer and adapter: alpha / rank, which is not stored in the weights."""
     scales = {}
     for name, module in network.named_modules():
-        if isinstance(given := getattr(module, "scaling", None), dict):  # peft's; attention has a number of that name
+        if isinstance(given := getattr(module, "scaling", None), dict):  # peft's; attention has a number
             scales[name] = {adapter: float(scale) for adapter, scale in given.items()}
     return scales

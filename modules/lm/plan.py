@@ -1,4 +1,4 @@
-"""The old name of the command `python -m modules.lm.resource_plan`."""
+"""Former name of the command `python -m modules.lm.resource_plan`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Language models of Hugging Face as a start: their weights, their vocabulary grown to a TokenSpace.
+"""Initialisation from Hugging Face language models: their weights, with the vocabulary extended to a TokenSpace.
 
 Shapes: V words, C channels.
 """
@@ -19,16 +19,16 @@ from modules.tokens import TokenSpace
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-ROWS_SEED = 0  # of new rows: the same on every rank
+ROWS_SEED = 0  # seed of new rows: the same on every rank
 
 
 @dataclass(frozen=True)
 class PretrainedNetwork:
-    """A causal language model to start from: Llama, Qwen, or a released Llasa.
+    """A causal language model to initialise from: Llama, Qwen, or a released Llasa.
 
     Args:
         source: A folder, or the name of a repository on the hub.
-        revision: Of the repository: a commit keeps a run repeatable.
+        revision: Revision of the repository; a commit makes runs reproducible.
     """
 
     source: str
@@ -36,14 +36,14 @@ class PretrainedNetwork:
 
 
 def load_pretrained(pretrained: PretrainedNetwork, space: TokenSpace) -> PreTrainedModel:
-    """The network in float32 with `space.vocab_size` words and packed attention.
+    """Load the network in float32 with `space.vocab_size` words and packed attention.
 
-    A folder whose tokenizer holds the markers speaks already and is taken as it is; any other gets new rows.
+    A model whose tokenizer already has the markers is used unchanged; any other gets new rows.
 
     Raises:
         OSError: There is no model at the source.
-        ValueError: Its text vocabulary or its codebook is not the space's, it holds fewer words than its tokenizer, or
-            it needs an attention or a head that packed rows do not have.
+        ValueError: Its text vocabulary or its codebook differs from the space's, it has fewer words than its tokenizer,
+            or it needs an attention or a head that packed rows do not support.
     """
     from transformers import AutoModelForCausalLM
 
@@ -59,7 +59,7 @@ def load_pretrained(pretrained: PretrainedNetwork, space: TokenSpace) -> PreTrai
         ) from error
     config = network.config
     refuse_other_mathematics(config)
-    config.use_cache = False  # else every training step would fill a cache
+    config.use_cache = False  # otherwise every training step would fill a cache
     config.tie_word_embeddings = network.lm_head.weight is network.model.embed_tokens.weight
     tokenizer = HuggingFaceTokenizer(pretrained.source, pretrained.revision)
     if tokenizer.vocab_size != space.text_vocab_size:
@@ -83,7 +83,7 @@ def load_pretrained(pretrained: PretrainedNetwork, space: TokenSpace) -> PreTrai
 
 
 def check_adapters(adapters: LowRankAdapters | None, pretrained: PretrainedNetwork | None) -> None:
-    """Raises ValueError where words that the network does not know would keep their random rows in a training."""
+    """Raise ValueError if new tokens of the network would keep their random rows during training."""
     if adapters is None or adapters.train_embeddings:
         return
     if pretrained is None:
@@ -99,7 +99,7 @@ def check_adapters(adapters: LowRankAdapters | None, pretrained: PretrainedNetwo
 
 
 def refuse_other_mathematics(config: PretrainedConfig) -> None:
-    """Raises ValueError for what packed rows would silently compute otherwise."""
+    """Raise ValueError for model features that packed rows would silently ignore."""
     windows = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     found = {
         "sliding_window": windows,
@@ -111,10 +111,10 @@ def refuse_other_mathematics(config: PretrainedConfig) -> None:
 
 
 def grown_rows(weight_VC: Tensor, vocab_size: int) -> Tensor:
-    """(vocab_size, C): the rows of `weight_VC`, then rows drawn with each channel's mean and standard deviation.
+    """Return (vocab_size, C): the rows of `weight_VC`, then rows sampled with each channel's mean and standard
+    deviation.
 
-    New tokens then look like old ones to the layers above: neither louder nor quieter, and none equal to another. The
-    numbers depend on the old rows alone.
+    New tokens thus have the statistics of old ones, and no two are equal. The numbers depend on the old rows alone.
     """
     num_new = vocab_size - weight_VC.shape[0]
     if num_new <= 0:
@@ -127,9 +127,9 @@ def grown_rows(weight_VC: Tensor, vocab_size: int) -> Tensor:
 
 @torch.no_grad()
 def resize_vocabulary(network: PreTrainedModel, num_known: int, vocab_size: int) -> None:
-    """Keep the first `num_known` rows of embedding and head, and grow them to `vocab_size`; tied ones stay tied.
+    """Keep the first `num_known` rows of embedding and head, and extend them to `vocab_size`; tied ones stay tied.
 
-    Rows behind the tokenizer's last id (Qwen pads its embedding) were never used: they are replaced.
+    Rows after the tokenizer's last id (Qwen pads its embedding) were never used: they are replaced.
     """
     embedding, head = network.model.embed_tokens, network.lm_head
     is_tied = embedding.weight is head.weight

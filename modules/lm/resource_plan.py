@@ -1,10 +1,11 @@
-"""What a training will need: parameters, bytes on each device, tokens per second, days. Nothing is built or allocated.
+"""Memory and time estimates for LM training: parameters, bytes per device, tokens per second, days. Nothing is
+allocated.
 
     python -m modules.lm.resource_plan [--mfu 0.45] [--peak 989e12] [--tokens 50e9] [SIZE.yaml ...]
 
-prints a table for each of configs/lm/size and configs/lm/hardware (docs/lm_plan.md is its output). The arithmetic
-counts what this code keeps: float32 weights, gradients and two moments, sharded over all ranks under FSDP2; activations
-in bfloat16 (float32 where norms compute); the head's chunk of logits and its float32 gradient.
+prints a table for each of configs/lm/size and configs/lm/hardware (docs/lm_plan.md is its output). The estimate counts
+what this code keeps: float32 weights, gradients and two moments, sharded over all ranks under FSDP2; activations in
+bfloat16 (float32 where norms compute); the head's chunk of logits and its float32 gradient.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from modules.lm.network import LlamaSize, build_llama
 from modules.tokens import TokenSpace
 
 LLASA_SPACE = TokenSpace(text_vocab_size=128_256, codebook_size=65_536)
-DOCUMENT_TOKENS = 545  # of a document: ten seconds of speech and its text; what attention costs depends on it
+DOCUMENT_TOKENS = 545  # per document: ten seconds of speech and its text; determines the cost of attention
 GIGA = 1e9
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where a training runs. `is_sharded`: FSDP2 over all ranks. `is_half`: bfloat16 arithmetic."""
+    """Hardware of a training run. `is_sharded`: FSDP2 over all ranks. `is_half`: bfloat16 arithmetic."""
 
     name: str
     num_ranks: int
@@ -46,10 +47,10 @@ class Hardware:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes on one device at the peak of a step, by what they are for.
+    """Bytes on one device at the peak of a step, by purpose.
 
-    The peak is the end of the forward pass: Lightning frees the gradients of the step before only then, and the head
-    has its gradient already. `recomputed` is what the backward pass computes again of one block, with the gathered
+    The peak is at the end of the forward pass: Lightning frees the gradients of the previous step only then, and the
+    head already has its gradient. `recomputed` is what the backward pass recomputes of one block, with the gathered
     head's gradient, when the rest of `head` is free: the larger of the two counts.
     """
 
@@ -68,14 +69,14 @@ class MemoryPlan:
 
 
 def num_parameters(size: LlamaSize, vocab_size: int) -> int:
-    """Of the whole network, a tied head once; counted on the meta device."""
+    """Number of parameters of the whole network, a tied head once; counted on the meta device."""
     with torch.device("meta"):
         network = build_llama(size, vocab_size)
     return sum(weight.numel() for weight in network.parameters())
 
 
 def transformer_size(size: LlamaSize, vocab_size: int) -> TransformerSize:
-    """What decides its FLOPs."""
+    """Return the sizes that determine its FLOPs."""
     shape = (size.hidden_size, size.intermediate_size, size.num_layers, size.num_heads, size.num_key_value_heads)
     return TransformerSize(*shape, size.hidden_size // size.num_heads, vocab_size)
 
@@ -89,7 +90,7 @@ def training_flops(size: LlamaSize, vocab_size: int, document_tokens: int = DOCU
 
 
 def block_activation_bytes(size: LlamaSize, is_half: bool) -> int:
-    """What one block keeps of one token for its backward pass.
+    """Bytes of activations that one block keeps per token for its backward pass.
 
     Per norm: its input in float32, the normalised value and the output; attention: query, key, value, its output twice
     (by document, then joined); feed-forward: gate, its activation, up, and their product.
@@ -101,7 +102,7 @@ def block_activation_bytes(size: LlamaSize, is_half: bool) -> int:
 
 
 def memory_plan(size: LlamaSize, vocab_size: int, hardware: Hardware, recompute_activations: bool) -> MemoryPlan:
-    """Bytes on one device: `vocab_size` words, `hardware.rows_per_rank` rows at a time."""
+    """Bytes on one device for `vocab_size` words and `hardware.rows_per_rank` rows at a time."""
     total = num_parameters(size, vocab_size)
     shards = hardware.num_ranks if hardware.is_sharded else 1
     width = 2 if hardware.is_half else 4
@@ -113,7 +114,7 @@ def memory_plan(size: LlamaSize, vocab_size: int, hardware: Hardware, recompute_
         blocks = size.num_layers * tokens * size.hidden_size * width
         recomputed = block + (width * table if hardware.is_sharded else 0)
     gathered = 0.0
-    if hardware.is_sharded:  # embedding and head stay whole during a step, blocks come and go: one, and the next
+    if hardware.is_sharded:  # embedding and head stay gathered during a step; of the blocks, one and the next
         body = transformer_size(size, vocab_size).num_weights
         gathered = width * (table * (1 if size.tie_embeddings else 2) + 2 * body / size.num_layers)
     elif hardware.is_half:  # autocast's copies of the weights
@@ -148,7 +149,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def described(sizes: list[Path], hardware: list[Path], mfu: float, peak: float, num_tokens: float) -> str:
-    """The plan as Markdown."""
+    """Return the plan as Markdown."""
     lines = []
     for path in sizes:
         size = read_size(path)

@@ -1,4 +1,4 @@
-"""A trained language model that is swept beside others: read when its turn comes, and let go afterwards."""
+"""A trained language model as one of several in a sweep: loaded when needed, and freed afterwards."""
 
 from functools import cached_property
 from pathlib import Path
@@ -14,19 +14,20 @@ from modules.lm.text.huggingface_tokenizer import HuggingFaceTokenizer
 
 
 class SavedModel:
-    """A modules.search.protocol.SweptModel over a checkpoint of LMModule, or over a model of Hugging Face that speaks.
+    """A modules.search.protocol.SweptModel from a checkpoint of LMModule, or from a Hugging Face model that generates
+    speech.
 
-    Its hash is that of the LMModule which holds the same weights, so that their candidates are the same.
+    Its hash is that of an LMModule with the same weights, so that their candidates are shared.
 
     Args:
-        name: In tables.
+        name: Name in tables.
         source: A checkpoint of LMModule; with a `prompt_format`, a folder or a repository of Hugging Face.
-        prompt_format: Of a model of Hugging Face. A checkpoint brings its own.
-        revision: Of the repository.
+        prompt_format: Prompt format of a Hugging Face model. A checkpoint contains its own.
+        revision: Revision of the repository.
 
-    Raises (when it is asked for its prompt format):
+    Raises (when its prompt format is requested):
         OSError: There is nothing at `source`.
-        ValueError: It is no checkpoint of LMModule, or its vocabulary is not that of the prompt format.
+        ValueError: It is not a checkpoint of LMModule, or its vocabulary differs from that of the prompt format.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class SavedModel:
         return read_model(Path(self.network.source)).get("codec_fingerprint", "")
 
     def load(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Read the weights."""
+        """Load the weights."""
         if self._given_format is None:
             checkpoint = read_model(Path(self.network.source))
             network = restored_network(checkpoint, merge=False)
@@ -73,15 +74,15 @@ class SavedModel:
 
     @property
     def model_hash(self) -> str:
-        """That of the LMModule that holds these weights; known once they are loaded."""
+        """Hash of an LMModule with these weights; known once they are loaded."""
         return model_hash(self.loaded, self.prompt_format.token_space)
 
     def free(self) -> None:
-        """Let the weights go."""
+        """Free the weights."""
         self._model = None
         if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # an engine's processes may want the memory
+            torch.cuda.empty_cache()  # an engine's processes may need the memory
 
     def sampler(self, settings: SamplingSettings, engine: SamplerEngine | None = None) -> Sampler:
-        """Draws codes by the weights that were loaded; an `engine` draws them in its stead."""
+        """Return a sampler of the loaded weights, or of `engine` with these weights."""
         return sampler_of(self.loaded, self.prompt_format, settings, engine)

@@ -1,9 +1,9 @@
-"""The parallel plan of the language model: FSDP2, one unit per block; built without a whole copy on every rank.
+"""FSDP2 sharding of the language model, one unit per block, without a whole copy on every rank.
 
-The network's skeleton stands on the meta device. Its units (each block; then embedding, norm and head) get memory one
-after the other: rank 0, which alone builds or loads the network, sends the unit's weights to all, each rank keeps its
-shard and drops the rest. A rank holds its shards and one unit; rank 0 also one copy in the memory of its host. The
-weights are those that one process alone would have.
+The network is created on the meta device. Its units (each block; then embedding, norm and head) are materialised one
+after the other: rank 0, which alone builds or loads the network, broadcasts the unit's weights, and each rank keeps its
+shard. A rank holds its shards and one unit; rank 0 also one copy in host memory. The weights equal those of a single
+process.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def build_sharded(
     mesh: DeviceMesh,
     parameter_dtype: torch.dtype | None = None,
 ) -> SpeechLanguageModel:
-    """The network sharded over the one-dimensional `mesh`; every rank calls it.
+    """Build the network sharded over the one-dimensional `mesh`. Collective.
 
     Args:
-        build: Makes or loads the network. Called on the first rank alone, whose random numbers all ranks then go on
+        build: Builds or loads the network. Called on the first rank only, whose random state all ranks then continue
             with.
-        prepare: What is done to a network before it is sharded (adapters, recomputation); also to the skeleton.
+        prepare: Modifies a network before it is sharded (adapters, recomputation); also applied to the meta network.
         mesh: All ranks.
-        parameter_dtype: What gathered weights are computed in; gradients are then still reduced in float32.
+        parameter_dtype: Precision of computation with gathered weights; gradients are still reduced in float32.
     """
     group, device = mesh.get_group(), _device_of(mesh)
     first = torch.distributed.get_global_rank(group, 0)
@@ -50,13 +50,13 @@ def build_sharded(
         about = [(type(source), source.config, dtypes, torch.get_rng_state())]
     torch.distributed.broadcast_object_list(about, src=first, group=group)
     kind, config, dtypes, random_state = about[0]
-    register_packed_attention()  # the configuration names it
+    register_packed_attention()  # the configuration refers to it by name
     with torch.device("meta"):
         skeleton = kind(config)
         prepare(skeleton)
     torch.set_rng_state(random_state)
     skeleton.train()
-    # Position embeddings are a function of the configuration alone, and no part of the weights.
+    # Position embeddings are computed from the configuration and are not among the weights.
     skeleton.model.rotary_emb = type(skeleton.model.rotary_emb)(config=config).to(device)
     model = SpeechLanguageModel(skeleton)
     weights = {} if source is None else dict(SpeechLanguageModel(source).named_parameters())
@@ -69,7 +69,7 @@ def build_sharded(
                 value.copy_(weights[name].detach())
             torch.distributed.broadcast(value, src=first, group=group)
             parameter = nn.Parameter(value, requires_grad=meta.requires_grad)
-            for module, attribute in holders:  # tied weights stay one
+            for module, attribute in holders:  # tied weights stay tied
                 setattr(module, attribute, parameter)
 
     shard_data_parallel(model, mesh, parameter_dtype, fill)
@@ -84,10 +84,10 @@ def shard_data_parallel(
     parameter_dtype: torch.dtype | None = None,
     fill: Callable[[nn.Module], None] | None = None,
 ) -> None:
-    """Shard `model` in place over the one-dimensional `mesh`: each block, then what is left (embedding, norm, head).
+    """Shard `model` in place over the one-dimensional `mesh`: each block, then the rest (embedding, norm, head).
 
     Args:
-        parameter_dtype: What gathered weights are computed in; gradients are then still reduced in float32.
+        parameter_dtype: Precision of computation with gathered weights; gradients are still reduced in float32.
         fill: Called with each unit before it is sharded.
     """
     policy = MixedPrecisionPolicy()
@@ -106,7 +106,7 @@ def _device_of(mesh: DeviceMesh) -> torch.device:
 
 
 def _unfilled(model: nn.Module, unit: nn.Module) -> Iterator[tuple[str, list[tuple[nn.Module, str]]]]:
-    """The parameters of `unit` that are on the meta device: the first name in `model`, and where each stands."""
+    """Yield the parameters of `unit` that are on the meta device: the first name in `model`, and all owners."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     holders: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in unit.modules():

@@ -195,7 +195,7 @@ def is_oracle(selector: str) -> bool:
 
 
 def is_baseline(selector: str) -> bool:
-    """Whether the line is a reference (random choice or the oracle) rather than a usable selector."""
+    """Check whether the line is a reference (random choice or the oracle) rather than a usable selector."""
     return selector == "random" or is_oracle(selector)
 
 

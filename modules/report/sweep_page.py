@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -163,7 +164,7 @@ def report_page(report: ReportInput) -> str:
         "p_value": lambda value: "< 0.001" if value < 0.001 else readable_number(value, "%.3f"),
         "number": readable_number,
         "percentage": lambda value: "–" if math.isnan(value) else f"{100 * value:.1f} %",
-        "prompt_rows": lambda curve: prompt_rows(curve.points, report.results.prompt_sets[curve.prompt_set]),
+        "prompt_rows": lambda curve: prompt_rows(curve.points, report.results.traces(curve.prompt_set)),
         "prompt_lines": lambda curve: prompt_lines(curve.points),
         "cost_picture": cost_picture,
         "num_asked": partial(num_asked, results=report.results),
@@ -175,7 +176,8 @@ def report_page(report: ReportInput) -> str:
     return environment.get_template("sweep_page.html").render(
         report=report,
         results=report.results,
-        curves=judged_curves(report.results.points, report.error_judges, report.results.all_points),
+        curves=judged_curves(report.results.first_points, report.error_judges, report.results.points),
+        num_prompts=Counter(one.prompt_set for one in report.results.first_swept),
         has_disagreement=any(not math.isnan(row.disagreement) for row in report.results.over_optimisation),
         warnings=warnings_of(report.results),
         comparisons=most_telling(report.results.comparisons),
@@ -255,8 +257,7 @@ def readable_setting(value: Any) -> str:
 
 def readable_compute(results: SweepResults) -> str:
     """FLOPs by part and wall seconds of all prompts, summed over every search and seed, judges included."""
-    everything = [one for first in (results, *results.others) for one in (first, *first.other_seeds)]
-    traces = [trace for one in everything for traces in one.prompt_sets.values() for trace in traces]
+    traces = [one.trace for one in results.swept]
     total = sum((trace.cost for trace in traces), Cost())
     heard: dict[str, Cost] = {}
     for candidate in [one for trace in traces for one in trace.candidates]:
@@ -273,6 +274,6 @@ def readable_compute(results: SweepResults) -> str:
 def num_asked(curves: JudgedCurves, results: SweepResults) -> int:
     """Number of samples of all seeds that the judge scored: all, or for a final judge the first and the selected
     ones."""
-    traces = [trace for one in (results, *results.other_seeds) for trace in one.prompt_sets[curves.prompt_set]]
-    candidates = [one for trace in traces for one in trace.candidates]
+    first = [one for one in results.swept if one.search == results.swept[0].search]
+    candidates = [one for own in first if own.prompt_set == curves.prompt_set for one in own.trace.candidates]
     return sum(curves.judge in candidate.scores for candidate in candidates)

@@ -6,7 +6,6 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from modules.api import Candidate, Cost, Prompt, disagreement_name
 from modules.atomic_file import write_whole
 from modules.provenance import digest
 from modules.search.protocol import Trace
-from modules.search.scoring import ScoreFailure
 from modules.search.voices import voice_codes
 
 logger = logging.getLogger(__name__)
@@ -112,19 +110,13 @@ class CandidateStore:
                 self.folder,
             )
 
-    def save(
-        self,
-        identity: dict[str, Any],
-        record: CandidateRecord,
-        failures: Sequence[ScoreFailure] | set[ScoreFailure] = (),
-    ) -> None:
-        """Write the record. Scores in `failures` are omitted, so that a later run retries them."""
-        failed = set(failures)
+    def save(self, identity: dict[str, Any], record: CandidateRecord) -> None:
+        """Write the record. Failed scores are omitted, so that a later run retries them."""
         body = {
             "format": FORMAT_VERSION,
             "identity": identity,
             "score_identities": record.score_identities,
-            "candidates": [_candidate_content(one, record.hypotheses, failed) for one in record.trace.candidates],
+            "candidates": [_candidate_content(one, record.hypotheses) for one in record.trace.candidates],
         }
         head = {key: value for key, value in body.items() if key != "candidates"} | {"digest": digest(body)}
         lines = ",\n".join(json.dumps(one, ensure_ascii=False) for one in body["candidates"])
@@ -142,13 +134,11 @@ def stored_format(path: Path) -> int:
     return int(found[1]) if found else 0
 
 
-def _candidate_content(
-    candidate: Candidate, hypotheses: dict[tuple[int, str], str], failures: set[ScoreFailure]
-) -> dict[str, Any]:
+def _candidate_content(candidate: Candidate, hypotheses: dict[tuple[int, str], str]) -> dict[str, Any]:
     scores = {
         name: None if math.isnan(score) else score
         for name, score in candidate.scores.items()
-        if (candidate.prompt_key, candidate.index, name) not in failures
+        if name not in candidate.failed
     }
     return {
         "index": candidate.index,

@@ -10,7 +10,7 @@ from modules.search.protocol import SearchWork, Trace
 
 def candidate_seconds(num_codes: int, codec: Codec) -> float:
     """Duration of the audio of `num_codes` codes, in seconds."""
-    return num_codes / codec.frame_rate
+    return num_codes / codec.facts.frame_rate
 
 
 def sampling_cost(
@@ -32,7 +32,7 @@ def decoding_flops(codec: Codec, start: int, stop: int, num_voice_codes: int = 0
     among them those of a voice prompt of `num_voice_codes`."""
     if stop <= start:
         return 0.0
-    num_before = min(num_voice_codes + start, getattr(codec, "look_back_frames", 0))
+    num_before = min(num_voice_codes + start, codec.facts.look_back_frames)
     return codec.decode_flops(stop - start + num_before)
 
 
@@ -83,9 +83,9 @@ def estimated_cost(
     )
     verifier_flops = 0.0
     for selector in selectors:
-        for span in estimate.heard.get(selector.name, ()):
+        for span in estimate.heard.get(selector.facts.name, ()):
             verifier_flops += span.count * verifier_cost([selector], codec, span.stop).verifier_flops
-        if not (estimate.ended_early and selector.name in estimate.heard):
+        if not (estimate.ended_early and selector.facts.name in estimate.heard):
             verifier_flops += estimate.num_final * verifier_cost([selector], codec, estimate.num_codes).verifier_flops
     return Cost(lm_flops, codec_flops, verifier_flops, prompt_flops=prompt_flops)
 
@@ -134,8 +134,8 @@ def speech_cost(
     sampler: Sampler, codec: Codec, verifiers: Sequence[Verifier], num_prompt_tokens: int, seconds: float
 ) -> SpeechCost:
     """FLOPs per second of audio at inference, for one candidate of `seconds`."""
-    num_codes = round(seconds * codec.frame_rate)
+    num_codes = round(seconds * codec.facts.frame_rate)
     prefill = sampler.flops(num_prompt_tokens, 0)
     decode = growth_flops(sampler, num_prompt_tokens, 0, num_codes)
-    heard = {verifier.name: verifier.flops(seconds) / seconds for verifier in verifiers}
+    heard = {verifier.facts.name: verifier.flops(seconds) / seconds for verifier in verifiers}
     return SpeechCost(prefill / seconds, decode / seconds, decoding_flops(codec, 0, num_codes) / seconds, heard)

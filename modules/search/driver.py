@@ -3,37 +3,28 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from modules.api import Branch, Candidate, Codec, Cost, Prompt, Sampler, Verifier
+from modules.api import Branch, Candidate, CombinesVerifiers, Cost, Prompt, Sampler, Verifier, check_members
 from modules.search.costs import (
     decoding_flops,
     growth_flops,
     sampling_cost,
     share_seconds,
-    verifier_cost,
     with_shared_costs,
 )
-from modules.search.protocol import Drop, Extend, Request, Score, Search, SearchAlgorithm, Trace
-from modules.search.scoring import ScoreFailure, decode_candidates, is_comparative, num_decoded, score_groups
+from modules.search.protocol import Drop, Extend, Request, Search, SearchAlgorithm, Trace
+from modules.search.scorer import Progress, Scorer, no_progress, num_decoded
 
 logger = logging.getLogger(__name__)
-
-# Called with the name of the stage that begins and the number of prompts finished since the last call.
-Progress = Callable[[str, int], None]
-
-
-def no_progress(stage: str, num_finished: int) -> None:
-    """Progress callback that does nothing."""
 
 
 @dataclass
 class RunningSearch:
     """State of one prompt's search: generator, pending request, branches that it may still extend, and cost so far.
 
-    `seconds` of sampling are not yet assigned to candidates. `unscored`: final candidates and the verifiers that
-    failed on them; `num_failures` counts all failures, including those on partial audio.
+    `seconds` of sampling are not yet assigned to candidates.
     """
 
     root: Branch
@@ -44,8 +35,6 @@ class RunningSearch:
     branches: list[Branch] = field(default_factory=list)
     seconds: float = 0.0
     trace: Trace | None = None
-    num_failures: int = 0
-    unscored: list[tuple[Candidate, str]] = field(default_factory=list)
 
     @classmethod
     def begin(
@@ -72,18 +61,6 @@ class RunningSearch:
         sampler.drop([branch for branch in self.branches if id(branch) in unwanted])
         self.branches = [branch for branch in self.branches if id(branch) not in unwanted]
 
-    def note_failures(self, verifier_name: str, failed: set[ScoreFailure]) -> None:
-        """Record failures of a steering verifier; final candidates among them are retried at the end."""
-        own = [one for one in self.request.candidates if (self.root.prompt.key, one.index, verifier_name) in failed]
-        self.num_failures += len(own)
-        self.unscored += [(one, verifier_name) for one in own if not one.is_partial]
-
-    def ask_again(self) -> None:
-        """Remove scores that are NaN because a verifier failed, so that the last round retries them."""
-        for candidate, name in self.unscored:
-            candidate.scores.pop(name, None)
-        self.unscored = []
-
     def finish(self) -> Trace:
         """The trace; the costs of its candidates sum to the search's total cost."""
         assert self.trace is not None, "a search ends with a Trace"
@@ -105,20 +82,23 @@ def check_selectors(algorithm: SearchAlgorithm, selectors: Sequence[Verifier]) -
         ValueError: The reward verifier is not among `selectors`, its scores are relative to a batch, or it cannot score
             partial audio.
     """
-    by_name = {selector.name: selector for selector in selectors}
+    check_members(algorithm, SearchAlgorithm, "search algorithm")
+    for selector in selectors:
+        check_members(selector, Verifier, "verifier")
+    by_name = {selector.facts.name: selector for selector in selectors}
     for name in algorithm.verifier_names:
         if name not in by_name:
             raise ValueError(
                 f"Expected the reward of {algorithm.name} to be one of the selectors {sorted(by_name)}, "
                 f"but got {name!r}."
             )
-        if is_comparative(by_name[name]):
+        if isinstance(by_name[name], CombinesVerifiers):
             raise ValueError(
                 f"Expected the reward of {algorithm.name} to score every candidate independently, but got {name!r}, "
                 "whose scores are relative to the candidates of one call: use one of its members."
             )
     for name in algorithm.estimate(1).heard:
-        if not by_name[name].judges_partial:
+        if not by_name[name].facts.judges_partial:
             raise ValueError(f"Expected the reward of {algorithm.name} to judge partial audio, but got {name!r}.")
 
 
@@ -126,26 +106,25 @@ def run_searches(
     prompts: Sequence[Prompt],
     algorithm: SearchAlgorithm,
     sampler: Sampler,
-    codec: Codec,
+    scorer: Scorer,
     selectors: Sequence[Verifier],
     seed: int,
-    decode_batch_size: int = 16,
     progress: Progress = no_progress,
-    failures: set[ScoreFailure] | None = None,
 ) -> list[Trace]:
     """Run the searches of all prompts and return their traces, in order. Candidates keep their decoded audio.
 
     Extend requests with equal `num_children` and `max_new_tokens` become one call of the sampler; all candidates to be
     scored are decoded together. A candidate's cost is the FLOPs of sampling, decoding and steering verifiers, and its
     share of the wall seconds; the cost of discarded branches is shared among the candidates of the search. The costs of
-    other selectors are kept separately, by name. If a verifier raises, the score is NaN and, for final candidates, the
-    failure is added to `failures`. All branches are dropped at the end, also after an exception.
+    other selectors are kept separately, by name. All branches are dropped at the end, also after an exception.
 
     Raises:
-        ValueError: A verifier that steers the search is not a selector (see `check_selectors`).
+        ValueError: The sampler, the algorithm or a selector lacks a member, or a verifier that steers the search is not
+            a selector (see `check_selectors`).
     """
     if not prompts:
         return []
+    check_members(sampler, Sampler, "sampler")
     check_selectors(algorithm, selectors)
     started = time.perf_counter()
     roots = sampler.start(prompts)
@@ -153,6 +132,7 @@ def run_searches(
     seconds = share_seconds(time.perf_counter() - started, lengths)
     begun = zip(roots, seconds, strict=True)
     searches = [RunningSearch.begin(root, algorithm, sampler, seed, reading) for root, reading in begun]
+    num_failures = 0
     try:
         for search in searches:
             search.advance(None, sampler)
@@ -162,11 +142,11 @@ def run_searches(
                 progress("sampling", 0)
                 _answer_extends(growing, sampler)
             else:
-                _answer_scores(waiting, algorithm, sampler, codec, selectors, decode_batch_size, progress, failures)
+                num_failures += _answer_scores(waiting, algorithm, sampler, scorer, selectors, progress)
             progress("searching", sum(search.request is None for search in waiting))
     finally:
         sampler.drop([branch for search in searches for branch in search.branches])
-    if num_failures := sum(search.num_failures for search in searches):
+    if num_failures:
         logger.warning("%d scores of the reward of %s failed with an exception.", num_failures, algorithm.name)
     return [search.finish() for search in searches]
 
@@ -211,21 +191,43 @@ def _answer_scores(
     searches: Sequence[RunningSearch],
     algorithm: SearchAlgorithm,
     sampler: Sampler,
-    codec: Codec,
+    scorer: Scorer,
     selectors: Sequence[Verifier],
-    decode_batch_size: int,
     progress: Progress,
-    failures: set[ScoreFailure] | None,
-) -> None:
-    for search in searches:
-        if search.request.verifiers is None:
-            search.ask_again()
-    progress("decoding", 0)
+) -> int:
+    """Decode and score what the searches request; returns the number of failed scores of verifiers that steer."""
     requested = [(search, candidate) for search in searches for candidate in search.request.candidates]
     before = [candidate.cost for _, candidate in requested]
+    progress("decoding", 0)
+    _decode(requested, sampler, scorer)
+    num_failures = 0
+    for verifier in selectors:
+        name, judges_partial = verifier.facts.name, verifier.facts.judges_partial
+        asked = [one for one in searches if one.request.verifiers is None or name in one.request.verifiers]
+        if not judges_partial and any(one.is_partial for search in asked for one in search.request.candidates):
+            raise ValueError(f"Expected a verifier that judges partial audio, but got {name!r}.")
+        tasks = [(search.request.prompt, search.request.candidates) for search in asked]
+        scored = scorer.score_missing(tasks, verifier, progress)
+        if name in algorithm.verifier_names:
+            num_failures += sum(name in candidate.failed for candidate in scored)
+            for candidate in scored:
+                candidate.cost += candidate.verifier_costs.pop(name)
+    for search in searches:
+        search.spend_seconds(search.request.candidates)
+    for (search, candidate), earlier in zip(requested, before, strict=True):
+        verifier_flops = candidate.cost.verifier_flops - earlier.verifier_flops
+        search.spent += Cost(verifier_flops=verifier_flops, seconds=candidate.cost.seconds - earlier.seconds)
+    for search in searches:
+        search.advance(None, sampler)
+    return num_failures
+
+
+def _decode(requested: Sequence[tuple[RunningSearch, Candidate]], sampler: Sampler, scorer: Scorer) -> None:
+    """Decode the candidates, and add what that cost to them and to their searches."""
+    codec = scorer.codec
     starts = [num_decoded(candidate, codec) for _, candidate in requested]
     started = time.perf_counter()
-    decode_candidates([candidate for _, candidate in requested], codec, decode_batch_size)
+    scorer.decode([candidate for _, candidate in requested])
     num_new = [candidate.num_codes - start for (_, candidate), start in zip(requested, starts, strict=True)]
     shares = share_seconds(time.perf_counter() - started, num_new)
     for (search, candidate), start, seconds in zip(requested, starts, shares, strict=True):
@@ -237,55 +239,3 @@ def _answer_scores(
         elif candidate.cost.lm_flops == candidate.cost.codec_flops == 0:
             sizes = (search.num_prompt_tokens, candidate.num_codes, candidate.num_voice_codes)
             candidate.cost += sampling_cost(sampler, codec, *sizes)
-    for verifier in selectors:
-        is_steering = verifier.name in algorithm.verifier_names
-        failed = _ask([search.request for search in searches], verifier, is_steering, codec, progress)
-        for search in searches:
-            if search.request.verifiers is not None:
-                search.note_failures(verifier.name, failed)
-            elif failures is not None:
-                failures |= {failure for failure in failed if failure[0] == search.root.prompt.key}
-    for search in searches:
-        search.spend_seconds(search.request.candidates)
-    for (search, candidate), earlier in zip(requested, before, strict=True):
-        verifier_flops = candidate.cost.verifier_flops - earlier.verifier_flops
-        search.spent += Cost(verifier_flops=verifier_flops, seconds=candidate.cost.seconds - earlier.seconds)
-    for search in searches:
-        search.advance(None, sampler)
-
-
-def _ask(
-    requests: Sequence[Score], verifier: Verifier, is_steering: bool, codec: Codec, progress: Progress
-) -> set[ScoreFailure]:
-    """Score, in one batch, the candidates that the verifier has not scored yet, if their request includes it."""
-    prompts, groups = [], []
-    for request in requests:
-        if request.verifiers is not None and verifier.name not in request.verifiers:
-            continue
-        if candidates := [candidate for candidate in request.candidates if verifier.name not in candidate.scores]:
-            prompts.append(request.prompt)
-            groups.append(candidates)
-    if not groups:
-        return set()
-    if not verifier.judges_partial and any(candidate.is_partial for group in groups for candidate in group):
-        raise ValueError(f"Expected a verifier that judges partial audio, but got {verifier.name!r}.")
-    progress(verifier.name, 0)
-    failed = score_with_cost(prompts, groups, verifier, codec)
-    if is_steering:
-        for candidate in [one for group in groups for one in group]:
-            candidate.cost += candidate.verifier_costs.pop(verifier.name)
-    return failed
-
-
-def score_with_cost(
-    prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]], verifier: Verifier, codec: Codec
-) -> set[ScoreFailure]:
-    """Call `score_groups`; store the cost (FLOPs and shares of the seconds) in the candidates' `verifier_costs`."""
-    started = time.perf_counter()
-    failed = score_groups(prompts, groups, verifier)
-    candidates = [candidate for group in groups for candidate in group]
-    shares = share_seconds(time.perf_counter() - started, [candidate.num_codes for candidate in candidates])
-    for candidate, seconds in zip(candidates, shares, strict=True):
-        flops = verifier_cost([verifier], codec, candidate.num_codes)
-        candidate.verifier_costs[verifier.name] = flops + Cost(seconds=seconds)
-    return failed

@@ -4,9 +4,7 @@ import dataclasses
 import hashlib
 from typing import Any
 
-import torch
-
-from modules.api import Codec, Prompt, PromptFormat, SamplerEngine, SamplingSettings, Verifier
+from modules.api import Codec, Prompt, PromptFormat, SamplerEngine, SamplingSettings, Verifier, check_members
 from modules.provenance import digest, plain
 from modules.search.protocol import SearchAlgorithm
 
@@ -53,39 +51,21 @@ def candidate_identity(
 def score_identity(verifier: Verifier, prompt: Prompt, decoder_fingerprint: str) -> str:
     """Digest of everything that a score depends on besides the codes: the verifier's model and settings, the codec's
     decoder, and the reference recording if the verifier uses it or the candidates continue it."""
-    reference = None
-    if (verifier.needs_reference or prompt.voice is not None) and prompt.reference is not None:
+    facts, reference = verifier.facts, None
+    if (facts.needs_reference or prompt.voice is not None) and prompt.reference is not None:
         samples = prompt.reference.samples_T.detach().cpu().float().contiguous().numpy().tobytes()
         reference = [hashlib.sha256(samples).hexdigest(), prompt.reference.sample_rate]
-    settings = plain(verifier.settings)
-    return digest([verifier.model_hash, settings, decoder_fingerprint, reference])
-
-
-def models_of(verifier: Verifier) -> frozenset[str]:
-    """Hashes of the models that a verifier uses: its own, or those of its members."""
-    return frozenset(getattr(verifier, "member_hashes", None) or [verifier.model_hash])
-
-
-def decoder_fingerprint(codec: Codec) -> str:
-    """Hash of the decoder, since `Codec.fingerprint` covers the encode path only.
-
-    A codec may provide it as `decoder_fingerprint`. For others it is measured: the RMS level of eight segments of audio
-    decoded from fixed codes, to three digits, so that rounding differences between machines rarely change it (if they
-    do, stored candidates are scored again; nothing is sampled again).
-    """
-    if own := getattr(codec, "decoder_fingerprint", None):
-        return str(own)
-    codes_S = torch.randint(codec.codebook_size, (64,), generator=torch.Generator().manual_seed(0))
-    audio_T = codec.decode(codes_S[None], torch.tensor([64]))[0].float().cpu()
-    return digest([f"{stretch.double().square().mean().sqrt():.3g}" for stretch in audio_T.chunk(8)])
+    return digest([facts.model_hash, plain(facts.settings), decoder_fingerprint, reference])
 
 
 def check_codec(codec: Codec, codebook_size: int, fingerprint: str) -> None:
-    """Raise ValueError if the codec is not the one the language model was trained with (`fingerprint` "": unknown)."""
-    if codec.codebook_size != codebook_size:
+    """Raise ValueError if the codec lacks a member, or is not the one the language model was trained with
+    (`fingerprint` "": unknown)."""
+    check_members(codec, Codec, "codec")
+    if codec.facts.codebook_size != codebook_size:
         raise ValueError(
             f"Expected `codec` to have the language model's codebook_size={codebook_size}, "
-            f"but got {codec.codebook_size}."
+            f"but got {codec.facts.codebook_size}."
         )
     if fingerprint and codec.fingerprint != fingerprint:
         raise ValueError(

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from modules.api import Candidate, Prompt, Verifier, disagreement_name
+from modules.api import Candidate, CombinesVerifiers, Prompt, Verifier, check_members, disagreement_name
 from modules.provenance import plain
 from modules.search.protocol import Trace
-from modules.search.scoring import is_comparative
 
 
 def unique_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
@@ -47,40 +46,43 @@ class Panel:
             raise ValueError("Expected at least one verifier in `judges` or `final_judges`, but got none.")
         known: dict[str, Any] = {}
         for verifier in [*self.selectors, *self.judges, *self.final_judges]:
-            what = (verifier.model_hash, plain(verifier.settings))
-            if known.setdefault(verifier.name, what) != what:
-                raise ValueError(f"Expected `name` to be unique to one verifier, but got two called {verifier.name!r}.")
-            if verifier.name == "random" or verifier.name.startswith("oracle ("):
-                raise ValueError(f"Expected a verifier's `name` not to be a reserved line, but got {verifier.name!r}.")
-            if not math.isfinite(verifier.worst_score):
-                raise ValueError(
-                    f"Expected `worst_score` of {verifier.name} to be finite, but got {verifier.worst_score}."
-                )
+            check_members(verifier, Verifier, "verifier")
+            facts = verifier.facts
+            what = (facts.model_hash, plain(facts.settings))
+            if known.setdefault(facts.name, what) != what:
+                raise ValueError(f"Expected `name` to be unique to one verifier, but got two called {facts.name!r}.")
+            if facts.name == "random" or facts.name.startswith("oracle ("):
+                raise ValueError(f"Expected a verifier's `name` not to be a reserved line, but got {facts.name!r}.")
+            if not math.isfinite(facts.worst_score):
+                raise ValueError(f"Expected `worst_score` of {facts.name} to be finite, but got {facts.worst_score}.")
         for list_name in ("selectors", "judges", "final_judges"):
-            names = [verifier.name for verifier in getattr(self, list_name)]
+            names = [verifier.facts.name for verifier in getattr(self, list_name)]
             if len(set(names)) < len(names):
                 raise ValueError(f"Expected each verifier once in `{list_name}`, but got {names}.")
-        if both := {one.name for one in self.judges} & {one.name for one in self.final_judges}:
+        if both := {one.facts.name for one in self.judges} & {one.facts.name for one in self.final_judges}:
             raise ValueError(f"Expected a verifier in `judges` or in `final_judges`, but got {sorted(both)} in both.")
 
     @property
     def for_all(self) -> list[Verifier]:
         """Selectors and judges, each once: they score every candidate."""
-        return list({one.name: one for one in [*self.selectors, *self.judges]}.values())
+        return list({one.facts.name: one for one in [*self.selectors, *self.judges]}.values())
 
     @property
     def everyone(self) -> list[Verifier]:
-        return list({one.name: one for one in [*self.for_all, *self.final_judges]}.values())
+        return list({one.facts.name: one for one in [*self.for_all, *self.final_judges]}.values())
 
     @property
     def columns(self) -> list[str]:
         """Keys in the candidates' scores: every verifier's name, and the disagreement of ensembles."""
-        names = [[one.name, disagreement_name(one.name)][: 1 + is_comparative(one)] for one in self.everyone]
-        return [name for own in names for name in own]
+        columns = []
+        for one in self.everyone:
+            name = one.facts.name
+            columns += [name, disagreement_name(name)] if isinstance(one, CombinesVerifiers) else [name]
+        return columns
 
     def roles(self, name: str) -> list[str]:
         lists = {"selector": self.selectors, "judge": self.judges, "final judge": self.final_judges}
-        return [role for role, members in lists.items() if name in {one.name for one in members}]
+        return [role for role, members in lists.items() if name in {one.facts.name for one in members}]
 
 
 def silent_trace(trace: Trace, verifier_names: Sequence[str]) -> Trace:

@@ -1,9 +1,9 @@
-"""Conversion of a sweep's stored records to SweepResults: curves, selections, and the description of the run."""
+"""Conversion of the stored records of a sweep's searches to SweepResults: flat tables and a description of the run."""
 
 import datetime
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -16,63 +16,91 @@ from modules.search.analysis.curves import CurveCalculator
 from modules.search.analysis.equal_compute import at_equal_compute
 from modules.search.analysis.families import families_of, with_verdicts
 from modules.search.analysis.overoptimisation import over_optimisation
-from modules.search.analysis.results import SweepResults
+from modules.search.analysis.results import SeedScore, SweepResults, SweptPrompt
+from modules.search.analysis.seeds import averaged
 from modules.search.candidate_store import CandidateRecord
 from modules.search.panel import Panel, chosen_index, silent_trace
+from modules.search.protocol import SearchAlgorithm
 from modules.search.sweep import Sweep
 
-# Keys of the description that may differ between the searches of one sweep.
-SEARCH_FACTS = (
-    "model", "model_hash", "algorithm", "sampling", "seeds", "num_candidates", "most_flops_per_prompt",
-    "num_score_failures",
-)  # fmt: skip
+
+def summarise(
+    searches: Sequence[Sequence[Sweep]],
+    prompt_sets: Mapping[str, Sequence[Prompt]],
+    seed: int = 0,
+    num_resamples: int = 2000,
+) -> SweepResults:
+    """The results of completely stored sweeps.
+
+    Args:
+        searches: For every model, temperature and algorithm the sweeps of all seeds, with one panel.
+        prompt_sets: The prompts by set.
+        seed: Seed of the bootstrap.
+        num_resamples: Number of bootstrap resamples.
+    """
+    panel, drawn = searches[0][0].panel, (seed, num_resamples)
+    swept, points, warned, scores, facts = [], [], [], [], []
+    samples, every_n, others = [], [], []  # points of best-of-n, its points at every n, and points of other searches
+    for label, sweeps in zip(distinct_labels([own[0].algorithm for own in searches]), searches, strict=True):
+        # 1. The candidates of every seed, and their curves.
+        by_seed = [swept_prompts(sweep, label, prompt_sets) for sweep in sweeps]
+        curves, finer = [], []
+        for sweep, own in zip(sweeps, by_seed, strict=True):
+            calculators = [_calculator(sweep, name, own, num_resamples) for name in prompt_sets]
+            names = {"algorithm": label, "model": sweep.model_name}
+            curves.append([replace(point, **names) for one in calculators for point in one.points()])
+            finer.append([replace(point, **names) for one in calculators for point in one.every_n()])
+        # 2. Their means over the seeds.
+        mean = averaged(curves, *drawn)
+        is_sampling = sweeps[0].algorithm.name == "best_of_n"
+        samples += mean if is_sampling else []
+        every_n += averaged(finer, *drawn) if is_sampling else []
+        others += [] if is_sampling else mean
+        for name in prompt_sets:
+            traces = [[one.trace for one in own if one.prompt_set == name] for own in by_seed]
+            warned += over_optimisation([one for one in mean if one.prompt_set == name], traces, panel, *drawn)
+        if len(sweeps) > 1:
+            own = zip(sweeps, curves, strict=True)
+            scores += [SeedScore.from_point(point, sweep.seed) for sweep, curve in own for point in curve]
+        # 3. Everything into flat tables.
+        points += mean
+        swept += [one for own in by_seed for one in own]
+        facts.append(search_facts(sweeps, label, by_seed))
+    points = with_verdicts(points, samples, *drawn)
+    return SweepResults(
+        swept=swept,
+        points=points,
+        description=describe(searches[0][0], prompt_sets, facts),
+        comparisons=compare(points, *drawn),
+        over_optimisation=warned,
+        equal_compute=at_equal_compute(others, every_n, *drawn),
+        seed_scores=scores,
+    )
 
 
-def summarise(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_resamples: int = 2000) -> SweepResults:
-    """The results of a completely stored sweep; comparisons are made by `combined`. The sweep's seed also seeds the
-    bootstrap."""
-    traces, points, every_n, chosen, hypotheses, over_optimised = {}, [], [], {}, {}, []
+def swept_prompts(sweep: Sweep, label: str, prompt_sets: Mapping[str, Sequence[Prompt]]) -> list[SweptPrompt]:
+    """The stored candidates of one sweep, by prompt set and prompt."""
+    about = (sweep.model_name, label, sweep.sampling.temperature, sweep.seed)
+    swept = []
     for prompt_set, prompts in prompt_sets.items():
-        records = [of_panel(sweep.record(prompt), sweep.panel) for prompt in prompts]
-        traces[prompt_set] = [record.trace for record in records]
-        calculator = CurveCalculator(
-            prompt_set,
-            sweep.algorithm,
-            traces[prompt_set],
-            sweep.panel,
-            sweep.seed,
-            num_resamples,
-            sweep.sampling.temperature,
-        )
-        own = calculator.points()
-        points += own
-        every_n += calculator.every_n()
-        over_optimised += over_optimisation(own, [traces[prompt_set]], sweep.panel, sweep.seed, num_resamples)
-        chosen[prompt_set] = {
-            selector.name: {
-                trace.prompt.key: chosen_index(trace.candidates, selector.name) for trace in traces[prompt_set]
-            }
-            for selector in sweep.panel.selectors
-        }
-        for record in records:
-            for (index, name), text in record.hypotheses.items():
-                hypotheses[record.trace.prompt.key, index, name] = text
-    num_candidates = max(len(trace.candidates) for trace in next(iter(traces.values())))
-    description = describe(sweep, prompt_sets, num_candidates)
-    # Count stored candidates only, by whichever rank: `failures` also has those of branches that a search discarded.
-    candidates = [one for own in traces.values() for trace in own for one in trace.candidates]
-    scored = {(one.prompt_key, one.index, name) for one in candidates for name in one.scores}
-    description["num_score_failures"] = len(scored & sweep.failures)
-    warned = {"over_optimisation": over_optimised, "every_n": every_n}
-    return SweepResults(traces, points, chosen, hypotheses, description, **warned)
+        for prompt in prompts:
+            record = of_panel(sweep.record(prompt), sweep.panel)
+            swept.append(SweptPrompt(*about, prompt_set, record.trace, record.hypotheses))
+    return swept
+
+
+def _calculator(sweep: Sweep, prompt_set: str, swept: Sequence[SweptPrompt], num_resamples: int) -> CurveCalculator:
+    traces = [one.trace for one in swept if one.prompt_set == prompt_set]
+    how = (sweep.panel, sweep.seed, num_resamples, sweep.sampling.temperature)
+    return CurveCalculator(prompt_set, sweep.algorithm, traces, *how)
 
 
 def of_panel(record: CandidateRecord, panel: Panel) -> CandidateRecord:
     """A copy of the record without audio, with this panel's scores only; final-judge scores and transcripts only for
     candidate 0 and the selected ones. The store also has those for selections of other, earlier selectors."""
     trace = silent_trace(record.trace, panel.columns)
-    kept = {0} | {chosen_index(trace.candidates, selector.name) for selector in panel.selectors}
-    final_only = {one.name for one in panel.final_judges} - {one.name for one in panel.for_all}
+    kept = {0} | {chosen_index(trace.candidates, selector.facts.name) for selector in panel.selectors}
+    final_only = {one.facts.name for one in panel.final_judges} - {one.facts.name for one in panel.for_all}
     final_only |= {disagreement_name(name) for name in final_only}
     for place, candidate in enumerate(trace.candidates):
         for name in () if place in kept else final_only:
@@ -83,88 +111,46 @@ def of_panel(record: CandidateRecord, panel: Panel) -> CandidateRecord:
     return CandidateRecord(trace, record.score_identities, hypotheses)
 
 
-def combined(results: Sequence[SweepResults], seed: int, num_resamples: int = 2000) -> SweepResults:
-    """The first results with the others attached, comparisons of all lines, and comparisons of searches with best-of-n
-    at equal compute."""
-    results = _with_verdicts(results, seed, num_resamples)
-    if len(results) == 1:
-        description = results[0].description | {"searches": [search_facts(results[0])]}
-        compared = compare(results[0].points, seed, num_resamples)
-        return replace(results[0], comparisons=compared, description=description)
-    named = with_distinct_names(results)
-    warned = [row for one in named for row in one.over_optimisation]
-    together = replace(named[0], others=named[1:], over_optimisation=warned)
-    compared = compare(together.all_points, seed, num_resamples)
-    is_sampling = [_is_sampling(one) for one in results]
-    others = [point for one, samples in zip(named, is_sampling, strict=True) if not samples for point in one.points]
-    baseline = [point for one, samples in zip(named, is_sampling, strict=True) if samples for point in one.every_n]
-    beside = at_equal_compute(others, baseline, seed, num_resamples)
-    models = {one.description["model"]: one.description["model_hash"] for one in named if "model" in one.description}
-    searches = [search_facts(one) for one in named]
-    num_failures = sum(one["num_score_failures"] for one in searches)
-    description = named[0].description | {"searches": searches, "num_score_failures": num_failures}
-    description |= {"models": models} if models else {}
-    return replace(together, comparisons=compared, equal_compute=beside, description=description)
-
-
-def _is_sampling(results: SweepResults) -> bool:
-    return results.description["algorithm"]["name"] == "best_of_n"
-
-
-def _with_verdicts(results: Sequence[SweepResults], seed: int, num_resamples: int) -> list[SweepResults]:
-    """The results with `holds_under_every_family` set at every selector's points (analysis/families.py)."""
-    samples = [point for one in results if _is_sampling(one) for point in one.points]
-    return [replace(one, points=with_verdicts(one.points, samples, seed, num_resamples)) for one in results]
-
-
-def search_facts(results: SweepResults) -> dict[str, Any]:
-    """Description of one search of a sweep, for the list of all searches."""
-    about = {"seeds": [results.description["seed"]]} | results.description
-    return {name: about[name] for name in SEARCH_FACTS if name in about}
-
-
-def with_distinct_names(results: Sequence[SweepResults]) -> list[SweepResults]:
-    """Append to names shared by several searches the settings in which they differ: "process_beam num_beams=4"."""
-    searches = [one.description["algorithm"] for one in results]
-    named = []
-    for one, search in zip(results, searches, strict=True):
+def distinct_labels(algorithms: Sequence[SearchAlgorithm]) -> list[str]:
+    """The searches' names, with the settings in which those of one name differ: "process_beam num_beams=4"."""
+    searches = [{"name": one.name} | plain(one) for one in algorithms]
+    labels = []
+    for search in searches:
         namesakes = [other for other in searches if other["name"] == search["name"]]
         own = [key for key, value in search.items() if any(other.get(key) != value for other in namesakes)]
-        name = " ".join([search["name"], *(f"{key}={search[key]}" for key in own)])
-        named.append(_relabelled(one, {"algorithm": name}, {"algorithm": search | {"name": name}}))
-    return named
+        labels.append(" ".join([search["name"], *(f"{key}={search[key]}" for key in own)]))
+    return labels
 
 
-def of_model(results: SweepResults, name: str) -> SweepResults:
-    """The results labelled as those of model `name`, one of several."""
-    return _relabelled(results, {"model": name}, {"model": name})
-
-
-def _relabelled(results: SweepResults, labels: dict[str, str], description: dict[str, Any]) -> SweepResults:
-    """A copy with other labels in every row of its tables, and in its description."""
-    tables = {
-        table: [replace(row, **labels) for row in getattr(results, table)]
-        for table in ("points", "every_n", "over_optimisation", "seed_scores")
+def search_facts(sweeps: Sequence[Sweep], label: str, by_seed: Sequence[Sequence[SweptPrompt]]) -> dict[str, Any]:
+    """Description of one search of a sweep, JSON serialisable. `num_candidates`: the largest number for a prompt of the
+    first set; `num_score_failures`: of all seeds."""
+    sweep, first = sweeps[0], by_seed[0][0]
+    candidates = [one for own in by_seed for swept in own for one in swept.trace.candidates]
+    is_known = sweep.most_flops is not None and not math.isnan(sweep.most_flops)
+    return ({"model": sweep.model_name} if sweep.model_name else {}) | {
+        "model_hash": sweep.model_hash,
+        "algorithm": {"name": sweep.algorithm.name} | plain(sweep.algorithm) | {"name": label},
+        "sampling": asdict(sweep.sampling),
+        "seeds": [one.seed for one in sweeps],
+        "num_candidates": max(len(one.trace.candidates) for one in by_seed[0] if one.prompt_set == first.prompt_set),
+        "most_flops_per_prompt": sweep.most_flops if is_known else None,
+        "num_score_failures": sum(len(one.failed & set(one.scores)) for one in candidates),
     }
-    return replace(
-        results,
-        **tables,
-        description=results.description | description,
-        other_seeds=[_relabelled(one, labels, description) for one in results.other_seeds],
-    )
 
 
-def describe(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_candidates: int) -> dict[str, Any]:
-    """Description of the run, JSON serialisable (see SweepResults)."""
+def describe(
+    sweep: Sweep, prompt_sets: Mapping[str, Sequence[Prompt]], searches: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Description of the run, JSON serialisable (see SweepResults), with the facts of the first of its `searches`."""
+    first = dict(searches[0])
+    seeds = {"seeds": own} if len(own := first.pop("seeds")) > 1 else {}
+    models = {one["model"]: one["model_hash"] for one in searches if "model" in one}
     return {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version()} | package_versions(),
         "seed": sweep.seed,
-        "num_candidates": num_candidates,
-        "algorithm": {"name": sweep.algorithm.name} | plain(sweep.algorithm),
-        "sampling": asdict(sweep.sampling),
         "engine": sweep.engine and sweep.engine.identity(),
-        "model_hash": sweep.model_hash,
         "codec_fingerprint": sweep.codec.fingerprint,
         "machine": {"processor": platform.processor() or platform.machine(), "num_threads": torch.get_num_threads()},
         "prompts_sha256": {
@@ -172,14 +158,18 @@ def describe(sweep: Sweep, prompt_sets: dict[str, Sequence[Prompt]], num_candida
             for name, prompts in prompt_sets.items()
         },
         "num_prompts": {name: len(prompts) for name, prompts in prompt_sets.items()},
-        "most_flops_per_prompt": None if sweep.most_flops is None or math.isnan(sweep.most_flops) else sweep.most_flops,
+        **first,
+        **seeds,
+        "num_score_failures": sum(one["num_score_failures"] for one in searches),
+        "searches": list(searches),
+        **({"models": models} if models else {}),
         "verifiers": [
             {
-                "name": verifier.name,
-                "roles": sweep.panel.roles(verifier.name),
-                "model_hash": verifier.model_hash,
+                "name": verifier.facts.name,
+                "roles": sweep.panel.roles(verifier.facts.name),
+                "model_hash": verifier.facts.model_hash,
                 "families": sorted(families_of(verifier)),
-                "settings": plain(verifier.settings),
+                "settings": plain(verifier.facts.settings),
             }
             for verifier in sweep.panel.everyone
         ],

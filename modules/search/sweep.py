@@ -4,7 +4,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from modules.api import (
@@ -16,15 +16,17 @@ from modules.api import (
     Sampler,
     SamplerEngine,
     SamplingSettings,
+    Transcribes,
     Verifier,
+    check_members,
 )
 from modules.search.candidate_store import CandidateRecord, CandidateStore
 from modules.search.costs import estimated_cost
-from modules.search.driver import Progress, check_selectors, no_progress, run_searches, score_with_cost
-from modules.search.identity import candidate_identity, decoder_fingerprint, score_identity
+from modules.search.driver import check_selectors, run_searches
+from modules.search.identity import candidate_identity, score_identity
 from modules.search.panel import Panel, chosen_index
 from modules.search.protocol import SearchAlgorithm
-from modules.search.scoring import ScoreFailure, decode_candidates, is_comparative
+from modules.search.scorer import Progress, Scorer, no_progress
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +37,8 @@ class Sweep:
 
     `run` may be killed at any time: stored candidates are neither sampled nor scored again. Scores by another version
     of a verifier, with another decoder or another reference recording are not reused; the codes are. `engine`: the
-    engine of the sampler, if it is not the model's own; its candidates are stored separately.
+    engine of the sampler, if it is not the model's own; its candidates are stored separately. `model_name`:
+    the model's name in tables, if there are several.
     """
 
     codec: Codec
@@ -48,30 +51,35 @@ class Sweep:
     _: KW_ONLY
     prompt_format: PromptFormat
     decode_batch_size: int = 16
-    failures: set[ScoreFailure] = field(default_factory=set)
     most_flops: float | None = None
     engine: SamplerEngine | None = None
+    model_name: str = ""
 
     def __post_init__(self) -> None:
         check_selectors(self.algorithm, self.panel.selectors)
-        self._decoder = decoder_fingerprint(self.codec)
+        self._scorer = Scorer(self.codec, self.decode_batch_size)
+        self._decoder = self.codec.decoder_fingerprint
 
     def run(
         self, prompts: Sequence[Prompt], sampler: Sampler, prompts_per_group: int = 8, progress: Progress = no_progress
-    ) -> None:
-        """Sample and score all prompts, `prompts_per_group` at a time, and store the results.
+    ) -> int:
+        """Sample and score all prompts, `prompts_per_group` at a time, and store the results. Returns the number of
+        scores that failed; these are not stored.
 
         Logs an upper bound of the cost first: `most_flops` is the search's bound per prompt, averaged over the prompts;
         over several calls, the largest.
         """
+        check_members(sampler, Sampler, "sampler")
         if prompts:
             bounds = [self.estimated_cost(prompt, sampler).flops for prompt in prompts]
             self.most_flops = max(self.most_flops or 0.0, sum(bounds) / len(bounds), key=_unknown_last)
             logger.info("%s: at most %.3g FLOPs a prompt", self.algorithm.name, sum(bounds) / len(bounds))
+        num_failures = 0
         for start in range(0, len(prompts), prompts_per_group):
             group = prompts[start : start + prompts_per_group]
-            self._run_group(group, sampler, lambda stage, _: progress(stage, 0))
+            num_failures += self._run_group(group, sampler, lambda stage, _: progress(stage, 0))
             progress("stored", len(group))
+        return num_failures
 
     def estimated_cost(self, prompt: Prompt, sampler: Sampler, num_codes: int = sys.maxsize) -> Cost:
         """Cost of the search for a prompt if its candidates have `num_codes` codes; the default is the maximum cost."""
@@ -81,7 +89,8 @@ class Sweep:
         return estimated_cost(estimate, sampler, self.codec, self.panel.selectors, *sizes)
 
     def record(self, prompt: Prompt) -> CandidateRecord:
-        """Load a finished prompt from the store. Scores that a verifier failed to compute are NaN.
+        """Load a finished prompt from the store. Scores that a verifier failed to compute, in a run of any rank, are
+        NaN and marked as failed: the store does not have them.
 
         Raises:
             RuntimeError: The prompt is not in the store.
@@ -92,19 +101,14 @@ class Sweep:
                 f"Expected the candidates of prompt {prompt.key!r} in {self.store.folder}, but found none. "
                 "Ranks must share the run folder."
             )
-        for candidate in record.trace.candidates:
-            for verifier in self.panel.for_all:
-                self._nan_if_failed(candidate, verifier.name)
-        for candidate in self._first_and_chosen(record):
-            for verifier in self.panel.final_judges:
-                self._nan_if_failed(candidate, verifier.name)
+        expected = [(record.trace.candidates, self.panel.for_all)]
+        expected += [(self._first_and_chosen(record), self.panel.final_judges)]
+        for candidates, verifiers in expected:
+            for candidate in candidates:
+                missing = {one.facts.name for one in verifiers} - set(candidate.scores)
+                candidate.scores |= dict.fromkeys(missing, math.nan)
+                candidate.failed |= missing
         return record
-
-    def _nan_if_failed(self, candidate: Candidate, verifier_name: str) -> None:
-        """Set a missing score to NaN: the store has NaN for what cannot be scored, and omits failures of any rank."""
-        if verifier_name not in candidate.scores:
-            candidate.scores[verifier_name] = math.nan
-            self.failures.add((candidate.prompt_key, candidate.index, verifier_name))
 
     def _identity(self, prompt: Prompt) -> dict[str, Any]:
         identities = self._score_identities(prompt)
@@ -113,7 +117,7 @@ class Sweep:
         return candidate_identity(self.model_hash, self.prompt_format, self.codec, prompt, *drawn_by)
 
     def _score_identities(self, prompt: Prompt) -> dict[str, str]:
-        return {one.name: score_identity(one, prompt, self._decoder) for one in self.panel.everyone}
+        return {one.facts.name: score_identity(one, prompt, self._decoder) for one in self.panel.everyone}
 
     def _load(self, prompt: Prompt) -> CandidateRecord | None:
         record = self.store.load(self._identity(prompt), prompt)
@@ -122,97 +126,72 @@ class Sweep:
         return record
 
     def _save(self, record: CandidateRecord) -> None:
-        self.store.save(self._identity(record.trace.prompt), record, self.failures)
+        self.store.save(self._identity(record.trace.prompt), record)
 
-    def _run_group(self, prompts: Sequence[Prompt], sampler: Sampler, progress: Progress) -> None:
+    def _run_group(self, prompts: Sequence[Prompt], sampler: Sampler, progress: Progress) -> int:
         loaded = {prompt.key: self._load(prompt) for prompt in prompts}
-        fresh = [prompt for prompt in prompts if loaded[prompt.key] is None]
+        # 1. Sample what is missing.
+        missing = [prompt for prompt in prompts if loaded[prompt.key] is None]
         for trace in run_searches(
-            fresh,
-            self.algorithm,
-            sampler,
-            self.codec,
-            self.panel.selectors,
-            self.seed,
-            self.decode_batch_size,
-            progress,
-            self.failures,
+            missing, self.algorithm, sampler, self._scorer, self.panel.selectors, self.seed, progress
         ):
-            record = CandidateRecord(trace, self._score_identities(trace.prompt))
-            loaded[trace.prompt.key] = record
-            self._save(record)
-        records = [loaded[prompt.key] for prompt in prompts]
-        changed = self._ask_all(records, progress) | self._ask_about_chosen(records, progress)
+            loaded[trace.prompt.key] = CandidateRecord(trace, self._score_identities(trace.prompt))
+            self._save(loaded[trace.prompt.key])
+        # 2. Score what is missing: all candidates, then the first and the selected ones.
+        records = list(loaded.values())
+        changed = self._score(records, self.panel.for_all, lambda record: record.trace.candidates, progress)
+        changed |= self._score(records, self.panel.final_judges, self._first_and_chosen, progress)
+        changed |= self._transcribe(records, progress)
+        # 3. Save.
         for record in records:
             if record.trace.prompt.key in changed:
                 self._save(record)
+        return sum(len(one.failed) for record in records for one in record.trace.candidates)
 
-    def _ask_all(self, records: Sequence[CandidateRecord], progress: Progress) -> set[str]:
-        """Score with every selector and judge all candidates without its score; returns keys of changed prompts."""
-        return self._ask(records, self.panel.for_all, lambda record: record.trace.candidates, progress)
-
-    def _ask_about_chosen(self, records: Sequence[CandidateRecord], progress: Progress) -> set[str]:
-        """Compute final-judge scores and transcripts for the first candidate and the selected ones."""
-        changed = self._ask(records, self.panel.final_judges, self._first_and_chosen, progress)
-        writers = [verifier for verifier in self.panel.everyone if hasattr(verifier, "hypotheses")]
-        for record in records:
-            for verifier in writers:
-                silent = [
-                    one
-                    for one in self._first_and_chosen(record)
-                    if (one.index, verifier.name) not in record.hypotheses and one.num_codes
-                ]
-                if silent:
-                    progress(f"{verifier.name} hypotheses", 0)
-                    self._write_hypotheses(record, verifier, silent)
-                    changed.add(record.trace.prompt.key)
-        return changed
-
-    def _ask(
+    def _score(
         self,
         records: Sequence[CandidateRecord],
         verifiers: Sequence[Verifier],
         candidates_of: Callable[[CandidateRecord], list[Candidate]],
         progress: Progress,
     ) -> set[str]:
-        missing = {verifier.name: [] for verifier in verifiers}
-        for verifier in verifiers:
-            for record in records:
-                candidates = candidates_of(record)
-                own = [one for one in candidates if verifier.name not in one.scores]
-                if own:  # relative scores must be computed for all candidates together
-                    missing[verifier.name].append(
-                        (record.trace.prompt, candidates if is_comparative(verifier) else own)
-                    )
-        undecoded = {id(one): one for tasks in missing.values() for _, own in tasks for one in own}
-        if undecoded:
-            progress("decoding", 0)
-            decode_candidates(list(undecoded.values()), self.codec, self.decode_batch_size)
-        for verifier in verifiers:
-            if tasks := missing[verifier.name]:
-                progress(verifier.name, 0)
-                self._score(verifier, [prompt for prompt, _ in tasks], [own for _, own in tasks])
-        return {prompt.key for tasks in missing.values() for prompt, _ in tasks}
+        """Compute missing scores; returns the keys of the prompts that got some."""
+        tasks = [(record.trace.prompt, candidates_of(record)) for record in records]
+        scored = [one for verifier in verifiers for one in self._scorer.score_missing(tasks, verifier, progress)]
+        return {candidate.prompt_key for candidate in scored}
 
-    def _score(self, verifier: Verifier, prompts: list[Prompt], groups: list[list[Candidate]]) -> None:
-        tasks = zip(prompts, groups, strict=True)
-        self.failures -= {(prompt.key, one.index, verifier.name) for prompt, group in tasks for one in group}
-        self.failures |= score_with_cost(prompts, groups, verifier, self.codec)
+    def _transcribe(self, records: Sequence[CandidateRecord], progress: Progress) -> set[str]:
+        """Add missing transcripts of the first candidate and the selected ones; returns the keys of changed prompts."""
+        changed = set()
+        for record in records:
+            for verifier in self.panel.everyone:
+                if not isinstance(verifier, Transcribes):
+                    continue
+                silent = [
+                    one
+                    for one in self._first_and_chosen(record)
+                    if (one.index, verifier.facts.name) not in record.hypotheses and one.num_codes
+                ]
+                if silent:
+                    progress(f"{verifier.facts.name} hypotheses", 0)
+                    self._write_hypotheses(record, verifier, silent)
+                    changed.add(record.trace.prompt.key)
+        return changed
 
     def _first_and_chosen(self, record: CandidateRecord) -> list[Candidate]:
         candidates = record.trace.candidates
-        places = {0} | {chosen_index(candidates, selector.name) for selector in self.panel.selectors}
+        places = {0} | {chosen_index(candidates, selector.facts.name) for selector in self.panel.selectors}
         return [candidates[place] for place in sorted(places)]
 
     def _write_hypotheses(self, record: CandidateRecord, verifier: Any, candidates: list[Candidate]) -> None:
-        decode_candidates(candidates, self.codec, self.decode_batch_size)
+        self._scorer.decode(candidates)
         try:
             texts = verifier.hypotheses(record.trace.prompt, candidates)
         except Exception as error:  # noqa: BLE001 - transcripts only illustrate the report; continue without them
-            logger.warning("%s returned no hypotheses for %s: %r", verifier.name, record.trace.prompt.key, error)
+            logger.warning("%s returned no hypotheses for %s: %r", verifier.facts.name, record.trace.prompt.key, error)
             return
         for candidate, text in zip(candidates, texts, strict=True):
-            record.hypotheses[candidate.index, verifier.name] = text
+            record.hypotheses[candidate.index, verifier.facts.name] = text
 
 
 def _unknown_last(flops: float) -> float:

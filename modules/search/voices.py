@@ -54,7 +54,7 @@ def _is_unread(prompt: Prompt) -> bool:
 
 def _encoded(recordings: dict[int, Audio], codec: Codec, batch_size: int) -> dict[int, tuple[int, ...]]:
     """The codes of each recording; recordings of similar length share a batch."""
-    sample_rate = getattr(codec, "input_sample_rate", codec.sample_rate)  # NeuCodec: 16 kHz input, 24 kHz output
+    sample_rate = codec.facts.input_sample_rate
     samples = ((torch.from_numpy(resampled(audio, sample_rate)), name) for name, audio in recordings.items())
     rows = sorted(samples, key=lambda row: row[0].numel())
     codes: dict[int, tuple[int, ...]] = {}

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Prompt
@@ -68,27 +67,31 @@ class ContentCache:
     """Caches the results of `compute` by the content of the audio: equal clips are computed once.
 
     `compute` gets the new clips in one batch. A clip that cannot be scored gives a ValueError, which is not cached. Any
-    other exception that `compute` returns for a clip is raised after the others are cached (`raise_passing`).
+    other exception that `compute` returns for a clip is raised after the others are cached (`raise_passing`). With
+    `languages`, one per clip, results are cached by clip and language, and `compute(clips, language)` gets one batch
+    per language.
     """
 
-    def __init__(self, compute: Callable[[list[Audio]], list[Any]], size: int = 20_000) -> None:
+    def __init__(self, compute: Callable[..., list[Any]], size: int = 20_000) -> None:
         self.compute, self.size = compute, size
-        self._kept: OrderedDict[str, Any] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, ...], Any] = OrderedDict()
 
-    def __call__(self, audios: Sequence[Audio | None]) -> list[Any]:
-        keys: list[str | Exception] = []
-        clips: dict[str, Audio] = {}
-        for audio in audios:
+    def __call__(self, audios: Sequence[Audio | None], languages: Sequence[str] | None = None) -> list[Any]:
+        beside = [()] * len(audios) if languages is None else [(language,) for language in languages]
+        keys: list[tuple[str, ...] | Exception] = []
+        clips: dict[tuple[str, ...], Audio] = {}
+        for audio, language in zip(audios, beside, strict=True):
             try:
                 clip = checked(audio)
-                keys.append(key := audio_hash(clip))
+                keys.append(key := (audio_hash(clip), *language))
                 clips[key] = clip
             except ValueError as error:
                 keys.append(error)
         found = {key: self._kept[key] for key in clips if key in self._kept}
         new = [key for key in clips if key not in found]
-        if new:
-            found.update(zip(new, self.compute([clips[key] for key in new]), strict=True))
+        for language in dict.fromkeys(key[1:] for key in new):
+            own = [key for key in new if key[1:] == language]
+            found.update(zip(own, self.compute([clips[key] for key in own], *language), strict=True))
         self._kept.update((key, found[key]) for key in new if not isinstance(found[key], Exception))
         while len(self._kept) > self.size:
             self._kept.popitem(last=False)
@@ -113,31 +116,43 @@ def regrouped(values: Sequence[Any], groups: Sequence[Sequence[Any]]) -> list[li
     return [[next(rest) for _ in group] for group in groups]
 
 
-def scores_of_groups(
-    judge: ContentCache, groups: Sequence[Sequence[Candidate]], failures: Failures
-) -> list[torch.Tensor]:
-    """(N,) float64 for each group of candidates, for a verifier that uses audio only: all clips in one batch."""
-    outcomes = judge([candidate.audio for group in groups for candidate in group])
-    return [scores_or_nan(own, failures) for own in regrouped(outcomes, groups)]
+class BatchVerifier:
+    """Base of verifiers that score the candidates of many prompts in one batch. Children define `score_many`.
+
+    `num_failures` counts the candidates that could not be scored.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._failures = Failures(name)
+
+    @property
+    def num_failures(self) -> int:
+        return self._failures.count
+
+    def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> torch.Tensor:
+        """(N,) float64, as `score_many` of one prompt."""
+        return self.score_many([prompt], [candidates])[0]
+
+    def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[torch.Tensor]:
+        raise NotImplementedError
 
 
-def reference_similarities(
-    directions: ContentCache, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]], failures: Failures
-) -> list[torch.Tensor]:
-    """(N,) float64 for each prompt's group: the cosine between a candidate and the prompt's reference, where
-    `directions` returns vectors of length 1. All clips in one batch; NaN, counted, if either cannot be embedded."""
-    references = [prompt.reference for prompt in prompts]
-    heard = directions([*references, *(candidate.audio for group in groups for candidate in group)])
-    own = regrouped(heard[len(references) :], groups)
-    return [
-        scores_or_nan([_cosine(reference, one) for one in group], failures)
-        for reference, group in zip(heard[: len(references)], own, strict=True)
-    ]
+class ClipVerifier(BatchVerifier):
+    """Base of verifiers that score the audio alone; equal clips are scored once. Children define `_judge_all`: a score
+    or an exception for each clip."""
 
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._scores = ContentCache(self._judge_all)
 
-def _cosine(first: Any, second: Any) -> float | Exception:
-    failed = next((one for one in (first, second) if isinstance(one, Exception)), None)
-    return float(np.dot(first, second)) if failed is None else failed
+    def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[torch.Tensor]:
+        """`score` of many prompts: all clips in one batch."""
+        outcomes = self._scores([candidate.audio for group in groups for candidate in group])
+        return [scores_or_nan(own, self._failures) for own in regrouped(outcomes, groups)]
+
+    def _judge_all(self, audios: list[Audio]) -> list[float | Exception]:
+        raise NotImplementedError
 
 
 def in_threads(judge: Callable[[Audio], float], audios: Sequence[Audio], num_workers: int) -> list[float | Exception]:

@@ -3,12 +3,13 @@
 import hashlib
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from modules.api import Candidate, Prompt, ScoresMany, Verifier, disagreement_name
+from modules.api import Candidate, Prompt, ScoresMany, Verifier, VerifierFacts, disagreement_name, models_of
 
 Method = Literal["mean", "rank", "worst"]
 
@@ -47,7 +48,7 @@ class Ensemble:
     prompt).
 
     A candidate that a member could not score gets NaN, because the remaining members would be a different ensemble. No
-    member may judge the ensemble (`member_hashes`). The ensemble needs a text or a reference if any member does.
+    member may judge the ensemble (CombinesVerifiers). The ensemble needs a text or a reference if any member does.
 
     Args:
         members: At least two.
@@ -64,10 +65,8 @@ class Ensemble:
         weights: list[float] | None = None,
         name: str = "ensemble",
     ) -> None:
-        if len(members) < 2 or len({member.name for member in members}) < len(members):
-            raise ValueError(
-                f"Expected `members` to be two or more of different names, but got {[one.name for one in members]}."
-            )
+        if len(members) < 2:
+            raise ValueError(f"Expected `members` to be two or more, but got {len(members)}.")
         if method not in ("mean", "rank", "worst"):
             raise ValueError(f"Expected `method` to be mean, rank or worst, but got {method!r}.")
         if weights is not None and (len(weights) != len(members) or method == "worst" or not any(weights)):
@@ -77,55 +76,30 @@ class Ensemble:
         self.members, self.method, self.weights, self.name = members, method, weights, name
         self.disagreements: list[float] = []
 
-    @property
-    def model_hash(self) -> str:
-        return hashlib.sha256("\n".join(sorted(self.member_hashes)).encode()).hexdigest()
+    @cached_property
+    def facts(self) -> VerifierFacts:
+        """What any member needs; raises ValueError if two members have the same name.
 
-    @property
-    def member_hashes(self) -> frozenset[str]:
-        """Model hashes of all members, and of their members."""
-        return frozenset(
-            model_hash
-            for member in self.members
-            for model_hash in getattr(member, "member_hashes", None) or [member.model_hash]
+        The settings hold model and settings of each member, in the order of the weights. `worst_score` is a bound below
+        every possible score of up to 100 candidates: |z| is at most sqrt(N - 1).
+        """
+        members = [member.facts for member in self.members]
+        names = [member.name for member in members]
+        if len(set(names)) < len(names):
+            raise ValueError(f"Expected `members` to have different names, but got {names}.")
+        models = [[member.model_hash, member.settings] for member in members]
+        is_rank = self.method == "rank"
+        return VerifierFacts(
+            name=self.name,
+            model_hash=hashlib.sha256("\n".join(sorted(models_of(self))).encode()).hexdigest(),
+            settings={"method": self.method, "weights": self.weights, "members": models},
+            families=frozenset().union(*(member.families for member in members)),
+            worst_score=-1.0 if is_rank else -10.0,
+            best_score=1.0 if is_rank else math.inf,  # z-scores are unbounded
+            needs_text=any(member.needs_text for member in members),
+            needs_reference=any(member.needs_reference for member in members),
+            judges_partial=all(member.judges_partial for member in members),
         )
-
-    @property
-    def settings(self) -> dict[str, object]:
-        """Settings that determine the score: model and settings of each member, in the order of the weights."""
-        members = [[member.model_hash, member.settings] for member in self.members]
-        return {"method": self.method, "weights": self.weights, "members": members}
-
-    @property
-    def worst_score(self) -> float:
-        """A bound below every possible score of up to 100 candidates: |z| is at most sqrt(N - 1)."""
-        return -1.0 if self.method == "rank" else -10.0
-
-    @property
-    def best_score(self) -> float:
-        """inf except for ranks: z-scores are unbounded, and `worst_score` is only a lower bound."""
-        return 1.0 if self.method == "rank" else math.inf
-
-    @property
-    def families(self) -> frozenset[str]:
-        """Families of all members."""
-        return frozenset().union(*(member.families for member in self.members))
-
-    @property
-    def needs_text(self) -> bool:
-        return any(member.needs_text for member in self.members)
-
-    @property
-    def needs_reference(self) -> bool:
-        return any(member.needs_reference for member in self.members)
-
-    @property
-    def judges_partial(self) -> bool:
-        return all(member.judges_partial for member in self.members)
-
-    @property
-    def num_failures(self) -> int:
-        return sum(getattr(member, "num_failures", 0) for member in self.members)
 
     @property
     def mean_disagreement(self) -> float:

@@ -1,13 +1,13 @@
 """Health: cheap checks for degenerate candidates (loops, silence, far too long or too short for the text)."""
 
 from collections.abc import Sequence
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from modules.api import Candidate, Prompt
+from modules.api import Candidate, Prompt, VerifierFacts
 from modules.verifiers.settings import constructor_settings
 
 FRAME_SECONDS = 0.02
@@ -49,13 +49,6 @@ class Health:
         name: Column name in tables.
     """
 
-    model_hash = "health"
-    worst_score, best_score = 0.0, 1.0
-    families = frozenset({"health"})
-    needs_text = True
-    needs_reference = False
-    judges_partial = True
-
     def __init__(
         self,
         max_loop_seconds: float = 1.0,
@@ -79,10 +72,19 @@ class Health:
         self.slack_seconds = slack_seconds
         self.name = name
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Settings that determine the score."""
-        return constructor_settings(self)
+    @cached_property
+    def facts(self) -> VerifierFacts:
+        return VerifierFacts(
+            name=self.name,
+            model_hash="health",
+            settings=constructor_settings(self),
+            families=frozenset({"health"}),
+            worst_score=0.0,
+            best_score=1.0,
+            needs_text=True,
+            needs_reference=False,
+            judges_partial=True,
+        )
 
     def problems(self, prompt: Prompt, candidate: Candidate) -> list[str]:
         """Names of failed checks: "loop", "silence", "too long", "too short". Raises ValueError without audio."""

@@ -1,12 +1,12 @@
 """Likelihood: mean log-probability per token of a candidate under the language model itself."""
 
+import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from modules.api import Candidate, Prompt
+from modules.api import Candidate, Prompt, VerifierFacts
 
 
 class Likelihood:
@@ -16,15 +16,17 @@ class Likelihood:
     temperature 1, regardless of the sampling settings.
     """
 
-    name = "likelihood"
-    model_hash = "likelihood"
-    families = frozenset({"likelihood"})
-    settings: ClassVar[dict[str, Any]] = {}
-    best_score = float("inf")  # speech never comes near -20 or 0, so intervals must not use them as bounds
-    worst_score = -20.0
-    needs_text = False
-    needs_reference = False
-    judges_partial = True
+    facts = VerifierFacts(
+        name="likelihood",
+        model_hash="likelihood",
+        settings={},
+        families=frozenset({"likelihood"}),
+        worst_score=-20.0,
+        best_score=math.inf,  # speech never comes near -20 or 0, so intervals must not use them as bounds
+        needs_text=False,
+        needs_reference=False,
+        judges_partial=True,
+    )
 
     def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
         """(N,) float64, at most 0."""

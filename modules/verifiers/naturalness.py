@@ -7,10 +7,11 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from modules.api import Audio, Candidate, Prompt
+from modules.api import Audio, Candidate, Prompt, VerifierFacts
+from modules.audio import resampled
 from modules.threads import num_cores, torch_threads
-from modules.verifiers.audio import ContentCache, Failures, in_threads, resampled, scores_of_groups
-from modules.verifiers.embeddings.audio_models import AudioModel
+from modules.verifiers.audio import ClipVerifier, in_threads
+from modules.verifiers.embeddings.audio_models import AudioModel, UsesAudioModel
 from modules.verifiers.model_files import content_hash, package_folder
 from modules.verifiers.settings import constructor_settings
 
@@ -24,7 +25,7 @@ P835_WINDOW_FLOPS = 18 * (
 P808_WINDOW_FLOPS = 18 * (900 * 120 * 32 + (450 * 60 + 2 * 225 * 30) * 32 * 32 + 112 * 15 * 32 * 64)
 
 
-class Dnsmos:
+class Dnsmos(ClipVerifier):
     """Mean opinion score, 1 (bad) to 5, predicted by the networks in the package speechmos. CPU only.
 
     A clip is repeated until it fills 9.01 s and scored in windows with a hop of 1 s, as in the reference; each window
@@ -37,39 +38,29 @@ class Dnsmos:
         num_workers: Clips scored in parallel; 0 is one per core.
     """
 
-    worst_score, best_score = 1.0, 5.0
-    families = frozenset({"dnsmos"})
-    needs_text = False
-    needs_reference = False
-    judges_partial = True
-
     def __init__(
         self, field: Literal["ovrl_mos", "sig_mos", "bak_mos", "p808_mos"] = "ovrl_mos", num_workers: int = 0
     ) -> None:
         if field not in ("ovrl_mos", "sig_mos", "bak_mos", "p808_mos"):
             raise ValueError(f"Expected `field` to be ovrl_mos, sig_mos, bak_mos or p808_mos, but got {field!r}.")
+        super().__init__(f"naturalness_{field.removesuffix('_mos')}")
         self.field = field
         self.num_workers = num_workers
-        self._failures = Failures(self.name)
-        self._scores = ContentCache(self._judge_all)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Settings that determine the score besides the model."""
-        return constructor_settings(self)
-
-    @property
-    def name(self) -> str:
-        return f"naturalness_{self.field.removesuffix('_mos')}"
-
-    @property
-    def num_failures(self) -> int:
-        return self._failures.count
 
     @cached_property
-    def model_hash(self) -> str:
+    def facts(self) -> VerifierFacts:
         folder = package_folder("speechmos", "speechmos") / "dnsmos_models"
-        return content_hash([folder / ("model_v8.onnx" if self.field == "p808_mos" else "sig_bak_ovr.onnx")])
+        return VerifierFacts(
+            name=self.name,
+            model_hash=content_hash([folder / ("model_v8.onnx" if self.field == "p808_mos" else "sig_bak_ovr.onnx")]),
+            settings=constructor_settings(self),
+            families=frozenset({"dnsmos"}),
+            worst_score=1.0,
+            best_score=5.0,
+            needs_text=False,
+            needs_reference=False,
+            judges_partial=True,
+        )
 
     @cached_property
     @torch_threads()
@@ -99,14 +90,6 @@ class Dnsmos:
             raise ValueError("Expected `audio` that is not silent, but got silence.")
         return self._model(samples_T, SAMPLE_RATE, False)[self.field]
 
-    def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
-        """(N,) float64, about 1 to 5."""
-        return self.score_many([prompt], [candidates])[0]
-
-    def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]:
-        """`score` of many prompts: all clips in one batch."""
-        return scores_of_groups(self._scores, groups, self._failures)
-
     @torch_threads()
     def _judge_all(self, audios: list[Audio]) -> list[float | Exception]:
         self._model  # noqa: B018 - load once here, not in several threads
@@ -127,7 +110,7 @@ class Dnsmos:
         return num_windows * (P808_WINDOW_FLOPS if self.field == "p808_mos" else P835_WINDOW_FLOPS)
 
 
-class AudioRegressor:
+class AudioRegressor(UsesAudioModel, ClipVerifier):
     """Score of a transformers regressor: any audio classification model with one output, such as a fine-tuned wav2vec2
     that predicts opinion scores. Higher must be better.
 
@@ -144,10 +127,6 @@ class AudioRegressor:
         ValueError: At the first score, if the model does not have exactly one output.
     """
 
-    needs_text = False
-    needs_reference = False
-    judges_partial = True
-
     def __init__(
         self,
         model: str,
@@ -158,48 +137,34 @@ class AudioRegressor:
         best_score: float = 5.0,
         families: list[str] | None = None,
     ) -> None:
-        self.name, self.worst_score, self.best_score = name, worst_score, best_score
+        super().__init__(name)
+        self.worst_score, self.best_score = worst_score, best_score
         self._audio_model = AudioModel(model, "AutoModelForAudioClassification", device, batch_size, families)
-        self._failures = Failures(name)
-        self._scores = ContentCache(self._judge_all)
 
-    @property
-    def model_hash(self) -> str:
-        return self._audio_model.model_hash
-
-    @property
-    def files_hash(self) -> str:
-        return self._audio_model.files_hash
-
-    @property
-    def families(self) -> frozenset[str]:
-        return self._audio_model.families
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Settings that determine the score besides the model: only the ends of its scale."""
-        return constructor_settings(self)
-
-    @property
-    def num_failures(self) -> int:
-        return self._failures.count
-
-    def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
-        """(N,) float64, on the model's own scale."""
-        return self.score_many([prompt], [candidates])[0]
+    @cached_property
+    def facts(self) -> VerifierFacts:
+        """Its settings are the ends of its scale."""
+        return VerifierFacts(
+            name=self.name,
+            model_hash=self.model_hash,
+            settings=constructor_settings(self),
+            families=self.families,
+            worst_score=self.worst_score,
+            best_score=self.best_score,
+            needs_text=False,
+            needs_reference=False,
+            judges_partial=True,
+        )
 
     def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]:
-        """`score` of many prompts: all clips in one batch."""
+        """`score` of many prompts, on the model's own scale: all clips in one batch."""
         if self._audio_model.config.num_labels != 1:
             number = self._audio_model.config.num_labels
             raise ValueError(f"Expected `model` of {self.name} to have 1 output, but got {number}.")
-        return scores_of_groups(self._scores, groups, self._failures)
+        return super().score_many(prompts, groups)
 
     def _judge_all(self, audios: list[Audio]) -> list[float | Exception]:
         return self._audio_model.judge(audios, lambda output, _: output.logits[:, 0].tolist())
-
-    def flops(self, seconds: float) -> float:
-        return self._audio_model.flops(seconds)
 
 
 class _NotRun:

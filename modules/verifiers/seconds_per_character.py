@@ -1,12 +1,11 @@
 """SecondsPerCharacter: a deliberately poor selector without a model, to demonstrate over-optimisation."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from modules.api import Candidate, Prompt
+from modules.api import Candidate, Prompt, VerifierFacts
 
 
 class SecondsPerCharacter:
@@ -16,15 +15,15 @@ class SecondsPerCharacter:
     about a score that should not be trusted (studies/search/README.md). Read English has about 0.07.
     """
 
-    name = "seconds per character"
-    model_hash = "seconds per character"
-    families = frozenset({"seconds per character"})
-    settings: ClassVar[dict[str, Any]] = {}
-    best_score = float("inf")
-    worst_score = 0.0
-    needs_text = True
-    needs_reference = False
-    judges_partial = False
+    facts = VerifierFacts(
+        name="seconds per character",
+        model_hash="seconds per character",
+        settings={},
+        families=frozenset({"seconds per character"}),
+        worst_score=0.0,
+        needs_text=True,
+        needs_reference=False,
+    )
 
     def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
         """(N,) float64, above 0."""

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modules.api import Audio, Candidate, Prompt
-from modules.verifiers.audio import ContentCache, Failures, reference_similarities
-from modules.verifiers.embeddings.audio_models import AudioModel
+from modules.api import Audio, Candidate, Prompt, VerifierFacts
+from modules.verifiers.audio import BatchVerifier, ContentCache, regrouped, scores_or_nan
+from modules.verifiers.embeddings.audio_models import AudioModel, UsesAudioModel, mean_hidden
 from modules.verifiers.settings import constructor_settings
 
 SAMPLE_RATE = 16_000
@@ -33,7 +33,7 @@ class SpeakerEncoder(Protocol):
     def flops(self, seconds: float) -> float: ...
 
 
-class XVector:
+class XVector(UsesAudioModel):
     """A speaker model of transformers, such as WavLM-SV (Chen et al., arXiv 2110.13900): WavLMForXVector and similar.
 
     Seed-TTS-eval's similarity uses a fine-tuned WavLM large with an ECAPA head, which transformers does not have:
@@ -51,18 +51,6 @@ class XVector:
     ) -> None:
         self._audio_model = AudioModel(model, "AutoModelForAudioXVector", device, batch_size, families)
 
-    @property
-    def model_hash(self) -> str:
-        return self._audio_model.model_hash
-
-    @property
-    def files_hash(self) -> str:
-        return self._audio_model.files_hash
-
-    @property
-    def families(self) -> frozenset[str]:
-        return self._audio_model.families
-
     def embed(self, audios: Sequence[Audio | None]) -> list[np.ndarray | Exception]:
         """One (D,) float32 of length 1 per clip, or the exception if it failed."""
         return self._audio_model.judge(audios, _directions, self._min_samples)
@@ -77,16 +65,37 @@ class XVector:
                 number = (number - 1) * stride + k
         return number
 
-    def flops(self, seconds: float) -> float:
-        return self._audio_model.flops(seconds)
-
 
 def _directions(output: Any, num_samples: Sequence[int]) -> list[np.ndarray]:
     return list(torch.nn.functional.normalize(output.embeddings.float(), dim=-1).cpu().numpy())
 
 
-class Speaker:
-    """Cosine similarity between a candidate's voice and that of `prompt.reference`; NaN if either is missing.
+class MeanHidden(UsesAudioModel):
+    """Mean hidden state of any audio encoder of transformers, normalised: what `EmotionSimilarity` compares.
+
+    Args:
+        model: A folder, or a name on the hub.
+        device: Device of the model.
+        batch_size: Clips per batch.
+        families: Model families, for reports; None: the model type in its configuration.
+    """
+
+    def __init__(
+        self, model: str, device: str = "cpu", batch_size: int = 16, families: list[str] | None = None
+    ) -> None:
+        self._audio_model = AudioModel(model, "AutoModel", device, batch_size, families)
+
+    def embed(self, audios: Sequence[Audio | None]) -> list[np.ndarray | Exception]:
+        """One (D,) float32 of length 1 per clip, or the exception if it failed."""
+        return self._audio_model.judge(audios, self._means)
+
+    def _means(self, output: Any, num_samples: Sequence[int]) -> list[np.ndarray]:
+        return mean_hidden(self._audio_model.network, output.last_hidden_state.float(), num_samples)
+
+
+class Speaker(BatchVerifier):
+    """Cosine similarity between a candidate's voice and that of `prompt.reference`, in [-1, 1]; NaN if either is
+    missing or cannot be embedded.
 
     Embeddings are cached by the hash of the audio. The similarity is specific to the encoder; it is comparable between
     systems only with the same encoder and the same references.
@@ -96,42 +105,40 @@ class Speaker:
         name: Column name in tables.
     """
 
-    worst_score, best_score = -1.0, 1.0
-    needs_text = False
-    needs_reference = True
-    judges_partial = True
-
     def __init__(self, encoder: SpeakerEncoder, name: str = "speaker") -> None:
+        super().__init__(name)
         self.encoder = encoder
-        self.name = name
-        self._failures = Failures(name)
         self._embeddings = ContentCache(encoder.embed)
 
-    @property
-    def model_hash(self) -> str:
-        return self.encoder.model_hash
-
-    @property
-    def families(self) -> frozenset[str]:
-        return self.encoder.families
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Settings that determine the score besides the model."""
-        return constructor_settings(self.encoder)
-
-    @property
-    def num_failures(self) -> int:
-        return self._failures.count
-
-    def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
-        """(N,) float64 in [-1, 1]."""
-        return self.score_many([prompt], [candidates])[0]
+    @cached_property
+    def facts(self) -> VerifierFacts:
+        return VerifierFacts(
+            name=self.name,
+            model_hash=self.encoder.model_hash,
+            settings=constructor_settings(self.encoder),
+            families=self.encoder.families,
+            worst_score=-1.0,
+            best_score=1.0,
+            needs_text=False,
+            needs_reference=True,
+            judges_partial=True,
+        )
 
     def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]:
         """`score` of many prompts: all clips and references in one batch."""
-        return reference_similarities(self._embeddings, prompts, groups, self._failures)
+        references = [prompt.reference for prompt in prompts]
+        embedded = self._embeddings([*references, *(candidate.audio for group in groups for candidate in group)])
+        own = regrouped(embedded[len(references) :], groups)
+        return [
+            scores_or_nan([_cosine(reference, one) for one in group], self._failures)
+            for reference, group in zip(embedded[: len(references)], own, strict=True)
+        ]
 
     def flops(self, seconds: float) -> float:
         """FLOPs of one pass over the candidate; the reference is processed once per prompt and not counted."""
         return self.encoder.flops(seconds)
+
+
+def _cosine(first: Any, second: Any) -> float | Exception:
+    failed = next((one for one in (first, second) if isinstance(one, Exception)), None)
+    return float(np.dot(first, second)) if failed is None else failed

@@ -1,14 +1,15 @@
 """Transcript: error rate between the text and a recogniser's transcript of a candidate."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from functools import cached_property
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Prompt
-from modules.verifiers.audio import Failures, audio_hash, checked, failed, raise_passing, regrouped, resampled
+from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Prompt, VerifierFacts
+from modules.audio import resampled
+from modules.verifiers.audio import BatchVerifier, ContentCache, failed, regrouped
 from modules.verifiers.recognisers.normalise import Normaliser
 from modules.verifiers.settings import constructor_settings
 
@@ -74,7 +75,7 @@ def heard_audio(prompt: Prompt, candidate: Candidate) -> Audio | None:
     return Audio(torch.cat([recording_T, audio.samples_T.detach().float().cpu()]), audio.sample_rate)
 
 
-class Transcript:
+class Transcript(BatchVerifier):
     """1 - min(1, error rate) between the prompt's text and a recogniser's transcript: 1.0 is perfect, 0.0 the worst.
 
     Both texts are normalised first. Transcripts are cached by the hash of the audio, so scoring again, or several
@@ -90,11 +91,6 @@ class Transcript:
         name: Column name in tables.
     """
 
-    worst_score, best_score = 0.0, 1.0
-    needs_text = True
-    needs_reference = False
-    judges_partial = True
-
     def __init__(
         self,
         recogniser: Recogniser,
@@ -104,46 +100,39 @@ class Transcript:
     ) -> None:
         if unit not in ("word", "character"):
             raise ValueError(f"Expected `unit` to be word or character, but got {unit!r}.")
+        super().__init__(name)
         self.recogniser = recogniser
         self.normaliser = normaliser
         self.unit = unit
-        self.name = name
-        self._failures = Failures(name)
-        self._texts: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._texts = ContentCache(self._recognise, MAX_CACHED_TEXTS)
 
-    @property
-    def model_hash(self) -> str:
-        return self.recogniser.model_hash
+    @cached_property
+    def facts(self) -> VerifierFacts:
+        return VerifierFacts(
+            name=self.name,
+            model_hash=self.recogniser.model_hash,
+            settings={
+                "normaliser": self.normaliser.name,
+                "normaliser_identity": self.normaliser.identity,
+                "unit": self.unit,
+                **constructor_settings(self.recogniser),
+            },
+            families=self.recogniser.families,
+            worst_score=0.0,
+            best_score=1.0,
+            needs_text=True,
+            needs_reference=False,
+            judges_partial=True,
+        )
 
-    @property
-    def families(self) -> frozenset[str]:
-        return self.recogniser.families
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Settings that determine the score besides the model: stored with the scores and printed in reports."""
-        return {
-            "normaliser": self.normaliser.name,
-            "normaliser_identity": self.normaliser.identity,
-            "unit": self.unit,
-            **constructor_settings(self.recogniser),
-        }
-
-    @property
-    def num_failures(self) -> int:
-        return self._failures.count
-
-    def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
-        """(N,) float64 in [0, 1]. Transcripts are cached even if an exception is raised.
+    def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]:
+        """`score` of many prompts, in [0, 1]: clips that are not cached are recognised in one call per language.
+        Transcripts are cached even if an exception is raised.
 
         Raises:
             ValueError: The prompt's text is empty after normalisation.
             Exception: Exceptions of the recogniser other than ValueError.
         """
-        return self.score_many([prompt], [candidates])[0]
-
-    def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]:
-        """`score` of many prompts: clips that are not cached are recognised in one call per language."""
         for prompt in prompts:
             if not self.reference_length(prompt):
                 raise ValueError(
@@ -180,25 +169,9 @@ class Transcript:
 
     def _heard(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[list[str | ValueError]]:
         """The transcripts of each group, from the cache if present; new clips are recognised in one batch."""
-        keys: list[tuple[str, str] | ValueError] = []
-        clips: dict[tuple[str, str], Audio] = {}
-        for prompt, group in zip(prompts, groups, strict=True):
-            for candidate in group:
-                try:
-                    clip = checked(heard_audio(prompt, candidate))
-                    keys.append(key := (audio_hash(clip), prompt.language))
-                    clips[key] = clip
-                except ValueError as error:
-                    keys.append(error)
-        found: dict[tuple[str, str], str | Exception] = {key: self._texts[key] for key in clips if key in self._texts}
-        for language in dict.fromkeys(language for _, language in clips):
-            new = [key for key in clips if key not in found and key[1] == language]
-            found.update(zip(new, self._recognise([clips[key] for key in new], language), strict=True))
-        self._texts.update((key, text) for key in clips if isinstance(text := found[key], str))
-        while len(self._texts) > MAX_CACHED_TEXTS:
-            self._texts.popitem(last=False)
-        raise_passing(found.values())
-        return regrouped([key if isinstance(key, ValueError) else found[key] for key in keys], groups)
+        tasks = [(prompt, candidate) for prompt, group in zip(prompts, groups, strict=True) for candidate in group]
+        clips = [heard_audio(prompt, candidate) for prompt, candidate in tasks]
+        return regrouped(self._texts(clips, [prompt.language for prompt, _ in tasks]), groups)
 
     def _recognise(self, audios: Sequence[Audio], language: str) -> list[str | Exception]:
         """Recognise all clips in one call; if that fails, bisect to find the clips that fail."""

@@ -1,9 +1,10 @@
-"""Gather what studies/codec_quality/run.sh measured: studies/codec_quality/results.json and .png, and markdown tables.
+"""Collects the results of studies/codec_quality/run.sh: studies/codec_quality/results.json and .png, and markdown
+tables.
 
     python -m studies.codec_quality.collect [--runs runs/codec_quality] [--output FILE.json]
 
-A difference between two ways to train is paired: over the same recordings, seeds averaged first, with an interval over
-recordings (modules/statistics.py: 95 %, 2,000 resamples, seed 0). Nothing else is computed here.
+Differences between two training configurations are paired: over the same recordings, seeds averaged first, with an
+interval over recordings (modules/statistics.py: 95 %, 2,000 resamples, seed 0). Nothing else is computed here.
 """
 
 import argparse
@@ -20,13 +21,13 @@ from studies.collected import cell, codec_table, date_and_machine, table, write_
 METRICS = ("wer", "stoi", "pesq_nb", "pesq_wb", "speaker", "naturalness_ovrl", "bit_rate")
 PAIRED = ("wer", "stoi", "pesq_wb", "speaker", "naturalness_ovrl")
 DIGITS = {"wer": 3, "stoi": 3, "speaker": 3, "bit_rate": 0}
-ENDS = METRIC_ENDS | {"speaker": (-1.0, 1.0), "naturalness_ovrl": (1.0, 5.0)}  # of an utterance
+ENDS = METRIC_ENDS | {"speaker": (-1.0, 1.0), "naturalness_ovrl": (1.0, 5.0)}  # per utterance
 SEEDS = (0, 1)
 ARMS = ("no_discriminators", "simvq", "whisper_states")
 
 
 def utterances(folder: Path, system: str = "codec") -> dict[str, dict[str, float]]:
-    """Key -> metric -> value. `wer` is the pair (errors, words), for its mean over a corpus is a ratio of sums."""
+    """Return key -> metric -> value. `wer` is the pair (errors, words), because its corpus mean is a ratio of sums."""
     with (folder / "codec_utterances.csv").open() as stream:
         rows = [row for row in csv.DictReader(stream) if row["system"] == system]
     return {row["key"]: {name: float(row[name]) for name in row if name not in TEXTS} for row in rows}
@@ -40,7 +41,7 @@ def paired_difference(
 ) -> dict[str, float]:
     """Ours minus base, one table of utterances per seed: {value, low, high, num}, of utterances that all runs have."""
     keys = sorted(set.intersection(*(set(run) for run in ours + base)))
-    if metric != "wer":  # what a metric could not judge is NaN
+    if metric != "wer":  # NaN: the metric could not be computed
         keys = [key for key in keys if not any(np.isnan(run[key][metric]) for run in ours + base)]
 
     def mean_over_seeds(runs: list[dict[str, dict[str, float]]], name: str) -> np.ndarray:
@@ -58,7 +59,7 @@ def paired_difference(
 
 
 def gather(runs: Path) -> dict[str, Any]:
-    """Everything that was measured, each part where its runs are there."""
+    """Collect all results; parts whose runs do not exist are omitted."""
     voices = {folder.name: folder for folder in sorted((runs / "five_voices").glob("*"))}
     voices["en, trained on the other four"] = runs / "four_voices" / "evaluation"
     found: dict[str, Any] = {
@@ -93,7 +94,7 @@ def metric_cell(point: dict[str, float] | None, metric: str) -> str:
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """The same numbers as tables."""
+    """Format the results as tables."""
     rows = {f"{voice}: {system}": row for voice, part in found["voices"].items() for system, row in part.items()}
     rows |= {f"after {step} updates": row for step, row in found["curve"].items()}
     rows |= {f"{arm}, {seed}": row for arm, seeds in found["ablation"].items() for seed, row in seeds.items()}
@@ -103,7 +104,7 @@ def markdown(found: dict[str, Any]) -> str:
 
 
 def draw(curve: dict[int, dict[str, Any]], picture: Path, reference: dict[str, Any] | None) -> None:
-    """Word error, STOI and PESQ over training, with the intervals; dashed: Opus at 6 kbit/s."""
+    """Plot word error, STOI and PESQ during training, with intervals; dashed: Opus at 6 kbit/s."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3), layout="constrained")

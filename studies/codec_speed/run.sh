@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What studies/codec_speed/README.md shows, of a CPU: four benchmarks, about twenty minutes of two cores, gathered in
+# CPU benchmarks for studies/codec_speed/README.md: four, about twenty minutes of two cores, collected in
 # studies/codec_speed/results.json. On a GPU: benchmarks/gpu/.
 set -eEuo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -13,7 +13,7 @@ measure() { # BENCHMARK OPTIONS
     local name=$1
     shift
     echo "$name $*"
-    "$PYTHON" -m benchmarks."$name" "$@" | sed -n '/^{/,$p' >"$OUT/$name.json" # what was compared stands before
+    "$PYTHON" -m benchmarks."$name" "$@" | sed -n '/^{/,$p' >"$OUT/$name.json" # skips the comparison printed first
 }
 measure codec_inference --num_threads 2
 measure corpus_tokenising --num_threads 1 --num_files 16 --longest_seconds 5 --rounds 2

@@ -1,9 +1,9 @@
-"""Gather what runs measured into one JSON file, studies/demo/results.json, and print it as markdown tables.
+"""Collects the results of runs in one JSON file, studies/demo/results.json, and prints markdown tables.
 
     python -m studies.demo.collect [--run runs/demo] [--results runs/results] [--timed RUN] [--output FILE.json]
 
-`studies/demo/run.sh` runs what is gathered. Reads stage markers (seconds, peak memory), codec_evaluation.json and
-curve.csv, and computes nothing new but error = 1 - score.
+`studies/demo/run.sh` does the runs. Reads stage markers (seconds, peak memory), codec_evaluation.json and curve.csv,
+and computes nothing new but error = 1 - score.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from studies.collected import cell, codec_table, date_and_machine, table, write_
 CODEC_METRICS = ("wer", "stoi", "pesq_nb", "pesq_wb")
 CODEC_RUNS = {"codec": "demo", "codec_45min": "codec_45min", "codec_without_discriminators": "codec_mel_only"}
 NUM_CANDIDATES = 16
-# Lightning's name of an action: what the page calls it.
+# Lightning's name of an action: its name on the page.
 STEP_PARTS = {"run_training_batch": "step", "[_TrainingEpochLoop].train_dataloader_next": "data, before the step"}
 LM_PARTS = STEP_PARTS | {
     "[Strategy]SingleDeviceStrategy.training_step": "forward",
@@ -48,7 +48,7 @@ def stages(run: Path) -> dict[str, dict[str, Any]]:
 
 
 def digit_errors(curve: Path, judge: str = "whisper", selector: str = "pocketsphinx") -> dict[str, dict[str, Any]]:
-    """{prompt set: {n1, best_of_16}}: 1 - score of one selector under one judge, with the interval turned over."""
+    """Return {prompt set: {n1, best_of_16}}: 1 - score of one selector under one judge, with the interval reversed."""
     errors: dict[str, dict[str, Any]] = {}
     with curve.open() as stream:
         for row in csv.DictReader(stream):
@@ -74,7 +74,7 @@ def step_profile(report: Path) -> dict[str, float]:
 
 
 def gather(run: Path, results: Path, timed: Path | None = None) -> dict[str, Any]:
-    """Everything that was measured; `timed` is the run whose seconds and memory count, where that is another one."""
+    """Collect all results; `timed` is the run whose seconds and memory are reported, if it is another one."""
     found: dict[str, Any] = {
         **date_and_machine(),
         "stages": stages(timed or run),
@@ -103,7 +103,7 @@ def gather(run: Path, results: Path, timed: Path | None = None) -> dict[str, Any
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """The same numbers as tables."""
+    """Format the results as tables."""
     systems = {name: found[name] for name in CODEC_RUNS if name in found} | found.get("comparisons", {})
     rows = []
     for name, row in systems.items():
@@ -127,7 +127,7 @@ def markdown(found: dict[str, Any]) -> str:
 
 
 def draw(curve: Path, picture: Path, prompt_set: str = "4 digits", judge: str = "whisper") -> None:
-    """The error against n under one judge, as the report draws it."""
+    """Plot the error against n under one judge, as in the report."""
     from modules.report.figures import curve_figure
     from modules.search.analysis.expected_best_of_n import CurvePoint
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What studies/demo/README.md shows beyond the demo itself. Run `make demo` first; about an hour and a half on two cores.
+# Runs for studies/demo/README.md in addition to the demo. Run `make demo` first; about an hour and a half on two cores.
 set -eEuo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 if [[ -z "${PYTHON:-}" ]]; then
@@ -13,7 +13,7 @@ evaluate() { # FOLDER: the codec's table for FOLDER/codec
         --ckpt_path "$1/codec/checkpoints/last.ckpt" --stage.folder "$1/codec_evaluation"
 }
 
-# The demo's codec given 45 minutes: 10,000 updates instead of 3,000, discriminators in the last 37% as in the demo.
+# The demo's codec, trained for 45 minutes: 10,000 updates instead of 3,000, discriminators in the last 37% as in the demo.
 "$PYTHON" run.py fit --config configs/demo/codec.yaml --stage.folder $OUT/codec_45min/codec \
     --trainer.max_steps 10000 --model.init_args.discriminator_start_step 6300 --trainer.val_check_interval 2000
 evaluate $OUT/codec_45min
@@ -23,14 +23,14 @@ evaluate $OUT/codec_45min
     --trainer.max_steps "${MEL_ONLY_STEPS:-3550}" --model.init_args.discriminator_start_step 1000000
 evaluate $OUT/codec_mel_only
 
-# The demo's sweep over all 128 held-out strings of four digits; samples that are stored already are taken from there.
+# The demo's sweep over all 128 held-out strings of four digits; stored samples are reused.
 mkdir -p $OUT/sweep_128
 cp -r runs/demo/candidates $OUT/sweep_128/
 "$PYTHON" run.py test --config configs/demo/sweep.yaml --stage.folder $OUT/sweep_128/report \
     --sweep.folder $OUT/sweep_128 --data.init_args.num_prompts "[128, 16]" \
     --sweep.final_judges "[]"
 
-# Where the time of a training step goes: the codec without and with discriminators, then the language model.
+# Profiles a training step: the codec without and with discriminators, then the language model.
 profile() { # NAME CONFIG OPTIONS: 200 steps under Lightning's profiler
     local name=$1 config=$2
     shift 2

@@ -1,10 +1,10 @@
-"""Whether two sweeps of one setting give the same curves: two engines, two machines, two seeds.
+"""Checks whether two sweeps with one configuration give the same curves: two engines, machines or seeds.
 
     python -m studies.engines.curve_agreement runs/demo/report/curve.csv runs/demo_vllm/report/curve.csv
 
-Prints every point whose scores differ by more than the interval of a difference (of independent sweeps: the root of
-the sum of both half-widths' squares), and the share of points that agree. Exits with 1 where it is below --share: of
-95 % intervals some points miss by chance.
+Prints every point whose scores differ by more than the interval of a difference (of independent sweeps: the root of the
+sum of both half-widths' squares), and the share of points that agree. Exits with 1 if it is below --share: some points
+miss 95 % intervals by chance.
 """
 
 import argparse
@@ -17,7 +17,7 @@ Curve = dict[tuple[str, ...], tuple[float, float, float]]
 
 
 def read_curve(path: Path) -> Curve:
-    """Key -> (score, low, high). Raises ValueError where the file is no curve.csv."""
+    """Return key -> (score, low, high). Raises ValueError if the file is not a curve.csv."""
     with path.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     if not rows or not {*KEY, "score", "low", "high"} <= rows[0].keys():
@@ -28,7 +28,7 @@ def read_curve(path: Path) -> Curve:
 
 
 def disagreements(first: Curve, second: Curve) -> list[str]:
-    """A line for each point of both curves whose scores differ by more than chance explains."""
+    """Return a line for each point of both curves whose scores differ by more than chance explains."""
     lines = []
     for key in first.keys() & second.keys():
         (score, low, high), (other_score, other_low, other_high) = first[key], second[key]

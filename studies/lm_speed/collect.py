@@ -1,8 +1,8 @@
-"""Gather what studies/lm_speed/run.sh measured: results.json, and the table of README.md, beside this file.
+"""Collects the results of studies/lm_speed/run.sh: results.json, and the table of README.md, in this folder.
 
     python -m studies.lm_speed.collect [--runs runs/results/lm_speed] [--output studies/lm_speed/results.json]
 
-Nothing is computed here. A benchmark that was not run has no rows.
+Computes nothing. A benchmark that was not run has no rows.
 """
 
 import argparse

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What studies/lm_speed/README.md shows: four benchmarks, each under four minutes of two quiet cores, then the page.
+# Runs for studies/lm_speed/README.md: four benchmarks, each under four minutes of two quiet cores, then the page.
 set -eEuo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 if [[ -z "${PYTHON:-}" ]]; then

@@ -1,10 +1,10 @@
-"""Gather what studies/search/run.sh measured: results.json, results.png and the tables of README.md beside this file.
+"""Collects the results of studies/search/run.sh: results.json, results.png and the tables of README.md in this folder.
 
     python -m studies.search.collect [--runs runs/search] [--results studies/search]
 
-Errors are 1 - score. A difference is averaged over the seeds' runs for each prompt; its interval draws prompts, whose
-texts the runs share, and beside it stands the standard deviation over the runs. The tables stand in README.md between
-marks, and are written there.
+Errors are 1 - score. A difference is averaged over the seeds' runs for each prompt; its interval resamples prompts,
+whose texts the runs share, and its standard deviation is over the runs. The tables are written between marks in
+README.md.
 """
 
 import argparse
@@ -23,11 +23,11 @@ from modules.statistics import Resamples, bootstrap_interval, difference_ends, s
 from studies.collected import filled, table, write_json
 
 STEERED_BY, JUDGE = "pocketsphinx", "whisper"
-JUDGE_ENDS = (0.0, 1.0)  # of its score, 1 - error
+JUDGE_ENDS = (0.0, 1.0)  # range of the judge's score, 1 - error
 
 
 def best_of_n(folders: list[Path]) -> dict[str, list[dict[str, float]]]:
-    """For the selectors and chance, the error and FLOPs at every n of the table: means over the runs."""
+    """Means over the runs of error and FLOPs at every n of the table, for the selectors and random choice."""
     points: dict[str, dict[int, list[dict[str, str]]]] = defaultdict(lambda: defaultdict(list))
     for folder in folders:
         for row in read_rows(folder / "report/curve.csv"):
@@ -49,14 +49,14 @@ def best_of_n(folders: list[Path]) -> dict[str, list[dict[str, float]]]:
 
 
 def equal_compute(folders: list[Path]) -> list[dict[str, Any]]:
-    """Each search beside best-of-n at equal FLOPs: the runs joined."""
+    """Compare each search with best-of-n at equal FLOPs, over all runs."""
     runs: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for folder in folders:
         summary = json.loads((folder / "report/summary.json").read_text(encoding="utf-8"))
         most: dict[str, dict[str, Any]] = {}
         for row in summary["equal_compute"]:
             if row["judge"] == JUDGE and row["search"].endswith(f": {STEERED_BY}") and row["n"] is not None:
-                known = most.get(row["search"])  # a search of several points: that of all its candidates
+                known = most.get(row["search"])  # a search of several points: use the one with all its candidates
                 most[row["search"]] = row if known is None or row["flops"] > known["flops"] else known
         for name, row in most.items():
             runs[name.rsplit(" T=", 1)[0]].append(row)
@@ -64,7 +64,7 @@ def equal_compute(folders: list[Path]) -> list[dict[str, Any]]:
 
 
 def joined(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    difference_P = -np.mean([row["differences_P"] for row in rows], axis=0)  # of errors
+    difference_P = -np.mean([row["differences_P"] for row in rows], axis=0)  # differences of errors
     resamples = Resamples.draw(len(difference_P), seed=0)
     low, high = bootstrap_interval(difference_P, resamples, difference_ends(JUDGE_ENDS))
     by_seed = [-row["difference"] for row in rows]
@@ -91,14 +91,14 @@ def joined(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def flops_parts(folders: list[Path]) -> dict[str, dict[str, float]]:
-    """Of each search: the shares of language model, codec and verifiers in its FLOPs, and codes for each digit."""
+    """Shares of language model, codec and verifiers in the FLOPs of each search, and codes per digit."""
     sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     known_prompts = set()
     for folder in folders:
         for row in read_rows(folder / "report/candidates.csv"):
             for part in ("lm_flops", "codec_flops", "verifier_flops", "num_codes"):
                 sums[row["algorithm"]][part] += float(row[part])
-            prompt = (folder, row["algorithm"], row["prompt_key"])  # read once for all its candidates
+            prompt = (folder, row["algorithm"], row["prompt_key"])  # processed once for all its candidates
             sums[row["algorithm"]]["lm_flops"] -= float(row["prompt_flops"]) if prompt in known_prompts else 0.0
             known_prompts.add(prompt)
             sums[row["algorithm"]]["verifier_flops"] += float(row[f"{STEERED_BY}_flops"] or 0)
@@ -115,7 +115,7 @@ def flops_parts(folders: list[Path]) -> dict[str, dict[str, float]]:
 
 
 def over_optimisation(folders: list[Path]) -> list[dict[str, Any]]:
-    """The selectors' gains beside their judges', run by run."""
+    """Gains of the selectors compared with their judges', per run."""
     kept = []
     for folder in folders:
         for row in read_rows(folder / "report/over_optimisation.csv"):
@@ -183,7 +183,7 @@ def search_table(found: dict[str, Any]) -> list[str]:
 
 
 def early_stops(folders: list[Path]) -> list[int]:
-    """Of each run: the prompts for which adaptive sampling drew fewer candidates than it might have."""
+    """For each run: the number of prompts for which adaptive sampling stopped before its maximum."""
     found = []
     for folder in folders:
         rows = [row for row in read_rows(folder / "report/candidates.csv") if row["algorithm"] == "adaptive"]
@@ -226,7 +226,7 @@ def cost_tables(found: dict[str, Any]) -> list[str]:
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
-    """Error over FLOPs: the curve of best-of-n, and a point for each search."""
+    """Plot error over FLOPs: the curve of best-of-n, and a point for each search."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     curve = found["best_of_n"][STEERED_BY]

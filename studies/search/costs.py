@@ -1,19 +1,20 @@
-"""What a search pays for: language model, codec and verifiers, in seconds and FLOPs; and 16 candidates scored at once.
+"""Cost of a search by part: language model, codec and verifiers, in seconds and FLOPs; and batched scoring.
 
     python -m studies.search.costs [--lm FILE] [--codec FILE] [--num_candidates 16] [--rounds 3]
         [--num_threads 1] [--output FILE.json]
 
-1. Shares: strings of six to eight digits are drawn, decoded and scored, a prompt in each round; seconds are measured,
-   FLOPs are the ledger's.
-2. The same shares by the ledger alone for a Llama of 1B parameters, X-codec2 and the verifiers that published
-   evaluations use: no weights are needed to count.
-3. Each round's candidates are scored in one call and one by one, in turns, by verifiers that share nothing; the scores
-   are compared first. Printed: medians over the rounds and their ratio.
+1. Shares: strings of six to eight digits are sampled, decoded and scored, a prompt per round; seconds are measured,
+   FLOPs computed.
+2. The same shares, computed only, for a Llama of 1B parameters, X-codec2 and the verifiers of published evaluations;
+   needs no weights.
+3. Each round's candidates are scored in one call and one by one, alternating, by separate verifiers; the scores are
+   compared first. Prints medians over the rounds and their ratio.
 """
 
 import argparse
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import random
@@ -24,13 +25,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import nn
 
 from datamodules.sources.digits import spoken
-from modules.api import Branch, Candidate, Codec, Prompt, SamplingSettings, Verifier
+from modules.api import Branch, Candidate, Codec, CodecFacts, Prompt, SamplingSettings, Verifier
 from modules.codec.formats.checkpoints import CodecCheckpoint
 from modules.codec.formats.xcodec2 import Xcodec2Shape
 from modules.codec.parts.quantizers import Xcodec2Quantizer
@@ -39,7 +41,7 @@ from modules.lm.flops import TransformerSize
 from modules.lm_module import LMModule
 from modules.search.costs import SpeechCost, speech_cost
 from modules.search.growth import candidate_seed, finished_candidate
-from modules.search.scoring import decode_candidates
+from modules.search.scorer import decode_candidates
 from modules.verifiers.embeddings.resemblyzer import Resemblyzer
 from modules.verifiers.health import Health
 from modules.verifiers.likelihood import Likelihood
@@ -60,28 +62,26 @@ VERIFIERS: Verifiers = {
     "health": Health,
 }
 LLAMA_1B = TransformerSize(2048, 8192, 16, 32, 8, 64, 193_800)
-# Numbers of weights by openai/whisper-large-v3's sizes: 32 layers of 1,280 channels on both sides, 51,866 words.
+# Numbers of weights from openai/whisper-large-v3's sizes: 32 layers of 1,280 channels on both sides, 51,866 words.
 WHISPER_LARGE = WhisperSize(encoder_weights=636_968_960, decoder_weights=906_521_600, width=1280, num_layers=32)
 TEXT_TOKENS, SECONDS = 60, 10.0
 
 
 class LargeWhisper(FasterWhisper):
-    """Counted, never loaded."""
+    """Whisper large for computing FLOPs; never loaded."""
 
     _size = WHISPER_LARGE
 
 
 class Counted:
-    """A sampler's prices without a sampler."""
+    """A sampler's FLOPs without a sampler."""
 
     def flops(self, num_prompt_tokens: int, num_codes: int) -> float:
         return LLAMA_1B.speech_flops(num_prompt_tokens, num_codes, 65_537)
 
 
 class Xcodec2Prices:
-    """X-codec2's price of decoding (see CodecGenerator.decode_flops), from its layers on the meta device."""
-
-    frame_rate, look_back_frames = 50.0, float("inf")
+    """X-codec2's decoding FLOPs (see CodecGenerator.decode_flops), from its layers on the meta device."""
 
     def __init__(self) -> None:
         shape = Xcodec2Shape()
@@ -91,6 +91,13 @@ class Xcodec2Prices:
             decoder = TransformerDecoder(
                 shape.output_sample_rate, 320, shape.channels, shape.num_layers, shape.num_heads, shape.hidden_channels
             )
+        self.facts = CodecFacts(
+            sample_rate=shape.output_sample_rate,
+            input_sample_rate=shape.sample_rate,
+            frame_rate=50.0,
+            codebook_size=quantizer.codebook_size,
+            look_back_frames=math.inf,
+        )
         self.num_weights = sum(weight.numel() for part in (bridge, quantizer, decoder) for weight in part.parameters())
 
     def decode_flops(self, num_codes: int) -> float:
@@ -116,7 +123,7 @@ class Stopwatch:
 
 @torch.inference_mode()
 def drawn(prompt: Prompt, sampler: Any, codec: Codec, number: int, watch: Stopwatch) -> list[Candidate]:
-    """`number` candidates with their audio."""
+    """Sample `number` candidates and decode them."""
     seeds = [candidate_seed(0, prompt.key, index) for index in range(number)]
 
     def draw() -> list[Branch]:
@@ -132,7 +139,7 @@ def drawn(prompt: Prompt, sampler: Any, codec: Codec, number: int, watch: Stopwa
 
 
 def compare(prompt: Prompt, candidates: Sequence[Candidate], pair: tuple[Verifier, Verifier], turn: int) -> list[float]:
-    """Seconds of one call and of one by one; raises AssertionError where the scores differ."""
+    """Seconds of one call and of one by one. Raises AssertionError if the scores differ."""
     seconds, scores = [0.0, 0.0], [None, None]
 
     def together(verifier: Verifier) -> torch.Tensor:
@@ -150,7 +157,7 @@ def compare(prompt: Prompt, candidates: Sequence[Candidate], pair: tuple[Verifie
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Parts 1 and 3."""
+    """Run parts 1 and 3."""
     lm = LMModule.load_from_checkpoint(arguments.lm, map_location="cpu").eval()
     codec = CodecCheckpoint(arguments.codec, device="cpu")
     sampler = lm.sampler(SamplingSettings(temperature=0.6))
@@ -162,7 +169,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         prompt = replace(prompt, reference=candidates[0].audio)
         for name, pair in pairs.items():
             both[name].append(compare(prompt, candidates, pair, turn))
-        if turn:  # the first prompt warms up
+        if turn:  # the first prompt is a warm-up
             num_codes += [candidate.num_codes for candidate in candidates]
             num_prompt_tokens.append(sampler.num_prompt_tokens(prompt))
     medians = {name: [statistics.median(side) for side in zip(*rows[1:], strict=True)] for name, rows in both.items()}
@@ -170,10 +177,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         name: statistics.median(rows[1:]) / arguments.num_candidates for name, rows in watch.seconds.items()
     }
     per_candidate |= {name: sides[0] / arguments.num_candidates for name, sides in medians.items()}
-    seconds = statistics.mean(num_codes) / codec.frame_rate
+    seconds = statistics.mean(num_codes) / codec.facts.frame_rate
     named = [_Named(name, pairs[name][0]) for name in VERIFIERS]
     cost = speech_cost(sampler, codec, named, round(statistics.mean(num_prompt_tokens)), seconds)
-    cost = replace(cost, prefill=cost.prefill / arguments.num_candidates)  # a prompt is read once for all
+    cost = replace(cost, prefill=cost.prefill / arguments.num_candidates)  # a prompt is processed once for all
     return {
         "audio_seconds_per_candidate": seconds,
         "measured_seconds": per_candidate,
@@ -191,7 +198,7 @@ class _Named:
     """A verifier under another name, for tables."""
 
     def __init__(self, name: str, verifier: Any) -> None:
-        self.name, self.flops = name, verifier.flops
+        self.facts, self.flops = SimpleNamespace(name=name), verifier.flops
 
 
 def as_record(cost: SpeechCost) -> dict[str, float]:
@@ -199,7 +206,7 @@ def as_record(cost: SpeechCost) -> dict[str, float]:
 
 
 def counted_for_1b(num_candidates: int) -> dict[str, Any]:
-    """Part 2."""
+    """Compute part 2."""
     known = {
         "whisper large-v3": LargeWhisper(),
         "whisper tiny.en": FasterWhisper(),

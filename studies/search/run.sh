@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What studies/search/README.md shows: every search on strings of six to eight digits, three times, each with a language
+# Runs for studies/search/README.md: every search on strings of six to eight digits, three times, each with a language
 # model, samples and a bootstrap of another seed. Needs the demo's codec (`make demo`); the rest takes about three hours
-# of one core. A stage that has ended is not run again.
+# of one core. Finished stages are skipped.
 set -eEuo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 if [[ -z "${PYTHON:-}" ]]; then

@@ -1,11 +1,12 @@
-"""python -m studies.slurm.compare_runs RUN OTHER [ATTEMPTS]: does an interrupted fit end as the uninterrupted one?
+"""python -m studies.slurm.compare_runs RUN OTHER [ATTEMPTS]: checks that an interrupted fit equals an uninterrupted
+one.
 
-Compares, bit for bit, every scalar that two runs logged (a step that an interrupted run made twice: both times) and
-the weights and the optimizer's state in their last checkpoints. Prints "equal" and exits with 0, or the first
-difference and 1.
+Compares, bit for bit, every scalar that two runs logged (a step that an interrupted run made twice: both times) and the
+weights and the optimizer's state in their last checkpoints. Prints "equal" and exits with 0, or the first difference
+and 1.
 
-Lightning logs a step after it has saved the checkpoint that follows it. A run that is ended in between continues behind
-that step, which is then missing in the log, not in the weights: such steps are counted.
+Lightning logs a step after it has saved the checkpoint that follows it. A run interrupted in between continues after
+that step, which is then missing in the log, but not in the weights: such steps are counted.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 @dataclass
 class Log:
-    """The scalars of a run: (step, tag) -> the values of all attempts; and the first step that each attempt logged."""
+    """Scalars of a run: (step, tag) -> the values of all attempts; and the first step that each attempt logged."""
 
     scalars: dict[tuple[int, str], list[float]] = field(default_factory=dict)
     first_steps: list[int] = field(default_factory=list)
@@ -32,11 +33,11 @@ class Log:
 
 
 def read_log(run: Path) -> Log:
-    """What the run logged. Each attempt writes a file of events of its own."""
+    """Read the scalars that a run logged. Each attempt writes its own events file."""
     log = Log()
     for path in sorted((run / "tensorboard").glob("events.out.tfevents.*")):
         events = EventAccumulator(str(path), size_guidance={"scalars": 0}, purge_orphaned_data=False).Reload()
-        tags = set(events.Tags()["scalars"]) - {"hp_metric"}  # of the hyper-parameters, at step 0 of every attempt
+        tags = set(events.Tags()["scalars"]) - {"hp_metric"}  # from the hyper-parameters, at step 0 of every attempt
         found = [(event.step, tag, event.value) for tag in tags for event in events.Scalars(tag)]
         for step, tag, value in found:
             log.scalars.setdefault((step, tag), []).append(value)
@@ -46,13 +47,13 @@ def read_log(run: Path) -> Log:
 
 
 def unlogged(log: Log, other: Log) -> set[tuple[int, str]]:
-    """What `other` alone logged, of steps that the attempts of `log` ended with before they came to log them."""
+    """Return what only `other` logged, in steps at which attempts of `log` ended before logging."""
     last_steps = {step - 1 for step in log.first_steps}
     return {(step, tag) for step, tag in other.scalars.keys() - log.scalars.keys() if step in last_steps}
 
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every (dotted name, tensor or plain value) in nested dictionaries and lists."""
+    """Yield every (dotted name, tensor or plain value) in nested dictionaries and lists."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from leaves(item, f"{name}.{key}" if name else str(key))
@@ -64,13 +65,13 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def read_weights(run: Path) -> dict[str, Any]:
-    """Weights and the optimizer's state of the last checkpoint, flat."""
+    """Read weights and the optimizer's state of the last checkpoint, flattened."""
     checkpoint = torch.load(run / "checkpoints/last.ckpt", map_location="cpu", weights_only=True)
     return dict(leaves({key: checkpoint[key] for key in ("state_dict", "optimizer_states", "global_step")}))
 
 
 def same(one: Any, other: Any) -> bool:
-    """Bit for bit; NaN equals NaN."""
+    """Compare bit for bit; NaN equals NaN."""
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         if one.dtype != other.dtype or one.shape != other.shape:
             return False
@@ -79,7 +80,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def first_difference(run: Path, other: Path) -> str | None:
-    """What differs, in the order of steps, then of the weights; None where nothing does."""
+    """Describe the first difference, in the order of steps, then of the weights; None if there is none."""
     log, other_log = read_log(run), read_log(other)
     excused = unlogged(log, other_log) | unlogged(other_log, log)
     if not log.scalars:

@@ -1,8 +1,8 @@
-"""python -m studies.slurm.compare_tables TABLE.csv OTHER.csv: do two sweeps report the same?
+"""python -m studies.slurm.compare_tables TABLE.csv OTHER.csv: checks that two sweeps report the same.
 
-Every cell is the same text, or a number that differs by less than a part in 10,000: which prompts are sampled together
-changes the last digits of a log-probability, not what is drawn. Seconds are left out. Prints the largest difference
-and exits with 0, or the first cell that differs by more and 1.
+Every cell must be the same text, or a number that differs by less than 1e-4: batching changes the last digits of a
+log-probability, not the samples. Seconds are ignored. Prints the largest difference and exits with 0, or the first cell
+that differs by more and 1.
 """
 
 import math
@@ -17,7 +17,7 @@ LEFT_OUT = "seconds"  # and NAME_seconds
 
 
 def largest_difference(one: Path, other: Path) -> float:
-    """Relative, over all cells. Raises ValueError where a cell or the shape differs."""
+    """Largest relative difference over all cells. Raises ValueError if a cell or the shape differs."""
     tables = [read_rows(path) for path in (one, other)]
     sizes = [(len(rows), list(rows[0]) if rows else []) for rows in tables]
     if sizes[0] != sizes[1]:
@@ -34,7 +34,7 @@ def largest_difference(one: Path, other: Path) -> float:
 
 
 def _difference(cell: str, twin: str) -> float:
-    """Relative; infinite where one is no number."""
+    """Relative difference; infinite if one is not a number."""
     try:
         first, second = float(cell), float(twin)
     except ValueError:

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# A SLURM of two nodes on this machine, to try the sbatch files on: one CPU a node, no accounting, no systemd.
+# Starts a SLURM of two nodes on this machine, to test the sbatch files: one CPU per node, no accounting, no systemd.
 #
-#   studies/slurm/local_cluster.sh start      # says how to reach it
+#   studies/slurm/local_cluster.sh start      # prints how to use it
 #   studies/slurm/local_cluster.sh status
 #   studies/slurm/local_cluster.sh stop
 #
-# Everything it writes is in CLUSTER (runs/slurm_cluster); a SLURM that the machine has already is left alone. Jobs of
-# the partition `urgent` put those of `main` back into the queue.
+# Everything it writes is in CLUSTER (runs/slurm_cluster); an existing SLURM is not affected. Jobs of the
+# partition `urgent` preempt and requeue those of `main`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 mkdir -p "${CLUSTER:=runs/slurm_cluster}"

@@ -1,4 +1,4 @@
-"""python -m studies.slurm.random_tokens FOLDER: token shards of noise, for trials; the demo's vocabulary."""
+"""python -m studies.slurm.random_tokens FOLDER: writes random token shards for trials, with the demo's vocabulary."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ HEADER = {"codebook_size": 4096, "codec_fingerprint": "noise"}
 
 
 def write_random_tokens(folder: Path, num_samples: int = 400) -> None:
-    """The splits train and test; 20 to 200 codes a sample, the same ones every time."""
+    """Write the splits train and test; 20 to 200 codes per sample, always the same ones."""
     generator = np.random.default_rng(0)
     for split in ("train", "test"):
         with ShardWriter(folder / split, "tokens", HEADER, num_samples // 4) as writer:

@@ -14,7 +14,7 @@ fail() {
     exit 1
 }
 
-# Starts the cluster where it does not run, and then stops it at the end.
+# Starts the cluster if it is not running, and then stops it at the end.
 use_cluster() {
     if ! studies/slurm/local_cluster.sh status >/dev/null 2>&1; then
         studies/slurm/local_cluster.sh start
@@ -33,10 +33,10 @@ submit() {
     sbatch --parsable --ntasks-per-node=1 --gpus-per-node=0 --cpus-per-task=1 --output="$FOLDER/$name.out" "$@"
 }
 
-# field JOB NAME: of what scontrol says about the job; a line for each task of an array
+# field JOB NAME: a field of scontrol's output about the job; a line for each task of an array
 field() { scontrol --oneliner show job "$1" | grep -oP "(?<= $2=)[^ ]*"; }
 
-# check JOB NAME: fails where the job has failed
+# check JOB NAME: fails if the job has failed
 check() {
     local state
     state=$(field "$1" JobState)

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # The demo's language model through scripts/slurm/many_nodes.sbatch, on two nodes with a CPU task each: once without
-# interruption, and once put back into the queue three times, by each way there is. Compares losses, gradient norms
+# interruption, and once requeued three times, each time for another reason. Compares losses, gradient norms
 # and weights bit for bit; prints "equal" and exits with 0, or the first difference and 1.
 #
 #   studies/slurm/try_requeue.sh
 #
-# Needs the SLURM of local_cluster.sh, and starts and stops it where it does not run. Learns from the demo's tokens, or
-# from noise where there are none. A machine so fast that the run ends first needs NUM_STEPS=1000, or more.
+# Needs the SLURM of local_cluster.sh, and starts and stops it if it is not running. Trains on the demo's tokens, or on
+# noise if there are none. A fast machine, where the run ends too early, needs NUM_STEPS=1000, or more.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/trial.sh"
 
@@ -24,7 +24,7 @@ submit_fit() {
         --data.init_args.folder "$TOKENS" --stage.folder "$FOLDER/$1"
 }
 
-# newest_step NAME: that a checkpoint holds
+# newest_step NAME: the step of the newest checkpoint
 newest_step() {
     local path step newest=0
     for path in "$FOLDER/$1"/checkpoints/*step=*.ckpt; do
@@ -42,7 +42,7 @@ await_step() {
         [[ $(field "$1" JobState) != COMPLETED ]] || fail "job $1 ended before it could be interrupted at step $3"
         sleep 0.3
     done
-    sleep 1 # some way behind the checkpoint
+    sleep 1 # some steps after the checkpoint
 }
 
 # await_restarts JOB NAME COUNT
@@ -55,8 +55,8 @@ await_restarts() {
     say "job $1 is back in the queue ($(field "$1" Restarts). time), $(newest_step "$2") steps are kept"
 }
 
-# shorten JOB: its time limit, to 3 minutes after the last full one: the signal, 180 s before, is due at once. SLURM
-# looks every 30 s.
+# shorten JOB: sets its time limit to 3 minutes after the last full one, so that the signal, 180 s before, is due at
+# once. SLURM checks every 30 s.
 shorten() {
     local seconds
     seconds=$(($(date +%s) - $(date --date "$(field "$1" StartTime)" +%s)))

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # The demo's sweep through the sbatch files, six prompts and two samples each: as one job, as two ranks on two nodes, and
 # as an array of two tasks at a time with the report after it. Compares the tables; prints "equal" and exits with 0, or
-# where they differ and 1.
+# the difference and 1.
 #
 #   studies/slurm/try_sweep.sh
 #
-# Needs what `make demo` makes, and the SLURM of local_cluster.sh, which it starts and stops where it does not run.
+# Needs the results of `make demo`, and the SLURM of local_cluster.sh, which it starts and stops if it is not running.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/trial.sh"
 

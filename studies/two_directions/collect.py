@@ -1,9 +1,9 @@
-"""Gather what studies/two_directions/run.sh measured into studies/two_directions/results.json, and print it as tables.
+"""Collects the results of studies/two_directions/run.sh in studies/two_directions/results.json, and prints tables.
 
     python -m studies.two_directions.collect [--runs runs/two_directions] [--output FILE.json]
 
-Error is 1 - score. Differences of speaker similarity are paired by text and wanted voice; their intervals draw texts,
-since the voices say the same ones.
+Error is 1 - score. Differences of speaker similarity are paired by text and target voice; their intervals resample
+texts, because the voices share them.
 """
 
 import argparse
@@ -27,7 +27,7 @@ DIFFERENCES = {
 
 
 def spoken_errors(curve: Path) -> dict[str, Any]:
-    """The judged error of a sample by chance, by prompt set."""
+    """Error of a random sample, by prompt set."""
     with curve.open(encoding="utf-8") as stream:
         rows = [row for row in csv.DictReader(stream) if row["selector"] == "random" and row["n"] == "1"]
     return {
@@ -43,7 +43,7 @@ def spoken_errors(curve: Path) -> dict[str, Any]:
 
 
 def similarities(candidates: Path) -> dict[str, dict[tuple[str, str], float]]:
-    """By prompt set, the similarity to the wanted voice by (language, text): the mean over what could be judged."""
+    """Speaker similarity to the target voice by prompt set and (language, text): the mean over scored candidates."""
     found: dict[str, dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
     with candidates.open(encoding="utf-8") as stream:
         for row in csv.DictReader(stream):
@@ -55,7 +55,7 @@ def similarities(candidates: Path) -> dict[str, dict[tuple[str, str], float]]:
 
 
 def clustered(values: dict[tuple[str, str], float], ends: Ends = COSINE) -> dict[str, float]:
-    """The mean of values by (language, text), with an interval over texts; `ends` are those of a value."""
+    """Mean of values by (language, text), with an interval over texts; `ends` is the range of a value."""
     texts = sorted({text for _, text in values})
     sums, counts = np.zeros(len(texts)), np.zeros(len(texts))
     for (_, text), value in values.items():
@@ -94,7 +94,7 @@ def stage_times(runs: Path) -> dict[str, dict[str, float]]:
 
 
 def gather(runs: Path) -> dict[str, Any]:
-    """Every part whose run has ended."""
+    """Collect the results of all finished runs."""
     found: dict[str, Any] = {
         **date_and_machine(),
         "stages": stage_times(runs),
@@ -111,7 +111,7 @@ def gather(runs: Path) -> dict[str, Any]:
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """The same numbers as tables."""
+    """Format the results as tables."""
     rows = [
         [direction.removesuffix("_error"), name, cell(point), point["num"]]
         for direction in ("text_to_speech_error", "speech_to_text_error")

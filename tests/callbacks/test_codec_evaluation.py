@@ -1,4 +1,4 @@
-"""The codec's table as a callback: over real shards, with a codec and a comparison that can be worked out by hand."""
+"""The codec evaluation callback: over real shards, with a codec and a comparison whose results are computed by hand."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ from datamodules.audio import AudioDataModule
 from datamodules.sources.folder import FolderSource
 from modules.api import Audio, Codec
 from modules.batches import AudioBatch
-from modules.evaluation.systems import CodecUnderTest, hear
+from modules.evaluation.systems import CodecUnderTest, SystemFacts, hear
 from modules.provenance import weights_hash
 from modules.verifiers.audio import resampled
 from modules.verifiers.naturalness import Dnsmos
@@ -27,10 +27,11 @@ from modules.verifiers.recognisers.normalise import EnglishWords
 from tests.conftest import SAMPLE_RATE
 from tests.modules.evaluation.test_judge import TEXTS, ScriptedRecogniser, spoken
 from tests.toys.codec_references import small_codec
+from tests.toys.facts import CodecToy
 
 
-class MuLawCodec(nn.Module):
-    """8 bits a sample: its resynthesis and its bits can be worked out by hand."""
+class MuLawCodec(CodecToy, nn.Module):
+    """8 bits per sample: its resynthesis and its bits can be computed by hand."""
 
     sample_rate, frame_rate, codebook_size, fingerprint = SAMPLE_RATE, float(SAMPLE_RATE), 256, "mu-law"
 
@@ -60,18 +61,16 @@ class ModuleUnderTest(L.LightningModule):
 
 
 class Silencer:
-    """A comparison that loses everything: no STOI and PESQ can be had of it."""
+    """A comparison whose output is silence: STOI and PESQ are undefined."""
 
-    name = "nothing"
+    facts, model_hash = SystemFacts(name="nothing"), ""
 
     def resynthesise(self, audio: Audio) -> tuple[Audio, float]:
         return Audio(torch.zeros_like(audio.samples_T), audio.sample_rate), 0.0
 
 
 class Missing(Silencer):
-    name = "missing"
-    available = False
-    requirement = "a tool: apt install tool"
+    facts = SystemFacts(name="missing", requirement="a tool: apt install tool")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +85,7 @@ class Missing(Silencer):
     ],
 )
 def test_the_selection(key: str, metadata: dict, seconds: float, reason: str) -> None:
-    """Guards against digits, fragments and other languages among the judged prompts."""
+    """Guards against digits, fragments and other languages among the evaluated prompts."""
     assert PromptSelection().reason_against(key, metadata, seconds) == reason
 
 
@@ -104,14 +103,14 @@ def test_the_codec_under_test() -> None:
         x = audio.samples_T.numpy().astype(np.float64)
         level = np.round((np.sign(x) * np.log1p(255 * np.abs(x)) / np.log(256) + 1) * 127.5) / 127.5 - 1
         expected = np.sign(level) * (256 ** np.abs(level) - 1) / 255
-        assert np.abs(expected - heard.samples_T.numpy()).max() < 0.05  # one level, where rounding falls otherwise
+        assert np.abs(expected - heard.samples_T.numpy()).max() < 0.05  # one level, where rounding differs
         assert np.abs(expected - heard.samples_T.numpy()).mean() < 1e-4
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_codec_in_half_precision_is_evaluated(dtype: torch.dtype) -> None:
-    """Guards against a traceback of numpy or of a convolution, and against spectra that are computed in bfloat16: the
-    reference is the same rounded weights in a codec of float32."""
+    """Guards against an error of numpy or a convolution, and against spectra computed in bfloat16: the reference is a
+    codec of float32 with the same rounded weights."""
     audio = Audio(spoken(0), SAMPLE_RATE)
     codec, reference = (small_codec().eval().requires_grad_(False) for _ in range(2))
     codec.to(dtype)  # the frozen speech encoder's weights stay as they are
@@ -127,7 +126,7 @@ def test_a_codec_in_half_precision_is_evaluated(dtype: torch.dtype) -> None:
 
 
 def recorded(tmp_path: Path) -> AudioDataModule:
-    """Four recordings to be judged and one that is too short, all in the split `train` or `held_out` by their hash."""
+    """Four recordings to evaluate and one that is too short, all in the split `train` or `held_out` by their hash."""
     folder = tmp_path / "recordings"
     folder.mkdir()
     for number, (key, text) in enumerate([*TEXTS.items(), ("a5", "much too short")]):
@@ -156,7 +155,7 @@ def run_test(data: AudioDataModule, callback: Callback, folder: Path, *more: Cal
 
 
 def test_the_callback_writes_the_table(data: AudioDataModule, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """Guards against files that disagree, systems that are mixed up, and a missing tool that stops the run."""
+    """Guards against inconsistent files, systems that are mixed up, and a missing tool that stops the run."""
     data.prepare_data()
     keys = sorted(map(str, data._index("train").keys))
     assert {"a5"} < set(keys), "the hash put too few recordings into the split"
@@ -200,7 +199,7 @@ def test_the_callback_writes_the_table(data: AudioDataModule, tmp_path: Path, ca
 
 
 def test_without_a_recogniser_the_signals_are_judged(data: AudioDataModule, tmp_path: Path) -> None:
-    """Guards against words counted as wrong where nobody listened, and against a run that needs a recogniser."""
+    """Guards against words counted as errors without a transcript, and against a run that needs a recogniser."""
     data.prepare_data()
     callback = CodecEvaluation(tmp_path / "out", None, EnglishWords(), name="mu-law")
     run_test(data, callback, tmp_path / "out")
@@ -212,12 +211,12 @@ def test_without_a_recogniser_the_signals_are_judged(data: AudioDataModule, tmp_
 
 
 def test_nothing_to_judge_and_two_of_one_name_are_refused(data: AudioDataModule, tmp_path: Path) -> None:
-    """Guards against an empty table, and a row that silently holds two systems."""
+    """Guards against an empty table, and a row that silently combines two systems."""
     arguments = tmp_path, ScriptedRecogniser({}), EnglishWords()
     with pytest.raises(ValueError, match="`comparisons` and `name` to have distinct names, but got"):
-        CodecEvaluation(*arguments, [Silencer(), Silencer()])
+        run_test(data, CodecEvaluation(*arguments, [Silencer(), Silencer()]), tmp_path)
     with pytest.raises(ValueError, match="`verifiers` to have distinct names, but got"):
-        CodecEvaluation(*arguments, verifiers=[Dnsmos(), Dnsmos()])
+        run_test(data, CodecEvaluation(*arguments, verifiers=[Dnsmos(), Dnsmos()]), tmp_path)
     strict = CodecEvaluation(*arguments, selection=PromptSelection(min_seconds=60))
     with pytest.raises(ValueError, match=r"that PromptSelection\(.*accepts, but got none: {'shorter than 60 s'"):
         run_test(data, strict, tmp_path)

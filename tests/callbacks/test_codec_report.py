@@ -1,4 +1,4 @@
-"""What an evaluation of codecs says of itself: scores, codes, speed, the card, the page, and the same over ranks."""
+"""Output of a codec evaluation: scores, codes, speed, the evaluation card, the page, and the same over ranks."""
 
 import base64
 import csv
@@ -23,11 +23,13 @@ from callbacks.codec_evaluation import CodecEvaluation, CodecReport
 from datamodules.audio import AudioDataModule
 from modules.api import Audio, Candidate, Codec, Prompt
 from modules.evaluation.judge import EvaluatedRecording
+from modules.evaluation.systems import SystemFacts
 from modules.verifiers.audio import audio_hash
 from modules.verifiers.recognisers.normalise import EnglishWords
 from tests.callbacks.test_codec_evaluation import MuLawCodec, Silencer, recorded, run_test
 from tests.conftest import REPOSITORY, SAMPLE_RATE
 from tests.modules.evaluation.test_judge import TEXTS, ScriptedRecogniser, spoken
+from tests.toys.facts import VerifierToy
 from tests.toys.report_toys import Page
 
 
@@ -36,27 +38,21 @@ def data(tmp_path: Path) -> AudioDataModule:
     return recorded(tmp_path)
 
 
-class Loudness:
-    """A verifier: the peak of a clip; cannot judge silence."""
+class Loudness(VerifierToy):
+    """A verifier: the peak of a clip; NaN for silence."""
 
-    needs_text = False
-    best_score, families = 1.0, frozenset({"loudness"})
-    name, model_hash, worst_score, needs_reference, judges_partial = "loudness", "peak", 0.0, False, True
+    name, model_hash, families = "loudness", "peak", frozenset({"loudness"})
     settings: ClassVar = {"unit": "full scale"}
 
     def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
         peaks = [float(one.audio.samples_T.abs().max()) for one in candidates]
         return torch.tensor([peak or math.nan for peak in peaks])
 
-    def flops(self, seconds: float) -> float:
-        return 0.0
-
 
 class Halves(Silencer):
-    """A comparison of three codebooks that takes its time over the codec under test."""
+    """A comparison of three codebooks, slower than the codec under test."""
 
-    name, layout = "halves", SimpleNamespace(codebook_size=8, num_codebooks=3, frame_rate=5.0)
-    latency_seconds = 0.25
+    facts = SystemFacts(name="halves", codebook_size=8, num_codebooks=3, frame_rate=5.0, latency_seconds=0.25)
 
     def __init__(self, codec: Codec | None = None) -> None:
         self.codec = codec
@@ -91,8 +87,8 @@ def evaluation(folder: Path) -> CodecEvaluation:
 def test_verifiers_codes_speed_and_the_card(
     data: AudioDataModule, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """Guards against speed, codes or scores of one system in another's row, a card that does not say which recordings
-    and models were used, and data that may change unseen."""
+    """Guards against speed, codes or scores in another system's row, an evaluation card without recordings and models,
+    and data that may change unnoticed."""
     data.prepare_data()
     folder = tmp_path / "out"
     callback = evaluation(folder)
@@ -133,8 +129,8 @@ def test_verifiers_codes_speed_and_the_card(
 
 
 def test_the_page_plays_what_was_judged(data: AudioDataModule, tmp_path: Path) -> None:
-    """Guards against players of another system than the label says, quoted rows among the measured ones, and a page
-    that asks the network."""
+    """Guards against players with another system's audio, quoted rows among the measured ones, and a page that uses the
+    network."""
     data.prepare_data()
     folder = tmp_path / "out"
     (folder / "terms").mkdir(parents=True)
@@ -168,7 +164,7 @@ def test_the_page_plays_what_was_judged(data: AudioDataModule, tmp_path: Path) -
 
 
 def test_a_page_without_an_evaluation_or_with_missing_credits_is_refused(data: AudioDataModule, tmp_path: Path) -> None:
-    """Guards against an hour of work before the mistake is found."""
+    """Guards against an error only after an hour of work."""
     with pytest.raises(ValueError, match=r"Expected `credits` to name text files, but got nowhere\.txt"):
         run_test(data, evaluation(tmp_path), tmp_path, CodecReport(credits=[Path("nowhere.txt")]))
     callback = evaluation(tmp_path)
@@ -180,7 +176,7 @@ def test_a_page_without_an_evaluation_or_with_missing_credits_is_refused(data: A
 
 
 def test_two_ranks_give_the_table_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against a table of rank 0's utterances alone, and against a card whose data depend on the ranks."""
+    """Guards against a table of rank 0's utterances only, and against an evaluation card that depends on the ranks."""
     utterances = [
         EvaluatedRecording(key, text, Audio(spoken(number), SAMPLE_RATE))
         for number, (key, text) in enumerate(TEXTS.items())

@@ -1,4 +1,4 @@
-"""NaN in validation: what is logged against a mean by hand, and when the run ends."""
+"""NaN in validation: the logged value against a mean by hand, and when the run ends."""
 
 import math
 
@@ -20,7 +20,7 @@ def batch_of(text: str, num_codes: int) -> TokenBatch:
 
 
 class Data(LightningDataModule):
-    """Three batches of validation with 2, 9 and 5 codes, of which the second alone holds the letter q."""
+    """Three validation batches with 2, 9 and 5 codes; only the second contains the letter q."""
 
     frame_rate, task_names = 50.0, ["one", "other"]
 
@@ -58,8 +58,8 @@ def fit(callback: FiniteValidation, broken_after: set[int]) -> tuple[Breaking, T
 
 
 def test_three_broken_validations_in_a_row_end_the_run(tmp_path):
-    """Guards against NaN that an average drops, a run that trains on with broken weights, one that ends at the first
-    accident or as if it had finished, and a count that a resumed run forgets."""
+    """Guards against NaN dropped by an average, a run that trains on with broken weights, one that ends at the first
+    NaN or as if it had finished, and a count that a resumed run forgets."""
     with pytest.raises(RuntimeError, match=r"but got .*'val/loss': nan.* at step 6, in 3 validations in a row"):
         fit(FiniteValidation(), {1, 2, 4, 5, 6})
     resumed = FiniteValidation(max_in_a_row=2)

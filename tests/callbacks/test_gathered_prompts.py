@@ -1,4 +1,4 @@
-"""Prompts that two ranks share: what travels between them, and what each holds afterwards."""
+"""Prompts distributed over two ranks: what is exchanged between them, and what each has afterwards."""
 
 import pickle
 from collections.abc import Callable
@@ -17,7 +17,8 @@ BySet = dict[int, list[Prompt]]
 
 
 class RankCodec(ToyCodec):
-    """Hears what the toy hears, but on rank 1 its first code is another, as on other hardware; counts what it read."""
+    """Encodes like the toy, except that on rank 1 its first code differs, as on other hardware; counts what it
+    encoded."""
 
     def __init__(self, rank: int) -> None:
         super().__init__()
@@ -59,7 +60,7 @@ def same_everywhere(rank: int) -> BySet:
 
 
 def dealt_out(rank: int) -> BySet:
-    """As a distributed sampler does: strides, the last of them filled up with a repeat."""
+    """Distribute like a distributed sampler: strides, the last one filled up with a repeat."""
     by_set = prompts_with_voices()
     return {0: by_set[0][rank::2], 1: by_set[1][:1]}
 
@@ -67,7 +68,7 @@ def dealt_out(rank: int) -> BySet:
 @pytest.mark.parametrize("read", [same_everywhere, dealt_out])
 def test_ranks_hold_the_same_prompts_with_the_same_codes(tmp_path: Path, read: Callable[[int], BySet]) -> None:
     """Guards against prompts that are lost or swapped between ranks, voices in one rank's own codes, which another rank
-    would not find in the store, and recordings that come back from every rank, each voice read by each."""
+    would not find in the store, recordings returned by every rank, and voices encoded by each."""
     torch.multiprocessing.start_processes(on_rank, (tmp_path, read), nprocs=2, start_method="fork")
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
     (first, *_), (second, *_) = ranks

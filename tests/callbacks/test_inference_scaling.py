@@ -1,4 +1,4 @@
-"""The callback InferenceScaling in a real Trainer, with toys for the sampler, the codec and the verifiers."""
+"""The callback InferenceScaling in a real Trainer, with toy sampler, codec and verifiers."""
 
 import csv
 import itertools
@@ -18,6 +18,7 @@ from modules.api import SamplingSettings
 from modules.batches import PromptBatch
 from modules.search.algorithms.best_of_n import BestOfN
 from modules.search.candidate_store import CandidateStore
+from modules.search.panel import chosen_index
 from tests.toys.search_toys import (
     CODEBOOK_SIZE,
     ToyCodec,
@@ -51,7 +52,7 @@ class ToyModule(LightningModule):
 
 
 class ToyPrompts(LightningDataModule):
-    """One loader for each list of prompts, two prompts a batch."""
+    """One loader per list of prompts, two prompts per batch."""
 
     def __init__(self, prompt_sets: dict) -> None:
         super().__init__()
@@ -62,7 +63,7 @@ class ToyPrompts(LightningDataModule):
         return list(self.prompt_sets)
 
     def transfer_batch_to_device(self, batch, device, dataloader_idx):
-        """Lightning's own transfer refuses the frozen Prompt; prompts stay where they are."""
+        """Lightning's own transfer fails for the frozen Prompt; prompts stay on the host."""
         return batch
 
     def test_dataloader(self):
@@ -84,7 +85,7 @@ def panel(seed_hash="hash of first"):
             WritingVerifier("judge", last_level_or_nan, "judge's model"),
             ToyVerifier("mean", mean_level),
         ],
-        "final_judges": [ToyVerifier("dear", lambda samples_T: float(samples_T.numel()))],
+        "final_judges": [ToyVerifier("expensive", lambda samples_T: float(samples_T.numel()))],
     }
 
 
@@ -112,12 +113,13 @@ def run(
 
 
 def timeless(points):
-    """The points as text, without what the clock said."""
+    """The points as text, without timings."""
     return repr([replace(point, seconds=0.0) for point in points])
 
 
 def brute_force(trace, selector_name, judge, n):
-    """Expected judge's score of the chosen one of n, over all subsets; failed and endless candidates count as worst."""
+    """Expected judge's score of the selected candidate of n, over all subsets; failed and endless candidates count as
+    worst."""
 
     def metric(candidate):
         score = candidate.scores[judge.name]
@@ -138,7 +140,7 @@ def brute_force(trace, selector_name, judge, n):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A sweep over two prompt sets; the sampler and the callback are kept to be looked at."""
+    """A sweep over two prompt sets; the sampler and the callback are kept for inspection."""
     folder = tmp_path_factory.mktemp("sweep")
     prompts, sampler = toy_prompts(11), ToySampler()
     callback = callback_in(folder)
@@ -147,25 +149,25 @@ def finished(tmp_path_factory):
 
 
 def test_curves_equal_brute_force(finished):
-    """Guards against curves that mix up prompts, selectors or judges, and against failures left out of the mean."""
+    """Guards against curves that mix up prompts, selectors or judges, and against failures excluded from the mean."""
     judges = {judge.name: judge for judge in finished.callback.judges}
     num_checked = 0
     for point in finished.results.points:
-        if point.judge == "dear":
+        if point.judge == "expensive":
             continue
-        traces = finished.results.prompt_sets[point.prompt_set]
+        traces = finished.results.traces(point.prompt_set)
         n, selector = (1, "mean") if point.selector == "random" else (point.n, point.selector)
         expected = np.mean([brute_force(trace, selector, judges[point.judge], n) for trace in traces])
         assert point.score == pytest.approx(expected, abs=1e-9), point
         assert point.low <= point.score <= point.high
         assert point.num_prompts == len(traces)
         num_checked += 1
-    assert num_checked == 2 * 4 * (4 + 5)  # sets, counts, lines of `judge` (twin is left out) and of `mean`
+    assert num_checked == 2 * 4 * (4 + 5)  # sets, counts, lines of `judge` (without twin) and of `mean`
 
 
 def test_failures_and_runaways_are_counted(finished):
-    """Guards against candidates that are dropped without a number that says so."""
-    candidates = [one for trace in finished.results.prompt_sets["short"] for one in trace.candidates]
+    """Guards against candidates dropped without being counted."""
+    candidates = [one for trace in finished.results.traces("short") for one in trace.candidates]
     runaways = [one for one in candidates if not one.stopped]
     unjudged = [one for one in candidates if one.stopped and math.isnan(one.scores["judge"])]
     assert runaways and unjudged
@@ -180,7 +182,7 @@ def test_failures_and_runaways_are_counted(finished):
 
 
 def test_a_judge_of_the_same_model_appears_only_as_the_oracle(finished):
-    """Guards against a verifier that judges its own choice under an honest name."""
+    """Guards against a verifier that judges its own selection on a line not labelled as oracle."""
     lines = {(point.selector, point.judge) for point in finished.results.points}
     assert ("twin", "judge") not in lines
     assert {selector for selector, judge in lines if judge == "judge"} == {"random", "first", "gaps", "oracle (judge)"}
@@ -191,20 +193,20 @@ def test_a_judge_of_the_same_model_appears_only_as_the_oracle(finished):
         "twin",
         "oracle (mean)",
     }
-    assert {point.n for point in finished.results.points if point.judge == "dear"} == {1, NUM_CANDIDATES}
+    assert {point.n for point in finished.results.points if point.judge == "expensive"} == {1, NUM_CANDIDATES}
 
 
-def test_final_judge_scores_what_was_chosen(finished):
-    """Guards against a final judge's end point that belongs to another candidate than the chosen one."""
+def test_final_judge_scores_the_selected(finished):
+    """Guards against a final judge's point for another candidate than the selected one."""
     worst = finished.callback.final_judges[0].worst_score
     for point in finished.results.points:
-        if point.judge != "dear":
+        if point.judge != "expensive":
             continue
-        traces = finished.results.prompt_sets[point.prompt_set]
+        traces = finished.results.traces(point.prompt_set)
         chosen = [
             trace.candidates[0]
             if point.n == 1 or point.selector == "random"
-            else finished.results.chosen_candidate(point.prompt_set, point.selector, trace)
+            else trace.candidates[chosen_index(trace.candidates, point.selector)]
             for trace in traces
         ]
         expected = [one.num_codes * 16 if one.stopped and one.num_codes else worst for one in chosen]
@@ -218,18 +220,22 @@ def test_generation_is_batched_by_groups_of_prompts(finished):
 
 
 def test_files_and_logged_scalars(finished):
-    """Guards against a report that says something else than the results in memory."""
+    """Guards against a report that differs from the results in memory."""
     with (finished.folder / "report" / "curve.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     first_columns = ["algorithm", "selector", "judge", "n", "score", "low", "high", "num_prompts"]
     assert list(rows[0])[:8] == first_columns
     assert [float(row["score"]) for row in rows] == [point.score for point in finished.results.points]
     summary = json.loads((finished.folder / "report" / "summary.json").read_text())
-    assert summary["chosen"] == finished.results.chosen
+    for own in finished.results.swept:
+        for selector, by_key in summary["chosen"][own.prompt_set].items():
+            candidates = own.trace.candidates
+            assert by_key[own.trace.prompt.key] == candidates[chosen_index(candidates, selector)].index
+    assert set(summary["chosen"]["short"]) == set(finished.results.selectors)
     assert summary["description"]["num_prompts"] == {"short": 7, "long": 4}
     roles = {one["name"]: one["roles"] for one in summary["description"]["verifiers"]}
-    assert roles["twin"] == ["selector"] and roles["dear"] == ["final judge"]
-    assert {name for _, _, name in finished.results.hypotheses} == {"judge"}
+    assert roles["twin"] == ["selector"] and roles["expensive"] == ["final judge"]
+    assert {name for own in finished.results.swept for _, name in own.hypotheses} == {"judge"}
     with (finished.folder / "report" / "candidates.csv").open() as stream:
         assert len(list(csv.DictReader(stream))) == 11 * NUM_CANDIDATES
     (logged,) = finished.folder.glob("log/*/metrics.csv")
@@ -245,8 +251,7 @@ def test_files_and_logged_scalars(finished):
 
 def test_traces_hold_no_audio(finished):
     """Guards against a sweep whose memory grows with every candidate."""
-    for traces in finished.results.prompt_sets.values():
-        assert all(one.audio is None for trace in traces for one in trace.candidates)
+    assert all(one.audio is None for own in finished.results.swept for one in own.trace.candidates)
 
 
 def test_a_stopped_test_resumes_to_the_same_results(tmp_path, finished):
@@ -259,11 +264,17 @@ def test_a_stopped_test_resumes_to_the_same_results(tmp_path, finished):
     results = run(tmp_path, prompt_sets, callback_in(tmp_path), sampler)
     assert sampler.extended == [(1, NUM_CANDIDATES), (3, NUM_CANDIDATES), (1, NUM_CANDIDATES)]
     assert timeless(results.points) == timeless(finished.results.points)
-    assert results.chosen == finished.results.chosen and results.hypotheses == finished.results.hypotheses
+    hypotheses = [[one.hypotheses for one in each.swept] for each in (results, finished.results)]
+    assert hypotheses[0] == hypotheses[1]
+    chosen = [
+        [chosen_index(one.trace.candidates, name) for one in each.swept for name in each.selectors]
+        for each in (results, finished.results)
+    ]
+    assert chosen[0] == chosen[1]
 
 
 def test_another_codebook_is_refused_before_sampling(tmp_path):
-    """Guards against hours of sampling whose codes mean nothing to the codec."""
+    """Guards against hours of sampling codes that are invalid for the codec."""
     sampler = ToySampler()
     with pytest.raises(ValueError, match="codebook_size=17, but got 16"):
         run(tmp_path, {"one": toy_prompts(2)}, callback_in(tmp_path), sampler, codebook_size=17)
@@ -271,7 +282,7 @@ def test_another_codebook_is_refused_before_sampling(tmp_path):
 
 
 def test_two_ranks_share_the_prompts_and_rank_0_merges(tmp_path, finished):
-    """Guards against ranks that sample every prompt twice, and against results that depend on the number of ranks."""
+    """Guards against ranks that sample every prompt twice, and results that depend on the number of ranks."""
     prompts = toy_prompts(11)
     callback = callback_in(tmp_path)
 

@@ -1,4 +1,5 @@
-"""A folder of recordings through the codec: the command of the README in tiny form, against the codec item by item."""
+"""Resynthesis of a folder of recordings: the README's command with a tiny codec, compared with the codec item by
+item."""
 
 import json
 import math
@@ -13,7 +14,7 @@ import run
 from modules.codec.formats.checkpoints import CodecCheckpoint
 from tests.conftest import REPOSITORY, SAMPLE_RATE, speech_like
 
-# The demo's codec with next to no weights, on the CPU.
+# The demo's codec with minimal widths, on the CPU.
 TINY_MODEL = """
 model:
   init_args:
@@ -60,7 +61,7 @@ def write_recordings(folder: Path, lengths: dict[str, tuple[int, int]]) -> dict[
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with the checkpoint of a tiny codec where the demo's would be, and two folders of recordings."""
+    """A working folder with a tiny codec's checkpoint in the demo's place, and two folders of recordings."""
     place = tmp_path_factory.mktemp("resynthesis")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
@@ -89,9 +90,10 @@ def resynthesise(folder: str) -> None:
 def test_a_folder_of_recordings_is_resynthesised_and_another_folder_is_not_taken_for_it(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Guards against shards of an earlier folder that are served again, padding in the files, and wrong bits.
+    """Guards against reusing the shards of an earlier folder, padding in the files, and wrong bits.
 
-    The reference decodes every recording alone, through CodecCheckpoint."""
+    The reference decodes every recording alone, through CodecCheckpoint.
+    """
     monkeypatch.chdir(workplace)
     monkeypatch.setattr("sys.argv", ["run.py"])
     resynthesise("voices")
@@ -134,7 +136,7 @@ def test_a_folder_of_recordings_is_resynthesised_and_another_folder_is_not_taken
 def test_a_missing_folder_is_named(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Guards against a stack trace for a misspelt folder."""
+    """Guards against a traceback for a misspelt folder."""
     monkeypatch.chdir(workplace)
     monkeypatch.setattr("sys.argv", ["run.py"])
     with pytest.raises(SystemExit) as stop:

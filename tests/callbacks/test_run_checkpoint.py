@@ -16,8 +16,8 @@ toys = test_stages.toys
 
 
 def test_the_last_checkpoint_of_a_moved_run_is_the_last(toys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against a `last-v1.ckpt` beside a stale `last.ckpt`, which the next stage would read in silence: Lightning
-    counts versions where a run was continued in another place."""
+    """Guards against a `last-v1.ckpt` next to a stale `last.ckpt`, which the next stage would silently read: Lightning
+    adds versions if a run is continued in another place."""
     with pytest.raises(ArithmeticError):
         run.main(["fit", "--config", "fit.yaml", "--model.init_args.fail_at_step", "2"])
     shutil.copytree(toys, toys / "elsewhere")
@@ -32,7 +32,7 @@ def test_the_last_checkpoint_of_a_moved_run_is_the_last(toys: Path, monkeypatch:
 
 @pytest.mark.parametrize("end", [["max_steps", "4"], ["max_epochs", "1"]])
 def test_the_last_update_is_in_the_last_checkpoint(toys: Path, end: list[str]) -> None:
-    """Guards against the loss of what was learned since the last multiple of `every_n_train_steps`."""
+    """Guards against losing the updates since the last multiple of `every_n_train_steps`."""
     options = [
         "--trainer.callbacks.every_n_train_steps",
         "3",
@@ -48,7 +48,7 @@ def test_the_last_update_is_in_the_last_checkpoint(toys: Path, end: list[str]) -
 
 
 def test_a_run_goes_on_behind_its_end_as_one_that_was_longer(toys: Path) -> None:
-    """Guards against a last checkpoint that says that the epoch was over: its data would be read again."""
+    """Guards against a last checkpoint that marks the epoch as finished: its data would be read again."""
     longer = ["--trainer.max_steps", "7", "--trainer.callbacks.every_n_train_steps", "10"]
     run.main(["fit", "--config", "fit.yaml", *longer, "--stage.folder", "runs/toy/whole"])
     run.main(["fit", "--config", "fit.yaml", "--trainer.max_steps", "3", *longer[2:]])
@@ -66,7 +66,7 @@ def test_a_run_goes_on_behind_its_end_as_one_that_was_longer(toys: Path) -> None
 
 
 class Saves(Callback):
-    """Writes the step and the micro-batches of each checkpoint into `saves`, a line each."""
+    """Appends a line with the step and the micro-batches of each checkpoint to `saves`."""
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
         with Path("saves").open("a") as file:
@@ -75,8 +75,8 @@ class Saves(Callback):
 
 @pytest.mark.parametrize("clock", ["0:0:0", None])
 def test_checkpoints_are_saved_on_optimizer_steps_alone(toys: Path, clock: str | None) -> None:
-    """Guards against a checkpoint inside an accumulation window, whose gradient so far it does not hold: after every
-    micro-batch by the clock, and after the first one of a run that resumed."""
+    """Guards against a checkpoint inside an accumulation window, which lacks the gradient so far: after every
+    micro-batch with a time interval, and after the first one of a resumed run."""
     options = ["--trainer.accumulate_grad_batches", "4", f"--trainer.callbacks+={__name__}.Saves"]
     times = {"train_time_interval": clock, "every_n_train_steps": None if clock else 1}
     arguments = {"dirpath": "runs/toy/train/checkpoints", "save_last": True, **times}
@@ -92,8 +92,8 @@ def test_checkpoints_are_saved_on_optimizer_steps_alone(toys: Path, clock: str |
 
 @pytest.mark.parametrize("save_last", ["true", "link"])
 def test_a_run_killed_between_its_two_last_files_ends_with_both(toys: Path, save_last: str) -> None:
-    """Guards against a finished stage whose `last.ckpt` is that of an earlier step, or that never ends: a run that
-    resumes behind its last step trains nothing, and Lightning calls no hook in which a saver would save."""
+    """Guards against a finished stage whose `last.ckpt` is of an earlier step, or that never ends: a run that resumes
+    after its last step trains nothing, and Lightning calls no hook in which to save."""
     command = ["fit", "--config", "fit.yaml", "--trainer.callbacks.save_last", save_last]
     run.main(command)
     path, last = Path("runs/toy/train/stage_fit.json"), Path("runs/toy/train/checkpoints/last.ckpt")

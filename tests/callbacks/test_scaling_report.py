@@ -1,4 +1,4 @@
-"""callbacks/scaling_report.py and what it is made of, on a toy codec whose codes are tones."""
+"""callbacks/scaling_report.py and its parts, on a toy codec whose codes are tones."""
 
 import base64
 import csv
@@ -22,6 +22,7 @@ from modules.audio import encoded
 from modules.batches import PromptBatch
 from modules.report.sweep_page import judged_curves
 from modules.search.algorithms.best_of_n import BestOfN
+from modules.search.panel import chosen_index
 from tests.toys.report_toys import RATE, Page, ToneCodec, curve, tone_sweep
 from tests.toys.search_toys import (
     CODEBOOK_SIZE,
@@ -55,8 +56,8 @@ def written(tmp_path_factory):
     )
 
 
-def test_page_asks_nothing_of_the_network_and_escapes_what_it_quotes(written):
-    """Guards against a page that works on the author's machine only, and against prompts that break the page."""
+def test_page_needs_no_network_and_escapes_quoted_texts(written):
+    """Guards against a page that only works on the author's machine, and against prompts that break the page."""
     page = Page(written.text)
     assert page.sources
     assert all(source.startswith("data:") for source in page.sources)
@@ -69,7 +70,7 @@ def test_page_asks_nothing_of_the_network_and_escapes_what_it_quotes(written):
 
 
 def test_table_equals_the_csv(written):
-    """Guards against a table drawn from other numbers than the file beside it (rounding, order, a missing line)."""
+    """Guards against a table that differs from the CSV file (rounding, order, a missing line)."""
     page = Page(written.text)
     on_disk = (written.folder / "report" / "curve.csv").read_bytes()
     embedded = next(link for link in page.links if link.startswith("data:text/csv"))
@@ -101,8 +102,8 @@ def test_table_equals_the_csv(written):
             assert low <= error <= high
 
 
-def test_headline_tells_one_sample_and_the_best_selector_not_the_oracle(written):
-    """Guards against the classic mistake of such reports: the judge's own choice sold as the result."""
+def test_headline_has_one_sample_and_the_best_selector_not_the_oracle(written):
+    """Guards against a common mistake in such reports: presenting the judge's own selection as the result."""
     points = {(point.selector, point.n): point for point in written.scaling.results.points}
     best = max(("closeness", "likelihood"), key=lambda name: points[name, 4].score)
     text = Page(written.text).text
@@ -114,19 +115,17 @@ def test_headline_tells_one_sample_and_the_best_selector_not_the_oracle(written)
 
 
 def test_players_give_back_the_audio_that_was_scored(written):
-    """Guards against players of another candidate than the label says, and against a lossy or resampled copy."""
+    """Guards against players with another candidate's audio, and against a lossy or resampled copy."""
     results, codec = written.scaling.results, ToneCodec()
     players = [base64.b64decode(source.split(",")[1]) for source in Page(written.text).audio]
     expected = []
-    for trace in results.prompt_sets["tones"]:
+    for trace in results.traces("tones"):
         reference_T = trace.prompt.reference.samples_T
         expected += [
             reference_T,
             codec.decode(*codec.encode(reference_T[None], torch.tensor([reference_T.numel()])))[0],
         ]
-        places = dict.fromkeys(
-            [0, *(results.chosen["tones"][name][trace.prompt.key] for name in ("closeness", "likelihood"))]
-        )
+        places = dict.fromkeys([0, *(chosen_index(trace.candidates, name) for name in ("closeness", "likelihood"))])
         for candidate in (trace.candidates[place] for place in places):
             if candidate.num_codes:
                 expected.append(codec.decode(candidate.codes_S[None], torch.tensor([candidate.num_codes]))[0])
@@ -137,8 +136,8 @@ def test_players_give_back_the_audio_that_was_scored(written):
         np.testing.assert_allclose(samples, audio_T.numpy(), atol=2**-15)
 
 
-def test_page_names_the_chosen_the_counts_and_what_was_run(written):
-    """Guards against a report that cannot be reproduced or that hides what was not judged."""
+def test_page_names_the_selected_the_counts_and_the_run(written):
+    """Guards against a report that cannot be reproduced or that hides unscored candidates."""
     page = Page(written.text)
     for words in (
         "best of 4 by closeness", "first sample", "codec resynthesis", "recording", "never ended",
@@ -147,16 +146,16 @@ def test_page_names_the_chosen_the_counts_and_what_was_run(written):
     ):  # fmt: skip
         assert words in page.text, words
     counts = next(table for table in page.tables.values() if "never ended" in table[0])
-    # 12 samples, of which 3 never ended and one of the others could not be judged.
+    # 12 samples, of which 3 never ended and one of the others could not be scored.
     assert [cell.strip() for cell in counts[1][2:5]] == ["12", "3", "1"]
 
 
-def test_what_was_asked_counts_the_seeds_that_the_failures_count(tmp_path):
-    """Guards against more runaways than samples: those of every seed beside the samples of the first."""
+def test_counts_of_samples_and_failures_cover_the_same_seeds(tmp_path):
+    """Guards against more runaways than samples: those of every seed compared with the samples of the first."""
     scaling = InferenceScaling(
         codec=ToyCodec(), algorithm=BestOfN(4, 12), sampling=SamplingSettings(), more_seeds=[1, 2],
         selectors=[ToyVerifier("level", mean_level)], judges=[ToysWriter("judge", last_level_or_nan)],
-        final_judges=[ToyVerifier("dear", lambda samples_T: float(samples_T.numel()))],
+        final_judges=[ToyVerifier("expensive", lambda samples_T: float(samples_T.numel()))],
         folder=tmp_path, num_resamples=50,
     )  # fmt: skip
     trainer = Trainer(
@@ -168,11 +167,10 @@ def test_what_was_asked_counts_the_seeds_that_the_failures_count(tmp_path):
     page = Page((tmp_path / "report" / "index.html").read_text(encoding="utf-8"))
     counts = next(table for table in page.tables.values() if "never ended" in table[0])
     candidates = [
-        candidate for one in (scaling.results, *scaling.results.other_seeds) for trace in one.prompt_sets["prompts"]
-        for candidate in trace.candidates
+        candidate for one in scaling.results.swept for candidate in one.trace.candidates
     ]  # fmt: skip
     assert len(candidates) == 3 * 3 * 4
-    for row, name in zip(counts[1:], ("judge", "dear"), strict=True):
+    for row, name in zip(counts[1:], ("judge", "expensive"), strict=True):
         asked = [one for one in candidates if name in one.scores]
         unjudged = [one for one in asked if one.stopped and math.isnan(one.scores[name])]
         expected = [len(asked), sum(not one.stopped for one in asked), len(unjudged)]
@@ -180,7 +178,7 @@ def test_what_was_asked_counts_the_seeds_that_the_failures_count(tmp_path):
 
 
 def test_loggers_get_the_figures_and_the_audio(written):
-    """Guards against a callback that writes the page and forgets TensorBoard."""
+    """Guards against a callback that writes the page but nothing to TensorBoard."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(written.folder / "tensorboard"), size_guidance={"images": 0, "audio": 0})
@@ -191,7 +189,7 @@ def test_loggers_get_the_figures_and_the_audio(written):
     assert "tones/prompt0/recording" in events.Tags()["audio"]
     logged = events.Audio("tones/prompt1/recording")[0]
     samples, rate = soundfile.read(io.BytesIO(logged.encoded_audio_string))
-    reference_T = written.scaling.results.prompt_sets["tones"][1].prompt.reference.samples_T
+    reference_T = written.scaling.results.traces("tones")[1].prompt.reference.samples_T
     assert rate == RATE
     np.testing.assert_allclose(samples, reference_T.numpy(), atol=2**-14)
 
@@ -223,7 +221,7 @@ class ToyModule(LightningModule):
         return batch
 
 
-def test_trainer_test_leaves_a_page_of_the_sweep_beside_it(tmp_path, capsys):
+def test_trainer_test_writes_a_page_of_the_sweep(tmp_path, capsys):
     """Guards against hooks that run before the sweep has its results, and against a report of stale results."""
     scaling = InferenceScaling(
         codec=ToyCodec(), algorithm=BestOfN(4, 12), sampling=SamplingSettings(),
@@ -247,7 +245,7 @@ def test_trainer_test_leaves_a_page_of_the_sweep_beside_it(tmp_path, capsys):
 
 
 def test_judge_without_independent_selector_has_no_best():
-    """Guards against the headline falling back to random or oracle when nothing else is there."""
+    """Guards against a headline that falls back to random or oracle if there is no other selector."""
     (alone,) = judged_curves([*curve("random", [0.5, 0.5]), *curve("oracle (listener)", [0.5, 0.7])], frozenset())
     assert alone.best is None
     assert alone.oracle.score == 0.7
@@ -255,7 +253,7 @@ def test_judge_without_independent_selector_has_no_best():
     assert single.best is None and single.oracle is None
 
 
-def test_refuses_before_the_sweep_what_it_could_not_finish(tmp_path):
+def test_wrong_settings_are_refused_before_the_sweep(tmp_path):
     """Guards against losing the report after hours of sampling for a wrong path."""
     scaling = tone_sweep(tmp_path)
     report = ScalingReport(credits=[tmp_path / "missing.txt"])

@@ -1,4 +1,4 @@
-"""SpokenTexts inside a fit: what it logs against all subsets of the same samples, and a run without it."""
+"""SpokenTexts inside a fit: its logged values against all subsets of the same samples, and a run without it."""
 
 import itertools
 import math
@@ -18,6 +18,7 @@ from modules.api import SamplingSettings
 from modules.lm_module import LMModule
 from modules.search.algorithms.best_of_n import BestOfN
 from modules.search.driver import run_searches
+from modules.search.scorer import Scorer
 from tests.toys.lm_toys import FORMAT, SIZE
 from tests.toys.search_toys import ToyCodec, ToyVerifier, mean_level
 
@@ -65,10 +66,10 @@ def fit(folder, callbacks) -> tuple[LMModule, EventAccumulator]:
 
 
 def expected_by_hand(module: LMModule, callback: SpokenTexts, n: int) -> float:
-    """Over all subsets of n of the three samples: the judge's score of the one that the selector prefers."""
+    """Mean over all subsets of n of the three samples of the judge's score of the selected one."""
     verifiers = [callback.selector, callback.judge]
     with torch.no_grad():
-        traces = run_searches(callback.prompts, BestOfN(3, 12), module.sampler(SAMPLING), Codec(), verifiers, 0)
+        traces = run_searches(callback.prompts, BestOfN(3, 12), module.sampler(SAMPLING), Scorer(Codec()), verifiers, 0)
     means = []
     for trace in traces:
         choices = []
@@ -81,8 +82,8 @@ def expected_by_hand(module: LMModule, callback: SpokenTexts, n: int) -> float:
     return float(np.mean(means))
 
 
-def test_what_is_logged_is_what_the_model_of_that_moment_says(tmp_path):
-    """Guards against samples of other weights or seeds, against a best-of-n that is not one, and against silence."""
+def test_logged_samples_are_those_of_the_current_weights(tmp_path):
+    """Guards against samples of other weights or seeds, a best-of-n that is not one, and missing values."""
     callback = spoken(every_n_validations=2)
     module, events = fit(tmp_path, [callback])
     scalars = {tag: [(one.step, one.value) for one in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
@@ -93,7 +94,7 @@ def test_what_is_logged_is_what_the_model_of_that_moment_says(tmp_path):
     for text in TEXTS:
         assert len(events.Images(f"spoken/{text}")) == 2
         assert {f"spoken/{text}/one sample", f"spoken/{text}/best of 3"} <= set(events.Tags()["audio"])
-    assert callback.state_dict() == {"num_validations": 4}  # the sanity check is none
+    assert callback.state_dict() == {"num_validations": 4}  # not counting the sanity check
 
 
 def test_bits_of_a_second_are_those_of_its_codes(tmp_path):
@@ -109,9 +110,9 @@ def test_bits_of_a_second_are_those_of_its_codes(tmp_path):
     assert events.Scalars("val/bits_per_second_of_audio")[-1].value == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_batch_without_codes_counts_for_nothing_and_is_logged_all_the_same():
-    """Guards against ranks that log other metrics than their neighbours, whose gathering then mixes two of them, and
-    against written answers in the rate."""
+def test_a_batch_without_codes_has_no_weight_and_is_logged():
+    """Guards against ranks that log different metrics, whose gathering then mixes two of them, and against text answers
+    in the rate."""
     spoken_batch = next(iter(Data().val_dataloader()))
     written = Data().val_dataloader().dataset[0]
     written.labels_RL[written.labels_RL >= FORMAT.token_space.code_offset] = -100
@@ -128,8 +129,8 @@ def test_a_batch_without_codes_counts_for_nothing_and_is_logged_all_the_same():
     assert math.isnan(rates[2])
 
 
-def test_the_run_does_not_notice(tmp_path):
-    """Guards against random numbers of the training spent on samples, and against a model left in another mode."""
+def test_training_is_not_affected(tmp_path):
+    """Guards against samples that change the random state of training or leave the model in another mode."""
     with_callback, _ = fit(tmp_path / "one", [spoken()])
     after = torch.get_rng_state()
     without, _ = fit(tmp_path / "other", [])
@@ -138,8 +139,8 @@ def test_the_run_does_not_notice(tmp_path):
         assert torch.equal(with_callback.state_dict()[name], weight)
 
 
-def test_who_selects_does_not_judge(tmp_path):
-    """Guards against a curve that a selector draws of itself."""
+def test_a_selector_does_not_judge(tmp_path):
+    """Guards against a selector that judges its own curve."""
     twin = ToyVerifier("twin", mean_level, "hash of level")
     callback = spoken(selector=ToyVerifier("level", mean_level), judge=twin)
     with pytest.raises(ValueError, match="`judge` of another model than the selector's, but twin is that of level"):
@@ -151,7 +152,7 @@ def test_who_selects_does_not_judge(tmp_path):
 
 
 def test_a_judge_of_the_selectors_family_is_named_so(tmp_path, caplog):
-    """Guards against Whisper tiny that selects and Whisper large that judges without a word."""
+    """Guards against selection by Whisper tiny and judging by Whisper large without a label."""
     selector, judge = ToyVerifier("small", mean_level), ToyVerifier("large", mean_level)
     selector.families, judge.families = frozenset({"whisper"}), frozenset({"whisper", "ctc"})
     _, events = fit(tmp_path, [spoken(selector=selector, judge=judge)])

@@ -1,4 +1,4 @@
-"""Skipped steps against a run whose bad batches were never there."""
+"""Skipped steps compared with a run without the bad batches."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ GOOD = [1.0, 2.0, -1.0, 0.5, 1.5, -2.0]
 
 
 class Line(LightningModule):
-    """A line through points; a batch is the slope of the loss, or what breaks it."""
+    """A linear model; a batch is the slope of the loss, or a value that breaks it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ def train(slopes, guard):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e6])
 def test_a_skipped_step_changes_nothing(bad):
-    """Guards against weight decay, moments or a step count that move although the gradient was thrown away."""
+    """Guards against weight decay, moments or a step count that change although the gradient was discarded."""
     slopes = [*GOOD[:3], bad, bad, *GOOD[3:]]
     guard = StepGuard(max_skipped_in_a_row=2, num_warmup_steps=2)
     module, trainer = train(slopes, guard)
@@ -52,7 +52,7 @@ def test_a_skipped_step_changes_nothing(bad):
 
 
 def test_too_many_in_a_row_end_the_run_with_the_last_good_weights(tmp_path):
-    """Guards against a run that goes on without learning, and against a checkpoint of broken weights."""
+    """Guards against a run that continues without learning, and against a checkpoint of broken weights."""
     nan = float("nan")
     slopes = [*GOOD[:3], nan, GOOD[3], nan, nan, nan, *GOOD]
     torch.manual_seed(0)
@@ -70,7 +70,7 @@ def test_too_many_in_a_row_end_the_run_with_the_last_good_weights(tmp_path):
 
 
 def test_the_guard_s_memory_is_part_of_the_checkpoint(tmp_path):
-    """Guards against a run that resumes and lets through what the uninterrupted one skipped."""
+    """Guards against a resumed run that accepts steps that the uninterrupted one skipped."""
     guard = StepGuard(num_warmup_steps=2)
     _, trainer = train([*GOOD, float("nan")], guard)
     trainer.save_checkpoint(tmp_path / "deep/guard.ckpt")

@@ -22,7 +22,7 @@ class PartialVerifier(ToyVerifier):
 
 
 class TreeModule(ToyModule):
-    """Keeps the settings that it was asked for."""
+    """Records the settings that were requested."""
 
     def sampler(self, settings: SamplingSettings, engine: object = None) -> TreeSampler:
         self.asked = [*getattr(self, "asked", []), settings.temperature]
@@ -61,13 +61,13 @@ def test_a_grid_is_one_table_and_one_store(tmp_path):
     callback, sampler, module = run(tmp_path)
     assert module.asked == [0.9] * 3 + [0.5] * 3
     results = callback.results
-    kinds = {(point.algorithm, point.temperature, point.n) for point in results.all_points}
+    kinds = {(point.algorithm, point.temperature, point.n) for point in results.points}
     assert kinds >= {("best_of_n", 0.9, n) for n in (1, 2, 4)} | {("process_beam", 0.5, 2), ("process_beam", 0.9, 2)}
     assert {name for name, _, _ in kinds} == {"best_of_n", "process_beam", "adaptive"}
-    assert {point.algorithm for point in results.points} == {"best_of_n"}
+    assert {point.algorithm for point in results.first_points} == {"best_of_n"}
     with (tmp_path / "report" / "curve.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert [float(row["score"]) for row in rows] == [point.score for point in results.all_points]
+    assert [float(row["score"]) for row in rows] == [point.score for point in results.points]
     with (tmp_path / "report" / "comparisons.csv").open() as stream:
         pairs = {(row["first"], row["second"]) for row in csv.DictReader(stream)}
     assert ("best_of_n T=0.9: reward", "process_beam T=0.5: reward") in pairs  # both have n = 2
@@ -77,19 +77,19 @@ def test_a_grid_is_one_table_and_one_store(tmp_path):
     num_tokens = sampler.num_tokens
     again, sampler, _ = run(tmp_path)
     assert num_tokens > 0 == sampler.num_tokens
-    assert repr(again.results.all_points) == repr(results.all_points)
-    assert results.description["most_flops_per_prompt"] >= max(trace.cost.flops for trace in results.prompt_sets["set"])
+    assert repr(again.results.points) == repr(results.points)
+    assert results.description["most_flops_per_prompt"] >= max(trace.cost.flops for trace in results.traces("set"))
 
 
 def test_every_pair_is_compared_once(tmp_path, monkeypatch):
-    """Guards against comparisons of each seed and setting that are thrown away, which are most of a large report's
+    """Guards against computing comparisons of each seed and setting that are discarded, which dominate a large report's
     time."""
     asked = []
     own = summary.compare
     monkeypatch.setattr(summary, "compare", lambda points, *about: (asked.append(len(points)), own(points, *about))[1])
     settings = {"more_algorithms": None, "more_seeds": [1], "algorithm": BestOfN(2, 12)}
     results = run(tmp_path, **settings)[0].results
-    assert asked == [len(results.all_points)] and results.comparisons
+    assert asked == [len(results.points)] and results.comparisons
     alone = run(tmp_path, **settings | {"more_temperatures": None, "more_seeds": None})[0].results
     assert asked[1:] == [len(alone.points)] and alone.comparisons
 
@@ -99,9 +99,9 @@ def rows_of(path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_searches_of_one_name_are_told_apart(tmp_path):
-    """Guards against two sizes of one search under one label, sizes that change places, another label where nothing
-    clashes, and best-of-n in two sizes that is no baseline any more."""
+def test_searches_of_one_name_have_distinct_labels(tmp_path):
+    """Guards against two sizes of one search under one label, labels that depend on order, changed labels without a
+    clash, and best-of-n in two sizes that no longer serves as baseline."""
     beams = {f"process_beam num_beams={number}": ProcessBeam("reward", number, 2, 40, 10) for number in (2, 4)}
     samples = {f"best_of_n num_candidates={number}": BestOfN(number, 40) for number in (4, 2)}
     settings = {"more_temperatures": None, "more_seeds": [1]}
@@ -118,7 +118,7 @@ def test_searches_of_one_name_are_told_apart(tmp_path):
     }
     results = run(tmp_path, algorithm=first, more_algorithms=others, **settings)[0].results
     for name, points in alone.items():
-        own = [(one.selector, one.n, one.score) for one in results.all_points if one.algorithm == name]
+        own = [(one.selector, one.n, one.score) for one in results.points if one.algorithm == name]
         assert own == [(one.selector, one.n, one.score) for one in points]
     names, report = set(searches), tmp_path / "report"
     for file in ("curve.csv", "prompts.csv", "seeds.csv", "candidates.csv"):
@@ -134,8 +134,8 @@ def test_searches_of_one_name_are_told_apart(tmp_path):
     assert {row[0] for row in shown[1:]} == {f"{name} T=0.9" for name in names}
 
 
-def test_the_page_warns_where_nobody_else_judged(tmp_path):
-    """Guards against a table of a selector's own opinion that looks like a result."""
+def test_the_page_warns_without_an_independent_judge(tmp_path):
+    """Guards against a table of a selector's own scores that looks like a result."""
     callback, _, _ = run(tmp_path, "hash of reward", more_algorithms=None, more_temperatures=None)
     assert all(row.warning for row in callback.results.over_optimisation)
     assert "no independent judge" in (tmp_path / "report" / "index.html").read_text()

@@ -1,4 +1,4 @@
-"""SpeechWriter: in a real Trainer with a tiny language model of random weights, and through the command line."""
+"""SpeechWriter: in a real Trainer with a tiny, randomly initialised language model, and through the command line."""
 
 import json
 import math
@@ -67,7 +67,7 @@ trainer:
 
 
 class VoiceLevel(ToyVerifier):
-    """Likeness to the reference: the level nearer to that of the reference scores higher."""
+    """A verifier of similarity to the reference: the closer the level, the higher the score."""
 
     needs_text, needs_reference = True, True
 
@@ -88,7 +88,7 @@ def model() -> LMModule:
 
 @pytest.fixture(scope="module")
 def drawn(model: LMModule) -> list[tuple[list[int], bool]]:
-    """Codes of the candidates, and whether each ended: drawn one at a time, without search, driver and codec."""
+    """Codes of the candidates, and whether each ended: sampled one at a time, without search, driver and codec."""
     (batch,) = PromptDataModule(model.prompt_format, text=TEXT).predict_dataloader()
     found = []
     with torch.inference_mode():
@@ -108,7 +108,7 @@ def writer(folder: Path, selector: Verifier | None = None, **changes: Any) -> Sp
 
 
 def speak(model: LMModule, callback: SpeechWriter, text: str = TEXT) -> tuple[Path, dict]:
-    """Predict with the callback; the wav's path and what the json says."""
+    """Predict with the callback; returns the wav's path and the json."""
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(accelerator="cpu", callbacks=[callback], enable_checkpointing=False, **quiet)
     trainer.predict(model, PromptDataModule(model.prompt_format, text=text), return_predictions=False)
@@ -119,7 +119,7 @@ def speak(model: LMModule, callback: SpeechWriter, text: str = TEXT) -> tuple[Pa
 
 
 def pcm_of_codes(codes: list[int], gain: float = 1.0) -> np.ndarray:
-    """What ToyCodec makes of the codes, as 16-bit samples, by hand."""
+    """Output of ToyCodec as 16-bit samples, computed by hand."""
     levels = [min(1.0, code / CODEBOOK_SIZE * gain) for code in codes for _ in range(HOP_LENGTH)]
     return np.array([min(32767, round(level * 32768)) for level in levels])
 
@@ -137,7 +137,7 @@ def mean_code(codes: list[int]) -> float:
 def test_the_wav_is_the_candidate_that_the_selector_prefers(
     model: LMModule, drawn: list, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """Guards against a wav of another candidate than the json names, and against audio that is scaled or cut."""
+    """Guards against a wav of another candidate than the json's, and against scaled or cut audio."""
     path, record = speak(model, writer(tmp_path, ToyVerifier("level", mean_level)))
     best = max(range(NUM_CANDIDATES), key=lambda index: mean_code(drawn[index][0]))
     assert best != 0, "the test would not see the first candidate being written"
@@ -148,14 +148,14 @@ def test_the_wav_is_the_candidate_that_the_selector_prefers(
 
 
 def test_without_a_selector_the_first_candidate_is_written(model: LMModule, drawn: list, tmp_path: Path) -> None:
-    """Guards against a choice that nobody asked for."""
+    """Guards against a selection that was not requested."""
     path, record = speak(model, writer(tmp_path))
     assert record["chosen"] == 0 and record["selector"] is None and record["heard"] is None
     assert pcm_of_wav(path).tolist() == pcm_of_codes(drawn[0][0]).tolist()
 
 
-def test_the_json_tells_what_was_drawn_and_how(model: LMModule, drawn: list, tmp_path: Path) -> None:
-    """Guards against a record from which the run cannot be repeated, and against NaN, which is no JSON."""
+def test_the_json_records_candidates_and_settings(model: LMModule, drawn: list, tmp_path: Path) -> None:
+    """Guards against a record from which the run cannot be repeated, and against NaN, which is not JSON."""
 
     def level_of_long(samples_T: torch.Tensor) -> float:
         return math.nan if samples_T.numel() < MAX_NEW_TOKENS * HOP_LENGTH else float(samples_T.mean())
@@ -176,7 +176,7 @@ def test_the_json_tells_what_was_drawn_and_how(model: LMModule, drawn: list, tmp
 
 
 def test_every_candidate_is_kept_on_demand(model: LMModule, drawn: list, tmp_path: Path) -> None:
-    """Guards against candidates in another order, and against samples that wrap around where they should be clipped."""
+    """Guards against candidates in another order, and against samples that wrap around instead of being clipped."""
     path, _ = speak(model, writer(tmp_path, codec=ToyCodec(gain=2.0), keep_all=True))
     files = sorted(path.with_suffix("").iterdir())
     assert len(files) == NUM_CANDIDATES
@@ -187,7 +187,7 @@ def test_every_candidate_is_kept_on_demand(model: LMModule, drawn: list, tmp_pat
 def test_a_candidate_that_never_ended_and_a_selector_that_cannot_judge_are_warned_of(
     model: LMModule, drawn: list, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Guards against noise that is handed over as speech in silence."""
+    """Guards against noise that is silently returned as speech."""
     speak(model, writer(tmp_path, ToyVerifier("short", lambda samples_T: -samples_T.numel())))
     assert not [entry for entry in caplog.messages if "never ended" in entry or "score none" in entry]
     _, record = speak(model, writer(tmp_path, ToyVerifier("deaf", lambda samples_T: math.nan), seed=3))
@@ -198,8 +198,8 @@ def test_a_candidate_that_never_ended_and_a_selector_that_cannot_judge_are_warne
     assert [entry for entry in caplog.messages if f"cut after {MAX_NEW_TOKENS} codes" in entry]
 
 
-def test_a_voice_selector_hears_the_reference(model: LMModule, drawn: list, tmp_path: Path) -> None:
-    """Guards against a reference that is not handed to the selector, or of which one channel is left out."""
+def test_a_speaker_selector_receives_the_reference(model: LMModule, drawn: list, tmp_path: Path) -> None:
+    """Guards against a reference that is not passed to the selector, or without one of its channels."""
     selector = VoiceLevel("voice", mean_level)
     with pytest.raises(ValueError, match=r"Expected `reference`.*voice"):
         speak(model, writer(tmp_path / "none", selector))
@@ -242,7 +242,7 @@ def test_names_are_readable_and_belong_to_one_setting(model: LMModule, tmp_path:
 
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """`run.py predict` with a tiny model of random weights and the toy codec, as the demo's config has it."""
+    """`run.py predict` with a tiny, randomly initialised model and the toy codec, as in the demo's config."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["run.py"])
     Path("tiny.yaml").write_text(COMMAND)
@@ -250,7 +250,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_the_command_speaks_a_text_with_its_options(command: list[str]) -> None:
-    """Guards against options of the command line that do not arrive: N, the selector, the seed."""
+    """Guards against command-line options without effect: N, the selector, the seed."""
     run.main([*command, "--data.init_args.text", TEXT])
     options = ["--trainer.callbacks.algorithm.num_candidates", "3", "--trainer.callbacks.selector", "null"]
     run.main([*command, "--data.init_args.text", TEXT, *options, "--seed_everything", "4"])
@@ -268,7 +268,7 @@ MISTAKES = {"four Bs!": "got '!', 'B', 's' in 'four Bs!'", " ": "something to sp
 def test_a_text_that_cannot_be_spoken_is_refused_in_one_line(
     command: list[str], text: str, complaint: str, capsys: pytest.CaptureFixture
 ) -> None:
-    """Guards against a traceback for a typing error, and against a message that does not name the characters."""
+    """Guards against a traceback for a typing error, and against an error without the characters."""
     with pytest.raises(SystemExit) as stop:
         run.main([*command, *(["--data.init_args.text", text] if text else [])])
     assert stop.value.code == 2
@@ -278,7 +278,7 @@ def test_a_text_that_cannot_be_spoken_is_refused_in_one_line(
 
 
 def test_the_options_that_the_config_names_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against a comment at the top of the demo's config that no longer fits the code."""
+    """Guards against a comment at the top of the demo's config that no longer matches the code."""
     head = CONFIG.read_text().split("seed_everything: 0")[0]
     options = re.findall(r"^#\s+(--\S+) (\S+)", head, flags=re.MULTILINE)
     assert re.search(r"run.py predict --config (\S+)", head)[1] == f"configs/demo/{CONFIG.name}"
@@ -298,6 +298,7 @@ def test_the_options_that_the_config_names_are_there(tmp_path: Path, monkeypatch
         assert speech_writer.algorithm.num_candidates == 64 and speech_writer.keep_all and speech_writer.seed == 1
         assert speech_writer.sampling.temperature == 0.9 and speech_writer.folder == Path("FOLDER")
         selector = speech_writer.selector
-        chosen.append(f"{type(getattr(selector, 'recogniser', selector)).__qualname__} {getattr(selector, 'name', '')}")
+        name = selector.facts.name if isinstance(selector, Verifier) else ""
+        chosen.append(f"{type(getattr(selector, 'recogniser', selector)).__qualname__} {name}")
     names = ["NoneType ", "Likelihood likelihood", "Dnsmos naturalness_ovrl", "FasterWhisper transcript"]
     assert chosen == [*names, "Speaker speaker"]

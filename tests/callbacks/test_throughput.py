@@ -1,4 +1,4 @@
-"""Throughput against numbers counted by hand and a clock that the test turns."""
+"""Throughput against numbers counted by hand, with a fake clock."""
 
 from types import SimpleNamespace
 
@@ -54,7 +54,7 @@ def clock(monkeypatch):
 
 
 def run(clock: Clock, num_batches: int, accumulate: int = 1, every: int = 2, pause_at: int | None = None) -> Recorder:
-    """A batch takes a second; a validation of 50 s stands before batch `pause_at`."""
+    """A batch takes a second; a validation of 50 s precedes batch `pause_at`."""
     recorder = Recorder()
     trainer = SimpleNamespace(
         global_step=0, log_every_n_steps=every, loggers=[recorder], world_size=3, precision="32-true"
@@ -79,7 +79,7 @@ def test_counts_are_those_of_the_documents():
 
 
 def test_tokens_are_divided_by_the_time_that_training_took(clock):
-    """Guards against validation in the time, against the first step in it, and against other ranks' tokens left out."""
+    """Guards against including validation or the first step in the time, and against omitting other ranks' tokens."""
     rows = run(clock, 6, pause_at=3).rows
     assert [step for step, _ in rows] == [1, 3, 5]  # Lightning's numbers of the steps 2, 4 and 6
     for _, values in rows:
@@ -90,15 +90,15 @@ def test_tokens_are_divided_by_the_time_that_training_took(clock):
 
 
 def test_micro_batches_of_a_step_are_counted_together_and_logged_once(clock):
-    """Guards against a row in the log for every micro-batch, and against tokens of the last one alone."""
+    """Guards against a logged row for every micro-batch, and against counting only the last one's tokens."""
     rows = run(clock, 12, accumulate=3).rows
     assert [step for step, _ in rows] == [1, 3]
     assert rows[1][1]["speed/useful_tokens_per_second"] == pytest.approx(3 * 36)
 
 
 def test_the_module_prices_a_batch_as_the_ledger_does():
-    """Guards against a utilisation of other FLOPs than those of the plan: 6 per weight and token, the attention within
-    documents, the head for targets alone. Against the counter of torch on the same batch."""
+    """Guards against a utilisation with other FLOPs than the plan's: 6 per weight and token, attention within
+    documents, the head only for targets. The reference is torch's counter on the same batch."""
     module = LMModule(FORMAT, SIZE)
     batch = example_batch()
     flops = module.training_flops(*token_counts(batch).tolist())
@@ -109,7 +109,7 @@ def test_the_module_prices_a_batch_as_the_ledger_does():
 
 
 def test_packed_rows_are_counted_whole():
-    """Guards against counting by a convention that the packing does not follow."""
+    """Guards against a count that does not match the packing."""
     documents = [FORMAT.example_tokens("one", [1, 2, 3]), FORMAT.example_tokens("two four", [4] * 9)]
     batch = token_batch([documents], 64)
     num_targets = sum(len(tokens) - num_context for tokens, num_context in documents)

@@ -49,7 +49,7 @@ class QuantisedLevels(LightningModule):
 
 
 class RecordingLogger(Logger):
-    """A logger with the methods that Lightning's WandbLogger has."""
+    """A logger with the methods of Lightning's WandbLogger."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,14 +90,14 @@ def fitted(callbacks, logger, max_steps=6):
     trainer = Trainer(
         accelerator="cpu", max_steps=max_steps, val_check_interval=3, logger=logger, callbacks=callbacks,
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, log_every_n_steps=1,
-        num_sanity_val_steps=1,  # sees less than a validation does
+        num_sanity_val_steps=1,  # has fewer batches than a validation
     )  # fmt: skip
     trainer.fit(module, Loader(batches(6, seed=0)), Loader(batches(2, seed=1)))
     return module, trainer
 
 
 class Loader(torch.utils.data.DataLoader):
-    """Hands out finished batches."""
+    """Returns prepared batches."""
 
     def __init__(self, made: list[AudioBatch]) -> None:
         super().__init__(made, batch_size=None)
@@ -126,10 +126,10 @@ def test_audio_samples_logs_fixed_items_at_every_validation():
 
 
 def test_audio_samples_every_n_steps():
-    """Guards against a step counter that fires at validation as well, or twice at one step."""
+    """Guards against a step counter that also triggers in validation, or twice at one step."""
     logger = RecordingLogger()
     module, _ = fitted([AudioSamples(RATE, num_items=1, every_n_steps=2)], logger)
-    assert module.modes_at_resynthesis == [False] * 3  # and training_step asserts that the mode is given back
+    assert module.modes_at_resynthesis == [False] * 3  # and training_step asserts that the mode is restored
     assert [step for name, step, _, _ in logger.audio if name.startswith("reconstruction/")] == [2, 4, 6]
     with pytest.raises(ValueError, match="Expected `every_n_steps`"):
         AudioSamples(RATE, every_n_steps=0)
@@ -173,8 +173,8 @@ def test_tensorboard_gets_audio_and_figures(tmp_path):
     assert events.Images("mel/item0_0")[0].width > 400
 
 
-def test_other_loggers_are_told_of_once_and_do_not_stop_the_run(tmp_path, caplog):
-    """Guards against a crash, or a line per step, with loggers that take scalars only."""
+def test_other_loggers_are_reported_once_and_do_not_stop_the_run(tmp_path, caplog):
+    """Guards against a crash, or a line per step, with loggers that only accept scalars."""
     media._say_once.cache_clear()
     with caplog.at_level(logging.INFO, logger="callbacks.media"):
         fitted([AudioSamples(RATE)], CSVLogger(tmp_path))
@@ -194,7 +194,7 @@ class WritesCheckpoint(Callback):
 
 
 def test_run_layout_prints_what_is_there_at_start_and_end(tmp_path, capsys):
-    """Guards against a layout that claims what does not exist, or misses what the run wrote."""
+    """Guards against a layout that lists files that do not exist, or misses files that the run wrote."""
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "index.html").write_bytes(b"x" * 1500)
     (tmp_path / "candidates").mkdir()

@@ -1,4 +1,4 @@
-"""EMAWeightAveraging against an average by hand, and a continued run against one that was never stopped."""
+"""EMAWeightAveraging against an average by hand, and a resumed run against an uninterrupted one."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ DECAY, NUM_BATCHES = 0.5, 4
 
 
 class Gain(LightningModule):
-    """One weight, which is the gain of what it resynthesises; batches are recordings."""
+    """One weight, the gain of its resynthesis; batches are recordings."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Gain(LightningModule):
 
 
 class Probe(Callback):
-    """The weight after each update, and in validation, where it also saves a checkpoint."""
+    """Records the weight after each update, and in validation, where it also saves a checkpoint."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.trained, self.validated = path, [], []
@@ -76,7 +76,7 @@ def saver(folder: Path) -> RunCheckpoint:
 
 
 def averages(trained: list[float]) -> list[float]:
-    """After each update; the average begins with the first weights."""
+    """Averages after each update; the average begins with the initial weights."""
     found = trained[:1]
     for weight in trained[1:]:
         found.append(DECAY * found[-1] + (1 - DECAY) * weight)
@@ -84,14 +84,14 @@ def averages(trained: list[float]) -> list[float]:
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_others_evaluate_the_average_wherever_they_stand(tmp_path, place):
-    """Guards against callbacks that speak or save with trained weights or the average, depending on their place."""
+def test_other_callbacks_evaluate_the_average_in_any_order(tmp_path, place):
+    """Guards against callbacks that synthesise or save with trained or averaged weights depending on their order."""
     probe = Probe(tmp_path / "validating.ckpt")
     others: list[Callback] = [probe, AudioSamples(16000, num_items=1, every_n_steps=1)]
     others.insert(place, EMAWeightAveraging(decay=DECAY))
     module = fit(others, max_epochs=2)
     expected = averages(probe.trained)
-    assert abs(expected[-1] - probe.trained[-1]) > 0.05  # else the average is not told from the weights
+    assert abs(expected[-1] - probe.trained[-1]) > 0.05  # otherwise average and weights are too close
     assert probe.validated == pytest.approx([1.0, expected[NUM_BATCHES - 1], expected[-1]], abs=1e-6)
     assert module.heard == pytest.approx(expected, abs=1e-6)
     stored = torch.load(tmp_path / "validating.ckpt", weights_only=True)
@@ -101,7 +101,7 @@ def test_others_evaluate_the_average_wherever_they_stand(tmp_path, place):
 
 
 def test_a_validation_alone_has_no_average(tmp_path):
-    """Guards against `validate` that fails under a config with an average: the checkpoint holds it already."""
+    """Guards against `validate` that fails under a config with an average: the checkpoint already contains it."""
     others = [EMAWeightAveraging(decay=DECAY), AudioSamples(16000, num_items=1, every_n_steps=1)]
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
     trainer = Trainer(accelerator="cpu", devices=1, callbacks=others, default_root_dir=tmp_path, **quiet)
@@ -113,7 +113,7 @@ def test_a_validation_alone_has_no_average(tmp_path):
 @pytest.mark.parametrize("stored_by", [EMAWeightAveraging, lightning.pytorch.callbacks.EMAWeightAveraging])
 def test_a_continued_run_goes_on_from_the_trained_weights(tmp_path, stored_by):
     """Guards against a run that ends by its epochs and continues from the average; and against checkpoints of
-    Lightning's class that no longer resume (an end by steps, which it stores rightly)."""
+    Lightning's class that no longer resume (after an end by steps, which it stores correctly)."""
     probe = Probe(tmp_path / "validating.ckpt")
     ours = stored_by is EMAWeightAveraging
     fit([stored_by(decay=DECAY), probe, saver(tmp_path / "one")], 1, max_steps=-1 if ours else NUM_BATCHES)

@@ -69,7 +69,7 @@ def written(text):
 
 
 def test_each_task_is_the_sequence_written_out_by_hand(folder):
-    """Guards against loss on a prompt, codes of the prompt after those of the answer, an end that is not learned."""
+    """Guards against loss on a prompt, codes of the prompt after those of the answer, and an end without loss."""
     rows = mixed(folder)
     source = rows.sources[0]
     sample, voice = rows._sample(source, 5), rows._sample(source, 12)
@@ -85,7 +85,7 @@ def test_each_task_is_the_sequence_written_out_by_hand(folder):
 
 
 def test_what_is_read_at_inference_is_what_was_read_in_training(folder):
-    """Guards against a prompt at inference that differs from the part without loss by a single token."""
+    """Guards against a prompt at inference that differs by a token from the part without loss in training."""
     chat = prompt_format.LlasaChat(HuggingFaceTokenizer(str(tiny_llama(folder / "llama"))), NUM_CODES, "{language} ")
     voice = Utterance("two", [7, 8])
     for form in (PLAIN, chat):
@@ -104,7 +104,7 @@ def test_what_is_read_at_inference_is_what_was_read_in_training(folder):
 
 
 def test_shares_are_the_weights_and_streams_are_complete(folder):
-    """Guards against a task that starves, samples that are never seen, and voices of another speaker."""
+    """Guards against a task without samples, samples that are never used, and voices of another speaker."""
     rows = mixed(folder)
     planned = [item for window in range(12) for row in rows.rows(0, window) for item in row]
     counts = Counter(task for task, _, _ in planned)
@@ -127,7 +127,7 @@ def test_shares_are_the_weights_and_streams_are_complete(folder):
 
 
 def test_mixed_rows_fit_and_resume_for_any_number_of_ranks(folder):
-    """Guards against rows that overflow, and against an order that depends on who reads it."""
+    """Guards against rows that overflow, and against an order that depends on the number of ranks."""
 
     def tokens(loaders, num_batches):
         merged = []
@@ -181,8 +181,8 @@ def test_losses_by_task_are_means_over_their_targets(folder):
             assert logged["val/loss"] == pytest.approx(np.mean(list(chain(*losses.values()))), rel=1e-4)
 
 
-def test_text_replay_stands_beside_speech(folder):
-    """Guards against conversations that are lost, and against a mixture that reads codes from text."""
+def test_text_replay_is_mixed_with_speech(folder):
+    """Guards against lost conversations, and against a mixture that reads codes from text."""
     chat = prompt_format.LlasaChat(HuggingFaceTokenizer(str(tiny_llama(folder / "chat_llama"))), NUM_CODES)
     tasks = [TextToSpeech(0.5), TextReplay(folder / "chat", 0.5)]
     data = TokenDataModule(folder, chat, 256, batch_size=2, num_batches=8, tasks=tasks)
@@ -203,7 +203,7 @@ def test_text_replay_stands_beside_speech(folder):
 
 
 def test_mixtures_that_cannot_be_are_refused(folder, tmp_path):
-    """Guards against a share of nothing, losses under one name, and cloning without a second recording."""
+    """Guards against a zero share, two losses under one name, and cloning without a second recording."""
     index = ShardIndex.load(folder / "train", "tokens")
     for tasks, message in (
         ([TextToSpeech(0.0)], "above 0"),
@@ -222,8 +222,8 @@ def test_mixtures_that_cannot_be_are_refused(folder, tmp_path):
         prompt_format.TextToSpeech(ByteTokenizer(), 4, prefix="{voice}")
 
 
-def test_a_bad_line_costs_one_conversation(tmp_path, capsys):
-    """Guards against a line that ends the conversion: text that is no string or no Unicode, nested without end."""
+def test_a_bad_line_loses_one_conversation(tmp_path, capsys):
+    """Guards against a line that ends the conversion: text that is not a string or not Unicode, or deeply nested."""
     good = {"messages": [{"role": "user", "content": "caf\u00e9 \ufffd"}, {"role": "assistant", "content": "a"}]}
     lines = [json.dumps(good).encode()] * 30
     lines += [

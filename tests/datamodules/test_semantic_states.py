@@ -1,4 +1,5 @@
-"""A speech encoder's states in the shards: computed once per recording, cut as the audio is, used instead of a run."""
+"""A speech encoder's states in the shards: computed once per recording, cropped like the audio, used instead of the
+encoder."""
 
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ HOP = 320
 
 
 class FrameMeans(torch.nn.Module):
-    """Stands for a speech encoder whose states can be told from the audio: mean and last sample of each frame."""
+    """A toy speech encoder whose states can be derived from the audio: mean and last sample of each frame."""
 
     sample_rate, hop_length, channels = 16000, HOP, 2
     encode_settings = "means"
@@ -51,7 +52,7 @@ class Walks:
 
 
 class Decoder(torch.nn.Identity):
-    channels = 18
+    channels, decode_settings = 18, ""
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def shards(tmp_path):
 
 
 def test_the_states_of_a_crop_are_those_of_its_audio(shards):
-    """Guards against states that are cut at other places than the audio, or padded into the next item."""
+    """Guards against states cropped at other places than the audio, or padded into the next item."""
     rows = AudioRows(shards, 10 * HOP, seed=3, states_hop=HOP)
     for plan in (rows, AudioRows(shards, 0, seed=3, states_hop=HOP)):
         chosen = plan.rows(0, 0)[:8] if plan is rows else [(sample, 0) for sample in range(6)]
@@ -87,7 +88,7 @@ def test_shards_without_these_states_are_refused(shards, tmp_path):
 
 
 def test_a_generator_takes_the_states_instead_of_running_the_encoder(shards):
-    """Guards against states that are read and ignored, and against an encoder that runs all the same."""
+    """Guards against states that are read and ignored, and against running the encoder anyway."""
     torch.manual_seed(0)
     acoustic = SpectralEncoder(16000, HOP, channels=16, num_layers=1, hidden_channels=16)
     encoder = SemanticAcousticEncoder(acoustic, FrameMeans(), SemanticAdapter(2), appends_frame=False)
@@ -112,7 +113,7 @@ def test_a_generator_takes_the_states_instead_of_running_the_encoder(shards):
     )
 
 
-def test_whisper_hears_each_item_alone_and_whole():
+def test_whisper_states_are_independent_of_batching():
     """Guards against padding that changes an item's states, and against frames out of step with the audio."""
     encoder = WhisperEncoder(window_seconds=5)
     syllables_T = torch.sin(torch.arange(24000) * 0.06).sign() * (torch.arange(24000) // 1700 % 3 > 0) * 0.1

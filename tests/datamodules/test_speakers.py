@@ -1,5 +1,5 @@
-"""Who speaks: told to a toy model of two speakers, numbered by source and name, planned for, and never paired with a
-stranger."""
+"""Speakers: given to a toy model of two speakers, numbered by source and name, planned for, and never paired with
+another speaker."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ from modules.lm.text.byte_tokenizer import ByteTokenizer
 from modules.lm.text.prompt_format import TextToSpeech
 from modules.lm_module import LMModule
 
-OF_SPEAKER = {"ann": range(0, 16), "bob": range(16, 32)}  # the codes that each of them says
+OF_SPEAKER = {"ann": range(0, 16), "bob": range(16, 32)}  # the codes of each speaker
 HEADER = {"codebook_size": 32, "codec_fingerprint": "a"}
 
 
@@ -43,7 +43,7 @@ def write_tokens(folder, samples, samples_per_shard=9):
 
 
 def as_of_before(index, with_numbers=True):
-    """Rewrite the index as it was: bare names numbered over all sources, "" among them, or no numbers."""
+    """Rewrite the index in its former formats: bare names numbered over all sources, including "", or no numbers."""
     arrays = dict(np.load(index.folder / "index.npz"))
     reader, numbers = ShardReader(index), {}
     names = [json.loads(reader.read(row)["json"])["speaker"] for row in range(len(index))]
@@ -69,7 +69,7 @@ def two_speakers(tmp_path_factory):
 
 
 def share_in_voice(model, speaker):
-    """Of the codes drawn for a prompt that asks for `speaker`: how many are theirs."""
+    """Fraction of the codes sampled for a prompt with `speaker` that belong to that speaker."""
     data = PromptDataModule(model.prompt_format, speaker=speaker, text="12")
     (batch,) = data.predict_dataloader()
     sampler = model.sampler(SamplingSettings())
@@ -81,9 +81,9 @@ def share_in_voice(model, speaker):
 
 @pytest.mark.parametrize("tasks", [None, [SpeakTask()]], ids=["default", "tasks"])
 @pytest.mark.parametrize("given", [{"prefix": "{speaker}: "}, {"answer_prefix": "Speaker {speaker} "}], ids=str)
-def test_the_speaker_who_is_asked_for_speaks(two_speakers, given, tasks):
-    """Guards against a speaker that training tells and inference does not, or the other way round: then half of what is
-    drawn, or all of it, is in the wrong voice."""
+def test_samples_are_in_the_requested_voice(two_speakers, given, tasks):
+    """Guards against a speaker given in training but not in inference, or the reverse: then half of the samples, or
+    all, are in the wrong voice."""
     form = TextToSpeech(ByteTokenizer(), 32, **given)
     torch.manual_seed(0)
     model = LMModule(form, LlamaSize(32, 64, 1, 2, 2), optimizer=lambda weights: torch.optim.AdamW(weights, lr=1e-2))
@@ -98,9 +98,8 @@ def test_the_speaker_who_is_asked_for_speaks(two_speakers, given, tasks):
             assert share_in_voice(model, speaker) > 0.95
 
 
-def test_prompts_say_what_the_shards_or_the_caller_say(tmp_path):
-    """Guards against a speaker that gets lost between shards and model, and another speaker's recording for a
-    reference."""
+def test_prompts_have_the_speaker_of_the_shards_or_the_caller(tmp_path):
+    """Guards against a speaker lost between shards and model, and another speaker's recording as reference."""
     for name in OF_SPEAKER:
         write_wavs(tmp_path / name, name)
     sources = [FolderSource(tmp_path / name, name, "fr", split="test") for name in OF_SPEAKER]
@@ -167,7 +166,7 @@ def naive_partners(unknown):
 
 @pytest.mark.parametrize("written", ["today", "before", "long before"])
 def test_voices_are_those_of_one_source_and_name(tmp_path, written, caplog):
-    """Guards against strangers as each other's voice: two sources' speakers of one name, and unknown speakers."""
+    """Guards against pairing different speakers: two sources' speakers of one name, and unknown speakers."""
     index = write_tokens(tmp_path, SAMPLES)
     if written != "today":
         index = as_of_before(index, with_numbers=written == "before")
@@ -185,8 +184,8 @@ def test_voices_are_those_of_one_source_and_name(tmp_path, written, caplog):
             assert not others or adding[shortest] == min(adding[list(others)])
 
 
-def test_a_damaged_sample_of_an_older_index_is_nobody_s_voice(tmp_path):
-    """Guards against one damaged sample that stops voice cloning, or passes for an unknown speaker."""
+def test_a_damaged_sample_of_an_older_index_is_not_used_as_a_voice(tmp_path):
+    """Guards against one damaged sample that stops voice cloning, or counts as an unknown speaker."""
     index = as_of_before(
         write_tokens(tmp_path, [("a0", "s", "ann", [1]), ("a1", "s", "ann", [1]), ("a2", "s", "ann", [1])])
     )
@@ -199,7 +198,7 @@ def test_a_damaged_sample_of_an_older_index_is_nobody_s_voice(tmp_path):
 
 
 def test_an_audio_index_names_the_speakers_of_its_json(tmp_path):
-    """Guards against an audio index in which all recordings are one speaker's."""
+    """Guards against an audio index in which all recordings have one speaker."""
     given = {"one": "1", "two": "1", "three": ""}
     sources = []
     for name, speaker in given.items():
@@ -262,7 +261,7 @@ def test_validation_rows_are_of_all_sources(tmp_path):
 
 @pytest.mark.parametrize("given", [{"prefix": "{speaker}: "}, {"answer_prefix": "{speaker} "}], ids=str)
 def test_rows_are_planned_for_long_names(tmp_path, given):
-    """Guards against rows that overflow, and samples that are left out, because a name is longer than planned for."""
+    """Guards against rows that overflow, and omitted samples, because a name is longer than planned."""
     samples = [(f"k{number}", "s", "a" * (80 * (number % 2)), [1, 2, 3]) for number in range(70)]
     index, form = write_tokens(tmp_path, samples), TextToSpeech(ByteTokenizer(), 32, **given)
     for rows in (TokenRows(index, form, 200, 0), MixedRows([(SpeakTask(), index)], form, 200, 0, window_size=70)):
@@ -277,8 +276,8 @@ def test_rows_are_planned_for_long_names(tmp_path, given):
 
 
 def test_a_task_keeps_its_share_where_samples_have_no_voice(tmp_path, caplog):
-    """Guards against a share that falls below its weight without a word: speakers of one recording, and recordings that
-    do not fit beside another."""
+    """Guards against a share that silently falls below its weight: speakers with one recording, and recordings that do
+    not fit with another."""
     generator = np.random.default_rng(0)
     lengths = [*generator.integers(5, 60, 30), *[20] * 10, 100]
     names = ["ann", "bob"] * 15 + [f"alone{number}" for number in range(10)] + ["ann"]

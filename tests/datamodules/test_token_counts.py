@@ -1,4 +1,4 @@
-"""Rows planned by real tokens: against documents that are read, a loop over the loader, and runs of before."""
+"""Rows planned by token counts: against documents that are read, a loop over the loader, and earlier runs."""
 
 import json
 from dataclasses import replace
@@ -26,7 +26,7 @@ WORDS = ["convert", "the", "text", "speech", "date", "system", "user", "é"]
 
 
 class StartToken(ByteTokenizer):
-    """A tokenizer of somebody else: a token for the start before every text."""
+    """A third-party tokenizer that adds a start token to every text."""
 
     vocab_size = 257
 
@@ -67,8 +67,8 @@ def without_counts(*folders):
 
 
 def test_counts_are_the_tokens_of_documents_that_are_read(folder):
-    """Guards against rows planned by bytes where the tokenizer is byte-pair, and against plans too short for a prefix,
-    a voice, the other direction or a conversation."""
+    """Guards against rows planned by bytes with a byte-pair tokenizer, and against plans too short for a prefix, a
+    voice, the other direction or a conversation."""
     without_counts(folder / "train", folder / "chat/train")
     index, texts = ShardIndex.load(folder / "train", "tokens"), ShardIndex.load(folder / "chat/train", "text")
     form = chat(folder, prefix="{language} {speaker}: ", answer_prefix="Speaker {speaker} ")
@@ -100,7 +100,7 @@ def test_counts_are_the_tokens_of_documents_that_are_read(folder):
 
 
 def test_max_steps_are_those_of_a_loop_over_the_loader(folder, capsys):
-    """Guards against a number of steps that misses the end of an epoch, or samples that no row holds."""
+    """Guards against a number of steps that misses the end of an epoch, or samples in no row."""
     without_counts(folder / "train")
     settings = ["--row_length", "256", "--rows_per_step", "4", "--epochs", "3", "--num_workers", "1"]
     form = ["--prompt_format", "modules.lm.text.prompt_format.LlasaChat",
@@ -133,7 +133,7 @@ def test_max_steps_are_those_of_a_loop_over_the_loader(folder, capsys):
 
 
 def test_a_run_resumes_with_the_rows_that_it_began_with(folder):
-    """Guards against other rows after a resume: tokens have been counted since, or a checkpoint is of before."""
+    """Guards against other rows after a resume: tokens have been counted since, or the checkpoint is older."""
     without_counts(folder / "train")
 
     def loader(state=None, num_batches=24):
@@ -167,8 +167,8 @@ def test_a_run_resumes_with_the_rows_that_it_began_with(folder):
 
 
 def test_a_start_token_is_planned(folder):
-    """Guards against plans of as many tokens as bytes, for a tokenizer that adds one: rows then lose their last
-    documents (under an older index, which names no speakers to plan for)."""
+    """Guards against plans of as many tokens as bytes for a tokenizer that adds one: rows then lose their last
+    documents (under an older index, which has no speakers to plan for)."""
     index = ShardIndex.load(folder / "train", "tokens")
     for settings in ({}, {"prefix": "{speaker} ", "answer_prefix": "Speaker {speaker} "}):
         form = prompt_format.TextToSpeech(StartToken(), NUM_CODES, **settings)

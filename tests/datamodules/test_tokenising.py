@@ -1,4 +1,4 @@
-"""A corpus through `predict`: batches bounded in seconds, and the codes that each recording has alone."""
+"""A corpus through `predict`: batches bounded in seconds, and codes that equal those of each recording alone."""
 
 import io
 import json
@@ -46,7 +46,7 @@ class Recorder(L.Callback):
 
 
 def predict(codec, folder: Path, *callbacks: L.Callback, limit: int | None = None, **settings) -> None:
-    """Tokens of `folder/audio` into `folder/tokens`."""
+    """Encode `folder/audio` into `folder/tokens`."""
     module = CodecModule(codec, nn.Identity(), MultiResolutionMelLoss(16000), torch.optim.SGD, torch.optim.SGD)
     trainer = L.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, use_distributed_sampler=False,
@@ -57,7 +57,7 @@ def predict(codec, folder: Path, *callbacks: L.Callback, limit: int | None = Non
 
 @pytest.mark.parametrize("batch_seconds", [0.0, 3.0])
 def test_a_corpus_has_the_codes_of_its_recordings_alone(batch_seconds, tmp_path):
-    """Guards against batches beyond the bound, recordings lost or twice, and codes that depend on the batch."""
+    """Guards against batches beyond the bound, lost or duplicate recordings, and codes that depend on the batch."""
     prepare_audio_shards([Noise()], tmp_path / "audio", 16000, "wav")
     codec, recorder = tiny_codec(), Recorder()
     predict(codec, tmp_path, recorder, evaluation_batch_size=8, evaluation_batch_seconds=batch_seconds)

@@ -1,4 +1,4 @@
-"""Packed rows: nothing lost, nothing learned that should not be, counted where damaged."""
+"""Packed rows: nothing lost, no loss where there should be none, damaged samples counted."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Samples of others that cannot be used: skipped one by one, replaced, and counted over workers and ranks."""
+"""Unusable samples: skipped one by one, replaced, and counted over workers and ranks."""
 
 import contextlib
 import io
@@ -67,7 +67,7 @@ TOKEN_FAULTS = {
 
 
 def write_tokens(folder: Path, num_good: int = 6, faults: dict | None = None) -> ShardIndex:
-    """Good samples of different texts, and after each a fault."""
+    """Write good samples of different texts, each followed by a faulty one."""
     header = {"codebook_size": NUM_CODES, "codec_fingerprint": "a", "frame_rate": 50.0}
     faults = TOKEN_FAULTS if faults is None else faults
     with ShardWriter(folder, "tokens", header, 7) as writer:
@@ -97,7 +97,7 @@ def documents(batch) -> list[list[int]]:
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_whatever_is_wrong_with_a_sample_is_a_counted_skip(tmp_path, num_workers):
     """Guards against one bad sample that ends a training, a skip that stays in a loader worker, a count without the
-    key, and a skip that takes a good sample along. A row of a bad sample alone gets another document."""
+    key, and a skip that also loses a good sample. A row of only a bad sample gets another document."""
     index = write_tokens(tmp_path)
     rows = TokenRows(index, FORMAT, row_length=120, seed=0)
     batches = [[[sample]] for sample in range(len(index))]
@@ -148,8 +148,8 @@ def test_a_resumed_run_replaces_as_the_uninterrupted_one(tmp_path):
 
 
 def test_a_damaged_shard_of_many_samples_does_not_end_a_training(tmp_path):
-    """Guards against replacements looked for among the neighbours, which stand in the same damaged shard: a hundred in
-    a row would end the run."""
+    """Guards against replacements from the neighbours in the same damaged shard: a hundred in a row would end the
+    run."""
     header = {"codebook_size": NUM_CODES, "codec_fingerprint": "a", "frame_rate": 50.0}
     with ShardWriter(tmp_path, "tokens", header, 300) as writer:
         for number in range(900):
@@ -167,7 +167,7 @@ def test_a_damaged_shard_of_many_samples_does_not_end_a_training(tmp_path):
 
 
 def test_arrays_of_impossible_size_ask_for_no_memory():
-    """Guards against 2 TB for a header of 1e12 values, where memory is promised that is not there."""
+    """Guards against 2 TB allocated for a header of 1e12 values, where memory is overcommitted."""
     for damaged in (of_length(10**12), of_length(10**30), npy(CODES.reshape(3, 3))[:-1]):
         with pytest.raises(ValueError, match=r"Expected|exceed|too large"):
             read_array(damaged)
@@ -205,8 +205,8 @@ def write_audio(folder: Path) -> ShardIndex:
 
 
 def test_crops_and_recordings_that_cannot_be_used(tmp_path):
-    """Guards against stereo or NaN in a batch, a training batch that shrinks (a shape that compiles anew, and a rank
-    that stops), and an evaluation that judges one recording in the place of another."""
+    """Guards against stereo or NaN in a batch, a training batch that shrinks (which recompiles and blocks a rank), and
+    an evaluation that scores one recording in place of another."""
     index = write_audio(tmp_path)
     crops = AudioRows(index, 500, seed=0)
     for number, key in enumerate(AUDIO_FAULTS):
@@ -237,7 +237,7 @@ def test_prompts_that_cannot_be_used_are_left_out(tmp_path):
 
 
 def test_a_corpus_that_the_tokenizer_refuses_stops_at_once(tmp_path):
-    """Guards against a corpus skipped to its end, or for ever, because of one setting: the demo's `characters`."""
+    """Guards against skipping a whole corpus, or looping for ever, because of one setting: the demo's `characters`."""
     write_tokens(tmp_path / "train", 2 * MAX_IN_A_ROW, {})
     write_tokens(tmp_path / "test", 5, {})
     data = TokenDataModule(tmp_path, Format(ByteTokenizer(characters="abc "), NUM_CODES), 400)
@@ -270,8 +270,8 @@ def fit_on_rank(rank: int, folder: Path, port: int, num_ranks: int) -> None:
     (folder / f"own{rank}").write_text(str(trainer.train_dataloader.dataset.skipped.number))
 
 
-def test_skips_of_all_workers_and_ranks_are_logged_and_said(tmp_path):
-    """Guards against skips that are known to the worker process alone, or to one rank."""
+def test_skips_of_all_workers_and_ranks_are_logged_and_printed(tmp_path):
+    """Guards against skips that only the worker process or one rank knows."""
     for split in ("train", "test"):
         write_tokens(tmp_path / split)
     with socket.socket() as free:
@@ -295,8 +295,8 @@ class FailsAt(Callback):
             raise RuntimeError("as if something broke")
 
 
-def test_a_training_that_is_broken_off_says_what_it_skipped(tmp_path, capsys):
-    """Guards against a count that is told after a whole run only: most runs end with Ctrl-C or a time limit."""
+def test_an_interrupted_training_reports_what_it_skipped(tmp_path, capsys):
+    """Guards against a count reported only after a complete run: most runs end with Ctrl-C or a time limit."""
     for split in ("train", "test"):
         write_tokens(tmp_path / split)
     model = LMModule(FORMAT, SIZE, optimizer=lambda weights: torch.optim.SGD(weights, lr=0.0))

@@ -1,4 +1,4 @@
-"""Audio read, resampled, encoded and written."""
+"""Reading, resampling, encoding and writing of audio."""
 
 import io
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_resampling_is_soxr_and_does_not_clip() -> None:
 
 @pytest.mark.parametrize("audio_format", ["wav", "flac"])
 def test_a_file_has_the_bytes_that_soundfile_writes_at_once(audio_format: str) -> None:
-    """Guards against shards that a second preparation writes with other bytes, and against wrapped samples."""
+    """Guards against shards whose bytes change with a second preparation, and against wrapped samples."""
     stream = io.BytesIO()
     soundfile.write(stream, LOUD_T.clamp(-1, 1).numpy(), 16_000, format=audio_format, subtype="PCM_16")
     assert encoded(Audio(LOUD_T, 16_000), audio_format) == stream.getvalue()

@@ -1,4 +1,4 @@
-"""modules/batches.py: what a DataLoader does with batches that are dataclasses."""
+"""modules/batches.py: batches that are dataclasses, in a DataLoader."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from modules.batches import AudioBatch, PromptBatch, TokenBatch
 
 
 def test_every_tensor_of_a_batch_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against batches in pageable memory, whose copy to a GPU makes the program wait."""
+    """Guards against batches in pageable memory, whose copy to a GPU is synchronous."""
     pinned = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor.clone())
     audio = AudioBatch(torch.zeros(2, 3), torch.tensor([3, 2]), ["a", "b"], [{}, {}])
@@ -23,7 +23,7 @@ def test_every_tensor_of_a_batch_is_pinned(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_every_tensor_of_a_batch_is_moved_and_nothing_else() -> None:
     """Guards against a tensor left on the host, and against prompts that Lightning would copy field by field, which
-    frozen records refuse."""
+    frozen dataclasses do not allow."""
     audio = AudioBatch(torch.zeros(2, 3), torch.tensor([3, 2]), ["a", "b"], [{}, {}], torch.zeros(2, 1, 4))
     prompts = [Prompt("a", "one")]
     given = PromptBatch(prompts, TokenBatch(*(torch.zeros(1, 4, dtype=torch.long) for _ in range(4))))

@@ -1,4 +1,4 @@
-"""The GAN step: what counts as a step, when discriminators act, and that a resumed run is the uninterrupted one."""
+"""The GAN step: which updates count as steps, when discriminators are used, and resuming."""
 
 import sys
 
@@ -27,7 +27,7 @@ from tests.modules.test_codec_parallel import SPEECH_ENCODER
 
 
 class Recorder(L.Callback):
-    """Weights after every step: equal weights mean equal losses, gradients, orders and crops before them."""
+    """Weights after every step: equal weights imply equal losses, gradients, orders and crops before them."""
 
     def __init__(self):
         self.generator, self.discriminator, self.steps = [], [], []
@@ -93,7 +93,7 @@ def fit(shards, folder, max_steps, module=None, resume=None, **options):
 
 
 def loaders(shards, num_ranks, which="val", **settings):
-    """Of every rank: the keys of each batch."""
+    """The keys of each batch of every rank."""
     found = []
     for rank in range(num_ranks):
         data = AudioDataModule(shards, validation_split="train", predict_splits=["train"], **settings)
@@ -106,7 +106,7 @@ def loaders(shards, num_ranks, which="val", **settings):
 @pytest.mark.parametrize("num_ranks", [1, 3, 8, 20])
 def test_every_rank_validates_as_many_batches_as_the_others(shards, num_ranks):
     """Guards against a rank without a batch, at which Lightning stops the run before its first step, and one with a
-    batch less, for which the others wait for ever where weights are sharded. The train split has 20 recordings."""
+    batch less, for which the others wait for ever with sharded weights. The train split has 20 recordings."""
     found = loaders(shards, num_ranks, evaluation_batch_size=16)
     assert len({len(batches) for batches in found}) == 1 and found[0]
     alone = loaders(shards, 1, evaluation_batch_size=16)[0]
@@ -119,7 +119,7 @@ def test_every_rank_validates_as_many_batches_as_the_others(shards, num_ranks):
 
 
 def test_too_few_recordings_for_all_ranks_are_refused(shards):
-    """Guards against Lightning's words of a data loader of zero length, from which nobody learns what to change."""
+    """Guards against Lightning's error about a data loader of zero length, which has no remedy."""
     for num_ranks, num_wanted, settings in (
         (24, 24, {}),
         (12, 12, {"num_validation_samples": 10}),
@@ -170,7 +170,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(shards, tmp_path):
 
 
 def test_every_step_and_rank_has_noise_of_its_own():
-    """Guards against dropout that takes away the same values on all ranks, or at every step, or under every seed."""
+    """Guards against the same dropout on all ranks, at every step, or under every seed."""
     seeds = [noise_seed(seed, rank, step) for seed in (0, 1, 2**63) for rank in range(8) for step in range(100)]
     assert len(set(seeds)) == len(seeds)
 
@@ -199,7 +199,7 @@ def test_sixteen_bit_floats_are_refused(shards, tmp_path):
 
 
 def test_data_of_another_rate_is_refused(shards, tmp_path):
-    """Guards against a codec that learns recordings at half their speed, without a word."""
+    """Guards against a codec that is silently trained on recordings at half their speed."""
     module = build()
     for stage in ("fit", "validate", "test", "predict"):
         data = AudioDataModule(shards, sample_rate=24000)
@@ -212,7 +212,7 @@ def test_data_of_another_rate_is_refused(shards, tmp_path):
 
 @pytest.mark.parametrize(("start", "max_steps", "is_read"), [(600, 700, True), (600, -1, True), (600, 600, False)])
 def test_the_perceptual_network_is_read_before_the_first_step(start, max_steps, is_read, monkeypatch):
-    """Guards against a run that ends after weeks, at the first step that wants a network nobody can fetch there."""
+    """Guards against a run that fails after weeks, at the first step that needs an unavailable network."""
     read = []
 
     def pretrained(model, num_layers):
@@ -237,8 +237,8 @@ def test_a_checkpoint_that_is_no_codec_is_named(tmp_path):
         load_generator(tmp_path / "other.ckpt")
 
 
-def test_a_checkpoint_cannot_name_what_is_imported(tmp_path):
-    """Guards against a checkpoint that runs code of its own choosing: an import runs it, whatever is checked after."""
+def test_a_checkpoint_cannot_choose_imports(tmp_path):
+    """Guards against a checkpoint that runs arbitrary code: an import runs it, whatever is checked afterwards."""
     for name in ("this.Module", "torch.nn.Identity", "Module", "modules.codec.formats.checkpoints.Path"):
         torch.save({"state_dict": {}, "hyper_parameters": {"generator": {"class_path": name}}}, tmp_path / "other.ckpt")
         with pytest.raises(ValueError, match=r"classes of modules\.codec"):
@@ -247,7 +247,7 @@ def test_a_checkpoint_cannot_name_what_is_imported(tmp_path):
 
 
 def test_damaged_recordings_are_skipped_and_counted(shards, tmp_path):
-    """Guards against one damaged file that stops a run, or is dropped without a word."""
+    """Guards against one damaged file that stops a run, or is silently dropped."""
     import shutil
 
     from datamodules.audio import AudioRows
@@ -257,7 +257,7 @@ def test_damaged_recordings_are_skipped_and_counted(shards, tmp_path):
     path = tmp_path / "train" / index.shards[0]
     content = bytearray(path.read_bytes())
     content[index.offsets[2] : index.offsets[2] + 2000] = b"\0" * 2000  # the tar's header
-    start = content.index(b"RIFF", index.offsets[7])  # the recording itself, in a whole tar
+    start = content.index(b"RIFF", index.offsets[7])  # the recording itself, in an undamaged tar
     content[start : start + 12] = b"no recording"
     path.write_bytes(content)
     rows = AudioRows(index, 0, 0)
@@ -267,7 +267,7 @@ def test_damaged_recordings_are_skipped_and_counted(shards, tmp_path):
 
 
 def test_preparation_removes_nothing_and_skips_repeated_keys(shards, tmp_path):
-    """Guards against a folder of recordings deleted because it was named as the folder for shards."""
+    """Guards against deleting a folder of recordings that was given as the folder for shards."""
     from datamodules.shards.preparation import prepare_audio_shards
     from datamodules.sources.source import Recording
 

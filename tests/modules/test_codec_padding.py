@@ -1,4 +1,4 @@
-"""Padding changes no loss and no `val/mel`, and discriminators see none of it.
+"""Losses, `val/mel` and discriminators are independent of padding.
 
 Shapes: B batch, T samples.
 """
@@ -21,12 +21,12 @@ from tests.modules.test_codec_parallel import SPEECH_ENCODER, build, trainer_of
 from tests.toys.codec_batches import batch_of, recordings, validated
 
 WINDOWS, NUMS_OF_MELS = [32, 256], [5, 20]
-# As XLSR-53: the first convolution normalises each frame, not over time.
+# Like XLSR-53: the first convolution normalises each frame, not over time.
 FRAMEWISE = SPEECH_ENCODER | {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
 
 
 def naive_mel(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Mean over resolutions of the mean over all frames that the recordings have alone, one recording at a time."""
+    """Mean over resolutions of the mean over all valid frames of the recordings, one recording at a time."""
     means = []
     for window, num_mels in zip(WINDOWS, NUMS_OF_MELS, strict=True):
         mel = LogMel(16000, window, window // 4, num_mels)
@@ -36,7 +36,7 @@ def naive_mel(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def codec() -> CodecModule:
-    """Its decoder gives something beyond an item's end, so that a mask which is missing shows."""
+    """Its decoder returns non-zero values beyond an item's end, so that a missing mask shows."""
     return build(
         reconstruction_loss=MultiResolutionMelLoss(16000, WINDOWS, NUMS_OF_MELS),
         perceptual_loss=PerceptualLoss(NormalisedWaveform(), [1, 2], config=FRAMEWISE),
@@ -45,14 +45,14 @@ def codec() -> CodecModule:
 
 
 def alone(module: CodecModule) -> Tensor:
-    """`val/mel` of the recordings, each resynthesised and compared by itself."""
+    """`val/mel` of the recordings, each resynthesised and compared separately."""
     with torch.no_grad():
         made = [module.generator(row_T[None], torch.tensor([len(row_T)])).audio_BT[0] for row_T in recordings()]
     return naive_mel(list(zip(made, recordings(), strict=True)))
 
 
 def test_what_lies_beyond_a_crop_does_not_count() -> None:
-    """Guards against padding that counts as frames without error, and against what was generated there."""
+    """Guards against counting padding as frames without error, and against including what was generated there."""
     real = recordings()
     made = [0.5 * row_T.roll(7) + 0.01 for row_T in real]
     (real_BT, num_samples_B), (made_BT, _) = pad_rows(real), pad_rows(made, value=0.7)
@@ -66,7 +66,7 @@ def test_what_lies_beyond_a_crop_does_not_count() -> None:
 
 
 def test_val_mel_does_not_depend_on_how_recordings_are_batched() -> None:
-    """Guards against padding that lowers it, and items that weigh instead of frames."""
+    """Guards against padding that reduces it, and weighting items instead of frames."""
     module, rows = codec(), recordings()
     expected = alone(module)
     for batch_size in (1, 2, 3, 5, 16):
@@ -75,7 +75,7 @@ def test_val_mel_does_not_depend_on_how_recordings_are_batched() -> None:
 
 
 def test_a_broken_batch_shows_in_val_mel() -> None:
-    """Guards against a metric that leaves NaN out, so that a broken run looks fine: one of three batches is NaN."""
+    """Guards against a metric that ignores NaN, so that a broken run looks fine: one of three batches is NaN."""
     batches = [batch_of(recordings()[start : start + 2]) for start in (0, 2, 4)]
     batches[1].audio_BT[0, 50] = float("nan")
     assert validated(trainer_of("auto", 1), codec(), batches[::2]) > 0
@@ -83,7 +83,7 @@ def test_a_broken_batch_shows_in_val_mel() -> None:
 
 
 def test_a_short_crop_in_a_batch_gives_the_losses_of_itself_alone() -> None:
-    """Guards against a term that looks at padding: mel, semantic and perceptual, against the crop without any."""
+    """Guards against a term that depends on padding: mel, semantic and perceptual, against the crop without any."""
     module, row_T = codec(), recordings()[10][:1999]
     found = []
     for batch in (batch_of([row_T]), batch_of([row_T], length=3200)):
@@ -95,7 +95,8 @@ def test_a_short_crop_in_a_batch_gives_the_losses_of_itself_alone() -> None:
 
 
 def test_the_perceptual_loss_weighs_by_frames() -> None:
-    """Guards against a short item whose frames count more, or whose padding counts; the network sees one at a time."""
+    """Guards against giving a short item's frames more weight, or counting its padding; the reference runs one at a
+    time."""
     loss = codec().perceptual_loss
     real = recordings()[4:8]
     made = [0.5 * row_T.roll(7) + 0.01 for row_T in real]
@@ -108,7 +109,8 @@ def test_the_perceptual_loss_weighs_by_frames() -> None:
 
 @pytest.mark.parametrize("discriminator_samples", [400, 0])
 def test_discriminators_see_no_padding(discriminator_samples: int) -> None:
-    """Guards against windows in the padding, or always at the same end of a short crop. Samples hold their place."""
+    """Guards against windows in the padding, or always at the same end of a short crop. Samples encode their
+    position."""
     num_samples_B = torch.tensor([1000, 1000, 700, 400, 150])
     audio_BT = torch.arange(1000.0).expand(5, -1).masked_fill(torch.arange(1000) >= num_samples_B[:, None], -1)
     starts = []
@@ -117,10 +119,10 @@ def test_discriminators_see_no_padding(discriminator_samples: int) -> None:
         assert torch.equal(real_BT, -fake_BT) and real_BT.min() >= 0
         assert real_BT.shape == (5, discriminator_samples or 1000)
         for start, length, window_T in zip(real_BT[:, 0], num_samples_B, real_BT, strict=True):
-            assert torch.equal(window_T, (start + torch.arange(len(window_T))) % length)  # in one piece, or repeated
+            assert torch.equal(window_T, (start + torch.arange(len(window_T))) % length)  # contiguous, or repeated
         starts.append(real_BT[:, 0])
     starts_BN = torch.stack(starts, 1)
     assert torch.equal(starts_BN[0], starts_BN[1]) and not starts_BN[3:].any()
     if discriminator_samples:
         assert starts_BN[0].max() > 580 and starts_BN[2].max() > 290
-        assert starts_BN[2].mean() == pytest.approx(150, abs=30)  # of 0 to 300 alike
+        assert starts_BN[2].mean() == pytest.approx(150, abs=30)  # uniform in 0 to 300

@@ -1,4 +1,5 @@
-"""The codec on two processes against one, DDP and FSDP2, without a GPU. Run as a script, this file is one training."""
+"""The codec on two processes against one, DDP and FSDP2, without a GPU. Run as a script, this file is one training
+run."""
 
 import functools
 import os
@@ -62,7 +63,7 @@ def build(**changes) -> CodecModule:
             [MultiPeriodDiscriminator([2, 3], [4, 4]), MultiResolutionDiscriminator([78], [4, 4])]
         ),
         "reconstruction_loss": MultiResolutionMelLoss(16000, [256], [10]),
-        # Not Adam: it makes whole steps of gradients that are nothing but rounding.
+        # Not Adam: it turns gradients that are only rounding errors into full steps.
         "optimizer": lambda weights: torch.optim.SGD(weights, lr=0.02, momentum=0.9),
         "discriminator_optimizer": lambda weights: torch.optim.SGD(weights, lr=0.02, momentum=0.9),
         "discriminator_start_step": 2,
@@ -75,8 +76,8 @@ def build(**changes) -> CodecModule:
     }
     module = CodecModule(**{**settings, **changes})
     if module.perceptual_loss is not None:
-        assert module.perceptual_loss.network is not None  # drawn now, not from the noise of a later step
-    module.hparams.clear()  # the command line stores descriptions; whole modules do not go into a checkpoint
+        assert module.perceptual_loss.network is not None  # initialised now, not with the noise of a later step
+    module.hparams.clear()  # the command line stores descriptions; module objects cannot be stored in a checkpoint
     return module
 
 
@@ -163,7 +164,7 @@ def train(strategy: object, num_ranks: int, folder: Path) -> dict[str, torch.Ten
 
 
 def resumed(path: Path, rank: int, num_ranks: int) -> dict[str, torch.Tensor]:
-    """The weights of a run that goes on from `path`, in a codec that knows its speech encoder by a name alone."""
+    """Weights of a run resumed from `path`, in a codec whose speech encoder is given only by name."""
     module = build()
     front_end = module.generator.encoder.semantic.front_end
     module.generator.encoder.semantic = SemanticEncoder(front_end, 2, 16, model="someone/not-to-be-asked")
@@ -173,7 +174,7 @@ def resumed(path: Path, rank: int, num_ranks: int) -> dict[str, torch.Tensor]:
 
 
 def run_training(folder: Path, kind: str, command: list[str]) -> list[dict[str, torch.Tensor]]:
-    """The weights of each rank. In processes of their own: what other tests leave behind changes the last digits."""
+    """Weights of each rank. In separate processes: the state left by other tests changes the last digits."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment |= {"HF_HUB_OFFLINE": "1"}
     process = subprocess.run(
@@ -191,7 +192,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, list[dict[str, torch.Tensor]]]]:
-    """What two processes made under a strategy: its folder, and the weights of each."""
+    """Results of two processes under a strategy: the folder, and the weights of each."""
 
     @functools.cache
     def run(strategy: str) -> tuple[Path, list[dict[str, torch.Tensor]]]:
@@ -205,13 +206,13 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
 @pytest.mark.parametrize("strategy", ["ddp_find_unused_parameters_true", "fsdp2"])
 def test_two_processes_train_as_one(strategy: str, alone: dict[str, torch.Tensor], together: Callable) -> None:
     """Guards against gradients of one network that are not averaged over ranks, clipping by a rank's own norm, and
-    ranks that look at different windows."""
+    ranks that use different windows."""
     _, (first, second) = together(strategy)
     start = whole(build())
     moved = {name.split(".")[0] for name in alone if not torch.equal(alone[name], start[name])}
     assert moved == {"generator", "discriminator", "semantic_decoder"}
     largest = max((weight - start[name]).abs().max().item() for name, weight in alone.items())
-    assert largest > 1e-3  # a hundred times what may differ
+    assert largest > 1e-3  # a hundred times the tolerance
     for name, weight in alone.items():
         torch.testing.assert_close(
             first[name], weight, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
@@ -220,7 +221,7 @@ def test_two_processes_train_as_one(strategy: str, alone: dict[str, torch.Tensor
 
 
 def test_val_mel_does_not_depend_on_the_number_of_ranks(together: Callable) -> None:
-    """Guards against ranks that weigh alike, whatever they were given: one has 11 recordings, the other 5."""
+    """Guards against weighting ranks equally, independent of their data: one has 11 recordings, the other 5."""
     folder, _ = together("ddp_find_unused_parameters_true")
     expected = validated(trainer_of("auto", 1), build(), [batch_of([row_T]) for row_T in recordings()])
     for rank in range(2):
@@ -229,7 +230,7 @@ def test_val_mel_does_not_depend_on_the_number_of_ranks(together: Callable) -> N
 
 
 def test_a_logged_loss_is_the_mean_over_ranks(together: Callable) -> None:
-    """Guards against a step's loss that is the first rank's alone: each had other crops."""
+    """Guards against logging only the first rank's loss: each had other crops."""
     folder, _ = together("ddp_find_unused_parameters_true")
     logged = [torch.load(folder / f"logged_{rank}.pt", weights_only=True) for rank in range(2)]
     assert logged[0]["own"] != logged[1]["own"]
@@ -238,8 +239,8 @@ def test_a_logged_loss_is_the_mean_over_ranks(together: Callable) -> None:
 
 
 def test_a_sharded_run_resumes_from_its_checkpoint_alone(together: Callable) -> None:
-    """Guards against a speech encoder that a resumed run fetches anew, since Lightning fills sharded modules by the
-    names of parameters and buffers; and against moments of one of the two optimizers that are lost."""
+    """Guards against a speech encoder that a resumed run downloads again, because Lightning fills sharded modules by
+    the names of parameters and buffers; and against lost moments of one of the two optimizers."""
     folder, _ = together("fsdp2")
     for rank in range(2):
         made = torch.load(folder / f"more_{rank}.pt", weights_only=True)
@@ -251,7 +252,7 @@ def test_a_sharded_run_resumes_from_its_checkpoint_alone(together: Callable) -> 
 
 
 def test_a_sharded_codec_encodes_and_decodes_as_a_whole_one(together: Callable) -> None:
-    """Guards against weights that nobody gathers: FSDP2 does so for `forward` alone, unless told."""
+    """Guards against weights that are not gathered: FSDP2 does so for `forward` only, unless configured."""
     folder, _ = together("fsdp2")
     for rank in range(2):
         made = torch.load(folder / f"more_{rank}.pt", weights_only=True)
@@ -260,7 +261,8 @@ def test_a_sharded_codec_encodes_and_decodes_as_a_whole_one(together: Callable) 
 
 
 def test_an_average_of_sharded_weights_is_refused() -> None:
-    """Guards against a crash in the middle of a run: the callback copies the module, which sharded weights forbid."""
+    """Guards against a crash in the middle of a run: the callback copies the module, which sharded weights do not
+    support."""
     module = build()
     module._device_mesh = object()
     module._trainer = trainer_of("auto", 1, callbacks=[EMAWeightAveraging()])
@@ -268,8 +270,8 @@ def test_an_average_of_sharded_weights_is_refused() -> None:
         module.configure_model()
 
 
-def test_an_average_of_weights_is_what_a_checkpoint_holds(tmp_path: Path) -> None:
-    """Guards against an average that forgets a network, or holds the frozen speech encoder a second time."""
+def test_a_checkpoint_contains_the_average_of_weights(tmp_path: Path) -> None:
+    """Guards against an average without one of the networks, or with a second copy of the frozen speech encoder."""
     module = build()
     average = EMAWeightAveraging(decay=0.5)
     trainer = trainer_of("auto", 1, callbacks=[average])
@@ -282,7 +284,7 @@ def test_an_average_of_weights_is_what_a_checkpoint_holds(tmp_path: Path) -> Non
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     stored = torch.load(tmp_path / "last.ckpt", map_location="cpu", weights_only=False)
     name = "generator.bridge.weight"
-    # `seen` holds what each update gave; the average begins with the first weights.
+    # `seen` has the result of each update; the average begins with the initial weights.
     expected = seen[0][name]
     for weights in seen[1:]:
         expected = 0.5 * expected + 0.5 * weights[name]

@@ -1,4 +1,4 @@
-"""configs/codec/xcodec2.yaml with its overlays, on two processes without a GPU: only sizes shrink."""
+"""configs/codec/xcodec2.yaml with its overlays, on two processes without a GPU: only sizes are reduced."""
 
 import os
 import sys
@@ -85,7 +85,7 @@ class Spoil(L.Callback):
 
 
 def run_recipe(folder: Path, overlay: str, shards: Path) -> None:
-    """One training of two ranks in `folder`, of the files as they stand and the sizes behind them."""
+    """One training run of two ranks in `folder`, with the unchanged files and reduced sizes."""
     folder.mkdir()
     (folder / "config_0.yaml").symlink_to(ROOT / "configs/codec/xcodec2.yaml")
     (folder / "xcodec2_model.yaml").symlink_to(ROOT / "configs/codec/xcodec2_model.yaml")
@@ -105,8 +105,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_recipe_of_xcodec2_trains_and_validates(overlay: str, folder: Path) -> None:
-    """Guards against a recipe that nobody ever ran: 5 recordings are one batch, for two ranks; one rank's broken batch
-    leaves out the update of all; the paper's optimizers, callbacks and precision are those of the file."""
+    """Guards against a recipe that was never run: 5 recordings are one batch, for two ranks; one rank's broken batch
+    skips the update on all; the paper's optimizers, callbacks and precision are those of the file."""
     run = folder / overlay / "run"
     stored = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
     assert stored["global_step"] == 3
@@ -128,12 +128,12 @@ def test_the_recipe_of_xcodec2_trains_and_validates(overlay: str, folder: Path) 
         assert tag in events
 
 
-# Of X-codec2's released configuration; the perceptual loss is off there, and here in the first steps.
+# From X-codec2's released configuration; the perceptual loss is off there, and here in the first steps.
 OTHER_WEIGHTS = {"adversarial": 1.0, "feature_matching": 1.0, "semantic": 5.0}
 
 
 def test_the_recipe_weighs_its_mel_loss_as_the_authors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against a recipe that adds a seventh: the authors add 15 times the sum over resolutions."""
+    """Guards against a recipe with a seventh of the weight: the authors use 15 times the sum over resolutions."""
     monkeypatch.setattr("sys.argv", ["run.py"])
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT))

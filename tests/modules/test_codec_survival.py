@@ -1,6 +1,5 @@
-"""Training of the codec that is killed with SIGKILL and started again by the same command, against training that was
-not. Run as a script with a folder, this file makes the runs.
-"""
+"""Codec training that is killed with SIGKILL and restarted by the same command, against uninterrupted training. Run as
+a script with a folder, this file makes the runs."""
 
 import sys
 from pathlib import Path
@@ -23,13 +22,13 @@ LEARNED = "{class_path: modules.codec.parts.quantizers.SimVQ, init_args: {channe
 SCALAR = "{class_path: modules.codec.parts.quantizers.FiniteScalarQuantizer, init_args: {channels: 16, levels: [4, 4]}}"
 EMA = "{class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {decay: 0.9}}"
 GUARD = "{class_path: callbacks.step_guard.StepGuard}"
-# A setting's values in the config, and the kills: the first "random" one comes before the discriminators start.
+# Config values of a setting, and the kills: the first "random" one comes before the discriminators start.
 SETTINGS = {
     "learned_workers0": {"WORKERS": 0, "QUANTIZER": LEARNED, "CALLBACK": EMA},
     "scalar_workers2": {"WORKERS": 2, "QUANTIZER": SCALAR, "CALLBACK": GUARD},
 }
 KILLS = {"learned_workers0": ("random", "write", "random"), "scalar_workers2": ("random", "replace")}
-# The decoder draws noise (dropout 0.1); rows pass the border of an epoch, steps those of the Trainer's passes.
+# The decoder samples noise (dropout 0.1); rows cross the end of an epoch, steps the end of the Trainer's passes.
 CONFIG = f"""
 seed_everything: 3
 num_threads: 1
@@ -106,7 +105,7 @@ def run_setting(folder: Path, name: str) -> None:
 
 
 def leaves(value: Any, name: str = "") -> dict[str, Any]:
-    """What a checkpoint holds, by the path to it; of tensors the bits."""
+    """Contents of a checkpoint by path; tensors as bits."""
     if isinstance(value, dict):
         pairs = [(f"{name}/{key}", item) for key, item in value.items()]
     elif isinstance(value, list | tuple):
@@ -136,7 +135,7 @@ def test_a_killed_run_continues_bit_for_bit(folder, name):
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_last_checkpoint_is_that_of_the_uninterrupted_run(folder, name):
-    """Guards against what no loss of this run shows, and the next run would: an average, a moment, a position."""
+    """Guards against differences that only the next run would show: an average, a moment, a position."""
     last = {}
     for kind in ("whole", "killed"):
         content = torch.load(folder / name / kind / "run/checkpoints/last.ckpt", weights_only=True)
@@ -153,7 +152,7 @@ def test_the_last_checkpoint_is_that_of_the_uninterrupted_run(folder, name):
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_kill_leaves_no_damaged_checkpoint_under_a_name_that_is_read(folder, name):
-    """Guards against a checkpoint cut short where a resume, tokenising or the codec's table would take it for whole."""
+    """Guards against a truncated checkpoint that resuming, tokenising or evaluation would take for complete."""
     assert_no_damage(folder / name, KILLS[name])
 
 

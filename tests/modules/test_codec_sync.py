@@ -1,4 +1,4 @@
-"""No step of the codec's training waits for the device, but those that log."""
+"""Codec training synchronises with the device only in steps that log."""
 
 import traceback
 from typing import Any
@@ -28,17 +28,17 @@ from tests.modules.test_codec_parallel import Crops, build, trainer_of
 from tests.toys.codec_references import semantic_config
 
 aten = torch.ops.aten
-# The program goes on only when their result's value or size is known to the host.
+# Operations that need their result's value or size on the host.
 WAITING = {
     aten._local_scalar_dense, aten.is_nonzero, aten.equal, aten.nonzero, aten.nonzero_numpy, aten.masked_select,
     aten._unique2, aten.unique_dim, aten.unique_consecutive, aten.bincount,
 }  # fmt: skip
-# Draws the window's start on the host, from the number of the step.
+# Samples the window's start on the host, from the step number.
 ON_THE_HOST = "discriminator_windows"
 
 
 class Waits(TorchDispatchMode):
-    """Notes which operations would wait, were the tensors on another device, and where they were called."""
+    """Records which operations would synchronise on another device, and where they were called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,13 +61,14 @@ class Waits(TorchDispatchMode):
 
     @staticmethod
     def _copies(packet: Any, args: Any, result: Any) -> bool:
-        """From one device to another."""
+        """Check for a copy between devices."""
         tensors = [value for value in (*args, result) if isinstance(value, torch.Tensor)]
         return packet in (aten._to_copy, aten.copy_) and len({tensor.device for tensor in tensors}) > 1
 
 
 class Watch(L.Callback):
-    """What waits from a step's start to the next one's, Lightning's part included; by the number of updates before."""
+    """Records synchronisations from a step's start to the next one's, including Lightning's; by number of updates
+    before."""
 
     def __init__(self) -> None:
         self.waits: dict[int, list[str]] = {}
@@ -92,7 +93,7 @@ class Watch(L.Callback):
 
 
 class OnMeta(CodecModule):
-    """Trains on the device whose tensors hold no values: whatever would look at one raises."""
+    """Trains on the meta device, whose tensors have no values: reading one raises an error."""
 
     def to(self, *args: Any, **kwargs: Any) -> "OnMeta":
         return self
@@ -112,7 +113,7 @@ def adam(weights: Any) -> torch.optim.Optimizer:
 
 
 def xcodec2(optimizer: OptimizerCallable = adam) -> CodecModule:
-    """X-codec2's arrangement, tiny, every term on, with the optimizers and the schedule of its recipe."""
+    """X-codec2's configuration, tiny, with all loss terms, and the optimizers and the schedule of its recipe."""
     torch.manual_seed(0)
     encoder = SemanticAcousticEncoder(
         AcousticEncoder(strides=[4, 8, 10], base_channels=4, channels=32),
@@ -138,45 +139,45 @@ def xcodec2(optimizer: OptimizerCallable = adam) -> CodecModule:
 
 
 def fit(module: CodecModule, max_steps: int, callbacks: list[L.Callback]) -> None:
-    """The update with number 2, counted from 1, logs."""
+    """Fit in which the update with number 2, counted from 1, logs."""
     trainer = trainer_of("auto", 1, callbacks=callbacks, max_steps=max_steps, log_every_n_steps=2)
     trainer.fit(module, DataLoader(Crops(0, 1), batch_size=None))
 
 
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lengths are taken as on any device but the CPU."""
+    """Treat lengths as on any device but the CPU."""
     for module in (acoustic, perceptual, semantic, transformer):
         monkeypatch.setattr(module, "unequal_lengths", lambda lengths_B, length: lengths_B)
 
 
 def test_only_logging_waits(elsewhere: None) -> None:
-    """Guards against a value that is looked at within a step, by us or by a library: a GPU would run dry there, every
-    step. The step behind the one that logged counts: what was logged must not be asked for again."""
+    """Guards against reading a value within a step, by us or by a library: a GPU would idle there, at every step. The
+    step after the logged one counts too: logged values must not be read again."""
     watch = Watch()
     fit(xcodec2(), 3, [watch])
     assert list(watch.waits) == [0, 1, 2]
     found = [place for step in (0, 2) for place in watch.waits[step]]
     assert not found, "\n".join(found)
-    assert watch.waits[1]  # the bar's number
+    assert watch.waits[1]  # the progress bar's number
 
 
 def test_a_step_runs_on_a_device_without_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against what the list above does not know, and against copies between host and device."""
-    autocast = torch.autocast  # knows no such device
+    """Guards against operations missing in the list above, and against copies between host and device."""
+    autocast = torch.autocast  # does not support the meta device
     monkeypatch.setattr(torch, "autocast", lambda device, **settings: autocast("cpu", **settings))
-    # Fused Adam knows no such device, and the other one reads its count of steps, which lies on the host.
+    # Fused Adam does not support this device, and the other one reads its step count, which is on the host.
     module = xcodec2(lambda weights: torch.optim.SGD(weights, lr=1e-4, momentum=0.9))
     networks = [module.generator, module.discriminator, module.reconstruction_loss, module.semantic_decoder]
-    frozen = [module.generator.encoder.semantic.network, module.perceptual_loss.network]  # go there at their first use
+    frozen = [module.generator.encoder.semantic.network, module.perceptual_loss.network]  # moved at first use
     for network in networks + frozen:
         network.to("meta")
     module.__class__ = OnMeta
     watch = Watch()
     with pytest.raises(RuntimeError, match="meta tensor") as raised:
         fit(module, 3, [watch])
-    lines = "".join(traceback.format_exception(raised.value))  # with the one before: the teardown, too, fails there
+    lines = "".join(traceback.format_exception(raised.value))  # including the cause: the teardown fails there, too
     assert 'progress_bar_metrics["train/mel_bar"] = ' in lines  # the second update logs
     assert list(watch.waits) == [0, 1]
-    constants = [place for place in watch.waits[0] if "filter_bank.py" not in place]  # go there at their first use
+    constants = [place for place in watch.waits[0] if "filter_bank.py" not in place]  # moved there at their first use
     assert not constants, "\n".join(constants)

@@ -1,4 +1,4 @@
-"""Updates of the codec whose gradient is not finite, against a run that has no such update."""
+"""Codec updates with non-finite gradients, against a run without them."""
 
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ PLAIN = partial(torch.optim.AdamW, lr=1e-3, betas=(0.8, 0.9), weight_decay=0.1)
 
 
 class Spoiled(Crops):
-    """Crops, those of the steps `spoiled` broken."""
+    """Crops, with those of the steps `spoiled` broken."""
 
     spoiled = (2, 3)
 
@@ -30,7 +30,7 @@ class Spoiled(Crops):
 
 
 class Weights(L.Callback):
-    """After each step."""
+    """Weights after each step."""
 
     def __init__(self) -> None:
         self.seen: list[dict[str, torch.Tensor]] = []
@@ -54,7 +54,7 @@ def train(module: CodecModule, batches: type[Crops], **changes: object) -> tuple
 
 @pytest.mark.parametrize("optimizer", [FUSED, PLAIN], ids=["fused", "plain"])
 def test_an_update_that_is_not_finite_is_skipped_and_counted(optimizer: object, tmp_path: Path) -> None:
-    """Guards against one broken batch that fills weights and moments of either network with NaN, in silence."""
+    """Guards against one broken batch that silently fills weights and moments of either network with NaN."""
     trainer, weights = train(codec(optimizer), Spoiled)
     assert all(torch.isfinite(weight).all() for weight in weights.seen[-1].values())
     assert len(weights.seen) == 6
@@ -80,7 +80,7 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(optimizer: object, 
 
 
 def test_a_guarded_update_is_the_update() -> None:
-    """Guards against a guard that changes what it lets through: torch's own step stands beside, to the last bit."""
+    """Guards against a guard that changes accepted updates: equal to torch's own step, to the last bit."""
     made = []
     for guarded in (True, False):
         torch.manual_seed(0)
@@ -99,7 +99,7 @@ def test_a_guarded_update_is_the_update() -> None:
 
 
 def test_too_many_skipped_updates_in_a_row_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against weeks of steps that learn nothing; two in a row, and then a good one, do not end it."""
+    """Guards against weeks of steps that learn nothing; two in a row followed by a good one do not end the run."""
     monkeypatch.setattr(updates, "MAX_SKIPPED_IN_A_ROW", 2)
     monkeypatch.setattr(Spoiled, "spoiled", (2, 3, 4))
     module = codec(FUSED)

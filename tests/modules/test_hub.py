@@ -1,4 +1,4 @@
-"""What is fetched from the model hub: its own client and command line against a hub on this machine."""
+"""Downloads from the model hub: its own client and command line against a local hub."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ REPOSITORIES = {
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As huggingface.co answers: what a repository holds, and its files, each of which is its own name."""
+    """Answers like huggingface.co: a repository's file list, and its files, whose content is their name."""
 
     def do_HEAD(self) -> None:
         self._answer(False)
@@ -79,7 +79,7 @@ def hub() -> Iterator[ThreadingHTTPServer]:
 
 
 def run(command: list[str], hub: ThreadingHTTPServer, folder: Path, offline: bool = False) -> str:
-    """What a command prints that knows of this hub alone, with a cache of its own."""
+    """Output of a command with this hub only and its own cache."""
     settings = {
         "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(folder),
         "HF_HUB_OFFLINE": str(int(offline)), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -109,8 +109,9 @@ for name in ("someone/empty", "someone/absent"):
 """
 
 
-def test_loaders_fetch_what_they_read_and_nothing_beside_it(hub, tmp_path):
-    """Guards against 14.9 GB where 3.29 are read, weights in two formats, and a cached model that needs the hub."""
+def test_loaders_download_only_what_they_read(hub, tmp_path):
+    """Guards against downloading 14.9 GB where 3.29 are read, weights in two formats, and a cached model that needs the
+    hub."""
     wanted = [
         {"config.json", "model.safetensors"},
         {"pytorch_model.bin"},
@@ -126,7 +127,7 @@ def test_loaders_fetch_what_they_read_and_nothing_beside_it(hub, tmp_path):
 
 
 def test_documented_downloads_fetch_single_files(hub, tmp_path):
-    """Guards against a line that a reader copies and that fetches a whole repository, or nothing."""
+    """Guards against a documented command that downloads a whole repository, or nothing."""
     lines = []
     for path in (*REPOSITORY.glob("configs/**/*.yaml"), *REPOSITORY.glob("docs/**/*.md"), REPOSITORY / "README.md"):
         lines += re.findall(r"(hf download [^`\n]+)", path.read_text())

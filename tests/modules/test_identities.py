@@ -1,4 +1,4 @@
-"""What a stored candidate, score or code is known by: everything that changes it changes its key, and nothing else."""
+"""Keys of stored candidates, scores and codes: everything that changes a result changes its key, and nothing else."""
 
 import dataclasses
 import importlib
@@ -8,6 +8,7 @@ import logging
 import pkgutil
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from modules.search.algorithms.process_beam import ProcessBeam
 from modules.search.candidate_store import FORMAT_VERSION, CandidateStore
 from modules.search.identity import candidate_identity, score_identity
 from modules.tokens import TokenSpace, Utterance
+from modules.verifiers.audio import BatchVerifier, ClipVerifier
 from modules.verifiers.embeddings.audio_models import AudioModel
 from modules.verifiers.embeddings.funasr_models import Emotion2Vec, FunASRModel, Paraformer
 from modules.verifiers.embeddings.resemblyzer import Resemblyzer
@@ -62,7 +64,7 @@ def key_of(prompt_format: Any = None, prompt: Prompt = PROMPT, model: str = "m",
 
 
 class Template:
-    """A tokenizer with a chat template, in bytes; the template names the date."""
+    """A byte tokenizer with a chat template; the template contains the date."""
 
     vocab_size = 512
 
@@ -78,9 +80,9 @@ class Template:
         return f"{date} {self.opening}" + "".join(one["content"] for one in messages) + ("answer: " * begin_answer)
 
 
-def test_everything_that_the_model_is_told_changes_the_key() -> None:
-    """Guards against candidates of another template, instruction, date, tokenizer, prefix, speaker, language or spoken
-    prompt that are read back as this one's, because texts and keys are equal."""
+def test_everything_that_the_model_receives_changes_the_key() -> None:
+    """Guards against reusing candidates of another template, instruction, date, tokenizer, prefix, speaker, language or
+    spoken prompt because texts and keys are equal."""
     named = {"prefix": "{speaker} {language}: "}
     formats = {
         "template": LlasaChat(Template(), 16, **named),
@@ -108,8 +110,8 @@ def test_everything_that_the_model_is_told_changes_the_key() -> None:
     assert len({keys["template"], *(key_of(told, one) for one in prompts.values())}) == 1 + len(prompts)
 
 
-def test_a_speaker_whom_no_format_names_is_no_other_prompt() -> None:
-    """Guards against sampling again for what the model is never told."""
+def test_a_speaker_that_the_format_ignores_does_not_change_the_key() -> None:
+    """Guards against sampling again for values that the model does not receive."""
     plain = TextToSpeech(ByteTokenizer(), 16)
     assert key_of(plain) == key_of(plain, dataclasses.replace(PROMPT, speaker="bob"))
 
@@ -129,18 +131,18 @@ def test_a_speaker_whom_no_format_names_is_no_other_prompt() -> None:
     ids=lambda one: type(one).__name__,
 )
 def test_every_argument_of_a_search_changes_the_key(algorithm: Any) -> None:
-    """Guards against an argument that is left out of the identity: walks over all that the constructor has."""
+    """Guards against an argument missing in the identity: covers all arguments of the constructor."""
     before = key_of(algorithm=algorithm)
     for name in inspect.signature(type(algorithm)).parameters:
         value = getattr(algorithm, name)
         other = "other" if name in ("reward", "health") else (value or 0) + 0.5
         changed = dataclasses.replace(algorithm)
-        object.__setattr__(changed, name, other)  # past the checks: only the key is asked
+        object.__setattr__(changed, name, other)  # bypasses the checks: only the key is used
         assert key_of(algorithm=changed) != before, name
 
 
 def test_every_sampling_setting_model_codec_and_seed_changes_the_key() -> None:
-    """Guards against candidates of another temperature, model, codec, seed, engine or steering verifier."""
+    """Guards against reusing candidates of another temperature, model, codec, seed, engine or reward verifier."""
     others = {"temperature": 0.5, "top_k": 3, "top_p": 0.5, "min_p": 0.1, "repetition_penalty": 1.2}
     assert set(others) == {one.name for one in dataclasses.fields(SamplingSettings)}
     engine = type("Engine", (), {"identity": lambda self: {"name": "engine"}})()
@@ -156,12 +158,12 @@ def test_every_sampling_setting_model_codec_and_seed_changes_the_key() -> None:
     assert len(set(keys)) == len(keys)
 
 
-def test_no_key_holds_where_a_class_lives(without_folders: None) -> None:
-    """Guards against a moved module that makes every stored candidate unknown."""
+def test_no_key_contains_a_module_path(without_folders: None) -> None:
+    """Guards against a moved module that invalidates all stored candidates."""
     identity = candidate_identity("m", ToyFormat(), ToyCodec(), PROMPT, SamplingSettings(), BestOfN(4, 12), 7)
     assert "modules." not in json.dumps(identity) and '"class": "BestOfN"' in json.dumps(identity)
     for verifier in verifiers():
-        assert "modules." not in json.dumps(verifier.settings), verifier.name
+        assert "modules." not in json.dumps(verifier.facts.settings), verifier.facts.name
 
 
 # ------------------------------------------------------------------------------------------------- the language model
@@ -171,7 +173,7 @@ SPACE = TokenSpace(text_vocab_size=20, codebook_size=16)
 
 
 def network(size: LlamaSize = SIZE, adapters: LowRankAdapters | None = None, **config: Any) -> SpeechLanguageModel:
-    """Equal weights at every call."""
+    """The weights are the same at every call."""
     torch.manual_seed(0)
     llama = build_llama(size, SPACE.vocab_size)
     if adapters is not None:
@@ -182,8 +184,8 @@ def network(size: LlamaSize = SIZE, adapters: LowRankAdapters | None = None, **c
 
 
 def test_a_model_is_known_by_all_that_decides_its_logits() -> None:
-    """Guards against a model with other rotary frequencies, another epsilon, precision or adapter scale that passes for
-    the same one: no weight shows these."""
+    """Guards against a model with other rotary frequencies, another epsilon, precision or adapter scale that counts as
+    the same: the weights do not show these."""
     changed = {
         "rope": network(dataclasses.replace(SIZE, rope_theta=5e5)),
         "epsilon": network(rms_norm_eps=1e-5),
@@ -210,7 +212,7 @@ def normalisers() -> list[Any]:
 
 @cache
 def verifiers() -> list[Verifier]:
-    """One of each kind; ensembles have a test of their own. Their folders do not exist (`without_folders`)."""
+    """One of each kind; ensembles have their own test. Their folders do not exist (`without_folders`)."""
     return [
         Transcript(FasterWhisper(), BasicWords()),
         Transcript(Pocketsphinx(), Digits(), "character"),
@@ -232,19 +234,22 @@ def verifiers() -> list[Verifier]:
 
 @pytest.fixture
 def without_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    for kind in (AudioModel, FunASRModel):
+    monkeypatch.setattr(AudioModel, "families", frozenset({"family"}))
+    for kind in (AudioModel, FunASRModel, FasterWhisper):
         monkeypatch.setattr(kind, "files_hash", "files")
+    for kind in (AudioModel, FunASRModel, FasterWhisper, FineTunedWavLM):
+        monkeypatch.setattr(kind, "model_hash", "weights")
 
 
 def test_every_class_that_scores_is_walked_over() -> None:
-    """Guards against a new verifier, recogniser or encoder whose arguments no test below looks at."""
+    """Guards against a new verifier, recogniser or encoder whose arguments no test below covers."""
     found = set()
     for module in pkgutil.walk_packages(modules.verifiers.__path__, "modules.verifiers."):
         for kind in vars(importlib.import_module(module.name)).values():
             if isinstance(kind, type) and not getattr(kind, "_is_protocol", False):
                 found |= {kind} if any(hasattr(kind, one) for one in ("score", "transcribe", "embed")) else set()
     parts = [getattr(one, name) for one in verifiers() for name in ("recogniser", "encoder") if hasattr(one, name)]
-    assert found - {Ensemble} == {type(one) for one in [*verifiers(), *parts]}
+    assert found - {Ensemble, BatchVerifier, ClipVerifier} == {type(one) for one in [*verifiers(), *parts]}
 
 
 def with_arguments(built: Any, **changes: Any) -> Any:
@@ -275,14 +280,11 @@ def other_value(name: str, value: Any) -> Any:
     return value / 2 + 1 if name == "max_seconds_per_character" else value * 1.5
 
 
-@pytest.mark.parametrize("verifier", verifiers(), ids=lambda one: f"{type(one).__name__} {one.name}")
-def test_every_argument_of_a_verifier_changes_its_score_key(
-    verifier: Any, monkeypatch: pytest.MonkeyPatch, without_folders: None
-) -> None:
-    """Guards against an argument that changes scores and not their key: walks over all that the constructors have, and
-    those of the recogniser or encoder inside. What changes no score must not ask for scores again."""
+@pytest.mark.parametrize("verifier", verifiers(), ids=lambda one: type(one).__name__)
+def test_every_argument_of_a_verifier_changes_its_score_key(verifier: Any, without_folders: None) -> None:
+    """Guards against an argument that changes scores and not their key: covers all arguments of the constructors, and
+    those of the recogniser or encoder inside. Arguments without an effect must not invalidate scores."""
     inner = {"recogniser": "recogniser", "encoder": "encoder"}
-    monkeypatch.setattr(type(verifier), "model_hash", "weights")
     before = score_identity(verifier, PROMPT, "decoder")
     for name in inspect.signature(type(verifier)).parameters:
         if name in inner:
@@ -301,8 +303,8 @@ def test_every_argument_of_a_verifier_changes_its_score_key(
             changed = with_arguments(verifier, **{name: other_value(name, getattr(verifier, name))})
             assert score_identity(changed, PROMPT, "decoder") != before, name
     assert score_identity(verifier, PROMPT, "another decoder") != before
-    monkeypatch.setattr(type(verifier), "model_hash", "other weights")
-    assert score_identity(verifier, PROMPT, "decoder") != before
+    other = SimpleNamespace(facts=dataclasses.replace(verifier.facts, model_hash="other weights"))
+    assert score_identity(other, PROMPT, "decoder") != before
 
 
 def key_with(verifier: Any, **changes: Any) -> str:
@@ -310,20 +312,19 @@ def key_with(verifier: Any, **changes: Any) -> str:
 
 
 def test_another_spelling_table_is_another_score(tmp_path: Path) -> None:
-    """Guards against scores under one table that are read back under another of the same name."""
+    """Guards against reusing scores under another table of the same name."""
     tables = {"a.json": '{"colour": "color"}', "b.json": '{"colour": "color", "grey": "gray"}'}
     keys = []
     for name, content in tables.items():
         (tmp_path / name).write_text(content)
-        keys.append(Transcript(FasterWhisper(), EnglishWords(tmp_path / name)).settings)
+        keys.append(Transcript(FasterWhisper(), EnglishWords(tmp_path / name)).facts.settings)
     assert keys[0] != keys[1]
     assert keys[0]["normaliser"] == keys[1]["normaliser"]
 
 
-def test_an_ensembles_members_and_weights_change_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against an ensemble that is known by its members' weights alone, or in which two members may change
-    places: which weight is whose, and which model is heard twice, changes the score."""
-    monkeypatch.setattr(Health, "model_hash", "health")
+def test_an_ensembles_members_and_weights_change_its_key() -> None:
+    """Guards against an ensemble identified only by its members' weights, or in which two members may be swapped: which
+    weight belongs to which model, and which model occurs twice, changes the score."""
     strict, lax = Health(name="b"), Health(name="b", max_loop_seconds=2.0)
     mean, first = ToyVerifier("a", mean_level, "mean"), ToyVerifier("b", first_level, "first")
     more_mean, more_first = ToyVerifier("c", mean_level, "mean"), ToyVerifier("c", first_level, "first")
@@ -339,23 +340,23 @@ def test_an_ensembles_members_and_weights_change_its_key(monkeypatch: pytest.Mon
     ]
     assert len({score_identity(one, PROMPT, "decoder") for one in ensembles}) == len(ensembles)
     arguments = set(inspect.signature(Ensemble).parameters) - {"name"}
-    assert arguments == set(ensembles[0].settings)
+    assert arguments == set(ensembles[0].facts.settings)
     renamed = Ensemble(
         [ToyVerifier("x", mean_level, "mean"), ToyVerifier("y", first_level, "first")], weights=[1.0, 2.0]
     )
     assert score_identity(renamed, PROMPT, "decoder") == score_identity(ensembles[4], PROMPT, "decoder")
 
 
-def test_files_beside_the_weights_change_a_score_key(tmp_path: Path) -> None:
-    """Guards against scores that are read back for a model whose labels, feature extractor or tokenizer were changed.
-    It stays the same judge, and notes change nothing."""
+def test_files_next_to_the_weights_change_a_score_key(tmp_path: Path) -> None:
+    """Guards against reusing scores of a model whose labels, feature extractor or tokenizer were changed. It stays the
+    same judge, and notes change nothing."""
 
     def score_and_key(folder: Path) -> tuple[float, str, str]:
         verifier = EmotionLabel(str(folder), "mood 0")
         audio = Audio(torch.randn(16000, generator=torch.Generator().manual_seed(0)) / 9 + 0.1, 16000)
         heard = Candidate("key", 0, 0, torch.zeros(4, dtype=torch.int64), -8.0, True, audio)
         score = verifier.score(PROMPT, [heard]).item()
-        return score, score_identity(verifier, PROMPT, "decoder"), verifier.model_hash
+        return score, score_identity(verifier, PROMPT, "decoder"), verifier.facts.model_hash
 
     def changed(file: str, **values: Any) -> None:
         path = tmp_path / file
@@ -384,7 +385,7 @@ def test_files_beside_the_weights_change_a_score_key(tmp_path: Path) -> None:
 
 
 def test_candidates_of_an_older_format_are_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Guards against hours of sampling that are repeated in silence, and against a warning for every prompt."""
+    """Guards against silently repeating hours of sampling, and against a warning for every prompt."""
     for number in range(3):
         (tmp_path / f"key-{number}.json").write_text('{\n "format": 2,\n "identity": {}}')
     (tmp_path / "new.json").write_text(f'{{\n "format": {FORMAT_VERSION}}}')

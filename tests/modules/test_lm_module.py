@@ -50,7 +50,7 @@ EXAMPLES = [("one", [3, 4, 5, 3]), ("two", [9, 9, 1]), ("one two", [3, 4, 5, 9, 
 
 
 def example_batch() -> TokenBatch:
-    """Each example is a row of its own, padded."""
+    """Each example is one padded row."""
     prompt_format = TextToSpeech(ByteTokenizer(), 16)
     length = 24
     batch = TokenBatch(*(torch.full((len(EXAMPLES), length), fill) for fill in (0, -100, 0, -1)))
@@ -109,7 +109,7 @@ def trained(tmp_path_factory) -> tuple[LightningCLI, Path]:
 
 
 def test_training_learns_the_examples_and_the_sampler_speaks_them(trained):
-    """Guards against labels off by one, a loss that does not reach the weights, a sampler that reads other tokens."""
+    """Guards against labels off by one, a loss that does not reach the weights, and a sampler with another prompt."""
     cli, _ = trained
     assert float(cli.trainer.callback_metrics["train/loss"]) < 0.1
     assert float(cli.trainer.callback_metrics["train/num_targets"]) == 4 + 3 + 6 + 3
@@ -151,7 +151,7 @@ def test_scheduler_steps_with_the_optimizer(tmp_path):
 
 
 def test_checkpoint_of_another_token_space_is_refused(trained, tmp_path):
-    """Guards against a model that reads the codes of another codec's codebook."""
+    """Guards against a model with the codes of another codec's codebook."""
     _, path = trained
     other = TextToSpeech(ByteTokenizer(), codebook_size=32)
     with pytest.raises(ValueError, match=r"'codebook_size': 32\}, but got one with .*'codebook_size': 16\}"):

@@ -36,7 +36,7 @@ SIZE = LlamaSize(**SIZE_NUMBERS)
 
 
 class Rows(Dataset):
-    """Two documents a row, whose numbers of targets differ from row to row. Batch s of rank r: its rows of step s."""
+    """Two documents per row, whose numbers of targets differ from row to row. Batch s of rank r: its rows of step s."""
 
     def __init__(self, rank: int, num_ranks: int):
         num_rows = 2 * ROWS_PER_RANK // num_ranks
@@ -67,7 +67,7 @@ NUM_UNEVEN, NUM_ACCUMULATED = 5, 3  # a window of three micro-batches, and a las
 
 
 class UnevenRows(Rows):
-    """Rows of which none, one, a few or all targets are left, so that a rank has no target in two of five batches."""
+    """Rows with none, one, a few or all targets, so that a rank has no target in two of five batches."""
 
     def __len__(self) -> int:
         return NUM_UNEVEN
@@ -82,7 +82,7 @@ class UnevenRows(Rows):
 
 
 class Updates(Callback):
-    """What a callback finds before each update: whole gradients; and the metrics after it."""
+    """State before each update as a callback reads it: whole gradients; and the metrics after it."""
 
     def __init__(self) -> None:
         self.gradients: list[dict[str, torch.Tensor]] = []
@@ -100,7 +100,7 @@ class Updates(Callback):
 
 
 def accumulate(num_ranks: int, strategy: object) -> Updates:
-    """One pass over UnevenRows whose updates change nothing: every window has the gradient of the first weights."""
+    """One pass over UnevenRows whose updates change nothing: every window has the gradient of the initial weights."""
     torch.manual_seed(0)
     updates = Updates()
     module = LMModule(FORMAT, SIZE, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
@@ -114,7 +114,7 @@ def accumulate(num_ranks: int, strategy: object) -> Updates:
 
 
 def whole_batches() -> list[tuple[dict[str, torch.Tensor], float, int]]:
-    """Of each window: the gradient of the mean over all targets in one backward pass, the mean, and their number."""
+    """For each window: the gradient of the mean over all targets in one backward pass, the mean, and their number."""
     torch.manual_seed(0)
     module = LMModule(FORMAT, SIZE)
     llama, rows, found = module.network.llama, UnevenRows(0, 1), []
@@ -147,7 +147,7 @@ class Data(TokenDataModule):
 
 
 def write_shards(folder: Path) -> None:
-    """Ten recordings, of which ROW_LENGTH tokens hold two at most, with numbers of codes that differ."""
+    """Ten recordings, of which at most two fit in ROW_LENGTH tokens, with different numbers of codes."""
     for split in ("train", "test"):
         with ShardWriter(folder / split, "tokens", {"codebook_size": 16, "codec_fingerprint": "a"}, 20) as writer:
             for number in range(10):
@@ -210,7 +210,7 @@ def train(folder: Path, num_ranks: int) -> None:
 
 
 def save_shards(folder: Path, num_ranks: int) -> None:
-    """A step of a module that the command line built, its folder of shards, and its weights gathered."""
+    """A step of a module built by the command line, its folder of shards, and its weights gathered."""
     strategy = {
         "class_path": "lightning.pytorch.strategies.ModelParallelStrategy",
         "init_args": {"data_parallel_size": num_ranks, "tensor_parallel_size": 1},
@@ -259,13 +259,13 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_two_sharded_processes_train_as_one(folder):
-    """Guards against gradients that are summed or averaged wrongly over ranks, ranks with more targets that weigh the
-    same, clipping by a rank's own norm, ranks that see the same rows, and a logged loss of one rank."""
+    """Guards against gradients that are summed or averaged incorrectly over ranks, equal weights for ranks with more
+    targets, clipping by a rank's own norm, ranks with the same rows, and a logged loss of one rank."""
     keys = ("1_0", "2_0", "2_1")
     records = {key: json.loads((folder / f"record_{key}.json").read_text()) for key in keys}
     weights = {key: torch.load(folder / f"weights_{key}.pt", weights_only=True) for key in records}
     counts = [[int((Rows(rank, 2)[step].labels_RL >= 0).sum()) for step in range(NUM_STEPS)] for rank in (0, 1)]
-    assert counts[0] != counts[1]  # else the weights by targets are not tested
+    assert counts[0] != counts[1]  # otherwise the weights by targets are not tested
     for step, ((whole, num_whole), first, second) in enumerate(
         zip(*(record["losses"] for record in records.values()), strict=True)
     ):
@@ -279,8 +279,8 @@ def test_two_sharded_processes_train_as_one(folder):
 
 @pytest.mark.parametrize("name", ["one process", "ddp", "fsdp2"])
 def test_accumulated_gradients_are_those_of_the_whole_batch(folder, name):
-    """Guards against a mean of micro-batches' means, a short last window that counts less, ranks that weigh the same
-    whatever their targets, gradients that are divided after callbacks have seen them, and a logged loss of a part."""
+    """Guards against a mean of micro-batches' means, a short last window with less weight, equal weights for ranks with
+    different targets, gradients that are divided after callbacks have read them, and a logged loss of a part."""
     if name == "one process":
         updates = accumulate(1, "auto")
         ranks = [(updates.gradients, updates.metrics)]
@@ -300,16 +300,16 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(folder, name):
 
 def test_two_sharded_processes_validate_as_one(folder):
     """Guards against a rank with a batch less, for which the other waits for ever; rows that count twice or not at all;
-    and a mean over ranks or batches in place of targets."""
+    and a mean over ranks or batches instead of targets."""
     whole, first, second = (json.loads((folder / f"record_{key}.json").read_text()) for key in ("1_0", "2_0", "2_1"))
     assert len(whole["validated"]) == 3 and len(first["validated"]) == len(second["validated"]) == 2
-    assert sum(first["validated"]) != sum(second["validated"])  # else the weights by targets are not tested
+    assert sum(first["validated"]) != sum(second["validated"])  # otherwise the weights by targets are not tested
     assert sum(first["validated"]) + sum(second["validated"]) == sum(whole["validated"])
     assert first["val_loss"] == second["val_loss"] == pytest.approx(whole["val_loss"], rel=1e-5)
 
 
 def test_checkpoint_of_sharded_training_loads_in_one_process(folder):
-    """Guards against checkpoints that only as many processes can read."""
+    """Guards against checkpoints that only the same number of processes can read."""
     checkpoint = torch.load(folder / "sharded.ckpt", map_location="cpu", weights_only=False)
     module = LMModule(FORMAT, SIZE)
     module.configure_model()
@@ -319,7 +319,7 @@ def test_checkpoint_of_sharded_training_loads_in_one_process(folder):
 
 
 def test_shards_are_joined_by_the_printed_command_and_exported(folder, repository):
-    """Guards against a command that fails on what the strategy writes, and weights that are lost in joining."""
+    """Guards against a command that fails on the strategy's output, and weights lost in consolidation."""
     shards, target = folder / "shards.ckpt", folder / "exported"
     with pytest.raises(ValueError, match="folder of shards") as refused:
         read_model(shards)

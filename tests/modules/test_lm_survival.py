@@ -1,6 +1,5 @@
-"""Training of the language model that is killed with SIGKILL and started again by the same command, against training
-that was not. Run as a script with a folder, this file makes the runs.
-"""
+"""Language-model training that is killed with SIGKILL and restarted by the same command, against uninterrupted
+training. Run as a script with a folder, this file makes the runs."""
 
 import json
 import sys
@@ -12,7 +11,7 @@ import pytest
 from tests.toys.killed_runs import assert_continued, assert_no_damage, experiment, import_before_forks, run_script
 
 NUM_STEPS, STEPS_PER_CHECKPOINT = 40, 3
-# Ranks, workers, micro-batches of a step, and the kills: "window" twice is two kills in a row inside a step.
+# Ranks, workers, micro-batches per step, and the kills: "window" twice is two consecutive kills inside a step.
 PLAIN = ("random", "write", "random", "removal", "random", "replace")
 ACCUMULATED = ("random", "window", "window", "write", "interrupt", "replace")
 SETTINGS = {
@@ -105,7 +104,7 @@ def test_a_killed_run_continues_bit_for_bit(folder, name):
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_kill_leaves_no_damaged_checkpoint_under_a_name_that_is_read(folder, name):
-    """Guards against a checkpoint cut short where a resume, an export or a sweep would take it for whole."""
+    """Guards against a truncated checkpoint that resuming, export or a sweep would take for complete."""
     assert_no_damage(folder / name, SETTINGS[name][-1])
 
 

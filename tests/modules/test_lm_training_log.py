@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a training of the language model, beside a loop by hand."""
+"""TensorBoard's scalars of a language-model training, against a loop by hand."""
 
 import math
 from collections import defaultdict
@@ -68,7 +68,7 @@ def by_hand(data: Data, num_micro_batches: int) -> dict[str, dict[int, float]]:
 
 
 def losses_of(module: LMModule, batch: TokenBatch, by_task: dict[str, list[float]]) -> torch.Tensor:
-    """Of each target, and, in `by_task`, added to its task's."""
+    """Losses of each target, added in `by_task` to its task's."""
     hidden_RLC = module.network.llama.model(
         input_ids=batch.tokens_RL, position_ids=batch.positions_RL, segments=find_segments(batch.documents_RL)
     ).last_hidden_state
@@ -83,13 +83,13 @@ def losses_of(module: LMModule, batch: TokenBatch, by_task: dict[str, list[float
 
 @pytest.mark.parametrize("num_micro_batches", [1, 2])
 def test_tensorboard_shows_what_a_loop_by_hand_finds(tmp_path, num_micro_batches):
-    """Guards against a scalar that vanishes, stands at another step, or is of one micro-batch where it is of all."""
+    """Guards against a scalar that is missing, at another step, or of one micro-batch instead of all."""
     torch.set_num_threads(1)
     data = Data(NUM_STEPS * num_micro_batches)
     got, expected = shown(tmp_path, data, num_micro_batches), by_hand(data, num_micro_batches)
     got = {
         tag: points for tag, points in got.items() if not tag.startswith(("speed/", "memory/"))
-    }  # other runs, others
+    }  # differ from run to run
     assert got.keys() == expected.keys()
     for tag, values in expected.items():
         steps = {step: value for step, value in got[tag].items() if tag != "epoch" or step < NUM_STEPS}

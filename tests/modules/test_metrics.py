@@ -13,7 +13,7 @@ from modules.metrics import CodeUsage, pesq_scores, stoi_scores
 
 
 def speech_like(seconds: float, rate: int = 16000, seed: int = 0) -> torch.Tensor:
-    """A buzz with formant-like noise in syllables: enough for PESQ and STOI to find speech in it."""
+    """A buzz with formant-like noise in syllables, in which PESQ and STOI detect speech."""
     generator = np.random.default_rng(seed)
     time = np.arange(int(seconds * rate)) / rate
     buzz = sum(np.sin(2 * np.pi * 120 * harmonic * time) / harmonic for harmonic in range(1, 20))
@@ -52,7 +52,7 @@ def test_code_usage_equals_a_naive_count():
 
 
 def test_code_usage_of_known_distributions():
-    """A uniform codebook has perplexity K, a collapsed one 1: guards against a formula that only looks plausible."""
+    """A uniform codebook has perplexity K, a collapsed one 1: guards against a wrong formula."""
     uniform, collapsed = CodeUsage(64), CodeUsage(64)
     uniform.update(torch.arange(64).view(4, 16), torch.full((4,), 16))
     collapsed.update(torch.full((4, 16), 9), torch.full((4,), 16))
@@ -71,7 +71,7 @@ def test_code_usage_sums_over_ranks():
 
 
 def test_stoi_and_pesq_equal_their_packages_on_unpadded_audio():
-    """Guards against padding, order of arguments and precision: a padded batch gives what single calls give."""
+    """Guards against padding, order of arguments and precision: a padded batch gives the results of single calls."""
     clean, other = speech_like(1.6), speech_like(1.1, seed=1)
     noisy = [
         audio + 0.05 * torch.randn(audio.shape, generator=torch.Generator().manual_seed(2)) for audio in (clean, other)
@@ -90,7 +90,7 @@ def test_stoi_and_pesq_equal_their_packages_on_unpadded_audio():
 
 
 def test_what_cannot_be_judged_is_nan_and_does_not_spoil_its_neighbours():
-    """Guards against torchmetrics' dropping of failed PESQ items and pystoi's made-up 1e-5 for short audio."""
+    """Guards against torchmetrics' dropping of failed PESQ items and pystoi's placeholder of 1e-5 for short audio."""
     clean = speech_like(1.6)
     reference_BT = torch.stack([clean, torch.zeros_like(clean), clean, clean, clean])
     degraded_BT = torch.stack([clean, clean, torch.zeros_like(clean), clean * float("nan"), clean])
@@ -106,7 +106,7 @@ def test_what_cannot_be_judged_is_nan_and_does_not_spoil_its_neighbours():
 
 
 def test_wrong_arguments_are_named():
-    """Guards against PESQ's own message, which names neither the argument nor the value."""
+    """Guards against PESQ's own error, which names neither the argument nor the value."""
     audio, length = torch.zeros(1, 100), torch.tensor([100])
     with pytest.raises(ValueError, match=r"Expected `sample_rate`.*22050"):
         pesq_scores(audio, audio, length, 22050)

@@ -1,4 +1,4 @@
-"""Names of before the move: class paths of yamls, options, checkpoints and commands, and folders of configs."""
+"""Former names: class paths of yamls, options, checkpoints and commands, and folders of configs."""
 
 import importlib
 import subprocess
@@ -25,7 +25,7 @@ def parse(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_every_class_path_of_the_old_configs_is_found() -> None:
-    """Guards against a class that has moved without an entry."""
+    """Guards against a moved class without an entry."""
     assert len(OLD_PATHS) > 80
     for path in OLD_PATHS:
         module, _, name = current_name(path).rpartition(".")
@@ -33,8 +33,8 @@ def test_every_class_path_of_the_old_configs_is_found() -> None:
         assert f"{kind.__module__}.{kind.__name__}" == f"{module}.{name}", path
 
 
-def test_the_tables_name_what_is_there_and_stand_in_the_changelog() -> None:
-    """Guards against an entry that leads nowhere, and a change that no reader is told."""
+def test_the_tables_name_existing_places_and_are_in_the_changelog() -> None:
+    """Guards against an entry without a target, and an undocumented change."""
     changelog = (REPOSITORY / "CHANGELOG.md").read_text()
     for old, new in {**MODULES, **CLASSES}.items():
         assert f"| `{old}` | `{new}` |" in changelog
@@ -46,7 +46,7 @@ def test_the_tables_name_what_is_there_and_stand_in_the_changelog() -> None:
 
 
 def test_yamls_and_options_may_hold_old_names(parse, tmp_path: Path) -> None:
-    """Guards against users' own yamls and scripts that stop at a class path."""
+    """Guards against users' own yamls and scripts that fail because of a class path."""
     overlay = {
         "data": {
             "class_path": "datamodules.tokens.TokenDataModule",
@@ -83,7 +83,7 @@ def test_yamls_and_options_may_hold_old_names(parse, tmp_path: Path) -> None:
 
 
 def test_configs_of_users_in_folders_of_that_name_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against a file of the user's own, which is there, that is looked for elsewhere."""
+    """Guards against looking up an existing file of the user's in another place."""
     mine = tmp_path / "configs/data/mine.yaml"
     mine.parent.mkdir(parents=True)
     mine.touch()
@@ -93,8 +93,8 @@ def test_configs_of_users_in_folders_of_that_name_stay(tmp_path: Path, monkeypat
 
 
 def test_checkpoints_may_hold_old_names() -> None:
-    """Guards against trained models that no longer load: what they describe is built by class path. The codec
-    checkpoints of tests/toys/codec_files.py have old names too; tests/modules/codec/test_formats.py loads them."""
+    """Guards against trained models that no longer load: their parts are built by class path. The codec checkpoints of
+    tests/toys/codec_files.py have old names too; tests/modules/codec/test_formats.py loads them."""
     described = {"class_path": "modules.lm.tokenizer.ByteTokenizer", "init_args": {"characters": "ab "}}
     assert isinstance(instantiate(described, "modules.lm"), ByteTokenizer)
     for path in ("modules.lm.text.prompt_format.os", "modules.search.best_of_n.BestOfN"):
@@ -103,7 +103,7 @@ def test_checkpoints_may_hold_old_names() -> None:
 
 
 def test_markers_and_nested_values_are_renamed_at_any_depth() -> None:
-    """Guards against finished stages that are moved aside; strings that are no class path stay."""
+    """Guards against moving finished stages aside; strings that are not class paths are unchanged."""
     stored = {"a": [{"class_path": "callbacks.codec_report.CodecReport", "init_args": {"folder": "modules.lm.plan"}}]}
     assert with_current_names(stored) == {
         "a": [{"class_path": "callbacks.codec_evaluation.CodecReport", "init_args": {"folder": "modules.lm.plan"}}]
@@ -136,7 +136,7 @@ def test_arguments_that_were_renamed_are_found_in_yamls_markers_and_options() ->
     ],
 )
 def test_commands_run_under_their_old_name(old: str, new: str) -> None:
-    """Guards against a documented command that is gone, or that does not say what it is called now."""
+    """Guards against a documented command that is gone, or that does not print its new name."""
     done = subprocess.run(
         [sys.executable, "-m", old, "--help"], cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=120
     )

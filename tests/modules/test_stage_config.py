@@ -1,4 +1,4 @@
-"""What of a config a stage's marker compares, and which ends of a training finish a stage."""
+"""The part of a config that a stage's marker compares, and which ends of a training finish a stage."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ FIT = ["fit", "--config", "fit.yaml"]
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Each file's hash, by its path."""
+    """Hash of each file, by path."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
@@ -37,8 +37,8 @@ def superseded() -> list[Path]:
 def test_a_marker_of_the_demo_as_it_was_first_written_stays_valid(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Guards against a new argument, here or in Lightning, that moves every trained codec aside: the marker is one that
-    an earlier version wrote."""
+    """Guards against a new argument, here or in Lightning, that moves every trained codec aside: the marker was written
+    by an earlier version."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["run.py"])
     Path("runs/demo/codec/checkpoints").mkdir(parents=True)
@@ -49,13 +49,13 @@ def test_a_marker_of_the_demo_as_it_was_first_written_stays_valid(
 
 
 def test_a_new_argument_that_holds_its_default_is_no_change(toys: Path, capsys: pytest.CaptureFixture) -> None:
-    """Guards against `git pull` that moves a trained model aside, for an argument of the module, of a callback in a
-    list, or of the Trainer; and against a new argument that does something and is taken for none."""
+    """Guards against moving a trained model aside after `git pull`, because of a new argument of the module, of a
+    callback in a list, or of the Trainer; and against ignoring a new argument that has an effect."""
     run.main(FIT)
     path = Path("runs/toy/train/stage_fit.json")
 
     def forget(marker: dict) -> dict:
-        """As a version wrote it that did not know these arguments."""
+        """Config as written by a version without these arguments."""
         config = marker["config"]
         del config["model"]["init_args"]["width"]
         del config["trainer"]["callbacks"][0]["init_args"]["save_weights_only"]
@@ -66,7 +66,7 @@ def test_a_new_argument_that_holds_its_default_is_no_change(toys: Path, capsys: 
     run.main(FIT)
     assert JOURNAL == [("fit", 0)] and not superseded()
     assert "finished earlier" in capsys.readouterr().out
-    with pytest.raises(RuntimeError):  # of the toy's data, which has one column
+    with pytest.raises(RuntimeError):  # from the toy's data, which has one column
         run.main([*FIT, "--model.init_args.width", "2"])
     assert "changed since: model.init_args.width" in capsys.readouterr().out
 
@@ -87,8 +87,8 @@ def test_the_machine_loggers_and_displays_are_no_change(toys: Path) -> None:
 
 
 def test_what_is_compared() -> None:
-    """Guards against a change of the result that passes for none: precision, the size of a step, a callback that
-    trains, and a key of an older version that was switched on."""
+    """Guards against ignoring a change of the result: precision, the size of a step, a callback that affects training,
+    and a key of an older version that was switched on."""
     average = {"class_path": "callbacks.weight_averaging.EMAWeightAveraging", "init_args": {"decay": 0.9}}
     config = {"trainer": {"precision": "32", "accumulate_grad_batches": 1, "callbacks": [], "devices": 1}}
     for change in ({"precision": "bf16-mixed"}, {"accumulate_grad_batches": 2}, {"callbacks": [average]}):
@@ -128,7 +128,7 @@ def test_what_is_compared() -> None:
     ids=["steps", "epochs", "early stopping"],
 )
 def test_a_training_that_ends_by_itself_finishes_its_stage(toys: Path, end: list[str]) -> None:
-    """Guards against a finished run that is trained again."""
+    """Guards against training a finished run again."""
     run.main([*FIT, *end])
     assert read_marker("train", "fit")["finished"]
 
@@ -136,8 +136,8 @@ def test_a_training_that_ends_by_itself_finishes_its_stage(toys: Path, end: list
 def test_a_limit_of_time_does_not_finish_a_stage(
     toys: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards against a model of few steps that passes for the trained one, and against the same command that stops at
-    once, since the time of the first call counts again."""
+    """Guards against taking a model of few steps for the trained one, and against the same command stopping at once,
+    because the time of the first call counts again."""
     saved = Path("runs/toy/train/checkpoints/last.ckpt")
     with monkeypatch.context() as clock:
         clock.setattr(Timer, "time_elapsed", lambda *_: 1e9 * saved.exists())  # over once a step is saved
@@ -153,8 +153,8 @@ def test_a_limit_of_time_does_not_finish_a_stage(
 
 @pytest.mark.parametrize("trained", [False, True])
 def test_a_dry_run_leaves_the_stage_alone(toys: Path, trained: bool) -> None:
-    """Guards against `fast_dev_run`, which moved the trained model aside, and against `--print_config` and
-    `--stage null` that write into the folder of a fit."""
+    """Guards against `fast_dev_run`, which moved the trained model aside, and against `--print_config` and `--stage
+    null` that write into the folder of a fit."""
     if trained:
         run.main(FIT)
     before = contents(Path("runs"))
@@ -168,7 +168,7 @@ def test_a_dry_run_leaves_the_stage_alone(toys: Path, trained: bool) -> None:
     assert not superseded()
     assert [("fit", 0)] * (3 if trained else 2) == JOURNAL
     run.main(FIT)
-    assert len(JOURNAL) == 3  # the dry runs finished nothing, and spoiled nothing
+    assert len(JOURNAL) == 3  # the dry runs finished nothing, and broke nothing
 
 
 # -------------------------------------------------------------------------------------------------------------- Ctrl-C
@@ -188,7 +188,7 @@ class Interrupt(Callback):
 
 def test_ctrl_c_stops_after_the_optimizer_step_and_saves_it(toys: Path, capfd: pytest.CaptureFixture) -> None:
     """Guards against a Ctrl-C that loses the steps since the last checkpoint, stops inside an accumulation window, or
-    passes for the end of the training; and the continued run is the uninterrupted one."""
+    counts as the end of the training; and the resumed run equals the uninterrupted one."""
     options = ["--trainer.accumulate_grad_batches", "2", "--trainer.callbacks.every_n_train_steps", "100"]
     run.main([*FIT, *options, "--stage.folder", "runs/toy/whole"])
     interrupted = [*FIT, *options, f"--trainer.callbacks+={__name__}.Interrupt"]

@@ -1,4 +1,4 @@
-"""Stages: what is finished is skipped, what is unfinished resumes, what changed runs again, and nothing is lost."""
+"""Stages: finished ones are skipped, unfinished ones resume, changed ones run again, and nothing is lost."""
 
 import json
 import os
@@ -15,7 +15,7 @@ import run
 from modules.stage_config import changed_keys
 from modules.stages import Stage, StageFinished, StageSettings, content_hash, newest_checkpoint
 
-# What the toy's runs did, in order: ("fit", first step, last step) or ("predict", value read).
+# Actions of the toy's runs, in order: ("fit", first step, last step) or ("predict", value read).
 JOURNAL: list[tuple] = []
 
 
@@ -92,7 +92,7 @@ return_predictions: false
 
 @pytest.fixture
 def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with the configs of a fit and of two steps of which the second reads what the first writes."""
+    """A working folder with the configs of a fit and of two steps, of which the second reads the first one's output."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["run.py"])
     JOURNAL.clear()
@@ -108,7 +108,7 @@ def read_marker(folder: str, subcommand: str) -> dict:
 
 
 def test_a_finished_stage_is_skipped_and_a_changed_value_runs_again(toys: Path, capsys: pytest.CaptureFixture) -> None:
-    """Guards against training again what is there, and against serving the results of another config."""
+    """Guards against training again without a change, and against reusing the results of another config."""
     run.main(["fit", "--config", "fit.yaml"])
     assert JOURNAL == [("fit", 0)]
     marker = read_marker("train", "fit")
@@ -116,7 +116,7 @@ def test_a_finished_stage_is_skipped_and_a_changed_value_runs_again(toys: Path, 
     assert marker["seconds"] > 0
     assert 0.05 < marker["peak_gb"] < 50
 
-    run.main(["fit", "--config", "fit.yaml", "--num_threads", "1"])  # speed is no part of the result
+    run.main(["fit", "--config", "fit.yaml", "--num_threads", "1"])  # speed does not affect the result
     assert JOURNAL == [("fit", 0)]
     assert "train: finished earlier (runs/toy/train, " in capsys.readouterr().out
 
@@ -144,12 +144,12 @@ def test_changed_input_content_runs_only_what_depends_on_it(toys: Path) -> None:
     assert run_all() == []
     Path("given.txt").write_text("5")
     assert run_all() == [("predict", 5), ("predict", 10)]
-    Path("runs/toy/second/number.txt").unlink()  # a product that is gone is made again, and only that one
+    Path("runs/toy/second/number.txt").unlink()  # a missing product is made again, and only that one
     assert run_all() == [("predict", 10)]
 
 
 def test_a_failed_run_is_not_finished_and_resumes(toys: Path, capsys: pytest.CaptureFixture) -> None:
-    """Guards against a marker after a crash, a start from step 0 after one, and seconds of the first attempt lost."""
+    """Guards against a marker after a crash, a restart from step 0 after one, and lost seconds of the first attempt."""
     command = ["fit", "--config", "fit.yaml", "--model.init_args.fail_at_step", "2"]
     with pytest.raises(ArithmeticError, match="the toy breaks here"):  # a bug keeps its traceback
         run.main(command)
@@ -176,7 +176,7 @@ def test_the_first_attempt_warns_of_no_missing_checkpoint(toys: Path, recwarn: p
 
 
 def test_damaged_checkpoints_are_passed_over(tmp_path: Path) -> None:
-    """Guards against a resume from a file cut short by a kill, and against a silent start over because of one."""
+    """Guards against resuming from a truncated file, and against a silent restart because of one."""
     assert newest_checkpoint([tmp_path]) is None
     torch.save({"global_step": 1, "optimizer_states": []}, tmp_path / "step=1.ckpt")
     whole = (tmp_path / "step=1.ckpt").read_bytes()
@@ -190,8 +190,8 @@ def test_damaged_checkpoints_are_passed_over(tmp_path: Path) -> None:
 
 
 def test_a_resume_takes_the_largest_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against a resume from a file that was copied or touched last, holds weights alone, or needs a class that
-    is gone."""
+    """Guards against resuming from a file that was copied or touched last, has only weights, or needs a removed
+    class."""
     for name, step in (("step=3.ckpt", 3), ("last.ckpt", 3), ("old.ckpt", 1)):
         torch.save({"global_step": step, "optimizer_states": []}, tmp_path / name)
     torch.save({"global_step": 9}, tmp_path / "weights.ckpt")
@@ -218,7 +218,7 @@ def test_a_folder_without_a_marker_is_moved_aside(toys: Path) -> None:
 
 
 def test_user_errors_are_one_line(toys: Path, capsys: pytest.CaptureFixture) -> None:
-    """Guards against a screen of usage or traceback where the user mistyped, and against a folder of another stage."""
+    """Guards against a long usage message or traceback for a typing error, and against a folder of another stage."""
     commands = {
         "fit --config fit.yaml --trainer.max_stepz 3": "max_stepz",
         "fit --config none.yaml": "none.yaml",
@@ -262,7 +262,7 @@ def test_a_folder_of_shards_counts_by_its_index(tmp_path: Path) -> None:
 
 
 def test_changed_keys_names_every_difference() -> None:
-    """Guards against a line that names no reason, or the wrong one, for running again."""
+    """Guards against a line without the reason, or with a wrong one, for running again."""
     old = {"a": {"b": 1, "c": [1, 2]}, "d": None, "e": {"f": 1}}
     new = {"a": {"b": 1, "c": [1, 3]}, "e": 2, "g": 0}
     assert changed_keys(old, new) == ["a.c", "d", "e", "g"]
@@ -281,7 +281,7 @@ def test_other_ranks_wait_for_rank_0(tmp_path: Path) -> None:
     first.release()
     with pytest.raises(StageFinished):
         second.follow(timeout=0)
-    with pytest.raises(TimeoutError):  # the marker of another config is not the one it waits for
+    with pytest.raises(TimeoutError):  # the marker of another config is not the awaited one
         Stage(settings, "fit", {"rate": 2}).follow(timeout=0)
 
 

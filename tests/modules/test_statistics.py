@@ -34,10 +34,10 @@ def simulated(kind: str, num_prompts: int, error: float) -> tuple[np.ndarray, fl
         return (difficulty >= error).astype(float), 1 - error, (0.0, 1.0)
     if kind == "share of six words":
         return 1 - generator.binomial(6, error, shape) / 6, 1 - error, (0.0, 1.0)
-    if kind == "skewed":  # most prompts nearly right, a few far off
+    if kind == "skewed":  # most prompts nearly correct, a few far off
         share = generator.beta(0.2, 0.2 * (1 - error) / error, shape) if error else np.zeros(shape)
         return 1 - share, 1 - error, (0.0, 1.0)
-    if kind == "paired, right or wrong":  # a better system fails at the hardest half of what the other fails at
+    if kind == "paired, right or wrong":  # a better system fails at the hardest half of the other's failures
         better, worse = difficulty >= error / 2, generator.random(shape) >= error
         return better.astype(float) - worse, error / 2, (-1.0, 1.0)
     if kind == "paired, without errors in one":
@@ -60,8 +60,8 @@ def simulated(kind: str, num_prompts: int, error: float) -> tuple[np.ndarray, fl
     ],
 )
 def test_intervals_cover_the_true_mean(kind, num_prompts):
-    """Guards against intervals that claim 95 % and hold the truth in half of all samples, or never: the percentile
-    bootstrap near the end of a range (32 of 32 right gave [1, 1]). 300 simulations each."""
+    """Guards against intervals that claim 95 % and contain the true mean in half of all samples, or never: the
+    percentile bootstrap near the end of a range (32 of 32 correct gave [1, 1]). 300 simulations each."""
     resamples = Resamples.draw(num_prompts, 1, 1000)
     for error in (0.0, 0.02, 0.05, 0.2):
         values, mean, ends = simulated(kind, num_prompts, error)
@@ -72,8 +72,8 @@ def test_intervals_cover_the_true_mean(kind, num_prompts):
 
 @pytest.mark.parametrize("num_utterances", [32, 100])
 def test_intervals_of_a_corpus_error_rate_cover_it(num_utterances):
-    """Guards against another rule for errors over words than for means: words that fail one by one, and whole
-    utterances that fail. 300 simulations each."""
+    """Guards against another rule for errors over words than for means: independent word errors, and failures of whole
+    utterances. 300 simulations each."""
     generator = np.random.default_rng(num_utterances)
     words = generator.integers(3, 21, num_utterances)
     resamples = Resamples.draw(num_utterances, 1, 1000)
@@ -98,8 +98,8 @@ def test_where_all_are_right_the_interval_is_that_of_a_beta_distribution(num_pro
 
 
 def test_an_interval_is_the_hull_of_two_naive_loops():
-    """Guards against quantiles of the values instead of the means, and a Bayesian part that is left out or has its
-    pseudo-prompts at the wrong ends: prompt by prompt, with weights drawn by numpy's Dirichlet."""
+    """Guards against quantiles of the values instead of the means, and a Bayesian part that is omitted or has its
+    pseudo-prompts at the wrong ends: prompt by prompt, with weights from numpy's Dirichlet."""
     values_P = np.random.default_rng(1).gamma(2.0, size=40)
     ends = (0.0, 15.0)
     got = bootstrap_interval(values_P, Resamples.draw(40, seed=5, num_resamples=20_000), ends)
@@ -135,7 +135,7 @@ def test_systems_are_paired():
 
 
 def test_rows_at_once_are_each_row_by_itself():
-    """Guards against axes that are exchanged, and against a ratio whose pseudo-utterance has one word."""
+    """Guards against swapped axes, and against a ratio whose pseudo-utterance has one word."""
     generator = np.random.default_rng(4)
     errors_KU, words_U = generator.random((3, 20)), generator.integers(1, 30, 20).astype(float)
     resamples = Resamples.draw(20, 0, 300)
@@ -152,8 +152,8 @@ def test_rows_at_once_are_each_row_by_itself():
 
 
 def test_clusters_are_resampled_whole_and_weigh_by_their_size():
-    """Guards against an interval over prompts that passes for one over speakers, and a mean of speakers' means: against
-    a loop that draws speakers, and one that weighs every prompt by its speaker's weight."""
+    """Guards against an interval over prompts reported as one over speakers, and a mean of speakers' means: against a
+    loop that resamples speakers, and one that weights every prompt by its speaker's weight."""
     generator = np.random.default_rng(0)
     sizes = [1, 3, 5, 8] * 3
     speakers = [f"s{place:02}" for place, size in enumerate(sizes) for _ in range(size)]
@@ -175,16 +175,16 @@ def test_clusters_are_resampled_whole_and_weigh_by_their_size():
         assert all(map(math.isnan, cluster_interval(values_P, nobody, 3)))
 
 
-def test_the_spread_of_resamples_stands_around_the_value():
-    """Guards against an interval of distinct counts that leaves its own value out."""
+def test_the_spread_of_resamples_is_centred_on_the_value():
+    """Guards against an interval of distinct counts that excludes its own value."""
     drawn_R = np.random.default_rng(0).normal(0.6, 0.1, 20_000)
     low, high = spread_interval(0.8, drawn_R)
     assert (low, high) == pytest.approx((0.8 - 0.196, 0.8 + 0.196), abs=0.005)
 
 
 def test_scores_without_ends_get_intervals_of_their_own_width() -> None:
-    """Guards against a placeholder for the worst score that is taken for an end which scores may reach: a clear change
-    of an ensemble's z-scores, and log-probabilities of speech, then lie within intervals that say nothing."""
+    """Guards against taking a placeholder for the worst score as a reachable end: intervals of a clear change of an
+    ensemble's z-scores, and of log-probabilities of speech, would then be uninformative."""
     generator = np.random.default_rng(0)
     resamples = Resamples.draw(32, 0)
     members = [Likelihood(), Health()]
@@ -198,5 +198,5 @@ def test_scores_without_ends_get_intervals_of_their_own_width() -> None:
 
 
 def test_a_ratio_without_denominators_is_unknown() -> None:
-    """Guards against a crash where no utterance has words."""
+    """Guards against a crash if no utterance has words."""
     assert np.isnan(ratio_intervals(np.zeros((1, 3)), np.zeros(3), Resamples.draw(3, 0))).all()

@@ -7,7 +7,7 @@ import sys
 
 from tests.conftest import REPOSITORY
 
-# In a process of its own: the suite runs on one thread, where the fault does not show.
+# In a separate process: the suite runs on one thread, where the fault does not show.
 PROGRAM = """
 import ctypes, json, sys, types
 from pathlib import Path
@@ -60,7 +60,7 @@ print(json.dumps(seen))
 
 
 def test_no_engine_leaves_torch_on_other_threads(tmp_path) -> None:
-    """Guards against a training that goes on with one thread after the first clip that Whisper has recognised."""
+    """Guards against training that continues with one thread after Whisper's first transcript."""
     (tmp_path / "program.py").write_text(PROGRAM)
     environment = os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(REPOSITORY)}
     program = [sys.executable, str(tmp_path / "program.py")]

@@ -12,7 +12,7 @@ from tests.callbacks.test_sweep_grid import TreeModule, run
 
 
 class OtherModule(TreeModule):
-    """Another model: its candidates may not be taken from the first one's store."""
+    """Another model: its candidates must not be reused from the first one's store."""
 
     model_hash = "another model"
 
@@ -24,8 +24,8 @@ def rows_of(scores: dict[str, float], **about: str) -> list[dict[str, str]]:
 
 
 def test_models_are_compared_on_the_same_prompts(caplog):
-    """Guards against rows paired by their place in the file, intervals of independent samples, the oracle, and searches
-    that vanish without a word."""
+    """Guards against rows paired by their position in the file, intervals of independent samples, the oracle, and
+    searches that are silently dropped."""
     generator = np.random.default_rng(0)
     keys = [f"{'ab'[place % 2]}{place}" for place in range(20)]
     level = 10 * generator.normal(size=20)
@@ -51,9 +51,9 @@ def test_models_are_compared_on_the_same_prompts(caplog):
     assert len(caplog.messages) == 2 and "num_candidates=4" in "".join(caplog.messages)
 
 
-def test_ends_and_relatives_are_read_from_the_reports():
+def test_ends_and_families_are_read_from_the_reports():
     """Guards against an interval of another width than the sweep's own, and against a judge of the selector's family
-    that is named nowhere; reports of older versions, which hold neither, are read all the same."""
+    without a label; older reports without these columns are still read."""
     scores = {f"a{place}": 1.0 for place in range(32)}
     known = {"worst_score": "0.0", "best_score": "1.0", "shared_families": "whisper", "selector": "small"}
     (one,) = compare_models({name: rows_of(scores, **known) for name in ("first", "second")})
@@ -64,7 +64,7 @@ def test_ends_and_relatives_are_read_from_the_reports():
 
 
 def test_a_search_whose_number_of_candidates_differs_is_compared_all_the_same():
-    """Guards against adaptive searches that vanish from the table because one model needed more candidates."""
+    """Guards against adaptive searches missing in the table because one model needed more candidates."""
     scores = {"a0": 0.5, "a1": 0.75}
     adaptive = {
         "small": rows_of(scores, algorithm="adaptive", n="7"),
@@ -89,7 +89,7 @@ def test_reports_of_two_models_become_one_table(tmp_path, capsys):
         ("one" if place < len(points) // 2 else "two", point.score) for place, point in enumerate(points)
     ]
     with (tmp_path / "both/model_comparisons.csv").open() as stream:
-        assert {float(row["difference"]) for row in csv.DictReader(stream)} == {0.0}  # the toy draws the same codes
+        assert {float(row["difference"]) for row in csv.DictReader(stream)} == {0.0}  # the toy samples the same codes
     said = capsys.readouterr().out
     assert "n=4: (one, best_of_n T=0.9: reward) - (two, best_of_n T=0.9: reward) = +0.0000" in said
     assert "n=2" not in said

@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def test_it_needs_nothing_but_an_old_python() -> None:
-    """Guards against a preflight that itself fails on the fresh machine that it is there to explain."""
+    """Guards against a preflight that itself fails on a fresh machine."""
     source = (REPOSITORY / "scripts/preflight.py").read_text()
     tree = ast.parse(source, feature_version=(3, 7))
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
@@ -23,8 +23,8 @@ def test_it_needs_nothing_but_an_old_python() -> None:
     assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
 
 
-def test_each_check_says_what_is_missing_and_what_to_do(tmp_path: Path) -> None:
-    """Guards against a failure deep inside pip or apt, minutes in, where a sentence at the start would have done."""
+def test_each_check_names_what_is_missing_and_a_remedy(tmp_path: Path) -> None:
+    """Guards against a failure deep inside pip or apt, minutes later, instead of an error at the start."""
 
     def nothing(name: str) -> None:
         return None
@@ -56,8 +56,8 @@ def test_each_check_says_what_is_missing_and_what_to_do(tmp_path: Path) -> None:
         assert expected in lines
 
 
-def test_what_is_there_is_no_problem(tmp_path: Path) -> None:
-    """Guards against a demo that refuses to start where it would have worked: offline from the cache, above all."""
+def test_existing_requirements_are_no_problem(tmp_path: Path) -> None:
+    """Guards against a demo that does not start where it would have worked, in particular offline from the cache."""
     (tmp_path / "Python.h").touch()
     (tmp_path / "packages").mkdir()
     for part in ("", "-g722"):
@@ -69,7 +69,7 @@ def test_what_is_there_is_no_problem(tmp_path: Path) -> None:
         preflight.check_index(lambda pin: f"fetched {pin}"),
         preflight.check_recordings(tmp_path, lambda name: None),
         preflight.check_recordings(tmp_path / "empty", lambda name: f"/usr/bin/{name}"),
-        preflight.check_memory(10.0**6),  # too little is a note: the figure is an estimate
+        preflight.check_memory(10.0**6),  # too little memory is a note: the figure is an estimate
         preflight.check_comparisons(lambda name: None),
     ]
     assert there[-1].finding.startswith("Opus; Codec2's rows are left out")
@@ -77,7 +77,7 @@ def test_what_is_there_is_no_problem(tmp_path: Path) -> None:
 
 
 def test_an_installed_machine_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against asking the package index on a second, offline run."""
+    """Guards against accessing the package index in a second, offline run."""
     monkeypatch.setattr(preflight, "installed", lambda package: True)
     monkeypatch.setattr(preflight, "fetch_from_index", lambda pin: pytest.fail("asked the package index"))
     assert {check.name for check in preflight.checks(install_only=False)} >= {"python", "disk", "recordings"}
@@ -85,7 +85,8 @@ def test_an_installed_machine_needs_no_network(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 def test_make_installs_torch_first_and_only_once(tmp_path: Path) -> None:
-    """Guards against pip taking another torch for a package that came first, and against a second run going online."""
+    """Guards against pip installing another torch for a package that came first, and against a second run going
+    online."""
     for name in ("Makefile", "requirements.txt", "requirements-no-deps.txt", "requirements-test.txt"):
         shutil.copy(REPOSITORY / name, tmp_path)
 
@@ -119,7 +120,7 @@ def test_make_installs_torch_first_and_only_once(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 def test_clean_keeps_what_was_trained_and_fetched(tmp_path: Path) -> None:
-    """Guards against `make clean` that deletes trained models, and `make distclean` that deletes without a question."""
+    """Guards against `make clean` that deletes trained models, and `make distclean` that deletes without asking."""
     for name in ("Makefile", "requirements.txt", "requirements-no-deps.txt", "requirements-test.txt"):
         shutil.copy(REPOSITORY / name, tmp_path)
     kept = ["cache/shards/000000.tar", "data/corpus/a.wav", "runs/demo/codec/checkpoints/last.ckpt"]
@@ -140,7 +141,7 @@ def test_clean_keeps_what_was_trained_and_fetched(tmp_path: Path) -> None:
 
 
 def test_the_shell_scripts_parse() -> None:
-    """Guards against a slip of syntax in a script that no other test runs."""
+    """Guards against a syntax error in a script that no other test runs."""
     for path in [
         REPOSITORY / ".ci/run",
         *sorted((REPOSITORY / "scripts").rglob("*.sh")),

@@ -1,4 +1,4 @@
-"""The files that sbatch takes, under a bash whose `srun` and `scontrol` write down what they are asked."""
+"""The sbatch files, run by a bash whose `srun` and `scontrol` record their calls."""
 
 import multiprocessing
 import os
@@ -42,7 +42,7 @@ def options_of(path: Path) -> dict[str, str]:
 
 
 class Job:
-    """A job folder with the repository's files in it, where `run` does what SLURM does with a batch file."""
+    """A job folder with the repository's files, where `run` does what SLURM does with a batch file."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -72,7 +72,7 @@ class Job:
 
     @property
     def tasks_command(self) -> list[str]:
-        """What srun was to run on each task."""
+        """The command that srun was to run on each task."""
         words = (self.folder / "srun_arguments").read_text().split("\0")[:-1]
         return words[words.index("python") :]
 
@@ -89,14 +89,14 @@ def job(tmp_path) -> Job:
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.s*")), ids=lambda path: path.name)
 def test_bash_can_parse_it(path):
-    """Guards against a job that waits for hours in the queue and then ends at a missing quote."""
+    """Guards against a job that waits for hours in the queue and then fails at a missing quote."""
     subprocess.run(["bash", "-n", str(path)], check=True)
 
 
 @pytest.mark.parametrize("path", BATCH_FILES, ids=lambda path: path.name)
 def test_the_options_of_sbatch(path):
-    """Guards against a job that SLURM may not put back, that it kills without a word before, that loses its log when it
-    comes back, and against tasks that see one GPU each, of which Lightning cannot take its own."""
+    """Guards against a job that SLURM may not requeue, that it kills without a signal, that loses its log when
+    requeued, and against tasks that see one GPU each, of which Lightning cannot select its own."""
     options = options_of(path)
     assert all(re.fullmatch(r"[a-z-]+", name) for name in options), options
     assert "requeue" in options and options["open-mode"] == "append"
@@ -107,7 +107,7 @@ def test_the_options_of_sbatch(path):
 
 
 def commands() -> list[str]:
-    """Every `sbatch ... scripts/slurm/X.sbatch ... --config ...` of the files' heads and of the page, once."""
+    """Every `sbatch ... scripts/slurm/X.sbatch ... --config ...` of the files' heads and of the docs page, once."""
     text = "\n".join(path.read_text() for path in TEXTS)
     return list(
         dict.fromkeys(re.findall(r"\bsbatch((?: [^`)\n]*?)? scripts/slurm/\w+\.sbatch .*--config [^`)\n]*)", text))
@@ -118,8 +118,8 @@ def commands() -> list[str]:
     "command", commands(), ids=lambda command: command.strip().replace("configs/", "").replace("/", ".")
 )
 def test_a_command_of_the_pages_fits_its_configs(command, job, monkeypatch):
-    """Guards against a documented job that ends at once: a config or key that is not there, or other numbers of nodes
-    and tasks than the Trainer's."""
+    """Guards against a documented job that fails at once: a missing config or key, or other numbers of nodes and tasks
+    than the Trainer's."""
     words = shlex.split(command.replace("$id", "1"), comments=True)
     place = next(place for place, word in enumerate(words) if word.endswith(".sbatch"))
     path = REPOSITORY / words[place]
@@ -148,7 +148,7 @@ def test_a_command_of_the_pages_fits_its_configs(command, job, monkeypatch):
 
 
 def test_a_failure_is_passed_through_and_not_put_back(job):
-    """Guards against a run with an error in its config that comes back for ever, or that counts as done."""
+    """Guards against a run with an error in its config that is requeued for ever, or that counts as finished."""
     status, output = job.run(FOLDER / "one_node.sbatch", "--config", "x.yaml", STATUS="3")
     assert (status, job.requeued) == (3, [])
     assert "ended with status 3" in output and job.tasks_command[1:4] == ["run.py", "fit", "--config"]
@@ -157,7 +157,7 @@ def test_a_failure_is_passed_through_and_not_put_back(job):
 
 
 def test_the_signal_before_the_time_limit_puts_the_job_back(job):
-    """Guards against a shell that dies of the signal, or hears it only when the training is over."""
+    """Guards against a shell that dies of the signal, or handles it only when the training is over."""
     process = job.start(FOLDER / "many_nodes.sbatch", "test", "--config", "x.yaml", BEATS="40")
     while not (job.folder / "srun_arguments").exists():
         time.sleep(0.01)
@@ -172,7 +172,7 @@ def test_the_signal_before_the_time_limit_puts_the_job_back(job):
 
 
 def test_a_task_of_an_array_puts_itself_back(job):
-    """Guards against the whole array in the queue again: its last task has the number of the array."""
+    """Guards against requeueing the whole array: its last task has the array's number."""
     array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MIN": "0"}
     array |= {"SLURM_ARRAY_TASK_MAX": "3", "PREEMPTED": "2026-11-23T12:00:30"}
     job.run(FOLDER / "sweep_array.sbatch", "--config", "x.yaml", STATUS="143", ENDS="yes", **array)
@@ -180,7 +180,7 @@ def test_a_task_of_an_array_puts_itself_back(job):
 
 
 def test_a_job_that_comes_back_too_often_ends(job):
-    """Guards against a run that hangs, or that never gets to its first checkpoint, and takes the nodes for ever."""
+    """Guards against a run that hangs, or that never reaches its first checkpoint, and occupies the nodes for ever."""
     process = job.start(FOLDER / "one_node.sbatch", BEATS="20", MAX_REQUEUES="4", SLURM_RESTART_COUNT="4")
     while not (job.folder / "srun_arguments").exists():
         time.sleep(0.01)
@@ -195,15 +195,15 @@ def test_a_job_that_comes_back_too_often_ends(job):
     ids=["this_attempt", "an_earlier_attempt", "never"],
 )
 def test_tasks_that_end_in_the_grace_period_of_preemption(job, preempted, goes_back):
-    """Guards against a preempted job that is lost because it ended before SLURM ended it, and against a failure that is
-    taken for a preemption because an earlier attempt was preempted."""
+    """Guards against losing a preempted job because it ended before SLURM ended it, and against taking a failure for a
+    preemption because an earlier attempt was preempted."""
     status, _ = job.run(FOLDER / "one_node.sbatch", STATUS="143", PREEMPTED=preempted, ENDS="yes")
     assert job.requeued == (["7"] if goes_back else [])
     assert status == (-signal.SIGTERM if goes_back else 143)
 
 
 def test_an_array_that_does_not_start_at_0_is_refused(job):
-    """Guards against `--array=1-8`, whose first share nobody samples."""
+    """Guards against `--array=1-8`, whose first share would not be sampled."""
     array = {"SLURM_ARRAY_JOB_ID": "6", "SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_MIN": "1"}
     array["SLURM_ARRAY_TASK_MAX"] = "8"
     status, output = job.run(FOLDER / "sweep_array.sbatch", "--config", "x.yaml", **array)
@@ -211,7 +211,7 @@ def test_an_array_that_does_not_start_at_0_is_refused(job):
 
 
 def test_another_folder_than_the_repository_is_refused(job):
-    """Guards against a path error of Python's on every task where one line says what is wrong."""
+    """Guards against a Python path error on every task instead of one line with the reason."""
     (job.folder / "run.py").unlink()
     status, output = job.run(FOLDER / "one_node.sbatch")
     assert status == 2 and "in the folder of run.py" in output
@@ -227,7 +227,7 @@ class Preempted(Callback):
 
 
 def fit(folder: Path) -> None:
-    """In a process of its own. The last line is reached where the signal did not end it."""
+    """In a separate process. The last line is reached if the signal did not end it."""
     callbacks = [TerminateAtOnce(), Preempted()]
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = Trainer(accelerator="cpu", max_steps=3, default_root_dir=folder, callbacks=callbacks, **options)

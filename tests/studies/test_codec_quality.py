@@ -18,7 +18,7 @@ def script():
 
 
 def runs(seed: int, better: float) -> list[dict[str, dict[str, float]]]:
-    """Two seeds of 300 utterances, of unequal numbers of words, one in ten harder than the rest by far."""
+    """Two seeds of 300 utterances with unequal numbers of words, one in ten much harder than the rest."""
     generator = np.random.default_rng(seed)
     words = np.random.default_rng(9).integers(3, 20, 300)
     return [
@@ -34,7 +34,7 @@ def runs(seed: int, better: float) -> list[dict[str, dict[str, float]]]:
     ]
 
 
-def test_a_paired_difference_is_that_of_the_sums_and_knows_the_pairs(script):
+def test_a_paired_difference_is_that_of_the_sums_with_a_paired_interval(script):
     """Guards against a mean of word error rates, and against an interval that ignores that recordings are shared."""
     ours, base = runs(0, 0.02), runs(1, 0.0)
     found = script.paired_difference(ours, base, "wer")

@@ -1,4 +1,4 @@
-"""compare_runs: what studies/slurm/try_requeue.sh takes the word "equal" from."""
+"""compare_runs: the comparison used by studies/slurm/try_requeue.sh."""
 
 import time
 from pathlib import Path
@@ -36,8 +36,8 @@ def whole(tmp_path) -> Path:
 
 
 def test_a_run_that_makes_steps_again_in_the_same_way_is_equal(whole, tmp_path):
-    """Guards against a comparison that stops at the attempts, at NaN, or at the step that a killed attempt had saved
-    but not yet logged."""
+    """Guards against a comparison that fails for attempts, NaN, or the step that a killed attempt had saved but not yet
+    logged."""
     other = a_run(tmp_path / "other", range(5), range(3, 6), range(7, NUM_STEPS))
     assert first_difference(whole, other) is None and first_difference(other, whole) is None
     assert read_log(other).first_steps == [0, 3, 7]
@@ -56,7 +56,7 @@ def test_a_run_that_makes_steps_again_in_the_same_way_is_equal(whole, tmp_path):
     ids=["before_the_kill", "made_again", "no_end", "a_gap", "optimizer"],
 )
 def test_the_first_difference_is_named(whole, tmp_path, attempts, change, difference):
-    """Guards against "equal" for runs that differ in the last bits, or of which steps are missing."""
+    """Guards against "equal" for runs that differ in the last bits, or lack steps."""
     other = a_run(tmp_path / "other", *attempts, **change)
     assert first_difference(whole, other).startswith(difference)
     assert first_difference(other, whole).startswith(difference)

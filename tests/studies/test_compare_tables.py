@@ -1,4 +1,4 @@
-"""compare_tables: what studies/slurm/try_sweep.sh takes the word "equal" from."""
+"""compare_tables: the comparison used by studies/slurm/try_sweep.sh."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def difference(tmp_path, table: str) -> float:
 
 
 def test_last_digits_and_seconds_may_differ(tmp_path):
-    """Guards against a comparison that no two sweeps pass whose prompts were batched otherwise."""
+    """Guards against a comparison that fails for sweeps with different batching."""
     assert difference(tmp_path, HEADER + ROW.replace("0.5,0.25", "9.0,9.0")) == 0
     assert difference(tmp_path, HEADER + ROW.replace(",0,", ",0.0,")) == 0
     other = HEADER + ROW.replace("-30.567122355674655", "-30.567117638525815")
@@ -35,6 +35,6 @@ def test_last_digits_and_seconds_may_differ(tmp_path):
     ids=["score", "no score", "not judged", "prompt", "a row more", "column"],
 )
 def test_what_a_sweep_found_may_not_differ(tmp_path, table, message):
-    """Guards against a tolerance that lets another choice pass."""
+    """Guards against a tolerance that accepts another selection."""
     with pytest.raises(ValueError, match=message):
         difference(tmp_path, table)

@@ -46,7 +46,7 @@ def write_runs(run: Path) -> None:
 
 
 def test_numbers_arrive_where_the_page_looks(script, tmp_path):
-    """Guards against a score shown as an error, interval ends that are not turned over, and unfinished stages."""
+    """Guards against a score shown as an error, interval ends that are not reversed, and unfinished stages."""
     write_runs(tmp_path / "demo")
     found = script.gather(tmp_path / "demo", tmp_path / "results")
     error = found["lm"]["digit_error"]

@@ -1,4 +1,4 @@
-"""studies/engines/curve_agreement.py on curves that are made by hand."""
+"""studies/engines/curve_agreement.py on hand-made curves."""
 
 import csv
 from pathlib import Path

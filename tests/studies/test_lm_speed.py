@@ -27,7 +27,7 @@ def script():
 
 
 def test_the_table_of_the_page_is_replaced_and_nothing_else(script, tmp_path, monkeypatch):
-    """Guards against numbers on the page that no file holds, and against text that a new measurement deletes."""
+    """Guards against numbers on the page that are in no file, and against text deleted by a new measurement."""
     page = (REPOSITORY / "studies/lm_speed/README.md").read_text()
     before, rest = page.split(BEGIN)
     after = rest.split(END)[1]

@@ -1,4 +1,4 @@
-"""studies/search/run.sh under a python that writes down what it is asked, and the collector on its sweeps of toys."""
+"""studies/search/run.sh with a python that records its calls, and the collector on toy sweeps."""
 
 import argparse
 import shlex
@@ -19,7 +19,7 @@ from tests.toys.search_toys import ToyCodec, TreeSampler, first_level, mean_leve
 
 @pytest.fixture
 def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """What the script asks python for, in order; the working folder is a copy without data, runs and results."""
+    """Python calls of the script, in order; the working folder is a copy without data, runs and results."""
     (tmp_path / "studies/search").mkdir(parents=True)
     shutil.copy(REPOSITORY / "studies/search/run.sh", tmp_path / "studies/search")
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
@@ -35,7 +35,8 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
 
 
 def test_every_stage_finds_what_an_earlier_one_made(commands: list[list[str]]) -> None:
-    """Guards against options and configs that are gone, and a stage that reads where none before it wrote."""
+    """Guards against options and configs that no longer exist, and a stage that reads files that no earlier one
+    wrote."""
     assert [command[0] for command in commands[:7]] == ["run.py"] * 7
     assert [command[:2] for command in commands[7:]] == [
         ["-m", f"studies.search.{name}"] for name in ("costs", "collect")
@@ -57,8 +58,8 @@ def test_every_stage_finds_what_an_earlier_one_made(commands: list[list[str]]) -
 def test_the_sweeps_write_what_the_collector_reads(
     commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards against folders, names of verifiers and columns that the collector does not look for: the script's sweeps
-    with toys in place of codec, language model and verifiers."""
+    """Guards against folders, names of verifiers and columns that the collector does not read: the script's sweeps with
+    toys in place of codec, language model and verifiers."""
     results = tmp_path / "studies/search"
     shutil.copy(REPOSITORY / "studies/search/README.md", results)
     for _, _, *arguments in [command for command in commands if command[1:2] == ["test"]]:
@@ -67,7 +68,8 @@ def test_the_sweeps_write_what_the_collector_reads(
         sweep.codec, sweep.num_resamples = ToyCodec(), 50
         for verifiers in (sweep.selectors, sweep.judges):
             verifiers[:] = [
-                PartialVerifier(one.name, mean_level if one.name == "whisper" else first_level) for one in verifiers
+                PartialVerifier(name, mean_level if name == "whisper" else first_level)
+                for name in [one.facts.name for one in verifiers]
             ]
         trainer = Trainer(
             accelerator="cpu", logger=False, callbacks=[sweep], enable_progress_bar=False, enable_model_summary=False

@@ -1,4 +1,4 @@
-"""Small random audio models in folders, as transformers writes them."""
+"""Small random audio models in folders, as written by transformers."""
 
 import json
 from pathlib import Path
@@ -43,7 +43,7 @@ def save_audio_model(folder: Path, kind: str, masked: bool = True, num_labels: i
         )
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.mul_(3 if parameter.ndim == 2 else 1)  # fresh weights hardly look at the sound
+            parameter.mul_(3 if parameter.ndim == 2 else 1)  # fresh weights hardly depend on the audio
     network.save_pretrained(folder)
     Wav2Vec2FeatureExtractor(return_attention_mask=masked, do_normalize=True).save_pretrained(folder)
     return str(folder)

@@ -1,4 +1,4 @@
-"""Files of codecs as others write them: the authors' naming, and checkpoints of the command line."""
+"""Codec files in foreign formats: the authors' naming, and checkpoints of the command line."""
 
 import torch
 
@@ -16,7 +16,8 @@ LINEAR = {
 
 
 def released_tensors(model, spelling: str) -> dict[str, torch.Tensor]:
-    """transformers' tensors in the authors' naming: the official conversion backwards, written apart from ours."""
+    """transformers' tensors in the authors' naming: the inverse of the official conversion, written independently of
+    ours."""
     heads, given, state = model.config.num_attention_heads, {}, model.state_dict()
     g, v, beta = ("weight_g", "weight_v", "beta")
     if spelling == "package":
@@ -75,7 +76,7 @@ def released_tensors(model, spelling: str) -> dict[str, torch.Tensor]:
 
 
 def lightning_checkpoint(codec, path):
-    """As CodecModule saves it: the tree of class paths that the command line wrote down, and the weights."""
+    """A checkpoint as saved by CodecModule: the command line's tree of class paths, and the weights."""
 
     def described(name, **arguments):
         return {"class_path": f"modules.codec.{name}", "init_args": arguments}

@@ -1,4 +1,4 @@
-"""What our codecs are held against: transformers' own, small, with every parameter perturbed; and librosa's mels."""
+"""References for our codecs: transformers' own, small, with every parameter perturbed; and librosa's mels."""
 
 import warnings
 from typing import Any
@@ -68,13 +68,13 @@ CONFIGS = {
 
 
 def perturbed(module: nn.Module, seed: int) -> nn.Module:
-    """Every parameter off its start, norms and SnakeBeta's included, yet activations of ordinary size."""
+    """Perturb every parameter, including those of norms and SnakeBeta, with activations of normal magnitude."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in module.named_parameters():
             noise = torch.randn(weight.shape, generator=generator)
             if weight.ndim > 1 and "distance_embedding" not in name and "pos_bias" not in name:
-                # Snake's periodic part is bounded: signals of the acoustic encoder must stay small for it to count.
+                # Snake's periodic part is bounded: signals of the acoustic encoder must be small for it to matter.
                 gain = 0.6 if "acoustic" in name and "acoustic_decoder" not in name else 1.2
                 weight.copy_(gain * noise / weight[0].numel() ** 0.5)
             else:
@@ -92,9 +92,9 @@ def reference_model(kind: str, seed: int = 0) -> nn.Module:
 
 
 def calibrated(model: nn.Module) -> nn.Module:
-    """With codes that spread over the book, and depend on both encoders alike, as after training.
+    """Calibrate so that codes use the whole codebook and depend on both encoders equally, as after training.
 
-    Else a wrong encoder might give the same few codes.
+    Otherwise a wrong encoder might give the same few codes.
     """
     kept = {}
 
@@ -117,20 +117,20 @@ def calibrated(model: nn.Module) -> nn.Module:
 
 
 def equalise(convolution: nn.Conv1d, output_CS: Tensor) -> None:
-    """Scale a convolution so that its channels vary by about 1 over time, and take out their means."""
+    """Scale a convolution so that its channels vary by about 1 over time, and remove their means."""
     convolution.weight.div_(output_CS.std(1)[:, None, None])
     if convolution.bias is not None:
         convolution.bias.sub_(output_CS.mean(1)).div_(output_CS.std(1))
 
 
 def spread(project: nn.Linear, latent_SC: Tensor) -> None:
-    """Let the projection's outputs, the quantizer's inputs, lie around its steps."""
+    """Scale the projection's outputs, the quantizer's inputs, to its step range."""
     project.weight.mul_((0.7 / (latent_SC @ project.weight.T).std(0))[:, None])
     project.bias.copy_(-0.2 - (latent_SC @ project.weight.T).mean(0))
 
 
 def reference_inputs(audio_T: Tensor, edge_padding: int) -> dict[str, Tensor]:
-    """What transformers' Xcodec2FeatureExtractor or NeuCodec's makes of one item, without torchaudio."""
+    """Output of transformers' Xcodec2FeatureExtractor or NeuCodec's for one item, without torchaudio."""
     padded_T = torch.nn.functional.pad(audio_T, (0, HOP - len(audio_T) % HOP))
     edged = np.pad(padded_T.numpy(), edge_padding)
     features = SeamlessM4TFeatureExtractor()(edged, sampling_rate=16000, return_tensors="pt")
@@ -149,14 +149,14 @@ def reference_audio(model: nn.Module, codes_S: Tensor) -> Tensor:
 
 
 def noise_items(*lengths: int, seed: int = 1) -> tuple[Tensor, Tensor]:
-    """Noise with a swell, and garbage beyond each length that a codec must not look at."""
+    """Noise with a varying envelope, and garbage beyond each length that a codec must ignore."""
     generator = torch.Generator().manual_seed(seed)
     audio_BT = 0.3 * torch.randn(len(lengths), max(lengths), generator=generator)
     return audio_BT * torch.linspace(0.1, 1, max(lengths)), torch.tensor(lengths)
 
 
 def small_codec(output_sample_rate: int = 16000, edge_padding: int = 160, time_rotary: bool = False) -> CodecGenerator:
-    """X-codec2 with its weight norms, small; every parameter off its start; codes that spread over the book."""
+    """Small X-codec2 with weight norms; every parameter perturbed; codes that use the whole codebook."""
     torch.manual_seed(0)
     encoder = SemanticAcousticEncoder(
         AcousticEncoder(base_channels=4, channels=64),
@@ -182,7 +182,7 @@ def small_codec(output_sample_rate: int = 16000, edge_padding: int = 160, time_r
 def librosa_distances(made_BT: Tensor, real_BT: Tensor) -> list[float]:
     """Mean L1 distance of log10 mels, floored at 1e-5, at each of X-codec2's seven resolutions.
 
-    Frames as ours lie, half a hop behind librosa's own: `center=False` on audio with zeros at both ends.
+    Frames are positioned like ours, half a hop after librosa's own: `center=False` on audio with zeros at both ends.
     """
     distances = []
     for window, num_mels in zip((32, 64, 128, 256, 512, 1024, 2048), (5, 10, 20, 40, 80, 160, 320), strict=True):

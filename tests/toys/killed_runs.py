@@ -1,7 +1,7 @@
-"""Runs that are killed with SIGKILL and started again by the same command, beside one that is not: the machinery.
+"""Helpers for runs that are killed with SIGKILL and restarted by the same command, compared with an uninterrupted one.
 
-A test file names a config with `FOLDER` in it and this module's Journal, and serves as the script that makes the runs:
-it imports everything once and forks each run, which `run.py` then serves as it serves a command.
+A test file has a config with `FOLDER` in it and this module's Journal, and is also the script that makes the runs: it
+imports everything once and forks each run, which calls `run.py` like a command.
 """
 
 import contextlib
@@ -30,8 +30,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Journal(Callback):
-    """A line per micro-batch and rank, written at once: attempt, step, "step" where it ended one and "part" elsewhere,
-    its place in the epoch, what the step logged, the batch's hash; at the end the weights'."""
+    """Writes a line per micro-batch and rank immediately: attempt, step, "step" where it ended one and "part"
+    elsewhere, its position in the epoch, the step's logged values, the batch's hash; at the end the weights'."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -50,14 +50,14 @@ class Journal(Callback):
         fields = (getattr(batch, field.name) for field in dataclasses.fields(batch))
         about = (f"{name}={logged[name]}" for name in sorted(logged))
         self._write(trainer, trainer.global_step, kind, batch_idx, *about, digest(fields))
-        time.sleep(0.002)  # so that a kill finds the run between its steps, too
+        time.sleep(0.002)  # so that kills between steps occur, too
 
     def on_train_end(self, trainer, pl_module) -> None:
         self._write(trainer, "end", digest(pl_module.state_dict().values()))
 
 
 def digest(values: Iterable) -> str:
-    """Of the tensors among `values`."""
+    """Hash of the tensors among `values`."""
     tensors = [value for value in values if isinstance(value, torch.Tensor)]
     return hashlib.sha256(b"".join(tensor.cpu().numpy().tobytes() for tensor in tensors)).hexdigest()[:12]
 
@@ -107,7 +107,7 @@ def kill_at(moment: str, count: int) -> None:
             die()
 
     def die_inside_a_window(self, trainer, *args) -> None:
-        # At the second micro-batch: whatever the savers did after the first is on the disk, and no step is.
+        # At the second micro-batch: everything saved after the first is on disk, and no new step is.
         if die_at_last():
             die()
         journal_batch(self, trainer, *args)
@@ -181,7 +181,7 @@ def kill_when_past(
             time.sleep(delay)
             break
         time.sleep(0.002)
-    with contextlib.suppress(ProcessLookupError):  # it ended by itself: the test will say so
+    with contextlib.suppress(ProcessLookupError):  # it ended by itself: the test will report it
         os.killpg(children[0], number)
 
 
@@ -224,7 +224,7 @@ def run_script(file: str, folder: Path) -> None:
 
 
 def import_before_forks(*names: str) -> None:
-    """A run then starts in a fraction of a second."""
+    """Import once, so that a run starts in a fraction of a second."""
     for name in ("run", *names):
         importlib.import_module(name)
 
@@ -235,7 +235,8 @@ def import_before_forks(*names: str) -> None:
 def assert_continued(
     folder: Path, kills: Sequence[str], num_steps: int, steps_per_checkpoint: int, num_ranks: int = 1
 ) -> None:
-    """Every attempt went on from the newest whole checkpoint, and made the uninterrupted run's steps bit for bit."""
+    """Check that every attempt continued from the newest complete checkpoint and repeated the uninterrupted run bit for
+    bit."""
     for rank in range(num_ranks):
         expected = {place(line): line[2:] for line in journal(folder / "whole", rank)}
         whole_steps = [line[1] for line in journal(folder / "whole", rank) if line[1] == "end" or line[2] == "step"]
@@ -269,12 +270,12 @@ def steps_by_attempt(folder: Path) -> dict[int, list[int]]:
 
 
 def place(line: Sequence[str]) -> str:
-    """Of a micro-batch in the run: the step that it belongs to or ended, and its place in the epoch."""
+    """Position of a micro-batch in the run: the step that it belongs to or ended, and its position in the epoch."""
     return line[1] if line[1] == "end" else f"{line[1]} {line[2]} {line[3]}"
 
 
 def assert_no_damage(folder: Path, kills: Sequence[str]) -> None:
-    """No kill left a file cut short under the name of a checkpoint, and one in a write left such a file."""
+    """Check that no kill left a truncated file under a checkpoint's name, and one in a write left a temporary one."""
     for number, moment in enumerate(kills):
         damaged = json.loads((folder / f"killed/damaged_{number}.json").read_text())
         assert not [path for path in damaged if path.endswith(".ckpt")]

@@ -1,4 +1,4 @@
-"""A language model that is small enough to be computed without a cache, and its noise in Python's integers."""
+"""A language model small enough to compute without a cache, and its noise in Python's integers."""
 
 import torch
 from transformers import LlamaForCausalLM
@@ -16,7 +16,7 @@ PROMPTS = [Prompt("a", "one"), Prompt("b", "seven eight"), Prompt("c", "four two
 
 
 def splitmix_uniform(seed: int, position: int) -> float:
-    """The same noise in Python's unbounded integers."""
+    """splitmix64 noise in Python's unbounded integers."""
     mask, gamma = 2**64 - 1, 0x9E3779B97F4A7C15
 
     def mix(z: int) -> int:
@@ -28,7 +28,7 @@ def splitmix_uniform(seed: int, position: int) -> float:
 
 
 def toy_network() -> LlamaForCausalLM:
-    """Random weights that give an uneven distribution."""
+    """Random weights with a non-uniform distribution."""
     torch.manual_seed(0)
     network = build_llama(SIZE, FORMAT.token_space.vocab_size)
     with torch.no_grad():
@@ -38,7 +38,7 @@ def toy_network() -> LlamaForCausalLM:
 
 
 def eager_copy(network: LlamaForCausalLM) -> LlamaForCausalLM:
-    """The same weights under transformers' own attention."""
+    """The same weights with transformers' own attention."""
     config = type(network.config)(**{**network.config.to_dict(), "attn_implementation": "eager"})
     plain = LlamaForCausalLM(config).eval()
     plain.load_state_dict(network.state_dict())

@@ -1,4 +1,4 @@
-"""A finished sweep of tones for the report, curves made by hand, and a parser that sees what a browser would."""
+"""A finished sweep of tones for the report, hand-made curves, and a parser of what a browser would load."""
 
 import math
 from dataclasses import replace
@@ -12,14 +12,15 @@ from modules.api import Audio, Candidate, Cost, Prompt, SamplingSettings
 from modules.search.algorithms.best_of_n import BestOfN
 from modules.search.analysis.curves import CurveCalculator
 from modules.search.analysis.expected_best_of_n import CurvePoint
-from modules.search.analysis.results import SweepResults
-from modules.search.panel import Panel, chosen_index
+from modules.search.analysis.results import SweepResults, SweptPrompt
+from modules.search.panel import Panel
 from modules.search.protocol import Trace
+from tests.toys.facts import CodecToy, VerifierToy
 
 RATE, HOP = 16000, 320
 
 
-class ToneCodec:
+class ToneCodec(CodecToy):
     """Code k is 20 ms of a tone of 200 + 50 k Hz; encoding picks the loudest bin, so that tones survive."""
 
     sample_rate, frame_rate, codebook_size, fingerprint = RATE, RATE / HOP, 40, "tones"
@@ -37,11 +38,10 @@ class ToneCodec:
         return 1000.0 * num_codes
 
 
-class ToneVerifier:
-    """A verifier that compares something about a candidate with the prompt."""
+class ToneVerifier(VerifierToy):
+    """A verifier that compares a property of a candidate with the prompt."""
 
-    best_score = 1.0
-    worst_score, needs_text, needs_reference, judges_partial = 0.0, True, False, True
+    needs_text, judges_partial = True, True
 
     def __init__(self, name, rule):
         self.name, self.model_hash, self.rule, self.settings = name, f"hash of {name}", rule, {"normaliser": "tones"}
@@ -55,6 +55,9 @@ class ToneVerifier:
 
 
 class WritingVerifier(ToneVerifier):
+    def reference_length(self, prompt):
+        return len(prompt.text.split())
+
     def hypotheses(self, prompt, candidates):
         return [f"<tone> {int(one.codes_S[0])} & more" if one.num_codes else "" for one in candidates]
 
@@ -77,28 +80,27 @@ def tone_sweep(folder):
             )
             one.scores = {who.name: float(who.score(prompt, [one])) for who in (judge, close, short)}
             candidates.append(one)
-            hypotheses[prompt.key, number, "listener"] = judge.hypotheses(prompt, [one])[0]
+            hypotheses.setdefault(prompt.key, {})[number, "listener"] = judge.hypotheses(prompt, [one])[0]
         traces.append(Trace(prompt, candidates))
     traces[2].candidates[0] = replace(traces[2].candidates[0], codes_S=torch.zeros(0, dtype=torch.int64))
     traces[1].candidates[1].scores["listener"] = math.nan
     panel = Panel([close, short], [judge])
     points = CurveCalculator("tones", BestOfN(4, 12), traces, panel, seed=0, num_resamples=200).points()
-    chosen = {
-        one.name: {trace.prompt.key: chosen_index(trace.candidates, one.name) for trace in traces}
-        for one in panel.selectors
-    }
     verifiers = [
         {"name": one.name, "roles": panel.roles(one.name), "model_hash": one.model_hash, "settings": one.settings}
         for one in panel.everyone
     ]
     description = {"seed": 17, "num_candidates": 4, "versions": {"torch": "2.x"}, "verifiers": verifiers}
     scaling = InferenceScaling(codec, BestOfN(4, 50), SamplingSettings(), [close, short], [judge], folder)
-    scaling.results = SweepResults({"tones": traces}, points, {"tones": chosen}, hypotheses, description)
+    swept = [
+        SweptPrompt("", "best_of_n", math.nan, 17, "tones", trace, hypotheses[trace.prompt.key]) for trace in traces
+    ]
+    scaling.results = SweepResults(swept, points, description)
     return scaling
 
 
 class Page(HTMLParser):
-    """What a browser would load and show."""
+    """Parsed page: resources, links, audio, texts and tables that a browser would load and show."""
 
     def __init__(self, text):
         super().__init__()

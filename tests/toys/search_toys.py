@@ -1,4 +1,4 @@
-"""A sampler, a codec and verifiers that are simple enough to check by hand, and that count what they are asked."""
+"""A sampler, a codec and verifiers simple enough to check by hand, which record their calls."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from modules.api import Branch, Candidate, Prompt
 from modules.tokens import TokenSpace, Utterance
+from tests.toys.facts import CodecToy, VerifierToy
 
 CODEBOOK_SIZE = 16
 HOP_LENGTH = 16
@@ -82,7 +83,7 @@ class ToyFormat:
 
 
 class TreeSampler(ToySampler):
-    """The code at each place is a pure function of the seed, the place and the code before, so that branches can fork.
+    """The code at each position is a pure function of seed, position and previous code, so that branches can fork.
 
     With `num_codes` every candidate has that many; otherwise each code is the last with a chance of 4 %.
     """
@@ -90,11 +91,11 @@ class TreeSampler(ToySampler):
     def __init__(self, num_codes: int | None = None) -> None:
         super().__init__()
         self.num_codes = num_codes
-        self.num_tokens = 0  # codes drawn, over all branches
+        self.num_tokens = 0  # sampled codes, over all branches
         self.max_alive = 0
 
     def next_code(self, codes: list[int], seed: int) -> int | None:
-        """None: the end."""
+        """Return the next code; None: the end."""
         bits = hash((seed, len(codes), codes[-1] if codes else -1))
         is_end = bits // 16 % 100 < 4 if self.num_codes is None else len(codes) == self.num_codes
         return None if is_end else bits % 16
@@ -122,8 +123,8 @@ class TreeSampler(ToySampler):
         return children
 
 
-class ToyCodec:
-    """Code c becomes HOP_LENGTH samples of c / 16 * gain. Keeps the shapes of the batches it decoded."""
+class ToyCodec(CodecToy):
+    """Code c becomes HOP_LENGTH samples of c / 16 * gain. Records the shapes of the batches it decoded."""
 
     sample_rate = 800
     frame_rate = 50.0
@@ -134,6 +135,10 @@ class ToyCodec:
         self.gain = gain
         self.starts: list[int] = []
         self.batches: list[tuple[int, ...]] = []
+
+    @property
+    def decoder_fingerprint(self) -> str:
+        return f"toy decoder with gain {self.gain}"
 
     def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
         return (audio_BT[:, ::HOP_LENGTH] * CODEBOOK_SIZE / self.gain).long(), num_samples_B // HOP_LENGTH
@@ -147,14 +152,10 @@ class ToyCodec:
         return 10.0 * num_codes
 
 
-class ToyVerifier:
-    """Scores audio with `function(samples_T)`. `asked` lists the (prompt key, candidate index) it has heard."""
+class ToyVerifier(VerifierToy):
+    """Scores audio with `function(samples_T)`. `asked` lists the (prompt key, candidate index) that it has scored."""
 
-    needs_text = False
-    needs_reference = False
-    judges_partial = False
     worst_score = -1.0
-    best_score = 1.0
 
     def __init__(self, name: str, function: Callable[[Tensor], float], model_hash: str | None = None) -> None:
         self.name = name
@@ -173,7 +174,10 @@ class ToyVerifier:
 
 
 class WritingVerifier(ToyVerifier):
-    """Also says what it understood."""
+    """A ToyVerifier that also returns transcripts."""
+
+    def reference_length(self, prompt: Prompt) -> int:
+        return len(prompt.text.split())
 
     def hypotheses(self, prompt: Prompt, candidates: Sequence[Candidate]) -> list[str]:
         return [f"{prompt.key} {candidate.index}: {candidate.num_codes}" for candidate in candidates]
@@ -189,5 +193,5 @@ def first_level(samples_T: Tensor) -> float:
 
 
 def last_level_or_nan(samples_T: Tensor) -> float:
-    """NaN (could not judge) for short audio."""
+    """NaN (cannot be scored) for short audio."""
     return float(samples_T[-1]) if samples_T.numel() > 3 * HOP_LENGTH else float("nan")

@@ -24,7 +24,7 @@ CASES: tuple[tuple[int, int, tuple[int, ...] | None], ...] = (
 def gradients(
     form, dtype: torch.dtype, num_channels: int, num_samples: int, lengths: tuple[int, ...] | None, beyond: float
 ) -> list[torch.Tensor]:
-    """Output and the gradients of x, alpha and beta, float64; `beyond` is what stands beyond the lengths."""
+    """Output and the gradients of x, alpha and beta, float64; `beyond` is the value of samples beyond the lengths."""
     generator = torch.Generator().manual_seed(num_samples)
     shape = 1 if lengths is None else len(lengths), num_channels, num_samples
     x_BCT, weight_BCT = (torch.randn(shape, generator=generator).bfloat16().to(dtype) for _ in range(2))
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def check_the_trial() -> None:
-    """A kernel that errs, or cannot be launched, is found out before it is used."""
+    """A kernel with errors, or that cannot be launched, is detected before it is used."""
     place = torch.device("cpu"), torch.float32
     assert fused_snake_module.kernel_agrees(*place)
     launch_settings = fused_snake_module.launch_settings

@@ -11,7 +11,7 @@ from tests.conftest import SAMPLE_RATE, speech_like
 
 
 class TinyCorpus:
-    """Ten digits and `num_prompts` prompts of five words; each fifth prompt held out; one file that cannot be used."""
+    """Ten digits and `num_prompts` prompts of five words; each fifth prompt held out; one unusable file."""
 
     def __init__(self, num_prompts: int = 10) -> None:
         self.num_prompts = num_prompts

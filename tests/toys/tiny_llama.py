@@ -1,4 +1,4 @@
-"""A small Llama folder made on the spot: a byte-pair tokenizer with Llama 3's special tokens, and a network."""
+"""A small generated Llama folder: a byte-pair tokenizer with Llama 3's special tokens, and a network."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def tiny_tokenizer(template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
 
 
 def tiny_llama(folder: Path, tied: bool = True, num_spare_rows: int = 0) -> Path:
-    """Write a Llama folder. `num_spare_rows` behind the tokenizer's last id, as Qwen's embedding has."""
+    """Write a Llama folder. `num_spare_rows` after the tokenizer's last id, as in Qwen's embedding."""
     tokenizer = tiny_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer) + num_spare_rows,

@@ -1,6 +1,6 @@
-"""vLLM for real, on a CPU, behind the Sampler: the same distribution as ours, token by token, and the same curve.
+"""The real vLLM on a CPU behind the Sampler: the same distribution as ours, token by token, and the same curve.
 
-`make test-vllm` runs it; where vLLM is not installed it is skipped.
+`make test-vllm` runs it; it is skipped if vLLM is not installed.
 """
 
 import importlib.util
@@ -26,6 +26,7 @@ from modules.search.algorithms.process_beam import ProcessBeam
 from modules.search.analysis.results import SweepResults
 from modules.search.costs import growth_flops
 from modules.search.driver import run_searches
+from modules.search.scorer import Scorer
 from tests.callbacks.test_inference_scaling import ToyPrompts
 from tests.toys.lm_toys import FORMAT, PROMPTS, SIZE, eager_copy
 from tests.toys.search_toys import HOP_LENGTH, ToyCodec, ToyVerifier, mean_level
@@ -44,7 +45,8 @@ UNLIKELY = 1e-4
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[VLLM]:
-    """One vLLM for all tests: eager, in blocks as small as its CPU kernels like them, few tokens a step."""
+    """One vLLM for all tests: eager, with the smallest blocks that its CPU kernels support well, few tokens per
+    step."""
     few = {"block_size": BLOCK, "max_num_batched_tokens": 512}
     engine = VLLM(cache_gigabytes=0.25, enforce_eager=True, max_model_len=512, engine_arguments=few)
     yield engine
@@ -52,7 +54,7 @@ def engine() -> Iterator[VLLM]:
 
 
 def speech_network(prompt_format: TextToSpeech, seed: int = 0) -> LlamaForCausalLM:
-    """Random weights, an uneven distribution, heads of a size that vLLM's CPU kernels know."""
+    """Random weights, a non-uniform distribution, a head size that vLLM's CPU kernels support."""
     torch.manual_seed(seed)
     network = build_llama(replace(SIZE, hidden_size=128), prompt_format.token_space.vocab_size)
     with torch.no_grad():
@@ -78,8 +80,8 @@ def drawn_tokens(children) -> list[list[int]]:
 
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_every_draw_is_from_the_networks_own_distribution(engine, network, plain, settings):
-    """Guards against words that are no speech, settings that mean something else, positions off by one, an end that is
-    not the model's: at fixed prompts both engines' draws are uniform in the distribution of a network without them."""
+    """Guards against words that are not speech, settings with another meaning, positions off by one, an end that is not
+    the model's: at fixed prompts both engines' samples are uniform in the distribution of a network without them."""
     samplers = {
         "ours": KVCacheSampler(network, FORMAT, settings),
         "vllm": engine.sampler(network, FORMAT, settings, "toy"),
@@ -113,7 +115,7 @@ def test_log_probability_is_the_teacher_forced_one_under_any_settings(engine, ne
 
 
 def test_a_candidate_depends_on_its_seed_alone(engine, network):
-    """Guards against noise shared by a batch, seeds that are ignored, and ended branches that are drawn again."""
+    """Guards against noise shared by a batch, seeds that are ignored, and sampling ended branches again."""
     sampler = engine.sampler(network, FORMAT, SamplingSettings(), "toy")
     together = sampler.extend(sampler.start(PROMPTS), 3, 30, list(range(9)))
     alone = sampler.extend(sampler.start(PROMPTS[1:2]), 1, 30, [4])[0]
@@ -126,8 +128,8 @@ def test_a_candidate_depends_on_its_seed_alone(engine, network):
 
 
 def test_more_prompts_than_one_step_reads(engine, network):
-    """Guards against a prompt that vLLM reads in two steps: on a CPU it cannot take back the draw between them, and
-    either dies or draws a candidate that depends on its batch."""
+    """Guards against a prompt that vLLM processes in two steps: on a CPU it cannot discard the sample between them, and
+    either dies or returns a candidate that depends on its batch."""
     sampler = engine.sampler(network, FORMAT, SamplingSettings(), "toy")
     prompts = [Prompt(word, f"{word} two three four five six seven " * 6) for word in ("zero", "eight", "nine")]
     assert sum(map(sampler.num_prompt_tokens, prompts)) > 512 and sampler.num_prompt_tokens(prompts[0]) < 512
@@ -138,7 +140,7 @@ def test_more_prompts_than_one_step_reads(engine, network):
 
 
 def test_a_prompt_is_read_once_and_a_fork_reads_a_block(engine, network):
-    """Guards against a prefix cache that is off: N children would read the prompt N times, forks their whole past."""
+    """Guards against a disabled prefix cache: N children would process the prompt N times, forks their whole past."""
     sampler = engine.sampler(network, FORMAT, SamplingSettings(top_k=2), "toy")
     prompt = Prompt("long", "one two three four five six seven " * 6)
     num_tokens = sampler.num_prompt_tokens(prompt)
@@ -156,13 +158,13 @@ class LevelVerifier(ToyVerifier):
 
 
 def test_a_process_reward_search_runs_on_forks(engine, network):
-    """Guards against branches that vLLM cannot fork, and a ledger that counts another prompt than ours."""
+    """Guards against branches that vLLM cannot fork, and costs with another prompt length than ours."""
     settings = SamplingSettings(temperature=0.9)
     algorithm, codec = ProcessBeam("level", 2, 3, 24, 8), ToyCodec()
     codec.codebook_size = SPACE.codebook_size
     costs = {}
     for sampler in (KVCacheSampler(network, FORMAT, settings), engine.sampler(network, FORMAT, settings, "toy")):
-        traces = run_searches(PROMPTS, algorithm, sampler, codec, [LevelVerifier("level", mean_level)], seed=0)
+        traces = run_searches(PROMPTS, algorithm, sampler, Scorer(codec), [LevelVerifier("level", mean_level)], seed=0)
         assert all(len(trace.candidates) == 2 for trace in traces)
         for trace in traces:
             num_tokens = sampler.num_prompt_tokens(trace.prompt)
@@ -174,9 +176,9 @@ def test_a_process_reward_search_runs_on_forks(engine, network):
 
 
 class ToyLanguageModel(LightningModule):
-    """Offers what a sweep asks of LMModule, over the toy network."""
+    """The interface of LMModule that a sweep uses, over the toy network."""
 
-    model_hash = "toy"  # the other tests' network: vLLM need not start again
+    model_hash = "toy"  # the other tests' network: vLLM need not restart
 
     def __init__(self, network, prompt_format) -> None:
         super().__init__()
@@ -192,13 +194,13 @@ class ToyLanguageModel(LightningModule):
 
 
 def num_repeats(samples_T: torch.Tensor) -> float:
-    """How often a code follows itself: what of all this tells a temperature."""
+    """Number of repeated adjacent codes, a statistic that depends on the temperature."""
     codes_S = samples_T[::HOP_LENGTH]
     return float((codes_S[1:] == codes_S[:-1]).sum())
 
 
 def sweep_of(folder, network, engine, temperature) -> SweepResults:
-    """Of 40 prompts whose samples nearly all end."""
+    """A sweep of 40 prompts whose samples nearly all end."""
     codec = ToyCodec()
     codec.codebook_size = SPACE.codebook_size
     callback = InferenceScaling(
@@ -231,9 +233,10 @@ def curve_of(results: SweepResults) -> dict:
 
 
 def flops_by_hand(results: SweepResults, network, has_selector: bool, n: int) -> torch.Tensor:
-    """(P,) of each prompt: it is read once, and n of its candidates are drawn, decoded and perhaps scored."""
+    """(P,) FLOPs of each prompt: it is processed once, and n of its candidates are sampled, decoded and perhaps
+    scored."""
     sampler, flops_P = KVCacheSampler(network, FORMAT, SamplingSettings()), []
-    for trace in results.prompt_sets["set"]:
+    for trace in results.traces("set"):
         num_tokens = sampler.num_prompt_tokens(trace.prompt)
         lengths = [one.num_codes for one in trace.candidates]
         drawn = sum(growth_flops(sampler, num_tokens, 0, length) for length in lengths)
@@ -244,7 +247,7 @@ def flops_by_hand(results: SweepResults, network, has_selector: bool, n: int) ->
 
 
 def share_alike(first: dict, second: dict, judge: str | None = None) -> float:
-    """Of the points (of one judge) whose difference lies in its interval, that of two independent means."""
+    """Fraction of the points (of one judge) whose difference lies in its interval, that of two independent means."""
     keys = [key for key in first if judge in (None, key[1])]
     halves = [[(point.high - point.low) / 2 for point in (first[key], second[key])] for key in keys]
     return sum(
@@ -253,8 +256,8 @@ def share_alike(first: dict, second: dict, judge: str | None = None) -> float:
 
 
 def test_a_whole_sweep_gives_the_same_curve(tmp_path, engine, network):
-    """Guards against an engine whose candidates are drawn rightly and then stored, decoded or counted wrongly, and
-    against settings of the sweep that do not reach it: half the temperature must show."""
+    """Guards against an engine whose candidates are sampled correctly and then stored, decoded or counted incorrectly,
+    and against sweep settings that do not reach it: half the temperature must show."""
     own, drawn = sweep_of(tmp_path / "ours", network, None, 1.0), sweep_of(tmp_path / "vllm", network, engine, 1.0)
     ours, other = curve_of(own), curve_of(drawn)
     assert other.keys() == ours.keys()
@@ -265,7 +268,7 @@ def test_a_whole_sweep_gives_the_same_curve(tmp_path, engine, network):
         if selector.startswith("oracle"):
             assert math.isnan(point.flops), "an oracle cannot be run"
             continue
-        counted = (selector == "first", n if selector == "first" else 1)  # chance needs no second sample
+        counted = (selector == "first", n if selector == "first" else 1)  # random needs no second sample
         theirs_P, ours_P = flops_by_hand(drawn, network, *counted), flops_by_hand(own, network, *counted)
         assert point.flops == pytest.approx(float(theirs_P.mean()), rel=1e-9)
         error = math.hypot(*(float(flops_P.std()) / math.sqrt(len(flops_P)) for flops_P in (theirs_P, ours_P)))
@@ -273,7 +276,7 @@ def test_a_whole_sweep_gives_the_same_curve(tmp_path, engine, network):
 
 
 def test_other_formats_have_other_words(tmp_path, engine):
-    """Guards against a restriction that stays on the words of the model before."""
+    """Guards against a restriction to the words of the previous model."""
     other = TextToSpeech(ByteTokenizer(), codebook_size=40)
     sampler = engine.sampler(speech_network(other, seed=1), other, SamplingSettings(), "another")
     children = sampler.extend(sampler.start(PROMPTS), 30, 10, list(range(90)))

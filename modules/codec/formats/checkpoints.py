@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from modules.api import CodecFacts
 from modules.codec.formats.released import load_released
 from modules.codec.formats.transformers_folder import load_transformers, save_transformers
 from modules.codec.formats.weights import fill, local_path, read_folder, read_tensors
@@ -40,24 +41,8 @@ class CodecCheckpoint:
         return load_codec(self.path, self.semantic_model).to(device)
 
     @property
-    def sample_rate(self) -> int:
-        return self.generator.sample_rate
-
-    @property
-    def input_sample_rate(self) -> int:
-        return self.generator.input_sample_rate
-
-    @property
-    def frame_rate(self) -> float:
-        return self.generator.frame_rate
-
-    @property
-    def codebook_size(self) -> int:
-        return self.generator.codebook_size
-
-    @property
-    def look_back_frames(self) -> float:
-        return self.generator.look_back_frames
+    def facts(self) -> CodecFacts:
+        return self.generator.facts
 
     @cached_property
     def fingerprint(self) -> str:

@@ -17,24 +17,24 @@ from modules.codec.parts.spectral_encoder import Encoded
 from modules.codec.settings import unusual
 
 DILATIONS = 1, 3, 9
-LARGEST_TENSOR = 2**25  # bytes: glibc gives what is larger back at once, and the kernel then clears pages at each layer
+LARGEST_TENSOR = 2**25  # bytes: glibc returns larger blocks at once, and the kernel then clears pages at each layer
 
 
 class AcousticEncoder(nn.Module):
-    """Waveform to one vector per frame; X-codec2's acoustic encoder with the default numbers.
+    """AcousticEncoder of X-codec2 (with the default numbers): waveform to one vector per frame.
 
-    A batch gives what single items give: at every layer, what lies beyond an item's length acts as the zero padding and
-    the repeated edge that the item alone would have. An item is first padded with zeros to whole frames.
+    Results do not depend on batching: at every layer, samples beyond an item's length act as the zero padding and the
+    repeated edge of a single item. Items are first zero-padded to whole frames.
 
     Args:
-        sample_rate: Of the input, Hz.
-        strides: Of the blocks; their product is the hop, samples per frame.
+        sample_rate: Sample rate of the input, Hz.
+        strides: Strides of the blocks; their product is the hop length in samples.
         base_channels: Width before the first block; each block doubles it.
         channels: Width of the output.
-        weight_norm: Keep norms and directions of the kernels apart (arXiv 1602.07868), as in training. Off for weights
-            that come folded.
-        compile_activations: Without CUDA, compile the activations on the first call: half of their time, for about a
-            minute once. Needs a C++ compiler. On CUDA they are a Triton kernel anyway.
+        weight_norm: Use weight normalisation (arXiv 1602.07868), as in training. Off for weights that are already
+            folded.
+        compile_activations: Without CUDA, compile the activations on the first call: halves their time, and takes about
+            a minute once. Needs a C++ compiler. On CUDA they are a Triton kernel anyway.
     """
 
     def __init__(
@@ -66,16 +66,18 @@ class AcousticEncoder(nn.Module):
 
     @property
     def samples_per_call(self) -> int:
-        """How many samples a CPU should encode at once: the first activations, at twice the rate, are the largest."""
+        """Number of samples to encode at once on a CPU; the first activations, at twice the rate, are the largest
+        tensors."""
         return LARGEST_TENSOR // (4 * 2 * self.base_channels)
 
     @property
     def encode_settings(self) -> str:
-        """What decides the latents beside the weights, where it is unusual. Kernels show the strides."""
+        """Settings that affect the latents and differ from the default. The strides can be read from the kernels'
+        shapes."""
         return unusual(self, sample_rate=16000)
 
     def forward(self, audio_BT: Tensor, num_samples_B: Tensor) -> Encoded:
-        """(B, S, C) and the number of frames of each item, ceil(num_samples / hop_length)."""
+        """Return (B, S, C) and the number of frames of each item, ceil(num_samples / hop_length)."""
         num_frames_B = -(-num_samples_B // self.hop_length)
         audible = audio_BT * frame_mask(num_samples_B, audio_BT.shape[-1])
         audible = F.pad(audible, (0, (-audible.shape[-1]) % self.hop_length))
@@ -89,9 +91,9 @@ class AcousticEncoder(nn.Module):
 
 
 def unequal_lengths(lengths_B: Tensor, length: int) -> Tensor | None:
-    """None where it is known for free that all items fill `length`: on the CPU.
+    """Return None if all items fill `length` and this can be checked for free, i.e. on the CPU; else `lengths_B`.
 
-    Elsewhere a look would cost a sync, and under torch.compile a break of the graph.
+    On other devices the check would cost a synchronisation, and under torch.compile a graph break.
     """
     if lengths_B.device.type != "cpu" or torch.compiler.is_compiling():
         return lengths_B
@@ -99,7 +101,7 @@ def unequal_lengths(lengths_B: Tensor, length: int) -> Tensor | None:
 
 
 class _ResidualUnit(nn.Module):
-    """Dilated and pointwise convolution, each behind an activation, around a skip."""
+    """Dilated and pointwise convolution, each after an activation, with a skip connection."""
 
     def __init__(self, channels: int, dilation: int) -> None:
         super().__init__()

@@ -16,18 +16,19 @@ KERNEL_DTYPES = torch.float32, torch.bfloat16, torch.float16
 
 
 class AliasFreeSnake(nn.Module):
-    """x + sin^2(exp(alpha) x) / exp(beta) at twice the sampling rate, between two low-pass filters, per channel.
+    """Alias-free SnakeBeta: x + sin^2(exp(alpha) x) / exp(beta) at twice the sampling rate, between low-pass filters.
 
-    What stands beyond an item's length is not looked at and comes out as zero, as the zero padding of a convolution
-    behind it would be. So items of a batch get what they get alone.
+    alpha and beta are per channel. Samples beyond an item's length are ignored and returned as zero, the zero padding
+    of a following convolution, so results do not depend on batching.
 
-    Three forms give the same: inside torch.compile the sums over phases; on CUDA the Triton kernel, where Triton is
-    installed, the dtype fits and a first trial on the device agrees; else convolutions, the fastest without a compiler.
+    Three equivalent implementations: inside torch.compile sums over phases; on CUDA the Triton kernel, if Triton is
+    installed, the dtype is supported and a first self-check on the device passes; otherwise convolutions, the fastest
+    without a compiler.
 
     Args:
-        channels: Of the input.
-        compiled: Without CUDA, compile the sums over phases on the first call (a C++ compiler, a minute), once for all
-            activations of a process.
+        channels: Number of input channels.
+        compiled: Without CUDA, compile the sums over phases on the first call (needs a C++ compiler; takes a minute),
+            once for all activations of a process.
     """
 
     def __init__(self, channels: int, compiled: bool = False) -> None:
@@ -38,7 +39,7 @@ class AliasFreeSnake(nn.Module):
         self.register_buffer("taps", kaiser_sinc_filter(0.25, 0.3, NUM_TAPS), persistent=False)
 
     def forward(self, x_BCT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """(B, C, T). `lengths_B` None: every item is T long."""
+        """Return (B, C, T). `lengths_B` None: every item has length T."""
         if torch.compiler.is_compiling():
             return by_phases(x_BCT, self.alpha, self.beta, self.taps, lengths_B)
         if x_BCT.is_cuda and x_BCT.dtype in KERNEL_DTYPES and triton_is_installed():
@@ -46,7 +47,7 @@ class AliasFreeSnake(nn.Module):
 
             if kernel_agrees(x_BCT.device, x_BCT.dtype):
                 return fused_snake(x_BCT, self.alpha, self.beta, lengths_B)
-        if self.compiled:  # clones: sizes of parameters are constants of a graph, which would be one for every width
+        if self.compiled:  # clones: parameter sizes are constants of a graph, which would be compiled for every width
             return compiled_by_phases()(x_BCT, self.alpha.clone(), self.beta.clone(), self.taps, lengths_B)
         return by_convolution(x_BCT, self.alpha, self.beta, self.taps, lengths_B)
 
@@ -58,5 +59,5 @@ def triton_is_installed() -> bool:
 
 @cache
 def compiled_by_phases() -> Callable[..., Tensor]:
-    """One for all channels and lengths; compiled again where gradients or lengths are wanted or not."""
+    """Compile `by_phases` once for all channels and lengths; again for calls with or without gradients or lengths."""
     return torch.compile(by_phases, dynamic=True)

@@ -25,9 +25,9 @@ class ConvNeXtBlock(nn.Module):
 
 
 class ConvNeXtStack(nn.Module):
-    """Input convolution and `num_layers` blocks, (B, S, in_channels) to (B, S, channels).
+    """Input convolution and `num_layers` ConvNeXt blocks, (B, S, in_channels) to (B, S, channels).
 
-    Frames outside `mask_BS` are zero before every convolution, as the zero padding of a single item would be.
+    Frames outside `mask_BS` are zeroed before every convolution, equal to the zero padding of a single item.
     """
 
     def __init__(

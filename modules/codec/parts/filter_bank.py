@@ -15,15 +15,15 @@ PREEMPHASIS, LOWEST_FREQUENCY, FLOOR = 0.97, 20.0, 1.192092955078125e-07
 
 
 class KaldiFilterBank(nn.Module):
-    """Kaldi's log-mel energies, normalised per band over the clip, two windows to a frame: 50 frames of 160 numbers/s.
+    """Kaldi's log-mel energies, normalised per band over the clip, two windows per frame: 50 frames/s of 160 values.
 
-    The numbers of transformers' SeamlessM4TFeatureExtractor for each item of a padded batch, computed in float64, for
-    neither the batch nor the device may move a code over a threshold.
+    Equal to transformers' SeamlessM4TFeatureExtractor for each item of a padded batch. Computed in float64, so that
+    neither batching nor the device moves a code across a threshold.
 
     Args:
         edge_padding: Zeros before and after each item, samples: 160 in X-codec2, so that n samples give n / 320 frames;
             0 in NeuCodec, which gives one frame fewer.
-        num_mels: Bands between 20 Hz and 8 kHz.
+        num_mels: Number of mel bands between 20 Hz and 8 kHz.
         num_stacked: Windows per frame.
     """
 
@@ -38,11 +38,12 @@ class KaldiFilterBank(nn.Module):
 
     @property
     def encode_settings(self) -> str:
-        """What decides the features."""
+        """Settings that affect the features."""
         return f"edge_padding={self.edge_padding}{unusual(self, num_mels=80, num_stacked=2)}"
 
     def forward(self, audio_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, S, num_stacked * M) float32, zero beyond an item's frames; and the number of frames of each item."""
+        """Return (B, S, num_stacked * M) float32, zero beyond an item's frames, and the number of frames of each
+        item."""
         num_windows_B = (num_samples_B + 2 * self.edge_padding - WINDOW_LENGTH) // WINDOW_SHIFT + 1
         energies_BWM = self._energies(audio_BT * frame_mask(num_samples_B, audio_BT.shape[-1]))
         features_BWM = _normalised(energies_BWM, num_windows_B)
@@ -52,7 +53,7 @@ class KaldiFilterBank(nn.Module):
         return (stacked * frame_mask(num_frames_B, num_frames)[..., None]).float(), num_frames_B
 
     def _energies(self, audio_BT: Tensor) -> Tensor:
-        """(B, W, M) log-mel energies. At least one frame, whatever T."""
+        """Return (B, W, M) log-mel energies; at least one frame for any T."""
         self.window, self.filters_FM = (constant.to(audio_BT.device) for constant in (self.window, self.filters_FM))
         shortest = WINDOW_LENGTH + WINDOW_SHIFT * (self.num_stacked - 1)
         missing = max(0, shortest - audio_BT.shape[-1] - 2 * self.edge_padding)
@@ -66,7 +67,7 @@ class KaldiFilterBank(nn.Module):
 
 
 def kaldi_mel_filters(sample_rate: int, num_mels: int) -> Tensor:
-    """(F, M) float64: triangles on the mel scale 1127 ln(1 + f / 700), drawn in mel, from 20 Hz to half the rate."""
+    """Return (F, M) float64 triangular filters, linear on the mel scale 1127 ln(1 + f / 700), from 20 Hz to Nyquist."""
 
     def to_mel(hertz: Tensor) -> Tensor:
         return 1127 * torch.log1p(hertz / 700)
@@ -85,7 +86,7 @@ def _povey_window() -> Tensor:
 
 
 def _normalised(energies_BWM: Tensor, num_windows_B: Tensor) -> Tensor:
-    """Mean 0 and variance 1 (unbiased) of each band over the windows that an item has."""
+    """Normalise each band to mean 0 and variance 1 (unbiased) over the valid windows of an item."""
     mask_BW1 = frame_mask(num_windows_B, energies_BWM.shape[1])[..., None]
     count_B11 = num_windows_B[:, None, None]
     mean = (energies_BWM * mask_BW1).sum(1, keepdim=True) / count_B11.clamp(min=1)

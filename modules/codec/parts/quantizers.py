@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from modules.codec.settings import unusual
 
-# Levels of our recipes by the number of code dimensions, which the weights show: unusual are all others.
+# Default levels by number of code dimensions, which the weights' shapes show. Other levels are part of the settings.
 USUAL_LEVELS = {4: (8, 8, 8, 8), 6: (7, 7, 7, 7, 5, 5), 8: (4,) * 8}
 
 
 @dataclass
 class Quantized:
-    """`latent_BSC` with straight-through gradient, `codes_BS` (int64), and, of a learned codebook, `commitment_BS`: the
-    loss of each frame that keeps vectors and codes together."""
+    """`latent_BSC` with straight-through gradient, `codes_BS` (int64), and `commitment_BS`, the commitment loss per
+    frame of a learned codebook."""
 
     latent_BSC: Tensor
     codes_BS: Tensor
@@ -45,12 +45,12 @@ class FiniteScalarQuantizer(nn.Module):
 
     @property
     def encode_settings(self) -> str:
-        """What decides the codes beside the weights, where it is unusual."""
+        """Settings that affect the codes and differ from the default."""
         return self.decode_settings
 
     @property
     def decode_settings(self) -> str:
-        """What decides the vectors of codes beside the weights, where it is unusual."""
+        """Settings that affect the vectors of codes and differ from the default."""
         return unusual(self, levels=USUAL_LEVELS.get(len(self.levels)))
 
     def forward(self, x_BSC: Tensor) -> Quantized:
@@ -59,13 +59,13 @@ class FiniteScalarQuantizer(nn.Module):
             return Quantized(self.project_out(quantized_BSD), codes_BS.long())
 
     def lookup(self, codes_BS: Tensor) -> Tensor:
-        """(B, S, C) of codes; the same numbers that `forward` gave."""
+        """Return the vectors (B, S, C) of codes, identical to those of `forward`."""
         with torch.autocast(codes_BS.device.type, enabled=False):
             return self.project_out(self.quantizer.indices_to_codes(codes_BS))
 
 
 class Xcodec2Quantizer(FiniteScalarQuantizer):
-    """Finite scalar quantization as the weights of X-codec2 want it: the bound is applied twice.
+    """Finite scalar quantization with the bound applied twice, as X-codec2's weights require.
 
     The reference code bounds before it calls a quantizer that bounds again. With four levels a dimension's value steps
     at -.8095, -.2434 and .4079 (one bound: -1.1497, -.3462 and .4573). transformers' Xcodec2Model does the same.
@@ -92,17 +92,20 @@ class Xcodec2Quantizer(FiniteScalarQuantizer):
 
 
 class SimVQ(nn.Module):
-    """Vector quantization with a frozen random codebook behind a learned linear map (arXiv 2411.02038), in float32.
+    """Vector quantization with a frozen random codebook behind a learned linear map (SimVQ, arXiv 2411.02038), in
+    float32.
 
-    All codes move together, so none dies. Through vector-quantize-pytorch.
+    All codes move together, so none dies. Uses vector-quantize-pytorch.
 
     Args:
         channels: Width before and after.
         codebook_size: Number of codes.
         code_channels: Width of a code.
-        commitment_weight: Of the encoder's side of the loss against the codebook's side, whose weight is 1.
-        rotation_trick: Carry gradients by rotation (arXiv 2410.06424) instead of straight through.
+        commitment_weight: Weight of the encoder's side of the loss; that of the codebook's side is 1.
+        rotation_trick: Propagate gradients by rotation (arXiv 2410.06424) instead of straight-through.
     """
+
+    encode_settings = decode_settings = ""
 
     def __init__(
         self,
@@ -127,12 +130,13 @@ class SimVQ(nn.Module):
             return Quantized(self.project_out(quantized_BSD), codes_BS, self._commitment(x_BSD, codes_BS))
 
     def _commitment(self, x_BSD: Tensor, codes_BS: Tensor) -> Tensor:
-        """Per frame, where the library takes the mean: frames beyond an item's length must not count."""
+        """Commitment loss per frame. The library averages over all frames, but those beyond an item's length must not
+        count."""
         nearest_BSD = self.quantizer.indices_to_codes(codes_BS)
         codebook_side = (x_BSD.detach() - nearest_BSD).square().mean(-1)
         encoder_side = (x_BSD - nearest_BSD.detach()).square().mean(-1)
         return codebook_side + self.commitment_weight * encoder_side
 
     def lookup(self, codes_BS: Tensor) -> Tensor:
-        """(B, S, C) of codes; the numbers that `forward` gave, to rounding."""
+        """Return the vectors (B, S, C) of codes, equal to those of `forward` up to rounding."""
         return self.project_out(self.quantizer.indices_to_codes(codes_BS))

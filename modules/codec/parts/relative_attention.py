@@ -1,4 +1,4 @@
-"""RelativeKeyAttention: w2v-BERT 2.0's attention, its position bias computed once per distance.
+"""RelativeKeyAttention: w2v-BERT 2.0's attention, with the position bias computed once per distance.
 
 Shapes: B batch, S frames, C channels, H heads, D channels per head, P distances.
 """
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 
 class RelativeKeyAttention(nn.Module):
-    """Attention whose score also has the product of the query and an embedding of the clipped distance to the key.
+    """Attention with relative key positions: adds the product of the query and an embedding of the clipped distance.
 
-    The numbers of transformers' Wav2Vec2BertSelfAttention with `relative_key` positions (Shaw et al., arXiv
-    1803.02155), under the same parameter names. There a vector is looked up for each pair of frames, S * S * D numbers,
-    and multiplied; here the query meets each of the 73 distances once, and S * S products are looked up.
+    Equal to transformers' Wav2Vec2BertSelfAttention with `relative_key` positions (Shaw et al., arXiv 1803.02155), with
+    the same parameter names. That implementation gathers a vector for each pair of frames, S * S * D numbers, and
+    multiplies; this one multiplies each query with the 73 distance embeddings and gathers S * S products.
 
     Args:
-        attention: Whose layers are taken over.
+        attention: The module whose layers are reused.
     """
 
     def __init__(self, attention: nn.Module) -> None:
@@ -32,9 +32,9 @@ class RelativeKeyAttention(nn.Module):
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, **unused: Any
     ) -> tuple[Tensor, None]:
-        """(B, S, C), and None where transformers' layer looks for the weights.
+        """Return (B, S, C), and None in place of the attention weights that transformers' layer expects.
 
-        `attention_mask` broadcasts to (B, H, S, S): bool, true where a key is seen, or numbers to add.
+        `attention_mask` broadcasts to (B, H, S, S): bool (true where a key is attended to) or numbers to add.
         """
         queries_BHSD, keys_BHSD, values_BHSD = (
             layer(hidden_states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -50,7 +50,7 @@ class RelativeKeyAttention(nn.Module):
         return self.linear_out(mixed_BHSD.transpose(1, 2).flatten(2)), None
 
     def _bias(self, queries_BHSD: Tensor) -> Tensor:
-        """(B, H, S, S): scaled as the scores are."""
+        """Position bias (B, H, S, S), scaled like the attention scores."""
         embedding_PD = self.distance_embedding.weight.to(queries_BHSD.dtype) * queries_BHSD.shape[-1] ** -0.5
         by_distance_BHSP = queries_BHSD @ embedding_PD.T
         frames_S = torch.arange(queries_BHSD.shape[2], device=queries_BHSD.device)
@@ -63,12 +63,12 @@ def _masked(bias_BHSS: Tensor, mask: Tensor | None) -> Tensor:
         return bias_BHSS
     if mask.dtype != torch.bool:
         return bias_BHSS + mask
-    # Not minus infinity: an item without frames sees nothing, and must not become NaN.
+    # Finite instead of minus infinity: an item without frames attends to nothing and must not become NaN.
     return bias_BHSS.masked_fill(~mask, torch.finfo(bias_BHSS.dtype).min)
 
 
 def with_quick_positions(network: nn.Module) -> nn.Module:
-    """The network, with RelativeKeyAttention wherever it has such attention. Names of parameters stay."""
+    """Replace such attention in the network by RelativeKeyAttention. Parameter names stay the same."""
     for layer in network.modules():
         attention = getattr(layer, "self_attn", None)
         if getattr(attention, "position_embeddings_type", None) == "relative_key":

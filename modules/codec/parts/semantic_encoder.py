@@ -5,6 +5,7 @@ Shapes: B batch, T samples, S frames, C channels.
 
 import copy
 import json
+import math
 from typing import Any
 
 import torch
@@ -17,26 +18,29 @@ from modules.codec.parts.spectral import frame_mask
 from modules.codec.parts.spectral_encoder import Encoded
 from modules.codec.settings import unusual
 
-ATTENTION_NAME = "sdpa_with_mask_unread"  # as transformers knows it
+ATTENTION_NAME = "sdpa_with_mask_unread"  # name registered in transformers
 
 
 class SemanticEncoder(nn.Module):
-    """What layer `num_layers` of a speech encoder says, for each frame; no layer above is built or run.
+    """Hidden states of layer `num_layers` of a speech encoder, one per frame; higher layers are neither built nor run.
 
     The network is frozen: no gradient, always in evaluation mode, and not among the parameters, so that no optimizer,
-    average or sharding touches it. Its weights stand once in a checkpoint, also where an average of the codec stands
-    beside the codec: copies of this module share them. With its weights goes its configuration, so that loading a
-    checkpoint never asks a model hub; `model` is read on first use, and not at all where a checkpoint came before.
+    weight average or sharding touches it. A checkpoint contains its weights once, even if it also contains an average
+    of the codec, because copies of this module share them. The checkpoint also contains its configuration, so that
+    loading needs no model hub; `model` is read on first use, and not at all if a checkpoint was loaded before.
 
     Args:
-        front_end: forward(audio_BT, num_samples_B) -> (input, num_frames_B), the input that the network wants.
-        num_layers: Layers that run, as transformers counts `hidden_states`: 16 of w2v-BERT 2.0's 24 in X-codec2.
+        front_end: forward(audio_BT, num_samples_B) -> (input, num_frames_B), the network's input.
+        num_layers: Number of layers to run, as transformers counts `hidden_states`: 16 of w2v-BERT 2.0's 24 in
+            X-codec2.
         channels: Width of its layers.
         model: Hub id or folder of the weights.
         config: The network's configuration as transformers writes it, with model_type: random weights, for tests and
-            for weights to be loaded. Takes the place of `model`.
+            for weights that are loaded later. Replaces `model`.
         hop_length: Samples per frame.
     """
+
+    samples_per_call = math.inf
 
     def __init__(
         self,
@@ -56,29 +60,29 @@ class SemanticEncoder(nn.Module):
 
     @property
     def network(self) -> nn.Module:
-        """The frozen layers. Reads `model` on first use; raises ValueError where it does not fit."""
+        """The frozen layers. Reads `model` on first use; raises ValueError if it does not fit."""
         if self._frozen.network is None:
             self._freeze(*pretrained_network(self.model, self.num_layers))
         return self._frozen.network
 
     @property
     def network_config(self) -> dict[str, Any]:
-        """The configuration of the whole speech encoder, all its layers counted."""
+        """Configuration of the whole speech encoder, including the layers that are not run."""
         assert self.network is not None
         return copy.deepcopy(self._frozen.config)
 
     @property
     def encode_settings(self) -> str:
-        """What decides the states beside the weights."""
+        """Settings other than the weights that affect the states."""
         return self.front_end.encode_settings + unusual(self, hop_length=320)
 
     @property
     def config(self) -> Tensor:
-        """The configuration as it stands in a checkpoint: (num_bytes,) uint8, JSON."""
+        """Configuration as stored in a checkpoint: (num_bytes,) uint8, JSON."""
         return config_tensor(self.network_config)
 
     def forward(self, audio_BT: Tensor, num_samples_B: Tensor) -> Encoded:
-        """(B, S, C) without gradient, and the number of frames of each item."""
+        """Return (B, S, C) without gradient, and the number of frames of each item."""
         with torch.no_grad():
             audible = audio_BT * frame_mask(num_samples_B, audio_BT.shape[-1])
             audible = F.pad(audible, (0, (-audible.shape[-1]) % self.hop_length))
@@ -133,7 +137,7 @@ class SemanticEncoder(nn.Module):
 
 
 def config_tensor(config: dict[str, Any]) -> Tensor:
-    """(num_bytes,) uint8: the JSON of a configuration, keys in order, without the version that wrote it."""
+    """Encode a configuration as (num_bytes,) uint8: JSON with sorted keys, without transformers' version."""
     kept = {key: value for key, value in config.items() if key != "transformers_version"}
     return torch.tensor(list(json.dumps(kept, sort_keys=True).encode()), dtype=torch.uint8)
 
@@ -141,10 +145,10 @@ def config_tensor(config: dict[str, Any]) -> Tensor:
 class NormalisedWaveform(nn.Module):
     """Input of wav2vec 2.0, HuBERT and WavLM: zeros around each item, so that n samples give n / 320 frames.
 
-    These networks normalise over time and look at padding, so items of one length run together and others apart.
+    These networks normalise over time and are affected by padding, so only items of equal length are batched.
 
     Args:
-        normalise: To mean 0 and variance 1 per item (the `do_normalize` of the model's feature extractor).
+        normalise: Normalise each item to mean 0 and variance 1 (`do_normalize` of the model's feature extractor).
     """
 
     sample_rate = 16000
@@ -156,11 +160,11 @@ class NormalisedWaveform(nn.Module):
 
     @property
     def encode_settings(self) -> str:
-        """What decides the input of the network."""
+        """Settings that affect the network's input."""
         return f"edge_padding={self.edge_padding}{unusual(self, normalise=True, hop_length=320)}"
 
     def forward(self, audio_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T + 2 * edge_padding), and the number of frames of each item."""
+        """Return (B, T + 2 * edge_padding) and the number of frames of each item."""
         mask_BT = frame_mask(num_samples_B, audio_BT.shape[-1])
         audible = audio_BT * mask_BT
         if self.normalise:
@@ -171,7 +175,7 @@ class NormalisedWaveform(nn.Module):
 
 
 class Frozen:
-    """Holds a network out of reach of parameters(), train() and copies."""
+    """Holds a network hidden from parameters(), train() and copies."""
 
     def __init__(self) -> None:
         self.network: nn.Module | None = None
@@ -182,17 +186,17 @@ class Frozen:
 
 
 def _masked(network: nn.Module, inputs: Tensor, num_frames_B: Tensor) -> Tensor:
-    """The network masks what an item lacks."""
+    """Run the network on a padded batch with an attention mask."""
     lengths_B = unequal_lengths(num_frames_B, inputs.shape[1])
     mask_BS = None if lengths_B is None else frame_mask(lengths_B, inputs.shape[1])
     return network(inputs, attention_mask=mask_BS).last_hidden_state
 
 
 def leave_mask_unread(network: nn.Module) -> None:
-    """Attention as before, with a mask that nobody looks at.
+    """Use the same attention, without checking on the host whether the mask is all true.
 
-    transformers drops a mask that masks nothing, and to know that it waits for the device, at every call. On the CPU
-    `unequal_lengths` has looked before.
+    transformers drops a mask that masks nothing; to decide, it synchronises with the device at every call. On the CPU
+    `unequal_lengths` has already checked.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -210,7 +214,7 @@ def leave_mask_unread(network: nn.Module) -> None:
 
 
 def _by_length(network: nn.Module, inputs: Tensor, lengths_B: Tensor, num_frames_B: Tensor) -> Tensor:
-    """Items of one length together, without padding; as many frames as the longest has."""
+    """Run items of equal length together, without padding. Returns as many frames as the longest item has."""
     states: list[Tensor] = [inputs.new_zeros(0)] * len(inputs)
     for length in lengths_B.unique().tolist():
         rows = (lengths_B == length).nonzero()[:, 0].tolist()
@@ -221,7 +225,7 @@ def _by_length(network: nn.Module, inputs: Tensor, lengths_B: Tensor, num_frames
 
 
 def random_network(config: dict[str, Any], num_layers: int) -> nn.Module:
-    """The first layers of a speech encoder with random weights. `config` is as transformers writes it."""
+    """Build the first layers of a speech encoder with random weights. `config` is as transformers writes it."""
     from transformers import AutoConfig, AutoModel
 
     settings = AutoConfig.for_model(**config)
@@ -230,7 +234,8 @@ def random_network(config: dict[str, Any], num_layers: int) -> nn.Module:
 
 
 def pretrained_network(model: str, num_layers: int) -> tuple[nn.Module, dict[str, Any]]:
-    """The first layers of a folder or hub id, in float32, and the configuration of the whole."""
+    """Load the first layers from a folder or hub id, in float32. Also returns the configuration of the whole
+    encoder."""
     from transformers import AutoConfig, AutoModel
 
     try:
@@ -247,7 +252,7 @@ def pretrained_network(model: str, num_layers: int) -> tuple[nn.Module, dict[str
 
 
 def _cut(settings: Any, num_layers: int) -> int:
-    """How many layers are wanted. Raises ValueError where there are fewer, and for what is no such encoder."""
+    """Number of layers to keep. Raises ValueError if the model has fewer, or is not a supported speech encoder."""
     kinds = ("wav2vec2-bert", "wav2vec2", "hubert", "wavlm")
     if settings.model_type not in kinds:
         raise ValueError(f"Expected a speech encoder of type {', '.join(kinds)}, but got {settings.model_type}.")
@@ -259,7 +264,7 @@ def _cut(settings: Any, num_layers: int) -> int:
 
 
 def _without_final_norm(network: nn.Module) -> nn.Module:
-    """Encoders of pre-norm layers normalise behind the last one, which is no part of what a layer says."""
+    """Remove the norm that pre-norm encoders apply after the last layer: it is not part of a layer's hidden states."""
     if getattr(network.config, "do_stable_layer_norm", False):
         network.encoder.layer_norm = nn.Identity()
     return network

@@ -1,9 +1,7 @@
-"""SemanticAcousticEncoder: what is said and how it sounds, in one vector per frame (X-codec2, arXiv 2502.04128).
+"""SemanticAcousticEncoder: semantic and acoustic features in one vector per frame (X-codec2, arXiv 2502.04128).
 
 Shapes: B batch, T samples, S frames, C channels.
 """
-
-import math
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +12,10 @@ from modules.codec.parts.spectral_encoder import Encoded
 
 
 class SemanticAdapter(nn.Module):
-    """Convolutions over the states of the speech encoder, three frames wide.
+    """Convolutions over the states of the speech encoder, with kernel size 3.
 
-    The skip adds relu(x), not x: the reference code's first activation works in place, so its weights want that.
+    The skip connection adds relu(x), not x: the reference code's first activation works in place, and its weights
+    depend on that.
     """
 
     def __init__(self, channels: int = 1024) -> None:
@@ -28,7 +27,7 @@ class SemanticAdapter(nn.Module):
         self.output = nn.Conv1d(channels, channels, 3, padding=1, bias=False)
 
     def forward(self, x_BSC: Tensor, num_frames_B: Tensor) -> Tensor:
-        """(B, S, C). Frames beyond an item's length act as zero padding."""
+        """Return (B, S, C). Frames beyond an item's length act as zero padding."""
         mask_B1S = frame_mask(num_frames_B, x_BSC.shape[1])[:, None]
         x_BCS = F.relu(self.input(x_BSC.transpose(1, 2) * mask_B1S)) * mask_B1S
         hidden_BCS = F.relu(self.first(x_BCS)) * mask_B1S
@@ -36,7 +35,7 @@ class SemanticAdapter(nn.Module):
 
 
 class SemanticDecoder(nn.Module):
-    """For training only: the speech encoder's states from the quantized vectors, for the semantic loss.
+    """Predicts the speech encoder's states from the quantized vectors, for the semantic loss. Used in training only.
 
     Args:
         in_channels: Width of the quantized vectors.
@@ -53,14 +52,14 @@ class SemanticDecoder(nn.Module):
 
 
 class SemanticAcousticEncoder(nn.Module):
-    """Semantic and acoustic encoder side by side, joined by one linear layer.
+    """Semantic and acoustic encoder in parallel, joined by one linear layer.
 
     Args:
-        acoustic, semantic: forward(audio_BT, num_samples_B) -> Encoded, at the same frame rate. Where one gives fewer
-            frames, the other's last ones are left out (as in NeuCodec).
+        acoustic, semantic: forward(audio_BT, num_samples_B) -> Encoded, at the same frame rate. If one gives fewer
+            frames, the other's last ones are dropped (as in NeuCodec).
         adapter: forward(semantic_BSC, num_frames_B) -> the same shape.
-        appends_frame: Pad an item of n samples to n // hop + 1 frames, as the released inference code does: also one
-            that fills its frames gets another. Else to ceil(n / hop).
+        appends_frame: Pad an item of n samples to n // hop + 1 frames, as the released inference code does, even if n
+            is a multiple of hop. Otherwise to ceil(n / hop).
     """
 
     def __init__(
@@ -81,17 +80,17 @@ class SemanticAcousticEncoder(nn.Module):
 
     @property
     def encode_settings(self) -> str:
-        """What decides the codes beside the weights."""
+        """Settings other than the weights that affect the codes."""
         return f"appends_frame={self.appends_frame} {self.semantic.encode_settings}{self.acoustic.encode_settings}"
 
     @property
     def samples_per_call(self) -> float:
-        return getattr(self.acoustic, "samples_per_call", math.inf)
+        return self.acoustic.samples_per_call
 
     def forward(self, audio_BT: Tensor, num_samples_B: Tensor, semantic_BSC: Tensor | None = None) -> Encoded:
-        """(B, S, C), the number of frames of each item, and the speech encoder's states.
+        """Return (B, S, C), the number of frames of each item, and the speech encoder's states.
 
-        `semantic_BSC`: those states where they are known already, one per frame; the speech encoder then does not run.
+        `semantic_BSC`: precomputed states, one per frame; the speech encoder is then not run.
         """
         hop = self.hop_length
         num_frames_B = num_samples_B // hop + 1 if self.appends_frame else -(-num_samples_B // hop)
@@ -106,7 +105,7 @@ class SemanticAcousticEncoder(nn.Module):
         num_frames = min(semantic.latent_BSC.shape[1], acoustic.latent_BSC.shape[1])
         num_frames_B = torch.minimum(semantic.num_frames_B, acoustic.num_frames_B)
         states_BSC = semantic.latent_BSC[:, :num_frames]
-        # The adapter sees all frames of the speech encoder, also those that the joint frames leave out.
+        # The adapter receives all frames of the speech encoder, including those dropped from the joint frames.
         adapted_BSC = self.adapter(semantic.latent_BSC, semantic.num_frames_B)[:, :num_frames]
         joint_BSC = torch.cat([adapted_BSC, acoustic.latent_BSC[:, :num_frames]], dim=-1)
         return Encoded(self.fusion(joint_BSC), num_frames_B, states_BSC)

@@ -13,11 +13,11 @@ from modules.codec.parts.spectral import frame_mask
 
 NUM_TAPS = 12
 UP_EDGE = 5  # samples repeated at both ends before upsampling by two
-DOWN_EDGES = 5, 6  # and before downsampling
+DOWN_EDGES = 5, 6  # samples repeated before downsampling
 
 
 def kaiser_sinc_filter(cutoff: float, half_width: float, num_taps: int) -> Tensor:
-    """(num_taps,) low-pass filter with sum 1: a sinc under a Kaiser window; frequencies in cycles per sample.
+    """Return a (num_taps,) low-pass filter with sum 1: a Kaiser-windowed sinc; frequencies in cycles per sample.
 
     The window's shape follows Kaiser's rule for the transition width, as in BigVGAN.
     """
@@ -33,7 +33,8 @@ def kaiser_sinc_filter(cutoff: float, half_width: float, num_taps: int) -> Tenso
 
 
 def repeat_edges(x_BCT: Tensor, left: int, right: int, lengths_B: Tensor | None) -> Tensor:
-    """(B, C, left + T + right): the first and the last sample of each item repeated; the last is at its own length."""
+    """Return (B, C, left + T + right) with each item's first and last sample repeated; the last one is at its own
+    length."""
     padded = F.pad(x_BCT, (left, right), mode="replicate")
     if lengths_B is None:
         return padded
@@ -46,7 +47,7 @@ def repeat_edges(x_BCT: Tensor, left: int, right: int, lengths_B: Tensor | None)
 def by_convolution(
     x_BCT: Tensor, alpha_C: Tensor, beta_C: Tensor, taps_K: Tensor, lengths_B: Tensor | None = None
 ) -> Tensor:
-    """The alias-free snake by a transposed and a strided convolution: the plainest form, and the reference."""
+    """Alias-free snake by a transposed and a strided convolution: the simplest implementation, and the reference."""
     filters = taps_K.to(x_BCT.dtype).expand(x_BCT.shape[1], 1, -1)
     edged = repeat_edges(x_BCT, UP_EDGE, UP_EDGE, lengths_B)
     doubled = 2 * F.conv_transpose1d(edged, filters, stride=2, groups=x_BCT.shape[1])
@@ -62,10 +63,10 @@ def by_convolution(
 def by_phases(
     x_BCT: Tensor, alpha_C: Tensor, beta_C: Tensor, taps_K: Tensor, lengths_B: Tensor | None = None
 ) -> Tensor:
-    """The same by sums over shifted samples, which a compiler fuses into two passes.
+    """Alias-free snake by sums over shifted samples, which a compiler fuses into two passes.
 
-    The even and the odd samples at twice the rate are kept apart: every second tap makes either. The taps read the same
-    from both ends, so the ones that make the even samples of x weigh the odd ones on the way back.
+    Even and odd samples at twice the rate are kept separate; each is made by every second tap. The filter is symmetric,
+    so the taps that make the even samples of x weight the odd ones in downsampling.
     """
     rising_K, falling_K = taps_K.to(x_BCT.dtype).unflatten(0, (-1, 2)).unbind(1)
     inside_B1T = last_BC1 = None
@@ -93,7 +94,7 @@ def between(start_BC1: Tensor, x_BCT: Tensor, end_BC1: Tensor, left: int, right:
 
 
 def weighted_shifts(x_BCT: Tensor, weights_K: Tensor) -> Tensor:
-    """(B, C, T - K + 1): the sum of x shifted by k, times weight k."""
+    """Return (B, C, T - K + 1): the sum of x shifted by k, weighted by tap k."""
     length = x_BCT.shape[-1] - len(weights_K) + 1
     return sum(weight * x_BCT[..., shift : shift + length] for shift, weight in enumerate(weights_K.unbind()))
 

@@ -1,6 +1,6 @@
-"""The alias-free SnakeBeta on CUDA with gradients: one launch of snake_triton.py's kernel forward, one backward.
+"""Alias-free SnakeBeta on CUDA with gradients: one launch of snake_triton.py's kernel forward, one backward.
 
-Needs Triton (3.6 or later). Runs on the CPU too under TRITON_INTERPRET=1, set before Triton is imported.
+Needs Triton (3.6 or later). Also runs on the CPU under TRITON_INTERPRET=1, set before Triton is imported.
 
 Shapes: B batch, C channels, T samples.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 from modules.codec.parts.snake import NUM_TAPS, by_convolution, kaiser_sinc_filter
 from modules.codec.parts.snake_triton import backward_kernel, forward_kernel
 
-SPAN = 16  # samples of one lane
+SPAN = 16  # samples per lane
 MAX_LANES = 128
 
 
@@ -27,11 +27,11 @@ def _taps() -> tuple[float, ...]:
 
 
 def launch_settings(num_rows: int, num_samples: int) -> tuple[tuple[int, int], dict]:
-    """Grid and constants: as many lanes a program as a row has chunks, 32 to MAX_LANES, one thread each."""
+    """Grid and constants: as many lanes per program as a row has chunks, 32 to MAX_LANES, one thread each."""
     num_chunks = triton.cdiv(num_samples, SPAN)
     lanes = min(max(triton.next_power_of_2(num_chunks), 32), MAX_LANES)
     constants = {"PART": math.gcd(num_samples, 16), "TAPS": _taps(), "LANES": lanes, "SPAN": SPAN}
-    options = {"num_warps": lanes // 32, "enable_fp_fusion": True}  # two in three operations are multiply-adds
+    options = {"num_warps": lanes // 32, "enable_fp_fusion": True}  # two thirds of the operations are multiply-adds
     return (num_rows, triton.cdiv(num_chunks, lanes)), constants | options
 
 
@@ -50,12 +50,12 @@ def _forward(x_BCT: Tensor, alpha_C: Tensor, beta_C: Tensor, lengths_B: Tensor |
 def _backward(
     grad_BCT: Tensor, x_BCT: Tensor, alpha_C: Tensor, beta_C: Tensor, lengths_B: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of x, and of alpha and beta as (2, C) in float32."""
+    """Return the gradients of x, and of alpha and beta as (2, C) in float32."""
     x_BCT, grad_BCT = x_BCT.contiguous(), grad_BCT.contiguous()
     batch_size, num_channels, num_samples = x_BCT.shape
     grad_x_BCT = torch.empty_like(x_BCT)
     grid, settings = launch_settings(batch_size * num_channels, num_samples)
-    # Each program leaves its own sums: no atomic additions, so the result does not depend on their order.
+    # Each program stores its own sums: without atomic additions the result does not depend on their order.
     partial = x_BCT.new_empty((batch_size, num_channels, grid[1], 2), dtype=torch.float32)
     with torch.cuda.device_of(x_BCT):
         backward_kernel[grid](
@@ -87,15 +87,15 @@ class _FusedSnake(torch.autograd.Function):
 
 
 def fused_snake(x_BCT: Tensor, alpha_C: Tensor, beta_C: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-    """(B, C, T) in the dtype of x (float32, bfloat16, float16); what `by_convolution` gives, with its gradients."""
+    """Return (B, C, T) in the dtype of x (float32, bfloat16, float16), equal to `by_convolution`, with gradients."""
     return _FusedSnake.apply(x_BCT, alpha_C, beta_C, lengths_B)
 
 
 @cache
 def kernel_agrees(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the kernel gives what convolutions give, and their gradients, on this device. Asked once; warns if not.
+    """Check that the kernel's outputs and gradients equal those of convolutions on this device. Cached; warns if not.
 
-    With a GPU or a Triton on which the kernel fails, a training gets slower, not wrong.
+    If the kernel fails on a GPU or a Triton version, training becomes slower, not wrong.
     """
     taps_K = kaiser_sinc_filter(0.25, 0.3, NUM_TAPS).to(device)
     tolerance = 1e-4 if dtype == torch.float32 else 5e-2
@@ -120,7 +120,7 @@ def kernel_agrees(device: torch.device, dtype: torch.dtype) -> bool:
 
 @torch.enable_grad()
 def _output_and_gradients(form: Callable[..., Tensor], device: torch.device, dtype: torch.dtype) -> list[Tensor]:
-    """For an input of (2, 3, 200), the second item shorter: float32."""
+    """Output and gradients in float32 for an input of (2, 3, 200) whose second item is shorter."""
     x_BCT = torch.randn(2, 3, 200, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     leaves = [x_BCT, torch.full((3,), 0.4, device=device), torch.full((3,), -0.3, device=device)]
     with torch.autocast(device.type, enabled=False):

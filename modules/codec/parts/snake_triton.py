@@ -1,24 +1,25 @@
-"""Triton kernels of the alias-free SnakeBeta: read x (and the gradient), write the result, nothing between.
+"""Triton kernels of the alias-free SnakeBeta: they read x (and the gradient) and write the result, without
+intermediates.
 
-A lane owns a chunk of SPAN consecutive samples and works in registers: it reads them with a halo, doubles the rate,
-applies the snake and halves the rate again. What two chunks share is computed twice, (SPAN + 5) / SPAN in all. The
-backward pass computes the forward values again from x, so nothing but x is kept. Arithmetic is float32 whatever the
-tensor's dtype. Both filters are symmetric and of the same taps, so each is the other's adjoint up to the factor of two,
-and the adjoint of repeating an edge is to fold what stands beyond onto it.
+A lane processes a chunk of SPAN consecutive samples in registers: it reads them with a halo, upsamples by two, applies
+the snake and downsamples. Values shared by two chunks are computed twice, (SPAN + 5) / SPAN in all. The backward pass
+recomputes the forward values from x, so only x is saved. Arithmetic is float32 for every dtype. Both filters are
+symmetric with the same taps, so each is the other's adjoint up to the factor of two; the adjoint of repeating an edge
+adds everything beyond it to the edge.
 
-Shapes: J lanes of a program. Tuples hold one (J,) of float32 for every sample that a lane sees.
+Shapes: J lanes of a program. Tuples hold one (J,) float32 tensor for every sample that a lane reads.
 """
 
 import triton
 import triton.language as tl
 
-FIRST = tl.constexpr(-8)  # of the samples that a lane reads, from its own first one; they end SPAN + 8 after it
-FIRST_DOUBLED = tl.constexpr(-6)  # and of the values at twice the rate
+FIRST = tl.constexpr(-8)  # first sample read by a lane, relative to its own first one; the last is before SPAN + 8
+FIRST_DOUBLED = tl.constexpr(-6)  # the same for the values at twice the rate
 
 
 @triton.jit
 def _load(pointer, starts_J, num_samples, SPAN: tl.constexpr):
-    """Samples FIRST to SPAN + 8 of every lane, zero outside the row: a tuple of (J,), read four by four."""
+    """Load samples FIRST to SPAN + 8 of every lane, zero outside the row: a tuple of (J,), read in vectors of four."""
     values = ()
     for quad in tl.static_range(-2, SPAN // 4 + 2):
         times = starts_J[:, None] + (4 * quad + tl.arange(0, 4))[None, :]
@@ -32,7 +33,7 @@ def _load(pointer, starts_J, num_samples, SPAN: tl.constexpr):
 
 @triton.jit
 def _store(pointer, values, starts_J, num_samples, length, SPAN: tl.constexpr):
-    """SPAN values of every lane; zero beyond the item's length."""
+    """Store SPAN values of every lane; zero beyond the item's length."""
     for quad in tl.static_range(SPAN // 4):
         even = tl.join(values[4 * quad], values[4 * quad + 2])
         odd = tl.join(values[4 * quad + 1], values[4 * quad + 3])
@@ -44,10 +45,10 @@ def _store(pointer, values, starts_J, num_samples, length, SPAN: tl.constexpr):
 
 @triton.jit
 def _repeat_edges(values, starts_J, length, FIRST: tl.constexpr):
-    """The first and the last value of the item in place of what stands before and behind it."""
+    """Replace the values before and after the item by its first and last value."""
     filled = ()
     for number in tl.static_range(len(values)):
-        if number + FIRST < 0:  # only the lane that starts the row sees what is before it
+        if number + FIRST < 0:  # only the lane that starts the row reads samples before it
             value = tl.where(starts_J > 0, values[number], values[-FIRST])
         elif number + FIRST == 0:
             value = values[number]
@@ -59,7 +60,7 @@ def _repeat_edges(values, starts_J, length, FIRST: tl.constexpr):
 
 @triton.jit
 def _fold_edges(values, starts_J, length, FIRST: tl.constexpr):
-    """The adjoint of `_repeat_edges`: what stands before and behind the item is added to its first and last value."""
+    """Adjoint of `_repeat_edges`: adds the values before and after the item to its first and last value."""
     folded = ()
     carried = tl.zeros_like(values[0])
     for number in tl.static_range(len(values) - 1, -FIRST, -1):
@@ -78,7 +79,7 @@ def _fold_edges(values, starts_J, length, FIRST: tl.constexpr):
 
 @triton.jit
 def _double(values, TAPS: tl.constexpr, SPAN: tl.constexpr):
-    """At twice the rate, from FIRST_DOUBLED to 2 * (SPAN + 5), without the gain of two."""
+    """Upsample by two, from FIRST_DOUBLED to 2 * (SPAN + 5), without the gain of two."""
     doubled = ()
     for number in tl.static_range(SPAN + 8):
         even = TAPS[0] * values[number + 2]
@@ -92,7 +93,7 @@ def _double(values, TAPS: tl.constexpr, SPAN: tl.constexpr):
 
 @triton.jit
 def _halve(values, TAPS: tl.constexpr, FROM: tl.constexpr, TO: tl.constexpr):
-    """Samples FROM to TO of what `_double` is the adjoint of; values that are not there count as zero."""
+    """Adjoint of `_double`, samples FROM to TO; missing values count as zero."""
     halved = ()
     for sample in tl.static_range(FROM, TO):
         total = tl.zeros_like(values[0])
@@ -105,14 +106,14 @@ def _halve(values, TAPS: tl.constexpr, FROM: tl.constexpr, TO: tl.constexpr):
 
 @triton.jit
 def _fraction(value, rate):
-    """Periods of the squared sine, rate * value, less the nearest whole number."""
+    """Periods of the squared sine, rate * value, minus the nearest integer."""
     periods = value * rate
     return periods - tl.floor(periods + 0.5)
 
 
 @triton.jit
 def _sine(fraction):
-    """sin(pi * fraction) for |fraction| <= 1/2: a least-squares polynomial, as near as float32 gets."""
+    """sin(pi * fraction) for |fraction| <= 1/2: a least-squares polynomial, accurate to float32."""
     z = fraction * fraction
     total = 0.0772183862 * z - 0.598044194
     total = total * z + 2.55003119
@@ -133,7 +134,7 @@ def _cosine(fraction):
 
 @triton.jit
 def _row(lengths_pointer, num_channels, num_samples, LANES: tl.constexpr, SPAN: tl.constexpr):
-    """Of this program: its row of B * C, the first sample of each lane, the length of its item."""
+    """This program's row of B * C, the first sample of each lane, and the length of its item."""
     row = tl.program_id(0)
     starts_J = (tl.program_id(1) * LANES + tl.arange(0, LANES)) * SPAN
     length = num_samples
@@ -156,7 +157,7 @@ def forward_kernel(
     LANES: tl.constexpr,
     SPAN: tl.constexpr,
 ):
-    num_samples = num_parts * PART  # says that rows are aligned
+    num_samples = num_parts * PART  # tells the compiler that rows are aligned
     row, starts_J, length = _row(lengths_pointer, num_channels, num_samples, LANES, SPAN)
     shift = row.to(tl.int64) * num_samples
     frequency = tl.exp(tl.load(alpha_pointer + row % num_channels).to(tl.float32))

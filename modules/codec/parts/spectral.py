@@ -1,4 +1,4 @@
-"""Framing, mel filters and the inverse STFT that the encoder, the decoder, the losses and the discriminators share.
+"""Framing, mel filters and the inverse STFT shared by the encoder, the decoder, the losses and the discriminators.
 
 Shapes: B batch, T samples, S frames, F frequency bins, M mel bands.
 """
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 
 def frame_mask(num_frames_B: Tensor, num_frames: int) -> Tensor:
-    """(B, num_frames) bool, true for the frames that an item really has."""
+    """Return a (B, num_frames) bool mask, true for the valid frames of an item."""
     return torch.arange(num_frames, device=num_frames_B.device) < num_frames_B[:, None]
 
 
 def mel_filters(sample_rate: int, fft_size: int, num_mels: int) -> Tensor:
-    """(F, M) triangular filters on Slaney's mel scale with equal areas (librosa's default), 0 Hz to half the rate."""
+    """Return (F, M) triangular filters on Slaney's mel scale with equal areas (librosa's default), 0 Hz to Nyquist."""
 
     def to_mel(hertz: float) -> float:
         return hertz * 3 / 200 if hertz < 1000 else 15 + 27 * math.log(hertz / 1000) / math.log(6.4)
@@ -31,7 +31,7 @@ def mel_filters(sample_rate: int, fft_size: int, num_mels: int) -> Tensor:
 
 
 class Magnitude(nn.Module):
-    """Magnitude spectrogram with zeros beyond both ends, so that an item alone and in a padded batch agree.
+    """Magnitude spectrogram with zero padding at both ends, so that results do not depend on batching.
 
     Frame s is centred on the middle of samples [s * hop_length, (s + 1) * hop_length): ceil(T / hop_length) frames.
     """
@@ -46,18 +46,18 @@ class Magnitude(nn.Module):
         self.register_buffer("window", torch.hann_window(fft_size), persistent=False)
 
     def forward(self, audio_BT: Tensor) -> Tensor:
-        """(B, F, S)."""
+        """Return (B, F, S)."""
         edge = (self.fft_size - self.hop_length) // 2
         padded = F.pad(audio_BT, (edge, edge + (-audio_BT.shape[-1]) % self.hop_length))
         spectrum = torch.stft(
             padded, self.fft_size, self.hop_length, window=self.window, center=False, return_complex=True
         )
-        # The floor keeps the gradient of the square root finite where the signal is silent.
+        # The floor keeps the gradient of the square root finite for silence.
         return (spectrum.real.square() + spectrum.imag.square()).clamp(min=1e-10).sqrt()
 
 
 class CentredMagnitude(nn.Module):
-    """Magnitude spectrogram as X-codec2's discriminators see it: mirrored ends, power clamped to [1e-7, 1e3]."""
+    """Magnitude spectrogram as in X-codec2's discriminators: reflect padding, power clamped to [1e-7, 1e3]."""
 
     def __init__(self, fft_size: int, hop_length: int) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class CentredMagnitude(nn.Module):
         self.register_buffer("window", torch.hann_window(fft_size), persistent=False)
 
     def forward(self, audio_BT: Tensor) -> Tensor:
-        """(B, F, 1 + T // hop_length)."""
+        """Return (B, F, 1 + T // hop_length)."""
         spectrum = torch.stft(audio_BT, self.fft_size, self.hop_length, window=self.window, return_complex=True)
         return (spectrum.real.square() + spectrum.imag.square()).clamp(1e-7, 1e3).sqrt()
 
@@ -79,15 +79,16 @@ class LogMel(nn.Module):
         self.register_buffer("filters_FM", mel_filters(sample_rate, fft_size, num_mels), persistent=False)
 
     def forward(self, audio_BT: Tensor) -> Tensor:
-        with torch.autocast(audio_BT.device.type, enabled=False):  # a spectrum has more range than bfloat16 has digits
+        with torch.autocast(audio_BT.device.type, enabled=False):  # bfloat16 is too coarse for spectra
             mel_BSM = self.magnitude(audio_BT.float()).transpose(1, 2) @ self.filters_FM
         return mel_BSM.transpose(1, 2).clamp(min=1e-5).log()
 
 
 class InverseSTFT(nn.Module):
-    """Overlap-add of spectra with "same" padding: S frames give S * hop_length samples (as Vocos, arXiv 2306.00814).
+    """Inverse STFT with "same" padding: S frames give S * hop_length samples (as in Vocos, arXiv 2306.00814).
 
-    Frames beyond an item's length are left out of the sum and of the window envelope, so batches equal single items.
+    Frames beyond an item's length are excluded from overlap-add and window envelope, so results do not depend on
+    batching.
     """
 
     def __init__(self, fft_size: int, hop_length: int) -> None:
@@ -100,7 +101,7 @@ class InverseSTFT(nn.Module):
         self.register_buffer("window", torch.hann_window(fft_size), persistent=False)
 
     def forward(self, spectrum_BSF: Tensor, mask_BS: Tensor) -> Tensor:
-        """(B, S * hop_length) from complex (B, S, F) and the mask of real frames."""
+        """Return (B, S * hop_length) from complex (B, S, F) and the mask of valid frames."""
         mask_BS1 = mask_BS[..., None].to(self.window.dtype)
         frames = torch.fft.irfft(spectrum_BSF, n=self.fft_size) * self.window * mask_BS1
         envelope = self._overlap_add(self.window.square() * mask_BS1)

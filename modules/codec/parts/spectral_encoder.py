@@ -3,6 +3,7 @@
 Shapes: B batch, T samples, S frames, C channels.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -15,8 +16,8 @@ from modules.codec.settings import unusual
 
 @dataclass
 class Encoded:
-    """What every encoder returns: `latent_BSC`, `num_frames_B`, and, where there is one, what its frozen speech encoder
-    gave, `semantic_BSC`: the target of the semantic loss."""
+    """Output of every encoder: `latent_BSC`, `num_frames_B`, and `semantic_BSC`, the states of its frozen speech
+    encoder, if any: the target of the semantic loss."""
 
     latent_BSC: Tensor
     num_frames_B: Tensor
@@ -24,16 +25,18 @@ class Encoded:
 
 
 class SpectralEncoder(nn.Module):
-    """Log-mel frames, several to a code, through ConvNeXt blocks: cheap enough for a CPU.
+    """Log-mel frames, several per code, through ConvNeXt blocks: cheap enough for a CPU.
 
     Args:
-        sample_rate: Of the input, Hz.
+        sample_rate: Sample rate of the input, Hz.
         hop_length: Samples per code.
         fft_size: Window of the mel analysis, samples.
         num_mels: Mel bands.
         mels_per_code: Mel frames stacked into one code frame; must divide `hop_length`.
-        channels, num_layers, hidden_channels: Of the ConvNeXt trunk.
+        channels, num_layers, hidden_channels: Sizes of the ConvNeXt trunk.
     """
+
+    samples_per_call = math.inf
 
     def __init__(
         self,
@@ -56,14 +59,14 @@ class SpectralEncoder(nn.Module):
 
     @property
     def encode_settings(self) -> str:
-        """What decides the codes beside the weights, where it is unusual."""
+        """Settings that affect the codes and differ from the default."""
         return unusual(self, sample_rate=16000, hop_length=320, fft_size=1024, mels_per_code=2)
 
     def forward(self, audio_BT: Tensor, num_samples_B: Tensor) -> Encoded:
-        """(B, S, C) and the number of frames of each item, ceil(num_samples / hop_length)."""
+        """Return (B, S, C) and the number of frames of each item, ceil(num_samples / hop_length)."""
         audible = audio_BT * frame_mask(num_samples_B, audio_BT.shape[-1])
         audible = F.pad(audible, (0, (-audible.shape[-1]) % self.hop_length))
-        mel_BMS = (self.mel(audible) + 5) / 3  # about zero mean, unit variance for speech
+        mel_BMS = (self.mel(audible) + 5) / 3  # about zero mean and unit variance for speech
         batch, _, num_mel_frames = mel_BMS.shape
         stacked = mel_BMS.transpose(1, 2).reshape(batch, num_mel_frames // self.mels_per_code, -1)
         num_frames_B = -(-num_samples_B // self.hop_length)

@@ -15,20 +15,20 @@ from modules.codec.settings import unusual
 
 
 class TransformerDecoder(nn.Module):
-    """Convolutions, transformer blocks that see all frames, convolutions, then the inverse STFT.
+    """Convolutions, transformer blocks with full attention, convolutions, then the inverse STFT.
 
-    A batch gives what single items give. Attention and group norms see a whole item, so the receptive field has no
-    bound: `receptive_frames` is infinite, and the decoded tail of an item is exact only because CodecGenerator.decode
-    then starts at the first frame. Decoding in chunks with a bounded context is an approximation.
+    Results do not depend on batching. Attention and group norms cover a whole item, so the receptive field is
+    unbounded: `receptive_frames` is infinite, and CodecGenerator.decode starts at the first frame to decode the tail of
+    an item exactly. Decoding in chunks with a bounded context is an approximation.
 
     Args:
-        sample_rate: Of the output, Hz. Need not be the encoder's.
-        hop_length: Samples of the output per code; the STFT's window is four of it.
-        channels, num_layers, num_heads, hidden_channels: Of the transformer.
-        num_groups: Of the group norms.
-        dropout: Between the convolutions, in training.
-        time_rotary: Rotate queries and keys by their position in time. The released weights want it off: their code
-            rotates by the number of the head, which changes nothing, and hears order through the convolutions alone.
+        sample_rate: Sample rate of the output, Hz. May differ from the encoder's.
+        hop_length: Output samples per code; the STFT's window is four hops.
+        channels, num_layers, num_heads, hidden_channels: Sizes of the transformer.
+        num_groups: Number of groups of the group norms.
+        dropout: Dropout between the convolutions, in training.
+        time_rotary: Rotate queries and keys by their position in time. Must be off for the released weights: their code
+            rotates by the head index, which has no effect, and only the convolutions are sensitive to order.
     """
 
     receptive_frames = math.inf
@@ -69,11 +69,11 @@ class TransformerDecoder(nn.Module):
 
     @property
     def decode_settings(self) -> str:
-        """What decides the sound beside the weights, where it is unusual."""
+        """Settings that affect the audio and differ from the default."""
         return unusual(self, sample_rate=16000, hop_length=320, num_heads=16, num_groups=32, time_rotary=False)
 
     def forward(self, latent_BSC: Tensor, num_frames_B: Tensor) -> Tensor:
-        """(B, S * hop_length)."""
+        """Return (B, S * hop_length)."""
         num_frames = latent_BSC.shape[1]
         whole_BS = frame_mask(num_frames_B, num_frames)
         lengths_B = unequal_lengths(num_frames_B, num_frames)
@@ -93,7 +93,7 @@ class TransformerDecoder(nn.Module):
 
 
 def masked_group_norm(x_BCS: Tensor, norm: nn.GroupNorm, mask_BS: Tensor | None) -> Tensor:
-    """Group normalisation whose statistics leave out the frames that an item lacks. None: every frame counts."""
+    """Group normalisation whose statistics exclude frames beyond an item's length. Mask None: every frame counts."""
     if mask_BS is None:
         return norm(x_BCS)
     batch, channels, num_frames = x_BCS.shape
@@ -108,7 +108,7 @@ def masked_group_norm(x_BCS: Tensor, norm: nn.GroupNorm, mask_BS: Tensor | None)
 
 
 class _ConvolutionBlock(nn.Module):
-    """Two convolutions behind group norm and swish, around a skip."""
+    """Two convolutions, each after group norm and swish, with a skip connection."""
 
     def __init__(self, channels: int, num_groups: int, dropout: float) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class _ConvolutionBlock(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Every frame looks at every frame of its item."""
+    """Full self-attention among the frames of an item."""
 
     def __init__(self, channels: int, num_heads: int) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class _Attention(nn.Module):
 
 
 class _TransformerBlock(nn.Module):
-    """Attention and a two-layer network, each behind RMS norm, around skips."""
+    """Attention and a two-layer MLP, each after RMS norm, with skip connections."""
 
     def __init__(self, channels: int, num_heads: int, hidden_channels: int) -> None:
         super().__init__()
@@ -161,12 +161,12 @@ class _TransformerBlock(nn.Module):
 
 
 def _silenced(x_BCS: Tensor, mask_BS: Tensor | None) -> Tensor:
-    """Zero beyond an item's length, as the padding of a convolution is."""
+    """Zero the frames beyond an item's length, like the padding of a convolution."""
     return x_BCS if mask_BS is None else x_BCS.masked_fill(~mask_BS[:, None], 0)
 
 
 def _rotation(num_frames: int, head_channels: int, like: Tensor) -> Tensor:
-    """(S, D / 2) complex: the turn of each pair of channels at each frame (RoFormer, arXiv 2104.09864)."""
+    """(S, D / 2) complex: rotation of each pair of channels at each frame (RoFormer, arXiv 2104.09864)."""
     rates_D = 10000 ** (-torch.arange(0, head_channels, 2, device=like.device, dtype=torch.float32) / head_channels)
     angles_SD = torch.arange(num_frames, device=like.device, dtype=torch.float32)[:, None] * rates_D
     return torch.polar(torch.ones_like(angles_SD), angles_SD)

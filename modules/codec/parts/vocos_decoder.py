@@ -1,4 +1,4 @@
-"""Decoders: one vector per frame to audio.
+"""VocosDecoder: one vector per frame to audio.
 
 Shapes: B batch, S frames, C channels, F frequency bins, T samples.
 """
@@ -15,10 +15,10 @@ class VocosDecoder(nn.Module):
     """ConvNeXt trunk that predicts log-magnitude and phase, then the inverse STFT (Vocos, arXiv 2306.00814).
 
     Args:
-        sample_rate: Of the output, Hz.
+        sample_rate: Sample rate of the output, Hz.
         hop_length: Samples per code.
         fft_size: Window of the inverse STFT, samples; a multiple of `hop_length`.
-        channels, num_layers, hidden_channels: Of the trunk.
+        channels, num_layers, hidden_channels: Sizes of the trunk.
     """
 
     def __init__(
@@ -39,11 +39,11 @@ class VocosDecoder(nn.Module):
 
     @property
     def decode_settings(self) -> str:
-        """What decides the sound beside the weights, where it is unusual."""
+        """Settings that affect the audio and differ from the default."""
         return unusual(self, sample_rate=16000, hop_length=320)
 
     def forward(self, latent_BSC: Tensor, num_frames_B: Tensor) -> Tensor:
-        """(B, S * hop_length)."""
+        """Return (B, S * hop_length)."""
         mask_BS = frame_mask(num_frames_B, latent_BSC.shape[1])
         log_magnitude, phase = self.head(self.trunk(latent_BSC, mask_BS)).float().chunk(2, dim=-1)
         spectrum_BSF = torch.polar(log_magnitude.exp().clamp(max=1e2), phase)

@@ -4,6 +4,7 @@ Shapes: B batch, T samples, S frames, C channels, F mel bands.
 """
 
 import hashlib
+import math
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,25 +17,27 @@ from torch import Tensor, nn
 from modules.codec.parts.spectral_encoder import Encoded
 from modules.threads import torch_threads
 
-WHISPER_SECONDS = 30  # what Whisper hears at a time
+WHISPER_SECONDS = 30  # length of Whisper's input
 
 
 class WhisperEncoder(nn.Module):
-    """What Whisper's encoder (arXiv 2212.04356) says of each 20 ms, layer norm at its end included.
+    """Output states of Whisper's encoder (arXiv 2212.04356), one per 20 ms, including the final layer norm.
 
-    Small enough for a CPU. The network is CTranslate2's: no gradient passes, and no checkpoint holds it, so `model`
-    must be there wherever audio is encoded. A crop of its states is not what it says of the crop alone, for it attends
-    over the whole recording: AudioDataModule computes them once per recording and cuts states and audio alike.
+    Small enough for a CPU. The network runs in CTranslate2: it has no gradient and is not in checkpoints, so `model`
+    must be available wherever audio is encoded. The states of a crop differ from a crop of the states, because the
+    encoder attends to the whole recording: AudioDataModule computes them once per recording and crops states and audio
+    alike.
 
     Args:
         model: A folder in CTranslate2's format, or "package:NAME" for the folder `model` inside an installed package.
-        channels: Width of the encoder: 384 of tiny.
-        window_seconds: Silence is added up to this length; longer recordings are heard whole up to 30 s, and beyond in
-            pieces of 30 s. The encoder's cost goes with it.
-        compute_type: CTranslate2's, such as int8, float16, float32.
+        channels: Width of the encoder: 384 for Whisper tiny.
+        window_seconds: Shorter recordings are padded with silence to this length. Longer ones are encoded whole up to
+            30 s, and beyond that in pieces of 30 s. The encoder's cost is proportional to it.
+        compute_type: CTranslate2's compute type, such as int8, float16, float32.
     """
 
     sample_rate, hop_length = 16000, 320
+    samples_per_call = math.inf
 
     def __init__(
         self,
@@ -51,15 +54,15 @@ class WhisperEncoder(nn.Module):
 
     @property
     def encode_settings(self) -> str:
-        """What decides the states: the weights' hash and the settings."""
+        """Settings that affect the states: the weights' hash and the settings."""
         return f"whisper={_hash(self.model)} window={self.window_seconds} {self.compute_type}"
 
     @torch.no_grad()
     @torch_threads()
     def forward(self, audio_BT: Tensor, num_samples_B: Tensor) -> Encoded:
-        """(B, S, C) without gradient, and ceil(num_samples / hop_length) frames of each item.
+        """Return (B, S, C) without gradient, and ceil(num_samples / hop_length) frames of each item.
 
-        Raises ValueError where `channels` is not the width of the model.
+        Raises ValueError if `channels` is not the width of the model.
         """
         states = [
             self._states(samples_T[:length])
@@ -79,11 +82,11 @@ class WhisperEncoder(nn.Module):
         network, front_end = _whisper(self.model, self.compute_type)
         seconds = max(self.window_seconds, -(-len(samples_T) // self.sample_rate))
         num_mels = seconds * self.sample_rate // front_end.hop_length
-        # Silence is added to the audio and not zeros to the spectrogram: what Whisper heard in training.
+        # Pad the audio with silence, not the spectrogram with zeros, as in Whisper's training.
         padding = seconds * self.sample_rate - len(samples_T) + front_end.hop_length
         mel_FS = front_end(samples_T, padding=padding)[:, :num_mels]
-        heard = network.encode(ctranslate2.StorageView.from_array(np.ascontiguousarray(mel_FS[None], np.float32)))
-        states_SC = torch.from_numpy(np.array(heard.to(ctranslate2.DataType.float32))[0])
+        encoded = network.encode(ctranslate2.StorageView.from_array(np.ascontiguousarray(mel_FS[None], np.float32)))
+        states_SC = torch.from_numpy(np.array(encoded.to(ctranslate2.DataType.float32))[0])
         if states_SC.shape[1] != self.channels:
             raise ValueError(
                 f"Expected `channels` to be the width of {self.model}, {states_SC.shape[1]}, but got {self.channels}."
@@ -94,7 +97,7 @@ class WhisperEncoder(nn.Module):
 @lru_cache(maxsize=2)
 @torch_threads()
 def _whisper(model: str, compute_type: str) -> tuple[Any, Any]:
-    """The network and its log-mel front end. One thread, so that states are the same wherever they are computed."""
+    """Load the network and its log-mel front end. One thread, so that states do not depend on the machine's cores."""
     try:
         from ctranslate2.models import Whisper
         from faster_whisper.feature_extractor import FeatureExtractor

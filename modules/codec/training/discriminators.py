@@ -18,8 +18,8 @@ from modules.codec.parts.spectral import CentredMagnitude, Magnitude
 
 @dataclass
 class DiscriminatorOutput:
-    """`scores`: one map per sub-discriminator. `features`: its hidden maps. `families`: which discriminator of an
-    ensemble each score is of; empty for one alone."""
+    """`scores`: one map per sub-discriminator. `features`: its hidden maps. `families`: the discriminator of an
+    ensemble that each score belongs to; empty outside an ensemble."""
 
     scores: list[Tensor] = field(default_factory=list)
     features: list[list[Tensor]] = field(default_factory=list)
@@ -27,7 +27,7 @@ class DiscriminatorOutput:
 
 
 class _ConvolutionStack(nn.Module):
-    """Weight-normalised 2-D convolutions; the last gives the score map, all others are features."""
+    """Weight-normalised 2-D convolutions; the last returns the score map, all others are features."""
 
     def __init__(self, layers: Sequence[nn.Conv2d], slope: float) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class MultiPeriodDiscriminator(nn.Module):
     Args:
         periods: Samples per row.
         channels: Widths of the strided layers.
-        output_kernel_size: Of the layer that gives the scores; 2 in X-codec2 (and BigCodec).
+        output_kernel_size: Kernel size of the output layer; 2 in X-codec2 (and BigCodec).
     """
 
     family = "multi_period"
@@ -85,13 +85,13 @@ class MultiPeriodDiscriminator(nn.Module):
 
 
 class MultiResolutionDiscriminator(nn.Module):
-    """Looks at magnitude spectrograms of several resolutions. Hop is half the window.
+    """Judges magnitude spectrograms of several resolutions. The hop is half the window.
 
     Args:
         fft_sizes: Windows, samples.
         channels: Widths of the layers; all but the last are strided.
-        centred: Frames as X-codec2's, around multiples of the hop with the signal mirrored at its ends; else zeros
-            beyond the ends and an even hop.
+        centred: Frames as in X-codec2, centred on multiples of the hop with reflect padding; otherwise zero padding and
+            an even hop.
     """
 
     family = "multi_resolution"
@@ -130,7 +130,7 @@ class MultiResolutionDiscriminator(nn.Module):
 
 
 class DiscriminatorEnsemble(nn.Module):
-    """Several discriminators of the same audio, as one. The `family` of each, else the name of its class, names its
+    """Several discriminators of the same audio, combined. The `family` of each, or else its class name, names its
     losses in the log."""
 
     def __init__(self, discriminators: Sequence[nn.Module]) -> None:
@@ -151,10 +151,10 @@ class DiscriminatorEnsemble(nn.Module):
 def discriminator_windows(
     real_BT: Tensor, fake_BT: Tensor, num_samples_B: Tensor, length: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """The same random window of both, (B, `length`) each, without padding; `length` 0: as long as the batch.
+    """Cut the same random window from both, (B, `length`) each, without padding; `length` 0: the whole batch.
 
-    A window lies within its item's audio, as far into its room as a full item's is into that one's; an item shorter
-    than the window is repeated to fill it.
+    A window lies within its item's audio, at the same relative position as in a full-length item; an item shorter than
+    the window is repeated to fill it.
     """
     num_samples = real_BT.shape[-1]
     length = min(length or num_samples, num_samples)

@@ -1,4 +1,4 @@
-"""GuardedUpdates: updates that a gradient which is not finite leaves out, counted where the gradient lies."""
+"""GuardedUpdates: skips updates with non-finite gradients and counts them on the gradient's device."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,29 +11,29 @@ MAX_SKIPPED_IN_A_ROW = 10
 
 
 class GuardedUpdates:
-    """Skips the updates of one network whose gradient norm is not finite, without waiting for the device.
+    """Skips updates of one network whose gradient norm is not finite, without synchronising with the device.
 
-    A fused optimizer of torch (`fused: true`) leaves such an update out itself: weights, moments and the count of its
-    steps stay. Any other is given a gradient of zeros: weights stay finite, while moments fade by one update. The norm
-    is that over all ranks, so that all decide alike.
+    A fused torch optimizer (`fused: true`) skips such an update itself: weights, moments and step count are unchanged.
+    For others the gradient is set to zero: weights stay finite, while moments decay by one update. The norm is over all
+    ranks, so that all ranks agree.
 
     Args:
-        network: Its name, for the error.
+        network: Name of the network, for the error.
     """
 
     def __init__(self, network: str) -> None:
         self.network = network
-        # Numbers before the first update, then tensors where the gradient lies.
+        # Numbers before the first update, then tensors on the gradient's device.
         self.num_skipped: Tensor | int = 0
         self.num_in_a_row: Tensor | int = 0
 
     @contextmanager
     def around(self, optimizer: Optimizer, norm: Tensor) -> Iterator[None]:
-        """The optimizer's step stands inside; `norm`, a scalar, is that of its gradient before clipping."""
+        """Context for the optimizer's step; `norm` (scalar) is the norm of its gradient before clipping."""
         is_bad = ~norm.isfinite()
         self.num_skipped = self.num_skipped + is_bad
         self.num_in_a_row = (self.num_in_a_row + 1) * is_bad
-        # What torch's GradScaler asks and sets.
+        # The interface used by torch's GradScaler.
         skips_itself = getattr(optimizer, "_step_supports_amp_scaling", False)
         if skips_itself:
             optimizer.found_inf = is_bad.float()
@@ -46,7 +46,7 @@ class GuardedUpdates:
                 del optimizer.found_inf
 
     def check(self) -> None:
-        """Waits for the device. Raises RuntimeError after too many skipped updates in a row."""
+        """Synchronise with the device. Raises RuntimeError after too many skipped updates in a row."""
         num_in_a_row = int(self.num_in_a_row)
         if num_in_a_row > MAX_SKIPPED_IN_A_ROW:
             raise RuntimeError(

@@ -16,10 +16,10 @@ from modules.codec.parts.spectral import LogMel, frame_mask
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the generator's loss terms. The defaults are X-codec2's, but for two.
+    """Weights of the generator's loss terms. The defaults are X-codec2's, with two exceptions.
 
     `mel`: X-codec2's 15 goes with `MultiResolutionMelLoss(reduction="sum")`.
-    `perceptual`: the released configuration says 0, and what the released weights were trained with was never said.
+    `perceptual`: the released configuration has 0; the value used to train the released weights is not published.
     `commitment`: X-codec2's quantizer has no such loss; SimVQ has.
     """
 
@@ -33,7 +33,8 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class MelDistances:
-    """`mean_R`: mean distance over bands and valid frames at each resolution. `num_frames_R`: how many frames."""
+    """`mean_R`: mean distance over bands and valid frames at each resolution. `num_frames_R`: number of valid
+    frames."""
 
     mean_R: Tensor
     num_frames_R: Tensor
@@ -42,15 +43,15 @@ class MelDistances:
 class MultiResolutionMelLoss(nn.Module):
     """L1 distance of log10 mel spectrograms at several resolutions, over the valid frames of a batch.
 
-    An item of n samples has ceil(n / hop) valid frames at each resolution, those that it has alone (`Magnitude`); all
-    valid frames of a batch weigh the same, and audio beyond n counts as silence on both sides. Windows and bands are
-    DAC's (arXiv 2306.06546) by default. DAC and X-codec2 weigh the sum over resolutions by 15, not the mean.
+    An item of n samples has ceil(n / hop) valid frames at each resolution, independent of batching (`Magnitude`). All
+    valid frames of a batch have equal weight, and audio beyond n counts as silence on both sides. Windows and bands are
+    DAC's (arXiv 2306.06546) by default. DAC and X-codec2 weight the sum over resolutions by 15, not the mean.
 
     Args:
         sample_rate: Hz.
         window_lengths: Analysis windows, samples; the hop is a quarter.
         num_mels: Mel bands of each resolution.
-        reduction: Over the resolutions, of the training loss. `distances` is the same for both.
+        reduction: Reduction of the training loss over the resolutions. `distances` is not affected.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class MultiResolutionMelLoss(nn.Module):
         return len(self.mels)
 
     def forward(self, generated_BT: Tensor, target_BT: Tensor, num_samples_B: Tensor | None = None) -> Tensor:
-        """Scalar, with gradient to `generated_BT`. Without `num_samples_B` all samples are valid."""
+        """Return a scalar with gradient to `generated_BT`. Without `num_samples_B` all samples are valid."""
         if num_samples_B is None:
             num_samples_B = torch.full(target_BT.shape[:1], target_BT.shape[-1], device=target_BT.device)
         distance_R = self.distances(generated_BT, target_BT, num_samples_B).mean_R
@@ -93,7 +94,7 @@ class MultiResolutionMelLoss(nn.Module):
                 target_BMS = mel(target_BT * audible_BT)
             mask_BS = frame_mask(-(-num_samples_B // mel.magnitude.hop_length), target_BMS.shape[-1])
             num_frames = mask_BS.sum()
-            # Weights of mean 1. Without padding each is exactly 1, which leaves the plain mean unrounded.
+            # Weights with mean 1. Without padding each is exactly 1, so that the plain mean is not rounded.
             weight_B1S = (mask_BS * (mask_BS.numel() / num_frames.clamp(min=1)))[:, None]
             distance_BMS = (mel(generated_BT * audible_BT) - target_BMS).abs()
             means.append((distance_BMS * weight_B1S).mean() * natural_to_log10)
@@ -102,7 +103,7 @@ class MultiResolutionMelLoss(nn.Module):
 
 
 def discriminator_losses(real_scores: Sequence[Tensor], fake_scores: Sequence[Tensor]) -> Tensor:
-    """(D,) least-squares GAN losses (arXiv 1611.04076), one per sub-discriminator: real to 1, fake to 0."""
+    """Least-squares GAN losses (D,) (arXiv 1611.04076), one per sub-discriminator: real to 1, fake to 0."""
     losses = [
         (real - 1).square().mean() + fake.square().mean() for real, fake in zip(real_scores, fake_scores, strict=True)
     ]
@@ -110,12 +111,12 @@ def discriminator_losses(real_scores: Sequence[Tensor], fake_scores: Sequence[Te
 
 
 def adversarial_losses(fake_scores: Sequence[Tensor]) -> Tensor:
-    """(D,) losses of the generator's side of the least-squares GAN, one per sub-discriminator."""
+    """Generator losses (D,) of the least-squares GAN, one per sub-discriminator."""
     return torch.stack([(fake - 1).square().mean() for fake in fake_scores])
 
 
 def by_family(name: str, losses_D: Tensor, families: Sequence[str]) -> dict[str, Tensor]:
-    """The sum of each family's losses, without gradient, under NAME_FAMILY; nothing where there are no families."""
+    """Sum the losses of each family, without gradient, under NAME_FAMILY; empty if there are no families."""
     sums: dict[str, Tensor] = {}
     for family, loss in zip(families, losses_D.detach(), strict=bool(families)):
         key = f"{name}_{family}"
@@ -150,7 +151,7 @@ def weights_of(families: Sequence[str], family_weights: Mapping[str, float] | No
 
 
 def semantic_loss(read_BSC: Tensor, semantic_BSC: Tensor | None, num_frames_B: Tensor) -> Tensor:
-    """Mean square distance over the frames of each item. Raises ValueError where the encoder gave no target."""
+    """Mean squared distance over the frames of each item. Raises ValueError if the encoder returned no target."""
     if semantic_BSC is None:
         raise ValueError(
             "Expected an encoder that holds a frozen speech encoder, the teacher of `semantic_decoder`, but got one "

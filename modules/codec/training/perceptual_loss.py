@@ -1,4 +1,4 @@
-"""PerceptualLoss: how far apart two waveforms are to a frozen speech encoder.
+"""PerceptualLoss: distance of two waveforms in a frozen speech encoder.
 
 Shapes: B batch, T samples, S frames, C channels.
 """
@@ -16,19 +16,19 @@ from modules.codec.parts.spectral import frame_mask
 
 
 class PerceptualLoss(nn.Module):
-    """Mean over layers of the mean square distance between the hidden states of two waveforms, over valid frames.
+    """Mean over layers of the mean squared distance between the hidden states of two waveforms, over valid frames.
 
-    As X-codec2's authors describe it: layers 10 to 21 of wav2vec 2.0 XLSR-53. The network is frozen, no part of the
-    checkpoint, and read on first use, which in training is before the first step; layers above the last one wanted are
+    As described by X-codec2's authors: layers 10 to 21 of wav2vec 2.0 XLSR-53. The network is frozen, not part of the
+    checkpoint, and read on first use, which in training is before the first step; layers above the last one used are
     neither built nor run.
 
-    Padding is masked in the network's attention and left out of the mean: an item in a padded batch gives what it gives
-    alone. Not so where the first convolution normalises over time (`feat_extract_norm: group`, as in wav2vec 2.0 base):
-    its statistics include the padding.
+    Padding is masked in the network's attention and excluded from the mean, so results do not depend on batching.
+    Exception: networks whose first convolution normalises over time (`feat_extract_norm: group`, as in wav2vec 2.0
+    base), whose statistics include the padding.
 
     Args:
-        front_end: forward(audio_BT, num_samples_B) -> (input, num_frames_B), the input that the network wants.
-        layers: Numbers of hidden states as transformers counts them; 0 is what goes into the first layer.
+        front_end: forward(audio_BT, num_samples_B) -> (input, num_frames_B), the network's input.
+        layers: Indices of hidden states as transformers counts them; 0 is the input of the first layer.
         model: Hub id or folder of the weights.
         config: The network's configuration as transformers writes it: random weights, for tests.
     """
@@ -59,7 +59,7 @@ class PerceptualLoss(nn.Module):
         return self._frozen.network
 
     def forward(self, generated_BT: Tensor, target_BT: Tensor, num_samples_B: Tensor | None = None) -> Tensor:
-        """Scalar, with gradient to `generated_BT`. Both (B, T) at the front end's sample rate.
+        """Return a scalar with gradient to `generated_BT`. Both are (B, T) at the front end's sample rate.
 
         Without `num_samples_B` all samples are valid.
         """
@@ -72,12 +72,13 @@ class PerceptualLoss(nn.Module):
         return torch.stack([_distance(*states, mask_BS) for states in zip(made, real, strict=True)]).mean()
 
     def _states(self, audio_BT: Tensor, num_samples_B: Tensor, is_padded: bool) -> tuple[list[Tensor], Tensor | None]:
-        """The wanted hidden states, (B, S, C) each, and which frames are valid; None: all of them."""
+        """Return the selected hidden states, (B, S, C) each, and a mask of the valid frames, or None if all are
+        valid."""
         inputs, num_frames_B = self.front_end(audio_BT, num_samples_B)
         mask = None
         if is_padded and self.front_end.masks_padding:
             mask = frame_mask(num_frames_B, inputs.shape[1])
-        elif is_padded:  # the network takes a mask of samples, edges included, and derives that of its frames
+        elif is_padded:  # the network takes a mask of samples, edges included, and derives the mask of frames
             mask = frame_mask(num_samples_B + inputs.shape[1] - audio_BT.shape[-1], inputs.shape[1]).long()
         network = self.network.to(audio_BT.device)
         states = network(inputs, attention_mask=mask, output_hidden_states=True).hidden_states
@@ -86,7 +87,7 @@ class PerceptualLoss(nn.Module):
 
 
 def _distance(made_BSC: Tensor, real_BSC: Tensor, mask_BS: Tensor | None) -> Tensor:
-    """Mean square distance over the frames of the mask."""
+    """Mean squared distance over the frames of the mask."""
     if mask_BS is None:
         return F.mse_loss(made_BSC, real_BSC)
     square_BSC = (made_BSC - real_BSC).square() * mask_BS[..., None]

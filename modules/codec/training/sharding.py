@@ -1,4 +1,4 @@
-"""The parallel plan of the codec's networks: FSDP2, one unit per network."""
+"""FSDP2 sharding of the codec's networks, one unit per network."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,15 +9,15 @@ from torch.distributed.tensor import DTensor
 
 from modules.codec.parts.semantic_encoder import SemanticEncoder
 
-# Called from outside, beside `forward`: each gathers the weights once for all that it does.
+# Methods called from outside besides `forward`: each gathers the weights once for the whole call.
 ENTRANCES = ("encode", "decode")
 
 
 def shard_codec(network: nn.Module, mesh: DeviceMesh) -> None:
     """Shard a network in place over the one-dimensional `mesh`.
 
-    One unit each: the largest, X-codec2's generator, has 0.24B parameters. Weights are gathered in float32, and what is
-    computed in bfloat16 is autocast's choice: spectra are not.
+    One FSDP unit per network, because the largest, X-codec2's generator, has 0.24B parameters. Weights are gathered in
+    float32; autocast chooses what is computed in bfloat16 (not spectra).
     """
     fully_shard(network, mesh=mesh)
     for name in ENTRANCES:
@@ -26,10 +26,10 @@ def shard_codec(network: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def restore_frozen(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Give the frozen speech encoders of a sharded module what a checkpoint's `state_dict` holds of them.
+    """Restore the frozen speech encoders of a sharded module from a checkpoint's `state_dict`.
 
-    Lightning fills a sharded module by the names of its parameters and buffers, and these networks are neither. Raises
-    RuntimeError where a weight is missing.
+    Needed because Lightning loads a sharded module by the names of its parameters and buffers, and these networks are
+    neither. Raises RuntimeError if a weight is missing.
     """
     for name, part in module.named_modules():
         if isinstance(part, SemanticEncoder):
@@ -38,6 +38,7 @@ def restore_frozen(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def clip_gradients(weights: Sequence[nn.Parameter], largest: float) -> Tensor:
-    """Scale the gradients of all `weights` to a norm of `largest` at most. The norm before, over all ranks: scalar."""
+    """Scale the gradients of all `weights` to a norm of at most `largest`. Returns the norm before, over all ranks
+    (scalar)."""
     norm = nn.utils.clip_grad_norm_(weights, largest)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm.detach()

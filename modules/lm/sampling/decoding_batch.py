@@ -1,7 +1,7 @@
-"""A batch of rows that are decoded together, until enough of them have ended.
+"""A batch of rows that are decoded together until enough of them have finished.
 
-Shapes: R rows, V words of the cut head (end of speech, the markers before code 0, which are never drawn, the codes),
-A layers, K key-value heads, S tokens, D head size.
+Shapes: R rows, V words of the sliced head (end of speech, the markers before code 0, which are never sampled, the
+codes), A layers, K key-value heads, S tokens, D head size.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 _MAX_FREE_COLUMNS = 128
-_ENDED_FRACTION = 0.25  # of the rows must have ended before the rest is copied into another batch
+_ENDED_FRACTION = 0.25  # fraction of rows that must have finished before the rest is copied into another batch
 
 
 @dataclass
 class Row:
-    """One child that is being drawn from `branch`. `codes` and `log_probability` are those drawn here.
+    """One child that is being sampled from `branch`. `codes` and `log_probability` are those sampled here.
 
-    `prefix` is the parent's, and once the row has left a batch without a stop, its own.
+    `prefix` is the parent's and, after the row has left a batch unfinished, its own.
     """
 
     branch: Branch
@@ -46,11 +46,11 @@ class DecodingBatch:
     """Rows that grow by one token per step.
 
     Args:
-        network: Shares its weights.
-        words: What may be drawn, and where it stands in the head. Its units are called codes here.
-        settings: How a code is drawn.
-        rows: What to decode; filled in by `run`.
-        max_new_tokens: Tokens that a row may have drawn in all, over every batch that it has been in.
+        network: Its weights are shared.
+        words: The words that may be sampled, and their place in the head. Its units are called codes here.
+        settings: Sampling settings.
+        rows: Rows to decode; filled in by `run`.
+        max_new_tokens: Maximum number of tokens sampled for a row, over all its batches.
     """
 
     def __init__(
@@ -74,11 +74,11 @@ class DecodingBatch:
         )
         self.seeds_R = seed_tensor([row.seed for row in rows], device)
         self.seen_RV = self._seen_words() if settings.repetition_penalty != 1 else None
-        # On a CPU rows are looked at after every step; elsewhere each look would wait for the device.
+        # On a CPU rows are checked after every step; elsewhere each check would synchronise with the device.
         self.num_steps_per_look = 1 if device.type == "cpu" else 16
 
     def run(self) -> None:
-        """Decode until a quarter of the rows have ended or the cache is full. Leaves each row's state in it."""
+        """Decode until a quarter of the rows have finished or the cache is full. Stores each row's state in it."""
         num_ended = 0
         while num_ended == 0 or num_ended < _ENDED_FRACTION * len(self.rows):
             num_steps = min(self.num_steps_per_look, self.cache.num_free_columns)
@@ -93,7 +93,7 @@ class DecodingBatch:
                 row.prefix = self.cache.prefix(index, num_new_tokens, self.words.offset + row.codes[-1])
 
     def _seen_words(self) -> Tensor:
-        """(R, V) True on the codes that each row already holds."""
+        """Return (R, V), True for the codes that each row already contains."""
         words = self.words
         seen_RV = torch.zeros(len(self.rows), words.stop - words.first, dtype=torch.bool)
         for seen_V, row in zip(seen_RV, self.rows, strict=True):
@@ -105,7 +105,8 @@ class DecodingBatch:
         return row.stopped or len(row.codes) == self.max_new_tokens
 
     def _step(self) -> tuple[Tensor, Tensor]:
-        """Feed each row's last token and draw the next: its word of the cut head, and its log-probability."""
+        """Feed each row's last token and sample the next. Returns its word of the sliced head and its
+        log-probability."""
         words = self.words
         hidden = self.network.model(
             input_ids=self.tokens_R[:, None],
@@ -133,7 +134,7 @@ class DecodingBatch:
         return words_R, log_probabilities_R
 
     def _record(self, words: list[list[int]], log_probabilities: list[list[float]]) -> None:
-        """Write what the steps drew into the rows; what came after a row's end is left out."""
+        """Append the sampled tokens to the rows, without those after a row's end."""
         first_code, end = self.words.offset - self.words.first, self.words.end - self.words.first
         for step_words, step_log_probabilities in zip(words, log_probabilities, strict=True):
             for row, word, log_probability in zip(self.rows, step_words, step_log_probabilities, strict=True):

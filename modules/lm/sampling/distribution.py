@@ -1,4 +1,4 @@
-"""From logits to the next token: repetition penalty, temperature, top-k, nucleus, min-p, and the draw itself.
+"""Next-token distribution from logits: repetition penalty, temperature, top-k, nucleus, min-p; and sampling from it.
 
 Shapes: R rows, V words, M of them kept.
 """
@@ -13,15 +13,15 @@ from modules.api import SamplingSettings
 
 
 def penalised(logits_RV: Tensor, seen_RV: Tensor, penalty: float) -> Tensor:
-    """A logit of a seen word is divided by `penalty` if it is above 0 and multiplied by it if below."""
+    """Repetition penalty: positive logits of seen words are divided by `penalty`, negative ones multiplied."""
     return torch.where(seen_RV, torch.where(logits_RV > 0, logits_RV / penalty, logits_RV * penalty), logits_RV)
 
 
 def restrict(logits_RV: Tensor, settings: SamplingSettings) -> Tensor:
-    """Logits over temperature, with -inf outside the `top_k` largest, the nucleus of mass `top_p` and `min_p`.
+    """Divide logits by the temperature, with -inf outside the `top_k` largest, the nucleus of mass `top_p` and `min_p`.
 
     The nucleus (Holtzman et al., arXiv 1904.09751) is the smallest set of largest words whose mass reaches `top_p`;
-    words that tie with its smallest stay in it, so the result never depends on how a sort orders ties.
+    words that tie with its smallest are kept, so that the result does not depend on how a sort orders ties.
     """
     logits_RV = logits_RV / settings.temperature
     smallest_R1 = _smallest_kept(logits_RV, settings)
@@ -29,11 +29,11 @@ def restrict(logits_RV: Tensor, settings: SamplingSettings) -> Tensor:
 
 
 def _smallest_kept(logits_RV: Tensor, settings: SamplingSettings) -> Tensor | None:
-    """The logit below which a word is left out, (R, 1); None where all stay."""
+    """Return the logit below which words are excluded, (R, 1); None if all are kept."""
     nucleus_R1 = _smallest_of_nucleus(logits_RV, settings)
     if settings.min_p == 0:
         return nucleus_R1
-    # A ratio of probabilities: what the other two leave out does not change it.
+    # A ratio of probabilities, which does not depend on the words that top-k and top-p exclude.
     floor_R1 = logits_RV.amax(-1, keepdim=True) + math.log(settings.min_p)
     return floor_R1 if nucleus_R1 is None else torch.maximum(floor_R1, nucleus_R1)
 
@@ -52,7 +52,7 @@ def _smallest_of_nucleus(logits_RV: Tensor, settings: SamplingSettings) -> Tenso
 
 
 def _largest(values_RV: Tensor, num: int) -> Tensor:
-    """The `num` largest of each row, falling. On a CPU by numpy, which is faster at plain values than torch."""
+    """The `num` largest of each row, descending. On a CPU uses numpy, which is faster than torch for plain values."""
     if values_RV.device.type == "cpu":
         values = values_RV.float().numpy()
         if num < values.shape[-1]:
@@ -62,9 +62,9 @@ def _largest(values_RV: Tensor, num: int) -> Tensor:
 
 
 def draw_restricted(logits_RV: Tensor, settings: SamplingSettings, uniform_R: Tensor) -> Tensor:
-    """What `draw(restrict(...))` gives; on a CPU only the words that are kept are weighed, often 50 of 65,537.
+    """Equal to `draw(restrict(...))`; on a CPU only the kept words are weighted, often 50 of 65,537.
 
-    Elsewhere it would have to wait for their number.
+    On other devices it would have to synchronise for their number.
     """
     scaled_RV = logits_RV / settings.temperature
     smallest_R1 = _smallest_kept(scaled_RV, settings) if logits_RV.device.type == "cpu" else None
@@ -80,10 +80,10 @@ def draw_restricted(logits_RV: Tensor, settings: SamplingSettings, uniform_R: Te
 
 
 def draw(logits_RV: Tensor, uniform_R: Tensor) -> Tensor:
-    """One word per row by the inverse of the cumulative distribution in index order; `uniform_R` in (0, 1), float64.
+    """Sample one word per row by inverting the cumulative distribution in index order; `uniform_R` in (0, 1), float64.
 
-    In index order a rounding difference of the logits moves the bounds between words by as little, so another batch
-    size draws the same words except where a uniform number falls within rounding of a bound.
+    In index order a rounding difference of the logits moves the bounds between words equally little, so another batch
+    size samples the same words except where a uniform number falls within rounding of a bound.
     """
     cumulative_RV = logits_RV.float().softmax(-1).cumsum(-1, dtype=torch.float64)
     target_R1 = uniform_R[:, None] * cumulative_RV[:, -1:]

@@ -1,4 +1,4 @@
-"""Keys and values of past tokens, for a batch of rows that grows by one token per step.
+"""KV cache for a batch of rows that grows by one token per step.
 
 Shapes: A layers, R rows, K key-value heads, S positions, D head size; the dimension of size 2 holds keys, then values.
 """
@@ -12,11 +12,11 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-_MIN_ROWS_PER_ROOT = 4  # on average; below it, attention run by run costs more than it saves
+_MIN_ROWS_PER_ROOT = 4  # on average; below it, separate attention per run costs more than it saves
 
 
 class PrefillCache:
-    """Passed to a Llama as `past_key_values`, it keeps what each layer computes and changes nothing."""
+    """Records each layer's keys and values when passed to a Llama as `past_key_values`; does not change the result."""
 
     def __init__(self) -> None:
         self.layers: list[Tensor] = []
@@ -26,16 +26,16 @@ class PrefillCache:
         return keys, values
 
     def stacked(self) -> Tensor:
-        """(A, 2, R, K, S, D)."""
+        """Return (A, 2, R, K, S, D)."""
         return torch.stack(self.layers)
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """What a Branch needs to be extended: the cache of all its tokens but the last, and the last.
+    """State required to extend a Branch: the cache of all its tokens but the last, and the last token.
 
-    `root_A2KSD` is the prompt's cache, one tensor for all branches that came from it; `tail_A2KSD` is of what came
-    after, the branch's own.
+    `root_A2KSD` is the prompt's cache, one tensor shared by all its branches; `tail_A2KSD` is the cache of the branch's
+    own tokens.
     """
 
     root_A2KSD: Tensor
@@ -48,31 +48,31 @@ class Prefix:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens in the cache."""
+        """Number of tokens in the cache."""
         return self.root_A2KSD.shape[3] + self.tail_A2KSD.shape[3]
 
     def apart(self) -> Prefix:
-        """With a copy of the tail: a view would hold the cache of the whole batch."""
+        """Return the prefix with a copy of the tail, because a view would keep the cache of the whole batch."""
         return replace(self, tail_A2KSD=self.tail_A2KSD.clone())
 
 
 @dataclass(frozen=True)
 class Roots:
-    """Keys and values that runs of neighbouring rows have in common: one cache per run, and how many rows it has."""
+    """Keys and values shared by runs of adjacent rows: one cache per run, and its number of rows."""
 
     caches_A2KSD: list[Tensor]
     num_rows: list[int]
 
 
 class RowCache:
-    """The growing cache of rows of different lengths: every row ends at the same column, shorter ones begin later.
+    """Growing cache of rows of different lengths, right-aligned: every row ends at the same column.
 
-    A step writes one column for all rows. Where many rows came from few prompts, each prompt's keys and values stay
-    where they are and are read once for all its rows (`roots`; Hydragen, arXiv 2402.05099); else they are copied.
+    A step writes one column for all rows. If many rows come from few prompts, each prompt's keys and values are not
+    copied and are read once for all its rows (`roots`; Hydragen, arXiv 2402.05099); otherwise they are copied.
 
     Args:
-        prefixes: What each row starts from. Those of one prompt stand side by side.
-        num_free_columns: How many steps fit in all.
+        prefixes: State that each row starts from. Those of one prompt are adjacent.
+        num_free_columns: Maximum number of steps.
     """
 
     def __init__(self, prefixes: Sequence[Prefix], num_free_columns: int):
@@ -86,7 +86,7 @@ class RowCache:
         lengths = [num_tokens + end for num_tokens, end in zip(self._num_root_tokens, ends, strict=True)]
         self.width = max(lengths)
         num_layers, _, num_heads, _, head_size = prefixes[0].root_A2KSD.shape
-        # Zeros and not empty: what stands before a row's first token has no weight, but 0 * NaN would be NaN.
+        # Zeros, not empty: entries before a row's first token have no weight, but 0 * NaN would be NaN.
         self.data = prefixes[0].root_A2KSD.new_zeros(
             (num_layers, 2, len(prefixes), num_heads, self.width + num_free_columns, head_size)
         )
@@ -102,25 +102,25 @@ class RowCache:
         return self.data.shape[4] - self.width
 
     def attention_mask(self) -> Tensor | None:
-        """(R, 1, 1, S + 1): True on the keys that each row may see in the coming step. None: all of them."""
+        """Return (R, 1, 1, S + 1), True for the keys visible to each row in the next step; None: all of them."""
         if not any(self.starts):
             return None
         columns = torch.arange(self.width + 1, device=self.starts_R.device)
         return (columns >= self.starts_R[:, None])[:, None, None, :]
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, **kwargs: object) -> tuple[Tensor, Tensor]:
-        """Write the step's column; all keys and values up to it. Called by each layer of the Llama."""
+        """Write the step's column and return all keys and values up to it. Called by each layer of the Llama."""
         layer = self.data[layer_idx]
         layer[0, :, :, self.width] = keys[:, :, 0]
         layer[1, :, :, self.width] = values[:, :, 0]
         return layer[0, :, :, : self.width + 1], layer[1, :, :, : self.width + 1]
 
     def advance(self) -> None:
-        """After every layer has written its column."""
+        """Advance to the next column, after every layer has written the current one."""
         self.width += 1
 
     def prefix(self, row: int, num_new_tokens: int, last_token: int) -> Prefix:
-        """Where a row stands that has fed `num_new_tokens` here; its tail is a view of `data`."""
+        """State of a row that has processed `num_new_tokens` here; its tail is a view of `data`."""
         before = self.prefixes[row]
         start = self.starts[row] + self._num_root_tokens[row]
         tail = self.data[:, :, row, :, start : start + before.tail_A2KSD.shape[3] + num_new_tokens]

@@ -1,4 +1,4 @@
-"""Noise as a pure function of (seed, position): a candidate does not depend on what it is drawn together with."""
+"""Noise as a pure function of (seed, position), so that a candidate does not depend on its batch."""
 
 from collections.abc import Sequence
 
@@ -11,13 +11,13 @@ _NUM_BITS = 48  # below 53, so that uniform * total stays below total in float64
 
 
 def _signed(value: int) -> int:
-    """The int64 with the bits of `value` modulo 2**64."""
+    """Return the int64 with the bits of `value` modulo 2**64."""
     value &= 0xFFFFFFFFFFFFFFFF
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
 def _mix(state: Tensor) -> Tensor:
-    """The finaliser of splitmix64 (Steele, Lea and Flood 2014) in int64 arithmetic, which wraps as uint64 does."""
+    """Finaliser of splitmix64 (Steele, Lea and Flood 2014) in int64 arithmetic, which wraps like uint64."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         state = (state ^ _shift_right(state, shift)) * _signed(factor)
     return state ^ _shift_right(state, 31)
@@ -29,17 +29,17 @@ def _shift_right(state: Tensor, num_bits: int) -> Tensor:
 
 
 def seed_tensor(seeds: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """Any Python integers as int64 (N,), modulo 2**64."""
+    """Convert any Python integers to int64 (N,), modulo 2**64."""
     return torch.tensor([_signed(seed) for seed in seeds], dtype=torch.int64, device=device)
 
 
 def uniform_noise(seeds_N: Tensor, positions_N: Tensor) -> Tensor:
-    """One number in (0, 1) per row, float64: splitmix64 over the position, started at the mixed seed."""
+    """Return one number in (0, 1) per row, float64: splitmix64 over the position, started at the mixed seed."""
     gamma = _signed(_GOLDEN_GAMMA)
     bits_N = _mix(_mix(seeds_N + gamma) + (positions_N + 1) * gamma)
     return (_shift_right(bits_N, 64 - _NUM_BITS).double() + 0.5) * 2.0**-_NUM_BITS
 
 
 def training_seed(seed: int, rank: int, step: int, batch_index: int) -> int:
-    """Of a run's dropout in one batch of one rank: 32 bits, which is what torch's generator of the CPU takes."""
+    """Seed of dropout in one batch of one rank: 32 bits, the range of torch's CPU generator."""
     return int(np.random.SeedSequence([seed, rank, step, batch_index]).generate_state(1)[0])

@@ -1,4 +1,4 @@
-"""The product of few rows with a large matrix of weights, which is most of what drawing a token costs."""
+"""Product of few rows with a large weight matrix, which dominates the cost of sampling a token."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def weight_product(rows_RC: Tensor, weight_OC: Tensor) -> Tensor:
-    """`rows_RC @ weight_OC.T`, (R, O); no gradient where oneDNN computes it.
+    """Compute `rows_RC @ weight_OC.T`, (R, O); without gradient if oneDNN computes it.
 
-    On a CPU in float32 by oneDNN: torch's own takes MKL, which on processors of AMD is half as fast for few rows.
+    Uses oneDNN on a CPU in float32: torch's own product uses MKL, which on AMD processors is half as fast for few rows.
     """
     if rows_RC.device.type == "cpu" and rows_RC.dtype == torch.float32 == weight_OC.dtype and _has_onednn():
         return torch.ops.mkldnn._linear_pointwise(rows_RC, weight_OC, None, "none", [], "")

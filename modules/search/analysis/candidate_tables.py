@@ -1,8 +1,7 @@
 """Tables of a sweep's candidates: CSV for reading, Parquet with the codes for further processing."""
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,42 +11,42 @@ import pyarrow.parquet
 import torch
 
 from modules.api import Candidate
-from modules.search.protocol import Trace
+from modules.search.analysis.results import SweptPrompt
 
 COSTS = ("lm_flops", "prompt_flops", "codec_flops", "verifier_flops", "seconds")
 ROWS_PER_GROUP = 4096
 
 
-def candidate_rows(
-    prompt_sets: Mapping[str, Sequence[Trace]], verifier_names: Sequence[str], about: Mapping[str, Any] | None = None
-) -> Iterator[dict[str, Any]]:
-    """One row per candidate of a search, in the order of sets, prompts and candidates.
+def candidate_rows(swept: Iterable[SweptPrompt], verifier_names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """One row per candidate of every search, in their order.
 
-    `about`: columns with the same value in every row, such as the search that sampled them. A score is None if the
-    verifier did not score the candidate, NaN if it could not. `lm_flops` to `seconds` are the search's cost of the
-    candidate; NAME_flops and NAME_seconds the cost of a verifier that did not steer the search. `prompt_flops` is the
-    part of `lm_flops` spent on the prompt. Candidates of a prompt share it: a sum must count it once.
+    A score is None if the verifier did not score the candidate, NaN if it could not. `lm_flops` to `seconds` are the
+    search's cost of the candidate; NAME_flops and NAME_seconds the cost of a verifier that did not steer the search.
+    `prompt_flops` is the part of `lm_flops` spent on the prompt. Candidates of a prompt share it: a sum must count it
+    once.
     """
-    for prompt_set, traces in prompt_sets.items():
-        for trace in traces:
-            prompt = trace.prompt
-            for one in trace.candidates:
-                yield {
-                    **(about or {}),
-                    "prompt_set": prompt_set,
-                    "prompt_key": prompt.key,
-                    "text": prompt.text,
-                    "language": prompt.language,
-                    "index": one.index,
-                    "seed": one.seed,
-                    "stopped": int(one.stopped),
-                    "num_codes": one.num_codes,
-                    "log_probability": one.log_probability,
-                    **{name: one.scores.get(name) for name in verifier_names},
-                    **{part: getattr(one.cost, part) for part in COSTS},
-                    **_hearing(one, verifier_names),
-                    "codes": one.codes_S.to("cpu", torch.int32).numpy(),
-                }
+    for own in swept:
+        prompt = own.trace.prompt
+        for one in own.trace.candidates:
+            yield {
+                "algorithm": own.algorithm,
+                "temperature": own.temperature,
+                "sweep_seed": own.seed,
+                "model": own.model,
+                "prompt_set": own.prompt_set,
+                "prompt_key": prompt.key,
+                "text": prompt.text,
+                "language": prompt.language,
+                "index": one.index,
+                "seed": one.seed,
+                "stopped": int(one.stopped),
+                "num_codes": one.num_codes,
+                "log_probability": one.log_probability,
+                **{name: one.scores.get(name) for name in verifier_names},
+                **{part: getattr(one.cost, part) for part in COSTS},
+                **_hearing(one, verifier_names),
+                "codes": one.codes_S.to("cpu", torch.int32).numpy(),
+            }
 
 
 def _hearing(candidate: Candidate, verifier_names: Sequence[str]) -> dict[str, float]:
@@ -56,27 +55,14 @@ def _hearing(candidate: Candidate, verifier_names: Sequence[str]) -> dict[str, f
     return flops | {f"{name}_seconds": cost.seconds for name, cost in costs.items()}
 
 
-@dataclass(frozen=True)
-class CandidateTable:
-    """Rows of several searches, generated at every iteration, so that they take no memory besides the candidates.
-
-    Each search: its traces by prompt set, and the `about` columns of `candidate_rows`.
-    """
-
-    searches: Sequence[tuple[Mapping[str, Sequence[Trace]], Mapping[str, Any]]]
-    verifier_names: Sequence[str]
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for prompt_sets, about in self.searches:
-            yield from candidate_rows(prompt_sets, self.verifier_names, about)
-
-
-def write_candidates(table: CandidateTable, folder: Path, rows_per_group: int = ROWS_PER_GROUP) -> None:
+def write_candidates(
+    swept: Sequence[SweptPrompt], verifier_names: Sequence[str], folder: Path, rows_per_group: int = ROWS_PER_GROUP
+) -> None:
     """Write candidates.csv, without the codes, and candidates.parquet. Columns that a row lacks are empty.
 
     The rows are generated twice, for the schema and for the values, and `rows_per_group` are in memory at a time.
     """
-    schema = _schema(table)
+    schema = _schema(candidate_rows(swept, verifier_names))
     columns = [name for name in schema.names if name != "codes"]
     folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -85,7 +71,7 @@ def write_candidates(table: CandidateTable, folder: Path, rows_per_group: int = 
     ):
         writer = csv.DictWriter(stream, columns, extrasaction="ignore")
         writer.writeheader()
-        rows = iter(table)
+        rows = candidate_rows(swept, verifier_names)
         while group := list(islice(rows, rows_per_group)):
             writer.writerows(group)
             cells = [pyarrow.array([row.get(name) for row in group], schema.field(name).type) for name in schema.names]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from modules.api import Candidate, Cost, Verifier
+from modules.api import Candidate, Cost, Transcribes, Verifier, models_of
 from modules.search.analysis.expected_best_of_n import (
     CurvePoint,
     JudgedPrompt,
@@ -20,7 +20,6 @@ from modules.search.analysis.expected_best_of_n import (
 )
 from modules.search.analysis.families import families_of, shared_families
 from modules.search.costs import search_cost
-from modules.search.identity import models_of
 from modules.search.panel import Panel, chosen_index
 from modules.search.protocol import SearchAlgorithm, Trace
 from modules.statistics import Resamples, bootstrap_interval, cluster_interval, difference_ends
@@ -104,10 +103,10 @@ class CurveCalculator:
     def _judged(self, judge: Verifier) -> list[JudgedPrompt]:
         return [
             JudgedPrompt.from_scores(
-                scores_of(trace.candidates, judge.name),
+                scores_of(trace.candidates, judge.facts.name),
                 np.array([one.stopped for one in trace.candidates]),
-                judge.worst_score,
-                float(judge.reference_length(trace.prompt)) if hasattr(judge, "reference_length") else math.nan,
+                judge.facts.worst_score,
+                float(judge.reference_length(trace.prompt)) if isinstance(judge, Transcribes) else math.nan,
             )
             for trace in self.traces
         ]
@@ -122,10 +121,10 @@ class CurveCalculator:
         lines = [Line("random", None, lambda place, n: np.full(sizes[place], 1 / sizes[place]))]
         for selector in self.panel.selectors:
             if not models_of(selector) & models_of(judge):
-                scores_PN = [scores_of(trace.candidates, selector.name) for trace in self.traces]
-                lines.append(Line(selector.name, selector, self._weights_by(scores_PN)))
+                scores_PN = [scores_of(trace.candidates, selector.facts.name) for trace in self.traces]
+                lines.append(Line(selector.facts.name, selector, self._weights_by(scores_PN)))
         metrics_PN = [prompt.metric_N for prompt in judged]
-        oracle = Line(f"oracle ({judge.name})", None, self._weights_by(metrics_PN), is_oracle=True)
+        oracle = Line(f"oracle ({judge.facts.name})", None, self._weights_by(metrics_PN), is_oracle=True)
         return [oracle] if self._has_steered(judge) else [*lines, oracle]
 
     def _weights_by(self, scores_PN: list[np.ndarray]) -> Callable[[int, int], np.ndarray]:
@@ -134,7 +133,7 @@ class CurveCalculator:
         return lambda place, n: selection_weights(scores_PN[place], len(scores_PN[place]))
 
     def _has_steered(self, judge: Verifier) -> bool:
-        steering = [one for one in self.panel.selectors if one.name in self.algorithm.verifier_names]
+        steering = [one for one in self.panel.selectors if one.facts.name in self.algorithm.verifier_names]
         return any(models_of(one) & models_of(judge) for one in steering)
 
     def _final_lines(self, judge: Verifier) -> list[Line]:
@@ -144,7 +143,7 @@ class CurveCalculator:
             lines = []
         for selector in self.panel.selectors:
             is_oracle = bool(models_of(selector) & models_of(judge)) or self._has_steered(judge)
-            label = f"oracle ({judge.name})" if is_oracle else selector.name
+            label = f"oracle ({judge.facts.name})" if is_oracle else selector.facts.name
             if label not in {line.label for line in lines}:
                 lines.append(
                     Line(label, selector, lambda place, n, one=selector: self._one_hot(place, one, n), is_oracle)
@@ -155,14 +154,14 @@ class CurveCalculator:
         candidates = self.traces[place].candidates
         weights_N = np.zeros(len(candidates))
         is_first = selector is None or (n == 1 and self.algorithm.independent_candidates)
-        weights_N[0 if is_first else chosen_index(candidates, selector.name)] = 1
+        weights_N[0 if is_first else chosen_index(candidates, selector.facts.name)] = 1
         return weights_N
 
     def _line_points(
         self, line: Line, judge: Verifier, judged: list[JudgedPrompt], numbers: list[int], resamples: Resamples
     ) -> list[CurvePoint]:
-        scored = [one for trace in self.traces for one in trace.candidates if judge.name in one.scores]
-        num_unjudged = sum(bool(np.isnan(one.scores[judge.name])) and one.stopped for one in scored)
+        scored = [one for trace in self.traces for one in trace.candidates if judge.facts.name in one.scores]
+        num_unjudged = sum(bool(np.isnan(one.scores[judge.facts.name])) and one.stopped for one in scored)
         num_runaways = sum(not one.stopped for one in scored)
         points = []
         for n in numbers:
@@ -175,7 +174,7 @@ class CurveCalculator:
                 CurvePoint(
                     algorithm=self.algorithm.name,
                     selector=line.label,
-                    judge=judge.name,
+                    judge=judge.facts.name,
                     n=n,
                     score=float(scores_P.mean()),
                     low=low,
@@ -206,7 +205,8 @@ class CurveCalculator:
         if line.is_oracle:
             return Cost(math.nan, math.nan, math.nan, math.nan)
         chooser, is_curve = line.selector, self.algorithm.independent_candidates
-        selecting = [] if chooser is None or chooser.name in self.algorithm.verifier_names else [chooser.name]
+        names = [] if chooser is None else [chooser.facts.name]
+        selecting = [name for name in names if name not in self.algorithm.verifier_names]
         num_drawn = (1 if chooser is None else n) if is_curve else None
         costs = []
         for trace in self.traces:

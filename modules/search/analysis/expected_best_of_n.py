@@ -77,7 +77,7 @@ class CurvePoint:
 
 def ends_of(verifier: Verifier) -> Ends:
     """The range of a verifier's scores, for intervals."""
-    return float(verifier.worst_score), float(verifier.best_score)
+    return float(verifier.facts.worst_score), float(verifier.facts.best_score)
 
 
 def candidate_counts(num_candidates: int) -> list[int]:

@@ -19,7 +19,7 @@ NOT_KNOWN = "not known"
 
 def families_of(verifier: Verifier | None) -> frozenset[str]:
     """The families of a verifier; empty if there is no verifier or its family is unknown."""
-    return frozenset() if verifier is None else frozenset(verifier.families)
+    return frozenset() if verifier is None else frozenset(verifier.facts.families)
 
 
 def shared_families(selector: Verifier | None, judge: Verifier) -> str:

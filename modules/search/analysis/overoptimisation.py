@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from modules.api import Verifier, disagreement_name
+from modules.api import Verifier, disagreement_name, models_of
 from modules.search.analysis.curves import scores_of
 from modules.search.analysis.expected_best_of_n import (
     CurvePoint,
@@ -18,7 +18,6 @@ from modules.search.analysis.expected_best_of_n import (
     expected_scores,
     selection_weights,
 )
-from modules.search.identity import models_of
 from modules.search.panel import Panel, chosen_index
 from modules.search.protocol import Trace
 from modules.statistics import Ends, Resamples, bootstrap_interval, difference_ends
@@ -90,7 +89,7 @@ def over_optimisation(
     rows = []
     for selector in panel.selectors:
         own = {
-            judge.name: sorted((one for one in points if _is_of(one, selector, judge)), key=lambda point: point.n)
+            judge.facts.name: sorted((one for one in points if _is_of(one, selector, judge)), key=lambda point: point.n)
             for judge in [*panel.judges, *panel.final_judges]
             if not models_of(judge) & models_of(selector)
         }
@@ -98,12 +97,12 @@ def over_optimisation(
         if not curves:
             first = points[0]
             n = max(len(trace.candidates) for trace in traces)
-            about = (first.prompt_set, first.algorithm, selector.name, "", n)
+            about = (first.prompt_set, first.algorithm, selector.facts.name, "", n)
             rows.append(OverOptimisation(*about, warning=NO_INDEPENDENT_JUDGE))
         for judge in [*panel.judges, *panel.final_judges]:
-            if len(curve := curves.get(judge.name, [])) > 1:
+            if len(curve := curves.get(judge.facts.name, [])) > 1:
                 rows.append(_row(curve, by_seed, selector, judge, resamples))
-    drawn_by = {"temperature": points[0].temperature, "num_seeds": len(by_seed)}
+    drawn_by = {"temperature": points[0].temperature, "model": points[0].model, "num_seeds": len(by_seed)}
     return [replace(row, **drawn_by, **_disagreements(traces, row.selector)) for row in rows]
 
 
@@ -117,7 +116,7 @@ def _disagreements(traces: Sequence[Trace], selector_name: str) -> dict[str, flo
 
 
 def _is_of(point: CurvePoint, selector: Verifier, judge: Verifier) -> bool:
-    return (point.selector, point.judge) == (selector.name, judge.name)
+    return (point.selector, point.judge) == (selector.facts.name, judge.facts.name)
 
 
 def _row(
@@ -142,8 +141,8 @@ def _row(
     return OverOptimisation(
         prompt_set=last.prompt_set,
         algorithm=last.algorithm,
-        selector=selector.name,
-        judge=judge.name,
+        selector=selector.facts.name,
+        judge=judge.facts.name,
         n=last.n,
         own_score=float(own_P[last.n].mean()),
         judge_score=last.score,
@@ -158,7 +157,7 @@ def _row(
         gap_high=gap_high,
         turning_n=turning_n,
         shared_families=last.shared_families,
-        warning=f"over-optimised: {judge.name} falls after n = {turning_n}" if is_over_optimised else "",
+        warning=f"over-optimised: {judge.facts.name} falls after n = {turning_n}" if is_over_optimised else "",
     )
 
 
@@ -180,14 +179,15 @@ def _own_scores(traces: Sequence[Trace], selector: Verifier, n: int) -> np.ndarr
     """(P,) the selector's expected score of its own selection among n; NaN counts as its worst score."""
     prompts, weights_PN = [], []
     for trace in traces:
-        scores_N = scores_of(trace.candidates, selector.name)
-        prompts.append(JudgedPrompt.from_scores(scores_N, np.ones(len(scores_N)), selector.worst_score))
+        scores_N = scores_of(trace.candidates, selector.facts.name)
+        prompts.append(JudgedPrompt.from_scores(scores_N, np.ones(len(scores_N)), selector.facts.worst_score))
         weights_PN.append(selection_weights(scores_N, n))
     return expected_scores(prompts, weights_PN)
 
 
 def _spread(traces: Sequence[Trace], verifier: Verifier) -> float:
     """Standard deviation of the verifier's scores of single candidates, without NaN; 1 if they are all equal."""
-    given = [one.scores[verifier.name] for trace in traces for one in trace.candidates if verifier.name in one.scores]
+    name = verifier.facts.name
+    given = [one.scores[name] for trace in traces for one in trace.candidates if name in one.scores]
     known = np.array([score for score in given if not math.isnan(score)])
     return float(known.std()) or 1.0 if known.size else 1.0

@@ -1,4 +1,4 @@
-"""Combination of one sweep's seeds: the mean of their curves, and the deviation between seeds.
+"""The mean of the curves of several seeds, and the deviation between seeds.
 
 Shapes: P prompts.
 """
@@ -12,43 +12,17 @@ import numpy as np
 
 from modules.search.analysis.curves import with_gains
 from modules.search.analysis.expected_best_of_n import CurvePoint
-from modules.search.analysis.overoptimisation import over_optimisation
-from modules.search.analysis.results import SeedScore, SweepResults
-from modules.search.panel import Panel
 from modules.statistics import Resamples, bootstrap_interval, cluster_interval
 
 
-def over_seeds(results: Sequence[SweepResults], panel: Panel, seed: int, num_resamples: int = 2000) -> SweepResults:
-    """The first results with the mean curves of all; the results differ only in their seed.
-
-    A point's interval is the bootstrap over prompts of each prompt's mean over the seeds, as are those of
-    `over_optimisation`; `seed_deviation` is the standard deviation of the seeds' scores (with n - 1), the variation to
-    expect from another seed.
-    """
-    if len(results) == 1:
-        return results[0]
-    seeds = [one.description["seed"] for one in results]
-    points = averaged([one.points for one in results], seed, num_resamples)
-    warned = []
-    for prompt_set in results[0].prompt_sets:
-        curves = [point for point in points if point.prompt_set == prompt_set]
-        by_seed = [one.prompt_sets[prompt_set] for one in results]
-        warned += over_optimisation(curves, by_seed, panel, seed, num_resamples)
-    num_failures = sum(one.description["num_score_failures"] for one in results)
-    scores = [SeedScore.from_point(point, own) for own, one in zip(seeds, results, strict=True) for point in one.points]
-    return replace(
-        results[0],
-        points=points,
-        every_n=averaged([one.every_n for one in results], seed, num_resamples),
-        over_optimisation=warned,
-        description=results[0].description | {"seeds": seeds, "num_score_failures": num_failures},
-        seed_scores=scores,
-        other_seeds=list(results[1:]),
-    )
-
-
 def averaged(curves: Sequence[Sequence[CurvePoint]], seed: int, num_resamples: int = 2000) -> list[CurvePoint]:
-    """The mean of each point over the seeds' curves, in the order of the first ones."""
+    """The mean of each point over the seeds' curves, in the order of the first ones.
+
+    A point's interval is the bootstrap over prompts of each prompt's mean over the seeds; `seed_deviation` is the
+    standard deviation of the seeds' scores (with n - 1), the variation to expect from another seed.
+    """
+    if len(curves) == 1:
+        return list(curves[0])
     groups: dict[tuple, list[CurvePoint]] = {}
     for points in curves:
         counts: dict[tuple, int] = {}

@@ -91,7 +91,7 @@ class AudioModel:
 
     @property
     def hears_padding(self) -> bool:
-        """Whether padding affects the output, so that clips of different lengths must not share a batch: the model
+        """True if padding affects the output, so that clips of different lengths must not share a batch: the model
         takes no attention mask, or is an x-vector, whose frames transformers counts without the dilation of its layers,
         so that some padding is included."""
         is_dilated = self.auto_class == "AutoModelForAudioXVector"
@@ -167,6 +167,28 @@ class AudioModel:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network.eval()(**inputs)
         return counter.get_total_flops()
+
+
+class UsesAudioModel:
+    """Base of recognisers, encoders and verifiers with one AudioModel: its hashes, families and cost."""
+
+    _audio_model: AudioModel
+
+    @property
+    def model_hash(self) -> str:
+        return self._audio_model.model_hash
+
+    @property
+    def files_hash(self) -> str:
+        return self._audio_model.files_hash
+
+    @property
+    def families(self) -> frozenset[str]:
+        return self._audio_model.families
+
+    def flops(self, seconds: float) -> float:
+        """FLOPs of one pass over a clip."""
+        return self._audio_model.flops(seconds)
 
 
 def unmasked_lengths(network: Any, num_samples: Sequence[int]) -> list[int]:

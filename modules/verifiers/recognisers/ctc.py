@@ -5,10 +5,10 @@ from functools import cached_property
 from typing import Any
 
 from modules.api import Audio
-from modules.verifiers.embeddings.audio_models import AudioModel, unmasked_lengths
+from modules.verifiers.embeddings.audio_models import AudioModel, UsesAudioModel, unmasked_lengths
 
 
-class CTC:
+class CTC(UsesAudioModel):
     """Greedy CTC decoding (Graves et al. 2006): the most likely unit of every frame, without repeats and blanks.
 
     It has no language model that could add words that were not spoken, and its cost depends on the clip's length, while
@@ -33,18 +33,6 @@ class CTC:
         self.model, self.languages, self.device, self.batch_size = model, languages, device, batch_size
         self._audio_model = AudioModel(model, "AutoModelForCTC", device, batch_size, families)
 
-    @property
-    def model_hash(self) -> str:
-        return self._audio_model.model_hash
-
-    @property
-    def files_hash(self) -> str:
-        return self._audio_model.files_hash
-
-    @property
-    def families(self) -> frozenset[str]:
-        return self._audio_model.families
-
     @cached_property
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
@@ -68,7 +56,3 @@ class CTC:
         return [
             self._tokenizer.decode(units_S[:length].tolist()) for units_S, length in zip(units_BS, lengths, strict=True)
         ]
-
-    def flops(self, seconds: float) -> float:
-        """FLOPs of one pass of the encoder and its head."""
-        return self._audio_model.flops(seconds)

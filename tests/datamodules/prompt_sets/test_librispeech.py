@@ -1,4 +1,4 @@
-"""Speech recognition on LibriSpeech: its published layout, the word error of all words, published rows beside."""
+"""Speech recognition on LibriSpeech: its published layout, the word error rate of all words, quoted rows."""
 
 import json
 from pathlib import Path
@@ -53,7 +53,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def test_whole_utterances_of_any_length_are_read(corpus):
-    """Guards against the cut and the lengths of the continuation benchmark, and a damaged file that stops the run."""
+    """Guards against the crop and the length limits of the continuation set, and a damaged file that stops the run."""
     rows = LibriSpeechRecognition(corpus, "test-clean").rows()
     assert [(row.key, row.text, row.speaker) for row in rows] == [
         (key, TEXTS["test-clean"][key].lower(), key.split("-")[0]) for key in sorted(TEXTS["test-clean"])
@@ -81,7 +81,7 @@ def recognised(corpus: Path, folder: Path, columns: dict[str, str]) -> Recogniti
     return callback
 
 
-def test_the_word_error_stands_beside_the_papers(corpus, tmp_path, capsys):
+def test_the_word_error_is_shown_with_the_papers(corpus, tmp_path, capsys):
     """Guards against a mean of rates, sets that mix, a rate in another set's column, and rows that look measured."""
     columns = {"test-clean WER %": "test-clean/word error", "test-other WER %": "test-other/word error"}
     callback = recognised(corpus, tmp_path / "run", columns)
@@ -110,7 +110,7 @@ def test_columns_of_another_measure_are_refused(corpus, tmp_path):
 
 
 def test_the_config_measures_what_it_quotes():
-    """Guards against a quoted table that is refused when the test begins, and a table without its source."""
+    """Guards against a quoted table that fails when the test begins, and a table without its source."""
     config = yaml.safe_load(CONFIG.read_text())
     settings = config["understanding"]["init_args"]
     quoted = QuotedRows(REPOSITORY / settings["quoted"]["path"], settings["quoted"]["columns"])

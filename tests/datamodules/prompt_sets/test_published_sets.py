@@ -1,4 +1,4 @@
-"""The published test sets from miniature corpora in their layouts, made on the spot, and their sweep.
+"""The published test sets from generated miniature corpora in their layouts, and their sweep.
 
 Shapes: T audio samples.
 """
@@ -39,7 +39,7 @@ from tests.toys.search_toys import (
 
 
 def write(path: Path, seconds: float, rate: int, level: float = 0.25) -> None:
-    """A tone that rises, so that a cut at the wrong place shows."""
+    """Write a tone with rising pitch, so that a crop at the wrong place shows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     time_T = np.arange(round(seconds * rate)) / rate
     soundfile.write(path, level * np.sin(2 * np.pi * (200 + 40 * time_T) * time_T), rate)
@@ -67,7 +67,7 @@ def seed_tts(tmp_path: Path) -> Path:
 
 
 def test_seed_tts_eval_is_read_in_its_layout(seed_tts):
-    """Guards against prompt and target text that change places, and against a bad line that costs the others."""
+    """Guards against swapped prompt and target texts, and against a bad line that loses the others."""
     english = SeedTTSEval(seed_tts, "en")
     assert isinstance(english, PublishedSet)
     rows = english.rows()
@@ -82,7 +82,7 @@ def test_seed_tts_eval_is_read_in_its_layout(seed_tts):
 
 
 def test_recordings_come_at_the_wanted_rate(seed_tts):
-    """Guards against a codec that hears a voice too slow."""
+    """Guards against a codec whose input has another sample rate."""
     prompt = read_prompt(SeedTTSEval(seed_tts, "en").rows()[0], 16000)
     assert prompt.reference.sample_rate == 16000 and prompt.reference.samples_T.numel() == 8000
     time_T = torch.arange(8000) / 16000
@@ -92,7 +92,7 @@ def test_recordings_come_at_the_wanted_rate(seed_tts):
 
 
 def test_librispeech_is_cut_after_three_seconds(tmp_path):
-    """Guards against another cut, other lengths than 4 to 10 s, and a prompt text that repeats the words."""
+    """Guards against another crop, other lengths than 4 to 10 s, and a prompt text that repeats the words."""
     chapter = tmp_path / "LibriSpeech/test-clean/61/70968"
     lengths = {"61-70968-0000": 3.9, "61-70968-0001": 4.0, "61-70968-0002": 10.0, "61-70968-0003": 10.2}
     for key, seconds in lengths.items():
@@ -116,7 +116,7 @@ def test_librispeech_is_cut_after_three_seconds(tmp_path):
 
 
 def test_esd_pairs_a_text_with_another_recording_of_the_same_emotion(tmp_path):
-    """Guards against a prompt of another emotion or speaker, one that says the text itself, and other languages."""
+    """Guards against a prompt of another emotion or speaker, one with the same text, and other languages."""
     texts = {"0002": [], "0011": [], "0012": []}
     for speaker, emotion, first, number in (
         ("0002", "Happy", 721, 2), ("0011", "Angry", 371, 3), ("0011", "Sad", 1071, 2), ("0012", "Angry", 371, 1)
@@ -153,8 +153,8 @@ def test_esd_pairs_a_text_with_another_recording_of_the_same_emotion(tmp_path):
         (lambda folder: EmotionalSpeech(folder, "en"), "https://github.com/HLTSingapore/Emotional-Speech-Data"),
     ],
 )
-def test_data_that_is_absent_says_where_to_get_it(tmp_path, published_set, address):
-    """Guards against a traceback that leaves a newcomer alone."""
+def test_missing_data_is_an_error_with_its_address(tmp_path, published_set, address):
+    """Guards against a traceback without help for a new user."""
     with pytest.raises(
         FileNotFoundError, match=rf"(?s)Expected `folder` to hold .* but got no .*Get it from {address}"
     ):
@@ -162,7 +162,7 @@ def test_data_that_is_absent_says_where_to_get_it(tmp_path, published_set, addre
 
 
 def test_a_smaller_draw_is_part_of_a_larger_and_not_the_first_ones():
-    """Guards against the first speakers standing for all."""
+    """Guards against a choice that only has the first speakers."""
     rows = [PromptRow(f"key{number:03d}", "x", Path("x")) for number in range(50)]
     five, twenty = drawn(rows, 5), drawn(rows, 20)
     assert set(five) < set(twenty) and twenty == sorted(twenty, key=lambda row: row.key)
@@ -172,7 +172,7 @@ def test_a_smaller_draw_is_part_of_a_larger_and_not_the_first_ones():
 
 
 class ToyModule(LightningModule):
-    """Its sampler needs the codes of the voices."""
+    """Its sampler requires the codes of the voices."""
 
     model_hash = "toy model"
 
@@ -224,8 +224,8 @@ def swept(seed_tts: Path, folder: Path, report: ScalingReport, module: ToyModule
     return module
 
 
-def test_a_published_set_goes_through_the_sweep_beside_quoted_rows(seed_tts, tmp_path, capsys, caplog):
-    """Guards against voices without codes, damaged files that vanish in silence, and rows in another's column."""
+def test_a_published_set_is_swept_with_quoted_rows(seed_tts, tmp_path, capsys, caplog):
+    """Guards against voices without codes, damaged files that are silently dropped, and rows in another's column."""
     report = report_with({"WER %": "en/WER", "SIM": "en/SIM"}, tmp_path / "quoted.csv")
     module = swept(seed_tts, tmp_path / "run", report)
     assert [prompt.key[-2:] for prompt in module.started] == ["u1", "u2", "u6"]
@@ -268,8 +268,8 @@ def test_quoted_columns_that_the_sweep_lacks_stop_it_before_it_samples(seed_tts,
 SWEEPS = sorted((Path(__file__).resolve().parents[3] / "configs/sweep").glob("*.yaml"))
 
 
-def test_absent_data_is_said_before_the_model_is_built(tmp_path):
-    """Guards against a download of gigabytes that ends in a missing folder."""
+def test_absent_data_is_an_error_before_the_model_is_built(tmp_path):
+    """Guards against a download of gigabytes that ends with a missing folder."""
 
     class DearModule(ToyModule):
         def configure_model(self):
@@ -281,7 +281,7 @@ def test_absent_data_is_said_before_the_model_is_built(tmp_path):
 
 @pytest.mark.parametrize("path", [path for path in SWEEPS if "data" in read(path)], ids=lambda path: path.stem)
 def test_quoted_columns_are_those_that_the_config_measures(path):
-    """Guards against a config whose quoted table is refused when the test begins, and a table without its source."""
+    """Guards against a config whose quoted table fails when the test begins, and a table without its source."""
     config = read(path)
     report, sweep = (config[key]["init_args"] for key in ("report", "sweep"))
     names = [one["init_args"]["name"] for one in sweep["judges"]]

@@ -1,4 +1,4 @@
-"""Digits of several voices, and the prompts that ask whose voice a model goes on in."""
+"""Digits of several voices, and prompts that test in which voice a model continues."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ VOICES = {"aa": 151.0, "bb": 1013.0, "cc": 3011.0}  # language and pitch
 
 
 class VoicesOfTones:
-    """Digits 1 to 9 in each voice: a tone of the voice's pitch, as long as the digit says."""
+    """Digits 1 to 9 in each voice: a tone of the voice's pitch, with a length given by the digit."""
 
     def __init__(self, broken: str = "") -> None:
         self.broken = broken
@@ -59,8 +59,8 @@ def pitch_of(audio: Audio) -> float:
     return float(spectrum.argmax()) * SAMPLE_RATE / audio.samples_T.numel()
 
 
-def test_every_voice_says_the_same_strings_in_its_own_sound() -> None:
-    """Guards against a text that gives the voice away, words of another voice, held-out strings in training."""
+def test_every_voice_speaks_the_same_strings() -> None:
+    """Guards against a text that reveals the voice, words of another voice, and held-out strings in training."""
     train, test = (numerals(30, low, 4, split) for low, split in ((1, "train"), (4, "test")))
     texts = {language: [one.text for one in train if one.language == language] for language in VOICES}
     assert texts["aa"] == texts["bb"] == texts["cc"] and len(set(texts["aa"])) > 20
@@ -76,14 +76,14 @@ def test_every_voice_says_the_same_strings_in_its_own_sound() -> None:
 
 
 def test_a_missing_digit_is_named() -> None:
-    """Guards against strings that leave a word out."""
+    """Guards against strings with a missing word."""
     with pytest.raises(ValueError, match=r"digits of one language.*bb_digits_3 \(unreadable\)"):
         numerals(3, 1, 4, "train", "bb_digits_3")
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four recordings of each voice, as audio and as codes (which count up, so that each is known again)."""
+    """Four recordings of each voice, as audio and as codes (which count up, so that each can be identified)."""
     folder = tmp_path_factory.mktemp("shards")
     audio = ShardWriter(folder / "audio/test", "audio", {"sample_rate": SAMPLE_RATE, "audio_format": "wav"})
     tokens = ShardWriter(folder / "tokens/test", "tokens", {"codebook_size": 24, "codec_fingerprint": "x"})
@@ -100,7 +100,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_nothing_but_the_spoken_prompt_differs(shards: Path) -> None:
-    """Guards against a reference that the model has heard, another text, the wanted voice under another's name."""
+    """Guards against a reference contained in the prompt, another text, and the target voice under another's name."""
     data = VoicePromptDataModule(FORMAT, shards / "audio", shards / "tokens", num_texts=3, other_speaker=2)
     sets = [[prompt for batch in loader for prompt in batch.prompts] for loader in data.test_dataloader()]
     assert data.prompt_set_names == ["own voice", "another voice", "no voice"]
@@ -127,8 +127,8 @@ def test_nothing_but_the_spoken_prompt_differs(shards: Path) -> None:
 
 
 def test_differences_are_paired_by_text_and_voice(tmp_path: Path) -> None:
-    """Guards against means over other prompts where one could not be judged, and intervals that take the voices that
-    say one text for as many independent ones."""
+    """Guards against means over different prompts if one could not be scored, and intervals that treat the voices of
+    one text as independent."""
     rows = [("own voice", "en", "1 2", 0.9), ("own voice", "fr", "1 2", 0.7), ("own voice", "en", "3 4", 0.8),
             ("another voice", "en", "1 2", 0.5), ("another voice", "fr", "1 2", 0.6),
             ("another voice", "en", "3 4", float("nan")), ("no voice", "en", "1 2", 0.4)]  # fmt: skip
@@ -142,7 +142,7 @@ def test_differences_are_paired_by_text_and_voice(tmp_path: Path) -> None:
     assert difference["en"]["value"] == pytest.approx(0.4) and difference["fr"]["value"] == pytest.approx(0.1)
     assert (
         difference["all"]["low"] < -1 and difference["all"]["high"] > 1
-    )  # one text, two voices: next to nothing known
+    )  # one text, two voices: almost no information
     assert found["similarity"]["own voice"]["value"] == pytest.approx(0.8)
     rng = np.random.default_rng(0)
     effects = {str(text): rng.normal() for text in range(40)}
@@ -152,7 +152,7 @@ def test_differences_are_paired_by_text_and_voice(tmp_path: Path) -> None:
 
 
 def test_the_script_runs_configs_that_are_there() -> None:
-    """Guards against a script whose commands no longer fit the configs."""
+    """Guards against a script whose commands no longer match the configs."""
     script = (REPOSITORY / "studies/two_directions/run.sh").read_text()
     folder = re.search(r"CONFIGS=(\S+)", script)[1]
     commands = re.findall(r"run\.py (\w+) --config (\S+\.yaml)", script.replace("$CONFIGS", folder))

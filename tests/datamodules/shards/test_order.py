@@ -83,7 +83,7 @@ def test_resume_with_another_number_of_ranks(index):
 
 
 def test_batches_of_like_lengths_are_spread_over_the_whole():
-    """Guards against shards sorted by length, whose training windows showed the model one length at a time."""
+    """Guards against shards sorted by length, whose training windows would show the model one length at a time."""
     lengths = np.random.default_rng(0).integers(10, 200, 4000)
     batches = like_lengths_together(lengths, 32, seed=0)
     places = np.concatenate(batches)
@@ -97,8 +97,8 @@ def test_batches_of_like_lengths_are_spread_over_the_whole():
 
 
 def test_batches_are_bounded_by_their_padded_steps():
-    """Guards against memory and time that follow the longest item: 32 items of 8 s for 32 of 1 s; and against an item
-    that is left out for being longer than the bound."""
+    """Guards against memory and time determined by the longest item (32 items of 8 s instead of 32 of 1 s), and against
+    dropping an item longer than the bound."""
     lengths = np.append(np.random.default_rng(0).integers(10, 200, 999), 5000)
     batches = like_lengths_together(lengths, 32, seed=0, most_steps=1500)
     assert sorted(np.concatenate(batches).tolist()) == list(range(1000))

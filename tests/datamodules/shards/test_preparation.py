@@ -1,4 +1,4 @@
-"""Preparation: recordings that cannot be used, several sources, several processes."""
+"""Preparation: unusable recordings, several sources, several processes."""
 
 import fcntl
 import io
@@ -33,7 +33,7 @@ def recording(key="good", samples=None, rate=16000, text="one", **labels):
 
 
 class Given:
-    """An own source of these items."""
+    """A source of given items."""
 
     def __init__(self, items) -> None:
         self._items = items
@@ -79,7 +79,7 @@ UNUSABLE = {
 
 
 def test_one_check_for_every_source(tmp_path, capsys):
-    """Guards against one bad recording that ends the preparation or is taken as noise; and against silence on it."""
+    """Guards against one bad recording that ends the preparation or is used as noise; and against silent skips."""
     items = [Recording(name, *list(vars(one).values())[1:]) for name, (one, _) in UNUSABLE.items()]
     items += [recording("a.key"), recording(7), recording("a/b"), recording(""), None, Skipped(None, "\udcff broken")]
     items += [recording("good", torch.from_numpy(TONE).bfloat16().requires_grad_(), np.int64(16000), speaker=None)]
@@ -99,8 +99,8 @@ def test_one_check_for_every_source(tmp_path, capsys):
     assert "skipped 0 of 1 recordings" in capsys.readouterr().out
 
 
-def test_damaged_headers_and_names_cost_one_recording(tmp_path):
-    """Guards against a header of 6.9e10 samples that is allocated, and against names that are no UTF-8."""
+def test_damaged_headers_and_names_lose_one_recording(tmp_path):
+    """Guards against allocating the 6.9e10 samples of a damaged header, and against names that are not UTF-8."""
     folder = write_wavs(tmp_path / "mine", ["good"])
     soundfile.write(folder / "huge.flac", TONE, 16000)
     content = bytearray((folder / "huge.flac").read_bytes())
@@ -132,7 +132,8 @@ def prepared_keys(folder: Path, sources) -> dict[str, set[str]]:
 
 
 def test_equal_file_names_in_several_sources(tmp_path):
-    """Guards against recordings lost for their names, and keys or held-out splits that change with other sources."""
+    """Guards against recordings lost because of their names, and keys or held-out splits that depend on other
+    sources."""
     folders = [write_wavs(tmp_path / name, NAMES) for name in ("ann", "bob", "cy")]
     alone = prepared_keys(tmp_path / "alone", [FolderSource(folders[0], name="any")])
     assert alone == {"train": {name for name in NAMES if not held_out(name)}, "held_out": set(filter(held_out, NAMES))}
@@ -163,7 +164,7 @@ def test_names_in_other_scripts_are_kept(tmp_path, capsys):
     assert "1 x key is empty or holds a dot, slash or space, such as 'my.corpus_good'" in capsys.readouterr().out
 
 
-def test_the_same_source_twice_is_skipped_and_said(tmp_path, capsys):
+def test_the_same_source_twice_is_skipped_and_reported(tmp_path, capsys):
     """Guards against copies of one recording on both sides of the split."""
     folder = write_wavs(tmp_path / "ann", NAMES)
     keys = prepared_keys(tmp_path / "twice", [FolderSource(folder), FolderSource(folder)])
@@ -172,7 +173,7 @@ def test_the_same_source_twice_is_skipped_and_said(tmp_path, capsys):
 
 
 def test_shards_prepared_before_an_argument_was_new_are_accepted(tmp_path):
-    """Guards against a corpus that must be prepared anew because a source took a new argument."""
+    """Guards against a corpus that must be prepared again because a source has a new argument."""
     source = FolderSource(write_wavs(tmp_path / "ann", NAMES))
     before = prepare_audio_shards([source], tmp_path / "shards", 16000, "wav")
     marker = tmp_path / "shards/prepared.json"
@@ -207,12 +208,12 @@ class Watched(Given):
 
 
 def test_of_two_processes_one_prepares_and_both_use_it(tmp_path):
-    """Guards against the second node of a job that dies because the first one's shards are there already."""
+    """Guards against the second node of a job failing because the first one's shards already exist."""
     begun, again, found, errors = threading.Event(), threading.Event(), [], []
 
     def while_reading(number):
         (begun if number == 1 else again).set()
-        again.wait(0.5)  # time for the other to come in between, where nothing keeps it out
+        again.wait(0.5)  # time for the other process to start, if nothing prevents it
 
     source = Watched(while_reading)
 
@@ -255,14 +256,14 @@ def test_a_folder_that_appeared_is_used_where_nothing_locks(tmp_path, monkeypatc
 @pytest.mark.parametrize(("per_node", "prepared_by"), [(False, {(0, 0)}), (True, {(0, 0), (1, 0)})])
 def test_one_process_of_all_nodes_prepares(tmp_path, monkeypatch, per_node, prepared_by):
     """Guards against a preparation on every node of one shared folder."""
-    monkeypatch.setattr(rank_zero_only, "rank", 0, raising=False)  # put back, or later tests would wait for rank 0
+    monkeypatch.setattr(rank_zero_only, "rank", 0, raising=False)  # restored, or later tests would wait for rank 0
     prepared = Counter()
     for node in range(2):
         for rank in range(2):
             monkeypatch.setenv("NODE_RANK", str(node))
             monkeypatch.setenv("LOCAL_RANK", str(rank))
             source = Watched(lambda _, place=(node, rank): prepared.update([place]))
-            folder = tmp_path / f"{node}{rank}"  # each alone: who prepares, not who was first
+            folder = tmp_path / f"{node}{rank}"  # separate: tests which process prepares, not which was first
             data = AudioDataModule(folder, [source], audio_format="wav", prepare_data_per_node=per_node)
             trainer = Trainer(
                 accelerator="cpu", num_nodes=2, devices=2, strategy="ddp", logger=False, enable_checkpointing=False,

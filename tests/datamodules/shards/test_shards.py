@@ -1,4 +1,4 @@
-"""Shards: what is written is what is read, by us and by plain WebDataset."""
+"""Shards: written samples can be read unchanged, by us and by plain WebDataset."""
 
 import io
 import json
@@ -65,7 +65,7 @@ def test_keys_that_webdataset_would_merge_are_refused(tmp_path):
 
 
 def test_damaged_and_missing_shards_are_named(tmp_path):
-    """Guards against a damaged byte range read as another sample, and against a half-written folder taken for whole."""
+    """Guards against reading a damaged byte range as another sample, and taking an incomplete folder for complete."""
     index = write(tmp_path)
     path = tmp_path / index.shards[0]
     content = bytearray(path.read_bytes())
@@ -89,7 +89,7 @@ def test_damaged_and_missing_shards_are_named(tmp_path):
 
 
 def test_shards_are_replaced_whole_and_at_the_end(tmp_path):
-    """Guards against finished shards deleted on opening a writer, before there is anything to put in their place."""
+    """Guards against deleting finished shards when a writer is opened, before there is a replacement."""
     write(tmp_path)
     (tmp_path / "NOTES.md").write_text("mine")
     before = contents(tmp_path)
@@ -105,7 +105,7 @@ def test_shards_are_replaced_whole_and_at_the_end(tmp_path):
 
 
 def test_shards_of_something_else_are_not_replaced(tmp_path):
-    """Guards against a wrong folder: shards of another kind or codec, of other samples, or a download of tar files."""
+    """Guards against a wrong folder: shards of another kind or codec, of other samples, or downloaded tar files."""
     write(tmp_path / "shards")
     before = contents(tmp_path / "shards")
     for kind, header in (("audio", {"codebook_size": 64}), ("tokens", {"codebook_size": 32}), ("tokens", {})):
@@ -124,7 +124,7 @@ def test_shards_of_something_else_are_not_replaced(tmp_path):
 
 @pytest.mark.parametrize("num_moved", range(5))
 def test_a_writer_killed_while_it_replaces(tmp_path, monkeypatch, num_moved):
-    """Guards against a folder that passes for whole, or that no writer takes again, after a kill between two files."""
+    """Guards against a folder that looks complete, or that no writer accepts again, after a kill between two files."""
 
     class Killed(BaseException):
         pass

@@ -1,4 +1,4 @@
-"""What is read by a short way is what NumPy and WebDataset read; what is not plain goes the long way."""
+"""Fast readers return the same as NumPy and WebDataset; other files use the general readers."""
 
 import io
 import tarfile
@@ -20,7 +20,7 @@ ARRAYS = {
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_mapped_arrays_are_those_that_were_saved(save, tmp_path):
-    """Guards against offsets into the archive that are off, and against a compressed one read as it stands."""
+    """Guards against wrong offsets into the archive, and against reading a compressed one as uncompressed."""
     save(tmp_path / "a.npz", **ARRAYS)
     mapped = mapped_arrays(tmp_path / "a.npz")
     assert list(mapped) == list(ARRAYS)
@@ -45,7 +45,7 @@ def test_an_array_is_what_numpy_loads(array):
 
 
 def test_damaged_arrays_are_refused_as_numpy_refuses_them():
-    """Guards against codes that are cut short without a word, and against pickles that run what they hold."""
+    """Guards against silently truncated codes, and against pickles that run code."""
     whole = npy(np.arange(9, dtype=np.uint16))
     for damaged in (whole[:-3], whole[:30], b"", b"x" * 200, npy(np.array([{}], dtype=object))):
         with pytest.raises((ValueError, EOFError)) as expected:
@@ -77,7 +77,7 @@ def test_a_plain_sample_is_what_webdataset_reads():
 
 
 def test_what_is_not_plain_goes_to_webdatasets_reader():
-    """Guards against long names cut short, folders, links, and a damaged header that is believed."""
+    """Guards against truncated long names, folders, links, and trusting a damaged header."""
     assert by_webdataset(tar_of(key=b"k" * 200, json=b"{}"))["json"] == b"{}"
     link = tarfile.TarInfo("k.json")
     link.type, link.linkname = tarfile.SYMTYPE, "other"
@@ -91,7 +91,7 @@ def test_what_is_not_plain_goes_to_webdatasets_reader():
 
 
 def test_a_reader_keeps_few_shards_open(tmp_path, monkeypatch):
-    """Guards against a corpus of more shards than the system lets a process open."""
+    """Guards against a corpus of more shards than a process may open."""
     monkeypatch.setattr(shards, "MAX_OPEN_SHARDS", 3)
     with ShardWriter(tmp_path, "tokens", {}, samples_per_shard=1) as writer:
         for number in range(8):

@@ -76,7 +76,7 @@ def encode_g722(audio: np.ndarray) -> bytes:
 
 
 def write_deb(path: Path, files: dict[str, bytes], compression: str = "xz") -> None:
-    """A Debian package in its own words: ar members debian-binary, control.tar.xz (odd length, padded), data.tar."""
+    """Write a Debian package: ar members debian-binary, control.tar.xz (odd length, padded), data.tar."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode=f"w:{compression}") as archive:
         for name, data in files.items():
@@ -133,7 +133,7 @@ def test_deb_unpacks_as_dpkg_does(tmp_path):
 
 
 def test_damaged_packages_are_named(tmp_path):
-    """A cut download must not pass as a short corpus; a package of zst says what to do."""
+    """A truncated download must not pass as a short corpus; a zst package gives an error with a remedy."""
     path = tmp_path / "x.deb"
     write_deb(path, {"usr/a": bytes(range(256)) * 99})
     whole = path.read_bytes()
@@ -180,8 +180,8 @@ def test_prompts_and_what_is_skipped(asterisk):
     assert not any(set("./ ") & set(key) for key in items)
 
 
-def test_recording_says_where_it_comes_from(asterisk):
-    """Licence and credits come from the paragraph that covers the language, not from the first line like one."""
+def test_recording_has_licence_and_credits(asterisk):
+    """Licence and credits come from the paragraph that covers the language, not from the first similar line."""
     hello = by_key(asterisk.recordings())["en_hello"]
     assert (hello.speaker, hello.language, hello.license) == ("en_US_f_Voice", "en", "CC-BY-SA-3.0")
     assert read_copyright(COPYRIGHT, "ru")["License"] == "CC-BY-3.0"
@@ -203,7 +203,7 @@ def test_g722_decodes_to_the_sound():
 def test_transcripts_in_latin_1_and_russian_script():
     """Guards against a file that is not UTF-8 stopping the run, and against English texts for Russian sounds."""
     assert read_transcripts("a: \xe9t\xe9".encode("latin-1"), ["a"]) == {"a": ["\xe9t\xe9"]}
-    assert read_transcripts(b"\xef\xbb\xbfa: first\n", ["a"]) == {"a": ["first"]}  # a byte order mark is no letter
+    assert read_transcripts(b"\xef\xbb\xbfa: first\n", ["a"]) == {"a": ["first"]}  # a byte order mark is not a letter
     assert isinstance(spoken_text("a", {"a": ["at"]}, "ru"), Skipped)
     assert spoken_text("a", {"a": ["\u0434\u0430"]}, "ru") == "\u0434\u0430"
 
@@ -216,13 +216,14 @@ def fake_apt(folder: Path, script: str, monkeypatch) -> None:
 
 
 def test_fetches_once_and_then_works_offline(tmp_path, monkeypatch):
-    """Guards apt's state being inside the cache (no root), of this call alone, and a second run needing no network."""
+    """Guards against apt's state outside the cache (no root) or shared between calls, and a second run that needs a
+    network."""
     write_packages(tmp_path / "mirror")
     copy = f'for name in "$@"; do cp {tmp_path}/mirror/${{name}}_*.deb . 2>/dev/null; done; true'
     fake_apt(tmp_path / "bin", f'echo "$@" >> {tmp_path}/log\n{copy}', monkeypatch)
     cache = tmp_path / "cache"
     source = AsteriskSource(cache, ["en"])
-    assert not cache.exists()  # constructing touches nothing
+    assert not cache.exists()  # the constructor accesses nothing
     assert source.num_recordings == 18
     update, fetch = (tmp_path / "log").read_text().splitlines()
     assert update.endswith("update") and fetch.endswith("download asterisk-core-sounds-en asterisk-core-sounds-en-g722")
@@ -236,12 +237,12 @@ def test_fetches_once_and_then_works_offline(tmp_path, monkeypatch):
 
 
 def test_errors_name_the_alternatives(tmp_path, monkeypatch):
-    """Offline, without apt, or with an incomplete folder the user must learn what else to do."""
+    """Offline, without apt, or with an incomplete folder the error must name the alternatives."""
     fake_apt(tmp_path / "bin", 'echo "E: Could not resolve deb.debian.org" >&2; exit 100', monkeypatch)
     with pytest.raises(RuntimeError, match=r"Could not resolve.*apt-get download asterisk.*`packages`.*FolderSource"):
         list(AsteriskSource(tmp_path / "cache", ["en"]).recordings())
     assert not list((tmp_path / "cache/packages").iterdir())
-    # Offline, apt-get update succeeds with warnings: the reason must not be lost behind the download's complaint.
+    # Offline, apt-get update succeeds with warnings: the error must include the reason.
     script = 'if [[ "$*" == *update ]]; then echo "W: no route" >&2; else echo "E: no such package" >&2; exit 100; fi'
     fake_apt(tmp_path / "warning", script, monkeypatch)
     with pytest.raises(RuntimeError, match=r"`apt-get download`.*no route.*no such package.*FolderSource"):
@@ -261,7 +262,7 @@ def test_errors_name_the_alternatives(tmp_path, monkeypatch):
 
 
 def test_keys_stay_apart_and_do_not_depend_on_order():
-    """Guards against two prompts in one shard entry, also where file names ignore case."""
+    """Guards against two prompts in one shard entry, including where file names are case-insensitive."""
     names = ["a/b", "a_b", "A_b", "c d.e", "c"]
     keys = dict(zip(names, unique_keys(names, "en_"), strict=True))
     assert len({key.casefold() for key in keys.values()}) == 5
@@ -271,7 +272,7 @@ def test_keys_stay_apart_and_do_not_depend_on_order():
 
 @pytest.fixture(scope="module")
 def real_prompts() -> dict[str, Recording | Skipped]:
-    """All prompts of the demo's cache, fetched into it where apt-get works (54 MB)."""
+    """All prompts of the demo's cache, downloaded into it if apt-get works (54 MB)."""
     try:
         return by_key(AsteriskSource(Path(__file__).parents[3] / "cache/asterisk").recordings())
     except RuntimeError as error:
@@ -279,7 +280,7 @@ def real_prompts() -> dict[str, Recording | Skipped]:
 
 
 def test_the_real_prompts(real_prompts):
-    """Guards the transcripts' oddities against the packages themselves: all digits, and enough of every voice."""
+    """Guards the handling of the transcripts' oddities on the real packages: all digits, and enough of every voice."""
     recordings = [item for item in real_prompts.values() if isinstance(item, Recording)]
     words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     assert [real_prompts[f"en_digits_{digit}"].text for digit in range(10)] == words

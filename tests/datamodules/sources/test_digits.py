@@ -1,4 +1,4 @@
-"""DigitsSource: what is drawn, and how it is put together. The ten digits are tones here, no corpus is needed."""
+"""DigitsSource: sampling and composition. The ten digits are tones here, no corpus is needed."""
 
 import hashlib
 from collections import Counter
@@ -14,13 +14,13 @@ SAMPLE_RATE = 16_000
 
 
 def tone(digit: int) -> torch.Tensor:
-    """A tone of a pitch and a length of its own."""
+    """A tone with its own pitch and length."""
     times_T = torch.arange(2000 + 100 * digit) / SAMPLE_RATE
     return 0.5 * torch.sin(2 * torch.pi * (300 + 100 * digit) * times_T)
 
 
 class Tones:
-    """Ten digits between silences; `broken` ones cannot be used. Counts how often it is read."""
+    """Ten digits between silences; `broken` ones are unusable. Counts how often it is read."""
 
     def __init__(self, broken: tuple[int, ...] = ()) -> None:
         self.broken = broken
@@ -57,7 +57,7 @@ def source(
 
 
 def test_test_strings_never_occur_in_training():
-    """The claim of the digit task: whole test strings are unseen. Checked by the hash itself and by intersection."""
+    """Guards the digit task's claim that whole test strings are unseen: by the hash itself and by intersection."""
     train = list(source(5000, 1, 6, "train").strings())
     test = list(source(500, 4, 6, "test").strings())
     hard = list(source(200, 6, 8, "hard").strings())
@@ -71,7 +71,7 @@ def test_test_strings_never_occur_in_training():
 
 
 def test_short_strings_are_all_for_training():
-    """Guards against digits or pairs that training never shows: strings of one to three are not held out."""
+    """Guards against digits or pairs that never occur in training: strings of one to three are not held out."""
     assert not any(is_held_out(str(number)) for number in range(1000))
     train = Counter(source(6000, 1, 3, "train").strings())
     assert {digits for digits in train if len(digits) < 3} == {*"0123456789", *(f"{n:02d}" for n in range(100))}
@@ -80,29 +80,29 @@ def test_short_strings_are_all_for_training():
 
 
 def test_strings_are_a_function_of_seed_split_and_index():
-    """Guards against a corpus that shifts when more strings are asked for, or that ignores the seed or the split."""
+    """Guards against a corpus that changes if more strings are requested, or that ignores the seed or the split."""
     for split in ("train", "test"):
         few, many = list(source(20, 4, 5, split).recordings()), list(source(50, 4, 5, split).recordings())
         for one, other in zip(few, many, strict=False):
             assert one.key == other.key and torch.equal(one.audio.samples_T, other.audio.samples_T)
         assert [digits_of(item) for item in few] != list(source(20, 4, 5, split, seed=1).strings())
-    # Written down: these strings are the demo's test set, in every version of Python.
+    # Fixed: these strings are the demo's test set, in every version of Python.
     assert list(source(5, 4, 4, "test").strings()) == ["4342", "1733", "5934", "6525", "5639"]
 
 
 def test_compose_equals_a_naive_construction():
-    """Guards positions: every sample against lists put together one after the other; pauses of any length."""
+    """Guards positions: every sample against concatenated lists; pauses of any length."""
     words = [torch.tensor([0.1, -0.2, 0.3]), torch.tensor([0.4]), torch.tensor([-0.5, 0.5])]
     expected = [0.0] * 2 + [0.15, -0.3, 0.45] + [0.6] + [0.0] * 7 + [-0.75, 0.75] + [0.0]
     assert torch.allclose(compose(words, [2, 0, 7, 1], 1.5), torch.tensor(expected))
-    assert compose(words, [0, 0, 0, 0], 4.0).abs().max() == 1  # the gain gives way, nothing is clipped
+    assert compose(words, [0, 0, 0, 0], 4.0).abs().max() == 1  # the gain is reduced, nothing is clipped
     assert torch.allclose(compose(words, [0] * 4, 4.0)[:2] / compose(words, [0] * 4, 1.0)[:2], torch.tensor([2.0, 2.0]))
     with pytest.raises(ValueError, match="Expected `pauses` to be 4"):
         compose(words, [1, 2], 1.0)
 
 
 def test_recordings_hold_the_words_of_their_text():
-    """Guards label and sound against each other: runs of sound have each digit's length, in the order of the text."""
+    """Guards against mismatched text and audio: runs of sound have each digit's length, in the order of the text."""
     levels, pauses = [], []
     for item in source(40, 1, 6, "train").recordings():
         assert item.text == " ".join(DIGIT_WORDS[int(digit)] for digit in digits_of(item))
@@ -113,15 +113,15 @@ def test_recordings_hold_the_words_of_their_text():
             assert abs(int(length) * 80 - tone(int(digit)).numel()) <= 480
         pauses += (lengths[2:-1:2] * 80).tolist()
         levels.append(item.audio.samples_T.abs().max().item() / 0.5)
-    # 40 to 160 ms, seen through steps of 5 ms (10 ms less at most) and with what trimming leaves (30 ms more at most).
+    # 40 to 160 ms, measured in steps of 5 ms (10 ms less at most) and with the margin of trimming (30 ms more at most).
     assert 0.030 * SAMPLE_RATE <= min(pauses) < 0.080 * SAMPLE_RATE
     assert 0.140 * SAMPLE_RATE < max(pauses) <= 0.190 * SAMPLE_RATE
     assert 0.70 < min(levels) < 0.80 and 1.25 < max(levels) < 1.42  # -3 to +3 dB
 
 
 def test_words_begin_on_the_grid():
-    """Guards against words between two frames of the codec, and against pauses that grow or shrink by more than half a
-    frame: both by the sound itself, whose words are ones here."""
+    """Guards against words between two frames of the codec, and against pauses that change by more than half a frame:
+    both measured on the audio, whose words are ones here."""
     noise = torch.Generator().manual_seed(0)
     for _ in range(50):
         lengths = torch.randint(300, 900, (4,), generator=noise).tolist()
@@ -139,7 +139,7 @@ def test_words_begin_on_the_grid():
 
 
 def test_trim_keeps_the_sound_and_its_soft_ends():
-    """Guards against cut words: a fade down to -40 dB stays, the noise floor goes."""
+    """Guards against truncated words: a fade down to -40 dB stays, the noise floor is removed."""
     torch.manual_seed(0)
     fade_T = torch.cat([torch.linspace(-40, 0, 800), torch.zeros(1600), torch.linspace(0, -40, 800)])
     word_T = 10 ** (fade_T / 20) * torch.sin(torch.arange(3200) * 0.5)
@@ -153,7 +153,7 @@ def test_trim_keeps_the_sound_and_its_soft_ends():
 
 
 def test_digits_are_read_once_and_late():
-    """Guards parsing a config from reading a corpus, and composing from reading it for every string."""
+    """Guards against reading a corpus while parsing a config, and reading it again for every string."""
     tones = Tones()
     digits = source(5, 1, 6, "train", tones=tones)
     assert digits.num_recordings == 5 and list(digits.strings()) and tones.num_reads == 0
@@ -164,8 +164,8 @@ def test_digits_are_read_once_and_late():
     assert not set("./ ") & set(items[0].key) and items[0].key.startswith("digits_train_00000_")
 
 
-def test_what_cannot_be_is_refused():
-    """Missing digits, lengths that the split cannot have and more strings than there are: each a clear error."""
+def test_impossible_settings_are_refused():
+    """Missing digits, lengths that the split cannot have and too many strings: each raises a clear error."""
     with pytest.raises(ValueError, match=r"digits of one language.*en_digits_3 \(unreadable: cut short\)"):
         list(source(5, 1, 6, "train", tones=Tones(broken=(3,))).recordings())
     for arguments, name in (

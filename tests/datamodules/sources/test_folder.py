@@ -61,7 +61,7 @@ def test_ljspeech_layout(tmp_path):
 
 
 def test_pairs_at_any_depth(tmp_path):
-    """Guards recursion, other formats, two audio files of one name, and audio alone where no text is asked for."""
+    """Guards recursion, other formats, two audio files of one name, and audio only if no text is required."""
     (tmp_path / "deep/er").mkdir(parents=True)
     for name in ("x.wav", "x.flac", "deep/y.ogg", "deep/er/z.wav", "alone.wav", "empty.wav"):
         soundfile.write(tmp_path / name, sine(3200), 16_000)
@@ -77,7 +77,7 @@ def test_pairs_at_any_depth(tmp_path):
     assert without["alone"].text == "" and without["deep_y"].text == "second line"
 
 
-def test_folders_of_no_use_say_what_was_expected(tmp_path):
+def test_unusable_folders_raise_an_error_with_the_expected_layout(tmp_path):
     """An empty corpus must not prepare into empty shards."""
     with pytest.raises(FileNotFoundError, match=r"`metadata\.csv`.*which is no folder"):
         list(FolderSource(tmp_path / "missing").recordings())
@@ -93,7 +93,7 @@ def test_folders_of_no_use_say_what_was_expected(tmp_path):
 
 
 def write_listed(folder, rows, separator="|"):
-    """`metadata.csv` of these rows and a recording for each first cell that names one."""
+    """Write `metadata.csv` of these rows and a recording for each first cell that names one."""
     (folder / "wavs").mkdir(parents=True)
     for number in range(len(rows)):
         soundfile.write(folder / f"wavs/{number:02d}.wav", sine(1600), 16_000)
@@ -150,7 +150,8 @@ def test_a_third_column_that_is_no_text_is_refused(tmp_path, thirds, why):
 
 
 def test_normalised_texts_are_no_speakers(tmp_path):
-    """Guards against a refusal of LJSpeech's own layout: texts that repeat, are figures, or are normalised alike."""
+    """Guards against rejecting LJSpeech's own layout: texts that repeat, are digits, or have the same normalised
+    text."""
     texts = [("Yes.", "Yes."), ("yes", "yes"), ("Yes!", "Yes."), ("42", "42"), ("7", "7"), ("Dr. X", "Doctor X")]
     texts += [("Doctor X", "Doctor X")] + [(f"Mr. {n}", f"Mister {n}") for n in range(10)]
     rows = [[f"{number:02d}", *pair] for number, pair in enumerate(texts)]
@@ -159,7 +160,7 @@ def test_normalised_texts_are_no_speakers(tmp_path):
 
 
 def test_columns_in_any_order(tmp_path):
-    """Guards against columns taken by place; a mistake in them is told before anything is read."""
+    """Guards against columns interpreted by position; a wrong setting raises an error before anything is read."""
     folder = write_listed(tmp_path / "corpus", [["fr", "x", "ann", "00", "bonjour"], ["de", "x", "", "01", ""]])
     columns = ["language", "ignored", "speaker", "id", "text"]
     items = by_key(FolderSource(folder, columns=columns).recordings())

@@ -1,4 +1,4 @@
-"""What makes the codec quick at inference changes nothing that it says: buckets of like lengths, quick positions."""
+"""Speed-ups of codec inference do not change its results: buckets of similar lengths, fast relative positions."""
 
 import math
 from itertools import combinations, pairwise
@@ -16,7 +16,7 @@ LENGTHS = (24000, 3200, 22001, 640, 9600, 3000)
 
 
 def least_cost(lengths: list[int], steps_per_call: int, most_steps: float) -> int:
-    """Over every way to cut the sorted lengths that the bound allows."""
+    """Minimum over every partition of the sorted lengths that the bound allows."""
     lengths = sorted(lengths)
     costs = []
     for num_cuts in range(len(lengths)):
@@ -29,7 +29,7 @@ def least_cost(lengths: list[int], steps_per_call: int, most_steps: float) -> in
 
 @pytest.mark.parametrize("most_steps", [math.inf, 40])
 def test_buckets_are_those_that_cost_least(most_steps):
-    """Guards against rows lost or twice, more padding or more calls than pay, and calls that hold too much."""
+    """Guards against lost or duplicate rows, more padding or more calls than necessary, and calls above the bound."""
     generator = torch.Generator().manual_seed(0)
     counts = set()
     for _ in range(40):
@@ -46,8 +46,8 @@ def test_buckets_are_those_that_cost_least(most_steps):
 
 
 def test_a_batch_is_split_and_gives_what_one_call_gives():
-    """Guards against padding that is computed (a batch in one piece), and against rows that come back in other places,
-    cut short or with codes of another item."""
+    """Guards against computation on padding (a batch in one piece), and against rows returned in another order,
+    truncated or with codes of another item."""
     codec = small_codec()
     audio_BT, num_samples_B = noise_items(*LENGTHS)
     seen = []
@@ -77,7 +77,7 @@ def test_a_batch_of_one_length_stays_whole_where_it_fits_and_an_item_may_be_empt
     codec.encode(audio_BT, torch.tensor([16000, 16000, 16000]))
     assert seen == [(3, 16000)]
     seen.clear()
-    codec.encoder.acoustic.base_channels = 2**25 // 8 // 32000  # of which 32,000 samples take as much as one call may
+    codec.encoder.acoustic.base_channels = 2**25 // 8 // 32000  # of which 32,000 samples fit a call
     codec.encode(audio_BT, torch.tensor([16000, 16000, 16000]))
     assert sorted(rows for rows, _ in seen) == [1, 2]
     codes_BS, num_codes_B = codec.encode(audio_BT, torch.tensor([12000, 0, 100]))
@@ -89,7 +89,7 @@ def test_a_batch_of_one_length_stays_whole_where_it_fits_and_an_item_may_be_empt
 def test_a_tail_of_unequal_items_is_the_end_of_each():
     """Guards against look-back and buckets that count frames from different starts."""
     codec = small_codec()
-    codes_BS, num_codes_B = torch.randint(0, codec.codebook_size, (3, 90)), torch.tensor([20, 90, 84])
+    codes_BS, num_codes_B = torch.randint(0, codec.facts.codebook_size, (3, 90)), torch.tensor([20, 90, 84])
     tail_BT = codec.decode(codes_BS, num_codes_B, 17)
     for item, num_codes in enumerate(num_codes_B.tolist()):
         alone_T = codec.decode(codes_BS[item : item + 1, :num_codes], num_codes_B[item : item + 1])[0, 17 * 320 :]
@@ -97,7 +97,7 @@ def test_a_tail_of_unequal_items_is_the_end_of_each():
 
 
 def test_weight_norms_are_multiplied_out_once_for_all_buckets():
-    """Guards against 38 million weights computed anew for each bucket."""
+    """Guards against 38 million weights computed again for each bucket."""
     codec = small_codec()
     calls = []
     norm = codec.encoder.acoustic.input_convolution.parametrizations.weight[0]

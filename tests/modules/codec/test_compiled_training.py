@@ -1,4 +1,4 @@
-"""Training through torch.compile is the training without, and its checkpoints are the same files."""
+"""Training with torch.compile equals training without, and its checkpoints are the same files."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from tests.toys.codec_references import semantic_config
 
 
 def tiny(compile_backend: str | None) -> CodecModule:
-    """Every kind of part that X-codec2 has, as few layers as it goes."""
+    """Every kind of part of X-codec2, with as few layers as possible."""
     torch.manual_seed(0)
     encoder = SemanticAcousticEncoder(
         AcousticEncoder(strides=[320], base_channels=2, channels=32),
@@ -49,7 +49,7 @@ def tiny(compile_backend: str | None) -> CodecModule:
 
 
 class Record(L.Callback):
-    """Losses and gradients of every step."""
+    """Records losses and gradients of every step."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, torch.Tensor]] = []
@@ -67,7 +67,7 @@ def train(module: CodecModule) -> tuple[Record, L.Trainer]:
 
 
 def test_compiled_steps_are_the_eager_ones(tmp_path: Path) -> None:
-    """Guards against a compiled network with other numbers, a backend that is not used, and weights of other names."""
+    """Guards against a compiled network with other numbers, a backend that is not used, and other weight names."""
     torch._dynamo.utils.counters.clear()
     eager, compiled = tiny(None), tiny("aot_eager")
     expected, _ = train(eager)
@@ -88,7 +88,7 @@ def test_compiled_steps_are_the_eager_ones(tmp_path: Path) -> None:
 
 
 def test_inductor_takes_a_discriminator() -> None:
-    """Guards against parts that the default backend cannot build, as the older weight norm was."""
+    """Guards against parts that the default backend cannot compile, like the older weight norm."""
     judge = MultiPeriodDiscriminator([2], [2])
     audio_BT = torch.randn(2, 64, requires_grad=True)
     results = []

@@ -1,4 +1,4 @@
-"""Fingerprints of codecs: what decides codes or sound beside the weights counts, and files on disk keep theirs."""
+"""Fingerprints of codecs: include settings that affect codes or audio, and are stable for files on disk."""
 
 import inspect
 from collections.abc import Callable
@@ -30,7 +30,7 @@ W2V_BERT = {
 
 
 def filled(codec: CodecGenerator) -> CodecGenerator:
-    """Weights that depend on no random generator."""
+    """Weights that do not depend on a random generator."""
     with torch.no_grad():
         for number, (name, tensor) in enumerate(sorted(codec.state_dict().items())):
             if tensor.is_floating_point() and "quantizer.quantizer" not in name:
@@ -56,8 +56,8 @@ def xcodec2(
 
 
 def test_stored_fingerprints_keep_their_bytes() -> None:
-    """Guards against a fingerprint that changes for files on disk, so that their token shards and language models are
-    refused: these are the values of the first version, of the demo's, the five voices' and X-codec2's parts."""
+    """Guards against changed fingerprints of files on disk, whose token shards and language models would be rejected:
+    these are the values of the first version, of the demo's, the five voices' and X-codec2's parts."""
     stored = {
         small_codec: ("b507aca4fc4cd078", "68fd7addce0a636a"),
         lambda: small_codec((7, 7, 7, 7, 5, 5)): ("6bf9ad1ddc93abe1", "9e69c02c220ef3d0"),
@@ -68,7 +68,7 @@ def test_stored_fingerprints_keep_their_bytes() -> None:
         assert (codec.fingerprint, codec.decoder_fingerprint) == expected
 
 
-# Arguments of a part, beside those that another shape of a weight shows.
+# Arguments of a part, besides those visible in the shape of a weight.
 ENCODE_CHANGES: dict[str, Callable[[], CodecGenerator]] = {
     "fft_size": lambda: small_codec(fft_size=512),
     "hop_length": lambda: small_codec(hop_length=160),
@@ -96,7 +96,7 @@ DECODE_CHANGES: dict[str, Callable[[], CodecGenerator]] = {
 
 
 def test_a_codecs_settings_change_its_fingerprints() -> None:
-    """Guards against codes of another analysis window or other levels, and scores of another decoder's sound, that pass
+    """Guards against codes of another analysis window or other levels, and scores of another decoder's audio, that pass
     for this codec's because the weights are equal."""
     for changes, build, one in (
         (ENCODE_CHANGES, small_codec, "fingerprint"),
@@ -121,7 +121,7 @@ def test_a_codecs_settings_change_its_fingerprints() -> None:
         (TransformerDecoder, {"channels", "num_layers", "hidden_channels", "dropout"}),
         (KaldiFilterBank, set()),
         (NormalisedWaveform, set()),
-        (SemanticEncoder, {"front_end", "num_layers", "channels", "model", "config"}),  # a buffer holds the network's
+        (SemanticEncoder, {"front_end", "num_layers", "channels", "model", "config"}),  # a buffer stores the network's
         (SemanticAcousticEncoder, {"acoustic", "semantic", "adapter"}),
         (WhisperEncoder, {"channels", "model", "window_seconds", "compute_type"}),  # one text holds the last three
         (SimVQ, {"channels", "codebook_size", "code_channels", "commitment_weight", "rotation_trick"}),
@@ -129,8 +129,8 @@ def test_a_codecs_settings_change_its_fingerprints() -> None:
     ],
 )
 def test_every_argument_of_a_part_is_shown_by_weights_or_settings(part: type, shown: set[str]) -> None:
-    """Guards against a new argument that enters no fingerprint: it must be named in the settings, or here, as one that
-    the shape or name of a weight shows or that changes no number."""
+    """Guards against a new argument that is in no fingerprint: it must be in the settings, or listed here as one that
+    is visible in the shape or name of a weight or that changes no number."""
     names = ("encode_settings", "decode_settings")
     found = [one for name in names if isinstance(one := inspect.getattr_static(part, name, None), property)]
     bodies = [inspect.getsource(one.fget).split("->", 1)[1] for one in found]

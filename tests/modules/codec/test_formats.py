@@ -1,4 +1,4 @@
-"""Codecs from and to the formats of others, against transformers' own models."""
+"""Conversion of codecs from and to other formats, against transformers' own models."""
 
 import ast
 import json
@@ -53,7 +53,7 @@ def assert_equal_codecs(codec, model):
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_transformers_folders_are_read_and_written_without_a_change(kind, seed, tmp_path):
-    """Guards against any number that differs from transformers' model, and any tensor that a round trip changes."""
+    """Guards against any number that differs from transformers' model, and any tensor changed by a round trip."""
     model = reference_model(kind, seed)
     model.save_pretrained(tmp_path / "theirs", max_shard_size="300KB")
     codec = load_codec(tmp_path / "theirs")
@@ -76,7 +76,7 @@ def test_transformers_folders_are_read_and_written_without_a_change(kind, seed, 
 
 @pytest.mark.parametrize(("kind", "rate", "edge_padding"), [(Xcodec2Model, 16000, 160), (NeuCodecModel, 24000, 0)])
 def test_a_trained_codec_goes_to_transformers(kind, rate, edge_padding, tmp_path):
-    """Guards against weight norm folded wrongly, and against settings that the configuration does not carry."""
+    """Guards against weight norm folded incorrectly, and against settings missing in the configuration."""
     codec = small_codec(rate, edge_padding)
     save_transformers(codec, tmp_path)
     model = kind.from_pretrained(tmp_path).eval().requires_grad_(False)
@@ -85,9 +85,10 @@ def test_a_trained_codec_goes_to_transformers(kind, rate, edge_padding, tmp_path
 
 
 def test_every_tensor_counts_and_counts_as_in_transformers():
-    """Guards against a tensor that is loaded and not used, or used in another's place: each one is changed in turn.
+    """Guards against a tensor that is loaded but not used, or used in place of another: each one is changed in turn.
 
-    Of thousands of values one may lie on a step of the quantizer: its inputs are compared, and the codes of all others.
+    One of thousands of values may lie on a step of the quantizer: for it the inputs are compared, for all others the
+    codes.
     """
     model = reference_model("xcodec2")
     tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -103,7 +104,7 @@ def test_every_tensor_counts_and_counts_as_in_transformers():
     heard_T = reference_audio(model, codes_S)
     generator = torch.Generator().manual_seed(0)
     for name, tensor in tensors.items():
-        # Only for training the speech encoder itself; and what adds the same to all scores of a query.
+        # Used only in training the speech encoder itself; and an offset equal for all scores of a query.
         if name.endswith(("masked_spec_embed", "linear_k.bias")):
             continue
         changed = tensor + torch.randn(tensor.shape, generator=generator) * tensor.std(correction=0).clamp(min=0.5)
@@ -139,7 +140,7 @@ def load_from(model, folder=None):
 @pytest.mark.parametrize("kind", ["xcodec2", "neucodec"])
 @pytest.mark.parametrize("form", ["safetensors", "package", "ckpt", "folder"])
 def test_released_files_are_read(form, kind, tmp_path):
-    """Guards against a wrong place for any tensor of the authors' naming, above all beta that is called bias."""
+    """Guards against a wrong mapping of any tensor in the authors' naming, in particular beta, which is called bias."""
     model = reference_model(kind)
     tensors = released_tensors(model, "package" if form == "package" else "code")
     if form == "ckpt":
@@ -154,7 +155,7 @@ def test_released_files_are_read(form, kind, tmp_path):
     assert_equal_codecs(codec, model)
 
 
-RELEASED_CONFIG = (  # of HKUSTAudio/xcodec2 on the hub
+RELEASED_CONFIG = (  # from HKUSTAudio/xcodec2 on the hub
     '{"model_type": "xcodec2", "semantic_hidden_size": 1024, "codec_encoder_hidden_size": 1024, '
     '"codec_decoder_hidden_size": 1024, "use_vocos": true, "architectures": ["XCodec2Model"]}'
 )
@@ -162,8 +163,8 @@ RELEASED_CONFIG = (  # of HKUSTAudio/xcodec2 on the hub
 
 @pytest.mark.parametrize("spelling", ["code", "package"])
 def test_the_released_folder_is_known_by_its_tensors(spelling, tmp_path):
-    """Guards against the released config.json, which claims the type of transformers' own models; and against
-    a file in bfloat16 that is refused for its rounded filters or computed with in bfloat16."""
+    """Guards against the released config.json, which claims the type of transformers' own models; and against a file in
+    bfloat16 that fails because of its rounded filters or is computed in bfloat16."""
     model = reference_model("xcodec2")
     model.load_state_dict({name: value.bfloat16().float() for name, value in model.state_dict().items()})
     tensors = released_tensors(model, spelling)
@@ -195,7 +196,7 @@ def test_released_and_converted_are_the_same_tensors(tmp_path):
 
 @pytest.mark.parametrize("spelling", ["checkpoint", "pypi015"])
 def test_the_full_size_key_lists_load_and_every_value_arrives(spelling):
-    """Guards against a key of the released model without a place here, or a shape that differs."""
+    """Guards against an unmapped key of the released model, or a different shape."""
     config = Wav2Vec2BertConfig(num_hidden_layers=1, intermediate_size=8)
     network = AutoModel.from_config(config).state_dict()
     values = iter(torch.rand(1000, generator=torch.Generator().manual_seed(0)).tolist())
@@ -225,7 +226,8 @@ def folded(codec):
 
 
 def test_our_checkpoint_is_read_without_a_hub_and_converted_on_the_command_line(tmp_path):
-    """Guards against a codec that asks a hub for weights that it holds, and a conversion that changes codes."""
+    """Guards against a codec that downloads weights that its checkpoint contains, and a conversion that changes
+    codes."""
     codec = small_codec()
     lightning_checkpoint(codec, tmp_path / "last.ckpt")
     loaded = CodecCheckpoint(tmp_path / "last.ckpt", "cpu")
@@ -238,7 +240,7 @@ def test_our_checkpoint_is_read_without_a_hub_and_converted_on_the_command_line(
 
 
 def test_missing_surplus_and_other_tensors_are_listed(tmp_path):
-    """Guards against the field's best-known trap: a checkpoint that loads with a warning, and beta left at 0."""
+    """Guards against a well-known failure: a checkpoint that loads with a warning, and beta left at 0."""
     model = reference_model("xcodec2")
     tensors = released_tensors(model, "code")
     path = tmp_path / "model.safetensors"
@@ -271,7 +273,7 @@ def test_missing_surplus_and_other_tensors_are_listed(tmp_path):
 
 
 def test_a_codec_that_transformers_cannot_express_is_refused_with_what_differs(tmp_path):
-    """Guards against a folder that loads in transformers and says something else."""
+    """Guards against a folder that loads in transformers and gives other results."""
 
     def refused(codec, *words):
         with pytest.raises(ValueError, match="transformers can express") as error:
@@ -295,7 +297,7 @@ def test_a_codec_that_transformers_cannot_express_is_refused_with_what_differs(t
 
 
 def test_files_that_hold_no_codec_are_named(tmp_path):
-    """Guards against a key error where a sentence is wanted, and against code that runs on loading."""
+    """Guards against a KeyError instead of a clear error, and against code that runs on loading."""
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
     for path in (tmp_path, tmp_path / "model.safetensors"):
         with pytest.raises(ValueError, match="describes no generator"):

@@ -30,14 +30,14 @@ def tiny_codec() -> CodecGenerator:
         FiniteScalarQuantizer(32, [4, 4, 4]),
         VocosDecoder(16000, 320, channels=32, num_layers=2, hidden_channels=48),
     ).eval()
-    with torch.no_grad():  # as after some training: no parameter is at its neutral start
+    with torch.no_grad():  # like trained parameters: none is at its neutral initial value
         for weight in codec.parameters():
             weight += 0.3 * torch.randn_like(weight) / weight.shape[-1] ** 0.5
     return codec
 
 
 def speechlike(*lengths: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise with a swell, zero beyond each length except for garbage that a codec must not look at."""
+    """Noise with a varying envelope, zero beyond each length except for garbage that a codec must ignore."""
     generator = torch.Generator().manual_seed(1)
     audio = 0.3 * torch.randn(len(lengths), max(lengths), generator=generator)
     return audio * torch.linspace(0.1, 1, max(lengths)), torch.tensor(lengths)
@@ -50,7 +50,7 @@ def test_mel_filters_are_librosas(fft_size, num_mels):
 
 
 def test_inverse_stft_is_torchs():
-    """Guards against a shift or a wrong envelope in our overlap-add; the reference pads at the centre."""
+    """Guards against a shift or a wrong envelope in our overlap-add; the reference uses centre padding."""
     fft_size, hop, num_frames = 1280, 320, 30
     spectrum_FS = torch.randn(fft_size // 2 + 1, num_frames, dtype=torch.complex64)
     spectrum_FS[[0, -1]] = spectrum_FS[[0, -1]].real.to(torch.complex64)
@@ -119,7 +119,7 @@ def test_quantizer_gradient_reaches_the_encoder():
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_mel_loss_against_librosa(reduction):
-    """Guards against the mean where X-codec2 and DAC take the sum (a seventh of it), and against frames elsewhere."""
+    """Guards against the mean where X-codec2 and DAC take the sum (a seventh of it), and against shifted frames."""
     real_BT, made_BT = speechlike(4099, 4099)[0], speechlike(4099, 4099)[0].roll(100, 1)
     loss = MultiResolutionMelLoss(16000, reduction=reduction)
     distances = librosa_distances(made_BT, real_BT)

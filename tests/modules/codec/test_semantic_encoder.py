@@ -28,7 +28,7 @@ def test_the_filter_bank_is_transformers_extractor_for_each_item_of_a_batch(edge
         given = SeamlessM4TFeatureExtractor()(padded, sampling_rate=16000, return_tensors="pt")
         expected_SM = given["input_features"][0][given["attention_mask"][0].bool()]
         assert int(num_frames_B[item]) == len(expected_SM)
-        # The reference rounds to float32 before it normalises; near silence that shows in the fourth digit.
+        # The reference rounds to float32 before it normalises; near silence this affects the fourth digit.
         torch.testing.assert_close(features_BSM[item, : len(expected_SM)], expected_SM, atol=2e-3, rtol=1e-3)
         assert (features_BSM[item, : len(expected_SM)] - expected_SM).abs().mean() < 2e-5
         assert not features_BSM[item, len(expected_SM) :].any()
@@ -47,8 +47,8 @@ SPEECH_ENCODERS = {
 
 @pytest.mark.parametrize("num_layers", [2, 4])
 @pytest.mark.parametrize("kind", SPEECH_ENCODERS)
-def test_the_cut_network_says_what_the_whole_one_says_at_that_layer(kind, num_layers, tmp_path):
-    """Guards against a layer too many, a norm that stands behind the last layer alone, and layers that run for nothing.
+def test_the_cut_network_gives_the_states_of_the_whole_one(kind, num_layers, tmp_path):
+    """Guards against a layer too many, the norm after the last layer, and layers that run unnecessarily.
 
     The whole network is read from a folder, as from a hub; a batch is compared with items one by one.
     """
@@ -87,8 +87,8 @@ def test_the_frozen_network_is_out_of_reach_of_training():
     assert len(twice.getvalue()) - len(once.getvalue()) < 0.5 * size
 
 
-def test_weights_in_a_checkpoint_are_not_asked_for_at_the_hub(monkeypatch, tmp_path):
-    """Guards against a download, or a read of `model`, where the checkpoint holds weights and configuration."""
+def test_weights_in_a_checkpoint_are_not_downloaded(monkeypatch, tmp_path):
+    """Guards against a download, or reading `model`, if the checkpoint has weights and configuration."""
     AutoModel.from_config(semantic_model_config("w2v-bert")).save_pretrained(tmp_path)
     source = SemanticEncoder(KaldiFilterBank(), 2, 32, str(tmp_path))
     state = source.state_dict()
@@ -108,7 +108,7 @@ def test_weights_in_a_checkpoint_are_not_asked_for_at_the_hub(monkeypatch, tmp_p
 
 
 def test_codes_from_our_filter_bank_are_those_from_transformers_extractor(tiny_recordings):
-    """Guards against features that are close and give other codes: equal on 99.99% of frames, others at a step."""
+    """Guards against features that are close but give other codes: equal on 99.99% of frames, others at a step."""
     encoder = SemanticEncoder(KaldiFilterBank(), 2, 32, config=semantic_config())
     network = perturbed(encoder.network, 0)
     quantizer = perturbed(Xcodec2Quantizer(32), 1)

@@ -1,4 +1,5 @@
-"""The forms of the alias-free snake against its convolutions: sums over phases, compiled or not; the Triton kernel."""
+"""The implementations of the alias-free snake against convolutions: sums over phases, compiled or not; the Triton
+kernel."""
 
 import os
 import subprocess
@@ -41,7 +42,7 @@ def test_sums_over_phases_are_the_convolutions(num_samples, lengths):
 
 
 def test_a_compiler_sees_the_sums_in_one_graph():
-    """Guards against convolutions, which no compiler fuses, and against breaks of the graph."""
+    """Guards against convolutions, which compilers do not fuse, and against graph breaks."""
     activation, x_BCT = activation_and_input(2, 3, 40)
     lengths_B = torch.tensor([40, 7])
     operations = []
@@ -56,7 +57,7 @@ def test_a_compiler_sees_the_sums_in_one_graph():
 
 
 def test_compiled_activations_give_the_encoder_the_same_numbers(monkeypatch):
-    """Guards against a switch that compiles nothing, a graph per layer, and other values or gradients.
+    """Guards against an option that compiles nothing, a graph per layer, and other values or gradients.
 
     Inductor's code for the gradients takes half a minute to compile: benchmarks/acoustic_encoder.py compares it.
     """
@@ -81,7 +82,7 @@ def test_compiled_activations_give_the_encoder_the_same_numbers(monkeypatch):
 
 
 def test_the_switch_compiles_with_inductor():
-    """Guards against code that the default compiler refuses or gets wrong; values alone, to be fast."""
+    """Guards against code that the default compiler rejects or compiles incorrectly; values only, to be fast."""
     activation, x_BCT = activation_and_input(2, 3, 40)
     activation.compiled = True
     with torch.no_grad():
@@ -107,7 +108,7 @@ def test_the_kernel_gives_what_convolutions_give():
 @without_triton
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_the_kernel_compiles_for_a_gpu(direction, tmp_path, monkeypatch):
-    """Guards against what the interpreter takes and the compiler does not; no device is needed for that."""
+    """Guards against code that the interpreter accepts and the compiler does not; needs no device."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     triton = pytest.importorskip("triton")
     from triton.backends.compiler import GPUTarget
@@ -133,7 +134,8 @@ def test_the_kernel_compiles_for_a_gpu(direction, tmp_path, monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_kernel_is_what_runs_on_a_gpu(dtype):
-    """Guards against the plain form in the kernel's place, and against what the interpreter does not show."""
+    """Guards against convolutions running instead of the kernel, and against errors that the interpreter does not
+    show."""
     activation, x_BCT = activation_and_input(3, 5, 5000)
     lengths_B = torch.tensor([5000, 2049, 31])
     expected = activation(x_BCT.to(dtype).float(), lengths_B)

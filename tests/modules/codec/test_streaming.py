@@ -1,11 +1,11 @@
-"""modules/codec/streaming.py against the offline codec: exactly where the context is enough, and bounded in memory."""
+"""modules/codec/streaming.py against the offline codec: equal with sufficient context, and bounded in memory."""
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from modules.api import Audio, Resynthesiser
+from modules.api import Audio
 from modules.codec.generator import CodecGenerator
 from modules.codec.parts.quantizers import FiniteScalarQuantizer
 from modules.codec.parts.spectral_encoder import SpectralEncoder
@@ -21,14 +21,16 @@ from modules.codec.streaming import (
 )
 from modules.evaluation.opus_and_codec2 import CodecResynthesiser
 from modules.evaluation.streaming_system import StreamingResynthesiser
+from modules.evaluation.systems import Resynthesiser
 from tests.conftest import SAMPLE_RATE, speech_like
 from tests.toys.codec_references import small_codec
+from tests.toys.facts import CodecToy
 
 HOP = 4
 
 
-class NeighbourCodec:
-    """Whole-number arithmetic, so that equal means equal: a code is the sum of the samples of `reach` frames on either
+class NeighbourCodec(CodecToy):
+    """Integer arithmetic, so that results can be equal: a code is the sum of the samples of `reach` frames on either
     side, decoded audio the sum of the codes of `back` frames before and `ahead` after, weighted by their distance."""
 
     sample_rate, frame_rate, codebook_size, fingerprint = 40, 10.0, 1000, "neighbours"
@@ -64,7 +66,7 @@ def random_codes(num_codes: int) -> Tensor:
 @pytest.mark.parametrize("num_codes", [0, 1, 5, 7, 8, 40, 53])
 @pytest.mark.parametrize(("chunk", "back", "ahead"), [(5, 6, 2), (1, 6, 2), (7, 20, 9), (60, 6, 2)])
 def test_a_stream_with_enough_context_is_the_offline_decode(num_codes: int, chunk: int, back: int, ahead: int) -> None:
-    """Guards against a chunk that is cut off by one, a look-ahead that the last chunks miss, codes lost at the end."""
+    """Guards against a chunk that is off by one, a look-ahead missing in the last chunks, and codes lost at the end."""
     codec, codes_S = NeighbourCodec(), random_codes(num_codes)
     window = DecodeWindow(chunk, back, ahead)
     chunks = list(decode_in_chunks(codec, codes_S, window))
@@ -75,7 +77,7 @@ def test_a_stream_with_enough_context_is_the_offline_decode(num_codes: int, chun
 
 @pytest.mark.parametrize(("back", "ahead"), [(5, 2), (6, 1), (0, 0)])
 def test_too_little_context_is_another_decode(back: int, ahead: int) -> None:
-    """Guards against a stream that secretly decodes everything: one frame too few must be heard."""
+    """Guards against a stream that secretly decodes everything: one frame too few must change the audio."""
     codec, codes_S = NeighbourCodec(), random_codes(53)
     whole = codec.decode(codes_S[None], torch.tensor([53]))[0]
     stream = torch.cat(list(decode_in_chunks(codec, codes_S, DecodeWindow(5, back, ahead))))
@@ -104,8 +106,8 @@ def test_how_codes_arrive_does_not_matter_and_no_chunk_waits() -> None:
 def test_windows_with_enough_context_give_the_codes_of_the_whole(
     window: int, context: int, num_samples: int, extra_code: bool
 ) -> None:
-    """Guards against frames at the seams that are lost or doubled, and a last frame (or one more, as X-codec2 gives)
-    that is cut."""
+    """Guards against lost or duplicate frames at the seams, and a missing last frame (or one more, as X-codec2
+    returns)."""
     audio_T = torch.randint(-9, 10, (num_samples,), generator=torch.Generator().manual_seed(num_samples)).float()
     codec = NeighbourCodec(extra_code=extra_code)
     whole, _ = codec.encode(audio_T[None], torch.tensor([num_samples]))
@@ -124,7 +126,7 @@ def test_too_little_context_gives_other_codes() -> None:
 
 
 def test_a_long_recording_takes_no_more_than_a_window() -> None:
-    """Guards against buffers that grow: an hour of pieces, and what the codec is handed at most."""
+    """Guards against buffers that grow: an hour of pieces, and the largest input of the codec."""
     codec = NeighbourCodec()
     encoder, decoder = StreamingEncoder(codec, EncodeWindow(50, 10)), StreamingDecoder(codec, DecodeWindow(25, 50, 5))
     num_samples = 0
@@ -140,7 +142,8 @@ def test_a_long_recording_takes_no_more_than_a_window() -> None:
 
 
 def vocos_codec() -> CodecGenerator:
-    """The demo's parts, smaller: the decoder sees 17 frames to each side, the encoder 10 and its mel window."""
+    """The demo's parts, smaller: the decoder's receptive field is 17 frames on each side, the encoder's 10 and its mel
+    window."""
     encoder = SpectralEncoder(SAMPLE_RATE, 320, num_mels=20, channels=16, num_layers=2, hidden_channels=24)
     decoder = VocosDecoder(SAMPLE_RATE, 320, channels=16, num_layers=4, hidden_channels=24)
     codec = CodecGenerator(encoder, FiniteScalarQuantizer(16, [8, 8, 8]), decoder).eval()
@@ -175,26 +178,26 @@ def test_the_demos_codec_as_a_stream(speech: Audio) -> None:
 
 
 def test_a_stream_is_a_system_of_the_table(speech: Audio) -> None:
-    """Guards against a row whose bits, latency or sound is not that of its setting. The reference is the same codec
+    """Guards against a row whose bits, latency or audio does not match its setting. The reference is the same codec
     offline, at the rate of the input."""
     codec = vocos_codec()
     receptive = codec.decoder.receptive_frames
     stream = StreamingResynthesiser(codec, DecodeWindow(25, receptive, receptive))
-    assert isinstance(stream, Resynthesiser) and stream.name == f"stream 25/{receptive}/{receptive}"
-    assert stream.latency_seconds == pytest.approx((25 + receptive) / 50)
-    assert StreamingResynthesiser(codec).latency_seconds == 0.6
+    assert isinstance(stream, Resynthesiser) and stream.facts.name == f"stream 25/{receptive}/{receptive}"
+    assert stream.facts.latency_seconds == pytest.approx((25 + receptive) / 50)
+    assert StreamingResynthesiser(codec).facts.latency_seconds == 0.6
     offline, offline_bits = CodecResynthesiser(codec, "offline").resynthesise(speech)
     heard, num_bits = stream.resynthesise(speech)
     assert num_bits == offline_bits == -(-speech.samples_T.numel() // 320) * 9
     np.testing.assert_allclose(heard.samples_T, offline.samples_T, atol=1e-4)
     windowed = StreamingResynthesiser(codec, encode_window=EncodeWindow(30, 12))
     assert torch.equal(windowed.compress(speech).codes_QS, stream.compress(speech).codes_QS)
-    assert windowed.settings["encode"] == {"window_frames": 30, "context_frames": 12}
+    assert windowed.facts.settings["encode"] == {"window_frames": 30, "context_frames": 12}
     unbound = StreamingResynthesiser(decode_window=DecodeWindow(10, 5, 0))
     with pytest.raises(ValueError, match="Expected `codec` to be given"):
         unbound.resynthesise(speech)
     bound = unbound.with_codec(codec)
-    assert bound.name == unbound.name == "stream 10/5/0" and bound.codec is codec and unbound.codec is None
+    assert bound.facts.name == unbound.facts.name == "stream 10/5/0" and bound.codec is codec and unbound.codec is None
     assert stream.with_codec(None) is stream
 
 

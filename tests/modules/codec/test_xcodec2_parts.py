@@ -35,7 +35,7 @@ LENGTHS = (9600, 4801, 640, 6400)
     ids=["xcodec2", "time_rotary", "neucodec"],
 )
 def test_a_batch_of_unequal_lengths_is_its_items_one_by_one(settings):
-    """Guards against padding that leaks through convolutions, filters, norms or attention (the reference's does)."""
+    """Guards against padding that leaks through convolutions, filters, norms or attention (as in the reference)."""
     codec = small_codec(**settings)
     assert isinstance(codec, Codec)
     audio_BT, num_samples_B = noise_items(*LENGTHS)
@@ -53,8 +53,8 @@ def test_a_batch_of_unequal_lengths_is_its_items_one_by_one(settings):
         torch.testing.assert_close(heard_T, decoded_BT[item, : num_codes * hop_length], atol=1e-5, rtol=1e-4)
 
 
-def test_every_encoder_alone_gives_a_batch_what_its_items_get():
-    """Guards against differences too small to move a code: latents are compared, in float64, where rounding is none."""
+def test_every_encoder_is_independent_of_batching():
+    """Guards against differences too small to change a code: latents are compared, in float64 without rounding."""
     encoder = small_codec().encoder.double()
     encoder.semantic.network.double()
     audio_BT, num_samples_B = noise_items(*LENGTHS)
@@ -71,9 +71,9 @@ def test_every_encoder_alone_gives_a_batch_what_its_items_get():
 
 @pytest.mark.parametrize("start_frame", [1, 17])
 def test_a_decoded_tail_is_the_end_of_the_whole(start_frame):
-    """Guards against a bounded look-back in a decoder whose attention and norms see everything."""
+    """Guards against a bounded look-back in a decoder whose attention and norms cover everything."""
     codec = small_codec()
-    codes_BS, num_codes_B = torch.randint(0, codec.codebook_size, (2, 30)), torch.tensor([30, 24])
+    codes_BS, num_codes_B = torch.randint(0, codec.facts.codebook_size, (2, 30)), torch.tensor([30, 24])
     whole_BT = codec.decode(codes_BS, num_codes_B)
     torch.testing.assert_close(codec.decode(codes_BS, num_codes_B, start_frame), whole_BT[:, start_frame * 320 :])
 
@@ -123,7 +123,7 @@ def test_the_activation_is_the_formula_between_resamplers():
 
 
 def test_the_adapter_is_the_reference_module_with_its_in_place_relu():
-    """Guards against a skip that adds x where the released weights want relu(x)."""
+    """Guards against a skip that adds x where the released weights need relu(x)."""
     adapter = perturbed(SemanticAdapter(16), 1)
     blocks = nn.Sequential(nn.ReLU(inplace=True), adapter.first, nn.ReLU(inplace=True), adapter.second)
     states_BSC = torch.randn(2, 9, 16)
@@ -150,7 +150,7 @@ def test_the_quantizers_steps_are_the_released_ones():
 
 
 def test_quantizers_with_the_same_weights_and_other_bounds_have_other_fingerprints():
-    """Guards against token shards of one taken for the other's."""
+    """Guards against confusing token shards of one with the other's."""
     codec = small_codec()
     single = FiniteScalarQuantizer(96, [4] * 8)
     single.load_state_dict(codec.quantizer.state_dict())

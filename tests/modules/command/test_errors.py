@@ -1,5 +1,5 @@
-"""Commands that fail: one line for what the user can put right, the user's own frames for a crash of the user's own
-code, a traceback for the rest; and the checks before a run begins."""
+"""Failing commands: one line for user errors, the user's own frames for a crash in the user's code, a traceback for the
+rest; and the checks before a run begins."""
 
 import errno
 import importlib.util
@@ -48,14 +48,14 @@ class OtherModule(LightningModule):
 
 
 def stopped(command: str, capsys: pytest.CaptureFixture) -> tuple[int, str]:
-    """The exit status of a command, and what it printed to the terminal's error stream."""
+    """The exit status of a command, and its stderr."""
     with pytest.raises(SystemExit) as stop:
         run.main(command.split())
     return stop.value.code, capsys.readouterr().err
 
 
 def write_checkpoints() -> None:
-    """Files and folders that are no checkpoints of the toy."""
+    """Write files and folders that are not checkpoints of the toy."""
     Path("pickled.ckpt").write_bytes(pickle.dumps({"state_dict": {}, "path": Path("x")}))
     torch.save({"state_dict": {}, "path": Path("x")}, "unsafe.ckpt")
     Path("cut.ckpt").write_bytes(Path("unsafe.ckpt").read_bytes()[:300])
@@ -67,9 +67,9 @@ def write_checkpoints() -> None:
     Path("folder/one.ckpt").touch()
 
 
-def test_what_a_user_can_put_right_is_one_line(toys: Path, capsys: pytest.CaptureFixture) -> None:  # noqa: F811
-    """Guards against a screen of traceback for a wrong config, checkpoint or folder, and against a stage that is begun,
-    or moved aside, before its command is known to be possible."""
+def test_user_errors_are_printed_as_one_line(toys: Path, capsys: pytest.CaptureFixture) -> None:  # noqa: F811
+    """Guards against a long traceback for a wrong config, checkpoint or folder, and against a stage that is begun, or
+    moved aside, before its command is known to be valid."""
     write_checkpoints()
     Path("a_file").touch()
     commands = {
@@ -100,7 +100,7 @@ def test_what_a_user_can_put_right_is_one_line(toys: Path, capsys: pytest.Captur
         assert "--ckpt_path" not in command or command.startswith("predict") or not Path("runs/toy/train").exists()
 
 
-def test_a_checkpoint_of_a_larger_model_is_told_in_one_line(toys: Path, capsys: pytest.CaptureFixture) -> None:  # noqa: F811
+def test_a_checkpoint_of_a_larger_model_is_an_error_of_one_line(toys: Path, capsys: pytest.CaptureFixture) -> None:  # noqa: F811
     """Guards against torch's list of every tensor's shape under a traceback."""
     run.main(FIT.split())
     Path("runs/toy/train/checkpoints").rename("copy")
@@ -114,7 +114,7 @@ def test_a_class_of_the_users_own_is_shown_with_its_place(
     capsys: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Guards against a message that names no line of the user's file, and one under the frames of Lightning."""
+    """Guards against an error without a line of the user's file, or below the frames of Lightning."""
     Path("own_callback.py").write_text(OWN_CALLBACK)
     monkeypatch.syspath_prepend(str(toys))
     own, place = f"{FIT} --trainer.callbacks+=own_callback.Broken --trainer.callbacks.at ", f"{toys}/own_callback.py"
@@ -135,9 +135,9 @@ class OneBitOpus(Dataset):
         return Opus(0.001)
 
 
-def test_errors_are_told_by_where_they_were_raised() -> None:
-    """Guards against a mistake of the user's that a loader's worker or the file system reports in a traceback, a
-    TypeError of ours taken for a bug, and a bug taken for a mistake of the user's."""
+def test_errors_are_distinguished_by_where_they_were_raised() -> None:
+    """Guards against a user error reported as a traceback by a loader's worker or the file system, a TypeError of ours
+    taken for a bug, and a bug taken for a user error."""
 
     def told(error: BaseException) -> str | None:
         return (said := failure(error)) and said.text.splitlines()[0]
@@ -165,8 +165,8 @@ def test_errors_are_told_by_where_they_were_raised() -> None:
 
 
 def test_configs_are_for_the_command_in_their_first_line() -> None:
-    """Guards against a predict that throws its results away, a finder that cannot set the rate, and a check that
-    refuses a config that we ship."""
+    """Guards against a predict that discards its results, a finder that cannot set the rate, and a check that rejects a
+    shipped config."""
     codec = ("datamodules.audio.AudioDataModule", "modules.codec_module.CodecModule")
     layout, writer, bar, finder = (
         {"class_path": path}
@@ -201,7 +201,7 @@ def test_configs_are_for_the_command_in_their_first_line() -> None:
 
 
 def test_a_missing_input_names_the_command_that_makes_it() -> None:
-    """Guards against "not there" without a way on: the commands are those of the demo's script."""
+    """Guards against an error without a remedy: the commands are those of the demo's script."""
     steps = re.findall(r"run\.py (\w+) --config (\S+demo/\w+\.yaml)", (REPOSITORY / "scripts/demo.sh").read_text())
     commands = {Path(config).stem: f"python run.py {command} --config {config}" for command, config in steps}
     for path, step in {
@@ -216,11 +216,11 @@ def test_a_missing_input_names_the_command_that_makes_it() -> None:
 
 
 def test_what_cannot_be_fetched_or_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against "cannot connect" that does not say to which model, and a class that transformers lacks."""
+    """Guards against "cannot connect" without the model's name, and a class that transformers lacks."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     name = "nobody/nothing"
     for read in (
-        lambda: TransformersCodec(name).layout,
+        lambda: TransformersCodec(name).facts,
         lambda: HuggingFaceTokenizer(name).tokenizer,
         lambda: load_pretrained(PretrainedNetwork(name), TokenSpace(8, 8)),
         lambda: FasterWhisper(name)._folder,
@@ -230,12 +230,13 @@ def test_what_cannot_be_fetched_or_read_is_named(tmp_path: Path, monkeypatch: py
         assert name in failure(raised.value).text.splitlines()[0]
     (tmp_path / "config.json").write_text('{"model_type": "no_such_codec"}')
     with pytest.raises(ValueError, match="has model type `no_such_codec`") as raised:
-        TransformersCodec(str(tmp_path)).layout  # noqa: B018
+        TransformersCodec(str(tmp_path)).facts  # noqa: B018
     assert failure(raised.value).status == 2
 
 
-def test_converters_tell_mistakes_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """Guards against tracebacks of the commands beside run.py: for no checkpoint, a damaged one, another model's."""
+def test_converters_report_errors_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Guards against tracebacks of the commands besides run.py: for a file that is not a checkpoint, a damaged one,
+    another model's."""
     damaged, other = tmp_path / "damaged.ckpt", tmp_path / "other.ckpt"
     damaged.write_bytes(b"no checkpoint")
     torch.save({"state_dict": {}, "hyper_parameters": {}}, other)

@@ -1,4 +1,4 @@
-"""What the command line means: texts, null, the addresses of callbacks, and paths typed in another folder."""
+"""Interpretation of the command line: texts, null, the addresses of callbacks, and paths given in another folder."""
 
 import json
 import os
@@ -67,7 +67,7 @@ def test_a_text_arrives_as_it_was_typed(parse, tmp_path: Path) -> None:
 
 
 def test_texts_of_a_yaml_are_strings_and_may_be_interpolated(parse, tmp_path: Path) -> None:
-    """Guards against a quoted "null" that is taken for none, and against a yaml's `${...}` that stays unresolved."""
+    """Guards against a quoted "null" taken for null, and against a yaml's `${...}` that stays unresolved."""
     overlay = tmp_path / "overlay.yaml"
     for written, wanted in [("null", None), ("'null'", "null"), ("'1e3'", "1e3"), ("'x ${seed_everything}'", "x 0")]:
         overlay.write_text(f"data: {{init_args: {{text: {written}}}}}")
@@ -76,7 +76,7 @@ def test_texts_of_a_yaml_are_strings_and_may_be_interpolated(parse, tmp_path: Pa
 
 
 class Speaking(Callback):
-    """A user's class whose arguments have names of texts and other types."""
+    """A user's class whose arguments have the names of texts and other types."""
 
     def __init__(
         self, speaker: int = 0, title: Literal["a", "b"] = "a", text: Path | None = None, reference_text: str = ""
@@ -101,7 +101,7 @@ def test_arguments_of_other_types_may_have_the_name_of_a_text(parse, tmp_path: P
 
 
 def test_a_text_is_spoken_as_typed(command: list[str]) -> None:
-    """Guards against a text that arrives changed at the model, and a `null` that does not reach `characters`."""
+    """Guards against a text that reaches the model changed, and a `null` that does not reach `characters`."""
     tokenizer = "--data.init_args.prompt_format.init_args.tokenizer.init_args.characters"
     for text in ("Hello: World.", "null", "${four}"):
         run.main([*command, "--data.init_args.text", text, tokenizer, "null"])
@@ -122,7 +122,7 @@ def test_a_text_is_spoken_as_typed(command: list[str]) -> None:
     ],
 )
 def test_a_list_of_texts(typed: str, wanted: list[str]) -> None:
-    """Guards against items that become numbers, nothing or mappings, and against one text that is no list."""
+    """Guards against items that become numbers, None or mappings, and against one text that is not a list."""
     assert listed_texts("--texts", typed) == wanted
 
 
@@ -135,7 +135,7 @@ def test_lists_of_texts_arrive_as_they_were_typed(parse) -> None:
 
 
 def test_a_list_that_cannot_be_read_is_refused(parse, capsys: pytest.CaptureFixture) -> None:
-    """Guards against the brackets being spoken."""
+    """Guards against speaking the brackets."""
     overlay = ["--config", "configs/demo/lm.yaml", "--config", "configs/demo/spoken_texts.yaml"]
     with pytest.raises(SystemExit) as stop:
         parse("fit", *overlay, "--spoken_texts.texts", "[${four}, two]")
@@ -143,8 +143,8 @@ def test_a_list_that_cannot_be_read_is_refused(parse, capsys: pytest.CaptureFixt
 
 
 def test_other_strings_that_look_like_numbers_stay_strings(parse) -> None:
-    """Guards against a name such as 1e3 that is a number once the config was dumped and parsed again; dumped strings
-    read back under jsonargparse's and OmegaConf's rules of numbers as they do under PyYAML's."""
+    """Guards against a name such as 1e3 that becomes a number once the config was dumped and parsed again; dumped
+    strings must be read back by jsonargparse's and OmegaConf's number rules as by PyYAML's."""
     config = parse("test", "--config", "configs/demo/sweep.yaml", "--sweep.model_name", "1e3").config.test
     assert config.sweep.init_args.model_name == "1e3"
     values = {"a": "1e3", "b": "1.5e3", "c": 1e3, "d": 1e-5, "e": "e3", "f": None, "g": "null", "h": 7}
@@ -180,7 +180,7 @@ def test_null_is_null(parse) -> None:
 
 
 def test_options_reach_their_callback_whatever_else_is_listed(parse, tmp_path: Path) -> None:
-    """Guards against options that mean whichever callback is the last."""
+    """Guards against options that apply to whichever callback is the last."""
     more = "--trainer.callbacks+=callbacks.run_layout.RunLayout"
     options = ["--speech.algorithm.num_candidates", "3", "--speech.folder", str(tmp_path), "--speech.selector", "null"]
     for words in ([more, *options], [*options, more]):
@@ -205,7 +205,7 @@ def test_an_option_of_an_earlier_version_is_refused_in_one_line(
 
 
 def test_a_list_of_an_older_config_goes_first(parse, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """Guards against an overlay with its own callbacks that gets a second one of the same class beside."""
+    """Guards against an overlay with its own callbacks that gets a second one of the same class."""
     listed = yaml.safe_load((DEMO / "sweep.yaml").read_text())["sweep"]
     listed["init_args"]["seed"] = 7
     (tmp_path / "old.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [listed]}}))
@@ -216,8 +216,8 @@ def test_a_list_of_an_older_config_goes_first(parse, tmp_path: Path, capsys: pyt
 
 @pytest.mark.parametrize("name", ["sweep", "tokenise"])
 def test_a_marker_with_its_callbacks_in_one_list_stays_valid(name: str, parse) -> None:
-    """Guards against every finished demo being moved aside because its callbacks stand at keys of their own now, and
-    against a changed setting there that passes for none."""
+    """Guards against moving every finished demo aside because its callbacks now have their own keys, and against
+    overlooking a changed setting there."""
     subcommand = "predict" if name == "tokenise" else "test"
     cli = parse(subcommand, "--config", f"configs/demo/{name}.yaml")
     cli._dump_config()
@@ -227,7 +227,7 @@ def test_a_marker_with_its_callbacks_in_one_list_stays_valid(name: str, parse) -
     assert keyed
     stored["trainer"]["callbacks"] = [*reversed(keyed), *stored["trainer"]["callbacks"]]
     assert changed_config(stored, new, cli._read_stored_config) == []
-    for one in keyed:  # as a version stored it that did not know one of the arguments
+    for one in keyed:  # as stored by a version without one of the arguments
         one["init_args"].pop("samples_per_shard", None), one["init_args"].pop("num_resamples", None)
     assert changed_config(stored, new, cli._read_stored_config) == []
     keyed[0]["init_args"]["folder"] = "elsewhere"
@@ -238,8 +238,8 @@ def test_a_marker_with_its_callbacks_in_one_list_stays_valid(name: str, parse) -
 
 
 def test_a_run_from_another_folder_is_that_of_the_root(toys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against configs that work in the repository alone, against hashes that hold absolute paths, and against
-    files of the user's folder that are looked for below the root."""
+    """Guards against configs that only work in the repository, hashes that contain absolute paths, and looking up the
+    user's files below the root."""
     root = toys / "root"
     root.mkdir()
     (root / "given.txt").write_text("5")
@@ -260,7 +260,7 @@ def test_a_run_from_another_folder_is_that_of_the_root(toys: Path, monkeypatch: 
 
 
 def test_which_options_name_something_in_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against a new file that lands in the user's folder, and a word that happens to be a folder's name."""
+    """Guards against a new file written to the user's folder, and a word that happens to be a folder's name."""
     here, root = tmp_path / "here", tmp_path / "root"
     for folder in (here / "train", here / "recordings", root):
         folder.mkdir(parents=True)

@@ -13,6 +13,7 @@ from modules.evaluation.code_usage import code_estimates
 from modules.evaluation.judge import EvaluatedRecording, Judgement, recognised, summarise, verify
 from tests.conftest import SAMPLE_RATE
 from tests.modules.evaluation.test_judge import spoken
+from tests.toys.facts import VerifierToy
 
 
 def row(system: str, key: str, **known: object) -> Judgement:
@@ -20,7 +21,7 @@ def row(system: str, key: str, **known: object) -> Judgement:
 
 
 def utterances_of_codes(num: int, num_codebooks: int = 2) -> list[np.ndarray]:
-    """Codes of 64 entries, skewed, the second codebook more than the first."""
+    """Codes of 64 entries with a skewed distribution, the second codebook's more than the first's."""
     generator = np.random.default_rng(4)
     skew = np.array([2.0, 4.0])[:num_codebooks, None]
     lengths = generator.integers(5, 30, num).tolist()
@@ -38,8 +39,8 @@ def naive(codes: list[np.ndarray]) -> tuple[float, float]:
 
 
 def test_code_usage_and_perplexity_of_several_codebooks() -> None:
-    """Guards against codebooks thrown together, and against an interval that leaves its own value out, as the plain
-    percentile interval of a count of distinct codes does. The reference draws whole utterances and counts."""
+    """Guards against pooling codebooks, and against an interval that excludes its own value, like the plain percentile
+    interval of a count of distinct codes. The reference resamples whole utterances and counts."""
     codes = utterances_of_codes(12)
     got = code_estimates([*codes, None, np.zeros((2, 0), dtype=int)], 64, seed=5, num_resamples=300)
     usage, perplexity = naive(codes)
@@ -58,7 +59,7 @@ def test_code_usage_and_perplexity_of_several_codebooks() -> None:
 
 
 def test_what_was_measured_of_a_system_is_in_its_row_and_only_that() -> None:
-    """Guards against speeds averaged over clips instead of seconds, and against zeros where nothing was measured."""
+    """Guards against speeds averaged over clips instead of seconds, and against zeros for missing measurements."""
     rows = [
         row("fast", "a", encode_seconds=0.1, decode_seconds=0.4, scores={"speaker": 0.5, "dnsmos": math.nan}),
         row("fast", "b", encode_seconds=0.3, decode_seconds=math.nan, scores={"speaker": 0.7, "dnsmos": 3.0}),
@@ -73,11 +74,10 @@ def test_what_was_measured_of_a_system_is_in_its_row_and_only_that() -> None:
     assert list(table["plain"]) == ["wer", "stoi", "pesq_nb", "pesq_wb", "bit_rate"]
 
 
-class Comparing:
-    """How far a clip is from the reference, and a failure for silence; remembers the rates it was handed."""
+class Comparing(VerifierToy):
+    """Scores the distance of a clip from the reference, fails for silence; records the sample rates it received."""
 
-    needs_text = False
-    best_score, families, settings = 0.0, frozenset({"distance"}), {}
+    best_score, families = 0.0, frozenset({"distance"})
     name, model_hash, worst_score, needs_reference, judges_partial = "distance", "x", -1.0, True, True
 
     def __init__(self) -> None:
@@ -90,12 +90,9 @@ class Comparing:
         distances = [(one.audio.samples_T - prompt.reference.samples_T).abs().max() for one in candidates]
         return torch.stack(distances).double()
 
-    def flops(self, seconds: float) -> float:
-        return 0.0
-
 
 def test_verifiers_compare_with_the_recording_at_16_khz_and_a_failure_costs_one_score() -> None:
-    """Guards against a similarity with another utterance or with the codec's own rate, and systems mixed up."""
+    """Guards against similarity to another utterance or at the codec's own rate, and systems mixed up."""
     import soxr
 
     samples_T = spoken(0)
@@ -116,7 +113,7 @@ def test_verifiers_compare_with_the_recording_at_16_khz_and_a_failure_costs_one_
 
 
 class Fragile:
-    """Breaks on clips of the lengths it is told."""
+    """Fails for clips of given lengths."""
 
     model_hash = "fragile"
 
@@ -132,8 +129,8 @@ class Fragile:
         return 0.0
 
 
-def test_a_clip_on_which_the_recogniser_fails_is_counted_and_the_others_are_heard() -> None:
-    """Guards against an evaluation that a single clip ends, and against one that goes on with a broken recogniser."""
+def test_a_clip_on_which_the_recogniser_fails_is_counted_and_the_others_are_scored() -> None:
+    """Guards against an evaluation ended by a single clip, and against one that continues with a broken recogniser."""
     audios = [Audio(torch.ones(length), SAMPLE_RATE) for length in (10, 20, 30)]
     assert recognised(Fragile({20}), audios, "en") == ["10", None, "30"]
     assert recognised(Fragile({20}), audios[1:2], "en") == [None]

@@ -1,4 +1,5 @@
-"""configs/codec/{evaluate,streaming}.yaml as commands, in tiny form, on a checkpoint of another network than theirs."""
+"""configs/codec/{evaluate,streaming}.yaml as commands with small settings, on a checkpoint of another network than
+theirs."""
 
 import json
 from pathlib import Path
@@ -61,8 +62,8 @@ def command(name: str, *options: str) -> dict:
     return json.loads(Path(f"runs/{folder}/codec_evaluation.json").read_text())
 
 
-def test_the_codec_of_the_checkpoint_is_measured_beside_a_transformers_codec(folder: Path) -> None:
-    """Guards against the yaml's network in place of the checkpoint's, and an option that the README names in vain."""
+def test_the_codec_of_the_checkpoint_is_compared_with_a_transformers_codec(folder: Path) -> None:
+    """Guards against using the yaml's network instead of the checkpoint's, and a README option without effect."""
     card = command(
         "evaluate",
         "--codec_evaluation.verifiers=[]",
@@ -83,8 +84,9 @@ def test_the_codec_of_the_checkpoint_is_measured_beside_a_transformers_codec(fol
     assert "X-codec2" in Path("runs/codec_evaluation/codec_table.md").read_text()
 
 
-def test_streams_stand_beside_the_offline_codec(folder: Path) -> None:
-    """Guards against streams of another codec: with 25 frames ahead this decoder hears all that it can."""
+def test_streams_are_compared_with_the_offline_codec(folder: Path) -> None:
+    """Guards against streams of another codec: with 25 frames of look-ahead this decoder has its whole receptive
+    field."""
     card = command("streaming")
     systems, facts = card["systems"], card["facts"]
     names = [name for name in systems if name.startswith("stream ")]

@@ -32,7 +32,7 @@ TEXTS = {
 
 
 class ScriptedRecogniser:
-    """Hears what the script says for a clip of that many samples (at 16 kHz)."""
+    """Returns the scripted text for a clip with that number of samples (at 16 kHz)."""
 
     model_hash = "script"
 
@@ -67,7 +67,7 @@ def utterances() -> list[EvaluatedRecording]:
 
 @pytest.fixture
 def hypotheses() -> list[str]:
-    """Perfect but for form; a substitution; an insertion and two deletions; nothing heard."""
+    """Correct except for form; a substitution; an insertion and two deletions; an empty transcript."""
     return ["please HOLD, the line.", "You have 22 new massages and that is all", "the very colour isn't", ""]
 
 
@@ -79,7 +79,7 @@ def noisy(audio: Audio, level: float) -> Audio:
 def test_the_table_is_that_of_the_reference_packages(
     utterances: list[EvaluatedRecording], hypotheses: list[str]
 ) -> None:
-    """Guards against a mean of utterances' error rates in place of the corpus's, swapped arguments, another rate."""
+    """Guards against a mean of utterances' error rates instead of the corpus's, swapped arguments, another rate."""
     script = {one.audio.samples_T.numel(): text for one, text in zip(utterances, hypotheses, strict=True)}
     heard = [noisy(one.audio, 0.02) for one in utterances]
     normaliser = EnglishWords()
@@ -104,7 +104,7 @@ def test_the_table_is_that_of_the_reference_packages(
 def test_a_resynthesis_at_another_rate_is_judged_at_16_khz(
     utterances: list[EvaluatedRecording], hypotheses: list[str]
 ) -> None:
-    """Guards against PESQ and the recogniser being handed a codec's own 24 kHz, or audio of another length."""
+    """Guards against passing a codec's own 24 kHz, or audio of another length, to PESQ and the recogniser."""
     import soxr
 
     script = {one.audio.samples_T.numel(): text for one, text in zip(utterances, hypotheses, strict=True)}
@@ -120,7 +120,7 @@ def test_a_resynthesis_at_another_rate_is_judged_at_16_khz(
 
 
 def test_what_cannot_be_judged_is_counted(utterances: list[EvaluatedRecording], hypotheses: list[str]) -> None:
-    """Guards against items that vanish from a mean: silence, NaN from a broken codec, a text without words."""
+    """Guards against items missing from a mean: silence, NaN from a broken codec, a text without words."""
     script = {one.audio.samples_T.numel(): text for one, text in zip(utterances, hypotheses, strict=True)}
     utterances = [*utterances[:3], EvaluatedRecording("a4", "[beep]", utterances[3].audio)]
     heard = [noisy(one.audio, 0.01) for one in utterances]
@@ -141,12 +141,12 @@ def test_what_cannot_be_judged_is_counted(utterances: list[EvaluatedRecording], 
 
 
 def test_intervals_are_those_of_scipy() -> None:
-    """Guards against errors and words that are drawn apart, and against an interval of the mean of ratios."""
+    """Guards against errors and words resampled separately, and against an interval of the mean of ratios."""
     generator = np.random.default_rng(3)
     num_words = generator.integers(3, 30, 80)
     num_errors = np.minimum(
         generator.poisson(0.02 * num_words**1.5), num_words
-    )  # long ones are worse: no mean of ratios
+    )  # long ones are worse: distinguishes the mean of ratios
     estimate = ratio_estimate(num_errors, num_words, seed=0, num_resamples=9000)
     reference = stats.bootstrap(
         (num_errors, num_words),
@@ -173,9 +173,11 @@ def test_the_table_does_not_depend_on_the_order_of_rows() -> None:
     assert summarise(rows, seed=1) != summarise(rows, seed=2)
 
 
-@pytest.mark.skipif(not Codec2("700C").available or not Opus(6).available, reason="needs codec2 and libopus")
+@pytest.mark.skipif(
+    bool(Codec2("700C").facts.requirement or Opus(6).facts.requirement), reason="needs codec2 and libopus"
+)
 def test_real_codecs_on_recorded_prompts(english_prompts: list[Recording]) -> None:
-    """Guards against a table that ranks by accident: more bits must be judged better by every column."""
+    """Guards against a ranking by chance: more bits must score better in every column."""
     recordings = sorted(english_prompts, key=lambda one: one.audio.seconds)[:5]
     utterances = [EvaluatedRecording(one.key, one.text, one.audio) for one in recordings]
     recogniser, normaliser = FasterWhisper(num_workers=1), EnglishWords()

@@ -1,4 +1,4 @@
-"""Opus and Codec2 against their input, in time with it, and against the programs' files."""
+"""Opus and Codec2 against their input, including alignment, and against the programs' files."""
 
 import struct
 import subprocess
@@ -8,19 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from modules.api import Audio, Resynthesiser
+from modules.api import Audio
 from modules.evaluation.opus_and_codec2 import CODEC2_MODES, Codec2, CodecResynthesiser, Opus
+from modules.evaluation.systems import Resynthesiser
 from tests.conftest import SAMPLE_RATE, speech_like
+from tests.toys.facts import CodecToy
 
 WORDS = ["seven", "one", "nine", "four", "two", "eight", "three", "zero"]
 
-needs_codec2 = pytest.mark.skipif(not Codec2("1300").available, reason="needs c2enc and c2dec: apt install codec2")
-needs_opus = pytest.mark.skipif(not Opus(6).available, reason="needs PyAV with libopus")
+needs_codec2 = pytest.mark.skipif(
+    bool(Codec2("1300").facts.requirement), reason="needs c2enc and c2dec: apt install codec2"
+)
+needs_opus = pytest.mark.skipif(Opus(6).facts.requirement != "", reason="needs PyAV with libopus")
 
 
 @pytest.fixture(scope="module")
 def speech() -> Audio:
-    """2.5 s at 16 kHz whose length is no multiple of any frame."""
+    """2.5 s at 16 kHz whose length is not a multiple of any frame."""
     samples_T = speech_like(WORDS, 120.0, torch.Generator().manual_seed(3)).float()
     return Audio(samples_T[:-37], SAMPLE_RATE)
 
@@ -32,7 +36,7 @@ def envelope(samples_T: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def lag_ms(original: Audio, heard: Audio, of_envelopes: bool) -> float:
-    """By how much `heard` comes late: a search through all shifts up to 100 ms, one by one."""
+    """Delay of `heard`: searches all shifts up to 100 ms, one by one."""
     before, after = original.samples_T.numpy(), heard.samples_T.numpy()
     if of_envelopes:
         before, after = envelope(before, original.sample_rate), envelope(after, original.sample_rate)
@@ -43,7 +47,7 @@ def lag_ms(original: Audio, heard: Audio, of_envelopes: bool) -> float:
 
 
 def decibels(original: Audio, heard: Audio) -> float:
-    """Signal to noise."""
+    """Signal-to-noise ratio."""
     noise_T = original.samples_T - heard.samples_T
     return float(10 * torch.log10(original.samples_T.square().sum() / noise_T.square().sum()))
 
@@ -64,9 +68,10 @@ def test_opus_at_a_high_rate_gives_back_its_input(speech: Audio) -> None:
 
 @needs_opus
 def test_more_bits_give_a_better_copy_and_the_bits_are_those_of_the_packets(speech: Audio) -> None:
-    """Guards against a bit rate that is set but not obeyed, and against bits that are claimed rather than counted.
+    """Guards against a bit rate that is set but not applied, and against nominal instead of counted bits.
 
-    The reference is PyAV's demuxer on the very stream."""
+    The reference is PyAV's demuxer on the very stream.
+    """
     import av
 
     quality = {}
@@ -84,7 +89,7 @@ def test_more_bits_give_a_better_copy_and_the_bits_are_those_of_the_packets(spee
 @needs_opus
 @pytest.mark.parametrize("sample_rate", [8000, 22050, 44100, 48000])
 def test_opus_takes_any_rate(speech: Audio, sample_rate: int) -> None:
-    """Guards against output at the decoder's 48 kHz, or of another length, and against a lag from resampling."""
+    """Guards against output at the decoder's 48 kHz, or of another length, and against a delay from resampling."""
     import soxr
 
     resampled = Audio(torch.from_numpy(soxr.resample(speech.samples_T.numpy(), SAMPLE_RATE, sample_rate)), sample_rate)
@@ -96,7 +101,7 @@ def test_opus_takes_any_rate(speech: Audio, sample_rate: int) -> None:
 
 @needs_opus
 def test_opus_at_six_kilobits_is_in_time(speech: Audio) -> None:
-    """Guards against a lag, which STOI and PESQ would punish as if it were distortion."""
+    """Guards against a delay, which STOI and PESQ would penalise like distortion."""
     heard, _ = Opus(6).resynthesise(speech)
     assert abs(lag_ms(speech, heard, of_envelopes=True)) <= 2
 
@@ -106,7 +111,8 @@ def test_opus_at_six_kilobits_is_in_time(speech: Audio) -> None:
 def test_codec2_is_in_time_and_has_its_nominal_rate(speech: Audio, mode: str) -> None:
     """Guards against the vocoder's delay of 20 to 32 ms left in: with it STOI falls from 0.85 to 0.65 at 3200 bit/s.
 
-    The signal differs from the prompts on which the delays were measured, hence 10 ms of room."""
+    The signal differs from the prompts on which the delays were measured, hence a tolerance of 10 ms.
+    """
     heard, num_bits = Codec2(mode).resynthesise(speech)
     assert heard.samples_T.shape == speech.samples_T.shape
     assert abs(lag_ms(speech, heard, of_envelopes=True)) <= 10
@@ -129,8 +135,8 @@ def test_codec2_gives_what_the_programs_write_into_files(tmp_path: Path) -> None
     assert heard.samples_T.tolist() == pytest.approx(expected[delay : delay + 16000], abs=1e-6)
 
 
-class HalvingCodec:
-    """A codec of ours that can be checked by hand: 100 samples to one code of 8 bits, which is their mean's level."""
+class HalvingCodec(CodecToy):
+    """A codec of ours that can be checked by hand: 100 samples per code of 8 bits, the level of their mean."""
 
     sample_rate, frame_rate, codebook_size, fingerprint = 8000, 80.0, 256, "toy"
 
@@ -147,7 +153,7 @@ class HalvingCodec:
 
 
 def test_a_codec_as_resynthesiser() -> None:
-    """Guards against bits that leave out the last frame, and against output at the codec's rate or length."""
+    """Guards against bits without the last frame, and against output at the codec's rate or length."""
     level = Audio(torch.full((16_050 * 2,), 0.4), 16_000)  # 16,050 samples at 8 kHz: 161 codes
     heard, num_bits = CodecResynthesiser(HalvingCodec(), "toy").resynthesise(level)
     assert num_bits == 161 * 8
@@ -157,22 +163,22 @@ def test_a_codec_as_resynthesiser() -> None:
 
 
 def test_all_are_resynthesisers() -> None:
-    """Guards against a name or a method that the table would miss in the middle of a run."""
+    """Guards against a missing name or method that would fail in the middle of a run."""
     for one in (Opus(6), Codec2("1300"), CodecResynthesiser(HalvingCodec(), "toy")):
         assert isinstance(one, Resynthesiser)
-    assert [one.name for one in (Opus(6), Opus(9.5), Codec2("700C"))] == ["Opus 6k", "Opus 9.5k", "Codec2 700C"]
+    assert [one.facts.name for one in (Opus(6), Opus(9.5), Codec2("700C"))] == ["Opus 6k", "Opus 9.5k", "Codec2 700C"]
 
 
 def test_bad_input_is_refused(monkeypatch: pytest.MonkeyPatch, speech: Audio) -> None:
-    """Guards against a stack trace where a sentence would do."""
+    """Guards against a traceback instead of a clear error."""
     with pytest.raises(ValueError, match=r"`kilobits_per_second` in \[6, 256\], but got 0.6"):
         Opus(0.6)
     with pytest.raises(ValueError, match=r"`mode` to be one of .*but got '2400X'"):
         Codec2("2400X")
-    if Opus(6).available:
+    if not Opus(6).facts.requirement:
         with pytest.raises(ValueError, match="to hold samples"):
             Opus(6).resynthesise(Audio(torch.zeros(0), SAMPLE_RATE))
     monkeypatch.setenv("PATH", "")
-    assert not Codec2("1300").available
+    assert Codec2("1300").facts.requirement
     with pytest.raises(FileNotFoundError, match="apt install codec2"):
         Codec2("1300").resynthesise(speech)

@@ -1,4 +1,4 @@
-"""The codec's table as text and files: columns of the paper's Table 1, quoted rows apart, nothing lost on the way."""
+"""The codec's table as text and files: columns of the paper's Table 1, quoted rows separate, no values lost."""
 
 import csv
 import json
@@ -41,7 +41,10 @@ def table() -> dict[str, dict[str, Estimate]]:
     }  # fmt: skip
 
 
-FACTS = {"ours": SystemFacts(65536, 1, 50.0, 0.6), "a|b": SystemFacts()}
+FACTS = {
+    "ours": SystemFacts(name="ours", codebook_size=65536, num_codebooks=1, frame_rate=50.0, latency_seconds=0.6),
+    "a|b": SystemFacts(name="a|b"),
+}
 
 
 def test_columns_are_those_of_the_paper_then_ours(table: dict) -> None:
@@ -60,7 +63,8 @@ def test_columns_are_those_of_the_paper_then_ours(table: dict) -> None:
 
 
 def test_the_printed_table_leaves_empty_columns_out_and_says_why(table: dict) -> None:
-    """Guards against a missing judge that looks like a missing column, and unjudged utterances that nobody sees."""
+    """Guards against a missing judge that looks like a missing column, and unscored utterances that are not
+    reported."""
     text = formatted_table(table, FACTS)
     lines = text.splitlines()
     assert len({len(line) for line in lines[:3]}) == 1
@@ -71,8 +75,8 @@ def test_the_printed_table_leaves_empty_columns_out_and_says_why(table: dict) ->
 
 
 def test_quoted_rows_are_those_of_the_paper_and_stand_apart(table: dict) -> None:
-    """Guards against quoted numbers that pass for measured ones, and against slips in copying: the rows that the issue
-    of the suite is measured by, and the sum of each column (added up from the paper's table)."""
+    """Guards against quoted numbers that pass for measured ones, and against copying errors: the rows to compare with,
+    and the sum of each column (computed from the paper's table)."""
     quoted = QuotedTable.read(TABLE1)
     assert "arXiv 2502.04128" in quoted.caption and "LibriSpeech test-clean" in quoted.caption
     assert "Nothing of it was measured here" in quoted.caption
@@ -101,7 +105,7 @@ def test_a_quoted_table_without_a_caption_or_with_a_torn_row_is_refused(tmp_path
 
 
 def test_files_hold_every_number(table: dict, tmp_path: Path) -> None:
-    """Guards against NaN in JSON, and scores lost where only some rows have them."""
+    """Guards against NaN in JSON, and lost scores if only some rows have them."""
     write_table(table, tmp_path / "table.csv")
     rows = {(row["system"], row["metric"]): row for row in csv.DictReader((tmp_path / "table.csv").open())}
     assert len(rows) == sum(map(len, table.values()))

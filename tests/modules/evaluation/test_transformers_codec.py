@@ -12,7 +12,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from modules.api import Audio, Resynthesiser
+from modules.api import Audio
+from modules.evaluation.systems import Resynthesiser
 from modules.evaluation.transformers_codec import TransformersCodec
 from tests.conftest import SAMPLE_RATE, speech_like
 
@@ -32,7 +33,7 @@ def encodec() -> transformers.EncodecModel:
 
 
 def encodec_stereo() -> transformers.EncodecModel:
-    """As the 48 kHz model: two channels, windows of half a second with 1 % overlap, each with its loudness."""
+    """Like the 48 kHz model: two channels, windows of half a second with 1 % overlap, each with its loudness."""
     config = transformers.EncodecConfig(
         **{**SMALL, "codebook_size": 16},
         target_bandwidths=[0.6, 1.2],
@@ -84,8 +85,8 @@ MODELS: dict[str, Callable[[], Any]] = {
 
 
 def spread(network: Any) -> Any:
-    """Random weights that use many codes: codebooks as small as what is quantized (transformers starts EnCodec's at
-    zero), an encoder that listens rather than gives its biases."""
+    """Random weights that use many codes: codebooks at the scale of their inputs (transformers initialises EnCodec's
+    with zero), an encoder that depends on its input rather than its biases."""
     generator = torch.Generator().manual_seed(1)
     for name, tensor in network.state_dict().items():
         if name.endswith(("embed", "embed_sum", "codebook.weight")):
@@ -110,14 +111,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def speech() -> Audio:
-    """1.4 s at 16 kHz whose length is no multiple of any frame."""
+    """1.4 s at 16 kHz whose length is not a multiple of any frame."""
     samples_T = speech_like(["seven", "one", "nine", "four", "two"], 120.0, torch.Generator().manual_seed(3)).float()
     return Audio(samples_T[: 16000 * 7 // 5 - 37], SAMPLE_RATE)
 
 
 @torch.no_grad()
 def reference(name: str, folder: Path, audio_T: Tensor) -> tuple[np.ndarray, float]:
-    """What transformers' own calls give for mono audio at the model's rate, and the bits counted by hand."""
+    """Results of transformers' own calls for mono audio at the model's rate, and the bits counted by hand."""
     network = transformers.AutoModel.from_pretrained(folder).eval()
     if name.startswith("encodec"):
         extractor = transformers.EncodecFeatureExtractor(sampling_rate=network.config.sampling_rate)
@@ -144,10 +145,10 @@ def reference(name: str, folder: Path, audio_T: Tensor) -> tuple[np.ndarray, flo
 
 @pytest.mark.parametrize("name", list(MODELS))
 def test_a_codec_gives_what_transformers_gives(name: str, folders: dict[str, Path], speech: Audio) -> None:
-    """Guards against another rate, padding, bandwidth or channel than the model's own, codes of padding counted as
-    sent, and output that is not cut to its input."""
+    """Guards against another rate, padding, bandwidth or channel than the model's own, counting codes of padding, and
+    output that is not cut to the input's length."""
     codec = TransformersCodec(str(folders[name]), device="cpu")
-    assert isinstance(codec, Resynthesiser) and codec.name == name
+    assert isinstance(codec, Resynthesiser) and codec.facts.name == name
     heard, num_bits = codec.resynthesise(speech)
     rate = codec.sample_rate
     at_rate_T = torch.from_numpy(np.clip(soxr.resample(speech.samples_T.numpy(), SAMPLE_RATE, rate), -1, 1))
@@ -162,16 +163,17 @@ def test_a_codec_gives_what_transformers_gives(name: str, folders: dict[str, Pat
     assert expected_T.std() > 1e-6, "the random model is silent: nothing was compared"
     codes_QS = codec.compress(speech).codes_QS
     assert codes_QS.unique().numel() > 4
-    num_frames = codec.layout.frame_rate * speech.seconds
+    num_frames = codec.facts.frame_rate * speech.seconds
     assert num_frames - 1 <= codes_QS.shape[1] <= 1.01 * num_frames + 4  # EnCodec's windows overlap
 
 
 @pytest.mark.parametrize(("name", "total"), [("encodec", 4), ("dac", 3), ("mimi", 4), ("xcodec", 3)])
 def test_fewer_codebooks_are_the_first_of_all(name: str, total: int, folders: dict[str, Path], speech: Audio) -> None:
-    """Guards against bits that do not fall with the codebooks, and against decoding with those that were not sent."""
+    """Guards against bits that do not decrease with the codebooks, and against decoding with those that were not
+    sent."""
     whole, first = TransformersCodec(str(folders[name])), TransformersCodec(str(folders[name]), num_codebooks=1)
-    assert (whole.layout.num_codebooks, first.layout.num_codebooks) == (total, 1)
-    assert first.name == f"{name} x1"
+    assert (whole.facts.num_codebooks, first.facts.num_codebooks) == (total, 1)
+    assert first.facts.name == f"{name} x1"
     all_codes, one = whole.compress(speech), first.compress(speech)
     assert one.num_bits == all_codes.num_bits / total
     assert torch.equal(one.codes_QS, all_codes.codes_QS[:1])
@@ -181,7 +183,7 @@ def test_fewer_codebooks_are_the_first_of_all(name: str, total: int, folders: di
 
 
 def test_the_layouts_of_the_published_models(tmp_path: Path) -> None:
-    """Guards against columns of the table that differ from the papers': tokens a second, codebook, layers, rate."""
+    """Guards against columns that differ from the papers': tokens per second, codebook, layers, rate."""
     published = {
         "encodec_24khz": (transformers.EncodecConfig(), 8, (1024, 8, 75.0, 600)),
         "dac_16khz": (transformers.DacConfig(downsampling_ratios=[2, 4, 5, 8], n_codebooks=12), 0, (1024, 12, 50, 600)),
@@ -190,13 +192,13 @@ def test_the_layouts_of_the_published_models(tmp_path: Path) -> None:
     }
     for name, (config, num_codebooks, expected) in published.items():
         config.save_pretrained(tmp_path / name)
-        layout = TransformersCodec(str(tmp_path / name), num_codebooks).layout
-        got = layout.codebook_size, layout.num_codebooks, layout.frame_rate, layout.tokens_per_second
+        facts = TransformersCodec(str(tmp_path / name), num_codebooks).facts
+        got = facts.codebook_size, facts.num_codebooks, facts.frame_rate, facts.tokens_per_second
         assert got == pytest.approx(expected), name
 
 
 def test_another_kind_of_model_is_refused(tmp_path: Path, speech: Audio) -> None:
-    """Guards against a stack trace from the middle of a model that is no codec of this kind."""
+    """Guards against a traceback from inside a model that is not a codec of this kind."""
     transformers.Xcodec2Config().save_pretrained(tmp_path / "model")
     with pytest.raises(
         ValueError, match=r"dac, encodec, mimi, xcodec, but got xcodec2 .*modules.codec.formats.checkpoints"

@@ -1,4 +1,4 @@
-"""Training of low-rank adapters that is resumed, against training that was not interrupted."""
+"""Resumed training of low-rank adapters against uninterrupted training."""
 
 from pathlib import Path
 
@@ -17,14 +17,14 @@ NUM_STEPS, SAVED_STEP, NUM_MICRO_BATCHES = 6, 3, 2
 
 
 def trained(folder: Path, dropout: float, resume_from: Path | None = None) -> dict[str, torch.Tensor]:
-    """The weights after the last step, as a command with `seed_everything: 5` makes them."""
+    """Weights after the last step of a command with `seed_everything: 5`."""
     torch.manual_seed(5)
     module = LMModule(
         FORMAT, SIZE, lambda weights: torch.optim.AdamW(weights, lr=0.01),
         adapters=LowRankAdapters(rank=2, dropout=dropout, train_embeddings=True),
     )  # fmt: skip
     batches = ready_batches()[: NUM_STEPS * NUM_MICRO_BATCHES]
-    done = SAVED_STEP * NUM_MICRO_BATCHES if resume_from else 0  # ResumableLoader goes on by itself
+    done = SAVED_STEP * NUM_MICRO_BATCHES if resume_from else 0  # ResumableLoader resumes by itself
     trainer = Trainer(
         accelerator="cpu", max_steps=NUM_STEPS, accumulate_grad_batches=NUM_MICRO_BATCHES, logger=False,
         limit_train_batches=len(batches), enable_progress_bar=False, enable_model_summary=False,
@@ -37,7 +37,7 @@ def trained(folder: Path, dropout: float, resume_from: Path | None = None) -> di
 
 
 def test_a_resumed_run_draws_the_dropout_of_the_uninterrupted_one(tmp_path):
-    """Guards against noise that starts again with a resumed run, or goes on from wherever the generator stands."""
+    """Guards against noise that restarts in a resumed run, or continues from an arbitrary state of the generator."""
     torch.set_num_threads(1)
     whole = trained(tmp_path / "whole", dropout=0.5)
     resumed = trained(tmp_path / "resumed", 0.5, resume_from=tmp_path / f"whole/step={SAVED_STEP}.ckpt")
@@ -48,6 +48,6 @@ def test_a_resumed_run_draws_the_dropout_of_the_uninterrupted_one(tmp_path):
 
 @pytest.mark.parametrize("changed", range(4))
 def test_every_batch_step_rank_and_run_has_noise_of_its_own(changed):
-    """Guards against dropout that takes away the same on all ranks, in all micro-batches, or at every step."""
+    """Guards against the same dropout on all ranks, in all micro-batches, or at every step."""
     seeds = [training_seed(*(number if place == changed else 3 for place in range(4))) for number in range(1000)]
     assert len(set(seeds)) == len(seeds)

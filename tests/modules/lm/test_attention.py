@@ -1,4 +1,4 @@
-"""Packed rows against each document alone through transformers' own eager attention."""
+"""Packed rows against each document separately through transformers' own eager attention."""
 
 import pytest
 import torch
@@ -53,7 +53,7 @@ def plain_copy(network: LlamaForCausalLM) -> LlamaForCausalLM:
 
 
 def test_packed_documents_give_the_losses_and_gradients_of_single_ones(documents):
-    """Guards against documents that see their neighbours, positions that run on, and padding that leaks."""
+    """Guards against attention between documents, positions that do not restart, and padding that leaks."""
     torch.manual_seed(0)
     model = SpeechLanguageModel(build_llama(SIZE, VOCAB_SIZE))
     plain = plain_copy(model.llama)
@@ -75,10 +75,10 @@ def test_packed_documents_give_the_losses_and_gradients_of_single_ones(documents
 
 
 def test_padding_changes_nothing_and_is_finite(documents):
-    """Guards against NaN from rows whose every key is masked, and against padding tokens that documents attend to."""
+    """Guards against NaN from rows whose keys are all masked, and against padding tokens that documents attend to."""
     torch.manual_seed(0)
     model = SpeechLanguageModel(build_llama(SIZE, VOCAB_SIZE))
-    rows = [*documents, []]  # the last row is padding alone
+    rows = [*documents, []]  # the last row is padding only
     batch = packed_batch(rows, row_length=30, num_context=3)
     before = model(batch).total
     batch.tokens_RL[batch.documents_RL < 0] = 7
@@ -90,7 +90,7 @@ def test_padding_changes_nothing_and_is_finite(documents):
 
 
 def test_segments_are_the_runs_of_documents():
-    """Guards against a segment that runs over the end of a row when both rows hold a document of the same number."""
+    """Guards against a segment that crosses the end of a row if both rows contain a document with the same number."""
     segments = find_segments(torch.tensor([[0, 0, 1, -1], [0, 0, 0, 0], [0, -1, -1, -1]]))
     assert segments.lengths == [2, 1, 1, 4, 1, 3]
     assert segments.is_padding == [False, False, True, False, False, True]

@@ -1,4 +1,4 @@
-"""The benchmarks of the language model in miniature: both sides of each are equal, and a fault in ours is seen."""
+"""The benchmarks of the language model in small form: both sides of each are equal, and a fault in ours is detected."""
 
 import argparse
 
@@ -23,7 +23,7 @@ def test_packed_rows_have_the_gradients_of_the_recipe():
 
 
 def test_gradients_that_differ_stop_the_benchmark(monkeypatch):
-    """Guards against a check that passes whatever comes, here packed documents without their last tokens."""
+    """Guards against a check that always passes; here the packed documents lack their last tokens."""
     documents = lm_training_step.utterances(FORMAT, mean_seconds=0.5, number=5)
     packed_batch = lm_training_step.packed_batch
     monkeypatch.setattr(
@@ -34,7 +34,7 @@ def test_gradients_that_differ_stop_the_benchmark(monkeypatch):
 
 
 def test_packed_rows_hold_the_recipes_documents(tmp_path, monkeypatch):
-    """Guards against a data path that is fast because it reads something else."""
+    """Guards against a data path that is fast because it reads other data."""
     given = argparse.Namespace(num_samples=30, batch_size=2, num_packed_batches=1, num_padded_batches=1, rounds=1)
     result = lm_data_path.throughput(given, tmp_path / "whole")
     assert result["num_documents_compared"] > 5 and min(result["useful_tokens_per_second"].values()) > 0

@@ -43,7 +43,7 @@ data: {data}
 
 
 class OneExample(LightningDataModule):
-    """One document at every step; its tokens are drawn, its codes are learned."""
+    """The same document at every step; its tokens are random, its codes carry loss."""
 
     def train_dataloader(self) -> DataLoader:
         tokens = torch.randint(320, (1, 24), generator=torch.Generator().manual_seed(0))
@@ -54,7 +54,7 @@ class OneExample(LightningDataModule):
 
 
 def trained(folder: Path, source: Path, adapters: str = "null") -> tuple[LightningCLI, Path]:
-    """Three steps from `source`, and the checkpoint."""
+    """Train three steps from `source` and save the checkpoint."""
     folder.mkdir(exist_ok=True)
     config = folder / "config.yaml"
     data = f"{__name__}.OneExample"
@@ -98,7 +98,7 @@ def test_a_trained_model_gives_transformers_the_same_logits(tied, tmp_path):
     torch.testing.assert_close(logits(network, torch.tensor([tokens])), expected.detach(), rtol=1e-5, atol=1e-5)
     assert ("lm_head.weight" in load_file(target / "model.safetensors")) == (not tied)
     assert network.generation_config.eos_token_id == space.speech_end
-    # What was exported is itself a start, taken as it is.
+    # The export can itself be used for initialisation, unchanged.
     again = load_pretrained(PretrainedNetwork(str(target)), space)
     for name, weight in network.state_dict().items():
         assert torch.equal(again.state_dict()[name], weight), name
@@ -107,7 +107,7 @@ def test_a_trained_model_gives_transformers_the_same_logits(tied, tmp_path):
 
 @pytest.mark.parametrize("num_spare_rows", [0, 11])
 def test_text_is_unchanged_by_new_words(num_spare_rows, tmp_path):
-    """Guards against rows that move, and against new rows that are loud, equal, or of a tied head alone."""
+    """Guards against rows that move, and against new rows that are large, equal, or only in a tied head."""
     for tied in (True, False):
         source = tiny_llama(tmp_path / f"start_{tied}", tied, num_spare_rows)
         num_text = HuggingFaceTokenizer(str(source)).vocab_size
@@ -126,7 +126,7 @@ def test_text_is_unchanged_by_new_words(num_spare_rows, tmp_path):
 
 
 def test_a_released_folder_with_head_and_embedding_both_stored(tmp_path):
-    """Guards against Llasa-3B's file, which stores both, being tied away: the config says tied, the weights differ."""
+    """Guards against tying away one of the two tensors in Llasa-3B's file: the config says tied, the weights differ."""
     source = tiny_llama(tmp_path / "start")
     space = TokenSpace(HuggingFaceTokenizer(str(source)).vocab_size, NUM_CODES)
     released = tmp_path / "released"
@@ -147,7 +147,7 @@ def test_a_released_folder_with_head_and_embedding_both_stored(tmp_path):
         load_pretrained(PretrainedNetwork(str(released)), TokenSpace(99, NUM_CODES))
 
 
-def test_adapters_train_beside_frozen_weights_and_merge_on_export(tmp_path):
+def test_adapters_train_with_frozen_weights_and_merge_on_export(tmp_path):
     """Guards against adapters that are lost on export, and against frozen weights that move."""
     torch.manual_seed(0)
     source = tiny_llama(tmp_path / "start")
@@ -170,8 +170,8 @@ def test_adapters_train_beside_frozen_weights_and_merge_on_export(tmp_path):
     assert not torch.allclose(logits(AutoModelForCausalLM.from_pretrained(source), tokens), expected[..., :304])
 
 
-def test_adapters_beside_new_words_train_their_rows_or_are_refused(tmp_path):
-    """Guards against a fine-tuning that leaves the rows of all markers and codes as they were drawn, without a word."""
+def test_adapters_with_new_words_train_their_rows_or_are_refused(tmp_path):
+    """Guards against silent fine-tuning with random rows for all markers and codes."""
     source = tiny_llama(tmp_path / "start")
     with pytest.raises(ValueError, match=r"`train_embeddings: true` beside `.*start`, a text model"):
         trained(tmp_path / "refused", source, "{rank: 2}")
@@ -187,8 +187,8 @@ def test_adapters_beside_new_words_train_their_rows_or_are_refused(tmp_path):
         check_adapters(LowRankAdapters(), None)
 
 
-def test_what_cannot_be_exported_is_said(tmp_path, capsys):
-    """Guards against a half-written folder, and against a checkpoint that runs code of its own choosing."""
+def test_what_cannot_be_exported_raises_an_error(tmp_path, capsys):
+    """Guards against an incomplete folder, and against a checkpoint that runs arbitrary code."""
     for command in (["export", str(tmp_path / "none.ckpt"), str(tmp_path / "a")], ["export", str(tmp_path), "b"]):
         with pytest.raises(SystemExit) as stop:
             main(command)
@@ -200,7 +200,7 @@ def test_what_cannot_be_exported_is_said(tmp_path, capsys):
 
 
 def test_chat_prompts_are_those_of_the_template(tmp_path):
-    """Guards against pieces tokenised across their borders, today's date, and a template that is not the model's."""
+    """Guards against merging tokens across pieces, today's date, and a template that is not the model's."""
     source = tiny_llama(tmp_path / "start")
     chat = LlasaChat(HuggingFaceTokenizer(str(source)), NUM_CODES)
     space = chat.token_space
@@ -216,8 +216,8 @@ def test_chat_prompts_are_those_of_the_template(tmp_path):
     assert 0 <= 2 + len(chat.tokenizer.encode(" one é ")) + chat.num_extra_tokens - len(tokens) <= 4
 
 
-def test_the_answer_s_prefix_stands_where_the_template_puts_it(tmp_path):
-    """Guards against a speaker in another place, or in other tokens, than multi-speaker Llasa models were tuned on."""
+def test_the_answer_s_prefix_is_where_the_template_puts_it(tmp_path):
+    """Guards against a speaker in another place, or in other tokens, than in multi-speaker Llasa models."""
     source = tiny_llama(tmp_path / "start")
     chat = LlasaChat(HuggingFaceTokenizer(str(source)), NUM_CODES, answer_prefix="Speaker {speaker} ")
     reference = with_speech_tokens(AutoTokenizer.from_pretrained(source), chat.token_space)
@@ -248,7 +248,7 @@ def test_special_tokens_in_a_text_are_read_as_characters(tmp_path):
 
 
 def test_tokenizers_that_do_not_fit_are_refused(tmp_path):
-    """Guards against ids that collide, codes of another order, and formats that need a template there is none of."""
+    """Guards against ids that collide, codes in another order, and formats that need a missing template."""
     whole = tiny_tokenizer()
     space = TokenSpace(len(whole), NUM_CODES)
     broken = {

@@ -1,4 +1,5 @@
-"""The exported folder as a stranger has it: transformers alone, in a process that cannot import this repository."""
+"""The exported folder as an external user loads it: only transformers, in a process that cannot import this
+repository."""
 
 import json
 import os
@@ -24,7 +25,7 @@ from tests.toys.codec_references import small_codec
 from tests.toys.tiny_llama import tiny_llama
 
 MAX_NEW_TOKENS = 40
-# Behind the card's own program: what it drew, greedy codes of the same prompt, and the sound of the card's codec.
+# Appended to the card's program: its sample, greedy codes of the same prompt, and the audio of the card's codec.
 BEHIND = f"""
 import importlib.util, json
 assert importlib.util.find_spec("modules") is None, "this repository is on the path"
@@ -86,7 +87,7 @@ def test_the_cards_example_draws_what_our_sampler_draws(kind: str, tmp_path: Pat
     sound = ""
     if kind == "chat":  # once is enough
         save_transformers(small_codec(), target / "codec")
-        # A model of three steps may stop at once, and the card's draw has no seed: other codes for the sound.
+        # A model of three steps may stop at once, and the card samples without a seed: other codes for the audio.
         sound = f"codes = torch.arange(9)\n{to_sound}\nassert len(audio) == 320 * 9 and audio.isfinite().all()\n"
     output = run(to_codes + sound + BEHIND, target)
     assert output.returncode == 0, output.stderr
@@ -105,7 +106,7 @@ def test_the_cards_example_draws_what_our_sampler_draws(kind: str, tmp_path: Pat
     assert (greedy[-1] == space.speech_end) == drawn.stopped
 
 
-def test_what_is_stored_beside_the_weights(tmp_path: Path) -> None:
+def test_files_stored_with_the_weights(tmp_path: Path) -> None:
     """Guards against `generate` without a cache, other sampling than Llasa's, and prompts with today's date."""
     path, target = checkpoint("chat", tmp_path), tmp_path / "exported"
     export(path, target)
@@ -123,8 +124,8 @@ def test_what_is_stored_beside_the_weights(tmp_path: Path) -> None:
     assert "Today Date: 1 Jan 2030" in tokenizer.apply_chat_template(messages, tokenize=False, date_string="1 Jan 2030")
 
 
-def test_the_card_says_where_speaker_and_language_stand(tmp_path: Path) -> None:
-    """Guards against a card whose prompts name nobody, for a model that was trained on prompts that do."""
+def test_the_card_shows_the_place_of_speaker_and_language(tmp_path: Path) -> None:
+    """Guards against a card whose prompts name no speaker, for a model trained with speakers."""
     path, target = checkpoint("plain", tmp_path), tmp_path / "exported"
     stored = torch.load(path, weights_only=False)
     prefixes = {"prefix": "{speaker}: ", "answer_prefix": "[{language}] "}

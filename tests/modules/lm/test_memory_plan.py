@@ -1,4 +1,4 @@
-"""The plan's memory against every byte that torch's allocator held during a training."""
+"""The estimated memory against every byte allocated by torch during training."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,7 @@ SIZE = LlamaSize(hidden_size=96, intermediate_size=256, num_layers=4, num_heads=
 
 
 def peak_bytes(action: Callable[[], None], trace: Path) -> int:
-    """The most that the allocator held at once beyond what it held before, from its own record of every block."""
+    """Largest amount allocated at once beyond the initial amount, from the allocator's own record of every block."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         action()
     profiler.export_chrome_trace(str(trace))
@@ -34,7 +34,7 @@ def peak_bytes(action: Callable[[], None], trace: Path) -> int:
 
 @pytest.mark.parametrize("recomputed", [False, True])
 def test_the_plan_is_the_peak_of_a_training_step(recomputed: bool, tmp_path: Path) -> None:
-    """Guards against a plan that fits where the training does not, or that asks for more than it needs."""
+    """Guards against an estimate below the actual training's, or far above it."""
     torch.set_num_threads(1)
     vocab_size = TextToSpeech(ByteTokenizer(), CODEBOOK_SIZE).token_space.vocab_size
     place = Hardware("cpu", 1, 1, 1, is_sharded=False, is_half=False, row_length=ROW_LENGTH)

@@ -15,7 +15,7 @@ from modules.tokens import MARKERS
 
 NUM_TEXT, NUM_MERGED, NUM_CODES, NUM_WORDS = 128_256, 128_000, 65_536, 193_800
 SPECIAL = {0: "begin_of_text", 1: "end_of_text", 6: "start_header_id", 7: "end_header_id", 8: "eom_id", 9: "eot_id"}
-TEMPLATE = (  # of Llama 3.2, without its tools
+TEMPLATE = (  # Llama 3.2's, without its tools
     "{{- bos_token }}{%- if not date_string is defined %}{%- if strftime_now is defined %}"
     '{%- set date_string = strftime_now("%d %b %Y") %}{%- else %}{%- set date_string = "26 Jul 2024" %}'
     '{%- endif %}{%- endif %}{%- if messages[0]["role"] == "system" %}'
@@ -30,7 +30,7 @@ TEMPLATE = (  # of Llama 3.2, without its tools
 
 
 def released_tokenizer() -> PreTrainedTokenizerFast:
-    """Bytes and words that no text holds up to 128,000, Llama 3's 256 special tokens, eight markers, 65,536 codes."""
+    """Bytes and unused words up to 128,000, Llama 3's 256 special tokens, eight markers, 65,536 codes."""
     names = [*pre_tokenizers.ByteLevel.alphabet()]
     names += [f"unused {number}" for number in range(NUM_MERGED - len(names))]
     tokenizer = Tokenizer(models.BPE({name: number for number, name in enumerate(names)}, []))
@@ -72,7 +72,7 @@ def save_network(folder: Path, tied: bool) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_released_language_model_is_taken_as_it_is(tied, chat):
-    """Guards against rows that are drawn anew or moved, ids of another order, a lost head, bfloat16 in training."""
+    """Guards against rows that are reinitialised or moved, ids in another order, a lost head, bfloat16 in training."""
     folder, space = Path(chat.tokenizer.source), chat.token_space
     stored = save_network(folder, tied)
     assert ("lm_head.weight" in stored) != tied

@@ -1,4 +1,4 @@
-"""The plan of a training against published sizes, torch's own counters, and what autograd really keeps."""
+"""Memory and time estimates against published sizes, torch's own counters, and the tensors that autograd saves."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from tests.test_configs import DryCLI
 REPOSITORY = Path(__file__).resolve().parents[3]
 SIZES, HARDWARE = (sorted((REPOSITORY / "configs/lm" / name).glob("*.yaml")) for name in ("size", "hardware"))
 RECIPES = [REPOSITORY / f"configs/lm/llasa_{name}.yaml" for name in ("1b", "3b", "8b")]
-# Llama 3.2 1B, 3B and Llama 3.1 8B as published, and 65,544 more rows: once where tied, twice where not.
+# Llama 3.2 1B, 3B and Llama 3.1 8B as published, and 65,544 more rows: once if tied, twice if not.
 PUBLISHED = {
     "llama_1b": 1_235_814_400 + 65_544 * 2048,
     "llama_3b": 3_212_749_824 + 65_544 * 3072,
@@ -46,7 +46,7 @@ def test_every_combination_builds_on_the_meta_device(size, hardware, tmp_path, m
     """Guards against overlays that do not fit each other, and against numbers that are not the published model's."""
     monkeypatch.setattr("sys.argv", ["run.py"])
     monkeypatch.chdir(tmp_path)
-    # A trainer for GPUs cannot be built without them: where it runs is taken away, what it was told is kept.
+    # A trainer for GPUs cannot be built without them: its devices are removed, other settings are kept.
     local = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true"}
     (tmp_path / "here.yaml").write_text(
         yaml.safe_dump({"trainer": local, "model": {"init_args": {"pretrained": None}}})
@@ -71,7 +71,7 @@ def test_every_combination_builds_on_the_meta_device(size, hardware, tmp_path, m
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_flops_are_those_that_torch_counts(tied):
-    """Guards against a utilisation that looks better than it is."""
+    """Guards against an overestimated utilisation."""
     size = LlamaSize(**{**vars(SMALL), "tie_embeddings": tied})
     model = SpeechLanguageModel(build_llama(size, 500))
     with FlopCounterMode(display=False) as counter:
@@ -82,7 +82,7 @@ def test_flops_are_those_that_torch_counts(tied):
 
 
 def test_activations_are_those_that_autograd_keeps():
-    """Guards against a plan that fits where the training does not: bytes really saved by one more block."""
+    """Guards against an estimate below the actual training's: bytes saved by one more block."""
     kept = []
     for num_layers in (2, 4):
         size = LlamaSize(**{**vars(SMALL), "num_layers": num_layers})
@@ -103,7 +103,7 @@ def test_activations_are_those_that_autograd_keeps():
 
 
 def test_sharding_and_recomputation_take_what_they_should():
-    """Guards against a plan that shards what every rank holds, or forgets the moments."""
+    """Guards against sharding what every rank holds, or omitting the moments."""
     size = read_size(REPOSITORY / "configs/lm/size/llama_8b.yaml")
     one, eight = (read_hardware(REPOSITORY / f"configs/lm/hardware/{name}.yaml") for name in ("gpu1", "gpu8"))
     whole, sharded = (memory_plan(size, LLASA_SPACE.vocab_size, place, False) for place in (one, eight))
@@ -114,7 +114,7 @@ def test_sharding_and_recomputation_take_what_they_should():
 
 
 def test_the_page_is_what_the_command_prints():
-    """Guards against numbers in the docs that no command gives."""
+    """Guards against numbers in the docs that no command prints."""
     page = (REPOSITORY / "docs/lm_plan.md").read_text()
     assert described(SIZES, HARDWARE, 0.45, 989e12, 50e9).strip() in page
 

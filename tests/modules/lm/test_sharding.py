@@ -1,4 +1,4 @@
-"""Networks built for FSDP2 on two processes against the same ones built whole. As a script, this is one process."""
+"""Networks built for FSDP2 on two processes against whole ones. Run as a script, this file is one process."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama
 from modules.lm.sharding import build_sharded
 
 NUMBERS = {"hidden_size": 32, "intermediate_size": 48, "num_layers": 3, "num_heads": 4, "num_key_value_heads": 2}
-VOCAB_SIZE = 301  # no multiple of two: a rank's shard is the smaller one
+VOCAB_SIZE = 301  # odd: the ranks' shards differ in size
 CASES = ("tied", "untied", "adapters")
 
 
@@ -35,7 +35,8 @@ def loss_of(model: SpeechLanguageModel) -> torch.Tensor:
 
 
 def process(folder: Path) -> None:
-    """Every case on this rank: its weights gathered, which of them are trained, its loss, the next random number."""
+    """Run every case on this rank: its gathered weights, which of them are trained, its loss, the next random
+    number."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
     rank = torch.distributed.get_rank()
@@ -78,8 +79,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("case", CASES)
 def test_weights_are_those_of_one_process(folder: Path, case: str) -> None:
-    """Guards against weights that nobody sent or drew, tied ones that came apart, position embeddings left on the meta
-    device, ranks that go on with other random numbers, and a rank that builds the whole network."""
+    """Guards against weights that were not sent or initialised, untied weights, position embeddings left on the meta
+    device, ranks that continue with different random numbers, and a rank that builds the whole network."""
     torch.manual_seed(7)
     network = build(case)
     prepare(case, network)

@@ -1,4 +1,4 @@
-"""modules/report/figures.py: curves, mel pictures and code frequencies, checked by what was drawn."""
+"""modules/report/figures.py: curves, mel spectrograms and code frequencies, checked by the drawn values."""
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from tests.toys.report_toys import RATE, curve
 
 
 def test_figure_holds_the_numbers_and_names_the_oracle():
-    """Guards against an axis that is not logarithmic, an error drawn upside down, and an oracle without its label."""
+    """Guards against an axis that is not logarithmic, an error drawn upside down, and an unlabelled oracle."""
     points = [
         *curve("random", [0.5] * 4),
         *curve("a", [0.5, 0.6, 0.7, 0.8]),
@@ -32,7 +32,7 @@ def test_figure_holds_the_numbers_and_names_the_oracle():
     assert lines["oracle (selected by the judge)"].get_linestyle() == "--"
     assert panel.get_xscale() == "log"
     bands = [band.get_datalim(panel.transData).bounds for band in panel.collections]
-    assert len(bands) == 2  # random and a: the oracle is a bound, not an estimate to lean on
+    assert len(bands) == 2  # random and a: the oracle is a bound, without an interval
     svg = inline_svg(curve_figure(points), 'a "quoted" name')
     assert "http" not in svg and "currentColor" in svg
     assert svg == inline_svg(curve_figure(points), 'a "quoted" name')
@@ -49,7 +49,7 @@ def test_figure_ink_lies_inside_the_picture():
 
 
 def test_mel_picture_shows_the_tone_where_it_is():
-    """Guards against a picture upside down or out of time: a tone of the second half lies there, at its own pitch."""
+    """Guards against an image that is flipped or misaligned: a tone of the second half is there, at its own pitch."""
     import librosa
 
     time_T = torch.arange(RATE) / RATE
@@ -60,14 +60,14 @@ def test_mel_picture_shows_the_tone_where_it_is():
     assert picture[:, 75].max() > -1
     assert picture[:, 20].max() < -70
     drawn = rendered_pixels(mel_thumbnail(Audio(tone, RATE), 1.0)).mean(-1)[:, -30]
-    assert drawn.argmax() > 0.6 * drawn.size  # low pitches lie at the bottom
+    assert drawn.argmax() > 0.6 * drawn.size  # low pitches are at the bottom
     pixels = rendered_pixels(mel_figure([("a", Audio(tone, RATE)), ("b", Audio(tone[:10], RATE))]))
     assert pixels.dtype == np.uint8 and pixels.shape[2] == 3
     assert (pixels[:2] == 255).all() and (pixels[:, -2:] == 255).all()
 
 
 def test_frequency_figure_is_sorted_and_keeps_its_mass():
-    """Guards against a histogram over code numbers, in which a collapse is invisible."""
+    """Guards against a histogram over code numbers, which does not show a collapse."""
     counts_K = np.array([0, 5, 1, 4])
     line = frequency_figure(counts_K, "codes").axes[0].lines[0]
     np.testing.assert_allclose(line.get_ydata(), [0.5, 0.4, 0.1])

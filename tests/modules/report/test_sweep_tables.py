@@ -1,4 +1,4 @@
-"""Tables of a sweep's page: what each prompt got, what each search comes to and costs, what to beware of."""
+"""Tables of a sweep's page: selections per prompt, scores and costs per search, warnings."""
 
 import csv
 import math
@@ -15,6 +15,7 @@ from modules.report.sweep_tables import final_points, most_telling, prompt_lines
 from modules.search.analysis.comparisons import Comparison
 from modules.search.analysis.overoptimisation import OverOptimisation
 from modules.search.analysis.results import write_prompt_scores
+from modules.search.panel import chosen_index
 from tests.callbacks.test_sweep_grid import run
 from tests.toys.report_toys import Page, curve, tone_sweep
 
@@ -25,22 +26,22 @@ def results(tmp_path_factory):
 
 
 def judged(candidate):
-    """The listener's score as the tables count it: failures and runaways are the worst."""
+    """The judge's score as counted in the tables: failures and runaways have the worst."""
     score = candidate.scores["listener"]
     return 0.0 if math.isnan(score) or not candidate.stopped else score
 
 
 def test_every_prompt_shows_the_choices_that_were_made_for_it(results, tmp_path):
-    """Guards against rows of another prompt, an order that hides the bad ones, and a file of other numbers."""
+    """Guards against rows of another prompt, an order that hides the bad ones, and a file with other numbers."""
     points = [point for point in results.points if point.judge == "listener"]
-    rows = prompt_rows(points, results.prompt_sets["tones"])
+    rows = prompt_rows(points, results.traces("tones"))
     names = [point.selector for point in prompt_lines(points)]
     assert names == ["random", "closeness", "likelihood", "oracle (listener)"]
-    traces = {trace.prompt.key: trace for trace in results.prompt_sets["tones"]}
+    traces = {trace.prompt.key: trace for trace in results.traces("tones")}
     assert sorted(row.key for row in rows) == sorted(traces)
     for row in rows:
         trace = traces[row.key]
-        chosen = [results.chosen_candidate("tones", name, trace) for name in ("closeness", "likelihood")]
+        chosen = [trace.candidates[chosen_index(trace.candidates, name)] for name in ("closeness", "likelihood")]
         scores = [judged(candidate) for candidate in trace.candidates]
         expected = [np.mean(scores), *map(judged, chosen), max(scores)]
         assert row.scores == pytest.approx(expected)
@@ -52,13 +53,13 @@ def test_every_prompt_shows_the_choices_that_were_made_for_it(results, tmp_path)
     assert len(written) == 3 * len(results.points)
     for row in written:
         (point,) = (one for one in points if (one.selector, one.n) == (row["selector"], int(row["n"])))
-        place = [trace.prompt.key for trace in results.prompt_sets["tones"]].index(row["prompt_key"])
+        place = [trace.prompt.key for trace in results.traces("tones")].index(row["prompt_key"])
         assert float(row["score"]) == point.scores_P[place]
 
 
-def test_searches_stand_at_what_they_cost():
-    """Guards against a beam drawn at its n, an error upside down, chance that pays for N samples, and the oracle, which
-    nobody can run, among the searches."""
+def test_searches_are_plotted_at_their_cost():
+    """Guards against a beam drawn at its n, an error upside down, N samples charged to random choice, and the oracle
+    among the searches."""
     best = [replace(one, flops=100.0 * one.n, temperature=0.9) for one in curve("a", [0.5, 0.6, 0.7])]
     chance = [replace(one, flops=100.0, temperature=0.9) for one in curve("random", [0.5] * 3)]
     oracle = [replace(one, flops=math.nan, temperature=0.9) for one in curve("oracle (listener)", [0.5, 0.9, 1.0])]
@@ -81,11 +82,11 @@ def test_searches_stand_at_what_they_cost():
 
 
 def test_the_page_shows_every_search_of_a_grid_at_its_cost(tmp_path):
-    """Guards against a page that shows the first algorithm and temperature only."""
+    """Guards against a page that shows only the first algorithm and temperature."""
     callback, _, _ = run(tmp_path, more_seeds=[1])
     page = Page((tmp_path / "report" / "index.html").read_text())
     rows = next(table for table in page.tables.values() if table and table[0][0] == "search")
-    finals = final_points(callback.results.all_points)
+    finals = final_points(callback.results.points)
     assert len(rows) - 1 == len(finals) == 6 * 2
     for shown, point in zip(rows[1:], finals, strict=True):
         cells = dict(zip(rows[0], shown, strict=True))
@@ -99,16 +100,16 @@ def test_the_page_shows_every_search_of_a_grid_at_its_cost(tmp_path):
     header, *rows = page.tables["comparisons"]
     shown = {(row[header.index("first")], row[header.index("second")]) for row in rows}
     assert shown == {(one.first, one.second) for one in most_telling(callback.results.comparisons)}
-    everything = [one for first in (callback.results, *callback.results.others) for one in (first, *first.other_seeds)]
-    assert len(everything) == 12
-    lm_flops = sum(trace.cost.lm_flops for one in everything for trace in one.prompt_sets["set"])
+    swept = callback.results.swept
+    assert len({(one.search, one.seed) for one in swept}) == 12
+    lm_flops = sum(one.trace.cost.lm_flops for one in swept)
     assert f"language model {lm_flops:.2e} FLOPs" in page.text
-    pictures = [curves.has_costs for curves in judged_curves(callback.results.points, frozenset())]
+    pictures = [curves.has_costs for curves in judged_curves(callback.results.first_points, frozenset())]
     assert pictures == [True]
 
 
-def test_every_temperature_stands_beside_the_quoted_rows():
-    """Guards against an adaptive search that is left out where it drew fewer candidates than at another temperature."""
+def test_every_temperature_is_shown_with_the_quoted_rows():
+    """Guards against omitting an adaptive search where it sampled fewer candidates than at another temperature."""
     (point,) = curve("a", [0.5])
     points = [replace(point, algorithm="adaptive", temperature=heat, n=n) for heat, n in ((0.6, 7), (0.9, 5))]
     columns = {"score": f"{point.prompt_set}/{point.judge}"}
@@ -118,7 +119,7 @@ def test_every_temperature_stands_beside_the_quoted_rows():
 
 
 def test_comparisons_are_those_at_the_largest_n():
-    """Guards against a page of pairs at n = 1, where all lines are one."""
+    """Guards against a page of pairs at n = 1, where all lines coincide."""
 
     def pair(judge, n, p_value):
         return Comparison("set", judge, n, "a", "b", 0.1, 0.0, 0.2, p_value, 5)
@@ -128,7 +129,7 @@ def test_comparisons_are_those_at_the_largest_n():
 
 
 def test_warnings_stand_once_above_the_table(tmp_path):
-    """Guards against a warning that is off the screen, and one that is said for every search."""
+    """Guards against a warning out of sight, and one repeated for every search."""
     scaling = tone_sweep(tmp_path)
     row = OverOptimisation("tones", "best_of_n", "closeness", "listener", 4, warning="over-optimised: listener falls")
     rows = [row, replace(row, temperature=0.5), replace(row, prompt_set="others"), replace(row, warning="")]

@@ -1,4 +1,4 @@
-"""Verifiers that hear many prompts in one pass: scores of one by one, one call a round, failures that stay alone."""
+"""Verifiers that score many prompts in one batch: scores of single calls, one call per round, isolated failures."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from modules.search.algorithms.process_beam import ProcessBeam
 from modules.search.candidate_store import CandidateStore
 from modules.search.driver import run_searches
 from modules.search.panel import Panel
-from modules.search.scoring import score_groups
+from modules.search.scorer import Scorer, score_tasks
 from modules.search.sweep import Sweep
 from modules.verifiers.embeddings.resemblyzer import Resemblyzer
 from modules.verifiers.emotion import EmotionLabel, EmotionSimilarity
@@ -81,30 +81,31 @@ KINDS: dict[str, Callable[[Path], Verifier]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_prompts_together_get_the_scores_of_one_by_one(tmp_path, kind):
-    """Guards against a batch whose scores go to the wrong prompt or depend on who else is in it, and against a bad clip
-    that spoils the others of its round."""
+    """Guards against scores that go to the wrong prompt or depend on the batch, and against a bad clip that spoils the
+    others of its round."""
     prompts, groups = prompts_and_groups()
     alone = KINDS[kind](tmp_path / "alone")
     expected = [
         float(alone.score(prompt, [one])) for prompt, group in zip(prompts, groups, strict=True) for one in group
     ]
-    if kind == "ensemble":  # compares the candidates of a prompt
+    if kind == "ensemble":  # relative to the candidates of a prompt
         expected = torch.cat([alone.score(prompt, group) for prompt, group in zip(prompts, groups, strict=True)])
     together = KINDS[kind](tmp_path / "together")
     assert isinstance(together, ScoresMany)
     scores = torch.cat(together.score_many(prompts, groups))
     assert scores.dtype == torch.float64
     torch.testing.assert_close(scores, torch.as_tensor(expected).double(), rtol=0, atol=2e-5, equal_nan=True)
-    assert int(scores.isnan().sum()) == 4 <= together.num_failures
+    counting = together.members[:2] if kind == "ensemble" else [together]
+    assert int(scores.isnan().sum()) == 4 <= sum(one.num_failures for one in counting)
     assert kind == "transcript" or len(set(scores[~scores.isnan()].tolist())) > 3
     again = torch.cat(together.score_many(prompts[::-1], groups[::-1]))
     assert torch.equal(torch.cat(again.split([len(group) for group in groups[::-1]])[::-1]).isnan(), scores.isnan())
 
 
 class Recogniser:
-    """Hears nothing but the length; fails where a clip has 4,000 samples. `calls`: clips and language of each call."""
+    """Transcribes only the length; fails for clips of 4,000 samples. `calls`: clips and language of each call."""
 
-    model_hash = "lengths"
+    model_hash, families = "lengths", frozenset({"lengths"})
 
     def __init__(self) -> None:
         self.calls: list[tuple[int, str]] = []
@@ -124,35 +125,38 @@ def clip_of(prompt: Prompt, index: int, num_samples: int) -> Candidate:
     return Candidate(prompt.key, index, index, torch.zeros(4, dtype=torch.int64), -1.0, True, audio)
 
 
-def test_a_recogniser_hears_a_round_in_one_call_for_each_language():
-    """Guards against a call for every prompt, and against audio that is heard again where its text is known."""
+def test_a_recogniser_transcribes_a_round_in_one_call_per_language():
+    """Guards against a call for every prompt, and against transcribing audio whose text is already known."""
     prompts = [Prompt(f"p{i}", "word word word", "en" if i < 3 else "fr") for i in range(5)]
     groups = [[clip_of(prompt, i, 2000 + 1000 * i) for i in range(2)] for prompt in prompts]
     recogniser = Recogniser()
     verifier = Transcript(recogniser, BasicWords())
-    assert score_groups(prompts, groups, verifier) == set()
-    assert recogniser.calls == [(2, "en"), (2, "fr")]  # equal audio is one clip
+    tasks = list(zip(prompts, groups, strict=True))
+    score_tasks(tasks, verifier)
+    assert not any(one.failed for group in groups for one in group)
+    assert recogniser.calls == [(2, "en"), (2, "fr")]  # equal audio is transcribed once
     assert [one.scores["transcript"] for group in groups for one in group] == pytest.approx([2 / 3, 1] * 5)
-    score_groups(prompts, groups, verifier)
+    score_tasks(tasks, verifier)
     assert len(recogniser.calls) == 2
 
 
 def test_a_clip_that_fails_is_found_and_the_others_keep_their_scores(caplog):
-    """Guards against a round that one clip turns into NaN, and against hundreds of clips that are heard one by one."""
+    """Guards against a round that one clip turns into NaN, and against transcribing hundreds of clips one by one."""
     prompts = [Prompt(f"p{i}", "word word word") for i in range(8)]
     groups = [[clip_of(prompt, 8 * place + i, 3000) for i in range(8)] for place, prompt in enumerate(prompts)]
     groups[5][2] = clip_of(prompts[5], 42, 4000)
     recogniser = Recogniser()
-    failures = score_groups(prompts, groups, Transcript(recogniser, BasicWords()))
-    assert failures == {("p5", 42, "transcript")}
+    score_tasks(list(zip(prompts, groups, strict=True)), Transcript(recogniser, BasicWords()))
+    failed = [(one.prompt_key, one.index, one.failed) for group in groups for one in group if one.failed]
+    assert failed == [("p5", 42, {"transcript"})]
     scores = [one.scores["transcript"] for group in groups for one in group]
     assert [place for place, score in enumerate(scores) if math.isnan(score)] == [42]
     assert scores[:42] + scores[43:] == [1.0] * 63
-    assert len(recogniser.calls) < 16
+    assert len(recogniser.calls) < 24  # two calls for each of 6 halvings, by the scorer and by the transcript
 
 
 class ManyVerifier(ToyVerifier):
-    """`rounds`: how many prompts each call held. Fails on audio of `bad_length` samples."""
+    """`rounds`: number of prompts of each call. Fails for audio of `bad_length` samples."""
 
     judges_partial = True
 
@@ -176,8 +180,8 @@ def test_the_driver_asks_once_a_round(algorithm):
     """Guards against verification that is not batched across prompts: partial audio of beams and finished samples."""
     many, single = ManyVerifier("many"), ToyVerifier("many", mean_level)
     single.judges_partial = True
-    traces = run_searches(toy_prompts(5), algorithm, TreeSampler(), ToyCodec(), [many], 7)
-    expected = run_searches(toy_prompts(5), algorithm, TreeSampler(), ToyCodec(), [single], 7)
+    traces = run_searches(toy_prompts(5), algorithm, TreeSampler(), Scorer(ToyCodec()), [many], 7)
+    expected = run_searches(toy_prompts(5), algorithm, TreeSampler(), Scorer(ToyCodec()), [single], 7)
     assert max(many.rounds) == 5 and len(many.rounds) <= 4
     for ours, theirs in zip(traces, expected, strict=True):
         assert [str(one.scores) for one in ours.candidates] == [str(one.scores) for one in theirs.candidates]
@@ -185,8 +189,8 @@ def test_the_driver_asks_once_a_round(algorithm):
 
 
 def test_a_sweep_asks_late_selectors_and_judges_once_a_group(tmp_path):
-    """Guards against judges, and selectors that came after the sampling, that are asked prompt by prompt; and against a
-    failure that is stored as a judgement."""
+    """Guards against calling judges, and selectors added after sampling, prompt by prompt; and against a failure that
+    is stored as a score."""
 
     def sweep(*panel: list[Verifier]) -> Sweep:
         return Sweep(
@@ -200,21 +204,24 @@ def test_a_sweep_asks_late_selectors_and_judges_once_a_group(tmp_path):
             prompt_format=ToyFormat(),
         )
 
+    def candidates_of(sweep: Sweep) -> dict[tuple[str, int], Candidate]:
+        return {(one.prompt_key, one.index): one for p in prompts for one in sweep.record(p).trace.candidates}
+
     prompts, judge = toy_prompts(5), ManyVerifier("judge", bad_length=5 * HOP_LENGTH)
     sampler = ToySampler()
     first = sweep([], [judge])
-    first.run(prompts, sampler)
-    assert judge.rounds == [5]
-    lengths = {(one.prompt_key, one.index): one.num_codes for p in prompts for one in first.record(p).trace.candidates}
+    num_failures = first.run(prompts, sampler)
+    assert judge.rounds[0] == 5
+    lengths = {place: one.num_codes for place, one in candidates_of(first).items()}
     bad = {(*place, "judge") for place, length in lengths.items() if length == 5}
-    assert bad and first.failures == bad
-    late, judge.bad_length = ManyVerifier("late"), -1
+    assert bad and num_failures == len(bad)
+    assert bad == {(*place, "judge") for place, one in candidates_of(first).items() if one.failed == {"judge"}}
+    late, judge.bad_length, num_rounds = ManyVerifier("late"), -1, len(judge.rounds)
     second = sweep([late], [judge])
-    second.run(prompts, sampler)
+    assert second.run(prompts, sampler) == 0
     assert late.rounds == [5] and len(sampler.extended) == 1
-    assert judge.rounds in ([5], [5, len({key for key, _, _ in bad})]) and not second.failures
-    scores = {place: one.scores["judge"] for p in prompts for one in second.record(p).trace.candidates
-              for place in [(one.prompt_key, one.index)]}  # fmt: skip
+    assert judge.rounds[num_rounds:] in ([], [len({key for key, _, _ in bad})])
+    scores = {place: one.scores["judge"] for place, one in candidates_of(second).items()}
     assert {place for place, score in scores.items() if math.isnan(score)} == {
         place for place, length in lengths.items() if length == 0
     }

@@ -64,7 +64,7 @@ def test_a_killed_sweep_goes_on_and_draws_nothing_twice(tmp_path):
 
 
 def test_a_new_selector_is_scored_without_sampling(tmp_path):
-    """Guards against paying for samples again, and against scores of the new selector on other audio."""
+    """Guards against sampling again, and against scoring other audio with the new selector."""
     prompts = toy_prompts(3)
     sweep_in(tmp_path).run(prompts, ToySampler())
     selector, judge = ToyVerifier("later", last_level_or_nan), ToyVerifier("judge", mean_level)
@@ -83,8 +83,8 @@ def test_a_new_selector_is_scored_without_sampling(tmp_path):
 
 
 def test_costs_are_those_of_the_present_panel(tmp_path):
-    """Guards against a resumed sweep that pays for selectors that were dropped, for the first version of one that was
-    asked again, for decoding a second time, or nothing for a judge that became a selector."""
+    """Guards against charging a resumed sweep for removed selectors, for the first version of a changed one, or for
+    decoding twice, or not charging for a judge that became a selector."""
     prompts = toy_prompts(3)
 
     def sweep(selectors, judges):
@@ -93,7 +93,11 @@ def test_costs_are_those_of_the_present_panel(tmp_path):
         ])  # fmt: skip
 
     def point(sweep, name):
-        return next(one for one in summarise(sweep, {"set": prompts}, 50).points if (one.selector, one.n) == (name, 4))
+        return next(
+            one
+            for one in summarise([[sweep]], {"set": prompts}, num_resamples=50).points
+            if (one.selector, one.n) == (name, 4)
+        )
 
     first = sweep(["one", "two"], ["judge"])
     first.run(prompts, ToySampler())
@@ -138,8 +142,8 @@ def test_scores_of_another_verifier_decoder_or_reference_are_not_reused(tmp_path
 
 
 def test_candidates_of_earlier_versions_are_still_found():
-    """Guards against a new setting that, left alone, makes every stored candidate unknown: the digest is that of
-    format 3. A setting that does something is another setting."""
+    """Guards against a new setting that, at its default, invalidates all stored candidates: the digest is that of
+    format 3. A setting with an effect is another setting."""
 
     def name_of(**settings):
         sampling = SamplingSettings(0.8, **settings)
@@ -161,7 +165,7 @@ def test_candidates_of_earlier_versions_are_still_found():
     ids=["model", "seed", "sampling", "algorithm", "codec"],
 )
 def test_another_setting_samples_again(tmp_path, change):
-    """Guards against candidates of another model or setting that are taken for this one's."""
+    """Guards against reusing candidates of another model or setting."""
     sweep_in(tmp_path).run(toy_prompts(1), ToySampler())
     sampler = ToySampler()
     sweep_in(tmp_path, **change).run(toy_prompts(1), sampler)
@@ -170,7 +174,7 @@ def test_another_setting_samples_again(tmp_path, change):
 
 @pytest.mark.parametrize("changed", [Prompt("prompt0", "other text"), Prompt("prompt0", "word ", language="es")])
 def test_another_text_under_the_same_key_samples_again(tmp_path, changed):
-    """Guards against candidates of an earlier text that are scored as if they spoke the new one."""
+    """Guards against scoring candidates of an earlier text with the new one."""
     sweep_in(tmp_path).run(toy_prompts(1), ToySampler())
     sampler = ToySampler()
     sweep_in(tmp_path).run([changed], sampler)
@@ -194,7 +198,7 @@ def not_a_record(text: str) -> str:
 
 @pytest.mark.parametrize("damage", [truncated, one_code_changed, not_a_record])
 def test_a_damaged_file_is_reported_set_aside_and_sampled_again(tmp_path, caplog, damage):
-    """Guards against a crash on a torn file and against silent use of altered codes."""
+    """Guards against a crash for a truncated file and against silent use of altered codes."""
     prompts = toy_prompts(2)
     sweep = sweep_in(tmp_path)
     sweep.run(prompts, ToySampler())
@@ -210,7 +214,7 @@ def test_a_damaged_file_is_reported_set_aside_and_sampled_again(tmp_path, caplog
 
 
 def test_a_write_that_is_cut_off_leaves_the_old_file(tmp_path, monkeypatch):
-    """Guards against half a file under the real name: a kill during the write must cost nothing that was stored."""
+    """Guards against an incomplete file under the real name: a kill during the write must not lose stored data."""
     prompts = toy_prompts(1)
     sweep_in(tmp_path).run(prompts, ToySampler())
     (path,) = tmp_path.iterdir()
@@ -228,30 +232,28 @@ def test_a_write_that_is_cut_off_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_scores_that_failed_with_an_exception_are_tried_again(tmp_path):
-    """Guards against a passing fault (memory, a broken pipe) that stays in the store for ever as "could not judge"."""
+    """Guards against storing a transient failure (memory, a broken pipe) permanently as "cannot be scored"."""
 
     def broken(samples_T):
         raise RuntimeError("passing fault")
 
     prompts = toy_prompts(1)
     sweep = sweep_in(tmp_path, judges=[ToyVerifier("judge", broken)])
-    sweep.run(prompts, ToySampler())
-    assert sweep.failures
+    num_failures = sweep.run(prompts, ToySampler())
     assert all(math.isnan(one[3]["judge"]) for one in content(sweep, prompts))
-    assert len(sweep.failures) == len([one for one in content(sweep, prompts) if one[0]])
+    assert num_failures == len([one for one in content(sweep, prompts) if one[0]])
     sweep.panel.judges[0].function = mean_level
-    sweep.run(prompts, ToySampler(fail_at_call=1))
-    assert not sweep.failures
+    assert sweep.run(prompts, ToySampler(fail_at_call=1)) == 0
     filled = [one for one in content(sweep, prompts) if one[0]]
     assert filled and not any(math.isnan(one[3]["judge"]) for one in filled)
 
 
-def test_final_judges_hear_only_the_first_and_the_chosen(tmp_path):
-    """Guards against a dear judge on every candidate, and against one that misses what a selector chose."""
+def test_final_judges_score_only_the_first_and_the_selected(tmp_path):
+    """Guards against an expensive judge on every candidate, and against one that misses a selected one."""
     prompts = toy_prompts(4)
     selectors = [ToyVerifier("mean", mean_level), WritingVerifier("first", first_level)]
-    dear = ToyVerifier("dear", lambda samples_T: float(samples_T.numel()))
-    sweep = sweep_in(tmp_path, selectors, final_judges=[dear], algorithm=BestOfN(8, 12))
+    expensive = ToyVerifier("expensive", lambda samples_T: float(samples_T.numel()))
+    sweep = sweep_in(tmp_path, selectors, final_judges=[expensive], algorithm=BestOfN(8, 12))
     sweep.run(prompts, ToySampler())
     expected, written = set(), set()
     for prompt in prompts:
@@ -262,9 +264,9 @@ def test_final_judges_hear_only_the_first_and_the_chosen(tmp_path):
         written |= {(prompt.key, index) for index, _ in record.hypotheses}
         for (index, name), text in record.hypotheses.items():
             assert (name, text) == ("first", f"{prompt.key} {index}: {candidates[index].num_codes}")
-    assert sorted(dear.asked) == sorted(expected) and written == expected
+    assert sorted(expensive.asked) == sorted(expected) and written == expected
     sweep.run(prompts, ToySampler(fail_at_call=1))
-    assert len(dear.asked) == len(expected)
+    assert len(expensive.asked) == len(expected)
 
 
 def test_one_key_for_two_texts_is_refused():
@@ -278,7 +280,7 @@ def test_one_key_for_two_texts_is_refused():
 
 
 def test_ambiguous_panels_are_refused():
-    """Guards against scores of two models under one name, and against a curve that nobody judges."""
+    """Guards against scores of two models under one name, and against a curve without a judge."""
     one, other = ToyVerifier("same", mean_level), ToyVerifier("same", mean_level, "other hash")
     with pytest.raises(ValueError, match="Expected `name` to be unique to one verifier"):
         Panel([one], [other])

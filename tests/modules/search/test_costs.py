@@ -1,4 +1,4 @@
-"""The compute ledger against torch's counter, and its shares for the size of Llasa-1B."""
+"""Computed costs against torch's counter, and their shares for the size of Llasa-1B."""
 
 import pytest
 import torch
@@ -16,7 +16,8 @@ from modules.search.costs import decoding_flops, speech_cost
 from tests.toys.lm_toys import FORMAT, PROMPTS, toy_network
 from tests.toys.search_toys import ToyCodec, ToySampler, ToyVerifier, mean_level
 
-# The counter knows the attention kernels of GPUs; that of CPUs does the same: queries x keys, and weights x values.
+# The counter supports the attention kernels of GPUs; those of CPUs compute the same: queries x keys, and weights x
+# values.
 CPU_ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda query, key, value, *_, **__: (
         4 * query[0] * query[1] * query[2] * key[2] * query[3]
@@ -25,8 +26,8 @@ CPU_ATTENTION = {
 
 
 def test_training_flops_are_those_that_torch_counts():
-    """Guards against 6ND that forgets the head or the attention, or counts the embedding: within 5 % of a forward and
-    backward pass, where the attention, half of which is masked, is a small part."""
+    """Guards against 6ND without the head or the attention, or with the embedding: within 5 % of a forward and backward
+    pass, where the attention, half of which is masked, is a small part."""
     config = LlamaConfig(vocab_size=2000, hidden_size=128, intermediate_size=300, num_hidden_layers=3,
                          num_attention_heads=4, num_key_value_heads=2, attn_implementation="eager")  # fmt: skip
     network, size = LlamaForCausalLM(config), TransformerSize.from_config(config)
@@ -39,14 +40,14 @@ def test_training_flops_are_those_that_torch_counts():
     long = torch.randint(2000, (1, 600))
     with FlopCounterMode(display=False) as counter:
         network(long, labels=long).loss.backward()
-    all_pairs = 3 * 4 * 3 * 128 * (600 * 600 - 600 * 601 / 2)  # the counter sees the masked half too
+    all_pairs = 3 * 4 * 3 * 128 * (600 * 600 - 600 * 601 / 2)  # the counter includes the masked half
     assert size.training_flops(600, 600) == pytest.approx(counter.get_total_flops() - all_pairs, rel=0.05)
     assert size.training_flops(600, 600, 0.5) < size.training_flops(600, 600)
 
 
 def test_inference_flops_are_those_of_the_real_sampler():
-    """Guards against a formula for decoding that is not what decoding does: a run of the sampler, counted; and against
-    another size read from a configuration than its network has."""
+    """Guards against a formula that differs from actual decoding: a run of the sampler, counted; and against reading
+    another size from a configuration than its network has."""
     network = toy_network()
     sampler = KVCacheSampler(network, FORMAT, SamplingSettings())
     (root,) = sampler.start(PROMPTS[2:])
@@ -62,7 +63,7 @@ def test_inference_flops_are_those_of_the_real_sampler():
 
 
 def test_shares_per_second_of_audio():
-    """Guards against a cost per candidate that passes for one per second, and shares that do not add up."""
+    """Guards against confusing cost per candidate and per second, and shares that do not add up."""
     codec, sampler = ToyCodec(), ToySampler()
     verifiers = [ToyVerifier("one", mean_level), ToyVerifier("two", mean_level)]
     cost = speech_cost(sampler, codec, verifiers, num_prompt_tokens=10, seconds=4.0)
@@ -73,7 +74,7 @@ def test_shares_per_second_of_audio():
 
 
 def test_llasa_1b_costs_what_is_published():
-    """Guards against a factor: Llasa-1B has 973.1M weights in its layers, and a second of audio (50 codes) was
+    """Guards against a wrong factor: Llasa-1B has 973.1M weights in its layers, and a second of audio (50 codes) was
     estimated independently at 137 GF with the whole head of 193,800 words; the head of 65,537 saves 26 GF of it."""
     size = TransformerSize(2048, 8192, 16, 32, 8, 64, 193_800)
     assert size.num_weights == pytest.approx(973.1e6, rel=0.001)
@@ -86,7 +87,7 @@ def test_llasa_1b_costs_what_is_published():
 
 @pytest.mark.parametrize("receptive_frames", [None, float("inf")])
 def test_a_tail_costs_every_frame_that_is_decoded_again(receptive_frames):
-    """Guards against searches that decode partial audio and look cheaper than they are: counted at the decoder."""
+    """Guards against underestimating searches that decode partial audio: frames are counted at the decoder."""
     codec = CodecGenerator(
         SpectralEncoder(16000, 320, num_mels=20, channels=8, num_layers=1, hidden_channels=8),
         FiniteScalarQuantizer(8, [4, 4]),

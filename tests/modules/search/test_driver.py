@@ -13,24 +13,24 @@ from modules.search.driver import run_searches
 from modules.search.growth import candidate_seed
 from modules.search.panel import chosen_index
 from modules.search.protocol import SearchAlgorithm
+from modules.search.scorer import Scorer
 from tests.toys.search_toys import HOP_LENGTH, ToyCodec, ToySampler, ToyVerifier, mean_level, toy_prompts
 
 
-def run(prompts, num_candidates=4, sampler=None, codec=None, selectors=(), **options):
-    return run_searches(
-        prompts, BestOfN(num_candidates, 12), sampler or ToySampler(), codec or ToyCodec(), selectors, 7, **options
-    )
+def run(prompts, num_candidates=4, sampler=None, codec=None, selectors=(), decode_batch_size=16):
+    scorer = Scorer(codec or ToyCodec(), decode_batch_size)
+    return run_searches(prompts, BestOfN(num_candidates, 12), sampler or ToySampler(), scorer, selectors, 7)
 
 
 def test_toys_and_algorithm_satisfy_the_protocols():
-    """Guards against testing with toys that the real rooms could not replace."""
+    """Guards against testing with toys that the real classes could not replace."""
     assert isinstance(ToySampler(), Sampler)
     assert isinstance(ToyVerifier("one", mean_level), Verifier)
     assert isinstance(BestOfN(1, 1), SearchAlgorithm)
 
 
 def test_generation_is_batched_across_prompts_and_gives_what_single_prompts_give():
-    """Guards against one call of the sampler per prompt, and against children handed to the wrong prompt."""
+    """Guards against one call of the sampler per prompt, and against children assigned to the wrong prompt."""
     prompts, sampler = toy_prompts(5), ToySampler()
     together = run(prompts, sampler=sampler)
     assert sampler.extended == [(5, 4)]
@@ -66,7 +66,7 @@ def test_audio_is_decoded_in_padded_batches_and_cut():
 
 
 def test_costs_add_up():
-    """Guards against a ledger that forgets the prompt, the decoder or a selector, or counts the seconds twice."""
+    """Guards against costs without the prompt, the decoder or a selector, or with the seconds counted twice."""
     selectors = [ToyVerifier("one", mean_level), ToyVerifier("two", mean_level)]
     for trace in run(toy_prompts(3), selectors=selectors):
         for candidate in trace.candidates:
@@ -81,7 +81,7 @@ def test_costs_add_up():
     total = trace.cost_with(["one", "two"])
     assert total.verifier_flops == pytest.approx(2 * 100 * sum(one.num_codes for one in trace.candidates) / 50)
     assert total.seconds > trace.cost.seconds
-    prompt_flops = 1000 * len(trace.prompt.text)  # read once, for one candidate or for all
+    prompt_flops = 1000 * len(trace.prompt.text)  # processed once, for one candidate or for all
     assert total.prompt_flops == prompt_flops
     assert total.lm_flops == prompt_flops + 1000 * sum(candidate.num_codes for candidate in trace.candidates)
     assert flops[0] == pytest.approx(prompt_flops + (total.lm_flops + total.codec_flops - prompt_flops) / 4)
@@ -92,7 +92,7 @@ def test_costs_add_up():
 
 
 def test_reading_the_prompts_is_in_the_seconds(monkeypatch):
-    """Guards against wall seconds that begin with the first code: long prompts would be free."""
+    """Guards against wall seconds that begin with the first code: long prompts would cost nothing."""
 
     clock = 0.0
     monkeypatch.setattr("modules.search.driver.time", SimpleNamespace(perf_counter=lambda: clock))
@@ -110,25 +110,24 @@ def test_reading_the_prompts_is_in_the_seconds(monkeypatch):
 
 
 def test_a_failing_verifier_spoils_only_the_failing_candidate(caplog):
-    """Guards against a crash of the whole sweep, and against one bad candidate that takes its neighbours' scores."""
+    """Guards against a crash of the whole sweep, and against one bad candidate that loses the others' scores."""
 
     def fragile(samples_T):
         if samples_T.numel() > 6 * HOP_LENGTH:
             raise RuntimeError("too long for me")
         return mean_level(samples_T)
 
-    failures = set()
-    traces = run(toy_prompts(3), 8, selectors=[ToyVerifier("fragile", fragile)], failures=failures)
+    traces = run(toy_prompts(3), 8, selectors=[ToyVerifier("fragile", fragile)])
     candidates = [candidate for trace in traces for candidate in trace.candidates]
-    too_long = {(one.prompt_key, one.index, "fragile") for one in candidates if one.num_codes > 6}
-    assert too_long and failures == too_long
+    assert any(one.failed for one in candidates)
     for candidate in candidates:
+        assert candidate.failed == ({"fragile"} if candidate.num_codes > 6 else set())
         assert math.isnan(candidate.scores["fragile"]) == (candidate.num_codes > 6 or candidate.num_codes == 0)
     assert "too long for me" in caplog.text
 
 
 def test_a_missing_package_stops_the_sweep_and_frees_the_branches():
-    """Guards against a wrong installation that looks like a verifier which could judge nothing, and against leaks."""
+    """Guards against a broken installation that looks like a verifier whose scores are all NaN, and against leaks."""
 
     def uninstalled(samples_T):
         raise ImportError("pip install something")
@@ -140,7 +139,7 @@ def test_a_missing_package_stops_the_sweep_and_frees_the_branches():
 
 
 def test_scores_that_are_missing_never_win():
-    """Guards against max() with NaN, which keeps whatever came first."""
+    """Guards against max() with NaN, which keeps the first element."""
     (trace,) = run([Prompt("key", "text")], 4)
     for candidate, score in zip(trace.candidates, [math.nan, 0.5, 0.7, 0.7], strict=True):
         candidate.scores["one"] = score

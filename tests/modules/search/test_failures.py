@@ -1,4 +1,4 @@
-"""Verifiers that fail, that compare, and that want memory, under every search."""
+"""Verifiers that fail, that give relative scores, and that need memory, under every search."""
 
 import math
 
@@ -14,7 +14,7 @@ from modules.search.algorithms.process_beam import ProcessBeam
 from modules.search.candidate_store import CandidateStore
 from modules.search.driver import run_searches
 from modules.search.panel import Panel
-from modules.search.scoring import decode_candidates
+from modules.search.scorer import Scorer, decode_candidates
 from modules.search.sweep import Sweep
 from modules.verifiers.ensemble import Ensemble
 from tests.modules.search.algorithms.test_algorithms import PartialVerifier
@@ -37,13 +37,13 @@ def ensemble(*functions) -> Ensemble:
     return Ensemble([ToyVerifier(f"member {place}", function) for place, function in enumerate(functions)])
 
 
-def run(algorithm, selectors, failures=None, sampler=None, num_prompts=4):
+def run(algorithm, selectors, sampler=None, num_prompts=4):
     prompts = toy_prompts(num_prompts)
-    return run_searches(prompts, algorithm, sampler or TreeSampler(), ToyCodec(), selectors, 7, failures=failures)
+    return run_searches(prompts, algorithm, sampler or TreeSampler(), Scorer(ToyCodec()), selectors, 7)
 
 
 class FailsOnBatches(ToyVerifier):
-    """As a device does whose memory is short: of more than one candidate."""
+    """Fails for more than one candidate, like a device with too little memory."""
 
     def score(self, prompt, candidates):
         if len(candidates) > 1:
@@ -53,7 +53,7 @@ class FailsOnBatches(ToyVerifier):
 
 @pytest.mark.parametrize("algorithm", SEARCHES[1:], ids=lambda one: one.name)
 def test_scores_that_compare_may_not_steer(algorithm):
-    """Guards against a choice between candidates of two rounds by z-scores of each round."""
+    """Guards against comparing candidates of two rounds by z-scores within each round."""
     both = ensemble(mean_level, first_level)
     both.name = "reward"
     with pytest.raises(ValueError, match="use one of its members"):
@@ -62,7 +62,7 @@ def test_scores_that_compare_may_not_steer(algorithm):
 
 @pytest.mark.parametrize("algorithm", SEARCHES, ids=lambda one: one.name)
 def test_an_ensemble_compares_all_candidates_of_a_prompt(algorithm):
-    """Guards against an ensemble that is asked round by round: its scores would not compare the final candidates."""
+    """Guards against calling an ensemble round by round: its scores would not compare the final candidates."""
     both = ensemble(mean_level, first_level)
     traces = run(algorithm, [PartialVerifier("reward", mean_level), both])
     assert any(len(trace.candidates) > 2 for trace in traces) or algorithm.name == "process_beam"
@@ -73,7 +73,7 @@ def test_an_ensemble_compares_all_candidates_of_a_prompt(algorithm):
 
 
 def test_an_ensemble_that_fails_gives_no_scores_that_do_not_compare(tmp_path):
-    """Guards against z-scores of single candidates, all 0, that are stored as a judgement; a later run repairs them."""
+    """Guards against z-scores of single candidates, all 0, that are stored as scores; a later run repairs them."""
     broken = Ensemble([FailsOnBatches("one", mean_level), ToyVerifier("two", first_level)])
     prompts = toy_prompts(3)
 
@@ -91,10 +91,10 @@ def test_an_ensemble_that_fails_gives_no_scores_that_do_not_compare(tmp_path):
         )
 
     first = sweep(broken)
-    first.run(prompts, TreeSampler())
+    num_failures = first.run(prompts, TreeSampler())
     shown = [one for prompt in prompts for one in first.record(prompt).trace.candidates if one.num_codes]
     assert all(math.isnan(one.scores["ensemble"]) for one in shown)
-    assert len(first.failures) == len(shown)
+    assert num_failures == len(shown)
     sound = Ensemble([ToyVerifier("one", mean_level), ToyVerifier("two", first_level)])
     second = sweep(sound)
     second.run(prompts, TreeSampler())
@@ -116,42 +116,40 @@ def test_one_bad_candidate_leaves_an_ensemble_of_the_others():
     (trace,) = run(BestOfN(6, 30), [ensemble(mean_level, first_level)], num_prompts=1)
     longest = max(one.num_codes for one in trace.candidates) * HOP_LENGTH
     bad = [one.index for one in trace.candidates if one.num_codes * HOP_LENGTH == longest]
-    failures = set()
-    (trace,) = run(BestOfN(6, 30), [ensemble(fragile, first_level)], failures, num_prompts=1)
-    assert failures == {("prompt0", index, "ensemble") for index in bad}
+    (trace,) = run(BestOfN(6, 30), [ensemble(fragile, first_level)], num_prompts=1)
+    assert [one.index for one in trace.candidates if one.failed == {"ensemble"}] == bad
     others = [one for one in trace.candidates if one.index not in bad and one.num_codes]
     expected = ensemble(mean_level, first_level).score(trace.prompt, others)
     assert len(others) > 2 and [one.scores["ensemble"] for one in others] == pytest.approx(expected.tolist())
 
 
 @pytest.mark.parametrize("algorithm", SEARCHES[1:], ids=lambda one: one.name)
-def test_what_fails_while_it_steers_is_asked_again_and_counted(algorithm, caplog):
-    """Guards against a search that is random because its verifier is broken, and says nothing; and against NaN that is
-    stored as "could not judge"."""
+def test_failures_of_a_reward_are_counted(algorithm, caplog):
+    """Guards against a search that is silently random because its verifier is broken; and against NaN that is stored as
+    "cannot be scored"."""
 
     def broken(samples_T: torch.Tensor) -> float:
         raise RuntimeError("no server")
 
-    failures = set()
-    traces = run(algorithm, [PartialVerifier("reward", broken)], failures)
-    shown = {(one.prompt_key, one.index, "reward") for trace in traces for one in trace.candidates if one.num_codes}
-    assert shown and failures == shown
+    traces = run(algorithm, [PartialVerifier("reward", broken)])
+    shown = [one for trace in traces for one in trace.candidates if one.num_codes]
+    assert shown and all(one.failed == {"reward"} for one in shown)
     assert f"scores of the reward of {algorithm.name} failed with an exception" in caplog.text
 
 
 @pytest.mark.parametrize("algorithm", SEARCHES, ids=lambda one: one.name)
-def test_what_ended_a_search_holds_no_memory_while_verifiers_listen(algorithm):
+def test_finished_branches_free_their_memory_before_verifiers_run(algorithm):
     """Guards against caches of runaways that stay on the device while Whisper runs."""
     sampler, alive = TreeSampler(num_codes=30), []
     reward = PartialVerifier("reward", lambda samples_T: alive.append(len(sampler.alive)) or 0.5)
     run(algorithm, [reward], sampler=sampler, num_prompts=1)
-    roots = 1 if algorithm.name in ("best_of_n", "adaptive") else 0  # beams give up theirs, others may go on from it
+    roots = 1 if algorithm.name in ("best_of_n", "adaptive") else 0  # beams free theirs, others may be continued
     growing = 2 if algorithm.name == "process_beam" else 0
     assert alive[-1] == roots + growing
 
 
 class FailsOnOneClip(PartialVerifier):
-    """Raises on the first clip that it hears, however often it is asked about it; hears the others."""
+    """Fails for the first clip that it receives, every time; scores the others."""
 
     def __init__(self) -> None:
         super().__init__("reward", mean_level)
@@ -167,8 +165,8 @@ class FailsOnOneClip(PartialVerifier):
 
 
 def test_a_clip_that_fails_in_one_subtree_is_one_failure(caplog):
-    """Guards against candidates of side-by-side subtrees that share an index: one clip that could not be scored counted
-    once for each subtree, and the finished ones among its namesakes lost their scores and were heard again."""
+    """Guards against candidates of parallel subtrees that share an index: one failing clip was counted once for each
+    subtree, and finished candidates with the same index lost their scores and were scored again."""
     reward, sampler = FailsOnOneClip(), TreeSampler()
     with caplog.at_level("WARNING", "modules.search.driver"):
         (trace,) = run(DiverseBeam("reward", 4, 2, 30, 1, 10), [reward], sampler=sampler, num_prompts=1)

@@ -1,4 +1,4 @@
-"""What passes, such as memory that others had taken, is no judgement: every verifier lets it out, for a later try."""
+"""Transient failures, such as memory used by others, are not scores: every verifier raises them, for a later retry."""
 
 import math
 import weakref
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from modules.api import Audio, Candidate, Prompt, Verifier
-from modules.search.scoring import score_groups
+from modules.search.scorer import score_tasks
 from modules.verifiers import naturalness
 from modules.verifiers.audio import resampled
 from modules.verifiers.embeddings import funasr_models, resemblyzer, wavlm_speaker
@@ -29,7 +29,7 @@ from tests.modules.verifiers.embeddings.test_wavlm_speaker import head_tensors, 
 from tests.toys.audio_model_toys import save_audio_model
 
 RATE = 16_000
-BAD = 20_000  # samples of the clip that there is no memory for
+BAD = 20_000  # samples of the clip that runs out of memory
 
 
 def fine_tuned(folder: Path) -> FineTunedWavLM:
@@ -39,13 +39,15 @@ def fine_tuned(folder: Path) -> FineTunedWavLM:
 
 
 class Emotions:
-    """In place of funasr's network."""
+    """Replaces funasr's network."""
 
     def generate(self, input: Sequence[float], **options: object) -> list[dict[str, torch.Tensor]]:
         return [{"feats": torch.tensor([1.0, float(abs(input[:4000]).sum())])}]
 
 
 def emotion2vec(folder: Path) -> Emotion2Vec:
+    folder.mkdir()
+    (folder / "model.pt").write_bytes(b"weights")
     encoder = Emotion2Vec(str(folder))
     encoder._funasr._network = Emotions()
     return encoder
@@ -80,8 +82,14 @@ def scores_of(groups: list[list[Candidate]], name: str) -> list[float]:
     return [one.scores[name] for group in groups for one in group]
 
 
+def failures_of(prompts: list[Prompt], groups: list[list[Candidate]], verifier: Verifier) -> list[tuple[str, int]]:
+    """Score; returns prompt key and index of the candidates that failed."""
+    score_tasks(list(zip(prompts, groups, strict=True)), verifier)
+    return [(one.prompt_key, one.index) for group in groups for one in group if verifier.name in one.failed]
+
+
 def let_memory_run_out(patch: pytest.MonkeyPatch) -> None:
-    """Every verifier's model raises at a batch that holds a clip of `BAD` samples."""
+    """Every verifier's model raises for a batch with a clip of `BAD` samples."""
     whole = AudioModel._inputs
 
     def inputs(model: AudioModel, clips: list) -> dict[str, torch.Tensor]:
@@ -103,26 +111,26 @@ def let_memory_run_out(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_clip_without_memory_is_a_failure_of_its_own(tmp_path, monkeypatch, kind):
-    """Guards against memory that ran out and counts as the worst score for good, against neighbours without a score,
-    and against a clip that nothing can judge and that every run asks about again."""
+    """Guards against out-of-memory that counts as the worst score permanently, against other clips without a score, and
+    against retrying a clip that cannot be scored in every run."""
     prompts, groups = prompts_and_groups()
     expected_from = KINDS[kind](tmp_path / "whole")
-    assert score_groups(prompts, groups, expected_from) == set()
+    assert failures_of(prompts, groups, expected_from) == []
     expected = scores_of(groups, expected_from.name)
     assert [place for place, score in enumerate(expected) if math.isnan(score)] == [2]
     verifier = KINDS[kind](tmp_path / "short of memory")
     with monkeypatch.context() as patch:
         let_memory_run_out(patch)
-        assert score_groups(prompts, groups, verifier) == {("p0", 1, verifier.name)}
+        assert failures_of(prompts, groups, verifier) == [("p0", 1)]
     scores = scores_of(groups, verifier.name)
     assert math.isnan(scores[1])
     assert scores[:1] + scores[2:] == pytest.approx(expected[:1] + expected[2:], abs=2e-5, nan_ok=True)
-    assert score_groups(prompts[:1], [groups[0][1:2]], verifier) == set()
+    assert failures_of(prompts[:1], [groups[0][1:2]], verifier) == []
     assert groups[0][1].scores[verifier.name] == pytest.approx(expected[1], abs=2e-5)
 
 
 def test_a_failure_keeps_nothing_that_its_neighbours_need(tmp_path, monkeypatch):
-    """Guards against exceptions that are kept with all that their frames held: on a GPU, the next clip fails too."""
+    """Guards against exceptions that keep all objects of their frames alive: on a GPU, the next clip fails too."""
     held: list[weakref.ref] = []
 
     def inputs(model: AudioModel, clips: list) -> dict[str, torch.Tensor]:
@@ -136,21 +144,21 @@ def test_a_failure_keeps_nothing_that_its_neighbours_need(tmp_path, monkeypatch)
     model = AudioModel(save_audio_model(tmp_path, "classifier"), "AutoModel")
     outcomes = model.judge([one.audio for one in groups[1]], lambda output, _: [])
     assert [type(one) for one in outcomes] == [torch.OutOfMemoryError] * 3
-    assert len(held) == 4  # together, and each alone
+    assert len(held) == 4  # together, and each separately
     assert all(one() is None for one in held)
 
 
-def test_speech_is_written_where_its_words_could_not_be_heard(tmp_path, monkeypatch):
-    """Guards against a recogniser that is short of memory and takes the chosen candidate with it."""
+def test_speech_is_written_if_its_transcription_fails(tmp_path, monkeypatch):
+    """Guards against a recogniser without memory that loses the selected candidate."""
     prompts, groups = prompts_and_groups()
     callback = writer(tmp_path, KINDS["transcript"](tmp_path / "ctc"))
-    assert callback._heard(prompts[0], groups[0][0])
+    assert callback._transcript(prompts[0], groups[0][0])
     let_memory_run_out(monkeypatch)
-    assert callback._heard(prompts[0], groups[0][1]) is None
+    assert callback._transcript(prompts[0], groups[0][1]) is None
 
 
-def test_words_of_a_clip_without_memory_are_asked_for_again(tmp_path, monkeypatch):
-    """Guards against an empty text that is stored as what was heard."""
+def test_transcripts_of_a_clip_without_memory_are_retried(tmp_path, monkeypatch):
+    """Guards against an empty text that is stored as transcript."""
     prompts, groups = prompts_and_groups()
     verifier = KINDS["transcript"](tmp_path)
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""What a finished sweep says of itself: failures counted from the store, whoever drew and whatever was asked before."""
+"""Summary of a finished sweep: failures counted from the store, independent of ranks and earlier panels."""
 
 import json
 from itertools import product
@@ -8,7 +8,7 @@ from modules.search.algorithms.adaptive import Adaptive
 from modules.search.algorithms.best_of_n import BestOfN
 from modules.search.algorithms.process_beam import ProcessBeam
 from modules.search.candidate_store import CandidateStore
-from modules.search.panel import Panel
+from modules.search.panel import Panel, chosen_index
 from modules.search.summary import summarise
 from modules.search.sweep import Sweep
 from tests.callbacks.test_inference_scaling import timeless
@@ -50,59 +50,57 @@ def sweep_in(folder, selectors, judges, final_judges=()) -> Sweep:
 
 
 def test_failures_of_every_rank_are_counted(tmp_path):
-    """Guards against a count of what this process saw fail: another rank's failures stand in the store alone."""
+    """Guards against counting only this process's failures: another rank's are only in the store."""
     prompts, panel = toy_prompts(6), ([ToyVerifier("first", first_level)], [ToyVerifier("odd", fails_at_odd_lengths)])
     ranks = [sweep_in(tmp_path, *panel) for _ in range(2)]
     for rank, sweep in enumerate(ranks):
         sweep.run(prompts[rank::2], ToySampler())
-    results = summarise(ranks[0], {"set": prompts}, 50)
-    candidates = [one for trace in results.prompt_sets["set"] for one in trace.candidates]
+    results = summarise([[ranks[0]]], {"set": prompts}, num_resamples=50)
+    candidates = [one for trace in results.traces("set") for one in trace.candidates]
     expected = sum(one.num_codes % 2 for one in candidates)
     assert 0 < expected < len(candidates)
     assert results.description["num_score_failures"] == expected
-    later = summarise(sweep_in(tmp_path, *panel), {"set": prompts}, 50)  # nobody here has run
+    later = summarise([[sweep_in(tmp_path, *panel)]], {"set": prompts}, num_resamples=50)  # nobody here has run
     assert later.description["num_score_failures"] == expected
 
 
 def test_failures_of_every_search_and_seed_are_counted(tmp_path):
-    """Guards against a page that tells the failures of the first search and seed as those of all."""
+    """Guards against a page that reports the failures of the first search and seed as those of all."""
     odd = ToyVerifier("odd", fails_at_odd_lengths)
     results = run(tmp_path, more_selectors=[odd], more_seeds=[1])[0].results
-    everything = [one for first in (results, *results.others) for one in (first, *first.other_seeds)]
-    traces = [trace for one in everything for trace in one.prompt_sets["set"]]
-    expected = sum(one.num_codes % 2 for trace in traces for one in trace.candidates)
-    assert len(everything) == 12 and expected > 20
+    expected = sum(one.num_codes % 2 for own in results.swept for one in own.trace.candidates)
+    assert len({(one.search, one.seed) for one in results.swept}) == 12 and expected > 20
     assert results.description["num_score_failures"] == expected
     text = Page((tmp_path / "report" / "index.html").read_text()).text
     assert f"Scores that failed with an exception: {expected}." in text
 
 
 def test_results_do_not_depend_on_earlier_panels(tmp_path):
-    """Guards against a dear judge's scores of another selector's choices, left in the store, in the counts, spreads and
+    """Guards against stored scores by an expensive judge of another selector's selections in the counts, spreads and
     gains of this one's, and against their texts and costs in its tables."""
-    dear = WritingVerifier("dear", lambda samples_T: float(samples_T.numel()))
+    expensive = WritingVerifier("expensive", lambda samples_T: float(samples_T.numel()))
     prompts, panel = toy_prompts(6), ([ToyVerifier("last", last_level_or_nan)], [ToyVerifier("judge", mean_level)])
     found = []
     for folder, before in (("fresh", []), ("used", [ToyVerifier("length", lambda samples_T: -samples_T.numel())])):
         if before:
-            sweep_in(tmp_path / folder, before, panel[1], [dear]).run(prompts, ToySampler())
-        sweep = sweep_in(tmp_path / folder, *panel, [dear])
+            sweep_in(tmp_path / folder, before, panel[1], [expensive]).run(prompts, ToySampler())
+        sweep = sweep_in(tmp_path / folder, *panel, [expensive])
         sweep.run(prompts, ToySampler())
-        results = summarise(sweep, {"set": prompts}, 50)
+        results = summarise([[sweep]], {"set": prompts}, num_resamples=50)
         about = [
             (one.index, one.scores, sorted(one.verifier_costs))
-            for trace in results.prompt_sets["set"] for one in trace.candidates
+            for trace in results.traces("set") for one in trace.candidates
         ]  # fmt: skip
-        found.append((results, repr((sorted(results.hypotheses.items()), timeless(results.points), about))))
+        found.append((results, repr(([one.hypotheses for one in results.swept], timeless(results.points), about))))
     (fresh, own), (used, other) = found
     assert own == other
     assert repr(fresh.over_optimisation) == repr(used.over_optimisation) and fresh.over_optimisation
-    heard = ["dear" in one.scores for trace in used.prompt_sets["set"] for one in trace.candidates]
+    heard = ["expensive" in one.scores for trace in used.traces("set") for one in trace.candidates]
     assert len(prompts) < sum(heard) <= 2 * len(prompts)
 
 
 def test_the_card_names_every_search(tmp_path):
-    """Guards against a card, and a page, of a grid that name the settings of its first search alone."""
+    """Guards against an evaluation card, and a page, of a grid that name only the settings of its first search."""
     algorithms = [BestOfN(4, 40), ProcessBeam("reward", 2, 2, 40, 10), ProcessBeam("reward", 3, 2, 40, 10)]
     models = {"small": "toy model", "large": "another model"}
     settings = {"algorithm": algorithms[0], "more_algorithms": algorithms[1:], "more_seeds": [1], "model_name": "small"}
@@ -127,8 +125,9 @@ def test_the_card_names_every_search(tmp_path):
     assert (only["seeds"], only["sampling"]["temperature"], "model" in only) == ([0], 0.9, False)
 
 
-def test_the_card_tells_candidates_by_their_index(tmp_path):
-    """Guards against choices by place beside texts by index: a search that gave candidates up has others there."""
+def test_the_card_identifies_candidates_by_their_index(tmp_path):
+    """Guards against selections by position combined with texts by index: a search that discarded candidates has others
+    there."""
     healthy = PartialVerifier("health", lambda samples_T: float(samples_T.numel() < 20 * HOP_LENGTH))
     writer = WritingVerifier("writer", mean_level)
     algorithm = Adaptive("reward", 8, 40, price=0.0, health="health", block_tokens=25)
@@ -136,19 +135,20 @@ def test_the_card_tells_candidates_by_their_index(tmp_path):
         tmp_path, algorithm=algorithm, more_algorithms=None, more_temperatures=None, more_selectors=[healthy, writer]
     )
     results = callback.results
-    places = [place for by_key in results.chosen["set"].values() for place in by_key.values()]
     chosen = json.loads((tmp_path / "report" / "summary.json").read_text())["chosen"]["set"]
     indices = [index for by_key in chosen.values() for index in by_key.values()]
-    assert indices != places
+    places = []
     for selector, by_key in chosen.items():
-        for trace in results.prompt_sets["set"]:
-            index = by_key[trace.prompt.key]
-            assert index == results.chosen_candidate("set", selector, trace).index
-            assert (trace.prompt.key, index, "writer") in results.hypotheses
+        for own in results.first_swept:
+            index, candidates = by_key[own.trace.prompt.key], own.trace.candidates
+            places.append(chosen_index(candidates, selector))
+            assert index == candidates[places[-1]].index
+            assert (index, "writer") in own.hypotheses
+    assert indices != places
 
 
-def test_the_bound_is_that_of_the_dearest_prompts(tmp_path):
-    """Guards against a bound that is that of the last prompt set alone."""
+def test_the_bound_is_that_of_the_most_expensive_prompts(tmp_path):
+    """Guards against a bound that is only that of the last prompt set."""
     panel = ([], [ToyVerifier("judge", mean_level)])
     prompts = toy_prompts(6)
     long, short = prompts[3:], prompts[:3]

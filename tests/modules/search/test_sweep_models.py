@@ -1,4 +1,4 @@
-"""A sweep over several language models: against sweeps of each alone, and SavedModel against LMModule."""
+"""A sweep over several language models: against separate sweeps, and SavedModel against LMModule."""
 
 import csv
 import re
@@ -21,7 +21,7 @@ from tests.toys.tiny_llama import tiny_llama
 
 
 class OtherSampler(TreeSampler):
-    """Draws other codes, twice as many."""
+    """Samples other codes, twice as many."""
 
     def next_code(self, codes, seed):
         code = super().next_code(codes, seed + 1)
@@ -33,7 +33,7 @@ class OtherModule(TreeModule):
 
 
 class ToyModel:
-    """A SweptModel that keeps what was done to it, in a list that all of a sweep share."""
+    """A SweptModel that records its calls in a list shared by all models of a sweep."""
 
     codec_fingerprint = ""
     model_hash = ""
@@ -67,13 +67,11 @@ def drawn(rows) -> list[tuple[str, ...]]:
 
 def test_models_are_swept_one_after_the_other(tmp_path):
     """Guards against candidates of one model under another's name, two models in memory at once, baselines of another
-    model at equal compute, tables that do not say which is which, and a finished sweep that is drawn again."""
+    model at equal compute, tables without model names, and sampling a finished sweep again."""
     settings = {"more_temperatures": None}
     alone = {
-        "small": run(tmp_path / "small", **settings)[0].results.all_points,
-        "large": run(tmp_path / "large", module=lambda _: OtherModule(OtherSampler()), **settings)[
-            0
-        ].results.all_points,
+        "small": run(tmp_path / "small", **settings)[0].results.points,
+        "large": run(tmp_path / "large", module=lambda _: OtherModule(OtherSampler()), **settings)[0].results.points,
     }
     assert numbers_of(alone["small"]) != numbers_of(alone["large"])
     events = []
@@ -82,7 +80,7 @@ def test_models_are_swept_one_after_the_other(tmp_path):
     assert events == ["load large", *["sample"] * 3, "free large"]
     results = callback.results
     for name, points in alone.items():
-        assert numbers_of(one for one in results.all_points if one.model == name) == numbers_of(points)
+        assert numbers_of(one for one in results.points if one.model == name) == numbers_of(points)
     assert len(list((tmp_path / "candidates").glob("*.json"))) == 5 * 3 * 2
     report = {}
     for path in (tmp_path / "report").glob("*.csv"):
@@ -110,11 +108,11 @@ def test_models_are_swept_one_after_the_other(tmp_path):
     again = [ToyModel("large", [])]
     later, sampler, _ = run(tmp_path, more_models=again, model_name="small", **settings)
     assert sampler.num_tokens == again[0].toy_sampler.num_tokens == 0
-    assert timeless(later.results.all_points) == timeless(results.all_points)
+    assert timeless(later.results.points) == timeless(results.points)
 
 
 def test_a_model_that_does_not_fit_is_refused_before_sampling(tmp_path):
-    """Guards against a sweep that ends at its last model, and against two models in one line."""
+    """Guards against a sweep that fails at its last model, and against two models in one line."""
     for model, message in (
         (ToyModel("large", [], 99), "The model large: Expected `codec` to have the language model's codebook_size=99"),
         (ToyModel("large", [], fingerprint="x"), "The model large: Expected `codec` with the fingerprint x"),
@@ -127,7 +125,7 @@ def test_a_model_that_does_not_fit_is_refused_before_sampling(tmp_path):
 
 @pytest.mark.parametrize("adapters", ["null", "{rank: 2, train_embeddings: true}"])
 def test_a_saved_model_is_the_module_that_was_saved(adapters: str, tmp_path: Path) -> None:
-    """Guards against a hash of its own (candidates would be drawn twice), other weights, or another prompt format; a
+    """Guards against a different hash (candidates would be sampled twice), other weights, or another prompt format; a
     folder of Hugging Face without codes, and one of another codebook."""
     torch.manual_seed(0)
     start = tiny_llama(tmp_path / "start")
@@ -158,7 +156,7 @@ def test_a_saved_model_is_the_module_that_was_saved(adapters: str, tmp_path: Pat
 
 
 def test_a_config_takes_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against a list of models that the command line of the documentation does not take."""
+    """Guards against a list of models that the documented command line does not accept."""
     monkeypatch.setattr("sys.argv", ["run.py"])
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(REPOSITORY))

@@ -1,4 +1,4 @@
-"""A sweep in shares, as the tasks of a job array run it: one store, filled side by side."""
+"""A sweep as a job array: several runs fill one store in parallel."""
 
 import csv
 from pathlib import Path
@@ -13,7 +13,7 @@ NUM_PROMPTS, NUM_SHARES = 11, 3
 
 
 class Recorder(ToySampler):
-    """Keeps the keys of the prompts that it has sampled for."""
+    """Records the keys of the prompts that it has sampled for."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ def sweep(folder: Path, **share: int) -> tuple[InferenceScaling, Recorder]:
 
 
 def tables(folder: Path) -> dict[str, list[dict[str, str]]]:
-    """The rows of every table of a report, without what the clock said."""
+    """Rows of every table of a report, without timings."""
     found = {}
     for path in sorted((folder / "report").glob("*.csv")):
         with path.open() as stream:
@@ -43,7 +43,7 @@ def tables(folder: Path) -> dict[str, list[dict[str, str]]]:
 
 def test_shares_are_disjoint_and_the_last_run_reports_what_a_single_one_does(tmp_path):
     """Guards against prompts that two tasks of an array sample, or none; a report of one share that looks like that of
-    all; and a table that depends on how the work was shared out."""
+    all; and a table that depends on how the work was divided."""
     single, sampler = sweep(tmp_path / "single")
     expected = sampler.keys
     assert len(expected) == len(set(expected)) == NUM_PROMPTS
@@ -62,15 +62,15 @@ def test_shares_are_disjoint_and_the_last_run_reports_what_a_single_one_does(tmp
 
 
 def test_a_share_that_is_missing_is_made_up_for(tmp_path):
-    """Guards against a task of the array that failed and leaves a report without its prompts."""
+    """Guards against a report without the prompts of an array task that failed."""
     _, first = sweep(tmp_path, share=0, num_shares=2)
     merged, rest = sweep(tmp_path)
     assert sorted(first.keys + rest.keys) == sorted(prompt.key for prompt in toy_prompts(NUM_PROMPTS))
-    assert sum(len(traces) for traces in merged.results.prompt_sets.values()) == NUM_PROMPTS
+    assert len(merged.results.swept) == NUM_PROMPTS
 
 
 @pytest.mark.parametrize("share", [-1, 3])
 def test_a_share_that_is_none_of_them_is_refused(tmp_path, share):
-    """Guards against an array of other numbers than the sweep's, whose tasks sample nothing or another's prompts."""
+    """Guards against an array with other numbers than the sweep's, whose tasks sample nothing or another's prompts."""
     with pytest.raises(ValueError, match=f"one of `num_shares`=3 from 0, but got {share}"):
         callback_in(tmp_path, share=share, num_shares=3)

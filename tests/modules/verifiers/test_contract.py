@@ -1,4 +1,4 @@
-"""The contract of verifiers: what counts as the same text, one bad clip stops nothing, equal weights are one judge."""
+"""The contract of verifiers: which texts count as equal, isolated failures, equal weights are one judge."""
 
 import logging
 from collections.abc import Sequence
@@ -64,7 +64,7 @@ def whisper() -> FasterWhisper:
     ],
 )
 def test_digits_table(text: str, digits: str) -> None:
-    """Guards against a change of the committed table: every digit error ever reported depends on it."""
+    """Guards against a change of the committed table: every reported digit error depends on it."""
     assert Digits()(text) == digits
 
 
@@ -85,9 +85,9 @@ def test_spelling_table(tmp_path: Path) -> None:
 
 
 class Stubborn:
-    """A recogniser that fails on clips of one length, and counts what it was asked."""
+    """A recogniser that fails for clips of one length, and records its calls."""
 
-    model_hash = "stubborn"
+    model_hash, families = "stubborn", frozenset({"stubborn"})
 
     def __init__(self, error: type[Exception] = RuntimeError) -> None:
         self.error, self.num_clips = error, 0
@@ -103,7 +103,7 @@ class Stubborn:
 
 
 def test_one_failure_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
-    """Guards against an exception in one clip that stops a sweep or spoils its neighbours, and against silent NaN."""
+    """Guards against an exception in one clip that stops a sweep or spoils the others, and against silent NaN."""
     verifier = Transcript(Stubborn(ValueError), BasicWords())
     clips = [Audio(torch.full((n,), 0.1), RATE) for n in (4000, 5000, 6000, 0)]
     candidates = [*(candidate(clip) for clip in clips), candidate(None)]
@@ -120,8 +120,8 @@ def test_one_failure_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) 
 
 
 def test_a_recogniser_that_fails_is_not_a_judgement() -> None:
-    """Guards against a sweep of worst scores that ends as if it were one, where a model is dead or short of memory for
-    some clips; and against clips that are heard again on their account."""
+    """Guards against a sweep that completes with worst scores because a model is broken or out of memory for some
+    clips; and against transcribing other clips again because of them."""
     recogniser = Stubborn()
     verifier = Transcript(recogniser, BasicWords())
     clips = [candidate(Audio(torch.full((5000,), level), RATE)) for level in (0.1, 0.2)]
@@ -134,8 +134,8 @@ def test_a_recogniser_that_fails_is_not_a_judgement() -> None:
     assert verifier.num_failures == 0
 
 
-def test_equal_audio_is_heard_once() -> None:
-    """Guards against paying again for the same audio, and against a cache that mixes languages or rates."""
+def test_equal_audio_is_transcribed_once() -> None:
+    """Guards against scoring the same audio again, and against a cache that mixes languages or rates."""
     recogniser = Stubborn()
     verifier = Transcript(recogniser, BasicWords())
     samples_T = torch.rand(4000)
@@ -151,13 +151,13 @@ def test_equal_audio_is_heard_once() -> None:
 @pytest.mark.parametrize(
     "verifier",
     [Speaker(Resemblyzer()), Dnsmos("p808_mos"), Transcript(Pocketsphinx(), Digits(), "character")],
-    ids=lambda verifier: verifier.name,
+    ids=lambda verifier: verifier.facts.name,
 )
 def test_audio_that_nothing_can_judge(verifier: Verifier, english_prompts: list[Recording]) -> None:
-    """Guards against crashes, endless loops (speechmos on empty audio) and numbers made up for silence or NaN."""
+    """Guards against crashes, endless loops (speechmos on empty audio) and invented numbers for silence or NaN."""
     good = english_prompts[0].audio
     bad = [torch.zeros(0), torch.randn(int(MIN_SECONDS * RATE) - 1), torch.full((RATE,), float("nan"))]
-    bad += [] if isinstance(verifier, Transcript) else [torch.zeros(RATE)]  # silence has a transcript: no words
+    bad += [] if isinstance(verifier, Transcript) else [torch.zeros(RATE)]  # silence has an empty transcript
     candidates = [candidate(Audio(samples_T, RATE)) for samples_T in bad] + [candidate(good)]
     prompt = Prompt("k", "one two", reference=good)
     before = verifier.num_failures
@@ -168,10 +168,10 @@ def test_audio_that_nothing_can_judge(verifier: Verifier, english_prompts: list[
 
 
 def test_speaker_without_reference_or_voice(english_prompts: list[Recording]) -> None:
-    """Guards against a similarity to nothing."""
+    """Guards against a similarity without a reference."""
     verifier = Speaker(Resemblyzer())
     good = english_prompts[0].audio
-    assert verifier.needs_reference
+    assert verifier.facts.needs_reference
     assert verifier.score(Prompt("k", "text"), [candidate(good)] * 2).isnan().all()
     assert (
         verifier.score(Prompt("k", "text", reference=Audio(torch.zeros(RATE), RATE)), [candidate(good)]).isnan().all()
@@ -180,7 +180,8 @@ def test_speaker_without_reference_or_voice(english_prompts: list[Recording]) ->
 
 
 def test_silence_is_trimmed_and_silent_audio_empty() -> None:
-    """Guards against pauses at the ends (words are heard in them) and a division by the peak of silence."""
+    """Guards against pauses at the ends (in which recognisers hallucinate words) and a division by the peak of
+    silence."""
     tone_T = np.sin(np.arange(RATE) * 0.3).astype(np.float32) * 0.2
     padded_T = between_silences(np.concatenate([np.zeros(2 * RATE, np.float32), tone_T, np.zeros(RATE, np.float32)]))
     assert len(padded_T) / RATE == pytest.approx(1.0 + 2 * 0.1 + 2 * 0.3, abs=0.03)
@@ -189,15 +190,15 @@ def test_silence_is_trimmed_and_silent_audio_empty() -> None:
 
 
 def test_model_hash_is_that_of_the_weights(tmp_path: Path, whisper: FasterWhisper) -> None:
-    """Guards against a judge that may judge its own choices: other settings, same weights, are the same verifier."""
+    """Guards against a judge that may judge its own selections: other settings, same weights, are the same verifier."""
     by_words = Transcript(whisper, EnglishWords())
     by_digits = Transcript(FasterWhisper(window_seconds=10, beam_size=3), Digits(), "character", name="other")
-    assert by_words.model_hash == by_digits.model_hash
+    assert by_words.facts.model_hash == by_digits.facts.model_hash
     sphinx, free = Pocketsphinx(), Pocketsphinx(grammar=None)
     assert sphinx.model_hash == free.model_hash
-    assert Dnsmos("ovrl_mos").model_hash == Dnsmos("sig_mos").model_hash
+    assert Dnsmos("ovrl_mos").facts.model_hash == Dnsmos("sig_mos").facts.model_hash
     kinds = [by_words, Transcript(sphinx, Digits()), Speaker(Resemblyzer()), Dnsmos(), Dnsmos("p808_mos"), Likelihood()]
-    assert len({verifier.model_hash for verifier in kinds}) == len(kinds)
+    assert len({verifier.facts.model_hash for verifier in kinds}) == len(kinds)
     hashes = []
     for name, content in (("a", b"weights"), ("b", b"weights"), ("c", b"other weights")):
         (tmp_path / name).mkdir()
@@ -209,7 +210,7 @@ def test_model_hash_is_that_of_the_weights(tmp_path: Path, whisper: FasterWhispe
 
 
 def test_verifiers_satisfy_the_protocol(whisper: FasterWhisper) -> None:
-    """Guards against a property that the driver asks for and a verifier lacks; worst scores must be finite."""
+    """Guards against a property that the driver needs and a verifier lacks; worst scores must be finite."""
     for verifier in (
         Transcript(whisper, Digits()),
         Speaker(Resemblyzer()),
@@ -218,7 +219,7 @@ def test_verifiers_satisfy_the_protocol(whisper: FasterWhisper) -> None:
         SecondsPerCharacter(),
     ):
         assert isinstance(verifier, Verifier)
-        assert np.isfinite(verifier.worst_score)
+        assert np.isfinite(verifier.facts.worst_score)
         assert np.isfinite(verifier.flops(2.0))
 
 

@@ -8,7 +8,7 @@ import scipy.stats
 import torch
 
 from datamodules.sources.source import Recording
-from modules.api import Audio, Candidate, Prompt, Verifier
+from modules.api import Audio, Candidate, Prompt, Verifier, models_of
 from modules.verifiers.embeddings.resemblyzer import Resemblyzer
 from modules.verifiers.ensemble import Ensemble, rank_scores, z_scores
 from modules.verifiers.health import Health, longest_loop, longest_silence
@@ -17,16 +17,16 @@ from modules.verifiers.naturalness import Dnsmos
 from modules.verifiers.recognisers.normalise import BasicWords
 from modules.verifiers.speaker import Speaker
 from modules.verifiers.transcript import Transcript, prefix_error_rate
+from tests.toys.facts import VerifierToy
 
 RATE = 16_000
 NAN = float("nan")
 
 
-class Fixed:
-    """Gives the scores it was made with."""
+class Fixed(VerifierToy):
+    """Returns given scores."""
 
-    best_score, families, settings = 9.0, frozenset({"given"}), {}
-    worst_score, needs_text, needs_reference, judges_partial = -9.0, False, False, True
+    families, worst_score, best_score, judges_partial = frozenset({"given"}), -9.0, 9.0, True
 
     def __init__(self, name: str, scores: list[float]) -> None:
         self.name, self.model_hash, self.scores = name, f"hash of {name}", scores
@@ -47,7 +47,7 @@ def candidate(audio: Audio | None, codes: list[int] | None = None, is_partial: b
 
 
 def test_z_and_rank_scores_are_those_of_scipy() -> None:
-    """Guards against the sample's standard deviation, NaN that spoil a row, and ties ranked by their place."""
+    """Guards against the sample's standard deviation, NaN that spoil a row, and ties ranked by their position."""
     rows = [[1.0, 2.0, 4.0, 4.0], [0.5, 0.5, 0.5, 0.5], [NAN, 3.0, 1.0, 2.0]]
     actual_z, actual_rank = z_scores(torch.tensor(rows).double()), rank_scores(torch.tensor(rows).double())
     for row, z, rank in zip(rows, actual_z, actual_rank, strict=True):
@@ -65,7 +65,7 @@ def test_z_and_rank_scores_are_those_of_scipy() -> None:
     ("method", "weights", "best"), [("mean", None, 0), ("worst", None, 1), ("rank", None, 0), ("mean", [0.0, 1.0], 3)]
 )
 def test_each_method_prefers_what_it_should(method: str, weights: list[float] | None, best: int) -> None:
-    """Guards against methods that are one: the first is best by far for one member and bad for another."""
+    """Guards against methods that are equal: the first is best by far for one member and bad for another."""
     members = [Fixed("a", [9.0, 1.2, 1.0, 0.0, 1.0]), Fixed("b", [0.5, 2.0, 1.9, 2.2, 0.0])]
     if method == "rank":
         members = [Fixed("a", [5.0, 4.0, 3.0, 2.0, NAN]), Fixed("b", [5.0, 1.0, 2.0, 99.0, 0.0])]
@@ -76,7 +76,7 @@ def test_each_method_prefers_what_it_should(method: str, weights: list[float] | 
 
 
 def test_disagreement_grows_with_contradiction() -> None:
-    """Guards against a number that does not see a member turned round: equal opinions 0, opposite ones |z|."""
+    """Guards against a number that does not change if a member is reversed: equal scores 0, opposite ones |z|."""
     rising = [1.0, 2.0, 3.0, 4.0]
     agreeing = Ensemble([Fixed("a", rising), Fixed("b", [10.0, 20.0, 30.0, 40.0])])
     opposed = Ensemble([Fixed("a", rising), Fixed("b", rising[::-1])])
@@ -93,12 +93,14 @@ def test_an_ensemble_needs_what_its_members_need_and_names_them() -> None:
     inner = Ensemble([Likelihood(), Fixed("a", [0.0])], name="inner")
     ensemble = Ensemble([speaker, inner])
     assert isinstance(ensemble, Verifier)
-    assert ensemble.member_hashes == {speaker.model_hash, "likelihood", "hash of a"}
-    assert ensemble.needs_reference and not inner.needs_reference
-    assert Ensemble([inner, speaker]).model_hash == ensemble.model_hash != inner.model_hash
+    assert models_of(ensemble) == {speaker.facts.model_hash, "likelihood", "hash of a"}
+    assert ensemble.facts.needs_reference and not inner.facts.needs_reference
+    assert Ensemble([inner, speaker]).facts.model_hash == ensemble.facts.model_hash != inner.facts.model_hash
     assert inner.flops(2.0) == 6.0
-    with pytest.raises(ValueError, match="Expected `members` to be two or more of different names"):
+    with pytest.raises(ValueError, match="Expected `members` to be two or more, but got 1"):
         Ensemble([speaker])
+    with pytest.raises(ValueError, match="Expected `members` to have different names"):
+        _ = Ensemble([inner, inner]).facts
     with pytest.raises(ValueError, match="Expected `weights` to hold 2 numbers"):
         Ensemble([speaker, inner], weights=[1.0])
     with pytest.raises(ValueError, match="Expected `method`"):
@@ -124,7 +126,7 @@ def test_an_ensemble_ranks_clean_speech_of_the_voice_first(english_prompts: list
 
 
 def naive_loop(codes: list[int], max_period: int) -> int:
-    """Every stretch and every period by definition."""
+    """Every stretch and every period, by definition."""
     longest = 0
     for start, stop in itertools.combinations(range(len(codes) + 1), 2):
         for period in range(1, min(max_period, (stop - start) // 2) + 1):
@@ -144,8 +146,8 @@ def test_longest_loop_is_the_naive_one() -> None:
 
 
 def test_health_finds_what_is_wrong_in_recordings(english_prompts: list[Recording]) -> None:
-    """Guards against checks that pass damaged speech or fail recordings: at least 18 of 20 recordings are healthy, and
-    each damage is found in at least 18."""
+    """Guards against checks that accept damaged speech or reject recordings: at least 18 of 20 recordings are healthy,
+    and each damage is found in at least 18."""
     health = Health(max_silence_seconds=1.0)
     generator = np.random.default_rng(0)
     found = {"healthy": 0, "loop": 0, "silence": 0, "too long": 0, "too short": 0}
@@ -197,7 +199,7 @@ def edit_distance(first: list[str], second: list[str]) -> int:
 
 
 def test_prefix_error_rate_is_the_least_over_all_prefixes() -> None:
-    """Guards against a partial candidate that pays for words it had no time to say, or is forgiven wrong ones."""
+    """Guards against penalising a partial candidate for words not yet spoken, or forgiving wrong ones."""
     generator = np.random.default_rng(0)
     for _ in range(60):
         reference, heard = (list(generator.choice(list("abc"), size=n)) for n in generator.integers(0, 6, size=2))
@@ -211,10 +213,10 @@ def test_prefix_error_rate_is_the_least_over_all_prefixes() -> None:
 
 
 def test_transcript_expects_of_partial_audio_a_prefix_only() -> None:
-    """Guards against partial candidates scored as whole ones, and ended ones as partial."""
+    """Guards against scoring partial candidates as whole ones, and ended ones as partial."""
 
     class Hearing:
-        model_hash = "hearing"
+        model_hash, families = "hearing", frozenset({"hearing"})
 
         def transcribe(self, audios: list[Audio], language: str) -> list[str]:
             return ["one two nine" if len(audio.samples_T) == 3000 else "one two" for audio in audios]
@@ -223,7 +225,7 @@ def test_transcript_expects_of_partial_audio_a_prefix_only() -> None:
             return 0.0
 
     verifier = Transcript(Hearing(), BasicWords())
-    assert verifier.judges_partial and verifier.needs_text
+    assert verifier.facts.judges_partial and verifier.facts.needs_text
     clips = [Audio(torch.full((length,), 0.1), RATE) for length in (2000, 2000, 3000)]
     heard = [candidate(clip, is_partial=place != 1) for place, clip in enumerate(clips)]
     scores = verifier.score(Prompt("k", "one two three four"), heard)

@@ -15,7 +15,7 @@ from modules.verifiers.embeddings.funasr_models import Emotion2Vec, Paraformer
 from modules.verifiers.recognisers.normalise import LetterWords, SeedTTSChinese, SeedTTSEnglish
 from modules.verifiers.transcript import error_rate
 
-# The punctuation of Chinese texts as the package that Seed-TTS-eval takes it from (zhon 2.1) lists it.
+# Punctuation of Chinese texts as listed in Seed-TTS-eval's dependency (zhon 2.1).
 CHINESE_PUNCTUATION = (
     "＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､\u3000、〃"
     "〈〉《》「」『』【】〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿–—‘’‛“”„‟…‧﹏﹑﹔·．！？｡。"
@@ -23,7 +23,7 @@ CHINESE_PUNCTUATION = (
 
 
 def published_rates(reference: str, heard: str, language: str) -> float:
-    """Seed-TTS-eval's rule, written as a loop over marks and jiwer's words."""
+    """Seed-TTS-eval's rule, as a loop over marks and jiwer's words."""
     for mark in CHINESE_PUNCTUATION + string.punctuation:
         if mark != "'":
             reference, heard = reference.replace(mark, ""), heard.replace(mark, "")
@@ -43,7 +43,7 @@ def published_rates(reference: str, heard: str, language: str) -> float:
     ],
 )
 def test_rates_are_those_of_the_published_rule(reference, heard, language):
-    """Guards against marks that part words where the published rule joins them, and spaces counted as characters."""
+    """Guards against marks that split words where the published rule joins them, and spaces counted as characters."""
     normaliser = SeedTTSEnglish() if language == "en" else SeedTTSChinese()
     unit = "word" if language == "en" else "character"
     own = error_rate(normaliser(reference), normaliser(heard), unit)
@@ -52,15 +52,16 @@ def test_rates_are_those_of_the_published_rule(reference, heard, language):
 
 
 def test_every_published_mark_goes_and_nothing_else():
-    """Guards against a range that takes letters, and against the apostrophe."""
+    """Guards against a range that removes letters, and against the apostrophe."""
     for normaliser in (SeedTTSEnglish(), SeedTTSChinese()):
         assert normaliser(CHINESE_PUNCTUATION + string.punctuation) == "'"
         assert normaliser("aé1中々ー한½") == "aé1中々ー한½"
     assert LetterWords()("HE SAID: IT'S well-known, 3 times") == "he said it's well known times"
 
 
-def test_funasr_is_asked_clip_by_clip_at_its_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against a text that is not made simplified, a rate that funasr does not hear, and a hash of nothing."""
+def test_funasr_is_called_clip_by_clip_at_its_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a text that is not converted to simplified characters, a wrong sample rate for funasr, and a hash
+    of nothing."""
     (tmp_path / "model.pt").write_bytes(b"weights")
     heard = []
 

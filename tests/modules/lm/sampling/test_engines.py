@@ -1,4 +1,4 @@
-"""Another engine behind the Sampler, as far as it goes without vLLM: tests/vllm runs the real one."""
+"""Another engine behind the Sampler, as far as possible without vLLM: tests/vllm runs the real one."""
 
 import json
 from importlib import metadata
@@ -32,7 +32,7 @@ SPACE = FORMAT.token_space
 
 
 class ToyEngine:
-    """Says who it is; its sampler is another toy."""
+    """Has an identity; its sampler is another toy."""
 
     def __init__(self, version: str) -> None:
         self.version = version
@@ -46,14 +46,14 @@ class ToyEngine:
 
 
 class EngineModule(ToyModule):
-    """Asks the engine, as LMModule does."""
+    """Requests a sampler from the engine, like LMModule."""
 
     def sampler(self, settings, engine=None):
         return self.toy_sampler if engine is None else engine.sampler(None, None, settings, self.model_hash)
 
 
 class RecordedLLM:
-    """Answers each request with two codes and the end, and keeps what it was asked."""
+    """Answers each request with two codes and the end, and records the requests."""
 
     def __init__(self, tokens: list[int]) -> None:
         self.tokens, self.asked, self.settings = tokens, [], []
@@ -67,7 +67,7 @@ class RecordedLLM:
 
 @pytest.fixture
 def params(monkeypatch):
-    """vllm.SamplingParams as a plain record."""
+    """vllm.SamplingParams as a plain namespace."""
     monkeypatch.setitem(__import__("sys").modules, "vllm", SimpleNamespace(SamplingParams=SimpleNamespace))
 
 
@@ -75,8 +75,8 @@ def size() -> TransformerSize:
     return TransformerSize.of(toy_network())
 
 
-def test_without_vllm_the_error_says_how_to_get_it(monkeypatch):
-    """Guards against an import of vLLM by everybody who reads a config, and against a bare ModuleNotFoundError."""
+def test_without_vllm_the_error_has_the_install_command(monkeypatch):
+    """Guards against importing vLLM whenever a config is read, and against a bare ModuleNotFoundError."""
     vllm_version.cache_clear()
     monkeypatch.setattr(metadata, "packages_distributions", dict)
     engine = VLLM()
@@ -89,9 +89,9 @@ def test_without_vllm_the_error_says_how_to_get_it(monkeypatch):
 
 
 def test_words_that_are_no_speech_get_no_probability():
-    """Guards against log-probabilities over all words, and against markers or text tokens that are drawn."""
+    """Guards against log-probabilities over all words, and against sampled markers or text tokens."""
     torch.manual_seed(0)
-    head = torch.nn.Linear(6, SPACE.vocab_size + 5, bias=False)  # with padding rows behind the vocabulary
+    head = torch.nn.Linear(6, SPACE.vocab_size + 5, bias=False)  # with padding rows after the vocabulary
     model = SimpleNamespace(compute_logits=lambda hidden: head(hidden))
     worker = SpeechOnly()
     worker.model_runner = SimpleNamespace(get_model=lambda: model)
@@ -108,7 +108,7 @@ def test_words_that_are_no_speech_get_no_probability():
 
 
 def test_a_request_is_the_parents_tokens_with_new_noise(params):
-    """Guards against children that begin elsewhere than their parent, and noise that repeats in the next block."""
+    """Guards against children that do not continue their parent, and noise that repeats in the next block."""
     codes = [5, 0, 23]
     llm = RecordedLLM([SPACE.code_offset + 7, SPACE.code_offset, SPACE.speech_end])
     sampler = VLLMSampler(llm, FORMAT, SamplingSettings(temperature=0.7, top_k=9), size())
@@ -129,8 +129,8 @@ def test_a_request_is_the_parents_tokens_with_new_noise(params):
     assert len(seeds) == 2500 and min(seeds) >= 0 and max(seeds) < 2**63
 
 
-def test_what_vllm_would_take_otherwise_is_refused(params):
-    """Guards against two engines that draw from different distributions under one name, and against cut candidates."""
+def test_settings_with_another_meaning_in_vllm_are_refused(params):
+    """Guards against two engines with different distributions under one name, and against truncated candidates."""
     for settings in (SamplingSettings(temperature=0.001), SamplingSettings(min_p=0.1, top_p=0.9)):
         with pytest.raises(ValueError, match="under vLLM"):
             VLLM().sampler(toy_network(), FORMAT, settings, "hash")
@@ -148,7 +148,7 @@ def test_what_vllm_would_take_otherwise_is_refused(params):
 
 
 def test_both_engines_count_the_same_work():
-    """Guards against curves over FLOPs that move because another engine ran."""
+    """Guards against curves over FLOPs that depend on the engine."""
     network = toy_network()
     ours = KVCacheSampler(network, FORMAT, SamplingSettings())
     other = VLLMSampler(RecordedLLM([]), FORMAT, SamplingSettings(), TransformerSize.of(network))
@@ -158,7 +158,7 @@ def test_both_engines_count_the_same_work():
 
 
 def test_the_folder_for_vllm_holds_the_network_with_its_adapters(tmp_path):
-    """Guards against an engine that draws from the frozen base, and against a network whose adapters are gone after."""
+    """Guards against sampling from the frozen base, and against a network without its adapters afterwards."""
     network = toy_network()
     add_adapters(network, LowRankAdapters(rank=2))
     with torch.no_grad():
@@ -181,7 +181,7 @@ def test_the_folder_for_vllm_holds_the_network_with_its_adapters(tmp_path):
 
 
 def test_a_rank_has_its_share_of_the_gpus(monkeypatch):
-    """Guards against two ranks whose engines share a device, and variables of one launcher that reach another."""
+    """Guards against two ranks whose engines share a device, and variables of one launcher that affect another."""
     assert devices_of_rank(["4", "5", "6", "7"], 1, 2) == ["6", "7"]
     assert devices_of_rank(["3"], 5, 1) == ["3"]  # the launcher shows each rank one device
     with pytest.raises(ValueError, match="tensor_parallel_size"):
@@ -195,7 +195,7 @@ def test_a_rank_has_its_share_of_the_gpus(monkeypatch):
 
 
 def test_candidates_of_two_engines_are_never_mixed(tmp_path):
-    """Guards against a sweep that is resumed with another engine, or another version, and takes what the first drew."""
+    """Guards against a sweep resumed with another engine, or another version, that reuses the first one's samples."""
     prompts = {"set": toy_prompts(3)}
     own, first, second = ToySampler(), ToyEngine("1"), ToyEngine("2")
     run(tmp_path, prompts, callback_in(tmp_path), own)

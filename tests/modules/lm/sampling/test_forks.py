@@ -1,4 +1,4 @@
-"""Branches that fork, change places and are dropped: nothing is read twice, and each goes on where it stood."""
+"""Branches that are forked, reordered and dropped: nothing is processed twice, and each continues correctly."""
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from modules.search.algorithms.diverse_beam import DiverseBeam
 from modules.search.algorithms.partial_beam import PartialBeam
 from modules.search.algorithms.process_beam import ProcessBeam
 from modules.search.driver import run_searches
+from modules.search.scorer import Scorer
 from tests.toys.lm_toys import FORMAT, PROMPTS, eager_copy, splitmix_uniform, toy_network
 from tests.toys.search_toys import ToyCodec, ToyVerifier, mean_level
 
@@ -28,9 +29,9 @@ def plain(network) -> LlamaForCausalLM:
 
 
 def test_forked_reordered_and_dropped_branches_are_never_read_again(network):
-    """Guards against a prefix that is computed twice when a search forks, reorders or drops branches: every token that
-    goes through the network is counted, and must be a prompt's (once) or a drawn one; and against forks that share
-    memory with a dropped parent."""
+    """Guards against computing a prefix twice when a search forks, reorders or drops branches: every token processed by
+    the network is counted, and must be a prompt's (once) or a sampled one; and against forks that share memory with a
+    dropped parent."""
     sampler = KVCacheSampler(network, FORMAT, SamplingSettings(), max_batch_rows=5)
     seen: list[int] = []
     hook = network.model.register_forward_pre_hook(
@@ -48,7 +49,8 @@ def test_forked_reordered_and_dropped_branches_are_never_read_again(network):
             sampler.drop([*beams, *(one for place, one in enumerate(children) if place not in kept)])
             beams = [children[place] for place in kept]  # in another order
         assert sampler.num_recomputed_tokens == 0
-        # Rows that have ended stay until a quarter of their batch has; reading 18 prompts again would double the sum.
+        # Finished rows stay until a quarter of their batch has finished; processing 18 prompts again would double the
+        # sum.
         assert num_drawn <= sum(seen) - num_read <= num_drawn * 4 / 3
         sampler.drop(beams[:1])
         sampler.extend([beams[0], beams[0], beams[1]], 1, 2, [1, 2, 3])
@@ -58,7 +60,7 @@ def test_forked_reordered_and_dropped_branches_are_never_read_again(network):
 
 
 @torch.no_grad()
-def test_a_fork_goes_on_where_its_parent_stood(network, plain):
+def test_a_fork_continues_its_parent(network, plain):
     """Guards against children that continue another branch's cache, or noise that restarts at position 0."""
     sampler = KVCacheSampler(network, FORMAT, SamplingSettings())
     parent = next(one for one in sampler.extend(sampler.start(PROMPTS[:1]), 8, 6, list(range(8))) if not one.stopped)
@@ -90,12 +92,12 @@ def test_a_fork_goes_on_where_its_parent_stood(network, plain):
     ids=lambda algorithm: algorithm.name,
 )
 def test_no_search_reads_a_token_twice(network, algorithm):
-    """Guards against a search that grows what it has dropped: the real sampler would read its prefix again, silently,
-    and the ledger, which counts from the cache, would be wrong."""
+    """Guards against a search that extends dropped branches: the real sampler would silently process their prefix
+    again, and the computed costs, which assume the cache, would be wrong."""
     reward = ToyVerifier("reward", mean_level)
     reward.judges_partial = True
     sampler = KVCacheSampler(network, FORMAT, SamplingSettings(), max_batch_rows=7)
-    traces = run_searches(PROMPTS, algorithm, sampler, ToyCodec(), [reward], 5)
+    traces = run_searches(PROMPTS, algorithm, sampler, Scorer(ToyCodec()), [reward], 5)
     assert sampler.num_recomputed_tokens == 0
     assert all(trace.candidates and not candidate.is_partial for trace in traces for candidate in trace.candidates)
     assert all(trace.cost.lm_flops > trace.cost.prompt_flops > 0 for trace in traces)

@@ -45,14 +45,15 @@ def plain(network) -> LlamaForCausalLM:
 
 @torch.no_grad()
 def naive_candidate(plain, prompt, settings, seed, max_new_tokens):
-    """Recompute the whole sequence at every step; all logits, those that are no speech masked; codes in token order."""
+    """Recompute the whole sequence at every step; all logits, with those that are not speech masked; codes in token
+    order."""
     space = FORMAT.token_space
     allowed = [space.speech_end, *range(space.code_offset, space.vocab_size)]
     tokens, codes, log_probability = FORMAT.prompt_tokens(prompt.text), [], 0.0
     for position in range(max_new_tokens):
         logits = plain(torch.tensor([tokens])).logits[:, -1, allowed]
         log_probabilities = logits.double().log_softmax(-1)[0]
-        seen = torch.tensor([[code + 1 for code in codes]], dtype=torch.int64)  # words of the cut head
+        seen = torch.tensor([[code + 1 for code in codes]], dtype=torch.int64)  # words of the sliced head
         scores = RepetitionPenaltyLogitsProcessor(settings.repetition_penalty)(seen, logits)
         scores = TemperatureLogitsWarper(settings.temperature)(None, scores)
         if settings.top_k:
@@ -107,7 +108,8 @@ def test_a_candidate_does_not_depend_on_its_batch_nor_on_pauses(network):
 
 
 def test_looking_at_rows_less_often_changes_nothing(network, monkeypatch):
-    """Guards against codes drawn after a row's end (a GPU is asked only every 16 steps) that reach it or its cache."""
+    """Guards against codes sampled after a row's end (on a GPU rows are checked only every 16 steps) that reach it or
+    its cache."""
     sampler = KVCacheSampler(network, FORMAT, SamplingSettings(), max_batch_rows=5)
     branches = sampler.start(PROMPTS)
     expected = sampler.extend(sampler.extend(branches, 4, 9, list(range(12))), 1, 30, list(range(12)))
@@ -126,7 +128,7 @@ def test_looking_at_rows_less_often_changes_nothing(network, monkeypatch):
 
 
 def test_runaways_are_marked_and_ended_branches_are_left_alone(network):
-    """Guards against a candidate that never ended passing for a finished one, and codes drawn after the end."""
+    """Guards against an unfinished candidate that counts as finished, and codes sampled after the end."""
     sampler = KVCacheSampler(network, FORMAT, SamplingSettings())
     children = sampler.extend(sampler.start(PROMPTS), 8, 12, list(range(24)))
     runaways = [child for child in children if not child.stopped]
@@ -140,7 +142,7 @@ def test_runaways_are_marked_and_ended_branches_are_left_alone(network):
 
 
 def test_log_probability_is_the_teacher_forced_one_under_any_settings(network, plain):
-    """Guards against log-probabilities of the sharpened distribution, which no two settings could compare."""
+    """Guards against log-probabilities of the sharpened distribution, which cannot be compared between settings."""
     sampler = KVCacheSampler(network, FORMAT, SamplingSettings(temperature=0.5, top_k=4, top_p=0.9))
     space = FORMAT.token_space
     for child in sampler.extend(sampler.start(PROMPTS), 2, 25, list(range(6))):
@@ -174,12 +176,12 @@ def test_restricted_distribution_is_that_of_transformers(settings):
         expected = MinPLogitsWarper(min_p)(None, expected)
     actual = restrict(logits, SamplingSettings(temperature, top_k, top_p, min_p))
     torch.testing.assert_close(actual.softmax(-1), expected.softmax(-1))
-    # The sort of other devices is another code path.
+    # Sorting on other devices is another code path.
     assert torch.equal(logits.sort(-1, descending=True).values, torch.from_numpy(np.sort(logits.numpy())).flip(-1))
 
 
 def test_draws_follow_the_distribution_and_never_leave_it():
-    """Guards against a biased draw and against words of probability zero at the ends of the unit interval."""
+    """Guards against biased samples and against words of probability zero at the ends of the unit interval."""
     logits = torch.tensor([[-math.inf, 0.0, 1.0, -math.inf, 2.0, -math.inf]])
     ends = torch.tensor([2.0**-49, 1 - 2.0**-49], dtype=torch.float64)
     uniform = torch.cat([uniform_noise(torch.arange(20000), torch.zeros(20000, dtype=torch.int64)), ends])
@@ -204,7 +206,7 @@ def test_noise_is_splitmix64():
 
 
 def test_flops_match_torch_s_counter(network, plain):
-    """Guards against a compute axis that is off by the head or the attention."""
+    """Guards against FLOPs that omit the head or the attention."""
     from torch.utils.flop_counter import FlopCounterMode
 
     sampler = KVCacheSampler(network, FORMAT, SamplingSettings())
@@ -214,14 +216,14 @@ def test_flops_match_torch_s_counter(network, plain):
         hidden = plain.model(torch.zeros(1, num_prompt + num_codes, dtype=torch.int64)).last_hidden_state
         hidden[0, :num_codes] @ plain.lm_head.weight[space.code_offset - 1 :].T
     num_tokens = num_prompt + num_codes
-    # The counter takes all pairs of query and key, the model only those in the past.
+    # The counter counts all pairs of query and key, the model only past ones.
     num_future_pairs = num_tokens * (num_tokens - 1) / 2
     counted = counter.get_total_flops() - 4 * SIZE.hidden_size * SIZE.num_layers * num_future_pairs
     assert sampler.flops(num_prompt, num_codes) == pytest.approx(counted, rel=1e-6)
 
 
 def test_bad_calls_are_refused(network):
-    """Guards against a silent reuse of seeds, and against text that the tokenizer lacks."""
+    """Guards against silently reused seeds, and against text that the tokenizer does not support."""
     sampler = KVCacheSampler(network, FORMAT, SamplingSettings())
     branches = sampler.start(PROMPTS)
     with pytest.raises(ValueError, match="Expected `seeds` to hold 6 seeds, but got 3"):

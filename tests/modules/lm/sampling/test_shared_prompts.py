@@ -1,4 +1,4 @@
-"""What makes many candidates of one prompt cheap, against the plain way of doing the same.
+"""Optimisations for many candidates of one prompt, against plain implementations.
 
 Shapes: R rows, H query heads, K key-value heads, S keys, D head size, V words.
 """
@@ -22,7 +22,7 @@ NUM_LAYERS, NUM_GROUPS, NUM_HEADS, HEAD_SIZE = 2, 2, 4, 8
 
 
 def random_prefixes(tail_lengths: list[list[int]]) -> list[Prefix]:
-    """A list of tail lengths for each root; roots are of 11 tokens, 10 and so on."""
+    """Prefixes for a list of tail lengths per root; roots have 11 tokens, 10 and so on."""
     torch.manual_seed(0)
     shape = (NUM_LAYERS, 2, NUM_GROUPS)
     roots = [torch.randn(*shape, 11 - index, HEAD_SIZE) for index in range(len(tail_lengths))]
@@ -34,8 +34,8 @@ def random_prefixes(tail_lengths: list[list[int]]) -> list[Prefix]:
 
 
 @pytest.mark.parametrize("tail_lengths", [[[0] * 5, [0] * 4], [[3, 0, 7, 1, 1], [2, 2, 9, 0]], [[4], [1, 3]]])
-def test_attention_over_a_shared_prompt_is_that_over_whole_rows(tail_lengths):
-    """Guards against rows that attend to another prompt, a softmax over each half alone, and padding that is seen."""
+def test_attention_over_a_shared_prompt_equals_that_over_whole_rows(tail_lengths):
+    """Guards against rows that attend to another prompt, a softmax over each half separately, and unmasked padding."""
     prefixes = random_prefixes(tail_lengths)
     rows = RowCache(prefixes, 3)
     assert (rows.roots is not None) == (len(prefixes) >= 8)
@@ -61,8 +61,8 @@ def test_attention_over_a_shared_prompt_is_that_over_whole_rows(tail_lengths):
 
 
 def test_a_prompts_cache_is_never_copied_for_its_candidates(monkeypatch):
-    """Guards against a memory and a reading time that grow with candidates times prompt; and against candidates that
-    are others when few rows share a prompt and it is copied after all."""
+    """Guards against memory and time proportional to candidates times prompt; and against candidates that change if few
+    rows share a prompt and it is copied after all."""
     sampler = KVCacheSampler(toy_network(), FORMAT, SamplingSettings())
     branches = sampler.start(PROMPTS)
     children = sampler.extend(branches, 6, 8, list(range(18)))
@@ -84,7 +84,7 @@ def test_a_prompts_cache_is_never_copied_for_its_candidates(monkeypatch):
     [(1.0, 0, 1.0, 0), (0.7, 5, 1.0, 0), (1.3, 0, 0.6, 0), (0.9, 20, 0.75, 0), (0.8, 0, 1.0, 0.1), (1.5, 30, 0.9, 0.1)],
 )  # fmt: skip
 def test_weighing_only_what_is_kept_draws_the_same_words(settings):
-    """Guards against words out of index order, rows that take each other's words, and ties that are cut off."""
+    """Guards against words out of index order, swapped rows, and ties that are cut off."""
     generator = torch.Generator().manual_seed(3)
     logits_RV = (torch.randn(400, 300, generator=generator) * 8).round() / 4  # many ties
     logits_RV[:, 7] = float("-inf")
@@ -96,7 +96,7 @@ def test_weighing_only_what_is_kept_draws_the_same_words(settings):
 
 
 def test_the_product_with_a_part_of_the_head_is_torch_s():
-    """Guards against a kernel that does not know views, and one that is used where it does not exist."""
+    """Guards against a kernel without support for views, and one that is used where it does not exist."""
     torch.manual_seed(0)
     head = torch.randn(900, 24)
     for rows in (torch.randn(16, 24), torch.randn(1, 24)):

@@ -1,4 +1,4 @@
-"""Voice cloning: the tokens before the first code, what is drawn after them, and what is decoded and heard of it.
+"""Voice cloning: the tokens before the first code, the sampled codes, and their decoding and scoring.
 
 Shapes: T audio samples, S code frames.
 """
@@ -31,7 +31,7 @@ from modules.search.costs import decoding_flops
 from modules.search.driver import run_searches
 from modules.search.growth import candidate_seed, finished_candidate
 from modules.search.identity import candidate_identity, score_identity
-from modules.search.scoring import decode_candidates
+from modules.search.scorer import Scorer, decode_candidates
 from modules.search.voices import with_voice_codes
 from modules.tokens import Utterance
 from modules.verifiers.recognisers.normalise import BasicWords
@@ -66,7 +66,7 @@ def network() -> LlamaForCausalLM:
 
 @torch.no_grad()
 def naive_codes(plain: LlamaForCausalLM, tokens: list[int], seed: int, max_new_tokens: int) -> list[int]:
-    """The whole sequence again for every code; the noise in Python's integers."""
+    """Recompute the whole sequence for every code; noise in Python's integers."""
     codes: list[int] = []
     allowed = [SPEECH_END, *range(CODE_0, CODE_0 + 24)]
     for position in range(max_new_tokens):
@@ -80,7 +80,7 @@ def naive_codes(plain: LlamaForCausalLM, tokens: list[int], seed: int, max_new_t
 
 
 def test_codes_follow_a_sequence_built_by_hand(network):
-    """Guards against a voice that is left out, put after the text's codes, or counted among the drawn ones."""
+    """Guards against a voice that is omitted, put after the text's codes, or counted among the sampled ones."""
     plain = eager_copy(network)
     sampler = KVCacheSampler(network, FORMAT, SamplingSettings())
     seeds = [3, 4, 5, 6, 7, 8]
@@ -97,7 +97,7 @@ def test_codes_follow_a_sequence_built_by_hand(network):
 
 
 def test_the_prompt_is_the_part_of_a_training_document_without_loss():
-    """Guards against a model that is asked in another form than voice cloning taught it."""
+    """Guards against a prompt at inference in another form than in voice-cloning training."""
     for prompt, expected in zip(SPOKEN, EXPECTED, strict=True):
         tokens, num_context = FORMAT.example_tokens(prompt.text, [1, 2], voice=prompt.voice)
         assert tokens[:num_context] == expected
@@ -124,7 +124,8 @@ def small_codec() -> CodecGenerator:
 
 
 def test_audio_is_the_end_of_the_whole_and_holds_nothing_of_the_prompt():
-    """Guards against the prompt in the candidate's audio, and against a decoder that does not hear it before."""
+    """Guards against the prompt in the candidate's audio, and against a decoder that does not use it as left
+    context."""
     codec = small_codec()
     codes_S = torch.randint(16, (40,), generator=torch.Generator().manual_seed(2))
     prompt = Prompt("a", "x", voice=Utterance("y", tuple(codes_S[:15].tolist())))
@@ -144,7 +145,7 @@ def test_audio_is_the_end_of_the_whole_and_holds_nothing_of_the_prompt():
 
 
 def test_frames_of_the_prompt_that_are_decoded_again_are_counted():
-    """Guards against cloning that looks cheaper than it is: counted at the decoder."""
+    """Guards against underestimating the cost of cloning: frames are counted at the decoder."""
     codec = small_codec()
     decoded = []
     codec.decoder.register_forward_pre_hook(lambda module, arguments: decoded.append(arguments[0].shape[1]))
@@ -157,7 +158,8 @@ def test_frames_of_the_prompt_that_are_decoded_again_are_counted():
 
 
 def test_recordings_become_codes_as_one_by_one_and_only_once():
-    """Guards against codes of the padding or of another rate, and against a recording that is read for every prompt."""
+    """Guards against codes of the padding or at another rate, and against encoding a recording again for every
+    prompt."""
     codec = small_codec()
     calls = []
     encode = codec.encode
@@ -186,7 +188,7 @@ def test_a_search_carries_the_voice_to_the_decoder():
     codec = ToyCodec()
     prompts = [Prompt("a", "x", voice=Utterance("y", (1, 2, 3)))]
     (trace,) = run_searches(
-        prompts, BestOfN(4, 12), ToySampler(), codec, [ToyVerifier("mean", mean_level)], seed=0, decode_batch_size=8
+        prompts, BestOfN(4, 12), ToySampler(), Scorer(codec, 8), [ToyVerifier("mean", mean_level)], seed=0
     )
     assert set(codec.starts) == {3}
     for one in trace.candidates:
@@ -194,7 +196,7 @@ def test_a_search_carries_the_voice_to_the_decoder():
 
 
 def test_what_is_stored_depends_on_the_voice():
-    """Guards against candidates and scores of another voice from the store."""
+    """Guards against reusing stored candidates and scores of another voice."""
     codec, sampling, algorithm = ToyCodec(), SamplingSettings(), BestOfN(2, 5)
     plain = Prompt("a", "x")
     spoken = replace(plain, voice=Utterance("y", (1, 2)))
@@ -210,13 +212,13 @@ def test_what_is_stored_depends_on_the_voice():
 
 
 def test_a_text_is_spoken_in_the_voice_of_a_file(tmp_path):
-    """Guards against a `reference_text` that changes nothing, and against the reference in the file that is written."""
+    """Guards against a `reference_text` without effect, and against the reference in the output file."""
     torch.manual_seed(5)
     model = LMModule(TextToSpeech(ByteTokenizer(), 16), LlamaSize(32, 48, 1, 2, 2))
     model.configure_model()
     with torch.no_grad():
         for weight in model.parameters():
-            weight.mul_(12 if weight.ndim == 2 else 1)  # fresh weights draw the same codes after any prompt
+            weight.mul_(12 if weight.ndim == 2 else 1)  # fresh weights sample the same codes after any prompt
     soundfile.write(tmp_path / "voice.wav", np.arange(0, 160) / 200, 800)
     algorithm, sampling = BestOfN(1, 24), SamplingSettings()
     speaker = SpeechWriter(
@@ -241,9 +243,9 @@ def test_a_text_is_spoken_in_the_voice_of_a_file(tmp_path):
 
 
 class LengthRecogniser:
-    """Hears one word per 100 samples."""
+    """Transcribes one word per 100 samples."""
 
-    model_hash = "length"
+    model_hash, families = "length", frozenset({"length"})
 
     def transcribe(self, audios, language):
         return [" ".join(["word"] * (audio.samples_T.numel() // 100)) for audio in audios]
@@ -252,8 +254,8 @@ class LengthRecogniser:
         return 0.0
 
 
-def test_a_continuation_is_heard_with_what_it_continues():
-    """Guards against the words of the prompt counted as missing; and, with a text of its own, as inserted."""
+def test_a_continuation_is_transcribed_with_its_prompt():
+    """Guards against counting the prompt's words as deletions; and, with a text of its own, as insertions."""
     reference = Audio(torch.ones(300) / 2, 1000)
     candidate = Candidate("a", 0, 0, torch.ones(4), 0.0, True, Audio(torch.ones(200) / 3, 1000))
     verifier = Transcript(LengthRecogniser(), BasicWords())

@@ -1,4 +1,4 @@
-"""Text that the language model writes for what it hears: against a loop without a cache, and in `trainer.test`."""
+"""Transcripts written by the language model: against a loop without a cache, and in `trainer.test`."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ def _one_thread() -> None:
 
 @torch.no_grad()
 def naive_answer(plain, codes, seed, penalty, max_new_tokens):
-    """The whole sequence again for every token: all words but text tokens and the end of the text are left out."""
+    """Recompute the whole sequence for every token: all words but text tokens and the end of the text are excluded."""
     allowed = [*range(256), TEXT_END]
     prompt = [HEARD_START, *(CODE_0 + code for code in codes), HEARD_END, MARKERS]
     written: list[int] = []
@@ -55,7 +55,7 @@ def naive_answer(plain, codes, seed, penalty, max_new_tokens):
 
 @pytest.mark.parametrize("penalty", [1.0, 1.4])
 def test_answers_are_those_of_a_loop_without_a_cache(penalty: float) -> None:
-    """Guards against an answer that holds codes or markers, an end that is missed, a prompt of the other direction."""
+    """Guards against an answer with codes or markers, a missed end, and a prompt of the other direction."""
     network = toy_network()
     with torch.no_grad():
         network.lm_head.weight[TEXT_END] += 0.5 * network.lm_head.weight[:256].std(0)  # so that some answers end
@@ -73,15 +73,15 @@ def test_answers_are_those_of_a_loop_without_a_cache(penalty: float) -> None:
     assert paused[0].codes_S.tolist() == expected[0][0]
 
 
-def test_what_was_not_heard_is_refused() -> None:
-    """Guards against an answer to a prompt that nobody has spoken."""
+def test_a_prompt_without_speech_is_refused() -> None:
+    """Guards against transcribing a prompt without speech."""
     sampler = KVCacheSampler(toy_network(), FORMAT, SamplingSettings(), answer="text")
     with pytest.raises(ValueError, match=r"Expected the `voice` of prompt 'a' as codes, but got none"):
         sampler.start([Prompt("a", "one")])
 
 
 class Listener(LightningModule):
-    """Stands for the language model: what it writes is given by the prompts' keys."""
+    """A toy language model: its transcripts are given by the prompts' keys."""
 
     prompt_format = TextToSpeech(ByteTokenizer(), CODEBOOK_SIZE)
     codec_fingerprint, model_hash = ToyCodec.fingerprint, "listener"
@@ -119,7 +119,8 @@ def spoken(key: str, text: str, codes: list[int]) -> Prompt:
 
 
 def test_error_rates_are_those_of_all_words_together(tmp_path: Path) -> None:
-    """Guards against a mean of rates, another recording's answer, sets that mix, and answers that are not kept."""
+    """Guards against a mean of rates, another recording's transcript, sets that mix, and transcripts that are not
+    stored."""
     sets = [
         [spoken("a", "One two!", [1, 2, 3]), spoken("b", "three four five six", [4, 5])],
         [spoken("c", "seven", [6])],
@@ -143,7 +144,7 @@ def test_error_rates_are_those_of_all_words_together(tmp_path: Path) -> None:
 
 
 def test_a_codec_of_another_model_is_refused(tmp_path: Path) -> None:
-    """Guards against errors that say nothing of the model: codes that mean something else to it."""
+    """Guards against meaningless errors: codes have another meaning for the model."""
     listener = Listener({"a": "one"})
     listener.codec_fingerprint = "another codec"
     callback = RecognitionEvaluation(ToyCodec(), BasicWords(), tmp_path)

@@ -9,7 +9,7 @@ from modules.tokens import Utterance
 
 
 def test_sequence_is_llasa_s_order():
-    """Guards against another marker order or code offset, which would make published checkpoints speak noise."""
+    """Guards against another marker order or code offset, which would break published checkpoints."""
     tokens, num_context = TextToSpeech(ByteTokenizer(), codebook_size=16).example_tokens("hé", [0, 15])
     markers = 256
     assert tokens == [markers + 2, 104, 0xC3, 0xA9, markers + 3, markers + 4, 264, 279, markers + 5]
@@ -19,14 +19,14 @@ def test_sequence_is_llasa_s_order():
 
 @pytest.mark.parametrize("codes", [[-1, 3], [16], []])
 def test_codes_outside_the_codebook_are_refused(codes):
-    """Guards against codes of a larger codec that would land on ids past the vocabulary."""
+    """Guards against codes of a larger codec that would become ids beyond the vocabulary."""
     with pytest.raises(ValueError, match="Expected `codes`"):
         TextToSpeech(ByteTokenizer(), codebook_size=16).example_tokens("a", codes)
 
 
-def test_a_prompt_says_who_speaks_in_which_language():
-    """Guards against a speaker that is trained and never told at inference, in either place, and against half a prefix
-    where a name is not known."""
+def test_a_prompt_contains_speaker_and_language():
+    """Guards against a speaker used in training and not at inference, in either place, and against half a prefix if a
+    name is not known."""
     start, end, speech_start, code_0 = 258, 259, 260, 264
     form = TextToSpeech(ByteTokenizer(), 16, prefix="{language}, {speaker}: ", answer_prefix="Speaker {speaker} ")
     plain = Prompt("a", "one", speaker="ann", language="fr")
@@ -54,7 +54,7 @@ def test_prefixes_of_other_names_are_refused():
 
 
 def test_unknown_characters_are_named():
-    """Guards against a model asked to speak characters that it has never seen."""
+    """Guards against speaking characters that the model was not trained on."""
     tokenizer = ByteTokenizer("abc ")
     assert tokenizer.decode(tokenizer.encode("a cab")) == "a cab"
     with pytest.raises(ValueError, match=r"but got '4', 'é' in 'a 4é'"):
@@ -65,6 +65,6 @@ def test_unknown_characters_are_named():
 
 
 def test_protocols_are_satisfied():
-    """Guards against a class that a config can no longer name where the protocol is asked for."""
+    """Guards against a class that no longer satisfies the protocol that configs require."""
     assert isinstance(ByteTokenizer(), TextTokenizer)
     assert isinstance(TextToSpeech(ByteTokenizer(), 4), PromptFormat)

@@ -1,4 +1,4 @@
-"""Every search algorithm against a naive one on a toy sampler, and its estimate against what it spent."""
+"""Every search algorithm against a naive one on a toy sampler, and its cost estimate against the measured cost."""
 
 import math
 
@@ -18,13 +18,14 @@ from modules.search.costs import estimated_cost
 from modules.search.driver import run_searches
 from modules.search.growth import candidate_seed
 from modules.search.protocol import SearchAlgorithm
+from modules.search.scorer import Scorer
 from tests.toys.search_toys import HOP_LENGTH, ToyCodec, ToyVerifier, TreeSampler, toy_prompts
 
 SEED = 7
 
 
 def level(samples_T: torch.Tensor) -> float:
-    """Few values, so that beams tie; NaN for some."""
+    """Few distinct values, so that beams tie; NaN for some."""
     codes = (samples_T[::HOP_LENGTH] * 16).round().int().tolist()
     return math.nan if sum(codes) % 7 == 0 else sum(codes) // len(codes) / 4
 
@@ -41,11 +42,10 @@ def selectors() -> list[ToyVerifier]:
     return [PartialVerifier("reward", level), PartialVerifier("other", other_level)]
 
 
-def run(algorithm, prompts=None, sampler=None, codec=None, chosen_by=None, **options):
-    return run_searches(
-        prompts or toy_prompts(3), algorithm, sampler or TreeSampler(), codec or ToyCodec(), chosen_by or selectors(),
-        SEED, **options,
-    )  # fmt: skip
+def run(algorithm, prompts=None, sampler=None, codec=None, chosen_by=None, decode_batch_size=16):
+    scorer = Scorer(codec or ToyCodec(), decode_batch_size)
+    prompts, verifiers = prompts or toy_prompts(3), chosen_by or selectors()
+    return run_searches(prompts, algorithm, sampler or TreeSampler(), scorer, verifiers, SEED)
 
 
 def codes_of(trace) -> list[list[int]]:
@@ -56,7 +56,7 @@ def codes_of(trace) -> list[list[int]]:
 
 
 def judge(codes: list[int]) -> float:
-    """The reward, over audio decoded from the start; NaN below all."""
+    """The reward, computed on audio decoded from the start; NaN ranks last."""
     if not codes:
         return -math.inf
     score = level(torch.tensor(codes).float().div(16).repeat_interleave(HOP_LENGTH))
@@ -73,7 +73,7 @@ def draw(codes: list[int], seed: int, limit: int) -> tuple[list[int], bool]:
 
 
 def naive_beams(prompt, num_beams, num_children, block, limit, path="") -> list[tuple[list[int], bool, int]]:
-    """(codes, ended, seed) of the beams that are left: all children of a round in one list, sorted, cut."""
+    """Return (codes, ended, seed) of the surviving beams: all children of a round in one list, sorted, truncated."""
 
     def seed_of(name) -> int:
         return candidate_seed(SEED, prompt.key, f"{path}{name}")
@@ -97,8 +97,8 @@ def naive_beams(prompt, num_beams, num_children, block, limit, path="") -> list[
 
 @pytest.mark.parametrize(("num_beams", "num_children", "block"), [(1, 4, 5), (3, 2, 7), (4, 3, 25), (2, 5, 100)])
 def test_process_beam_is_the_naive_search(num_beams, num_children, block):
-    """Guards against beams whose audio is another's, ended beams that lose their place or are grown, ties that keep one
-    parent's children only, NaN that wins."""
+    """Guards against another beam's audio, ended beams that lose their rank or are extended, ties that keep only one
+    parent's children, and NaN that wins."""
     traces = run(ProcessBeam("reward", num_beams, num_children, 60, block), toy_prompts(6))
     num_ended = 0
     for prompt, trace in zip(toy_prompts(6), traces, strict=True):
@@ -117,14 +117,14 @@ def test_process_beam_is_the_naive_search(num_beams, num_children, block):
 
 @pytest.mark.parametrize("algorithm", [ProcessBeam("reward", 5, 1, 60, 7), PartialBeam("reward", 5, 1, 1, 60, 20, 7)])
 def test_one_child_per_beam_is_best_of_n(algorithm):
-    """Guards against noise that restarts with every block: without a choice, the beams are plain samples."""
+    """Guards against noise that restarts with every block: without selection, the beams are plain samples."""
     for trace, plain in zip(run(algorithm), run(BestOfN(5, 60)), strict=True):
         assert sorted(codes_of(trace)) == sorted(codes_of(plain))
 
 
 def test_partial_beam_is_the_naive_search():
-    """Guards against whole samples that start from another beam or repeat each other's noise, and against ended beams
-    that are lost."""
+    """Guards against whole samples that continue another beam or repeat each other's noise, and against lost ended
+    beams."""
     for trace in run(PartialBeam("reward", 3, 2, 4, 60, 20, 6), toy_prompts(8)):
         beams = naive_beams(trace.prompt, 3, 2, 6, 20)
         expected = [codes for codes, ended, _ in beams if ended]
@@ -138,8 +138,8 @@ def test_partial_beam_is_the_naive_search():
 
 
 def test_diverse_beam_is_many_naive_searches_in_one_batch():
-    """Guards against subtrees that compete or share noise, answers handed to another subtree, and a call of the sampler
-    for each."""
+    """Guards against subtrees that compete or share noise, results assigned to another subtree, and a sampler call for
+    each."""
     together = TreeSampler()
     traces = run(DiverseBeam("reward", 6, 3, 60, 2, 10), sampler=together)
     assert len(together.extended) <= 6
@@ -154,7 +154,7 @@ def test_diverse_beam_is_many_naive_searches_in_one_batch():
 
 @pytest.mark.parametrize("scores", [[0.1], [0.5, 0.5, 0.5], [0.2, 0.9, 0.4, math.nan], [1.0, 0.0]])
 def test_expected_gain_is_the_integral(scores):
-    """Guards against a wrong sign or tail in the closed form, and NaN that spoil the mean."""
+    """Guards against a wrong sign or tail in the closed form, and NaN in the mean."""
     known = [score for score in scores if not math.isnan(score)]
     mean, best = np.mean(known), max(known)
     spread = math.sqrt((sum((score - mean) ** 2 for score in known) + 0.2**2) / len(known))
@@ -166,7 +166,7 @@ def test_expected_gain_is_the_integral(scores):
 
 
 def naive_adaptive(prompt, algorithm, is_sick) -> tuple[list[list[int]], int]:
-    """One candidate after the other; how many were drawn."""
+    """One candidate after the other; returns how many were sampled."""
     kept, scores, drawn = [], [], 0
     while drawn < algorithm.max_candidates:
         for _ in range(min(algorithm.round_size, algorithm.max_candidates - drawn)):
@@ -195,8 +195,8 @@ def naive_adaptive(prompt, algorithm, is_sick) -> tuple[list[list[int]], int]:
      ({"price": 0.1}, 9.2)],
 )  # fmt: skip
 def test_adaptive_is_a_loop_over_single_candidates(settings, healthy):
-    """Guards against rounds that forget earlier scores, a budget that is passed, sick candidates that are returned or
-    drawn to their end."""
+    """Guards against rounds that forget earlier scores, an exceeded budget, and unhealthy candidates that are returned
+    or sampled to their end."""
     algorithm = Adaptive("reward", 10, 60, round_size=3, block_tokens=8, health="health", **settings)
     health = PartialVerifier("health", lambda samples_T: float(samples_T.mean() * 16 < healthy))
     sampler, num_drawn, num_sick = TreeSampler(), [], 0
@@ -212,8 +212,8 @@ def test_adaptive_is_a_loop_over_single_candidates(settings, healthy):
     assert not sampler.alive
 
 
-def test_adaptive_returns_something_when_all_are_sick():
-    """Guards against a prompt without an answer, which would vanish from every mean."""
+def test_adaptive_returns_a_candidate_if_all_are_unhealthy():
+    """Guards against a prompt without a candidate, which would be missing in every mean."""
     health = PartialVerifier("health", lambda samples_T: 0.0)
     sampler = TreeSampler(num_codes=40)
     algorithm = Adaptive("reward", 4, 60, block_tokens=10, health="health", price=0.0)
@@ -238,8 +238,8 @@ ALGORITHMS = [
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda one: one.name)
 @pytest.mark.parametrize("num_codes", [5, 20, 47, 60])
 def test_the_estimate_is_what_is_spent(algorithm, num_codes):
-    """Guards against an estimate or a record that forgets a block, the prompt, a partial score or the last decoding:
-    with candidates of a known length both must agree, and agree with what sampler, codec and verifiers were asked."""
+    """Guards against an estimate or a record that omits a block, the prompt, a partial score or the last decoding: with
+    candidates of a known length both must agree with each other and with the calls of sampler, codec and verifiers."""
     sampler, codec, chosen_by = TreeSampler(num_codes), ToyCodec(), selectors()
     heard = []
     for verifier in chosen_by:
@@ -260,7 +260,7 @@ def test_the_estimate_is_what_is_spent(algorithm, num_codes):
 
 
 def test_partial_audio_is_never_decoded_from_the_start_and_branches_are_freed():
-    """Guards against a search whose cost grows with the square of its length, and against caches of given-up beams."""
+    """Guards against a search whose cost is quadratic in its length, and against caches of discarded beams."""
     sampler, codec = TreeSampler(num_codes=55), ToyCodec()
     run(ProcessBeam("reward", 2, 3, 60, 10), toy_prompts(1), sampler, codec)
     assert codec.starts == [0, 10, 20, 30, 40, 0]
@@ -270,7 +270,7 @@ def test_partial_audio_is_never_decoded_from_the_start_and_branches_are_freed():
 
 
 def test_wrong_verifiers_are_refused_before_sampling():
-    """Guards against hours of sampling before a name turns out to be wrong or a verifier to need whole audio."""
+    """Guards against hours of sampling before an error for a wrong name or a verifier that needs whole audio."""
     sampler = TreeSampler()
     with pytest.raises(ValueError, match="Expected the reward of process_beam to be one of the selectors"):
         run(ProcessBeam("absent", 2, 2, 20), sampler=sampler)

@@ -1,4 +1,4 @@
-"""Paired comparisons of lines: against scipy, and against every pair by itself."""
+"""Paired comparisons of lines: against scipy, and against single pairs."""
 
 import itertools
 import math
@@ -39,8 +39,8 @@ def test_sign_flip_test_is_scipys(num_prompts):
 
 
 def test_comparisons_are_paired_over_prompts():
-    """Guards against intervals of independent samples: prompts differ by far more than the selectors do. Against
-    scipy's bootstrap of the difference, and chance's line against its value by hand."""
+    """Guards against intervals of independent samples: prompts differ by far more than the selectors do. References:
+    scipy's bootstrap of the difference, and the random line computed by hand."""
     generator = np.random.default_rng(0)
     level = 10 * generator.normal(size=(40, 1))
     judge = level + generator.normal(size=(40, 8))
@@ -71,8 +71,8 @@ def test_comparisons_are_paired_over_prompts():
 
 @pytest.mark.parametrize("num_prompts", [9, 40])
 def test_all_pairs_at_once_are_every_pair_by_itself(num_prompts, monkeypatch):
-    """Guards against numbers of another pair, and against signs and resamples that are drawn for every pair: against
-    the sign-flip test written out, with ties, and `bootstrap_interval` of one pair."""
+    """Guards against another pair's numbers, and against signs and resamples drawn for every pair: references are a
+    naive sign-flip test, with ties, and `bootstrap_interval` of one pair."""
     generator = np.random.default_rng(3)
     judge = generator.integers(0, 3, size=(num_prompts, 4)) / 2.0
     traces = traces_with({"judge": judge} | {name: generator.normal(size=judge.shape) for name in ("a", "b", "c")})
@@ -88,9 +88,9 @@ def test_all_pairs_at_once_are_every_pair_by_itself(num_prompts, monkeypatch):
         label = getattr(owner, "__qualname__", name)
         monkeypatch.setattr(owner, name, lambda *args, own=own, label=label: (drawn.append(label), own(*args))[1])
     found = compare(points, 5, 300)
-    assert sorted(drawn) == ["ClusterResamples", "Resamples", "Resamples", "sign_patterns"]  # clusters draw their own
+    assert sorted(drawn) == ["ClusterResamples", "Resamples", "Resamples", "sign_patterns"]  # clusters have their own
     scores = {(f"best_of_n T={0.7:g}: {one.selector}", one.n): one.scores_P for one in points}
-    assert len(found) == 2 * math.comb(4, 2)  # n = 2 and 4: random, a, b, c; at n = 1 they are one line
+    assert len(found) == 2 * math.comb(4, 2)  # n = 2 and 4: random, a, b, c; at n = 1 they coincide
     for one in found:
         difference_P = scores[one.first, one.n] - scores[one.second, one.n]
         if num_prompts <= 12:
@@ -109,7 +109,7 @@ def test_all_pairs_at_once_are_every_pair_by_itself(num_prompts, monkeypatch):
 
 
 def test_resamples_are_drawn_once_for_all_points(monkeypatch):
-    """Guards against minutes of drawing for the lines at every n: the same resamples, again for each point."""
+    """Guards against minutes of resampling for the lines at every n: the same resamples, again for each point."""
     scores = np.random.default_rng(0).normal(size=(30, 8))
     traces = traces_with(dict.fromkeys(("a", "judge"), scores))
     calculator = CurveCalculator("set", BestOfN(8, 10), traces, Panel([verifier("a")], [verifier("judge")]), 0, 50)
@@ -120,7 +120,7 @@ def test_resamples_are_drawn_once_for_all_points(monkeypatch):
         Resamples, "draw", lambda num, seed, num_resamples: drawn.append(num) or own(num, seed, num_resamples)
     )
     assert len(curves.with_gains(points, 0, 50)) == len(points) and len(drawn) == 1
-    assert len(seeds.averaged([every_n, every_n], 0, 50)) == len(every_n) == 8 and len(drawn) == 2  # no chance there
+    assert len(seeds.averaged([every_n, every_n], 0, 50)) == len(every_n) == 8 and len(drawn) == 2  # without random
     searches = [replace(point, algorithm="beam") for point in every_n]
     assert len(at_equal_compute(searches, every_n, 0, 50)) == 8 and len(drawn) == 3
 

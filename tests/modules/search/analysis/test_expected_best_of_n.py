@@ -19,7 +19,7 @@ NAN = float("nan")
 
 
 def brute_force(selector: list[float], metric: list[float], n: int) -> float:
-    """Mean over all subsets of n; within a subset the best by the selector is taken, ties by chance, NaN below all."""
+    """Mean over all subsets of n of the best one by the selector, with random ties; NaN ranks last."""
     value = [(-1, 0.0) if math.isnan(score) else (0, score) for score in selector]
     total, num_subsets = 0.0, 0
     for subset in itertools.combinations(range(len(selector)), n):
@@ -51,7 +51,7 @@ def test_expected_best_of_n_is_the_mean_over_all_subsets(selector):
 
 
 def test_random_cases_equal_all_subsets():
-    """Guards against errors that the chosen cases happen to miss: 60 random ones with ties and gaps."""
+    """Guards against errors that the selected cases miss: 60 random ones with ties and gaps."""
     chance = random.Random(0)
     for _ in range(60):
         num_candidates = chance.randint(1, 8)
@@ -66,12 +66,12 @@ def test_large_numbers_stay_exact():
     """Guards against overflow of the binomials: with 1,000 distinct scores the best of 500 is near the top."""
     weights_N = selection_weights(np.arange(1000.0), 500)
     assert weights_N.sum() == pytest.approx(1.0)
-    assert weights_N[-1] == pytest.approx(0.5)  # the best one is in half of all subsets of half
+    assert weights_N[-1] == pytest.approx(0.5)  # the best one is in half of all subsets of half the size
 
 
 def test_unjudged_and_runaways_count_as_worst():
-    """Guards against failed candidates that vanish from the mean (survivorship): they count as the worst score, and the
-    mean over judged ones is another number."""
+    """Guards against failed candidates excluded from the mean (survivorship bias): they count as the worst score, and
+    the mean over scored ones is another number."""
     prompt = JudgedPrompt.from_scores(
         np.array([0.9, NAN, 0.5, 0.8]), stopped_N=np.array([True, True, True, False]), worst_score=-1.0
     )
@@ -84,7 +84,7 @@ def test_unjudged_and_runaways_count_as_worst():
 
 
 def test_candidate_counts_end_at_all():
-    """Guards against a curve that stops before N when N is no power of two."""
+    """Guards against a curve that stops before N if N is not a power of two."""
     assert candidate_counts(1) == [1]
     assert candidate_counts(16) == [1, 2, 4, 8, 16]
     assert candidate_counts(12) == [1, 2, 4, 8, 12]
@@ -92,6 +92,6 @@ def test_candidate_counts_end_at_all():
 
 @pytest.mark.parametrize("n", [0, 4])
 def test_impossible_n_is_refused(n):
-    """Guards against a silent zero for a best of more candidates than there are."""
+    """Guards against a silent zero for n above the number of candidates."""
     with pytest.raises(ValueError, match=r"Expected `n` in \[1, 3\]"):
         selection_weights(np.zeros(3), n)

@@ -1,4 +1,4 @@
-"""Judges of the selector's family are labelled wherever lines are named, and count for no verdict: by hand."""
+"""Judges of the selector's family are labelled wherever lines are named, and excluded from verdicts: by hand."""
 
 import math
 from dataclasses import replace
@@ -23,7 +23,7 @@ from tests.toys.search_toys import ToyVerifier, mean_level
 
 
 class KinVerifier(ToyVerifier):
-    """Of these families."""
+    """A verifier of given families."""
 
     def __init__(self, name: str, *families: str) -> None:
         super().__init__(name, mean_level)
@@ -31,8 +31,8 @@ class KinVerifier(ToyVerifier):
 
 
 def points_of(judges: list[KinVerifier], gains: dict[str, float], selector: KinVerifier) -> list[CurvePoint]:
-    """Curves of 60 prompts and two candidates: the selector always takes the second, which `gains` puts above the first
-    under each judge."""
+    """Curves of 60 prompts and two candidates: the selector always takes the second, which each judge scores higher by
+    `gains`."""
     generator = np.random.default_rng(0)
     base = generator.uniform(-0.5, 0.2, size=(60, 1))
     scores = {name: np.concatenate([base, base + gain], axis=1) for name, gain in gains.items()}
@@ -57,23 +57,23 @@ SMALL = KinVerifier("small", "whisper")
         ({"ctc": 0.6, "sphinx": 0.6}, {}, "yes"),
         ({"ctc": 0.6, "sphinx": 0.0}, {}, "no: sphinx"),
         ({"ctc": 0.6, "sphinx": -0.6}, {}, "no: sphinx"),
-        ({"ctc": 0.6, "large": 0.6}, {"large": ["whisper"]}, "not known"),  # a relative is no second opinion
+        ({"ctc": 0.6, "large": 0.6}, {"large": ["whisper"]}, "not known"),  # same family: no confirmation
         ({"ctc": 0.6, "sphinx": 0.6, "large": -0.6}, {"large": ["whisper"]}, "yes"),
         ({"ctc": 0.6, "sphinx": 0.6}, {"sphinx": []}, "not known"),  # of unknown family
         ({"ctc": 0.6, "second": 0.6}, {"second": ["ctc"]}, "not known"),  # one family twice
-        ({"ctc": 0.6, "second": 0.0, "sphinx": 0.6}, {"second": ["ctc"]}, "yes"),  # one judge of a family is enough
-        ({"ctc": 0.6, "both": 0.6}, {"both": ["sphinx", "whisper"]}, "not known"),  # an ensemble with a relative in it
+        ({"ctc": 0.6, "second": 0.0, "sphinx": 0.6}, {"second": ["ctc"]}, "yes"),  # one judge per family suffices
+        ({"ctc": 0.6, "both": 0.6}, {"both": ["sphinx", "whisper"]}, "not known"),  # an ensemble of the same family
     ],
 )
-def test_a_gain_holds_where_a_judge_of_every_other_family_measures_it(gains, families, expected):
-    """Guards against a gain under judges of the selector's family alone, against relatives that count as a second
-    opinion, and against "yes" from one family alone."""
+def test_a_gain_holds_if_judges_of_every_other_family_confirm_it(gains, families, expected):
+    """Guards against a gain under judges of the selector's family only, counting related judges as confirmation, and
+    "yes" from one family only."""
     judges = [KinVerifier(name, *families.get(name, [name])) for name in gains]
     assert verdict(judges, gains, SMALL) == expected
 
 
 def test_without_a_known_family_or_a_single_sample_nothing_is_known():
-    """Guards against a verdict on a selector that may be anybody's relative, or on gains over other prompts'."""
+    """Guards against a verdict on a selector of unknown family, or on gains relative to other prompts."""
     judges, gains = [KinVerifier("ctc", "ctc"), KinVerifier("sphinx", "sphinx")], {"ctc": 0.6, "sphinx": 0.6}
     assert verdict(judges, gains, KinVerifier("anybody")) == "not known"
     points = points_of(judges, gains, SMALL)
@@ -82,7 +82,8 @@ def test_without_a_known_family_or_a_single_sample_nothing_is_known():
 
 
 def test_a_search_is_measured_from_one_sample_of_best_of_n():
-    """Guards against the gain on chance among what a search has left: all of it may be better than a sample."""
+    """Guards against measuring the gain over a random one of a search's candidates, which may all be better than a
+    sample."""
     judges = [KinVerifier("ctc", "ctc"), KinVerifier("sphinx", "sphinx")]
     points = points_of(judges, {"ctc": 0.6, "sphinx": 0.6}, SMALL)
     chance = {one.judge: one.scores_P for one in points if one.selector == "random" and one.n == 2}
@@ -97,9 +98,9 @@ def test_a_search_is_measured_from_one_sample_of_best_of_n():
     assert with_verdicts(worse, points, 0, 400)[-1].holds_under_every_family == "no: ctc, sphinx"
 
 
-def test_lines_of_relatives_are_labelled():
-    """Guards against Whisper tiny that selects and Whisper large that judges without a word; the oracle and chance are
-    nobody's relatives."""
+def test_lines_with_a_judge_of_the_family_are_labelled():
+    """Guards against selection by Whisper tiny and judging by Whisper large without a label; oracle and random have no
+    family."""
     judges = [KinVerifier("large", "whisper"), KinVerifier("ctc", "ctc")]
     points = points_of(judges, {"large": 0.6, "ctc": 0.6}, SMALL)
     labelled = {(one.selector, one.judge) for one in points if one.shared_families == "whisper"}
@@ -117,8 +118,8 @@ def test_lines_of_relatives_are_labelled():
     assert all(math.isfinite(end) for one in pair for end in one.ends)
 
 
-def test_page_curves_and_loggers_name_relatives(tmp_path):
-    """Guards against labels that get lost between the curves and their readers, in each place where lines are named."""
+def test_page_curves_and_loggers_label_families(tmp_path):
+    """Guards against labels missing in any of the places where lines are named."""
     relative = PartialVerifier("relative", mean_level)
     relative.families = frozenset({"judge"})
     callback, _, _ = run(tmp_path, more_algorithms=None, more_temperatures=None, more_selectors=[relative])
@@ -129,7 +130,7 @@ def test_page_curves_and_loggers_name_relatives(tmp_path):
     verdicts = {(row["selector"], row["holds_under_every_family"]) for row in rows if row["n"] == "4"}
     assert verdicts == {("random", ""), ("reward", "not known"), ("relative", "not known"), ("oracle (judge)", "")}
     page = Page((tmp_path / "report" / "index.html").read_text())
-    assert page.text.count("same family as the judge: judge") >= 3  # the table, the costs, what choices are worth
+    assert page.text.count("same family as the judge: judge") >= 3  # the table, the costs, the gains of selection
     assert "holds under every family" in page.text and "not known" in page.text
     (about,) = [one for one in callback.results.description["verifiers"] if one["name"] == "relative"]
     assert about["families"] == ["judge"]

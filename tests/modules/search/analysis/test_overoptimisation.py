@@ -23,7 +23,9 @@ from tests.toys.search_toys import ToyCodec, ToyFormat, ToyVerifier, TreeSampler
 
 
 class Ensemble(ToyVerifier):
-    member_hashes = frozenset({"hash of first", "hash of second"})
+    @property
+    def members(self) -> list[ToyVerifier]:
+        return [verifier("first"), verifier("second")]
 
 
 class PartialVerifier(ToyVerifier):
@@ -61,7 +63,7 @@ def calculated(traces: list[Trace], panel: Panel, algorithm=None):
 
 
 def test_corpus_score_is_jiwers_over_the_whole_corpus():
-    """Guards against a mean of rates that passes for the rate of the corpus: short texts would weigh too much."""
+    """Guards against a mean of rates reported as the corpus rate: short texts would have too much weight."""
     references = ["one two three four five six", "seven", "eight nine"]
     heard = ["one two three four five nine", "eight", "eight nine"]
     scores_P = np.array([1 - jiwer.wer(one, other) for one, other in zip(references, heard, strict=True)])
@@ -72,7 +74,7 @@ def test_corpus_score_is_jiwers_over_the_whole_corpus():
 
 
 def test_expected_runaways_is_the_mean_over_all_subsets():
-    """Guards against counting candidates instead of choices, and against failures that do not count."""
+    """Guards against counting candidates instead of selections, and against failures that are not counted."""
     generator = np.random.default_rng(0)
     scores, judged = generator.random((3, 6)), generator.random((3, 6)) > 0.2
     selector = generator.random((3, 6))
@@ -92,15 +94,15 @@ def test_expected_runaways_is_the_mean_over_all_subsets():
 
 
 def sweep_of(slope: float, num_prompts: int = 60):
-    """A selector whose score rises with what the judges' score goes with by `slope`; the judges are noisy alike."""
+    """A sweep with a selector whose score depends on the judges' true score by `slope`; the judges have equal noise."""
     generator = np.random.default_rng(4)
     proxy = generator.normal(size=(num_prompts, 16))
     judges = {name: slope * proxy + generator.normal(size=proxy.shape) for name in ("one", "two")}
     return traces_with({"selector": proxy} | judges)
 
 
-def test_a_weak_selector_is_found_out_and_a_sound_one_is_not():
-    """Guards against a report that stays silent while the judges fall, and one that warns of everything."""
+def test_a_weak_selector_is_detected_and_a_sound_one_is_not():
+    """Guards against a report without a warning while the judges' scores fall, and one that always warns."""
     panel = Panel([verifier("selector")], [verifier("one"), verifier("two")])
     for slope, over_optimised in ((-0.8, True), (0.8, False)):
         traces = sweep_of(slope)
@@ -121,7 +123,7 @@ def test_a_weak_selector_is_found_out_and_a_sound_one_is_not():
 
 
 def test_the_turning_point_is_where_the_judge_is_highest():
-    """Guards against a turning point at N or at 1: the judge likes what the proxy likes, but not its extremes."""
+    """Guards against a turning point at N or at 1: the judge agrees with the proxy except for its extremes."""
     generator = np.random.default_rng(5)
     proxy = generator.normal(size=(200, 64))
     judge = -((proxy - 0.9) ** 2) + 0.1 * generator.normal(size=proxy.shape)
@@ -134,7 +136,7 @@ def test_the_turning_point_is_where_the_judge_is_highest():
 
 
 def test_a_selector_without_an_independent_judge_is_warned_of():
-    """Guards against a table that shows a selector's gain by itself, or an ensemble's by one of its members."""
+    """Guards against a table that judges a selector's gain by itself, or an ensemble's by one of its members."""
     generator = np.random.default_rng(0)
     traces = traces_with({name: generator.random((5, 4)) for name in ("first", "both", "twin")})
     panel = Panel([verifier("first"), Ensemble("both", mean_level)], [ToyVerifier("twin", mean_level, "hash of first")])
@@ -167,23 +169,23 @@ def beam_sweep(folder, function=first_level, model_hash=None) -> Sweep:
     )
 
 
-def test_what_steered_the_search_may_not_judge_it(tmp_path):
-    """Guards against a curve over n of beams that know of each other, a judge that steered the search under an honest
-    name, and a cost that leaves out the beams given up."""
+def test_a_reward_may_not_judge_its_search(tmp_path):
+    """Guards against a curve over n of dependent beams, a reward verifier that judges without a label, and a cost
+    without the discarded beams."""
     prompts, sweep, sampler = toy_prompts(4), beam_sweep(tmp_path), TreeSampler()
     sweep.run(prompts, sampler)
-    results = summarise(sweep, {"set": prompts}, 100)
+    results = summarise([[sweep]], {"set": prompts}, num_resamples=100)
     assert {point.n for point in results.points} == {3}
     lines = {(point.selector, point.judge) for point in results.points}
     assert lines == {("random", "judge"), ("reward", "judge"), ("other", "judge"), ("oracle (judge)", "judge"),
                      ("oracle (twin)", "twin")}  # fmt: skip
-    traces = results.prompt_sets["set"]
+    traces = results.traces("set")
     drawn = sum(1000 * len(prompt.text) for prompt in prompts) + 1000 * sampler.num_tokens
     assert sum(trace.cost.lm_flops for trace in traces) == pytest.approx(drawn)
     by_line = {point.selector: point for point in results.points}
     final_seconds = np.mean([sum(one.num_codes for one in trace.candidates) / 50 for trace in traces])
     extra = by_line["other"].flops - by_line["reward"].flops
-    assert extra == pytest.approx(100 * final_seconds)  # the other hears the finals; the reward has heard everything
+    assert extra == pytest.approx(100 * final_seconds)  # the reward has scored everything, the other the final ones
     assert by_line["random"].flops == pytest.approx(by_line["reward"].flops)
     for point in results.points:
         if point.selector == "reward":
@@ -192,7 +194,7 @@ def test_what_steered_the_search_may_not_judge_it(tmp_path):
 
 
 def test_beams_of_another_reward_are_not_reused(tmp_path):
-    """Guards against candidates that another verifier chose, taken from the store."""
+    """Guards against reusing stored candidates that another verifier selected."""
     prompts, first = toy_prompts(3), TreeSampler()
     beam_sweep(tmp_path).run(prompts, first)
     again = TreeSampler()

@@ -1,4 +1,4 @@
-"""Seeds, speakers, seconds and disagreement: against naive loops, scipy, and sweeps that ran by themselves."""
+"""Seeds, speakers, seconds and disagreement: against naive loops, scipy, and separate sweeps."""
 
 import csv
 import itertools
@@ -14,7 +14,7 @@ from modules.search.algorithms.adaptive import Adaptive
 from modules.search.algorithms.best_of_n import BestOfN
 from modules.search.algorithms.diverse_beam import DiverseBeam
 from modules.search.algorithms.process_beam import ProcessBeam
-from modules.search.analysis.candidate_tables import CandidateTable, write_candidates
+from modules.search.analysis.candidate_tables import write_candidates
 from modules.search.analysis.comparisons import compare
 from modules.search.analysis.seeds import averaged
 from modules.search.candidate_store import CandidateStore
@@ -36,7 +36,7 @@ FORMAT = {"prompt_format": ToyFormat()}
 
 
 def test_points_and_comparisons_carry_the_interval_over_speakers():
-    """Guards against speakers that get lost between the prompts and the tables."""
+    """Guards against speakers lost between the prompts and the tables."""
     generator = np.random.default_rng(1)
     scores = {name: generator.normal(size=(12, 4)) for name in ("good", "judge")}
     traces = traces_with(scores)
@@ -60,8 +60,8 @@ def test_points_and_comparisons_carry_the_interval_over_speakers():
 
 
 def test_seconds_are_those_of_the_line():
-    """Guards against a line that pays for the selectors of other lines or of an earlier run, chance that pays for
-    choosing, and seconds of n candidates that are those of all."""
+    """Guards against charging a line for the selectors of other lines or of an earlier run, charging random for
+    selection, and seconds of n candidates that are those of all."""
     generator = np.random.default_rng(2)
     traces = traces_with({name: generator.normal(size=(3, 4)) for name in ("one", "two", "judge")})
     for trace in traces:
@@ -85,7 +85,7 @@ def test_seconds_are_those_of_the_line():
     points = calculated(traces, steered, ProcessBeam("one", 4, 2, 10, 5))
     by_line = {point.selector: point.seconds for point in points}
     assert (by_line["random"], by_line["one"], by_line["two"]) == (16.0, 16.0, 24.0)
-    # Where one candidate is left there is nothing to choose: 4 of the first two prompts, 1 of the third.
+    # No selection cost for a single remaining candidate: 4 of the first two prompts, 1 of the third.
     left = [*traces[:2], Trace(traces[2].prompt, traces[2].candidates[:1])]
     by_line = {point.selector: point.seconds for point in calculated(left, steered, Adaptive("one", 4, 10))}
     assert (by_line["one"], by_line["two"]) == ((16 + 16 + 4) / 3, (24 + 24 + 4) / 3)
@@ -96,7 +96,7 @@ def test_seconds_are_those_of_the_line():
 
 
 def test_what_every_verifier_costs_is_measured_and_stored(tmp_path):
-    """Guards against a judge that costs nothing once it is a selector, and against costs that the store loses."""
+    """Guards against a judge without cost once it is a selector, and against costs lost in the store."""
     panel = Panel([verifier("one"), verifier("two")], [verifier("judge")])
     sweep = Sweep(
         ToyCodec(),
@@ -124,16 +124,16 @@ def test_what_every_verifier_costs_is_measured_and_stored(tmp_path):
 
 
 def test_several_seeds_give_the_mean_of_what_each_gives_alone(tmp_path):
-    """Guards against seeds that draw the same candidates, a mean over some of them, an interval of one of them, and
+    """Guards against seeds that sample the same candidates, a mean over some of them, an interval of one of them, and
     adaptive searches whose n differs between seeds."""
     together, sampler, _ = run(tmp_path / "all", more_seeds=[1, 2], more_temperatures=None)
     alone = [run(tmp_path / str(seed), seed=seed, more_temperatures=None)[0].results for seed in (0, 1, 2)]
     results = together.results
     num_checked = 0
-    for point in results.all_points:
+    for point in results.points:
         line = (point.algorithm, point.selector, point.judge)
         own = [
-            one for each in alone for one in each.all_points
+            one for each in alone for one in each.points
             if (one.algorithm, one.selector, one.judge) == line
             and (one.n == point.n or one.algorithm == "adaptive")
         ]  # fmt: skip
@@ -147,8 +147,8 @@ def test_several_seeds_give_the_mean_of_what_each_gives_alone(tmp_path):
         assert point.n == max(one.n for one in own)
         num_checked += point.seed_deviation > 0
     assert num_checked > 5
-    chance = {(one.algorithm, one.judge, one.n): one for one in results.all_points if one.selector == "random"}
-    for point in results.all_points:
+    chance = {(one.algorithm, one.judge, one.n): one for one in results.points if one.selector == "random"}
+    for point in results.points:
         if point.selector == "reward":
             baseline = chance[point.algorithm, point.judge, point.n]
             assert point.gain == pytest.approx(point.score - baseline.score)
@@ -157,16 +157,16 @@ def test_several_seeds_give_the_mean_of_what_each_gives_alone(tmp_path):
     assert sorted({int(row["seed"]) for row in rows}) == [0, 1, 2]
     for seed, each in enumerate(alone):
         ours = [float(row["score"]) for row in rows if int(row["seed"]) == seed]
-        assert ours == [one.score for one in each.all_points]
+        assert ours == [one.score for one in each.points]
     assert results.description["seeds"] == [0, 1, 2]
     assert len(list((tmp_path / "all" / "candidates").glob("*.json"))) == 5 * 3 * 3
     again, sampler, _ = run(tmp_path / "all", more_seeds=[1, 2], more_temperatures=None)
     assert sampler.num_tokens == 0 and timeless(again.results.points) == timeless(results.points)
 
 
-def test_judged_only_means_weigh_by_what_was_judged():
-    """Guards against a seed of which the judge could score almost nothing counting as much as one that it scored whole:
-    against the mean over everything judged, of all seeds."""
+def test_means_over_scored_candidates_weight_by_their_number():
+    """Guards against equal weights for a seed with almost no scores and one with all: the reference is the mean over
+    all scores of all seeds."""
     generator = np.random.default_rng(0)
     by_seed = [generator.uniform(size=(12, 4)) + 3 * place for place in range(3)]
     by_seed[1][1:] = math.nan
@@ -183,16 +183,16 @@ def test_judged_only_means_weigh_by_what_was_judged():
 
 
 def test_over_optimisation_of_several_seeds_is_that_of_their_mean(tmp_path):
-    """Guards against a row for every seed, gains of one seed, and an interval that takes a prompt's seeds for as many
-    prompts: against all subsets of every seed's candidates."""
-    length = PartialVerifier("length", lambda audio_T: float(audio_T.numel()))  # it likes those that never end
+    """Guards against a row for every seed, gains of one seed, and an interval that treats a prompt's seeds as separate
+    prompts: the reference uses all subsets of every seed's candidates."""
+    length = PartialVerifier("length", lambda audio_T: float(audio_T.numel()))  # prefers unfinished candidates
     callback, _, _ = run(
         tmp_path, more_seeds=[1, 2], more_algorithms=None, more_temperatures=None, more_selectors=[length]
     )  # fmt: skip
     first = callback.results
-    seeds = [one.prompt_sets["set"] for one in (first, *first.other_seeds)]
+    seeds = [[one.trace for one in first.swept if one.seed == seed] for seed in (0, 1, 2)]
     rows = {row.selector: row for row in first.over_optimisation}
-    assert len(seeds) == 3 and len(first.over_optimisation) == len(rows) == 2
+    assert all(seeds) and len(first.over_optimisation) == len(rows) == 2
     resamples = Resamples.draw(5, 0, 100)
     spread = {
         name: np.nanstd([one.scores[name] for own in seeds for trace in own for one in trace.candidates])
@@ -200,7 +200,7 @@ def test_over_optimisation_of_several_seeds_is_that_of_their_mean(tmp_path):
     }
 
     def mean_choice(trace, name, counted, n):
-        """The mean of what `name` chooses, over all subsets of n; among equals by chance."""
+        """Mean score of the selection by `name`, over all subsets of n; random ties."""
         means = []
         for subset in itertools.combinations(range(4), n):
             ranks = [-math.inf if math.isnan(one.scores[name]) else one.scores[name] for one in trace.candidates]
@@ -230,7 +230,7 @@ def test_over_optimisation_of_several_seeds_is_that_of_their_mean(tmp_path):
         ):
             assert (low, high) == pytest.approx(bootstrap_interval(values_P, resamples, (-most, most)))
         is_fall = bootstrap_interval(judge_P, resamples, (-judge_most, judge_most), 1 - 0.05 / 2)[1] < 0
-        assert row.turning_n == is_fall  # from n = 1; five prompts do not show it
+        assert row.turning_n == is_fall  # from n = 1; five prompts are too few
     text = Page((tmp_path / "report" / "index.html").read_text()).text
     assert text.count("best_of_n T=0.9, 3 seeds, N = 4") == 2
 
@@ -244,17 +244,17 @@ def test_a_seed_twice_is_refused(tmp_path):
 # ------------------------------------------------------------------------------------------------------ disagreement
 
 
-def test_how_much_an_ensemble_disagrees_reaches_the_tables(tmp_path):
-    """Guards against a disagreement that is lost with the process, or mixes up prompts; against scipy's z-scores."""
+def test_an_ensembles_disagreement_is_in_the_tables(tmp_path):
+    """Guards against a disagreement that is not stored, or mixes up prompts; the reference is scipy's z-scores."""
     members = [ToyVerifier("first", first_level), ToyVerifier("mean", mean_level)]
     panel = Panel([Ensemble(members)], [ToyVerifier("judge", mean_level)])
     store = CandidateStore(tmp_path / "candidates")
     prompts = [Prompt(f"p{place}", "some words") for place in range(4)]
     Sweep(ToyCodec(), BestOfN(6, 12), SamplingSettings(), panel, store, "m", 0, **FORMAT).run(prompts, ToySampler())
     sweep = Sweep(ToyCodec(), BestOfN(6, 12), SamplingSettings(), panel, store, "m", 0, **FORMAT)
-    results = summarise(sweep, {"set": prompts}, 100)
+    results = summarise([[sweep]], {"set": prompts}, num_resamples=100)
     expected, chosen = [], []
-    for trace in results.prompt_sets["set"]:
+    for trace in results.traces("set"):
         heard = [one for one in trace.candidates if one.num_codes]
         audios = [(one.codes_S.float() / 16).repeat_interleave(16) for one in heard]
         scores_MN = np.array([[member.function(audio_T) for audio_T in audios] for member in members])
@@ -267,14 +267,14 @@ def test_how_much_an_ensemble_disagrees_reaches_the_tables(tmp_path):
     (row,) = results.over_optimisation
     assert row.disagreement == pytest.approx(np.mean(expected))
     assert row.chosen_disagreement == pytest.approx(np.mean(chosen))
-    write_candidates(CandidateTable([(results.prompt_sets, {})], panel.columns), tmp_path)
+    write_candidates(results.swept, panel.columns, tmp_path)
     with (tmp_path / "candidates.csv").open() as stream:
         column = [one["ensemble disagreement"] for one in csv.DictReader(stream)]
     assert [float(cell) for cell in column if cell] == pytest.approx(expected)
 
 
 def test_the_page_shows_the_members_disagreement_and_where_a_judge_turns(tmp_path):
-    """Guards against a table that leaves out what the file holds: own score, gap, turning point, disagreement."""
+    """Guards against a table that omits columns of the file: own score, gap, turning point, disagreement."""
     members = [PartialVerifier("first", first_level), PartialVerifier("level", lambda audio_T: float(audio_T[-1]))]
     callback, _, _ = run(
         tmp_path, algorithm=BestOfN(8, 40), more_algorithms=None, more_temperatures=None,

@@ -1,4 +1,4 @@
-"""Verifiers on transformers' audio models: loaded by folder, batched, hashed, counted; against the models alone."""
+"""Verifiers on transformers' audio models: loaded by folder, batched, hashed, FLOPs; against the models themselves."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ PROMPT = Prompt("k", "abc bad", reference=Audio(torch.sin(torch.arange(9000) * 0
 
 
 def clips() -> list[Audio]:
-    """Of different lengths, two of them equal in length."""
+    """Clips of different lengths, two of them equal in length."""
     generator = torch.Generator().manual_seed(3)
     lengths = (6000, 9000, 7321, 6000)
     noises = [0.1 * torch.randn(length, generator=generator) for length in lengths]
@@ -44,15 +44,15 @@ def candidates(audios: list[Audio | None]) -> list[Candidate]:
 
 @torch.no_grad()
 def alone(folder: str, auto_class: type, audio: Audio, **options: bool):
-    """transformers' own path, one clip, nothing padded."""
+    """transformers' own path, one clip, without padding."""
     extractor = AutoFeatureExtractor.from_pretrained(folder)
     inputs = extractor(audio.samples_T.numpy(), sampling_rate=RATE, return_tensors="pt")
     return auto_class.from_pretrained(folder).eval()(**inputs, **options)
 
 
 @pytest.mark.parametrize("masked", [True, False])
-def test_ctc_hears_what_the_model_hears_alone(tmp_path: Path, masked: bool) -> None:
-    """Guards against padding that is heard (a model without a mask), frames after a clip's end, mixed-up clips."""
+def test_ctc_transcribes_a_batch_like_single_clips(tmp_path: Path, masked: bool) -> None:
+    """Guards against padding that affects a model without a mask, frames after a clip's end, and swapped clips."""
     folder = save_audio_model(tmp_path / "ctc", "ctc", masked)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     expected = [tokenizer.decode(alone(folder, AutoModelForCTC, one).logits[0].argmax(-1)) for one in clips()]
@@ -63,12 +63,12 @@ def test_ctc_hears_what_the_model_hears_alone(tmp_path: Path, masked: bool) -> N
         recogniser.transcribe(clips(), "fr")
     verifier = Transcript(recogniser, BasicWords(), "character")
     assert verifier.hypotheses(PROMPT, candidates(clips())) == expected
-    assert verifier.model_hash == CTC(folder, batch_size=1).model_hash
+    assert verifier.facts.model_hash == CTC(folder, batch_size=1).model_hash
 
 
 @pytest.mark.parametrize("masked", [True, False])
 def test_speaker_similarity_is_the_cosine_of_the_models_embeddings(tmp_path: Path, masked: bool) -> None:
-    """Guards against embeddings that depend on the batch, and against the logits taken for embeddings."""
+    """Guards against embeddings that depend on the batch, and against confusing logits with embeddings."""
     folder = save_audio_model(tmp_path / "xvector", "xvector", masked)
     reference = alone(folder, AutoModelForAudioXVector, PROMPT.reference).embeddings[0]
     expected = [
@@ -81,8 +81,8 @@ def test_speaker_similarity_is_the_cosine_of_the_models_embeddings(tmp_path: Pat
 
 
 def test_clips_too_short_for_an_x_vector_are_no_fault_of_the_model(tmp_path: Path) -> None:
-    """Guards against a clip that the network cannot take in, and that every run asks about again; against a limit that
-    refuses what it can; and against a deviation over one frame, which is NaN."""
+    """Guards against retrying in every run a clip too short for the network; against a limit that rejects valid clips;
+    and against a deviation over one frame, which is NaN."""
     folder = save_audio_model(tmp_path, "xvector")
     network = AutoModelForAudioXVector.from_pretrained(folder).eval()
     noise_T = torch.randn(9000, generator=torch.Generator().manual_seed(5)) / 9
@@ -99,7 +99,7 @@ def test_clips_too_short_for_an_x_vector_are_no_fault_of_the_model(tmp_path: Pat
 
 
 def test_regressor_and_label_are_the_models(tmp_path: Path) -> None:
-    """Guards against the wrong output, logits for probabilities, and a classifier that passes for a regressor."""
+    """Guards against the wrong output, logits instead of probabilities, and a classifier used as a regressor."""
     regressor = save_audio_model(tmp_path / "regressor", "classifier", num_labels=1)
     moods = save_audio_model(tmp_path / "moods", "classifier", num_labels=3, seed=1)
     expected = [float(alone(regressor, AutoModelForAudioClassification, one).logits) for one in clips()]
@@ -113,12 +113,12 @@ def test_regressor_and_label_are_the_models(tmp_path: Path) -> None:
         AudioRegressor(moods).score(PROMPT, candidates(clips()))
     with pytest.raises(ValueError, match="Expected `label` to be one of"):
         EmotionLabel(moods, "joy").score(PROMPT, candidates(clips()))
-    assert AudioRegressor(regressor).model_hash != EmotionLabel(moods, "mood 1").model_hash
-    assert EmotionLabel(moods, "mood 0").model_hash == EmotionLabel(moods, "mood 1").model_hash
+    assert AudioRegressor(regressor).facts.model_hash != EmotionLabel(moods, "mood 1").facts.model_hash
+    assert EmotionLabel(moods, "mood 0").facts.model_hash == EmotionLabel(moods, "mood 1").facts.model_hash
 
 
 def test_emotion_similarity_is_that_of_mean_states(tmp_path: Path) -> None:
-    """Guards against means over padding, and a similarity to nothing."""
+    """Guards against means over padding, and a similarity without a reference."""
     folder = save_audio_model(tmp_path / "moods", "classifier", num_labels=3)
     reference = alone(folder, AutoModel, PROMPT.reference).last_hidden_state[0].mean(0)
     expected = [
@@ -130,8 +130,8 @@ def test_emotion_similarity_is_that_of_mean_states(tmp_path: Path) -> None:
     assert verifier.score(Prompt("k", "text"), candidates(clips())).isnan().all()
 
 
-def test_bad_clips_are_nan_and_equal_ones_are_heard_once(tmp_path: Path) -> None:
-    """Guards against a clip that spoils its batch, and against paying twice for the same audio."""
+def test_bad_clips_are_nan_and_equal_ones_are_scored_once(tmp_path: Path) -> None:
+    """Guards against a clip that spoils its batch, and against scoring the same audio twice."""
     verifier = AudioRegressor(save_audio_model(tmp_path / "regressor", "classifier"))
     good = clips()
     bad = [None, Audio(torch.zeros(10), RATE), Audio(torch.full((6000,), float("nan")), RATE)]
@@ -151,7 +151,7 @@ def test_bad_clips_are_nan_and_equal_ones_are_heard_once(tmp_path: Path) -> None
 
 
 def test_flops_are_those_that_torch_counts(tmp_path: Path) -> None:
-    """Guards against a compute axis that is off: counted on real tensors at a length that was not looked at."""
+    """Guards against wrong FLOPs: counted on real tensors at a length that was not used in the formula."""
     for kind, auto_class in (("ctc", AutoModelForCTC), ("xvector", AutoModelForAudioXVector)):
         folder = save_audio_model(tmp_path / kind, kind)
         network = auto_class.from_pretrained(folder, attn_implementation="eager").eval()

@@ -1,4 +1,4 @@
-"""The published speaker encoder against its formulas, from a file in the published naming, of miniature sizes.
+"""The published speaker encoder against its formulas, from a small file with the published names.
 
 Shapes: C channels, S frames, T audio samples.
 """
@@ -31,7 +31,7 @@ def wavlm() -> WavLMModel:
 
 
 def published_names(network: WavLMModel) -> dict[str, torch.Tensor]:
-    """transformers' tensors by the names of the authors' code."""
+    """transformers' tensors under the names of the authors' code."""
     renamed = {}
     for name, tensor in network.state_dict().items():
         if name.startswith("feature_extractor."):
@@ -58,7 +58,7 @@ def published_names(network: WavLMModel) -> dict[str, torch.Tensor]:
 
 
 def head_tensors() -> dict[str, torch.Tensor]:
-    """Random tensors by the names and in the shapes of the published head."""
+    """Random tensors with the names and shapes of the published head."""
     generator = torch.Generator().manual_seed(1)
     shapes = {"feature_weight": (3,), "loss_calculator.projection.weight": (5, 8)}
 
@@ -130,7 +130,7 @@ def expected_embedding(hidden: list[torch.Tensor], w: dict[str, torch.Tensor]) -
 
 
 def hidden_states(network: WavLMModel, samples_T: torch.Tensor) -> list[torch.Tensor]:
-    """What each layer is given, and what leaves the encoder after its last norm: UniSpeech's and s3prl's choice."""
+    """Input of each layer, and output of the encoder after its last norm: UniSpeech's and s3prl's choice."""
     inputs: list[torch.Tensor] = []
     hooks = [layer.register_forward_pre_hook(lambda _, x: inputs.append(x[0])) for layer in network.encoder.layers]
     last = network(samples_T[None]).last_hidden_state
@@ -141,7 +141,7 @@ def hidden_states(network: WavLMModel, samples_T: torch.Tensor) -> list[torch.Te
 
 @torch.no_grad()
 def test_embeddings_are_those_of_the_formulas(tmp_path: Path) -> None:
-    """Guards against a tensor in another's place, layers left out of the mixture, and clips that hear each other."""
+    """Guards against swapped tensors, layers missing in the weighted sum, and clips that affect each other."""
     network, head = wavlm(), head_tensors()
     torch.save({"model": published_names(network) | head, "args": None}, tmp_path / "wavlm_large_finetune.pth")
     encoder = FineTunedWavLM(tmp_path / "wavlm_large_finetune.pth")
@@ -158,7 +158,7 @@ def test_embeddings_are_those_of_the_formulas(tmp_path: Path) -> None:
 
 
 def test_an_absent_or_other_file_is_refused(tmp_path: Path) -> None:
-    """Guards against similarities by random weights."""
+    """Guards against similarities from random weights."""
     with pytest.raises(FileNotFoundError, match=r"Expected `weights` at .*seed-tts-eval links wavlm_large_finetune"):
         FineTunedWavLM(tmp_path / "none.pth").embed([])
     tensors = published_names(wavlm()) | head_tensors()

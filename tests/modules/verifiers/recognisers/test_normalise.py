@@ -1,4 +1,4 @@
-"""Normalisers: what they make of texts of many scripts, and the record that tells one set of rules from another."""
+"""Normalisers: their results for texts of many scripts, and the record that identifies a set of rules."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 from callbacks.synthesis import readable_name
 from modules.api import Audio, Prompt
 from modules.search.candidate_store import CandidateStore, file_name
-from modules.search.scoring import check_texts
+from modules.search.scorer import check_texts
 from modules.verifiers.ensemble import Ensemble
 from modules.verifiers.likelihood import Likelihood
 from modules.verifiers.recognisers import normalise
@@ -33,14 +33,14 @@ EVERY_NORMALISER = (
 
 
 def test_identities_differ_and_hold_no_module() -> None:
-    """Guards against two normalisers under one record, records that JSON cannot hold, and module paths in keys."""
+    """Guards against two normalisers with one record, records that JSON cannot represent, and module paths in keys."""
     records = [json.dumps(one.identity) for one in EVERY_NORMALISER]
     assert len(set(records)) == len(records)
     assert not any("modules." in record for record in records)
 
 
 def test_identity_follows_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against scores read back under another table: the record follows the content, not the file's name."""
+    """Guards against reusing scores under another table: the record depends on the content, not on the file's name."""
 
     def record(name: str, content: str) -> str:
         (tmp_path / name).write_text(content)
@@ -55,14 +55,14 @@ def test_identity_follows_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_identity_follows_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against scores read back after a change of rules: the published punctuation is recorded."""
+    """Guards against reusing scores after a change of rules: the published punctuation is recorded."""
     normalisers: list[Normaliser] = [SeedTTSEnglish(), SeedTTSChinese()]
     records = [one.identity for one in normalisers]
     monkeypatch.setattr(normalise, "PUBLISHED_PUNCTUATION", normalise.re.compile("[!]"))
     assert all(one.identity != record for one, record in zip(normalisers, records, strict=True))
 
 
-# Normaliser, reference and what was heard, both as a person normalises them, and the unit of the error rate.
+# Normaliser, reference and transcript, both as normalised by a person, and the unit of the error rate.
 PAIRS = [
     # Latin
     (SpokenEnglish(), "It’s 7:30 p.m.", "it's seven thirty pm", "it is 730 pm", "it is 730 pm", "word"),
@@ -108,14 +108,15 @@ PAIRS = [
 def test_pairs_by_hand(
     normaliser: Normaliser, reference: str, heard: str, by_hand: str, heard_by_hand: str, unit: str
 ) -> None:
-    """Guards against vowel signs that are deleted or part words, and apostrophes that make errors of right words."""
+    """Guards against vowel signs that are deleted or split words, and apostrophes that cause errors in correct
+    words."""
     expected = (jiwer.wer if unit == "word" else jiwer.cer)(by_hand, heard_by_hand)
     assert normaliser(reference) == by_hand and normaliser(heard) == heard_by_hand
     assert error_rate(normaliser(reference), normaliser(heard), unit) == pytest.approx(expected)
 
 
 def test_hindi_and_tamil_numbers() -> None:
-    """Guards against the numbers of a normaliser without vowel signs: .167 for this pair, three words for this one."""
+    """Guards against the results of a normaliser without vowel signs: .167 for this pair, three words for this one."""
     normalise = BasicWords()
     assert error_rate(normalise("नमस्ते"), normalise("नमसत"), "character") == pytest.approx(2 / 6)
     assert len(normalise("வணக்கம்").split()) == 1
@@ -155,7 +156,7 @@ def test_hindi_and_tamil_numbers() -> None:
     ],
 )
 def test_english_that_sounds_alike(first: str, second: str) -> None:
-    """Guards against errors on correct speech where a text has signs, times or fractions in figures."""
+    """Guards against errors on correct speech if a text has signs, times or fractions in figures."""
     assert SpokenEnglish()(first) == SpokenEnglish()(second) != ""
 
 
@@ -178,25 +179,25 @@ def test_english_that_sounds_alike(first: str, second: str) -> None:
     ],
 )
 def test_english_that_sounds_different(first: str, second: str) -> None:
-    """Guards against words that were not spoken and count as if they were."""
+    """Guards against accepting words that were not spoken."""
     assert SpokenEnglish()(first) != SpokenEnglish()(second)
 
 
 def test_whispers_own_normaliser_stays_as_published() -> None:
-    """Guards against corrections that reach tables compared with published ones."""
+    """Guards against corrections in tables that are compared with published ones."""
     published = EnglishTextNormalizer({})
     for text in ("It’s $1 (or 5%) at 7:30 p.m.", "one dollar", "2 1/2 [door]"):
         assert EnglishWords()(text) == published(text).strip()
 
 
 def test_invisible_characters_and_emoji_are_not_words() -> None:
-    """Guards against a variation selector or a joiner that stands as a word of its own, or ends one."""
+    """Guards against a variation selector or a joiner that forms or ends a word."""
     assert BasicWords()("so\u00adft \u2764\ufe0f \u200fשלום 👩\u200d💻 1\ufe0f\u20e3") == "soft שלום 1"
 
 
 @pytest.mark.parametrize("name", [file_name, readable_name])
 def test_file_names_keep_vowel_signs(name: Callable[[str], str]) -> None:
-    """Guards against file names that no reader of the script knows, and names longer than file systems take."""
+    """Guards against file names unreadable in their script, and names longer than file systems allow."""
     assert name("नमस्ते दुनिया") == "नमस्ते_दुनिया" and name("வணக்கம்!").rstrip("_") == "வணக்கம்"
     assert file_name("a-b c: (d)") == "a-b_c_d_"
 
@@ -208,9 +209,9 @@ def test_keys_of_any_script_give_names_of_at_most_255_bytes(tmp_path: Path) -> N
 
 
 class Deaf:
-    """A recogniser that hears nothing."""
+    """A recogniser that returns empty transcripts."""
 
-    model_hash = "deaf"
+    model_hash, families = "deaf", frozenset({"deaf"})
 
     def transcribe(self, audios: Sequence[Audio], language: str) -> list[str]:
         return [""] * len(audios)
@@ -220,7 +221,7 @@ class Deaf:
 
 
 def test_a_prompt_of_which_nothing_is_left_is_refused() -> None:
-    """Guards against a sweep whose every score of a prompt is NaN without a word, within an ensemble too."""
+    """Guards against a sweep in which every score of a prompt is silently NaN, including within an ensemble."""
     prompts = [Prompt("good", "hello"), Prompt("k", "..."), Prompt("none", "")]
     transcript = Transcript(Deaf(), BasicWords())
     pair = Ensemble([Likelihood(), transcript])
