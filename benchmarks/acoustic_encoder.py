@@ -10,19 +10,16 @@ all gradients are compared before timing. Prints seconds of the first calls (com
 forward and backward, their ratios to `plain`, versions and machine.
 """
 
-import argparse
-import json
-import platform
-import statistics
-import time
 from collections.abc import Callable
-from datetime import date
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from benchmarks.scaffold import machine, median_seconds, options, report, seconds_of
 from modules.codec.parts.acoustic_encoder import AcousticEncoder
-from modules.codec.parts.snake import AliasFreeSnake, by_convolution
+from modules.codec.parts.alias_free_snake import AliasFreeSnake
+from modules.codec.parts.snake import by_convolution
 
 SAMPLE_RATE = 16_000
 SIDES = ("plain", "compiled_activations", "whole_plain", "whole_phases")
@@ -61,12 +58,6 @@ def forward_and_backward(encoder: AcousticEncoder, audio: tuple[Tensor, Tensor])
     return [latent_BSC.detach(), *torch.autograd.grad(latent_BSC.square().mean(), list(encoder.parameters()))]
 
 
-def seconds_of(work: Callable[..., list[Tensor]], *given) -> tuple[float, list[Tensor]]:
-    start = time.perf_counter()
-    result = work(*given)
-    return time.perf_counter() - start, result
-
-
 def first_calls(
     encoders: dict[str, AcousticEncoder], works: tuple[Callable[..., list[Tensor]], ...], audio: tuple[Tensor, Tensor]
 ) -> dict[str, float]:
@@ -74,7 +65,7 @@ def first_calls(
     seconds, expected = dict.fromkeys(encoders, 0.0), {}
     for name, encoder in encoders.items():
         for work in works:
-            taken, given = seconds_of(work, encoder, audio)
+            taken, given = seconds_of(partial(work, encoder, audio))
             seconds[name] += taken
             for mine, reference in zip(given, expected.setdefault(work, given), strict=True):
                 off = float((mine - reference).abs().max() / reference.abs().max())
@@ -83,7 +74,7 @@ def first_calls(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=5)
@@ -97,27 +88,17 @@ def main() -> None:
     audio = torch.randn(given.batch_size, num_samples), torch.full((given.batch_size,), num_samples)
     works = forward, forward_and_backward
     first_seconds = first_calls(encoders, works, audio)
-    times = {work: {name: [] for name in encoders} for work in works}
-    for _ in range(given.rounds):
-        for work in works:
-            for name, encoder in encoders.items():
-                times[work][name].append(seconds_of(work, encoder, audio)[0])
     result: dict = {"first_call_seconds": {name: round(value, 1) for name, value in first_seconds.items()}}
     for work in works:
-        medians = {name: statistics.median(values) for name, values in times[work].items()}
+        medians = median_seconds(
+            {name: partial(work, encoder, audio) for name, encoder in encoders.items()}, given.rounds
+        )
         result[work.__name__] = {
             "seconds": {name: round(value, 3) for name, value in medians.items()},
             "speed_ratio": {name: round(medians["plain"] / value, 2) for name, value in medians.items()},
         }
-    print(json.dumps(result | vars(given) | machine(), indent=1))
-
-
-def machine() -> dict[str, str]:
-    return {
-        "device": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "date": date.today().isoformat(),
-    }
+    settings = {name: value for name, value in vars(given).items() if name != "json"}
+    report(result | settings | machine(), given.json)
 
 
 if __name__ == "__main__":

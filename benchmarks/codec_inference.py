@@ -12,21 +12,17 @@ reported separately. --scale shrinks widths and numbers of layers.
 """
 
 import argparse
-import json
 import os
-import platform
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 
 import torch
 import transformers
 from torch import Tensor, nn
 
+from benchmarks.scaffold import machine, median_seconds, options, report, seconds_of
 from modules.api import pad_rows
 from modules.codec.formats.checkpoints import load_codec
 from modules.codec.generator import CodecGenerator
@@ -148,12 +144,6 @@ def largest_difference(expected: list[Tensor], given: list[Tensor]) -> float:
     return float(difference / torch.cat(expected).abs().max())
 
 
-def timed(call: Callable[[], list[Tensor]]) -> tuple[float, list[Tensor]]:
-    start = time.perf_counter()
-    given = call()
-    return time.perf_counter() - start, given
-
-
 def measure(
     ways: dict[str, Callable[[], list[Tensor]]],
     compare: Callable[[list[Tensor], list[Tensor]], float],
@@ -164,16 +154,12 @@ def measure(
     """Time first calls, which are compared, then `rounds` alternating ones. The last of `ways` is the reference."""
     first, given = {}, {}
     for name, call in ways.items():
-        first[name], given[name] = timed(call)
+        first[name], given[name] = seconds_of(call)
     right = given["one_by_one"]
     against = {name: compare(right, made) for name, made in given.items() if name != "one_by_one"}
     if not accept(against["ours"]):
         raise AssertionError(f"Expected what transformers gives item by item, but got {against['ours']}.")
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, call in ways.items():
-            times[name].append(timed(call)[0])
-    medians = {name: statistics.median(values) for name, values in times.items()}
+    medians = median_seconds(ways, rounds)
     return {
         "compared_with_one_by_one": {name: round(value, 7) for name, value in against.items()},
         "first_call_seconds": {name: round(value, 3) for name, value in first.items()},
@@ -184,7 +170,7 @@ def measure(
 
 @torch.inference_mode()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--longest_seconds", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=2)
@@ -207,7 +193,7 @@ def main() -> None:
             if len(items) == 1:
                 del calls["padded_batch"]
             result[name][task] = measure(calls, compare, accept, work.num_seconds, given.rounds)
-    print(json.dumps(result | about(given, codec), indent=1))
+    report(result | about(given, codec), given.json)
 
 
 def about(given: argparse.Namespace, codec: CodecGenerator) -> dict[str, object]:
@@ -217,11 +203,8 @@ def about(given: argparse.Namespace, codec: CodecGenerator) -> dict[str, object]
         "rounds": given.rounds,
         "num_threads": given.num_threads,
         "num_cores": os.cpu_count(),
-        "machine": platform.processor() or platform.machine(),
         "compiled": False,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "date": date.today().isoformat(),
+        **machine("transformers"),
     }
 
 

@@ -12,9 +12,6 @@ the learning rate is so small that the two sides do not diverge.
 Shapes: B batch, T samples, S frames, C channels, F features.
 """
 
-import argparse
-import json
-import platform
 import statistics
 import time
 import warnings
@@ -29,6 +26,7 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.peers.xcodec2_step import AuthorsStep, as_the_authors
+from benchmarks.scaffold import machine, options, report
 from modules.batches import AudioBatch
 from modules.codec.generator import CodecGenerator
 from modules.codec.parts.acoustic_encoder import AcousticEncoder
@@ -246,7 +244,7 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--narrower", type=int, default=4, choices=(1, 2, 4, 8, 16))
     parser.add_argument("--batch_size", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=1.0)
@@ -257,8 +255,7 @@ def main() -> None:
     torch.set_num_threads(given.num_threads)
     parts, batch = Parts(given.narrower), noise(given.batch_size, given.seconds)
     result = measure(parts, batch, given.rounds, given.compile, 1e-5, accelerator="cpu")
-    machine = {"num_threads": given.num_threads, "device": platform.processor() or platform.machine()}
-    print(json.dumps(result | machine, indent=1))
+    report(result | {"num_threads": given.num_threads} | machine(), given.json)
 
 
 if __name__ == "__main__":

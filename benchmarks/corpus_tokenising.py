@@ -14,11 +14,8 @@ distributed like LJSpeech's. Nothing is compiled.
 
 import argparse
 import io
-import json
 import logging
-import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -32,6 +29,7 @@ import transformers
 from torch import Tensor, nn
 
 from benchmarks.codec_inference import LEAST_EQUAL, SAMPLE_RATE, SPREAD, about, pad_inputs, same_weights, share_equal
+from benchmarks.scaffold import median_seconds, options, report
 from callbacks.token_shards import TokenShardWriter
 from datamodules.audio import AudioDataModule
 from datamodules.shards.preparation import prepare_audio_shards
@@ -109,13 +107,7 @@ def measure(given: argparse.Namespace, model: nn.Module, codec: CodecGenerator, 
         "one_by_one": lambda: [model.encode(**item) for item in inputs],
         "padded_batches": lambda: [model.encode(**batch) for batch in padded],
     }
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(given.rounds):
-        for name, call in ways.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(values) for name, values in times.items()}
+    medians = median_seconds(ways, given.rounds)
     seconds = sum(len(samples_T) for samples_T in audio.values()) / SAMPLE_RATE
     return {
         "codes_equal": equal,
@@ -127,7 +119,7 @@ def measure(given: argparse.Namespace, model: nn.Module, codec: CodecGenerator, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--scale", type=float, default=0.25)
     parser.add_argument("--num_files", type=int, default=40)
     parser.add_argument("--longest_seconds", type=float, default=8.0)
@@ -151,7 +143,7 @@ def main() -> None:
     ):
         result = measure(given, model, codec, Path(folder))
     settings = {name: getattr(given, name) for name in ("num_files", "longest_seconds", "batch_seconds", "batch_size")}
-    print(json.dumps(result | settings | about(given, codec), indent=1))
+    report(result | settings | about(given, codec), given.json)
 
 
 if __name__ == "__main__":

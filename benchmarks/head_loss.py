@@ -6,20 +6,16 @@ Loss and gradients are compared before timing. Prints medians and their ratio, t
 (CUDA: of allocated memory), versions and machine. Two thirds of the tokens carry loss, as in speech with its text.
 """
 
-import argparse
 import gc
-import json
-import platform
-import statistics
-import time
 from collections.abc import Callable
-from datetime import date
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.scaffold import machine, median_seconds, options, report
 from modules.lm.loss import chosen_chunk_size, linear_cross_entropy
 
 Inputs = tuple[Tensor, Tensor, Tensor]
@@ -51,14 +47,6 @@ def gradients(loss: Callable[..., Tensor], given: Inputs) -> tuple[Tensor, Tenso
     return value.detach(), *torch.autograd.grad(value, given[:2])
 
 
-def seconds_of(loss: Callable[..., Tensor], given: Inputs) -> float:
-    start = time.perf_counter()
-    gradients(loss, given)
-    if given[0].is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def resident_bytes(name: str) -> int:
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024
@@ -80,14 +68,13 @@ def peak_bytes(loss: Callable[..., Tensor], given: Inputs) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--num_tokens", type=int, default=1024)
     parser.add_argument("--hidden_size", type=int, default=256)
     parser.add_argument("--vocab_size", type=int, default=193_800)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--num_threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", type=Path, help="also write the result here")
     given = parser.parse_args()
     torch.set_num_threads(given.num_threads)
     dtype = torch.bfloat16 if given.device == "cuda" else torch.float32
@@ -100,11 +87,7 @@ def main() -> None:
         print(f"{name}: equal to {tolerance:g} of the largest")
     del expected, actual
     peaks = {loss.__name__: peak_bytes(loss, tensors) for loss in (naive, ours)}
-    times: dict[str, list[float]] = {"naive": [], "ours": []}
-    for _ in range(given.rounds):
-        for loss in (naive, ours):
-            times[loss.__name__].append(seconds_of(loss, tensors))
-    medians = {name: statistics.median(values) for name, values in times.items()}
+    medians = median_seconds({loss.__name__: partial(gradients, loss, tensors) for loss in (naive, ours)}, given.rounds)
     on_cpu = given.device == "cpu"
     result = {
         "seconds": {name: round(value, 3) for name, value in medians.items()},
@@ -117,14 +100,9 @@ def main() -> None:
         "chunk_size": chosen_chunk_size(given.vocab_size, on_cpu),
         "rounds": given.rounds,
         "num_threads": given.num_threads,
-        "device": platform.processor() or platform.machine() if on_cpu else torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "date": date.today().isoformat(),
+        **machine(on_gpu=not on_cpu),
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if given.json:
-        given.json.write_text(text + "\n")
+    report(result, given.json)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,10 @@ import argparse
 import dataclasses
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,6 +32,7 @@ from transformers import default_data_collator
 
 from benchmarks.codec_inference import SPREAD
 from benchmarks.peers.llasa_recipe import NO_LABEL, PaddedUtterances, stored_rows
+from benchmarks.scaffold import machine, options, report
 from datamodules.shards.order import ResumableLoader
 from datamodules.shards.shards import ARRAYS, ShardIndex, ShardWriter
 from datamodules.tokens import TokenDataModule, TokenRows, load_token_index
@@ -194,14 +193,13 @@ def resume(folder: Path, num_samples: int, batch_size: int) -> dict[str, object]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--num_samples", type=int, default=2000)
     parser.add_argument("--index_samples", type=int, default=10_000_000)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--num_packed_batches", type=int, default=50)
     parser.add_argument("--num_padded_batches", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="also write the result here")
     given = parser.parse_args()
     torch.set_num_threads(1)
     transformers.logging.disable_progress_bar()
@@ -214,15 +212,9 @@ def main() -> None:
         "row_length": ROW_LENGTH,
         "rounds": given.rounds,
         "num_threads": 1,
-        "device": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "date": date.today().isoformat(),
+        **machine("transformers"),
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if given.json:
-        given.json.write_text(text + "\n")
+    report(result, given.json)
 
 
 if __name__ == "__main__":

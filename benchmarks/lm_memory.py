@@ -10,17 +10,15 @@ and not the allocator's. Prints both, their parts and the ratio.
 
 import argparse
 import gc
-import json
 import os
-import platform
 import subprocess
 import sys
-from datetime import date
 from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.scaffold import machine, options, report
 from modules.batches import TokenBatch
 from modules.lm.network import LlamaSize
 from modules.lm.resource_plan import Hardware, MemoryPlan, memory_plan, num_parameters
@@ -122,7 +120,7 @@ def compared(case: str, given: argparse.Namespace) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--case", choices=CASES, help="measure in this process and print bytes")
     parser.add_argument("--row_length", type=int, default=2048)
@@ -135,11 +133,9 @@ def main() -> None:
         return
     result = {case: compared(case, given) for case in given.cases} | {
         "row_length": given.row_length,
-        "device": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "date": date.today().isoformat(),
+        **machine(),
     }
-    print(json.dumps(result, indent=1))
+    report(result, given.json)
 
 
 if __name__ == "__main__":

@@ -12,21 +12,17 @@ checkpoint every 500 steps. Validation is excluded. The result is the CPU time o
 programs do not affect; wall time, which includes waiting for the disk, is also printed.
 """
 
-import argparse
 import contextlib
 import cProfile
 import importlib
 import io
-import json
 import logging
-import platform
 import pstats
 import statistics
 import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +34,7 @@ import yaml
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from benchmarks.scaffold import machine, options, report
 from datamodules.packing import pack, token_batch
 from modules.batches import TokenBatch
 from modules.lm.network import LlamaSize
@@ -211,12 +208,11 @@ def quiet() -> Iterator[None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--num_steps", type=int, default=560)
     parser.add_argument("--warmup", type=int, default=40, help="steps before the clock starts")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--profile", action="store_true", help="print where one run of the Trainer spends its time")
-    parser.add_argument("--json", type=Path, help="also write the result here")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.profile:
@@ -229,15 +225,9 @@ def main() -> None:
         "num_steps": given.num_steps,
         "rounds": given.rounds,
         "num_threads": 1,
-        "device": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "lightning": L.__version__,
-        "date": date.today().isoformat(),
+        **machine("lightning"),
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if given.json:
-        given.json.write_text(text + "\n")
+    report(result, given.json)
 
 
 if __name__ == "__main__":

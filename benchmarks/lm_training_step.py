@@ -11,23 +11,17 @@ of the padded rows filled by utterances: packing saves a factor of 1 / fill, and
 `goal` is nine tenths of that.
 """
 
-import argparse
-import json
-import platform
-import statistics
-import time
 from collections.abc import Sequence
-from datetime import date
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
-import transformers
 from torch import Tensor, nn
 from transformers import default_data_collator
 
 from benchmarks.codec_inference import SPREAD
 from benchmarks.peers.llasa_recipe import PaddedUtterances, reference_gradients, reference_network, stored_rows
+from benchmarks.scaffold import machine, median_seconds, options, report
 from datamodules.packing import pack, token_batch
 from modules.batches import TokenBatch
 from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama
@@ -101,15 +95,13 @@ def measure(
     optimizers = {
         name: torch.optim.AdamW(way[0].parameters(), lr=LEARNING_RATE, fused=True) for name, way in ways.items()
     }
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, (_, gradients) in ways.items():
-            start = time.perf_counter()
-            optimizers[name].zero_grad()
-            gradients()
-            optimizers[name].step()
-            times[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(values) for name, values in times.items()}
+
+    def step(name: str) -> None:
+        optimizers[name].zero_grad()
+        ways[name][1]()
+        optimizers[name].step()
+
+    medians = median_seconds({name: partial(step, name) for name in ways}, rounds)
     num_tokens = sum(len(tokens) for tokens, _ in documents)
     fill = num_tokens / (row_length * len(documents))
     return {
@@ -126,7 +118,7 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--hidden_size", type=int, default=128)
     parser.add_argument("--num_layers", type=int, default=8)
     parser.add_argument("--codebook_size", type=int, default=65536)
@@ -136,7 +128,6 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--num_threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="also write the result here")
     given = parser.parse_args()
     torch.set_num_threads(given.num_threads)
     prompt_format = TextToSpeech(ByteTokenizer(), given.codebook_size)
@@ -156,16 +147,10 @@ def main() -> None:
             "row_length": given.row_length,
             "rounds": given.rounds,
             "num_threads": given.num_threads,
-            "device": platform.processor() or platform.machine(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "date": date.today().isoformat(),
+            **machine("transformers"),
         }
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if given.json:
-        given.json.write_text(text + "\n")
+    report(result, given.json)
 
 
 if __name__ == "__main__":

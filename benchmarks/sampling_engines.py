@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import platform
 import statistics
@@ -28,6 +27,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, LogitsProcessor
 
+from benchmarks.scaffold import options, report
 from modules.api import Prompt, PromptFormat, SamplingSettings
 from modules.lm.network import LlamaSize, build_llama
 from modules.lm.sampling.distribution import restrict
@@ -269,7 +269,7 @@ def versions() -> dict[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--words", choices=sorted(WORDS), nargs="+", default=sorted(WORDS))
     parser.add_argument("--num_candidates", type=int, default=16)
     parser.add_argument("--num_prompt_tokens", type=int, default=300)
@@ -278,7 +278,6 @@ def main() -> None:
     parser.add_argument("--num_threads", type=int, default=1)
     parser.add_argument("--top_k", type=int, default=50, help="0: all codes")
     parser.add_argument("--compile_vllm", action="store_true", help="the default is eager: a minute less to start")
-    parser.add_argument("--output", type=Path, help="where to write the JSON too")
     given = parser.parse_args()
     torch.set_num_threads(given.num_threads)
     os.environ["OMP_NUM_THREADS"] = str(given.num_threads)  # inherited by vLLM's process
@@ -290,11 +289,9 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "versions": versions(),
         "size": vars(SIZE),
-        **{name: value for name, value in vars(given).items() if name not in ("words", "output")},
+        **{name: value for name, value in vars(given).items() if name not in ("words", "json")},
     }
-    print(text := json.dumps(about | result, indent=1))
-    if given.output:
-        given.output.write_text(text + "\n", encoding="utf-8")
+    report(about | result, given.json)
 
 
 if __name__ == "__main__":

@@ -122,6 +122,8 @@ CLASSES = {
         "datamodules.prompt_sets.published_prompts.PublishedPromptDataModule"
     ),
     "lightning.pytorch.callbacks.EMAWeightAveraging": "callbacks.weight_averaging.EMAWeightAveraging",
+    "modules.codec.activations.AliasFreeSnake": "modules.codec.parts.alias_free_snake.AliasFreeSnake",
+    "modules.codec.parts.snake.AliasFreeSnake": "modules.codec.parts.alias_free_snake.AliasFreeSnake",
     "modules.api.Resynthesiser": "modules.evaluation.systems.Resynthesiser",
     "modules.codec.streaming.StreamingResynthesiser": "modules.evaluation.streaming_system.StreamingResynthesiser",
     "modules.search.process_beam.Beam": "modules.search.algorithms.beams.Beam",

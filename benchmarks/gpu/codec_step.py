@@ -8,8 +8,6 @@ synchronisation with the device is an error; and the benchmark of benchmarks/cod
 downloaded. Results: studies/codec_speed/gpu.json.
 """
 
-import argparse
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +15,7 @@ import lightning as L
 import torch
 
 from benchmarks.codec_training_step import Parts, fit, measure, noise
+from benchmarks.scaffold import machine, options, report
 from modules.batches import AudioBatch
 
 GPU = {"accelerator": "gpu", "precision": "bf16-mixed"}
@@ -52,7 +51,7 @@ def check(parts: Parts, batch: AudioBatch, compile_backend: str | None) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--narrower", type=int, default=1)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=6.0)
@@ -65,7 +64,7 @@ def main() -> None:
         check(parts, batch, given.compile)
     torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
     result = measure(parts, batch, given.rounds, given.compile, None, **GPU)
-    print(json.dumps(result | {"device": torch.cuda.get_device_name(), "precision": GPU["precision"]}, indent=1))
+    report(result | {"precision": GPU["precision"]} | machine(on_gpu=True), given.json)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,8 @@ studies/codec_speed/gpu.json.
 """
 
 import argparse
-import json
-import statistics
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from datetime import date
 
 import numpy as np
 import torch
@@ -23,6 +19,7 @@ import transformers
 from torch import Tensor, nn
 
 from benchmarks.codec_inference import SAMPLE_RATE, SPREAD, same_weights, share_equal
+from benchmarks.scaffold import machine, median_seconds, options, report, seconds_of
 from datamodules.shards.order import like_lengths_together
 from modules.api import pad_rows
 from modules.codec.generator import CodecGenerator
@@ -77,26 +74,20 @@ def reference(model: nn.Module, items: list[Tensor], device: str) -> list[Tensor
 def measure(codec: CodecGenerator, given: argparse.Namespace, items: list[Tensor], right: list[Tensor]) -> dict:
     planned = batches(items, given.batch_seconds)
     num_seconds = sum(map(len, items)) / SAMPLE_RATE
-    start = time.perf_counter()
-    codes = tokenise(codec, planned, given.device)
-    first = time.perf_counter() - start
+    first, codes = seconds_of(lambda: tokenise(codec, planned, given.device))
     equal = share_equal(right, [codes[row] for row in range(len(right))])
-    times = []
-    for _ in range(given.rounds):
-        start = time.perf_counter()
-        tokenise(codec, planned, given.device)
-        times.append(time.perf_counter() - start)
+    seconds = median_seconds({"ours": lambda: tokenise(codec, planned, given.device)}, given.rounds)["ours"]
     return {
-        "times_real_time": round(num_seconds / statistics.median(times), 1),
+        "times_real_time": round(num_seconds / seconds, 1),
         "first_pass_seconds": round(first, 2),
         "codes_equal": equal,
-        "reaches_goal": bool(num_seconds / statistics.median(times) >= GOAL and equal >= LEAST_EQUAL),
+        "reaches_goal": bool(num_seconds / seconds >= GOAL and equal >= LEAST_EQUAL),
     }
 
 
 @torch.inference_mode()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--audio_seconds", type=float, default=6000.0)
     parser.add_argument("--longest_seconds", type=float, default=10.0)
     parser.add_argument("--batch_seconds", type=float, default=400.0)
@@ -121,15 +112,12 @@ def main() -> None:
     on_gpu = given.device != "cpu"
     about = {
         "goal": GOAL,
-        **{name: value for name, value in vars(given).items() if name not in ("device", "precisions")},
-        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        **{name: value for name, value in vars(given).items() if name not in ("device", "precisions", "json")},
         "peak_gigabytes": round(torch.cuda.max_memory_allocated() / 1e9, 1) if on_gpu else None,
         "compiled": False,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "date": date.today().isoformat(),
+        **machine("transformers", on_gpu=on_gpu),
     }
-    print(json.dumps(result | about, indent=1))
+    report(result | about, given.json)
 
 
 if __name__ == "__main__":

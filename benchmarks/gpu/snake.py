@@ -8,17 +8,14 @@ share of the bandwidth of a copy, counting two accesses per sample forward and t
 studies/codec_speed/gpu.json.
 """
 
-import argparse
-import json
 import statistics
 from collections.abc import Callable
-from datetime import date
 
 import torch
 import torch._functorch.config
-import triton
 from torch import Tensor
 
+from benchmarks.scaffold import machine, options, report
 from modules.codec.parts.snake import NUM_TAPS, by_convolution, by_phases, kaiser_sinc_filter
 from modules.codec.parts.snake_cuda import fused_snake
 
@@ -91,7 +88,7 @@ def measured(channels: int, num_samples: int, batch_size: int, dtype: torch.dtyp
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--rounds", type=int, default=50)
@@ -106,9 +103,8 @@ def main() -> None:
             layer = measured(channels, num_samples, given.batch_size, dtype, given.rounds)
             layer["right"] = max(layer["errors"].values()) < tolerance
             results[f"{name}, {channels} x {num_samples}"] = layer
-    versions = {"torch": torch.__version__, "triton": triton.__version__, "date": date.today().isoformat()}
-    device = {"device": torch.cuda.get_device_name()}
-    print(json.dumps({"layers": results, **vars(given), **versions, **device}, indent=1))
+    settings = {name: value for name, value in vars(given).items() if name != "json"}
+    report({"layers": results, **settings, **machine("triton", on_gpu=True)}, given.json)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers.audio_utils import mel_filter_bank
 
+from modules.codec.parts.alias_free_snake import AliasFreeSnake
 from modules.codec.parts.semantic_encoder import SemanticEncoder, random_network
-from modules.codec.parts.snake import NUM_TAPS, AliasFreeSnake, kaiser_sinc_filter
+from modules.codec.parts.snake import NUM_TAPS, kaiser_sinc_filter
 from modules.codec.parts.spectral import CentredMagnitude, Magnitude
 from modules.codec.parts.spectral_encoder import Encoded
 from modules.codec_module import CodecModule

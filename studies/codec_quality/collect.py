@@ -9,10 +9,6 @@ interval over recordings (modules/statistics.py: 95 %, 2,000 resamples, seed 0).
 
 import argparse
 import csv
-import json
-import os
-import platform
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +16,7 @@ import numpy as np
 
 from modules.evaluation.judge import METRIC_ENDS
 from modules.statistics import Resamples, difference_ends, ratio_intervals
+from studies.collected import cell, codec_table, date_and_machine, table, write_json
 
 METRICS = ("wer", "stoi", "pesq_nb", "pesq_wb", "speaker", "naturalness_ovrl", "bit_rate")
 PAIRED = ("wer", "stoi", "pesq_wb", "speaker", "naturalness_ovrl")
@@ -27,18 +24,6 @@ DIGITS = {"wer": 3, "stoi": 3, "speaker": 3, "bit_rate": 0}
 ENDS = METRIC_ENDS | {"speaker": (-1.0, 1.0), "naturalness_ovrl": (1.0, 5.0)}  # per utterance
 SEEDS = (0, 1)
 ARMS = ("no_discriminators", "simvq", "whisper_states")
-
-Table = dict[str, dict[str, Any]]
-
-
-def table(folder: Path) -> Table:
-    """Return {system: {metric: {value, low, high, num}}} of one evaluation."""
-    systems = json.loads((folder / "codec_evaluation.json").read_text())["systems"]
-    keep = ("value", "low", "high", "num")
-    return {
-        system: {metric: {key: row[metric][key] for key in keep} for metric in METRICS if metric in row}
-        for system, row in systems.items()
-    }
 
 
 def utterances(folder: Path, system: str = "codec") -> dict[str, dict[str, float]]:
@@ -78,13 +63,14 @@ def gather(runs: Path) -> dict[str, Any]:
     voices = {folder.name: folder for folder in sorted((runs / "five_voices").glob("*"))}
     voices["en, trained on the other four"] = runs / "four_voices" / "evaluation"
     found: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        **date_and_machine(),
         "voices": {
-            name: table(folder) for name, folder in voices.items() if (folder / "codec_evaluation.json").is_file()
+            name: codec_table(folder, METRICS)
+            for name, folder in voices.items()
+            if (folder / "codec_evaluation.json").is_file()
         },
         "curve": {
-            int(folder.name): table(folder)["codec"]
+            int(folder.name): codec_table(folder, METRICS)["codec"]
             for folder in sorted((runs / "five_voices" / "curve").glob("*"))
             if (folder / "codec_evaluation.json").is_file()
         },
@@ -94,7 +80,7 @@ def gather(runs: Path) -> dict[str, Any]:
     folders = {arm: [runs / arm / f"seed{seed}" / "evaluation" for seed in SEEDS] for arm in ("base", *ARMS)}
     done = {arm for arm, some in folders.items() if all((one / "codec_evaluation.json").is_file() for one in some)}
     for arm in sorted(done, key=["base", *ARMS].index):
-        found["ablation"][arm] = {f"seed {seed}": table(folders[arm][seed])["codec"] for seed in SEEDS}
+        found["ablation"][arm] = {f"seed {seed}": codec_table(folders[arm][seed], METRICS)["codec"] for seed in SEEDS}
         if arm != "base" and "base" in done:
             ours, base = ([utterances(folder) for folder in folders[name]] for name in (arm, "base"))
             present = [name for name in PAIRED if name == "wer" or name in next(iter(base[0].values()))]
@@ -102,24 +88,19 @@ def gather(runs: Path) -> dict[str, Any]:
     return found
 
 
-def cell(point: dict[str, float] | None, metric: str) -> str:
-    if point is None or point["value"] is None:
-        return "–"
-    digits = DIGITS.get(metric, 2)
-    value = f"{point['value']:.{digits}f}"
-    return value if metric == "bit_rate" else f"{value} [{point['low']:.{digits}f}, {point['high']:.{digits}f}]"
+def metric_cell(point: dict[str, float] | None, metric: str) -> str:
+    shown = cell(point, DIGITS.get(metric, 2))
+    return shown.partition(" ")[0] if metric == "bit_rate" else shown
 
 
 def markdown(found: dict[str, Any]) -> str:
     """Format the results as tables."""
-    lines = []
     rows = {f"{voice}: {system}": row for voice, part in found["voices"].items() for system, row in part.items()}
     rows |= {f"after {step} updates": row for step, row in found["curve"].items()}
     rows |= {f"{arm}, {seed}": row for arm, seeds in found["ablation"].items() for seed, row in seeds.items()}
     rows |= {f"{arm} minus base": row for arm, row in found["differences"].items()}
-    lines += ["| | " + " | ".join(METRICS) + " |", "|---" * (len(METRICS) + 1) + "|"]
-    lines += [f"| {name} | " + " | ".join(cell(row.get(m), m) for m in METRICS) + " |" for name, row in rows.items()]
-    return "\n".join(lines)
+    cells = [[name, *(metric_cell(row.get(metric), metric) for metric in METRICS)] for name, row in rows.items()]
+    return "\n".join(table(["", *METRICS], cells))
 
 
 def draw(curve: dict[int, dict[str, Any]], picture: Path, reference: dict[str, Any] | None) -> None:
@@ -146,7 +127,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("studies/codec_quality/results.json"))
     given = parser.parse_args()
     found = gather(given.runs)
-    given.output.write_text(json.dumps(found, indent=1) + "\n")
+    write_json(found, given.output)
     if found["curve"]:
         draw(found["curve"], given.output.with_suffix(".png"), found["voices"].get("en", {}).get("Opus 6k"))
     print(markdown(found))

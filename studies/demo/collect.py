@@ -9,12 +9,11 @@ and computes nothing new but error = 1 - score.
 import argparse
 import csv
 import json
-import os
-import platform
 from dataclasses import fields
-from datetime import date
 from pathlib import Path
 from typing import Any
+
+from studies.collected import cell, codec_table, date_and_machine, table, write_json
 
 CODEC_METRICS = ("wer", "stoi", "pesq_nb", "pesq_wb")
 CODEC_RUNS = {"codec": "demo", "codec_45min": "codec_45min", "codec_without_discriminators": "codec_mel_only"}
@@ -48,16 +47,6 @@ def stages(run: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def codec_table(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return {system: {metric: {value, low, high, num}}} of a codec evaluation."""
-    systems = json.loads((folder / "codec_evaluation.json").read_text())["systems"]
-    keep = ("value", "low", "high", "num")
-    return {
-        system: {metric: {key: row[metric][key] for key in keep} for metric in (*CODEC_METRICS, "bit_rate")}
-        for system, row in systems.items()
-    }
-
-
 def digit_errors(curve: Path, judge: str = "whisper", selector: str = "pocketsphinx") -> dict[str, dict[str, Any]]:
     """Return {prompt set: {n1, best_of_16}}: 1 - score of one selector under one judge, with the interval reversed."""
     errors: dict[str, dict[str, Any]] = {}
@@ -87,17 +76,16 @@ def step_profile(report: Path) -> dict[str, float]:
 def gather(run: Path, results: Path, timed: Path | None = None) -> dict[str, Any]:
     """Collect all results; `timed` is the run whose seconds and memory are reported, if it is another one."""
     found: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        **date_and_machine(),
         "stages": stages(timed or run),
     }
     for name, folder in CODEC_RUNS.items():
         evaluation = (run if folder == "demo" else results / folder) / "codec_evaluation"
         if (evaluation / "codec_evaluation.json").is_file():
-            table = codec_table(evaluation)
-            found[name] = table.pop("codec")
+            systems = codec_table(evaluation, (*CODEC_METRICS, "bit_rate"))
+            found[name] = systems.pop("codec")
             if name == "codec":
-                found["comparisons"] = table
+                found["comparisons"] = systems
             else:
                 found[name]["stages"] = stages(results / folder)
     found["profiles_ms"] = {
@@ -116,30 +104,25 @@ def gather(run: Path, results: Path, timed: Path | None = None) -> dict[str, Any
 
 def markdown(found: dict[str, Any]) -> str:
     """Format the results as tables."""
-
-    def cell(point: dict[str, float], digits: int = 3) -> str:
-        if point["value"] is None:
-            return "–"
-        return f"{point['value']:.{digits}f} [{point['low']:.{digits}f}, {point['high']:.{digits}f}]"
-
-    lines = ["| system | bit/s | WER | STOI | PESQ-NB | PESQ-WB | prompts |", "|---|---|---|---|---|---|---|"]
-    rows = {name: found[name] for name in CODEC_RUNS if name in found} | found.get("comparisons", {})
-    for name, row in rows.items():
+    systems = {name: found[name] for name in CODEC_RUNS if name in found} | found.get("comparisons", {})
+    rows = []
+    for name, row in systems.items():
         cells = [cell(row[metric], 2 if metric.startswith("pesq") else 3) for metric in CODEC_METRICS]
-        lines.append(f"| {name} | {row['bit_rate']['value'] or 0:.0f} | {' | '.join(cells)} | {row['wer']['num']} |")
-    lines += ["", "| strings | error at n = 1 | best of 16 | prompts |", "|---|---|---|---|"]
-    for where in ("lm", "lm_in_the_demo"):
-        for name, errors in found[where].items():
-            one, best = errors["n1"], errors[f"best_of_{NUM_CANDIDATES}"]
-            lines.append(f"| {where}.{name} | {cell(one)} | {cell(best)} | {one['num']} |")
-    lines += ["", "| stage | seconds | peak memory, GB |", "|---|---|---|"]
-    lines += [
-        f"| {name} | {stage['seconds']['value']:.0f} | {stage['peak_gb']['value']:.2f} |"
+        rows.append([name, f"{row['bit_rate']['value'] or 0:.0f}", *cells, row["wer"]["num"]])
+    lines = table(["system", "bit/s", "WER", "STOI", "PESQ-NB", "PESQ-WB", "prompts"], rows)
+    rows = [
+        [f"{where}.{name}", cell(one := errors["n1"]), cell(errors[f"best_of_{NUM_CANDIDATES}"]), one["num"]]
+        for where in ("lm", "lm_in_the_demo")
+        for name, errors in found[where].items()
+    ]
+    lines += ["", *table(["strings", "error at n = 1", "best of 16", "prompts"], rows)]
+    rows = [
+        [name, f"{stage['seconds']['value']:.0f}", f"{stage['peak_gb']['value']:.2f}"]
         for name, stage in found["stages"].items()
     ]
+    lines += ["", *table(["stage", "seconds", "peak memory, GB"], rows)]
     for name, parts in found["profiles_ms"].items():
-        lines += ["", f"| {name} | ms per step |", "|---|---|"]
-        lines += [f"| {part} | {value:.1f} |" for part, value in parts.items()]
+        lines += ["", *table([name, "ms per step"], [[part, f"{value:.1f}"] for part, value in parts.items()])]
     return "\n".join(lines)
 
 
@@ -164,8 +147,7 @@ def main() -> None:
     parser.add_argument("--timed", type=Path, default=None, help="a run of the demo on a quiet machine")
     arguments = parser.parse_args()
     found = gather(arguments.run, arguments.results, arguments.timed)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(found, indent=1) + "\n")
+    write_json(found, arguments.output)
     more = arguments.results / "sweep_128" / "report" / "curve.csv"
     draw(more if more.is_file() else arguments.run / "report" / "curve.csv", arguments.output.with_suffix(".png"))
     print(markdown(found))

@@ -7,22 +7,19 @@ Computes nothing. A benchmark that was not run has no rows.
 
 import argparse
 import json
-import os
-import platform
-from datetime import date
 from pathlib import Path
 from typing import Any
 
+from studies.collected import date_and_machine, filled, table, write_json
+
 BENCHMARKS = ("lm_training_step", "lm_data_path", "lm_overhead", "head_loss")
-BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 HEADINGS = ("what", "ours", "the other side", "result", "goal")
 
 
 def gather(runs: Path) -> dict[str, Any]:
     parts = {name: runs / f"{name}.json" for name in BENCHMARKS}
     found = {name: json.loads(path.read_text()) for name, path in parts.items() if path.is_file()}
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    return {"date": date.today().isoformat(), "machine": machine, **found}
+    return date_and_machine() | found
 
 
 def step_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -76,21 +73,8 @@ ROWS = dict(zip(BENCHMARKS, (step_rows, data_rows, overhead_rows, head_rows), st
 
 
 def markdown(found: dict[str, Any]) -> str:
-    rows = [HEADINGS, ("---",) * len(HEADINGS)]
-    for name, rows_of in ROWS.items():
-        if name in found:
-            rows += rows_of(found[name])
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows).replace("| --- ", "|---").replace("--- |", "---|")
-    return f"{found['date']}, {found['machine']}.\n\n{table}"
-
-
-def filled(page: str, table: str) -> str:
-    """Replace the text between the two marks of the page. Raises ValueError if a mark is missing."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"Expected the page to hold {BEGIN} and then {END}, but got one without.")
-    return f"{before}{begin}\n{table}\n{end}{after}"
+    rows = [row for name, rows_of in ROWS.items() if name in found for row in rows_of(found[name])]
+    return "\n".join([f"{found['date']}, {found['machine']}.", "", *table(HEADINGS, rows)])
 
 
 def main() -> None:
@@ -99,9 +83,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("studies/lm_speed/results.json"))
     given = parser.parse_args()
     found = gather(given.runs)
-    given.output.write_text(json.dumps(found, indent=1) + "\n")
+    write_json(found, given.output)
     page = given.output.parent / "README.md"
-    page.write_text(filled(page.read_text(), markdown(found)))
+    page.write_text(filled(page.read_text(), "table", markdown(found)))
     print(markdown(found))
     print(f"\nwritten to {given.output} and {page}")
 

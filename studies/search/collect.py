@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from modules.search.analysis.results import read_rows
 from modules.statistics import Resamples, bootstrap_interval, difference_ends, sign_flip_p_value
+from studies.collected import filled, table, write_json
 
 STEERED_BY, JUDGE = "pocketsphinx", "whisper"
 JUDGE_ENDS = (0.0, 1.0)  # range of the judge's score, 1 - error
@@ -161,26 +162,24 @@ def gather(runs: Path, results: Path) -> dict[str, Any]:
 
 def sample_table(found: dict[str, Any]) -> list[str]:
     numbers = [point["n"] for point in found["best_of_n"][STEERED_BY]]
-    lines = ["| chosen by | " + " | ".join(f"n = {n}" for n in numbers) + " |", "|---" * (len(numbers) + 1) + "|"]
-    for selector, points in found["best_of_n"].items():
-        cells = [f"{point['error']:.3f}" for point in points]
-        lines.append(f"| {'chance' if selector == 'random' else selector} | " + " | ".join(cells) + " |")
+    rows = [
+        ["chance" if selector == "random" else selector, *(f"{point['error']:.3f}" for point in points)]
+        for selector, points in found["best_of_n"].items()
+    ]
     flops = [f"{point['flops'] / 1e9:.0f}" for point in found["best_of_n"][STEERED_BY]]
-    return [*lines, f"| GFLOPs for a prompt, with {STEERED_BY} | " + " | ".join(flops) + " |"]
+    rows.append([f"GFLOPs for a prompt, with {STEERED_BY}", *flops])
+    return table(["chosen by", *(f"n = {n}" for n in numbers)], rows)
 
 
 def search_table(found: dict[str, Any]) -> list[str]:
-    lines = [
-        "| search | GFLOPs | error | best-of-n for as much: n | error | difference | p | each seed |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for row in found["equal_compute"]:
         seeds = ", ".join(f"{one:+.3f}" for one in row["by_seed"])
         difference = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
         cells = [row["search"], f"{row['flops'] / 1e9:.0f}", f"{row['error']:.3f}", f"{row['n']:.1f}"]
-        cells += [f"{row['best_of_n_error']:.3f}", difference, f"{row['p_value']:.4f}", seeds]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+        rows.append([*cells, f"{row['best_of_n_error']:.3f}", difference, f"{row['p_value']:.4f}", seeds])
+    headings = ["search", "GFLOPs", "error", "best-of-n for as much: n", "error", "difference", "p", "each seed"]
+    return table(headings, rows)
 
 
 def early_stops(folders: list[Path]) -> list[int]:
@@ -194,24 +193,19 @@ def early_stops(folders: list[Path]) -> list[int]:
 
 
 def parts_table(found: dict[str, Any]) -> list[str]:
-    lines = ["| of its FLOPs | language model | codec | verifier |", "|---|---|---|---|"]
-    for name, one in found["flops_parts"].items():
-        lines.append(f"| {name} | {one['language model']:.0%} | {one['codec']:.0%} | {one['verifier']:.0%} |")
-    return lines
+    parts = ["language model", "codec", "verifier"]
+    rows = [[name, *(f"{one[part]:.0%}" for part in parts)] for name, one in found["flops_parts"].items()]
+    return table(["of its FLOPs", *parts], rows)
 
 
 def warning_table(found: dict[str, Any]) -> list[str]:
-    lines = [
-        "| run | chosen by | judged by | its own gain | the judge's gain | what the report says |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for row in found["over_optimisation"]:
         own = f"{row['own_gain']:+.2f} [{row['own_low']:+.2f}, {row['own_high']:+.2f}]"
         judge = f"{row['judge_gain']:+.2f} [{row['judge_low']:+.2f}, {row['judge_high']:+.2f}]"
-        lines.append(
-            f"| {row['run']} | {row['selector']} | {row['judge']} | {own} | {judge} | {row['warning'] or '–'} |"
-        )
-    return lines
+        rows.append([row["run"], row["selector"], row["judge"], own, judge, row["warning"] or "–"])
+    headings = ["run", "chosen by", "judged by", "its own gain", "the judge's gain", "what the report says"]
+    return table(headings, rows)
 
 
 def cost_tables(found: dict[str, Any]) -> list[str]:
@@ -219,17 +213,16 @@ def cost_tables(found: dict[str, Any]) -> list[str]:
         return []
     demo, large = costs["demo"], costs["1B"]
     flops = demo["flops_shares"] | {"language model": demo["flops_shares"]["prefill"] + demo["flops_shares"]["decode"]}
-    lines = [
-        "| the demo, a candidate | seconds | share | share of FLOPs | one by one / 16 at once |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     for name, seconds in demo["measured_seconds"].items():
         ratio = f"{demo['scoring'][name]['ratio']:.2f}" if seconds > 1e-3 and name in demo["scoring"] else "–"
-        lines.append(f"| {name} | {seconds:.3f} | {demo['measured_shares'][name]:.0%} | {flops[name]:.0%} | {ratio} |")
-    lines += ["", "| 1B, a second of audio | GFLOPs | share |", "|---|---|---|"]
-    for name, one in large["flops_per_second_of_audio"].items():
-        lines.append(f"| {name} | {one / 1e9:.1f} | {large['flops_shares'][name]:.1%} |")
-    return lines
+        rows.append([name, f"{seconds:.3f}", f"{demo['measured_shares'][name]:.0%}", f"{flops[name]:.0%}", ratio])
+    lines = table(["the demo, a candidate", "seconds", "share", "share of FLOPs", "one by one / 16 at once"], rows)
+    rows = [
+        [name, f"{one / 1e9:.1f}", f"{large['flops_shares'][name]:.1%}"]
+        for name, one in large["flops_per_second_of_audio"].items()
+    ]
+    return [*lines, "", *table(["1B, a second of audio", "GFLOPs", "share"], rows)]
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
@@ -253,6 +246,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
 
 def write_tables(found: dict[str, Any], page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
     tables = {
         "samples": sample_table,
         "searches": search_table,
@@ -260,13 +254,8 @@ def write_tables(found: dict[str, Any], page: Path) -> None:
         "costs": cost_tables,
         "warnings": warning_table,
     }
-    text = page.read_text(encoding="utf-8")
-    for name, table in tables.items():
-        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-        if begin not in text or end not in text:
-            raise ValueError(f"Expected `{page}` to hold the marks `{begin}` and `{end}`, but it does not.")
-        head, tail = text.split(begin)[0], text.split(end)[1]
-        text = head + "\n".join([begin, *table(found), end]) + tail
+    for name, lines_of in tables.items():
+        text = filled(text, name, "\n".join(lines_of(found)))
     page.write_text(text, encoding="utf-8")
 
 
@@ -276,7 +265,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("studies/search"))
     arguments = parser.parse_args()
     found = gather(arguments.runs, arguments.results)
-    (arguments.results / "results.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_json(found, arguments.results / "results.json")
     draw(found, arguments.results / "results.png")
     write_tables(found, arguments.results / "README.md")
     for name in ("results.json", "results.png", "README.md"):

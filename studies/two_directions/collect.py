@@ -9,17 +9,14 @@ texts, because the voices share them.
 import argparse
 import csv
 import json
-import math
-import os
-import platform
 from collections import defaultdict
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from modules.statistics import Ends, Resamples, difference_ends, ratio_intervals
+from studies.collected import cell, date_and_machine, table, write_json
 
 COSINE: Ends = (-1.0, 1.0)
 STAGES = ("lm", "speak", "listen", "voices_tokens", "voices_lm", "voices")
@@ -99,8 +96,7 @@ def stage_times(runs: Path) -> dict[str, dict[str, float]]:
 def gather(runs: Path) -> dict[str, Any]:
     """Collect the results of all finished runs."""
     found: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        **date_and_machine(),
         "stages": stage_times(runs),
     }
     if (curve := runs / "speak/report/curve.csv").is_file():
@@ -114,26 +110,22 @@ def gather(runs: Path) -> dict[str, Any]:
     return found
 
 
-def cell(point: dict[str, float]) -> str:
-    if point["value"] is None or math.isnan(point["value"]):
-        return "–"
-    return f"{point['value']:.3f} [{point['low']:.3f}, {point['high']:.3f}]"
-
-
 def markdown(found: dict[str, Any]) -> str:
     """Format the results as tables."""
-    lines = ["| direction | strings | error | prompts |", "|---|---|---|---|"]
-    for direction in ("text_to_speech_error", "speech_to_text_error"):
-        for name, point in found.get(direction, {}).items():
-            lines.append(f"| {direction.removesuffix('_error')} | {name} | {cell(point)} | {point['num']} |")
+    rows = [
+        [direction.removesuffix("_error"), name, cell(point), point["num"]]
+        for direction in ("text_to_speech_error", "speech_to_text_error")
+        for name, point in found.get(direction, {}).items()
+    ]
+    lines = table(["direction", "strings", "error", "prompts"], rows)
     voices = found.get("voices", {"similarity": {}, "differences": {}})
-    lines += ["", "| spoken prompt | similarity to the wanted voice | prompts |", "|---|---|---|"]
-    lines += [f"| {name} | {cell(point)} | {point['num']} |" for name, point in voices["similarity"].items()]
-    for name, parts in voices["differences"].items():
-        lines += [f"| {name}, {part} | {cell(point)} | {point['num']} |" for part, point in parts.items()]
-    lines += ["", "| stage | seconds | GB |", "|---|---|---|"]
-    lines += [f"| {name} | {one['seconds']:.0f} | {one['peak_gb']:.1f} |" for name, one in found["stages"].items()]
-    return "\n".join(lines)
+    points = voices["similarity"] | {
+        f"{name}, {part}": point for name, parts in voices["differences"].items() for part, point in parts.items()
+    }
+    rows = [[name, cell(point), point["num"]] for name, point in points.items()]
+    lines += ["", *table(["spoken prompt", "similarity to the wanted voice", "prompts"], rows)]
+    rows = [[name, f"{one['seconds']:.0f}", f"{one['peak_gb']:.1f}"] for name, one in found["stages"].items()]
+    return "\n".join([*lines, "", *table(["stage", "seconds", "GB"], rows)])
 
 
 def main() -> None:
@@ -142,8 +134,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("studies/two_directions/results.json"))
     given = parser.parse_args()
     found = gather(given.runs)
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    given.output.write_text(json.dumps(found, indent=1) + "\n")
+    write_json(found, given.output)
     print(markdown(found))
     print(f"\nwritten to {given.output}")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 SCRIPT = REPOSITORY / "studies/lm_speed/collect.py"
 OVERHEAD = {"milliseconds_per_step": 0.714, "milliseconds": {"trainer": 4.25, "bare": 3.536}}
 DATA = {
@@ -28,8 +29,8 @@ def script():
 def test_the_table_of_the_page_is_replaced_and_nothing_else(script, tmp_path, monkeypatch):
     """Guards against numbers on the page that are in no file, and against text deleted by a new measurement."""
     page = (REPOSITORY / "studies/lm_speed/README.md").read_text()
-    before, rest = page.split(script.BEGIN)
-    after = rest.split(script.END)[1]
+    before, rest = page.split(BEGIN)
+    after = rest.split(END)[1]
     (tmp_path / "README.md").write_text(page)
     for name, result in (("lm_overhead", OVERHEAD), ("lm_data_path", DATA)):
         (tmp_path / f"{name}.json").write_text(json.dumps(result))
@@ -39,8 +40,8 @@ def test_the_table_of_the_page_is_replaced_and_nothing_else(script, tmp_path, mo
     for _ in range(2):  # the second time over its own page
         script.main()
     filled = (tmp_path / "README.md").read_text()
-    assert filled.startswith(before + script.BEGIN) and filled.endswith(script.END + after)
-    table = filled.split(script.BEGIN)[1].split(script.END)[0]
+    assert filled.startswith(before + BEGIN) and filled.endswith(END + after)
+    table = filled.split(BEGIN)[1].split(END)[0]
     rows = [line.strip("| ").split(" | ") for line in table.split("\n") if line[:2] == "| "]
     assert [len(row) for row in rows] == [5] * 5
     assert rows[1][1:4] == ["3,600,456 tokens/s", "30,123 tokens/s", "120 times"]
@@ -49,4 +50,4 @@ def test_the_table_of_the_page_is_replaced_and_nothing_else(script, tmp_path, mo
     found = json.loads((tmp_path / "results.json").read_text())
     assert found["lm_overhead"] == OVERHEAD and "head_loss" not in found
     with pytest.raises(ValueError, match="end of table"):
-        script.filled(f"a page\n{script.BEGIN}\n", "")
+        script.filled(f"a page\n{BEGIN}\n", "table", "")

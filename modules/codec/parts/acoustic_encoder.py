@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from modules.codec.parts.snake import AliasFreeSnake
+from modules.codec.parts.alias_free_snake import AliasFreeSnake
 from modules.codec.parts.spectral import frame_mask
 from modules.codec.parts.spectral_encoder import Encoded
 from modules.codec.settings import unusual

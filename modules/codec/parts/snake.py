@@ -1,23 +1,19 @@
-"""The alias-free SnakeBeta activation of BigVGAN (arXiv 2206.04658) and BigCodec.
+"""The alias-free SnakeBeta activation of BigVGAN (arXiv 2206.04658) and BigCodec, as functions.
 
 Shapes: B batch, C channels, T samples.
 """
 
 import math
-from collections.abc import Callable
-from functools import cache
-from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from modules.codec.parts.spectral import frame_mask
 
 NUM_TAPS = 12
 UP_EDGE = 5  # samples repeated at both ends before upsampling by two
 DOWN_EDGES = 5, 6  # samples repeated before downsampling
-KERNEL_DTYPES = torch.float32, torch.bfloat16, torch.float16
 
 
 def kaiser_sinc_filter(cutoff: float, half_width: float, num_taps: int) -> Tensor:
@@ -46,48 +42,6 @@ def repeat_edges(x_BCT: Tensor, left: int, right: int, lengths_B: Tensor | None)
     last_BC1 = x_BCT.gather(2, last_B[:, None, None].expand(-1, channels, 1))
     beyond_BR = left + last_B[:, None] + 1 + torch.arange(right, device=last_B.device)
     return padded.scatter_(2, beyond_BR[:, None].expand(-1, channels, -1), last_BC1.expand(-1, -1, right))
-
-
-class AliasFreeSnake(nn.Module):
-    """Alias-free SnakeBeta: x + sin^2(exp(alpha) x) / exp(beta) at twice the sampling rate, between low-pass filters.
-
-    alpha and beta are per channel. Samples beyond an item's length are ignored and returned as zero, the zero padding
-    of a following convolution, so results do not depend on batching.
-
-    Three equivalent implementations: inside torch.compile sums over phases; on CUDA the Triton kernel, if Triton is
-    installed, the dtype is supported and a first self-check on the device passes; otherwise convolutions, the fastest
-    without a compiler.
-
-    Args:
-        channels: Number of input channels.
-        compiled: Without CUDA, compile the sums over phases on the first call (needs a C++ compiler; takes a minute),
-            once for all activations of a process.
-    """
-
-    def __init__(self, channels: int, compiled: bool = False) -> None:
-        super().__init__()
-        self.compiled = compiled
-        self.alpha = nn.Parameter(torch.zeros(channels))
-        self.beta = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("taps", kaiser_sinc_filter(0.25, 0.3, NUM_TAPS), persistent=False)
-
-    def forward(self, x_BCT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """Return (B, C, T). `lengths_B` None: every item has length T."""
-        if torch.compiler.is_compiling():
-            return by_phases(x_BCT, self.alpha, self.beta, self.taps, lengths_B)
-        if x_BCT.is_cuda and x_BCT.dtype in KERNEL_DTYPES and triton_is_installed():
-            from modules.codec.parts.snake_cuda import fused_snake, kernel_agrees
-
-            if kernel_agrees(x_BCT.device, x_BCT.dtype):
-                return fused_snake(x_BCT, self.alpha, self.beta, lengths_B)
-        if self.compiled:  # clones: parameter sizes are constants of a graph, which would be compiled for every width
-            return compiled_by_phases()(x_BCT, self.alpha.clone(), self.beta.clone(), self.taps, lengths_B)
-        return by_convolution(x_BCT, self.alpha, self.beta, self.taps, lengths_B)
-
-
-@cache
-def triton_is_installed() -> bool:
-    return find_spec("triton") is not None
 
 
 def by_convolution(
@@ -133,12 +87,6 @@ def by_phases(
     if lengths_B is not None:
         halved = halved.masked_fill(~inside_B1T, 0)
     return halved.to(x_BCT.dtype)
-
-
-@cache
-def compiled_by_phases() -> Callable[..., Tensor]:
-    """Compile `by_phases` once for all channels and lengths; again for calls with or without gradients or lengths."""
-    return torch.compile(by_phases, dynamic=True)
 
 
 def between(start_BC1: Tensor, x_BCT: Tensor, end_BC1: Tensor, left: int, right: int) -> Tensor:

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from modules.codec.parts import snake as activations
+from modules.codec.parts import alias_free_snake as activations
 from modules.codec.parts.acoustic_encoder import AcousticEncoder
-from modules.codec.parts.snake import AliasFreeSnake, by_convolution, by_phases
+from modules.codec.parts.alias_free_snake import AliasFreeSnake
+from modules.codec.parts.snake import by_convolution, by_phases
 
 without_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 

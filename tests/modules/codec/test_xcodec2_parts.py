@@ -13,9 +13,9 @@ from torch import nn
 
 from modules.api import Codec
 from modules.codec.parts.acoustic_encoder import AcousticEncoder
+from modules.codec.parts.alias_free_snake import AliasFreeSnake
 from modules.codec.parts.quantizers import FiniteScalarQuantizer, SimVQ, Xcodec2Quantizer
 from modules.codec.parts.semantic_fusion import SemanticAdapter, SemanticDecoder
-from modules.codec.parts.snake import AliasFreeSnake
 from modules.codec.parts.spectral import CentredMagnitude
 from modules.codec.parts.transformer_decoder import TransformerDecoder, masked_group_norm
 from modules.codec.training.discriminators import (

@@ -1,0 +1,54 @@
+"""Shared by the collect.py of the studies: date and machine, cells, markdown tables, and tables within a page."""
+
+import json
+import math
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+METRIC_KEYS = ("value", "low", "high", "num")
+
+
+def date_and_machine() -> dict[str, str]:
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    return {"date": date.today().isoformat(), "machine": machine}
+
+
+def codec_table(folder: Path, metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """{system: {metric: {value, low, high, num}}} of a codec evaluation."""
+    systems = json.loads((folder / "codec_evaluation.json").read_text())["systems"]
+    return {
+        system: {metric: {key: row[metric][key] for key in METRIC_KEYS} for metric in metrics if metric in row}
+        for system, row in systems.items()
+    }
+
+
+def cell(point: Mapping[str, Any] | None, num_digits: int = 3) -> str:
+    """A value with its interval; a dash for none."""
+    if point is None or point["value"] is None or math.isnan(point["value"]):
+        return "–"
+    return "{value:.{n}f} [{low:.{n}f}, {high:.{n}f}]".format(**point, n=num_digits)
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """The lines of a markdown table."""
+    lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
+    return [*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)]
+
+
+def filled(page: str, name: str, text: str) -> str:
+    """The page with `text` between its marks. Raises ValueError where a mark is missing."""
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, first, rest = page.partition(begin)
+    _, last, after = rest.partition(end)
+    if not first or not last:
+        raise ValueError(f"Expected the page to hold the marks `{begin}` and `{end}`, but it does not.")
+    return f"{before}{begin}\n{text}\n{end}{after}"
+
+
+def write_json(found: Mapping[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
