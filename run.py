@@ -1,8 +1,9 @@
 """python run.py {fit,validate,test,predict} --config FILE.yaml: every experiment of the suite is one such command.
 
-Later `--config` files and `--key value` options go over earlier ones; `${...}` in a value names another key of the
-same config. `stage` (modules/stages.py) skips what is finished and resumes what is not. Relative paths are below
-`--root FOLDER`, the repository by default; a file or folder that an option names may also be in the working folder.
+Defaults are read from configs/trainer.yaml; `--config` files and `--key value` options override them and each other, in
+their order. `${...}` in a value refers to another key of the config. With a `stage` (modules/stages.py) a finished run
+is skipped and an unfinished one resumes. Relative paths start at `--root FOLDER`, by default the repository; an option
+may also name a file or folder in the working folder.
 """
 
 import logging
@@ -21,12 +22,12 @@ from jsonargparse._optionals import get_omegaconf_loader, omegaconf_apply
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from callbacks.durable_checkpoints import DurableCheckpointIO
 from callbacks.finite_validation import FiniteValidation
 from callbacks.run_checkpoint import SavedBefore
 from callbacks.skipped_samples import SkippedSamples
@@ -38,6 +39,7 @@ from modules.command.checks import (
     last_checkpoint,
     unreadable,
 )
+from modules.command.defaults import DEFAULTS, settle
 from modules.command.errors import failure
 from modules.command.line import (
     CURRENT,
@@ -55,19 +57,19 @@ from modules.stages import UNREADABLE, Stage, StageFinished, StageSettings
 
 PARSER_MODE = "omegaconf+"
 read_yaml = get_omegaconf_loader(PARSER_MODE)
-NO_STAGE_FOLDER = "runs/no_stage"  # what `${stage.folder}` is under `--stage null`
+NO_STAGE_FOLDER = "runs/no_stage"  # `${stage.folder}` of a run without a stage
 
 
 def callbacks_of_every_run(subcommand: str) -> list[Callback]:
-    """What every run has beside the callbacks of its config. They enter no config, so no stage compares them."""
+    """Callbacks of every run beside those of its config. A stage does not compare them: no config holds them."""
     of_fit = [SavedBefore(), FiniteValidation(), StopOnInterrupt()] if subcommand == "fit" else []
     return [*of_fit, SkippedSamples()]
 
 
 class SuiteParser(LightningArgumentParser):
-    """Lightning's parser, with `${...}` counted from the top of the config file, texts that are no YAML
-    (modules/command/line.py) and one-line errors. jsonargparse makes one for the command, one for each subcommand and
-    one for each class that a config names."""
+    """Lightning's parser with the suite's defaults, `${...}` from the top level of the config file, texts that are not
+    read as YAML (modules/command/line.py) and one-line errors. jsonargparse creates one for the command, one for each
+    subcommand and one for each class that a config names."""
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Namespace:
         outermost = CURRENT.get() is None
@@ -80,23 +82,28 @@ class SuiteParser(LightningArgumentParser):
                 self.error(str(error), error)
             if outermost:
                 self._refuse_old_address(args)
+                args = [f"--config={DEFAULTS}", *args]
             elif not hasattr(self, "subcommand"):  # the parser of a class
                 args = list(map(as_yaml, args))
             namespace = super().parse_args(args, *rest, **kwargs)
             if hasattr(self, "subcommand"):
+                try:
+                    settle(namespace, args)
+                except ValueError as error:
+                    self.error(str(error), error)
                 printed, texts.printed = texts.printed, False
                 namespace = texts.hide(self._resolved(namespace), resolved=True)
                 texts.printed = printed
             return texts.show(namespace) if outermost else namespace
 
     def _shown_unless_text(self, name: str, value: Any, texts: HiddenTexts) -> Any:
-        """The value of a class's argument; a text as it was typed, where the argument is none: `speaker: int`."""
+        """The value of a class's argument; a hidden text is restored if the argument is no string (`speaker: int`)."""
         action = next((one for one in self._actions if one.dest == name), None)
         hint = getattr(action, "_typehint", None) or getattr(action, "type", None)
         return value if not isinstance(value, str) or admits_text(hint) else texts.show_text(value)
 
     def _refuse_old_address(self, args: Sequence[str]) -> None:
-        """`--trainer.callbacks.folder` alone once meant what commands write; now the last callback is RunLayout."""
+        """Refuse `--trainer.callbacks.folder`, formerly a command's output folder: it sets the last listed callback."""
         listed = False
         for word in args:
             listed |= re.match(r"--trainer\.callbacks(\+?=|\+?$)", word) is not None
@@ -126,10 +133,10 @@ class SuiteParser(LightningArgumentParser):
 
     def _resolved(self, namespace: Namespace) -> Namespace:
         """The config of a subcommand with its `${...}` resolved."""
-        # `${times:2000,${trainer.accumulate_grad_batches}}`: of what Lightning counts in micro-batches.
+        # `${times:2000,${trainer.accumulate_grad_batches}}`: for numbers that Lightning counts in micro-batches.
         OmegaConf.register_resolver("times", lambda first, second: first * second, replace=True)
         settings = self._without_stage(namespace)
-        # jsonargparse resolves for the whole command, where the keys of a file stand below `fit.`: too late.
+        # jsonargparse itself resolves later, in the command's config, where the keys of a file are below `fit.`.
         try:
             namespace = omegaconf_apply(self, namespace)
         except OmegaConfBaseException as error:
@@ -139,23 +146,22 @@ class SuiteParser(LightningArgumentParser):
         return namespace
 
     def _without_stage(self, namespace: Namespace) -> Any:
-        """The `stage` group, or None for a run that has no stage. Such a run resumes nothing: of a dry run or
-        `--stage null` the files that the config puts into `${stage.folder}` go into another folder."""
+        """The `stage` group, or None for a run without a stage: a dry run, `--stage null`, a config without one. Its
+        `${stage.folder}` is a folder that such runs share, so a fit does not resume from a checkpoint there."""
         settings = namespace.get("stage")
-        if settings is None and "${stage." in str(namespace):
-            folder = NO_STAGE_FOLDER
-        elif settings is not None and self.subcommand != "validate" and namespace.get("trainer.fast_dev_run"):
-            folder = f"{settings.get('init_args', settings)['folder']}.fast_dev_run"
-        else:
-            # A validation belongs to the stage whose weights it reads, and writes no marker.
+        is_dry = settings is not None and namespace.get("trainer.fast_dev_run")
+        if settings is not None and (self.subcommand == "validate" or not is_dry):
+            # A validation uses the folder of the stage whose weights it reads, and writes no marker.
             return None if self.subcommand == "validate" else settings
+        folder = f"{settings.get('init_args', settings)['folder']}.fast_dev_run" if is_dry else NO_STAGE_FOLDER
         namespace["stage"] = Namespace(folder=folder, inputs=[], outputs=[])
-        if self.subcommand == "fit" and namespace.get("ckpt_path") == "last":
+        savers = str([namespace.get("trainer.callbacks"), namespace.get("checkpoint")])
+        if self.subcommand == "fit" and namespace.get("ckpt_path") == "last" and (is_dry or "${stage." in savers):
             namespace["ckpt_path"] = None
         return None
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Exit with status 2 and the message alone: the usage of a Trainer fills a screen."""
+        """Exit with status 2 and print only the message: the usage of a Trainer fills a screen."""
         if (texts := CURRENT.get()) is not None:
             message = texts.show_text(message)
         unknown = re.search(r"unrecognized arguments: --([\w.]+)|Option '(\S+)' is not accepted", message)
@@ -170,7 +176,7 @@ class SuiteParser(LightningArgumentParser):
 
 
 class SuiteCLI(LightningCLI):
-    """The one LightningCLI of the suite; model and data are named by class_path."""
+    """The suite's LightningCLI; configs name model and data by class_path."""
 
     def __init__(self, args: list[str] | None = None) -> None:
         self.stage: Stage | None = None
@@ -179,7 +185,7 @@ class SuiteCLI(LightningCLI):
                 LightningModule,
                 LightningDataModule,
                 save_config_kwargs={"overwrite": True},
-                seed_everything_default=0,  # a random seed would make every run another stage
+                seed_everything_default=0,  # a random seed would change the stage's config in every run
                 parser_kwargs={"parser_mode": PARSER_MODE},
                 parser_class=SuiteParser,
                 subclass_mode_model=True,
@@ -196,27 +202,32 @@ class SuiteCLI(LightningCLI):
         parser.add_argument("--flush_denormals", type=bool, default=True, help="Treat denormal floats as zero (CPU).")
         parser.add_argument("--stage", type=StageSettings | None, default=None)
         for key in CALLBACK_KEYS:
-            parser.add_subclass_arguments(Callback, key, required=False, help=f"A callback that stands at `{key}`.")
-        # Both sides must hold the same vocabulary. A class without the argument is left alone.
+            parser.add_subclass_arguments(Callback, key, required=False, help=f"The callback at `{key}`.")
+        parser.add_subclass_arguments(Logger, "logger", required=False, help="Used where `trainer.logger` is null.")
+        parser.add_subclass_arguments(
+            CheckpointIO, "checkpoint_io", required=False, help="Unless `trainer.plugins` or the strategy has one."
+        )
+        # Model and data need the same vocabulary. The link is ignored for a class without the argument.
         parser.link_arguments("data.init_args.prompt_format", "model.init_args.prompt_format")
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning's, which puts the checkpoint's hyper-parameters over the config's, with checks before and after.
-        Raises ValueError for a file or a folder that this command cannot read, and for another model's checkpoint."""
+        """Lightning's method, by which the checkpoint's hyper-parameters override the config's, between checks. Raises
+        ValueError for a file or folder that this command cannot read, and for a checkpoint of another model."""
         config = self.config[self.config.subcommand]
         path, model = config.get("ckpt_path"), config.get("model.class_path")
         callbacks = as_list(config.get("trainer.callbacks"))
         check_subcommand(
             self.config.subcommand, config.get("data.class_path"), model, [*callbacks, *vars(config).values()]
         )
-        saved = [(one.get("init_args") or {}).get("dirpath") for one in callbacks]
+        savers = [*callbacks, *as_list(config.get("checkpoint"))]
+        saved = [(one.get("init_args") or {}).get("dirpath") for one in savers]
         check_checkpoint_path(path, [Path(folder) for folder in saved if folder])
         if path and Path(path).is_file():
             try:
                 torch.load(path, weights_only=True, mmap=True).get("hyper_parameters")
             except UNREADABLE as error:
                 if isinstance(error, OSError):
-                    raise  # it is there, but not for this user
+                    raise  # not readable for this user
                 raise unreadable(path, error) from error
         super()._parse_ckpt_path()
         check_model(path, model, self.config[self.config.subcommand].get("model.class_path"))
@@ -236,8 +247,8 @@ class SuiteCLI(LightningCLI):
                 self.stage.follow()
 
     def _read_stored_config(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The config of a marker with the defaults that the classes of today have for what it lacks. Raises where it
-        holds a key or a class that is gone."""
+        """A marker's config with the current defaults for missing arguments. Raises for a key or a class that no longer
+        exists."""
         parser = self._parser(self.subcommand)
         parser.exit_on_error = False
         try:
@@ -248,8 +259,7 @@ class SuiteCLI(LightningCLI):
         return yaml.safe_load(text)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """With the callbacks that have a key of their own, and with what every fit has: whole checkpoints, where the
-        config names no `CheckpointIO`, and more callbacks."""
+        """The trainer with the callbacks and the `CheckpointIO` that have keys of their own, and those of every run."""
         given = self._get(self.config_init, "trainer", default={})
         callbacks = as_list(given.get("callbacks"))
         for key in CALLBACK_KEYS:
@@ -262,14 +272,13 @@ class SuiteCLI(LightningCLI):
             callbacks = [*callbacks, TimeLimit(given["max_time"])]
             kwargs["max_time"] = None
         kwargs["callbacks"] = callbacks
-        if self.subcommand == "fit":
-            plugins = as_list(given.get("plugins"))
-            own = getattr(given.get("strategy"), "_checkpoint_io", None)
-            if own is None and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-                kwargs["plugins"] = [*plugins, DurableCheckpointIO()]
-        elif self.subcommand == "validate":
+        checkpoint_io, plugins = self._get(self.config_init, "checkpoint_io"), as_list(given.get("plugins"))
+        has_own = getattr(given.get("strategy"), "_checkpoint_io", None) is not None
+        if checkpoint_io is not None and not has_own and not any(isinstance(one, CheckpointIO) for one in plugins):
+            kwargs["plugins"] = [*plugins, checkpoint_io]
+        if self.subcommand == "validate":
             self.save_config_callback = None  # it would replace the config.yaml of the fit
-        named = set(map(type, callbacks))  # the config's own go first
+        named = set(map(type, callbacks))  # the config's replace ours
         own = [one for one in callbacks_of_every_run(self.subcommand) if type(one) not in named]
         self.trainer_defaults = {"callbacks": own}
         return super().instantiate_trainer(**kwargs)
@@ -287,13 +296,13 @@ class SuiteCLI(LightningCLI):
             print(self.stage.finish() if ended else self.stage.pause(why), flush=True)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SuiteCLI":
-        """Itself. A module's optimizer factories hold the command that built them, and EMAWeightAveraging copies the
-        module: the copy needs no second Trainer, and the stage's lock cannot be copied."""
+        """Return itself. EMAWeightAveraging copies the module, whose optimizer factories refer to this object; the copy
+        needs no second Trainer, and the stage's lock cannot be copied."""
         return self
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        """`ckpt_path: last` is the whole checkpoint of the largest step: for a fit nothing, quietly, before the first
-        one. Raises ValueError where another subcommand finds none."""
+        """Replace `ckpt_path: last` by the complete checkpoint of the largest step, for a fit without one by None.
+        Raises ValueError if another subcommand finds none."""
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         if kwargs.get("ckpt_path") == "last":
             savers = [saver for saver in self.trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
@@ -307,34 +316,34 @@ class SuiteCLI(LightningCLI):
 
 
 def is_no_tip(record: logging.LogRecord) -> bool:
-    """False for Lightning's advertisements of other packages."""
+    """Return False for Lightning's advertisements of other packages."""
     return "💡 Tip" not in str(record.msg)
 
 
 def quieten() -> None:
-    """Switch off the messages that say nothing about a run."""
+    """Silence messages that carry no information about a run."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_tip)
-    # torch's deprecation inside Lightning itself.
+    # A deprecation of torch, inside Lightning.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
-    # Lightning's own call of jsonargparse.
+    # A deprecation of jsonargparse, inside Lightning.
     warnings.filterwarnings("ignore", message=r"\s*skip_none parameter was deprecated")
-    # Audio is prepared beforehand and read in the order of the shards: on few cores workers only compete with torch.
+    # Audio is prepared beforehand and read sequentially: on few cores, workers would only compete with torch.
     warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
-    # The codec steps its optimizers by hand; its checkpoints are taken after the step on purpose.
+    # The codec uses manual optimization; its checkpoints are saved after the step on purpose.
     warnings.filterwarnings("ignore", message=r".*no pre-optimization state was saved.*")
-    # A run that resumes finds its own checkpoints; a later stage reads them without the callbacks that wrote them.
+    # A resumed run finds its own checkpoints; a later stage loads them without the callbacks that wrote them.
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`, callbacks.*")
-    # Prompts hold recordings, which stay on the CPU; our loaders plan whole batches, which have no indices.
+    # The recordings of prompts stay on the CPU; our loaders plan whole batches, which have no indices.
     warnings.filterwarnings("ignore", message=r"You have overridden `transfer_batch_to_device`.*")
     warnings.filterwarnings("ignore", message=r"Couldn't infer the batch indices.*")
-    # Short demo epochs; the logging interval is chosen in the config.
+    # Demo epochs are short; the config sets the logging interval.
     warnings.filterwarnings("ignore", message=r".*The number of training batches .* is smaller than the logging.*")
 
 
 def main(args: list[str] | None = None) -> None:
     """Run one command. Raises SystemExit after a message (modules/command/errors.py): with status 2 for an error that
-    the user can put right, 1 for a crash of the user's own code."""
+    the user can correct, 1 for a crash in the user's own code."""
     quieten()
     try:
         SuiteCLI(args)
@@ -342,7 +351,7 @@ def main(args: list[str] | None = None) -> None:
         if rank_zero_only.rank == 0:
             print(finished, flush=True)
     except TrainingInterrupted as interruption:
-        raise SystemExit(130) from interruption  # as a shell counts SIGINT
+        raise SystemExit(130) from interruption  # a shell's status for SIGINT
     except Exception as error:
         told = failure(error)
         if told is None or os.environ.get("LOGLEVEL", "").upper() == "DEBUG":

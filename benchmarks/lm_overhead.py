@@ -2,7 +2,7 @@
 
     python -m benchmarks.lm_overhead [--num_steps 560] [--rounds 5] [--profile] [--json FILE]
 
-The Trainer is that of configs/lm/llasa_trainer.yaml with everything in it: logger, callbacks, durable checkpoints,
+The Trainer is that of configs/lm/llasa_1b.yaml with everything in it: logger, callbacks, durable checkpoints,
 clipping and the progress bar; two tasks are mixed, so that each has its own loss. The bare loop is a minimal
 hand-written one: the same network, batches, clipping, AdamW and schedule, and nothing else. The losses of all steps are
 compared. The model is so small that the difference is visible; it is host time, and does not grow with the model.
@@ -46,7 +46,7 @@ from modules.lm.text.prompt_format import TextToSpeech
 from modules.lm_module import LMModule
 from modules.schedule import WarmupCosine
 
-TRAINER_CONFIG = Path(__file__).resolve().parent.parent / "configs/lm/llasa_trainer.yaml"
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 FORMAT = TextToSpeech(ByteTokenizer(), codebook_size=64)
 SIZE = LlamaSize(hidden_size=32, intermediate_size=64, num_layers=1, num_heads=2, num_key_value_heads=1)
 ROW_LENGTH, NUM_ROWS, NUM_BATCHES = 128, 2, 16
@@ -102,9 +102,9 @@ class Marks(L.Callback):
 
 
 def built(node: Any) -> Any:
-    """Instantiate a part of a config named by class_path."""
+    """Instantiate a part of a config named by class_path; a list of callbacks may name classes alone."""
     if isinstance(node, list):
-        return [built(item) for item in node]
+        return [built({"class_path": item} if isinstance(item, str) else item) for item in node]
     if not isinstance(node, dict) or "class_path" not in node:
         return node
     module, name = node["class_path"].rsplit(".", 1)
@@ -113,12 +113,20 @@ def built(node: Any) -> Any:
 
 
 def configured_trainer(folder: Path, num_steps: int, marks: Marks, **given: object) -> L.Trainer:
-    config = yaml.safe_load(TRAINER_CONFIG.read_text().replace("${stage.folder}", str(folder)))
+    defaults, recipe, config = (
+        yaml.safe_load((CONFIGS / name).read_text().replace("${stage.folder}", str(folder)))
+        for name in ("trainer.yaml", "lm/llasa_1b.yaml", "lm/llasa_trainer.yaml")
+    )
+    defaults = defaults["fit"]
+    defaults["checkpoint"]["init_args"] |= recipe["checkpoint"]
+    keyed = [defaults[key] for key in ("checkpoint", "learning_rate_monitor", "progress_bar", "run_layout")]
+    config["callbacks"] += keyed
+    config = defaults["trainer"] | {"logger": defaults["logger"]} | config
     changed = {"accelerator": "cpu", "precision": "32-true", "max_steps": num_steps, "limit_val_batches": 0}
     changed["val_check_interval"] = 2000  # the config's is converted by the command line
     settings = {name: built(value) for name, value in (config | changed | given).items()}
     settings["callbacks"].append(marks)
-    return L.Trainer(**settings, enable_model_summary=False, default_root_dir=folder)
+    return L.Trainer(**settings, enable_model_summary=False)
 
 
 def new_module(num_steps: int) -> LMModule:

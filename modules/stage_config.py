@@ -1,7 +1,7 @@
-"""Which differences between the config that a marker stores and today's make another result.
+"""Compares the config in a stage's marker with the current one: which differences change the result of a run.
 
-What is no part of the result, and is not compared: where files go, how fast the run is and what it prints. `precision`
-and the size of a step (`batch_size`, `accumulate_grad_batches`) are part of it.
+Output folders, speed and what a run prints are not compared. `precision` and the size of a step (`batch_size`,
+`accumulate_grad_batches`) are.
 """
 
 import json
@@ -10,54 +10,61 @@ from typing import Any
 
 from modules.moved_names import with_current_names
 
-TOP_LEVEL = {"stage", "config", "num_threads", "verbose"}
+# Keys that are not compared: of the config, and of its trainer.
+TOP_LEVEL = {"stage", "config", "num_threads", "verbose", "logger", "checkpoint_io"}
 TRAINER = {
-    # the machine
-    *("accelerator", "devices", "num_nodes", "strategy", "benchmark"),
-    # what is logged and displayed, and where
+    # hardware
+    *("accelerator", "devices", "num_nodes", "strategy", "benchmark", "use_distributed_sampler"),
+    # logging and display
     *("logger", "log_every_n_steps", "enable_progress_bar", "enable_model_summary", "profiler", "default_root_dir"),
     *("enable_autolog_hparams", "model_registry", "barebones"),
-    # limits of time: a run that they end is not finished, and goes on when it is called again
+    # time limits: a run that they end is unfinished, and the next call resumes it
     "max_time",
-    # checks of another call, or ones that can only stop the run
-    *("fast_dev_run", "detect_anomaly"),
+    # checks that can only stop the run, and dry runs
+    *("fast_dev_run", "detect_anomaly", "num_sanity_val_steps"),
 }
-# Callbacks that print, log the run itself or end it, by the last part of their class path.
+# Callbacks that are not compared (they print, log or end a run), by the last part of their class path.
 CALLBACKS = {
     *("ProgressBar", "TQDMProgressBar", "RichProgressBar", "ModelSummary", "RichModelSummary", "RunLayout"),
     *("LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor", "Throughput"),
     *("Timer", "TerminateAtOnce", "FiniteValidation"),
 }
-# Keys of a config that hold one callback each: its options do not depend on what `trainer.callbacks` lists. They count
-# as members of that list, where older configs have them; one of the same class in the list replaces it.
+# Keys of a config with one callback each, so that options set its arguments whatever `trainer.callbacks` lists. They
+# are compared as members of that list, where older configs have them; one of the same class in the list replaces it.
+# Those of the first line have defaults (configs/trainer.yaml).
 CALLBACK_KEYS = (
+    *("checkpoint", "learning_rate_monitor", "progress_bar", "run_layout"),
     *("sweep", "speech", "spoken_texts", "understanding", "codec_evaluation", "resynthesis", "tokens", "report"),
 )
-# Arguments of that name, wherever they stand. The order of rows does not depend on the loader's processes.
+# Arguments that are not compared in any class: the order of rows does not depend on the loader's processes.
 ARGUMENTS = {"num_workers"}
 
 
 def changed_config(
     stored: Mapping[str, Any], new: Mapping[str, Any], read: Callable[[Mapping[str, Any]], Mapping[str, Any]]
 ) -> list[str]:
-    """The dotted names of the values in which the results of two resolved configs may differ.
+    """Dotted names of the values by which the results of two resolved configs may differ.
 
-    A key that `stored` lacks and that holds its default in `new` is no change: `read` parses a config as today's code
-    does, which gives every missing argument the default of its class, at any depth. A key of `stored` that today's code
-    does not know is no change where its value was null or false: what it switched on was off.
+    A key that `stored` lacks is no change if `new` has its default: `read` parses a config with the current code, which
+    gives every missing argument the default of its class, at any depth. A key of `stored` that no longer exists is no
+    change if its value was null or false, nor is the default saver of checkpoints, if `stored` is older and has none.
     """
-    stored, new = _result_part(with_current_names(stored)), _result_part(new)
+    stored = with_current_names(stored)
+    listed = as_list((stored.get("trainer") or {}).get("callbacks"))
+    if "checkpoint" not in stored and not {"ModelCheckpoint", "RunCheckpoint"} & set(map(_class_name, listed)):
+        new = {**new, "checkpoint": None}
+    stored, new = _result_part(stored), _result_part(new)
     if stored != new:
         for candidate in (stored, _without_gone(stored, new)):
             try:
                 return changed_keys(_result_part(read(candidate)), new)
             except (ValueError, TypeError, KeyError, AttributeError, ImportError):
-                continue  # a key or a class of it is gone
+                continue  # a key or a class of it no longer exists
     return changed_keys(stored, new)
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The dotted names of the values in which two nested configs differ."""
+    """Dotted names of the values in which two nested configs differ."""
     changed: list[str] = []
     for key in sorted({*old, *new}):
         before, after = old.get(key), new.get(key)
@@ -91,7 +98,7 @@ def _without_arguments(value: Any) -> Any:
 
 
 def _without_gone(stored: Any, new: Any) -> Any:
-    """`stored` without the keys that `new`, which holds every argument of its classes, does not have."""
+    """`stored` without null or false values of keys that `new`, which has every argument of its classes, lacks."""
     if isinstance(stored, Mapping) and isinstance(new, Mapping):
         if stored.get("class_path") != new.get("class_path"):
             return stored
@@ -103,7 +110,7 @@ def _without_gone(stored: Any, new: Any) -> Any:
 
 
 def as_list(value: Any) -> list[Any]:
-    """A config's value of a list, which may be one thing alone, or null."""
+    """A config's value as a list: it may also be one item, or null."""
     return value if isinstance(value, list) else [] if value is None else [value]
 
 

@@ -1,7 +1,7 @@
-"""Stage: a run that is skipped when it is finished, resumed when it is not, and moved aside when its config changes.
+"""Stage: a run that is skipped if finished, resumed if unfinished, and moved aside if its config has changed.
 
-A stage owns a folder. `stage_SUBCOMMAND.json` in it, the marker, holds the resolved config and the hashes of the
-contents of the inputs; modules/stage_config.py says which changes of the config count. Nothing is ever deleted.
+A stage owns a folder. The marker in it, `stage_SUBCOMMAND.json`, holds the resolved config and hashes of the inputs;
+modules/stage_config.py defines which changes of the config count. Nothing is ever deleted.
 """
 
 import fcntl
@@ -24,17 +24,17 @@ import torch
 from modules.atomic_file import write_whole
 from modules.stage_config import changed_config, changed_keys
 
-NOT_STORED = ("stage", "config", "num_threads")  # they say where to write and how fast, not what comes out
+NOT_STORED = ("stage", "config", "num_threads")  # output folder and speed, not results
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SHARD_INDEX = ("index.json", "index.npz")
 
-# What torch.load raises on a damaged file, and on one that pickles a class that is gone.
+# Errors of torch.load for a damaged file, and for one with a pickled class that no longer exists.
 DAMAGED = (RuntimeError, OSError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError)
 UNREADABLE = (*DAMAGED, ImportError, AttributeError)
 
 
 class StageFinished(Exception):
-    """The stage ran to its end before, with this config and these inputs: there is nothing to do."""
+    """The stage has finished earlier with this config and these inputs."""
 
 
 @dataclass
@@ -42,9 +42,9 @@ class StageSettings:
     """The `stage` group of a config.
 
     Args:
-        folder: Where everything that the run writes goes; it belongs to this stage alone.
+        folder: Output folder of the run; no other stage may use it.
         inputs: Files and folders of earlier stages; a change of their contents runs the stage again.
-        outputs: What must exist for the stage to count as finished.
+        outputs: Files and folders that must exist for the stage to count as finished.
     """
 
     folder: Path
@@ -54,10 +54,10 @@ class StageSettings:
 
 @dataclass
 class Marker:
-    """What the marker file says: `seconds` of wall time over all attempts, `peak_gb` of memory (1e9 bytes).
+    """Content of the marker file: `seconds` of wall time over all attempts, `peak_gb` of memory (1e9 bytes).
 
-    `hash` names the folder where it is moved aside; it decides nothing. `attempt_start` is a Unix time while an attempt
-    runs, or where one ended without a word; otherwise 0.
+    `hash` is only part of the name of a folder that is moved aside. `attempt_start` is a Unix time while an attempt
+    runs, or after one that was killed; otherwise 0.
     """
 
     hash: str
@@ -71,7 +71,7 @@ class Marker:
 
 
 def content_hash(path: Path) -> str:
-    """sha256 of a file; of the index, for a folder of shards; of the names and contents of all files, for another.
+    """sha256 of a file, of the index of a folder of shards, or of the names and contents of another folder's files.
 
     Raises FileNotFoundError.
     """
@@ -89,8 +89,8 @@ def content_hash(path: Path) -> str:
 
 
 def made_by(path: Path) -> str:
-    """A sentence that names the command of configs/ which makes a path: whose stage, or else whose data, has the folder
-    that it lies in. Empty where there is none."""
+    """A sentence with the command of configs/ that writes a path: the one whose stage, or else whose data, has a folder
+    that contains it. Empty if there is none."""
     for pattern in (r"^stage:.*\n  folder: (\S+)", r"^    folder: (\S+)"):
         for config in sorted(CONFIGS.rglob("*.yaml")):
             text = config.read_text(encoding="utf-8")
@@ -101,11 +101,11 @@ def made_by(path: Path) -> str:
 
 
 def newest_checkpoint(folders: Iterable[Path]) -> Path | None:
-    """The whole `*.ckpt` with the largest global step in the folders, or None where there is none at all.
+    """The complete `*.ckpt` with the largest global step in the folders, or None if there are no checkpoints.
 
-    Of several at that step, `last.ckpt`. A run that was killed while it saved leaves a file cut short or a dangling
-    link: those are passed over, and so are files of weights alone. Raises ValueError when nothing but such files is
-    there, since a run must not start over in silence.
+    `last.ckpt` is preferred among several at that step. Truncated files and dangling links, which a run leaves if it is
+    killed while saving, are ignored, and so are files with weights only. Raises ValueError if there are only such
+    files: a run must not start over silently.
     """
     paths = [path for folder in folders if folder.is_dir() for path in folder.glob("*.ckpt")]
     steps = {path: step for path in paths if (step := global_step(path)) is not None}
@@ -118,9 +118,9 @@ def newest_checkpoint(folders: Iterable[Path]) -> Path | None:
 
 
 def global_step(checkpoint: Path) -> int | None:
-    """The step at which a file or a folder of shards was saved, or None where no run can resume from it.
+    """The step at which a file or a folder of shards was saved, or None if no run can resume from it.
 
-    Weights are mapped, not read: milliseconds for gigabytes.
+    Weights are memory-mapped, not read: milliseconds for gigabytes.
     """
     file = checkpoint / "meta.pt" if checkpoint.is_dir() else checkpoint  # of a folder, what is written last
     if not zipfile.is_zipfile(file):  # false where there is nothing
@@ -134,8 +134,8 @@ def global_step(checkpoint: Path) -> int | None:
 
 
 def peak_gigabytes() -> float:
-    """The largest resident set of this process, in 1e9 bytes. Not of children: Linux counts for any program that was
-    started from here, were it `true`, what this process held when it started it."""
+    """Peak resident memory of this process, in 1e9 bytes. Children are excluded: for each, Linux counts the memory that
+    this process had when it started the child."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
@@ -147,7 +147,7 @@ class Stage:
         settings: Folder, inputs and outputs.
         subcommand: fit, validate, test or predict.
         config: The resolved config of the run.
-        read: Parses a stored config as today's code does, with the defaults of what it lacks.
+        read: Parses a stored config with the current code, which adds the defaults of missing arguments.
 
     Raises (here):
         FileNotFoundError: An input is missing.
@@ -184,10 +184,9 @@ class Stage:
         return self.folder.name
 
     def begin(self) -> str:
-        """Make the folder ready and mark the stage as running. Returns a line that says what happens.
+        """Prepare the folder and mark the stage as running. Returns a message for the user.
 
-        Raises StageFinished, with a line that says so, when there is nothing to do; ValueError while another process
-        runs in the folder.
+        Raises StageFinished if the stage has finished earlier, ValueError while another process runs in the folder.
         """
         self._acquire()
         earlier = self._read()
@@ -211,9 +210,9 @@ class Stage:
         return f"{line} in {self.folder}"
 
     def follow(self, timeout: float = 600.0) -> None:
-        """What the other ranks do while rank 0 makes the folder ready. Raises StageFinished, TimeoutError."""
+        """Wait, on other ranks, until rank 0 has prepared the folder. Raises StageFinished, TimeoutError."""
         deadline = time.monotonic() + timeout
-        others: set[str] = set()  # a comparison parses a config: once for each marker that is read
+        others: set[str] = set()  # markers compared so far: a comparison parses a config
         while (earlier := self._read()) is None or earlier.hash in others or self._changed(earlier):
             if earlier is not None:
                 others.add(earlier.hash)
@@ -224,7 +223,7 @@ class Stage:
             raise StageFinished(f"{self.name}: finished earlier, skipping")
 
     def finish(self) -> str:
-        """Mark the stage as finished. Returns a line that says so. Raises FileNotFoundError: an output is missing."""
+        """Mark the stage as finished. Returns a message. Raises FileNotFoundError if an output is missing."""
         missing = [path for path in self.outputs if not path.exists()]
         if missing:
             raise FileNotFoundError(f"Expected the stage to write {missing[0]}, but got nothing there.")
@@ -235,7 +234,7 @@ class Stage:
         return f"{self.name}: finished in {_duration(self.marker.seconds)}, peak {self.marker.peak_gb:.1f} GB"
 
     def pause(self, why: str) -> str:
-        """Mark the attempt as over and the stage as unfinished. Returns a line that says so."""
+        """Mark the attempt as ended and the stage as unfinished. Returns a message."""
         self.marker.seconds += time.time() - self.marker.attempt_start
         self.marker.peak_gb = max(self.marker.peak_gb, peak_gigabytes())
         self.marker.attempt_start = 0.0
@@ -243,13 +242,13 @@ class Stage:
         return f"{self.name}: unfinished ({why}); the same command resumes it"
 
     def release(self) -> None:
-        """Let other processes use the folder. The end of a process, however it comes, does the same."""
+        """Unlock the folder for other processes, as the end of this process would."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
     def _acquire(self) -> None:
-        """Lock a file beside the folder: a second run would move the folder of the first away under its feet."""
+        """Lock a file beside the folder, so that a second run cannot move the folder of the first."""
         path = self.folder.with_name(f".{self.name}.lock")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = path.open("w")
@@ -260,14 +259,14 @@ class Stage:
             raise ValueError(f"Expected no other run in {self.folder}, but got one that is still going.") from None
 
     def _lost_seconds(self, earlier: Marker) -> float:
-        """How long an attempt ran that ended without a word (killed, out of memory): until its last write."""
+        """Seconds that a killed attempt ran, until its last write."""
         if not earlier.attempt_start:
             return 0.0
         last_write = max(path.lstat().st_mtime for path in self.folder.rglob("*"))
         return max(0.0, last_write - earlier.attempt_start)
 
     def _changed(self, earlier: Marker) -> list[str]:
-        """What differs from an earlier run, so that its results are not those of this one."""
+        """Names of the settings and inputs by which the results of an earlier run may differ."""
         if earlier.hash == self.marker.hash:
             return []
         changed = changed_config(earlier.config, self.marker.config, lambda config: plain(self.read(config)))
@@ -292,14 +291,14 @@ class Stage:
             names = {one.name for one in fields(Marker)}
             return Marker(**{name: value for name, value in content.items() if name in names})
         except (OSError, ValueError, TypeError, AttributeError):
-            return None  # none yet, or of another version: the folder is then moved aside
+            return None  # no marker, or one of another version: the folder is moved aside
 
     def _write(self) -> None:
         write_whole(self.marker_path, json.dumps(asdict(self.marker), indent=1))
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Through JSON and back, so that it compares equal to what a marker file gives."""
+    """Convert to JSON and back, for comparison with a marker file."""
     return json.loads(json.dumps(config, default=str))
 
 

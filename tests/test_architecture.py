@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     r"modules/described\.py": ("modules.moved_names",),
     r"modules/audio\.py": ("modules.api", "modules.atomic_file"),
     r"modules/stage\w*\.py": ("modules.atomic_file", "modules.moved_names", "modules.stage_config"),
-    r"modules/command/.*": ("lightning", *GROUND, "modules.stages", "modules.command"),
+    r"modules/command/.*": ("lightning", *GROUND, "modules.stages", "modules.stage_config", "modules.command"),
     r"callbacks/.*": (
         "lightning", "callbacks", *GROUND, "modules.metrics", "modules.search", "modules.verifiers",
         "modules.evaluation", "modules.report", "modules.stages", "datamodules.shards",

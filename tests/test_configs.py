@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import run
+from modules.command.defaults import DEFAULTS
 from modules.stage_config import CALLBACK_KEYS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -35,12 +36,12 @@ def read(path: Path) -> dict[str, Any]:
 
 def is_experiment(path: Path) -> bool:
     """A complete experiment, not an overlay or a part that another config names."""
-    return {"trainer", "model", "data"} <= read(path).keys()
+    return {"model", "data"} <= read(path).keys() and not is_overlay(path)
 
 
 def part(path: Path, name: str) -> Any:
     """A group of an experiment, which may be a separate file in the same folder."""
-    value = read(path)[name]
+    value = read(path).get(name, {})
     return read(path.parent / value) if isinstance(value, str) else value
 
 
@@ -97,8 +98,10 @@ def test_an_experiment_builds(path: Path, tmp_path: Path, monkeypatch: pytest.Mo
         assert type(cli.model).__qualname__ == config["model"]["class_path"].rpartition(".")[2]
     assert type(cli.datamodule).__qualname__ == config["data"]["class_path"].rpartition(".")[2]
     callbacks = {type(callback).__qualname__ for callback in cli.trainer.callbacks}
-    named = [*wanted.get("callbacks", []), *(value for key, value in read(path).items() if key in CALLBACK_KEYS)]
-    assert {item["class_path"].rpartition(".")[2] for item in named} <= callbacks
+    config |= read(DEFAULTS)[subcommand_of(path)] | read(path)
+    named = [*wanted.get("callbacks", []), *(config[key] for key in CALLBACK_KEYS if config.get(key))]
+    paths = [item if isinstance(item, str) else item.get("class_path", "") for item in named]
+    assert {name.rpartition(".")[2] for name in paths if name} <= callbacks
     assert ("FiniteValidation" in callbacks) == (subcommand_of(path) == "fit")
     assert not list(tmp_path.iterdir()), "building the parts wrote files"
 
@@ -120,7 +123,7 @@ def test_a_misspelt_key_is_refused(
 
 def test_every_config_is_an_experiment_or_a_part_of_one() -> None:
     """Guards against a yaml that no test builds: not named by an experiment and not an overlay."""
-    named = {path.parent / value for path in CONFIGS for _, value in strings(read(path)) if value.endswith(".yaml")}
+    named = {(path.parent / value).resolve() for path in CONFIGS for _, value in strings(read(path))} | {DEFAULTS}
     strays = [path for path in CONFIGS if path not in EXPERIMENTS and path not in named and not is_overlay(path)]
     assert not strays
 
@@ -181,6 +184,7 @@ def test_spoken_texts_are_added_to_the_other_callbacks(names: tuple[str, str], m
     paths = [REPOSITORY / "configs" / name for name in names]
     parser = ParsingCLI(["fit", *[word for path in paths for word in ("--config", str(path))]])
     assert len(parser.config.fit.trainer.callbacks) == len(part(paths[0], "trainer")["callbacks"])
+    assert parser.config.fit.checkpoint.class_path == "callbacks.run_checkpoint.RunCheckpoint"
     spoken = parser.config.fit.spoken_texts
     assert spoken.class_path == "callbacks.spoken_texts.SpokenTexts"
     recognisers = {spoken.init_args[role].init_args.recogniser.class_path for role in ("selector", "judge")}
@@ -229,11 +233,13 @@ def test_every_class_path_is_in_the_project_or_a_package() -> None:
 
 def test_checkpoints_are_written_over_to_the_last_update() -> None:
     """Guards against a stale `last.ckpt` in a folder that was moved, and one without the end (test_stages.py)."""
-    saves = re.compile(r"class_path: (\S+)\n\s+init_args: \{(dirpath: .*)\}")
-    found = [each for path in CONFIGS for each in saves.findall(path.read_text())]
-    assert len(found) >= 5
-    assert all("enable_version_counter: false" in settings for _, settings in found)
-    assert {name for name, settings in found if "save_last" in settings} == {"callbacks.run_checkpoint.RunCheckpoint"}
+    trainers = [part(path, "trainer") for path in EXPERIMENTS]
+    listed = [one for trainer in trainers for one in trainer.get("callbacks", []) if "dirpath" in str(one)]
+    found = [read(DEFAULTS)["fit"]["checkpoint"], *listed]
+    assert len(found) >= 3
+    assert all(one["init_args"]["enable_version_counter"] is False for one in found)
+    savers = {one["class_path"] for one in found if "save_last" in one["init_args"]}
+    assert savers == {"callbacks.run_checkpoint.RunCheckpoint"}
 
 
 def test_the_demo_runs_configs_that_are_there() -> None:

@@ -1,5 +1,4 @@
-"""What is checked before a command starts: that its config is one for this subcommand, and that the checkpoint it names
-is one of its model. Nothing is written yet then."""
+"""Checks before a command starts and writes: its config is for this subcommand, its checkpoint is of its model."""
 
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -18,20 +17,20 @@ LOADERS = {
     "test": "test_dataloader",
     "predict": "predict_dataloader",
 }
-WORDS = ("last", "hpc", "registry")  # what `ckpt_path` may be beside a file; so may URLs and "registry:NAME"
+WORDS = ("last", "hpc", "registry")  # values of `ckpt_path` besides files, URLs and "registry:NAME"
 TAKES_PREDICTIONS = ("write_on_batch_end", "write_on_epoch_end", "on_predict_batch_end", "on_predict_epoch_end")
-OWN_STEPS = ("modules.lm_module", "modules.codec_module")  # their predict_step returns codes or prompts, nothing more
+OWN_STEPS = ("modules.lm_module", "modules.codec_module")  # their predict_step only returns codes or prompts
 
 
 def check_subcommand(subcommand: str, data: str | None, model: str | None, callbacks: Iterable[Any]) -> None:
-    """Raises ValueError for a config of another subcommand, and for a callback that cannot serve a model of ours.
+    """Raises ValueError for a config of another subcommand, and for a callback that does not work with our models.
 
     Args:
-        data: class_path of the datamodule; None or no importable class: not checked here. So for the others.
-        callbacks: Parts of the config, those of callbacks among them.
+        data: class_path of the datamodule. Not checked, as the other arguments, if None or not importable.
+        callbacks: Parts of the config that include the callbacks.
     """
-    data_class, model_class = _class(data, LightningDataModule), _class(model, LightningModule)
-    kinds = [kind for one in callbacks if (kind := _class(_path(one), Callback)) is not None]
+    data_class, model_class = class_of(data, LightningDataModule), class_of(model, LightningModule)
+    kinds = [kind for one in callbacks if (kind := class_of(_path(one), Callback)) is not None]
     if data_class is not None and not _overrides(data_class, LightningDataModule, LOADERS[subcommand]):
         able = [name for name, loader in LOADERS.items() if _overrides(data_class, LightningDataModule, loader)]
         raise ValueError(
@@ -53,11 +52,11 @@ def check_subcommand(subcommand: str, data: str | None, model: str | None, callb
 
 
 def check_checkpoint_path(path: Any, folders: Iterable[Path]) -> None:
-    """Raises FileNotFoundError where nothing is there; ValueError for `best`, for weights alone, and for a folder that
-    is no sharded checkpoint.
+    """Raises FileNotFoundError for a missing file; ValueError for `best`, for a file with weights only, and for a
+    folder that is not a sharded checkpoint.
 
     Args:
-        folders: Where the config's checkpoints go: what lies there is named.
+        folders: Checkpoint folders of the config; the error lists the files in them.
     """
     if path == "best":
         raise ValueError(
@@ -76,8 +75,8 @@ def check_checkpoint_path(path: Any, folders: Iterable[Path]) -> None:
 
 
 def check_model(path: Any, wanted: str | None, stored: str | None) -> None:
-    """Raises ValueError where a checkpoint was saved from a class that is unrelated to that of the config."""
-    wanted_class, stored_class = _class(wanted, LightningModule), _class(stored, LightningModule)
+    """Raises ValueError if the class in a checkpoint is unrelated to that of the config."""
+    wanted_class, stored_class = class_of(wanted, LightningModule), class_of(stored, LightningModule)
     if wanted_class is None or stored_class is None:
         return
     if not (issubclass(stored_class, wanted_class) or issubclass(wanted_class, stored_class)):
@@ -88,7 +87,7 @@ def check_model(path: Any, wanted: str | None, stored: str | None) -> None:
 
 
 def unreadable(path: Any, error: Exception) -> ValueError:
-    """What to raise where torch.load refused a checkpoint or found none in the file."""
+    """The error to raise if torch.load cannot or may not read a checkpoint."""
     expected = f"Expected `ckpt_path` to be a checkpoint of Lightning, but `{path}`"
     if zipfile.is_zipfile(path) and not isinstance(error, AttributeError):
         return ValueError(
@@ -99,9 +98,9 @@ def unreadable(path: Any, error: Exception) -> ValueError:
 
 
 def last_checkpoint(subcommand: str, folders: Sequence[Path]) -> Path | None:
-    """The file that `ckpt_path: last` means: of a fit the newest, None before the first one.
+    """The file that `ckpt_path: last` refers to: the newest, None for a fit without one.
 
-    Raises ValueError where another subcommand finds none: it would go on with random weights.
+    Raises ValueError if another subcommand finds none: it would use random weights.
     """
     newest = newest_checkpoint(folders)
     if subcommand != "fit" and newest is None:
@@ -127,8 +126,8 @@ def _path(one: Any) -> str | None:
     return one.get("class_path") if hasattr(one, "get") else None
 
 
-def _class(path: str | None, parent: type) -> type | None:
-    """The class of a class_path, or None for anything that is not there or no such class: the parser tells that."""
+def class_of(path: str | None, parent: type) -> type | None:
+    """The class at a class_path, or None (the parser reports it) if it does not exist or is no subclass of `parent`."""
     module, _, name = (path or "").rpartition(".")
     try:
         kind = getattr(import_module(module), name)

@@ -1,5 +1,5 @@
-"""What a failed command prints: one line where the user can put it right, the frames of the user's own code where that
-failed, else Python's traceback."""
+"""Output of a failed command: one line for an error that the user can correct, the frames of the user's own code for a
+crash there, else Python's traceback."""
 
 import errno
 import linecache
@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 STANDARD_LIBRARY = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
 PACKAGES = ("site-packages", "dist-packages")
 TOLD = (ValueError, TypeError, OSError, RuntimeError, ImportError, MisconfigurationException)
-MAX_MISFITS = 3  # tensors of a checkpoint that are named where they do not fit
+MAX_MISFITS = 3  # number of tensors that are named if a checkpoint does not fit
 
 NO_FOLDER = "A file stands where a folder is wanted: remove it, or name another place."
 NOT_ALLOWED = "Change its permissions, or name another place."
@@ -36,7 +36,7 @@ REMEDIES = {
 
 @dataclass(frozen=True)
 class Failure:
-    """What to print, and the exit status: 2 for a mistake of the user's, 1 for a crash of the user's code."""
+    """The text to print and the exit status: 2 for an error that the user can correct, 1 for a crash of own code."""
 
     text: str
     status: int
@@ -49,7 +49,7 @@ class _Frame:
 
     @property
     def raises(self) -> bool:
-        """Whether its line is a `raise`: the error is meant to be read."""
+        """Whether its line is a `raise`, so that the message is written for users."""
         return linecache.getline(self.file, self.line).strip().startswith("raise ")
 
     @property
@@ -72,7 +72,7 @@ class _Frame:
 
 
 def failure(error: BaseException) -> Failure | None:
-    """None where the traceback is what there is to say: an error that nobody raised on purpose, in code of ours."""
+    """The failure to report, or None for an unexpected error in our code, which needs the traceback."""
     for one in _causes(error):
         frames, message = _frames(one)
         users = [frame for frame in frames if frame.is_users]
@@ -92,7 +92,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _frames(error: BaseException) -> tuple[list[_Frame], str]:
-    """Where it passed, outermost first, and what it says. An error of a loader's worker carries both as text."""
+    """The frames, outermost first, and the message. An error of a loader's worker contains both as text."""
     frames = [_Frame(one.filename, one.lineno or 0) for one in traceback.extract_tb(error.__traceback__)]
     message = str(error)
     if message.startswith("Caught ") and "\nOriginal Traceback" in message:
@@ -123,7 +123,7 @@ def _one_line(error: BaseException, frames: list[_Frame], message: str) -> str |
 
 
 def _users_traceback(error: BaseException) -> str | None:
-    """From the first frame of the user's own code on, or None where there is none."""
+    """The traceback from the first frame of the user's own code, or None without one."""
     entries = traceback.extract_tb(error.__traceback__)
     first = next((n for n, one in enumerate(entries) if _Frame(one.filename, one.lineno or 0).is_users), None)
     if first is None:

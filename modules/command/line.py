@@ -1,7 +1,7 @@
-"""How words of the command line are read: texts as they are typed, `null` as null, paths from the user's folder.
+"""Reads the command line: texts as typed, `null` as null, paths relative to the working folder.
 
-jsonargparse reads every value as YAML, and the whole config again once a `${...}` is resolved: `Hello: World.` becomes
-a mapping, `null` None, `1e3` a number. While a command is parsed, a placeholder stands for each of its texts.
+jsonargparse reads every value as YAML, and the whole config again after `${...}` is resolved: `Hello: World.` becomes
+a mapping, `null` None, `1e3` a number. During parsing, a placeholder therefore replaces each text.
 """
 
 import ast
@@ -30,14 +30,14 @@ PATH_NAME = re.compile(r"(folder|path|dir|file|reference|config)$")
 
 
 class HiddenTexts:
-    """The texts of one command, and a placeholder for each that neither YAML nor OmegaConf changes."""
+    """The texts of one command, each with a placeholder that neither YAML nor OmegaConf changes."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
-        self.printed = False  # the config is only printed: texts are to be read there
+        self.printed = False  # `--print_config`: the texts themselves are printed
 
     def hide_options(self, args: Sequence[str]) -> list[str]:
-        """The arguments with every text hidden. Raises ValueError where a list of texts is no YAML list."""
+        """The arguments with every text hidden. Raises ValueError if a list of texts is not a YAML list."""
         hidden = []
         self.printed |= any(word.startswith("--print_config") for word in args)
         for option, value in options_of(args):
@@ -50,7 +50,7 @@ class HiddenTexts:
         return hidden
 
     def hide(self, config: Any, resolved: bool) -> Any:
-        """A copy of a config with its texts hidden; of one that is not yet resolved, those that hold no `${`."""
+        """A copy of a config with its texts hidden; before it is resolved, only texts without `${`."""
 
         def hidden(name: str, value: Any) -> Any:
             if isinstance(value, list) and name in LISTS_OF_TEXTS:
@@ -83,7 +83,7 @@ CURRENT: ContextVar[HiddenTexts | None] = ContextVar("hidden texts of the comman
 
 @contextlib.contextmanager
 def hidden_texts() -> Iterator[HiddenTexts]:
-    """The texts of the command that is being parsed; those of a new one, where none is."""
+    """The texts of the command that is being parsed, or those of a new command."""
     if (texts := CURRENT.get()) is not None:
         yield texts
         return
@@ -107,7 +107,7 @@ def with_leaves(config: Any, change: Callable[[str, Any], Any], name: str = "") 
 
 
 def is_changed_by_reading(text: str) -> bool:
-    """Whether a string that is read as an option's value is no longer the same: as YAML, interpolated, renamed."""
+    """Whether reading a string as an option's value changes it: as YAML, by interpolation or by renamed classes."""
     if current_words([text]) != [text] or "$" in text or "\\" in text or number_pattern().fullmatch(text):
         return True
     try:
@@ -122,8 +122,8 @@ def admits_text(hint: Any) -> bool:
 
 
 def options_of(args: Sequence[str]) -> list[tuple[str, str | None]]:
-    """Each argument as (option, value): `--a=b` and `--a b` alike; a word that is no option, or an option that none
-    follows, as (word, None)."""
+    """Each argument as (option, value), for `--a=b` and `--a b`; (word, None) for a word that is not an option and for
+    an option without a value."""
     pairs: list[tuple[str, str | None]] = []
     words = list(args)
     while words:
@@ -147,7 +147,7 @@ def name_of(option: str) -> str:
 
 
 def listed_texts(option: str, value: str) -> list[str]:
-    """The texts of a YAML list as they stand there; another value is one text."""
+    """The texts of a YAML list as typed; another value is one text."""
     if not (value.strip().startswith("[") and value.strip().endswith("]")):
         return [value]
     try:
@@ -162,8 +162,8 @@ def listed_texts(option: str, value: str) -> list[str]:
 
 
 def as_yaml(argument: str) -> str:
-    """`--key=VALUE` with a Python literal as YAML. jsonargparse hands the value of a nested option on through `str`,
-    which makes the string "None" of a null, also of one inside a list."""
+    """`--key=VALUE` with a Python literal as YAML. jsonargparse converts the value of a nested option with `str`, which
+    makes null the string "None", also inside a list."""
     key, _, value = argument.partition("=")
     try:
         literal = ast.literal_eval(value)
@@ -174,7 +174,7 @@ def as_yaml(argument: str) -> str:
 
 @cache
 def yaml_dumper() -> type[yaml.SafeDumper]:
-    """Writes strings that the readers here take for numbers, such as 1e3 and 1.5e3, in quotes: PyYAML does not."""
+    """A dumper that quotes strings which jsonargparse reads as numbers, such as 1e3 and 1.5e3; PyYAML does not."""
 
     class Dumper(yaml.SafeDumper):
         pass
@@ -185,27 +185,27 @@ def yaml_dumper() -> type[yaml.SafeDumper]:
 
 @cache
 def number_pattern() -> re.Pattern[str]:
-    """Numbers of jsonargparse's YAML that PyYAML takes for strings."""
+    """Numbers in jsonargparse's YAML that PyYAML reads as strings."""
     return re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)[eE][-+]?[0-9]+$")
 
 
 def quoted(text: str) -> str:
-    """A text as a string of YAML, of which OmegaConf resolves nothing."""
+    """A text as a YAML string in which OmegaConf resolves nothing."""
     return json.dumps(re.sub(r"(\\*)\$\{", r"\1\1\\${", text), ensure_ascii=False)
 
 
 def dumped(config: Any) -> str:
-    """A config as YAML that reads back as the same."""
+    """A config as YAML that is read back unchanged."""
     return yaml.dump(config, Dumper=yaml_dumper(), default_flow_style=False, allow_unicode=True, sort_keys=False)
 
 
 def enter_root() -> None:
-    """Read `sys.argv` as typed in the working folder, and go to the root: `--root`, else $SUITE_ROOT, else the
-    repository. Relative paths inside configs are below the root, wherever the command was typed; so is what a run
-    writes. A file or folder that an option names is taken from the working folder, where it is there; else it is below
-    the root, or in the repository.
+    """Change to the root (`--root`, else $SUITE_ROOT, else the repository) and adapt the paths in `sys.argv`.
 
-    Raises SystemExit where there is no such root.
+    Relative paths inside configs and the output of a run start at the root, whatever the working folder. A file or
+    folder that an option names is looked for in the working folder, below the root, then in the repository.
+
+    Raises SystemExit if the root does not exist.
     """
     pairs, here = options_of(sys.argv[1:]), Path.cwd()
     roots = [str(value) for option, value in pairs if option == "--root"]
@@ -222,7 +222,7 @@ def enter_root() -> None:
 
 
 def _below(root: Path, here: Path, option: str, value: str | None) -> list[str]:
-    """The words of an option as they are meant below the root: absolute, where it is a path to something elsewhere."""
+    """The words of an option for use below the root: a path to something elsewhere becomes absolute."""
     name = name_of(option)
     if value is None:
         return [option]
