@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from callbacks.gathered_prompts import gathered_prompts
 from modules.api import Codec, Prompt, Sampler, SamplerEngine, SamplingSettings, Verifier, check_members
-from modules.batches import PromptBatch
+from modules.batches import NamesPromptSets, PromptBatch
 from modules.search.analysis.candidate_tables import write_candidates
 from modules.search.analysis.comparisons import Comparison, line_label, selector_label
 from modules.search.analysis.equal_compute import EqualCompute
@@ -149,7 +149,7 @@ class InferenceScaling(Callback):
         for name, model in [(self.model_name, pl_module), *((model.name, model) for model in self.more_models)]:
             try:
                 codebook_size = model.prompt_format.token_space.codebook_size
-                check_codec(self.codec, codebook_size, getattr(model, "codec_fingerprint", ""))
+                check_codec(self.codec, codebook_size, model.codec_fingerprint)
             except ValueError as error:
                 raise ValueError(f"The model {name}: {error}") from error
         if self.engine is not None:
@@ -238,7 +238,8 @@ class InferenceScaling(Callback):
         return {names[index]: unique_prompts(prompts) for index, prompts in by_loader.items()}
 
     def _prompt_set_names(self, trainer: Trainer, num_sets: int) -> Sequence[str]:
-        names = getattr(getattr(trainer, "datamodule", None), "prompt_set_names", None)
+        data = getattr(trainer, "datamodule", None)
+        names = data.prompt_set_names if isinstance(data, NamesPromptSets) else None
         if names is None:
             return [self.name] if num_sets == 1 else [f"{self.name} {index}" for index in range(num_sets)]
         if len(names) < num_sets or len(set(names)) < len(names):

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from modules.api import Codec, Prompt, SamplingSettings
 from modules.atomic_file import write_whole
-from modules.batches import PromptBatch
+from modules.batches import NamesPromptSets, PromptBatch
 from modules.evaluation.judge import METRIC_ENDS
 from modules.evaluation.quoted_table import EMPTY, QuotedTable
 from modules.provenance import plain
@@ -90,10 +90,11 @@ class RecognitionEvaluation(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.rates, self._heard = {}, []
         if self.quoted is not None:
-            names = getattr(getattr(trainer, "datamodule", None), "prompt_set_names", [])
+            data = getattr(trainer, "datamodule", None)
+            names = data.prompt_set_names if isinstance(data, NamesPromptSets) else []
             self.quoted.check(names, [self._rate_name])
         codebook_size = pl_module.prompt_format.token_space.codebook_size
-        check_codec(self.codec, codebook_size, getattr(pl_module, "codec_fingerprint", ""))
+        check_codec(self.codec, codebook_size, pl_module.codec_fingerprint)
 
     @torch.inference_mode()
     def on_test_batch_end(
@@ -120,7 +121,8 @@ class RecognitionEvaluation(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         heard = sorted(self._all_ranks(trainer), key=lambda one: (one.prompt_set, one.key))
-        names = getattr(getattr(trainer, "datamodule", None), "prompt_set_names", None)
+        data = getattr(trainer, "datamodule", None)
+        names = data.prompt_set_names if isinstance(data, NamesPromptSets) else None
         for number in sorted({one.prompt_set for one in heard}):
             rows = [one for one in heard if one.prompt_set == number]
             name = names[number] if names else f"recordings {number}"

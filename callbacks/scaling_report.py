@@ -12,6 +12,7 @@ from callbacks.inference_scaling import InferenceScaling
 from callbacks.media import log_audio, log_figure
 from callbacks.report_examples import gather_examples
 from modules.api import Transcribes
+from modules.batches import NamesPromptSets
 from modules.evaluation.quoted_table import QuotedTable
 from modules.report.examples import Example
 from modules.report.figures import cost_figure, curve_figure, mel_figure
@@ -59,7 +60,8 @@ class ScalingReport(Callback):
         scaling = _sweep_of(trainer)
         if self.quoted is not None:
             judges = [one.facts.name for one in [*scaling.judges, *scaling.final_judges]]
-            names = getattr(getattr(trainer, "datamodule", None), "prompt_set_names", [scaling.name])
+            data = getattr(trainer, "datamodule", None)
+            names = data.prompt_set_names if isinstance(data, NamesPromptSets) else [scaling.name]
             self.quoted.check(names, judges)
         for path in self.credits:
             if not path.is_file():

@@ -105,7 +105,7 @@ class SpeechWriter(Callback):
         if self.engine is not None:
             check_members(self.engine, SamplerEngine, "sampling engine")
         codebook_size = pl_module.prompt_format.token_space.codebook_size
-        check_codec(self.codec, codebook_size, getattr(pl_module, "codec_fingerprint", ""))
+        check_codec(self.codec, codebook_size, pl_module.codec_fingerprint)
         self._model_hash, self._prompt_format = pl_module.model_hash, pl_module.prompt_format
         self._decoder = self.codec.decoder_fingerprint
         try:

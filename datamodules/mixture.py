@@ -19,6 +19,7 @@ from datamodules.shards.shards import ShardIndex, ShardReader
 from datamodules.shards.skips import SkipNotes, replacements, spread
 from datamodules.tasks import Document, Task, TaskFormat, Voices, shares
 from datamodules.token_counts import TokenCounts, planned_lengths
+from modules.api import Chats
 from modules.batches import TokenBatch
 
 log = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ class MixedRows:
         self.counts = counts
         self.prompt_format, self.row_length, self.seed, self.window_size = prompt_format, row_length, seed, window_size
         self.shares = shares([task for task, _ in tasks])
-        if any(task.kind == "text" for task, _ in tasks) and not hasattr(prompt_format, "chat_tokens"):
+        if any(task.kind == "text" for task, _ in tasks) and not isinstance(prompt_format, Chats):
             raise ValueError(
                 f"Expected a prompt format with a chat template for text, but got {type(prompt_format).__name__}: "
                 "modules.lm.text.prompt_format.LlasaChat has one."

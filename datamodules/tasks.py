@@ -14,7 +14,7 @@ import numpy as np
 from datamodules.shards.samples import Sample
 from datamodules.shards.shards import ShardIndex
 from datamodules.speakers import UNREADABLE, speakers_of
-from modules.api import PromptFormat
+from modules.api import Chats, PromptFormat, ReadsSpeech
 
 Document = tuple[list[int], int]
 ALONE = -1  # group of a sample without a voice
@@ -22,11 +22,8 @@ UnknownSpeakers = Literal["refuse", "leave_out", "one_voice"]
 NUM_TURN_TOKENS = 8  # tokens of a chat template around one message, at most
 
 
-class TaskFormat(PromptFormat, Protocol):
+class TaskFormat(PromptFormat, ReadsSpeech, Chats, Protocol):
     """A PromptFormat that supports more than text-to-speech."""
-
-    def understanding_tokens(self, text: str, codes: Sequence[int]) -> Document: ...
-    def chat_tokens(self, messages: Sequence[dict[str, str]]) -> Document: ...
 
 
 @runtime_checkable

@@ -20,7 +20,7 @@ from datamodules.shards.shards import ShardIndex, ShardReader
 from datamodules.shards.stored_arrays import mapped_arrays
 from datamodules.speakers import planned_extra_tokens
 from datamodules.tasks import NUM_TURN_TOKENS, Task
-from modules.api import PromptFormat
+from modules.api import Chats, PromptFormat, ReadsSpeech, TokenizesText
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +56,9 @@ def counts_name(index: ShardIndex, prompt_format: PromptFormat) -> str:
         digest.update(repr(None if array is None else array.tolist()).encode())
     for text in PROBES:
         makes = [partial(prompt_format.prompt_tokens, text, *names) for names in (("", ""), ("ann", "en"))]
-        if hasattr(prompt_format, "understanding_tokens"):
+        if isinstance(prompt_format, ReadsSpeech):
             makes.append(partial(prompt_format.understanding_tokens, text, [0]))
-        if hasattr(prompt_format, "chat_tokens"):
+        if isinstance(prompt_format, Chats):
             makes.append(partial(prompt_format.chat_tokens, [{"role": role, "content": text} for role in ROLES]))
         for make in makes:
             try:
@@ -84,7 +84,7 @@ def count_tokens(index: ShardIndex, prompt_format: PromptFormat, num_workers: in
 
     Raises ValueError if the format has no `tokenizer`.
     """
-    if not hasattr(prompt_format, "tokenizer"):
+    if not isinstance(prompt_format, TokenizesText):
         raise ValueError(f"Expected a prompt format with a `tokenizer`, but got {type(prompt_format).__name__}.")
     chunks = [range(start, min(start + CHUNK, len(index))) for start in range(0, len(index), CHUNK)]
     counter = _Counter(index, prompt_format)
@@ -129,7 +129,7 @@ class _Counter:
         said = sample.utterance()
         num_text = len(self.prompt_format.tokenizer.encode(said.text))
         wholes = [len(self.prompt_format.example_tokens(said.text, [0], said.speaker, said.language)[0])]
-        if hasattr(self.prompt_format, "understanding_tokens"):
+        if isinstance(self.prompt_format, ReadsSpeech):
             wholes.append(len(self.prompt_format.understanding_tokens(said.text, [0])[0]))
         return num_text, max(wholes) - 1 - num_text  # 1: the single code
 

@@ -176,6 +176,28 @@ class PromptFormat(Protocol):
     ) -> tuple[list[int], int]: ...
 
 
+@runtime_checkable
+class ReadsSpeech(Protocol):
+    """Optional for a PromptFormat: examples of speech recognition, from codes to text."""
+
+    def understanding_tokens(self, text: str, codes: Sequence[int]) -> tuple[list[int], int]: ...
+
+
+@runtime_checkable
+class Chats(Protocol):
+    """Optional for a PromptFormat: examples of text alone, by a chat template."""
+
+    def chat_tokens(self, messages: Sequence[dict[str, str]]) -> tuple[list[int], int]: ...
+
+
+@runtime_checkable
+class TokenizesText(Protocol):
+    """Optional for a PromptFormat: the tokenizer of its texts, to count their tokens."""
+
+    @property
+    def tokenizer(self) -> TextTokenizer: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class CodecFacts:
     """Properties of a codec that are cheap to read.

@@ -5,9 +5,9 @@ Not frozen: Lightning moves them to a device by setting their fields.
 Shapes: B batch, T audio samples, S code frames, C channels, R rows of L tokens.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass, fields, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -33,6 +33,14 @@ class Movable:
     def _changed(self, change: Callable[[Any], Any]) -> Self:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{k: change(v) for k, v in values.items() if isinstance(v, Tensor | Movable)})
+
+
+@runtime_checkable
+class NamesPromptSets(Protocol):
+    """Optional for a datamodule of prompts: the name of each dataloader's prompt set."""
+
+    @property
+    def prompt_set_names(self) -> Sequence[str]: ...
 
 
 @dataclass

@@ -208,7 +208,7 @@ def test_long_examples_are_stored_as_vorbis_and_stay_recognisable():
 
 
 class ToyModule(LightningModule):
-    model_hash = "toy model"
+    model_hash, codec_fingerprint = "toy model", ""
     prompt_format = ToyFormat(CODEBOOK_SIZE)
 
     def sampler(self, settings, engine=None):

@@ -174,7 +174,7 @@ def test_a_smaller_draw_is_part_of_a_larger_and_not_the_first_ones():
 class ToyModule(LightningModule):
     """Its sampler requires the codes of the voices."""
 
-    model_hash = "toy model"
+    model_hash, codec_fingerprint = "toy model", ""
 
     def __init__(self) -> None:
         super().__init__()
