@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Prompt, VerifierFacts
+from modules.api import Audio, Candidate, Prompt, VerifierFacts
 from modules.audio import resampled
 from modules.verifiers.audio import BatchVerifier, ContentCache, failed, regrouped
 from modules.verifiers.recognisers.normalise import Normaliser
@@ -174,15 +174,10 @@ class Transcript(BatchVerifier):
         return regrouped(self._texts(clips, [prompt.language for prompt, _ in tasks]), groups)
 
     def _recognise(self, audios: Sequence[Audio], language: str) -> list[str | Exception]:
-        """Recognise all clips in one call; if that fails, bisect to find the clips that fail."""
-        if not audios:
-            return []
+        """Recognise all clips in one call. An exception of several propagates: the caller halves them."""
         try:
             return list(self.recogniser.transcribe(audios, language))
-        except BROKEN_INSTALLATION:
-            raise
-        except Exception as error:  # noqa: BLE001 - the failing clips are located first
-            if len(audios) == 1:
-                return [failed(error)]
-        half = len(audios) // 2
-        return [*self._recognise(audios[:half], language), *self._recognise(audios[half:], language)]
+        except ValueError as error:
+            if len(audios) > 1:
+                raise
+            return [failed(error)]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from modules.api import BROKEN_INSTALLATION, Audio
+from modules.api import Audio
 from modules.verifiers.audio import checked, failed, resampled
 from modules.verifiers.model_files import content_hash, model_folder, settings_hash
 
@@ -98,14 +98,14 @@ class AudioModel:
         return is_dilated or not getattr(self.extractor, "return_attention_mask", False)
 
     def judge(self, audios: Sequence[Audio | None], read: Reader, min_samples: int = 1) -> list[Any | Exception]:
-        """Results of `read(output of the network, samples of each clip)` for every clip, or the exception if it failed:
-        a ValueError for clips shorter than `min_samples`."""
+        """Results of `read(output of the network, samples of each clip)` for every clip, or a ValueError for those that
+        are too short or not finite. Exceptions of the network propagate."""
         clips: dict[int, np.ndarray] = {}
         results: list[Any] = [None] * len(audios)
         for place, audio in enumerate(audios):
             try:
                 clips[place] = self._clip(audio, min_samples)
-            except Exception as error:  # noqa: BLE001 - one bad clip must not stop the others
+            except ValueError as error:
                 results[place] = failed(error)
         for places in self._batches(clips):
             for place, result in zip(places, self._judge_batch([clips[place] for place in places], read), strict=True):
@@ -129,14 +129,7 @@ class AudioModel:
 
     @torch.inference_mode()
     def _judge_batch(self, clips: list[np.ndarray], read: Reader) -> list[Any]:
-        try:
-            return read(self.network(**self._inputs(clips)), [len(clip) for clip in clips])
-        except BROKEN_INSTALLATION:
-            raise
-        except Exception as error:  # noqa: BLE001 - counted by the caller
-            if len(clips) == 1:
-                return [failed(error)]
-        return [result for clip in clips for result in self._judge_batch([clip], read)]
+        return read(self.network(**self._inputs(clips)), [len(clip) for clip in clips])
 
     def _inputs(self, clips: list[np.ndarray]) -> dict[str, torch.Tensor]:
         inputs = self.extractor(clips, sampling_rate=self.extractor.sampling_rate, padding=True, return_tensors="pt")

@@ -284,7 +284,8 @@ def test_quoted_columns_are_those_that_the_config_measures(path):
     """Guards against a config whose quoted table fails when the test begins, and a table without its source."""
     config = read(path)
     report, sweep = (config[key]["init_args"] for key in ("report", "sweep"))
-    names = [one["init_args"]["name"] for one in sweep["judges"]]
+    judges = [read(path.parent / one) if isinstance(one, str) else one for one in sweep["judges"]]
+    names = [one["init_args"]["name"] for one in judges]
     quoted = QuotedRows(path.parent.parent.parent / report["quoted"]["path"], report["quoted"]["columns"])
     quoted.check(list(config["data"]["init_args"]["prompt_sets"]), names)
     assert quoted.columns and len(set(quoted.columns.values())) == len(quoted.columns)

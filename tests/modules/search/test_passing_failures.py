@@ -140,11 +140,10 @@ def test_a_failure_keeps_nothing_that_its_neighbours_need(tmp_path, monkeypatch)
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(AudioModel, "_inputs", inputs)
-    _, groups = prompts_and_groups()
-    model = AudioModel(save_audio_model(tmp_path, "classifier"), "AutoModel")
-    outcomes = model.judge([one.audio for one in groups[1]], lambda output, _: [])
-    assert [type(one) for one in outcomes] == [torch.OutOfMemoryError] * 3
-    assert len(held) == 4  # together, and each separately
+    prompts, groups = prompts_and_groups()
+    verifier = KINDS["regressor"](tmp_path)
+    assert failures_of(prompts[1:], groups[1:], verifier) == [("p1", 0), ("p1", 1), ("p1", 2)]
+    assert len(held) == 5  # all three, the first, the other two, and each of these
     assert all(one() is None for one in held)
 
 
