@@ -1,4 +1,7 @@
-"""FLOPs of training and of sampling a Llama, computed from its sizes."""
+"""FLOPs of training and of sampling a Llama, computed from its sizes.
+
+The codec and the verifiers count their own (`decode_flops`, `flops`); modules/search/costs.py adds all of them up.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exact expected best-of-n from N samples, and the sign-flip test. Pure functions on numpy arrays.
+"""Exact expected best-of-n from N samples: `selection_weights`, then `expected_scores`. Pure functions on numpy arrays.
 
 Shapes: P prompts, N candidates.
 """
