@@ -29,7 +29,7 @@ test-vllm: $(VLLM_INSTALLED)
 	@$(VLLM_VENV)/bin/python -m pytest --durations=20 tests/vllm tests/modules/lm/sampling/test_engines.py
 
 bench: $(INSTALLED)
-	@set -e; for name in $(basename $(notdir $(wildcard benchmarks/*.py))); do \
+	@set -e; for name in $(filter-out scaffold,$(basename $(notdir $(wildcard benchmarks/*.py)))); do \
 		echo "== benchmarks.$$name"; $(VENV)/bin/python -m benchmarks.$$name; \
 	done
 
