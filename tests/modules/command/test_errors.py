@@ -194,7 +194,7 @@ def test_configs_are_for_the_command_in_their_first_line() -> None:
                     command[1],
                     config["data"]["class_path"],
                     model["class_path"],
-                    [*config["trainer"].get("callbacks", []), *config.values()],
+                    [*config.get("trainer", {}).get("callbacks", []), *config.values()],
                 )
                 num_checked += 1
     assert num_checked > 10

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from modules.batches import TokenBatch
+from modules.checkpoint_files import SHARDS_METADATA
 from modules.described import instantiate
 from modules.lm.adapters import LowRankAdapters
 from modules.lm.attention import find_segments
@@ -189,6 +190,7 @@ def test_adapters_with_new_words_train_their_rows_or_are_refused(tmp_path):
 
 def test_what_cannot_be_exported_raises_an_error(tmp_path, capsys):
     """Guards against an incomplete folder, and against a checkpoint that runs arbitrary code."""
+    (tmp_path / SHARDS_METADATA).touch()
     for command in (["export", str(tmp_path / "none.ckpt"), str(tmp_path / "a")], ["export", str(tmp_path), "b"]):
         with pytest.raises(SystemExit) as stop:
             main(command)
