@@ -88,7 +88,7 @@ class SuiteParser(LightningArgumentParser):
             namespace = super().parse_args(args, *rest, **kwargs)
             if hasattr(self, "subcommand"):
                 try:
-                    settle(namespace, args)
+                    settle(namespace, args, self.subcommand)
                 except ValueError as error:
                     self.error(str(error), error)
                 printed, texts.printed = texts.printed, False
@@ -169,6 +169,11 @@ class SuiteParser(LightningArgumentParser):
             keys = ", ".join(f"--{key}" for key in CALLBACK_KEYS)
             name = unknown[1] or unknown[2]
             message = f"Expected an option of the last of `trainer.callbacks`, but got `{name}`. Others: {keys}."
+        elif 'Parser key "trainer.logger"' in message:
+            message = (
+                "Expected a `trainer.logger` with a class_path, or options of the default logger, which has its own key: "
+                "`--logger.init_args.name NAME` (configs/trainer.yaml)."
+            )
         if not self.exit_on_error:
             raise ValueError(message) from ex
         print(f"error: {message}\n(`{self.prog} --help` lists the options)", file=sys.stderr)

@@ -1,4 +1,5 @@
-"""Shared by all benchmarks: options, timing in turns, versions and machine, and the result as JSON."""
+"""Shared by the benchmarks that time in turns (all but sampling_ties): options, timing, versions and machine, result as
+JSON."""
 
 import argparse
 import importlib.metadata

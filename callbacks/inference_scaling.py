@@ -30,7 +30,7 @@ from modules.search.candidate_store import CandidateStore
 from modules.search.driver import check_selectors
 from modules.search.identity import check_codec
 from modules.search.panel import Panel, unique_prompts
-from modules.search.protocol import SearchAlgorithm, SweptModel
+from modules.search.protocol import SearchAlgorithm, SpeechModel, SweptModel
 from modules.search.scorer import check_texts
 from modules.search.summary import summarise
 from modules.search.sweep import Sweep
@@ -43,8 +43,7 @@ class InferenceScaling(Callback):
 
     Every test dataloader is a prompt set; its batches are PromptBatch. The datamodule may name the sets
     (`prompt_set_names`: one per dataloader); otherwise they are called `name`, or `name 0`, `name 1` ... The module
-    under test provides `sampler(settings, engine=)`, `model_hash` and `prompt_format`. `codec` encodes the recordings
-    of voice prompts.
+    under test is a SpeechModel (modules/search/protocol.py). `codec` encodes the recordings of voice prompts.
 
     Writes `folder`/candidates (the store: a stopped sweep resumes from it; another selector needs no new samples) and
     `folder`/report (docs/sweeps.md lists its files), and logs every point with step = n as
@@ -147,6 +146,7 @@ class InferenceScaling(Callback):
         for algorithm in self.algorithms:
             check_selectors(algorithm, self.selectors)
         for name, model in [(self.model_name, pl_module), *((model.name, model) for model in self.more_models)]:
+            check_members(model, SpeechModel, f"the model {name},")
             try:
                 codebook_size = model.prompt_format.token_space.codebook_size
                 check_codec(self.codec, codebook_size, model.codec_fingerprint)

@@ -25,7 +25,7 @@ from modules.search.candidate_store import file_name
 from modules.search.driver import run_searches
 from modules.search.identity import candidate_identity, check_codec, score_identity
 from modules.search.panel import chosen_index
-from modules.search.protocol import SearchAlgorithm, Trace
+from modules.search.protocol import SearchAlgorithm, SpeechModel, Trace
 from modules.search.scorer import Scorer, check_texts
 from modules.search.voices import with_voice_codes
 from modules.tokens import Utterance
@@ -104,6 +104,7 @@ class SpeechWriter(Callback):
             check_members(self.selector, Verifier, "verifier")
         if self.engine is not None:
             check_members(self.engine, SamplerEngine, "sampling engine")
+        check_members(pl_module, SpeechModel, "model")
         codebook_size = pl_module.prompt_format.token_space.codebook_size
         check_codec(self.codec, codebook_size, pl_module.codec_fingerprint)
         self._model_hash, self._prompt_format = pl_module.model_hash, pl_module.prompt_format

@@ -370,7 +370,7 @@ def check_members(value: object, protocol: type, what: str) -> None:
     kind = f"{what} {type(value).__name__}"
     members = [name for name in vars(protocol) if not name.startswith("_")]
     for name in members:
-        if inspect.getattr_static(value, name, None) is None:
+        if inspect.getattr_static(value, name, None) is None and not hasattr(value, name):
             place = f"{protocol.__module__}.{protocol.__name__}"
             raise ValueError(f"Expected {kind} to have `{name}` (see {place}), but got none.")
     if "facts" in members:

@@ -131,8 +131,9 @@ CLASSES = {
     "modules.search.sweep.Panel": "modules.search.panel.Panel",
     "modules.verifiers.speaker.Resemblyzer": "modules.verifiers.embeddings.resemblyzer.Resemblyzer",
 }
-# Arguments of data modules.
+# Arguments of a data module, and its class.
 ARGUMENTS = {"benchmarks": "prompt_sets"}
+RENAMED_IN = "datamodules.prompt_sets.published_prompts.PublishedPromptDataModule"
 # Folders of config files.
 CONFIGS = {
     "configs/size/": "configs/lm/size/",
@@ -149,16 +150,17 @@ def current_name(path: str) -> str:
     return f"{MODULES[module]}.{name}" if module in MODULES and name.isidentifier() else path
 
 
-def with_current_names(value: Any, place: str = "") -> Any:
+def with_current_names(value: Any, place: str = "", class_path: str | None = None) -> Any:
     """A config or a description of hyper-parameters, at any depth, with today's class paths and arguments.
 
-    `place`: the key that holds the value.
+    `place`: the key that holds the value; `class_path`: the class whose arguments it holds, where that is known.
     """
     if isinstance(value, str):
         return current_name(value)
     if isinstance(value, dict):
-        names = ARGUMENTS if place in ("data", "init_args") else {}
-        return {names.get(key, key): with_current_names(item, key) for key, item in value.items()}
+        names = ARGUMENTS if place in ("data", "init_args") and class_path in (None, RENAMED_IN) else {}
+        own = with_current_names(value.get("class_path"))
+        return {names.get(key, key): with_current_names(item, key, own) for key, item in value.items()}
     return [with_current_names(item) for item in value] if isinstance(value, list) else value
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from modules.moved_names import with_current_names
 
 # Keys that are not compared: of the config, and of its trainer.
-TOP_LEVEL = {"stage", "config", "num_threads", "verbose", "logger", "checkpoint_io"}
+TOP_LEVEL = {"stage", "config", "num_threads", "verbose", "logger", "checkpoint_io", "return_predictions"}
 TRAINER = {
     # hardware
     *("accelerator", "devices", "num_nodes", "strategy", "benchmark", "use_distributed_sampler"),

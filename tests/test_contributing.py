@@ -86,7 +86,13 @@ def refused(what: str, member: str, call: Callable[[], Any]) -> None:
     assert "\n" not in str(raised.value)
 
 
-MODULE = SimpleNamespace(prompt_format=ToyFormat(), codec_fingerprint="", model_hash="model", device_mesh=None)
+MODULE = SimpleNamespace(
+    prompt_format=ToyFormat(),
+    codec_fingerprint="",
+    model_hash="model",
+    device_mesh=None,
+    sampler=lambda settings, engine=None: None,
+)
 
 # ------------------------------------------------------------------------------------------------------ they all work
 

@@ -14,14 +14,16 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelChec
 from modules.command.checks import class_of
 from modules.stage_config import as_list
 
+STAGE_FOLDER = "${stage.folder}"
 DEFAULTS = Path(__file__).resolve().parents[2] / "configs" / "trainer.yaml"
 
 
-def settle(config: Namespace, words: Sequence[str]) -> None:
+def settle(config: Namespace, words: Sequence[str], subcommand: str) -> None:
     """Decide which defaults a run has: sets the others to null in the config of its subcommand.
 
-    A default is left out where `trainer.callbacks` or `trainer.logger` has one of its kind, or where another setting of
-    the trainer excludes it. Progress bars in the list go with `enable_progress_bar: false`.
+    A default is left out where `trainer.callbacks` or `trainer.logger` has one of its kind, where another setting of
+    the trainer excludes it, and, if it is in the stage's folder, in a run without a stage: the folder that all of them
+    share would lose the files of earlier ones. Progress bars in the list go with `enable_progress_bar: false`.
 
     Args:
         words: The options of the command line, as `--key=value`.
@@ -35,18 +37,23 @@ def settle(config: Namespace, words: Sequence[str]) -> None:
     kinds = [(class_of(one.get("class_path"), Callback), one) for one in as_list(trainer.get("callbacks"))]
     if trainer.get("enable_progress_bar") is False and _lists(kinds, ProgressBar):
         trainer["callbacks"] = [one for kind, one in kinds if not _is(kind, ProgressBar)]
-    is_bare = bool(trainer.get("barebones"))
-    has_no_checkpoint = is_bare or trainer.get("enable_checkpointing") is False
-    has_no_bar = is_bare or trainer.get("enable_progress_bar") is False
+    is_bare, is_training = bool(trainer.get("barebones")), subcommand in ("fit", "validate")
+    has_no_checkpoint = is_bare or not is_training or trainer.get("enable_checkpointing") is False
+    has_no_bar = is_bare or not is_training or trainer.get("enable_progress_bar") is False
+    has_no_folder = config.get("stage") is None and not any(word.startswith("--stage") for word in words)
+    if has_no_folder and trainer.get("default_root_dir") == STAGE_FOLDER:
+        trainer["default_root_dir"] = None
     left_out = {
-        "logger": is_bare or trainer.get("logger") is not None,
-        "checkpoint": has_no_checkpoint or _lists(kinds, ModelCheckpoint),
+        "logger": is_bare or trainer.get("logger") is not None or (has_no_folder and subcommand != "predict"),
+        "checkpoint": has_no_checkpoint or has_no_folder or _lists(kinds, ModelCheckpoint),
         "progress_bar": has_no_bar or _lists(kinds, ProgressBar),
-        "run_layout": _lists(kinds, class_of((config.get("run_layout") or {}).get("class_path"), Callback)),
+        "run_layout": has_no_folder
+        or _lists(kinds, class_of((config.get("run_layout") or {}).get("class_path"), Callback)),
     }
     if not left_out["logger"]:
         trainer["logger"] = config.get("logger") or False
-    left_out["learning_rate_monitor"] = is_bare or trainer["logger"] is False or _lists(kinds, LearningRateMonitor)
+    has_no_log = is_bare or not is_training or trainer["logger"] is False
+    left_out["learning_rate_monitor"] = has_no_log or _lists(kinds, LearningRateMonitor)
     for key in (key for key, is_left_out in left_out.items() if is_left_out):
         for word in words:
             if word.startswith((f"--{key}.", f"--{key}=")) and not word.endswith("=null"):

@@ -129,21 +129,25 @@ class SearchAlgorithm(Protocol):
 
 
 @runtime_checkable
-class SweptModel(Protocol):
-    """A language model that is swept in addition to the one under test; only one is in memory at a time.
+class SpeechModel(Protocol):
+    """What a sweep requires of a language model, such as the LightningModule under test. `codec_fingerprint`: of the
+    codec whose codes it was trained on; empty if it is not recorded."""
 
-    `name`, `prompt_format` and `codec_fingerprint` (empty: not recorded) are available before `load`, `model_hash`
-    after it.
-    """
-
-    @property
-    def name(self) -> str: ...
     @property
     def prompt_format(self) -> PromptFormat: ...
     @property
     def codec_fingerprint(self) -> str: ...
     @property
     def model_hash(self) -> str: ...
+    def sampler(self, settings: SamplingSettings, engine: SamplerEngine | None = None) -> Sampler: ...
+
+
+@runtime_checkable
+class SweptModel(SpeechModel, Protocol):
+    """A language model that is swept in addition to the one under test; only one is in memory at a time. `model_hash`
+    and `sampler` are available between `load` and `free`."""
+
+    @property
+    def name(self) -> str: ...
     def load(self, device: torch.device, dtype: torch.dtype) -> None: ...
     def free(self) -> None: ...
-    def sampler(self, settings: SamplingSettings, engine: SamplerEngine | None = None) -> Sampler: ...

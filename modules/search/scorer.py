@@ -1,8 +1,7 @@
 """Scorer: decodes candidates and scores them with verifiers, in padded batches across prompts.
 
-A batch whose scoring raised is halved, down to single candidates. What still raises has the score NaN: for good after a
-ValueError, which is about the candidate. After any other exception the verifier's name is in `candidate.failed`: the
-store omits such scores, so that the next run retries them. No verifier retries by itself.
+A batch whose scoring raised is halved, down to single candidates. What still raises has the score NaN and the verifier's
+name in `candidate.failed`: the store omits such scores, so that the next run retries them.
 """
 
 import logging
@@ -175,39 +174,34 @@ def score_tasks(tasks: Sequence[Task], verifier: Verifier) -> None:
 
 
 def _failing(batch: Sequence[Task], verifier: Verifier) -> list[Candidate]:
-    """Score the batch; halve it if that raised. Returns the candidates that are to be retried by a later run."""
-    if _raised(batch, verifier) is None:
+    """Score the batch; halve it if that raised. Returns the candidates that fail."""
+    if _is_scored(batch, verifier):
         return []
     if len(batch) > 1:
         middle = len(batch) // 2
         return _failing(batch[:middle], verifier) + _failing(batch[middle:], verifier)
     ((prompt, candidates),) = batch
-    raising = _raising_alone(prompt, candidates, verifier)
-    failed = [candidate for candidate, kind in raising if not issubclass(kind, ValueError)]
+    failed = _failing_alone(prompt, candidates, verifier)
     if isinstance(verifier, CombinesVerifiers):
-        sound = [one for one in candidates if not any(one is other for other, _ in raising)]
-        if sound and _raised([(prompt, sound)], verifier) is not None:
+        sound = [one for one in candidates if not any(one is other for other in failed)]
+        if sound and not _is_scored([(prompt, sound)], verifier):
             return list(candidates)
     return failed
 
 
-def _raising_alone(
-    prompt: Prompt, candidates: Sequence[Candidate], verifier: Verifier
-) -> list[tuple[Candidate, type[Exception]]]:
-    """The single candidates that raise, each with the exception's class, among candidates that raised together."""
-    raising = []
+def _failing_alone(prompt: Prompt, candidates: Sequence[Candidate], verifier: Verifier) -> list[Candidate]:
+    """Score the halves of candidates that raised together, and so on; returns the single candidates that raise."""
+    if len(candidates) == 1:
+        return list(candidates)
     middle = len(candidates) // 2
-    for half in (candidates[:middle], candidates[middle:]) if middle else (candidates,):
-        kind = _raised([(prompt, half)], verifier)
-        if kind is not None:
-            raising += [(half[0], kind)] if len(half) == 1 else _raising_alone(prompt, half, verifier)
-    return raising
+    halves = candidates[:middle], candidates[middle:]
+    raising = [half for half in halves if not _is_scored([(prompt, half)], verifier)]
+    return [one for half in raising for one in _failing_alone(prompt, half, verifier)]
 
 
-def _raised(batch: Sequence[Task], verifier: Verifier) -> type[Exception] | None:
-    """Score the batch in one call; returns the class of the exception that this raised, and frees the objects of its
-    frames, such as activations on a GPU."""
-    groups = [candidates for _, candidates in batch]
+def _is_scored(batch: Sequence[Task], verifier: Verifier) -> bool:
+    """Score the batch in one call; returns whether that succeeded. Raises TypeError for other scores than asked for."""
+    name, groups = verifier.facts.name, [candidates for _, candidates in batch]
     try:
         if len(batch) > 1:
             scores = verifier.score_many([prompt for prompt, _ in batch], groups)
@@ -218,13 +212,15 @@ def _raised(batch: Sequence[Task], verifier: Verifier) -> type[Exception] | None
     except Exception as error:
         first, number = f"{batch[0][0].key} #{groups[0][0].index}", sum(map(len, groups))
         which = first if number == 1 else f"{number} candidates from {first} on, which are retried in halves"
-        logger.warning("%s could not score %s: %r", verifier.facts.name, which, error)
+        logger.warning("%s could not score %s: %r", name, which, error)
         logger.debug("The traceback:", exc_info=True)
-        traceback.clear_frames(error.__traceback__)  # log records keep the exception
-        return type(error)
+        traceback.clear_frames(error.__traceback__)  # log records keep the exception, its frames GPU memory
+        return False
+    if len(scores) != len(groups):
+        raise TypeError(f"Expected `{name}` to return scores of {len(groups)} prompts, but got {len(scores)}.")
     for candidates, scores_N in zip(groups, scores, strict=True):
-        _fill(candidates, scores_N, verifier.facts.name)
-    return None
+        _fill(candidates, scores_N, name)
+    return True
 
 
 def _fill(candidates: Sequence[Candidate], scores: torch.Tensor, name: str) -> None:

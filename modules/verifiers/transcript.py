@@ -174,10 +174,11 @@ class Transcript(BatchVerifier):
         return regrouped(self._texts(clips, [prompt.language for prompt, _ in tasks]), groups)
 
     def _recognise(self, audios: Sequence[Audio], language: str) -> list[str | Exception]:
-        """Recognise all clips in one call. An exception of several propagates: the caller halves them."""
+        """Recognise all clips in one call. After a ValueError, which is about a clip, clip by clip; other exceptions
+        propagate."""
         try:
             return list(self.recogniser.transcribe(audios, language))
         except ValueError as error:
-            if len(audios) > 1:
-                raise
-            return [failed(error)]
+            if len(audios) == 1:
+                return [failed(error)]
+        return [outcome for audio in audios for outcome in self._recognise([audio], language)]

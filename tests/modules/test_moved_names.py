@@ -120,6 +120,8 @@ def test_arguments_that_were_renamed_are_found_in_yamls_markers_and_options() ->
     current = with_current_names(stored)["data"]
     assert current["class_path"] == class_path and list(current["init_args"]) == ["prompt_sets"]
     assert list(current["init_args"]["prompt_sets"]) == ["benchmarks"], "the user's name of a set"
+    own = {"class_path": "mine.Data", "init_args": {"benchmarks": {}}}
+    assert with_current_names({"data": own}) == {"data": own}, "an argument of another class"
     assert with_current_names({"data": {"benchmarks": {}}}) == {"data": {"prompt_sets": {}}}  # an overlay
     words = ["--data.benchmarks.en.folder=x", "--data.init_args.benchmarks", "--data.benchmarks_too=1", "benchmarks"]
     assert current_words(words) == [

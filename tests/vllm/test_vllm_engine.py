@@ -178,6 +178,7 @@ def test_a_process_reward_search_runs_on_forks(engine, network):
 class ToyLanguageModel(LightningModule):
     """The interface of LMModule that a sweep uses, over the toy network."""
 
+    codec_fingerprint = ""
     model_hash = "toy"  # the other tests' network: vLLM need not restart
 
     def __init__(self, network, prompt_format) -> None:

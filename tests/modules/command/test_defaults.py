@@ -99,3 +99,32 @@ def test_a_stage_compares_a_listed_callback_and_its_key_as_one(parse):
     assert changed_config(listed, new | {"checkpoint": rarer}, dict) == ["trainer.callbacks"]
     assert changed_config(listed, new | {"checkpoint": None}, dict) == ["trainer.callbacks"]
     assert changed_config(stored | {"trainer": trainer}, new, dict) == [], "without a saver, from before the defaults"
+
+
+@pytest.mark.parametrize("subcommand", ["test", "predict"])
+def test_a_config_of_a_fit_parses_for_other_commands(parse, subcommand):
+    """Guards against a fit's values of its checkpoints or bar that stop a test or predict with the same yaml."""
+    config = parse(subcommand, "demo/lm.yaml", checkpoint={"every_n_train_steps": 7})[0]
+    assert config.checkpoint is config.progress_bar is config.learning_rate_monitor is None
+
+
+def test_a_run_without_a_stage_has_lightnings_own_folders(parse):
+    """Guards against runs that lose each other's files in one folder of all runs without a stage."""
+    config = parse("fit", "demo/lm.yaml", stage=None)[0]
+    assert config.trainer.logger is config.trainer.default_root_dir is config.checkpoint is config.run_layout is None
+    shared = parse("fit", "demo/lm.yaml", "--stage", "null")[0]
+    assert shared.checkpoint.init_args.dirpath == "runs/no_stage/checkpoints"
+
+
+def test_an_option_of_the_default_logger_is_an_error_of_one_line(parse, capsys):
+    """Guards against a parser's message that does not say where the logger is."""
+    with pytest.raises(SystemExit):
+        parse("fit", "demo/lm.yaml", "--trainer.logger.init_args.name", "mine")
+    assert "--logger.init_args.name NAME" in capsys.readouterr().err
+    assert parse("fit", "demo/lm.yaml", "--logger.init_args.name", "mine")[0].trainer.logger.init_args.name == "mine"
+
+
+def test_keeping_predictions_is_no_change_of_a_stage():
+    """Guards against a finished predict that runs again because predictions are no longer kept by default."""
+    stored = {"return_predictions": True, "trainer": {}}
+    assert changed_config(stored, stored | {"return_predictions": False}, lambda config: config) == []

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from modules.api import SamplingSettings
+from modules.api import Audio, Candidate, Prompt, SamplingSettings
 from modules.search.algorithms.adaptive import Adaptive
 from modules.search.algorithms.best_of_n import BestOfN
 from modules.search.algorithms.diverse_beam import DiverseBeam
@@ -14,9 +14,11 @@ from modules.search.algorithms.process_beam import ProcessBeam
 from modules.search.candidate_store import CandidateStore
 from modules.search.driver import run_searches
 from modules.search.panel import Panel
-from modules.search.scorer import Scorer, decode_candidates
+from modules.search.scorer import Scorer, decode_candidates, score_tasks
 from modules.search.sweep import Sweep
 from modules.verifiers.ensemble import Ensemble
+from modules.verifiers.recognisers.normalise import BasicWords
+from modules.verifiers.transcript import Transcript
 from tests.modules.search.algorithms.test_algorithms import PartialVerifier
 from tests.toys.search_toys import (
     HOP_LENGTH,
@@ -49,6 +51,32 @@ class FailsOnBatches(ToyVerifier):
         if len(candidates) > 1:
             raise RuntimeError("out of memory")
         return super().score(prompt, candidates)
+
+
+def test_clips_that_a_recogniser_rejects_leave_an_ensemble_of_the_others():
+    """Guards against a prompt that loses all scores, in every run, because two of its clips cannot be transcribed."""
+
+    class Rejecting:
+        model_hash, families = "rejecting", frozenset({"toy"})
+
+        def transcribe(self, audios, language):
+            if any(audio.samples_T[0] < 0 for audio in audios):
+                raise ValueError("not this clip")
+            return ["words"] * len(audios)
+
+        def flops(self, seconds):
+            return 0.0
+
+    both = Ensemble([Transcript(Rejecting(), BasicWords()), ToyVerifier("mean", mean_level)])
+    levels = [0.1, -0.1, -0.2, 0.4]
+    candidates = [
+        Candidate("p", index, 0, torch.zeros(4), 0.0, True, Audio(torch.full((2000,), level), 8000))
+        for index, level in enumerate(levels)
+    ]
+    score_tasks([(Prompt("p", "words"), candidates)], both)
+    scores = [one.scores["ensemble"] for one in candidates]
+    assert [math.isnan(score) for score in scores] == [False, True, True, False] and scores[0] < scores[3]
+    assert not any(one.failed for one in candidates)
 
 
 @pytest.mark.parametrize("algorithm", SEARCHES[1:], ids=lambda one: one.name)
