@@ -171,8 +171,8 @@ class SuiteParser(LightningArgumentParser):
             message = f"Expected an option of the last of `trainer.callbacks`, but got `{name}`. Others: {keys}."
         elif 'Parser key "trainer.logger"' in message:
             message = (
-                "Expected a `trainer.logger` with a class_path, or options of the default logger, which has its own key: "
-                "`--logger.init_args.name NAME` (configs/trainer.yaml)."
+                "Expected a `trainer.logger` with a class_path, or options of the default logger, which has its own "
+                "key: `--logger.init_args.name NAME` (configs/trainer.yaml)."
             )
         if not self.exit_on_error:
             raise ValueError(message) from ex

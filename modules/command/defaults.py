@@ -43,12 +43,12 @@ def settle(config: Namespace, words: Sequence[str], subcommand: str) -> None:
     has_no_folder = config.get("stage") is None and not any(word.startswith("--stage") for word in words)
     if has_no_folder and trainer.get("default_root_dir") == STAGE_FOLDER:
         trainer["default_root_dir"] = None
+    layout = class_of((config.get("run_layout") or {}).get("class_path"), Callback)
     left_out = {
         "logger": is_bare or trainer.get("logger") is not None or (has_no_folder and subcommand != "predict"),
         "checkpoint": has_no_checkpoint or has_no_folder or _lists(kinds, ModelCheckpoint),
         "progress_bar": has_no_bar or _lists(kinds, ProgressBar),
-        "run_layout": has_no_folder
-        or _lists(kinds, class_of((config.get("run_layout") or {}).get("class_path"), Callback)),
+        "run_layout": has_no_folder or _lists(kinds, layout),
     }
     if not left_out["logger"]:
         trainer["logger"] = config.get("logger") or False

@@ -1,7 +1,7 @@
 """Scorer: decodes candidates and scores them with verifiers, in padded batches across prompts.
 
-A batch whose scoring raised is halved, down to single candidates. What still raises has the score NaN and the verifier's
-name in `candidate.failed`: the store omits such scores, so that the next run retries them.
+A batch whose scoring raised is halved, down to single candidates. What still raises has the score NaN and the
+verifier's name in `candidate.failed`: the store omits such scores, so that the next run retries them.
 """
 
 import logging
