@@ -38,7 +38,7 @@ MAX_NAME_CHARACTERS = 40
 class SpeechWriter(Callback):
     """Writes NAME.wav (16-bit PCM, the codec's rate) and NAME.json for every prompt of `predict`.
 
-    Batches are PromptBatch. The module provides `sampler(settings, engine=)`, `model_hash` and `prompt_format`.
+    Batches are PromptBatch. The module is a SpeechModel (modules/search/protocol.py).
     Candidates are sampled, decoded and scored as in a sweep: with the same settings and prompt key they are identical.
     NAME is a readable form of the text and a hash of everything that the audio depends on: other settings write another
     file, the same command writes the same one. `written` lists the wavs of the last run.

@@ -52,7 +52,8 @@ class XVector(UsesAudioModel):
         self._audio_model = AudioModel(model, "AutoModelForAudioXVector", device, batch_size, families)
 
     def embed(self, audios: Sequence[Audio | None]) -> list[np.ndarray | Exception]:
-        """One (D,) float32 of length 1 per clip, or the exception if it failed."""
+        """One (D,) float32 of length 1 per clip, or a ValueError for a clip that is too short or not finite. Exceptions
+        of the network propagate."""
         return self._audio_model.judge(audios, _directions, self._min_samples)
 
     @cached_property
@@ -86,7 +87,8 @@ class MeanHidden(UsesAudioModel):
         self._audio_model = AudioModel(model, "AutoModel", device, batch_size, families)
 
     def embed(self, audios: Sequence[Audio | None]) -> list[np.ndarray | Exception]:
-        """One (D,) float32 of length 1 per clip, or the exception if it failed."""
+        """One (D,) float32 of length 1 per clip, or a ValueError for a clip that is too short or not finite. Exceptions
+        of the network propagate."""
         return self._audio_model.judge(audios, self._means)
 
     def _means(self, output: Any, num_samples: Sequence[int]) -> list[np.ndarray]:
