@@ -14,8 +14,8 @@ LIGHTNING = ("lightning", "pytorch_lightning", "lightning_fabric")
 GROUND = tuple(
     f"modules.{name}"
     for name in (
-        "api", "atomic_file", "audio", "batches", "checkpoint_files", "described", "hub", "moved_names", "provenance",
-        "schedule", "statistics", "step_logging", "threads", "tokens",
+        "api", "atomic_file", "audio", "batches", "checkpoint_files", "described", "hub", "moved_names", "precision",
+        "provenance", "schedule", "statistics", "step_logging", "threads", "tokens",
     )
 )  # fmt: skip
 
@@ -24,13 +24,19 @@ GROUND = tuple(
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     r"run\.py": ("lightning", "modules", "datamodules", "callbacks"),
     r"modules/step_logging\.py": ("lightning",),
-    r"modules/(atomic_file|checkpoint_files|hub|moved_names|schedule|statistics|threads|tokens)\.py": (),
+    r"modules/(atomic_file|checkpoint_files|hub|moved_names|precision|schedule|statistics|threads|tokens)\.py": (),
     r"modules/api\.py": ("modules.tokens",),
     r"modules/batches\.py": ("modules.api",),
     r"modules/described\.py": ("modules.moved_names",),
     r"modules/audio\.py": ("modules.api", "modules.atomic_file"),
     r"modules/stage\w*\.py": ("modules.atomic_file", "modules.moved_names", "modules.stage_config"),
-    r"modules/command/.*": ("lightning", *GROUND, "modules.stages", "modules.stage_config", "modules.command"),
+    r"modules/command/.*": (
+        "lightning", *GROUND, "modules.stages", "modules.stage_config", "modules.command", "modules.speech",
+    ),
+    r"modules/speech/.*": (*GROUND, "modules.codec", "modules.frontend", "modules.lm", "modules.search",
+        "modules.speech", "modules.stages", "modules.verifiers", "datamodules.shards",
+    ),
+    r"modules/frontend/.*": (*GROUND, "modules.frontend"),
     r"callbacks/.*": (
         "lightning", "callbacks", *GROUND, "modules.metrics", "modules.search", "modules.verifiers",
         "modules.evaluation", "modules.report", "modules.stages", "datamodules.shards",
