@@ -1,0 +1,80 @@
+"""The verifiers that choose and check what is spoken: a recogniser, a speaker encoder, an aligner. Each is loaded once,
+on first use."""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+
+from modules.frontend.phonemes import pronunciations
+from modules.verifiers.alignment import PhonemeAligner
+from modules.verifiers.embeddings.resemblyzer import Resemblyzer
+from modules.verifiers.recognisers.normalise import BasicWords, SpokenEnglish
+from modules.verifiers.recognisers.pocketsphinx import Pocketsphinx
+from modules.verifiers.recognisers.whisper import FasterWhisper
+from modules.verifiers.speaker import Speaker
+from modules.verifiers.transcript import Recogniser, Transcript
+
+PACKAGED_LANGUAGE = "en"  # of the packaged Whisper tiny.en, of pocketsphinx, and of its pronunciations
+WITHOUT_SPACES = {"zh", "ja", "th", "yue"}
+WHISPER_SECONDS = 15.0  # a third of the cost of its window of 30 s, with the same errors
+
+
+class Listeners:
+    """Verifiers for the speech of one voice.
+
+    Args:
+        words: All words that the voice knows, if they are few: the recogniser is then pocketsphinx with a grammar of
+            them, else Whisper tiny.en.
+        recogniser: A Whisper model as of FasterWhisper in place of these, for other languages.
+        counters: Counts what is loaded.
+    """
+
+    def __init__(self, words: Sequence[str] | None, recogniser: str | None, counters: Counter[str]) -> None:
+        self.words, self.named, self.counters = words, recogniser, counters
+        self._transcripts: dict[str, Transcript] = {}
+
+    def recogniser(self, language: str) -> Recogniser | None:
+        """A recogniser of any words of that language; None if there is none."""
+        return self._whisper if self.named or language == PACKAGED_LANGUAGE else None
+
+    def transcript(self, language: str) -> Transcript | None:
+        """The verifier that compares with the text; None for a language without a recogniser."""
+        if self.recogniser(language) is None:
+            return None
+        if language not in self._transcripts:
+            unit = "character" if language in WITHOUT_SPACES else "word"
+            if self.words and not self.named:
+                self._transcripts[language] = Transcript(self._grammar, BasicWords(), name="pocketsphinx")
+            else:
+                normaliser = SpokenEnglish() if language == "en" else BasicWords()
+                self._transcripts[language] = Transcript(self._whisper, normaliser, unit, "whisper")
+        return self._transcripts[language]
+
+    def aligner(self, language: str) -> PhonemeAligner | None:
+        """The aligner of words; None for a language without pronunciations."""
+        return self._aligner if language == PACKAGED_LANGUAGE else None
+
+    @cached_property
+    def speaker(self) -> Speaker:
+        return Speaker(self.encoder)
+
+    @cached_property
+    def encoder(self) -> Resemblyzer:
+        self.counters["speaker encoder"] += 1
+        return Resemblyzer()
+
+    @cached_property
+    def _whisper(self) -> FasterWhisper:
+        self.counters["recogniser"] += 1
+        return FasterWhisper(self.named) if self.named else FasterWhisper(window_seconds=WHISPER_SECONDS)
+
+    @cached_property
+    def _grammar(self) -> Pocketsphinx:
+        self.counters["recogniser"] += 1
+        words = " | ".join(self.words or ())
+        return Pocketsphinx(f"#JSGF V1.0;\ngrammar words;\npublic <words> = ( {words} )+ ;\n")
+
+    @cached_property
+    def _aligner(self) -> PhonemeAligner:
+        self.counters["aligner"] += 1
+        return PhonemeAligner(pronunciations)

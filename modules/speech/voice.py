@@ -1,0 +1,273 @@
+"""Voice: a language model and its codec, loaded once, that speak texts.
+
+    from modules.speech import load_voice
+    voice = load_voice("runs/demo")
+    audio = voice.say("four two")
+    audio.save("x.wav")
+"""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+
+from modules.api import Audio, Prompt, Sampler, SamplingSettings
+from modules.codec.formats.checkpoints import CodecCheckpoint
+from modules.frontend.script import Pause, Script, read_script
+from modules.precision import inference_dtype
+from modules.provenance import package_versions, plain
+from modules.search.growth import candidate_seed
+from modules.search.identity import check_codec
+from modules.search.voices import with_voice_codes
+from modules.speech.listeners import Listeners
+from modules.speech.models import SpeakingModel, find_model
+from modules.speech.narration import Narration
+from modules.speech.reference import Reference, read_reference
+from modules.speech.result import Speech, SpokenSentence, Timeline
+from modules.speech.settings import SpeakingSettings
+from modules.speech.streaming import streamed
+from modules.tokens import Utterance
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+MAX_CHARACTERS = 300  # of a sentence, where training texts were not shorter
+
+
+class VoicePrompt:
+    """A recording to imitate, with its codes."""
+
+    def __init__(self, reference: Reference, codes: Sequence[int]) -> None:
+        self.reference, self.codes = reference, tuple(codes)
+
+    def before(self, prompt: Prompt) -> Prompt:
+        """The prompt, continuing the recording."""
+        return replace(prompt, reference=self.reference.audio, voice=Utterance(self.reference.text, self.codes))
+
+
+class Voice:
+    """A model that speaks. Its parts are loaded once; `counters` says how often each was.
+
+    Args:
+        model: The language model (modules/speech/models.py), loaded here.
+        codec: Its codec.
+        device: Where both run.
+        precision: "auto", "fp32" or "bf16", of the language model.
+        recogniser: A Whisper model (folder, size or hub name) in place of the packaged ones.
+    """
+
+    def __init__(
+        self,
+        model: SpeakingModel,
+        codec: CodecCheckpoint,
+        device: torch.device,
+        precision: str = "auto",
+        recogniser: str | None = None,
+    ) -> None:
+        self.counters: Counter[str] = Counter()
+        self.model, self.codec, self.device = model, codec, device
+        if precision == "auto":
+            self.dtype, self.precision_reason = inference_dtype(device)
+        elif precision in DTYPES:
+            self.dtype, self.precision_reason = DTYPES[precision], "as asked for"
+        else:
+            raise ValueError(f"Expected `precision` to be auto, fp32 or bf16, but got {precision!r}.")
+        model.load(device, self.dtype)
+        self.counters["language model"] += 1
+        check_codec(codec, model.prompt_format.token_space.codebook_size, model.codec_fingerprint)
+        self.counters["codec"] += 1
+        self.listeners = Listeners(model.facts.words, recogniser, self.counters)
+        self._samplers: dict[SamplingSettings, Sampler] = {}
+        self._references: dict[tuple[Path, str | None, str], VoicePrompt] = {}
+
+    @property
+    def sample_rate(self) -> int:
+        return self.codec.facts.sample_rate
+
+    # ------------------------------------------------------------------------------------------------------ speaking
+
+    @overload
+    def say(self, text: str, **options: Any) -> Speech: ...
+    @overload
+    def say(self, text: Sequence[str], **options: Any) -> list[Speech]: ...
+    def say(self, text: str | Sequence[str], **options: Any) -> Speech | list[Speech]:
+        """Speak a text, or several in one batch. `options` are those of SpeakingSettings.
+
+        Raises ValueError, before anything is sampled, for text that cannot be spoken: see docs/text.md.
+        """
+        settings = SpeakingSettings(**options)
+        texts = [text] if isinstance(text, str) else list(text)
+        scripts = [self.script(one, settings) for one in texts]
+        together = Script(
+            tuple(segment for script in scripts for segment in script.segments),
+            tuple(rewriting for script in scripts for rewriting in script.rewritings),
+        )
+        started = time.perf_counter()
+        narration = Narration(self, together, settings)
+        spoken = narration.sentences()
+        speeches = []
+        for script, one in zip(scripts, texts, strict=True):
+            timeline = Timeline(self.sample_rate)
+            pieces = [piece for _ in script.segments for piece in timeline.place(placeable(next(spoken)))]
+            record = self.record(one, settings, script, timeline, narration, time.perf_counter() - started)
+            speeches.append(Speech(Audio(torch.cat(pieces), self.sample_rate), record))
+        return speeches[0] if isinstance(text, str) else speeches
+
+    def stream(self, text: str, **options: Any) -> Iterator[Audio]:
+        """Speak a text, yielding audio while it is being sampled; with a search, sentence by sentence.
+
+        Nothing is checked before it is heard, and silence is not trimmed. Raises as `say`.
+        """
+        settings = SpeakingSettings(**options)
+        narration = Narration(self, self.script(text, settings), settings)
+        if settings.searches:
+            timeline = Timeline(self.sample_rate)
+            for one in narration.sentences():
+                yield from (Audio(piece_T, self.sample_rate) for piece_T in timeline.place(placeable(one)))
+            return
+        tasks = iter(narration.tasks)
+        for segment in narration.script.segments:
+            if isinstance(segment, Pause):
+                yield Audio(torch.zeros(round(segment.seconds * self.sample_rate)), self.sample_rate)
+                continue
+            prompt = next(tasks).prompt
+            seed = candidate_seed(settings.seed, prompt.key, 0)
+            for piece_T in streamed(self.sampler(settings), self.codec, prompt, seed, narration.limit):
+                yield Audio(piece_T, self.sample_rate)
+
+    # -------------------------------------------------------------------------------------------------------- texts
+
+    def script(self, text: str, settings: SpeakingSettings) -> Script:
+        """The sentences of a text. Raises ValueError for text without anything to speak."""
+        longest = self.model.facts.longest_text
+        return read_script(text, settings.language, min(MAX_CHARACTERS, longest or MAX_CHARACTERS))
+
+    def adapted(self, text: str) -> str:
+        """A sentence in the characters that the model knows: lower case and without punctuation where it has learned
+        no others.
+
+        Raises ValueError for other characters, and for words that are none of the few that the model knows.
+        """
+        characters = getattr(self.model.prompt_format.tokenizer, "characters", None)
+        if characters is not None:
+            if text.lower() != text and not set(text) <= set(characters):
+                text = text.lower()
+            known = "".join(one if one in characters or one.isalnum() else " " for one in text)
+            text = " ".join(known.split())
+            if unknown := sorted(set(text) - set(characters)):
+                raise ValueError(
+                    f"Expected text in the characters that {self.model.facts.name} has learned ({characters!r}), but "
+                    f"got {', '.join(map(repr, unknown))} in {text!r}."
+                )
+        if words := self.model.facts.words:
+            unknown = list(dict.fromkeys(one for one in re.findall(r"[\w']+", text.lower()) if one not in words))
+            if unknown:
+                listed = ", ".join(map(repr, unknown[:20])) + (" and more" if len(unknown) > 20 else "")
+                raise ValueError(
+                    f"Expected words that {self.model.facts.name} has learned ({', '.join(words)}), but got {listed}."
+                )
+        return text
+
+    # ------------------------------------------------------------------------------------------------------- sampling
+
+    def sampling(self, settings: SpeakingSettings) -> SamplingSettings:
+        return settings.sampling(self.model.facts.sampling)
+
+    def sampler(self, settings: SpeakingSettings) -> Sampler:
+        sampling = self.sampling(settings)
+        if sampling not in self._samplers:
+            self._samplers[sampling] = self.model.sampler(sampling)
+        return self._samplers[sampling]
+
+    def reference(self, settings: SpeakingSettings) -> VoicePrompt | None:
+        """The recording to imitate, read and encoded once. Raises ValueError as read_reference."""
+        if settings.reference is None:
+            return None
+        key = (Path(settings.reference).resolve(), settings.reference_text, settings.language)
+        if key not in self._references:
+            recogniser = self.listeners.recogniser(settings.language)
+            given = (Path(settings.reference), settings.reference_text, settings.language)
+            reference = read_reference(*given, recogniser, self.listeners.encoder)
+            prompt = Prompt("reference", reference.text, reference=reference.audio, voice=Utterance(reference.text))
+            (coded,) = with_voice_codes([prompt], self.codec)
+            self.counters["reference"] += 1
+            self._references[key] = VoicePrompt(reference, coded.voice.codes)
+        return self._references[key]
+
+    # --------------------------------------------------------------------------------------------------------- record
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """The models and versions, as JSON values."""
+        return {
+            "model": plain(asdict(self.model.facts)),
+            "model_hash": self.model.model_hash,
+            "codec_fingerprint": self.codec.fingerprint,
+            "decoder_fingerprint": self.codec.decoder_fingerprint,
+            "device": str(self.device),
+            "precision": str(self.dtype).removeprefix("torch."),
+            "versions": package_versions(),
+        }
+
+    def record(
+        self,
+        text: str,
+        settings: SpeakingSettings,
+        script: Script,
+        timeline: Timeline,
+        narration: Narration,
+        seconds: float,
+    ) -> dict[str, Any]:
+        """How a text was spoken, as JSON values."""
+        reference = self.reference(settings)
+        return {
+            "synthetic": True,
+            "text": text,
+            "seconds": round(timeline.num_samples / self.sample_rate, 3),
+            "sample_rate": self.sample_rate,
+            "compute_seconds": round(seconds, 3),
+            "rewritings": [[one.written, one.spoken] for one in script.rewritings],
+            "settings": plain(asdict(settings)) | {"sampling": plain(asdict(self.sampling(settings)))},
+            "reference": reference and {"text": reference.reference.text, "notes": list(reference.reference.notes)},
+            "notes": list(narration.notes),
+            "sentences": timeline.records,
+            "num_resumed": narration.num_resumed,
+            "trimmed_seconds": round(sum(sum(one["trimmed_seconds"]) for one in timeline.records), 3),
+            "loaded": dict(self.counters),
+            **self.about,
+        }
+
+
+def placeable(one: SpokenSentence | Pause) -> SpokenSentence | float:
+    """What a Timeline places."""
+    return one.seconds if isinstance(one, Pause) else one
+
+
+def load_voice(
+    name: str | None = None,
+    codec: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    recogniser: str | None = None,
+    root: Path = REPOSITORY,
+) -> Voice:
+    """Load a voice: a run folder, an exported folder, or a name on the hub. None: the newest trained one.
+
+    Args:
+        codec: Checkpoint, folder or hub name of the codec. None: the one that the model names.
+        device: "auto" is CUDA where there is one.
+        precision: "auto", "fp32" or "bf16".
+        recogniser: A Whisper model (folder, size or hub name) in place of the packaged ones, which know English.
+        root: Folder that `runs/` lies in.
+
+    Raises FileNotFoundError, ValueError, OSError for a name that leads to no voice.
+    """
+    model = find_model(name, root, codec)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Voice(model, CodecCheckpoint(Path(model.facts.codec), device), torch.device(device), precision, recogniser)
