@@ -6,6 +6,7 @@ Shapes: R rows, L tokens of a row.
 import logging
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from datamodules.shards.order import ResumableLoader, evaluation_loader, num_win
 from datamodules.shards.samples import Sample
 from datamodules.shards.shards import ShardIndex, ShardReader
 from datamodules.shards.skips import SkipNotes, replacements, spread
-from datamodules.tasks import Document, Task, TextToSpeech
+from datamodules.shards.training_facts import facts_of_shards
+from datamodules.tasks import Document, Task, TextToSpeech, VoiceCloning
 from datamodules.token_counts import TokenCounts, planned_lengths, stored_counts
 from modules.api import PromptFormat
 from modules.batches import TokenBatch
@@ -200,6 +202,18 @@ class TokenDataModule(L.LightningDataModule):
         """Codes per second of speech; None if the shards do not state it."""
         index = next((index for index in self._indices(self.train_split) if index.kind == "tokens"), None)
         return None if index is None else index.header.get("frame_rate")
+
+    @cached_property
+    def training_facts(self) -> dict[str, Any]:
+        """Facts of the training shards as plain data, for the checkpoint; {} if they cannot be read any more."""
+        spoken = [task for task in self.tasks if isinstance(task, TextToSpeech | VoiceCloning)]
+        folders = [Path(task.folder or self.folder) for task in spoken] if self.tasks else [self.folder]
+        is_cloning = any(isinstance(task, VoiceCloning) for task in spoken)
+        try:
+            return facts_of_shards([one / self.train_split for one in folders], is_cloning, self.row_length).plain()
+        except (OSError, ValueError) as error:  # a checkpoint is worth more than its facts
+            log.warning("The checkpoint says nothing about its training data: %s", error)
+            return {}
 
     @property
     def task_names(self) -> list[str]:

@@ -74,6 +74,7 @@ class LMModule(lightning.LightningModule):
         self._window: AccumulationWindow | None = None  # the micro-batches of the current step
         self._task_totals: Tensor | None = None  # (2, tasks): sum of losses and number of targets since the last log
         self.codec_fingerprint = ""  # fingerprint of the training data's codec; known after training or loading
+        self.training_facts: dict[str, Any] = {}  # plain data about the training data, for whoever speaks with it
 
     @property
     def token_space(self) -> TokenSpace:
@@ -243,10 +244,12 @@ class LMModule(lightning.LightningModule):
         checkpoint["network_config"] = self.network.llama.config.to_json_string(use_diff=False)
         data = getattr(self.trainer, "datamodule", None)
         checkpoint["codec_fingerprint"] = getattr(data, "codec_fingerprint", self.codec_fingerprint)
+        checkpoint["training_facts"] = getattr(data, "training_facts", self.training_facts)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_token_space(self.token_space, checkpoint.get("token_space"))
         self.codec_fingerprint = checkpoint.get("codec_fingerprint", "")
+        self.training_facts = checkpoint.get("training_facts", {})
 
 
 def check_token_space(expected: TokenSpace, stored: dict[str, Any] | None) -> None:

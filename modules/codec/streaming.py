@@ -65,30 +65,67 @@ class StreamingDecoder:
     Args:
         codec: Any Codec; its frames must have a whole number of samples.
         window: Chunk and context.
+        first_chunks: Frames of the first chunks, where they differ from the window's: small ones are heard sooner.
+        fade_frames: Frames at the start of a chunk that are cross-faded with the same frames of the decode before, whose
+            look-ahead they were, so that no border clicks. At most the look-ahead; adds no latency.
+        context_S: Codes before the stream's first, as left context; their audio is not returned.
     """
 
-    def __init__(self, codec: Codec, window: DecodeWindow) -> None:
-        self.codec, self.window = codec, window
+    def __init__(
+        self,
+        codec: Codec,
+        window: DecodeWindow,
+        first_chunks: Sequence[int] = (),
+        fade_frames: int = 0,
+        context_S: Tensor | None = None,
+    ) -> None:
+        if any(num_frames < 1 for num_frames in first_chunks):
+            raise ValueError(f"Expected `first_chunks` to be at least 1 each, but got {tuple(first_chunks)}.")
+        if not 0 <= fade_frames <= window.look_ahead_frames:
+            raise ValueError(
+                f"Expected `fade_frames` to be 0 to `look_ahead_frames`={window.look_ahead_frames}, "
+                f"but got {fade_frames}."
+            )
+        self.codec, self.window, self.fade_frames = codec, window, fade_frames
+        self.first_chunks = tuple(first_chunks)
         self.hop_length = whole_samples(codec.facts.sample_rate, codec.facts.frame_rate)
-        self._codes_S = torch.zeros(0, dtype=torch.int64, device=device_of(codec))
-        self._num_back = 0  # how many of the held codes are already decoded
+        context_S = torch.zeros(0) if context_S is None else context_S
+        first = max(0, context_S.numel() - window.look_back_frames)
+        self._context_S = context_S[first:].to(device_of(codec), torch.int64)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._codes_S = self._context_S
+        self._num_back = self._context_S.numel()  # how many of the held codes are already decoded
+        self._ahead_T: Tensor | None = None  # the decode before of the first `fade_frames` of the next chunk
+        self._num_chunks = 0
 
     @property
     def _num_pending(self) -> int:
         return self._codes_S.numel() - self._num_back
 
+    @property
+    def _chunk_frames(self) -> int:
+        """Frames of the next chunk."""
+        return (*self.first_chunks, self.window.chunk_frames)[min(self._num_chunks, len(self.first_chunks))]
+
+    @property
+    def num_codes_needed(self) -> int:
+        """Codes to be pushed until the next chunk is complete."""
+        return self._chunk_frames + self.window.look_ahead_frames - self._num_pending
+
     def push(self, codes_S: Tensor) -> Iterator[Tensor]:
-        """Add codes; yields (chunk_frames * hop_length,) samples for every chunk that is complete."""
+        """Add codes; yields (frames * hop_length,) samples for every chunk that is complete."""
         for part_S in codes_S.split(self.window.chunk_frames):
             self._codes_S = torch.cat([self._codes_S, part_S.to(self._codes_S)])
-            while self._num_pending >= self.window.latency_frames:
-                yield self._decode(self.window.chunk_frames)
+            while self.num_codes_needed <= 0:
+                yield self._decode(self._chunk_frames)
 
     def flush(self) -> Iterator[Tensor]:
         """End the stream: yields the chunks that waited for more codes. The decoder can then take another stream."""
         while self._num_pending:
-            yield self._decode(min(self.window.chunk_frames, self._num_pending))
-        self._codes_S, self._num_back = self._codes_S[:0], 0
+            yield self._decode(min(self._chunk_frames, self._num_pending))
+        self._begin()
 
     @torch.no_grad()
     def _decode(self, num_frames: int) -> Tensor:
@@ -98,7 +135,20 @@ class StreamingDecoder:
         audio_BT = self.codec.decode(codes_BS, num_codes_B, start_frame=self._num_back)
         first = max(0, stop - self.window.look_back_frames)
         self._codes_S, self._num_back = self._codes_S[first:], stop - first
-        return audio_BT[0, : num_frames * self.hop_length]
+        self._num_chunks += 1
+        return self._faded(audio_BT[0], num_frames * self.hop_length)
+
+    def _faded(self, audio_T: Tensor, num_samples: int) -> Tensor:
+        """The first `num_samples`, faded in from the decode before, and what follows them kept for the next fade."""
+        if not self.fade_frames:
+            return audio_T[:num_samples]
+        chunk_T, before_T = audio_T[:num_samples], self._ahead_T
+        self._ahead_T = audio_T[num_samples : num_samples + self.fade_frames * self.hop_length].clone()
+        if before_T is None or not (length := min(before_T.numel(), num_samples)):
+            return chunk_T
+        # The first sample is all of the decode before: it continues the last one played.
+        weight_T = torch.linspace(0, 1, length + 1, device=audio_T.device)[:-1]
+        return torch.cat([torch.lerp(before_T[:length], chunk_T[:length], weight_T), chunk_T[length:]])
 
 
 class StreamingEncoder:

@@ -4,14 +4,16 @@
 
 writes config.json, model.safetensors (a tied head once, adapters merged), generation_config.json (sampling settings of
 Llasa's model cards; stops at the end of speech), a tokenizer with the markers and <|s_0|>, <|s_1|>, ... whose chat
-template has the prompt format's date, and README.md, a model card with an example that only needs transformers.
-AutoModelForCausalLM and AutoTokenizer load the folder, and so does `pretrained: {source: FOLDER}` of LMModule.
+template has the prompt format's date, voice.json for `python run.py say --model FOLDER` (modules/lm/voice_file.py),
+and README.md, a model card with an example that only needs transformers. AutoModelForCausalLM and AutoTokenizer load
+the folder, and so does `pretrained: {source: FOLDER}` of LMModule.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,18 +26,30 @@ from modules.lm.attention import register_packed_attention
 from modules.lm.model_card import MAX_LENGTH, SAMPLING, model_card
 from modules.lm.network import LlamaSize, build_llama
 from modules.lm.text.prompt_format import LlasaChat, TextToSpeech
+from modules.lm.voice_file import CODEC, VoiceFile, copy_codec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PREFIX = "model.llama."
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def export(checkpoint_path: Path, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write a checkpoint of LMModule as a Hugging Face folder.
+def export(
+    checkpoint_path: Path,
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    codec: str | None = None,
+    with_codec: bool = False,
+) -> VoiceFile:
+    """Write a checkpoint of LMModule as a Hugging Face folder. Returns what its voice.json says.
+
+    Args:
+        codec: Path or hub name of the codec; None takes the one that the checkpoint names, if it is there.
+        with_codec: Copy the codec, a checkpoint, into the folder.
 
     Raises:
-        FileNotFoundError: The checkpoint does not exist.
+        FileNotFoundError: The checkpoint, or the codec, does not exist.
         ValueError: It is a folder of shards, or not a language model, or the target contains files.
     """
     from transformers import GenerationConfig
@@ -50,6 +64,9 @@ def export(checkpoint_path: Path, folder: Path, dtype: torch.dtype = torch.float
             f"Expected a tokenizer for the `token_space` {checkpoint['token_space']}, "
             f"but got one for {space.as_dict()}."
         )
+    codec = named_codec(checkpoint, codec)
+    if with_codec and not (codec and Path(codec).is_file()):
+        raise FileNotFoundError(f"Expected the codec's checkpoint to copy, but got {codec}: name it with --codec.")
     tokenizer = prompt_format.tokenizer.with_codes(space)
     network = restored_network(checkpoint).to(dtype)
     if isinstance(prompt_format, LlasaChat) and isinstance(tokenizer.chat_template, str):
@@ -60,8 +77,24 @@ def export(checkpoint_path: Path, folder: Path, dtype: torch.dtype = torch.float
     network.generation_config = GenerationConfig(**SAMPLING, **stop, max_length=max_length, use_cache=True)
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    card = model_card(prompt_format, max_length, checkpoint.get("codec_fingerprint", ""))
+    voice = VoiceFile.of_checkpoint(checkpoint, str(copy_codec(Path(codec), folder)) if with_codec else codec)
+    voice.write(folder)
+    card = model_card(prompt_format, max_length, voice.codec_fingerprint, CODEC if with_codec else codec or "")
     (folder / "README.md").write_text(card, encoding="utf-8")
+    return voice
+
+
+def named_codec(checkpoint: dict[str, Any], codec: str | None) -> str | None:
+    """The codec of an export: the given one, or that of the checkpoint's training facts if it is there or on the hub.
+
+    Raises FileNotFoundError if the given one is neither a file, a folder nor a hub name.
+    """
+    recorded = codec or (checkpoint.get("training_facts") or {}).get("codec") or ""
+    if recorded and (Path(recorded).exists() or HUB_NAME.fullmatch(recorded)):
+        return recorded
+    if codec:
+        raise FileNotFoundError(f"Expected a file, a folder or a hub name for --codec, but got `{codec}`.")
+    return None
 
 
 def read_model(path: Path) -> dict[str, Any]:
@@ -109,12 +142,14 @@ def main(arguments: list[str] | None = None) -> None:
     command.add_argument("checkpoint", type=Path)
     command.add_argument("folder", type=Path)
     command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    command.add_argument("--codec", help="its codec: path or hub name; by default the one that the checkpoint names")
+    command.add_argument("--with_codec", action="store_true", help="copy the codec's checkpoint into the folder")
     given = parser.parse_args(arguments)
     try:
-        export(given.checkpoint, given.folder, getattr(torch, given.dtype))
+        voice = export(given.checkpoint, given.folder, getattr(torch, given.dtype), given.codec, given.with_codec)
     except (ValueError, OSError) as error:
         parser.exit(2, f"error: {error}\n")
-    print(f"{given.folder}: written")
+    print(f"{given.folder}: written, its codec {voice.codec or 'unknown: name it with --codec'}")
 
 
 if __name__ == "__main__":

@@ -60,6 +60,15 @@ codec = Xcodec2Model.from_pretrained("codec")
 audio = codec.decode(audio_codes=codes[None, None]).audio_values[0, 0]  # samples at codec.config.sampling_rate Hz
 ```
 
+## Text to sound
+
+`voice.json` says how this model is prompted, and which codec its codes are of. With the suite that trained it, text
+becomes sound in one step:
+
+```sh
+python run.py say {text!r} --model FOLDER{option} --out speech.wav
+```
+
 ## Licence
 
 None is given here: whoever publishes this folder chooses one, and adds it above as `license:`. The choice is limited by
@@ -74,8 +83,11 @@ followed by `<|SPEECH_GENERATION_START|>`.
 """
 
 
-def model_card(prompt_format: TextToSpeech, max_length: int, codec_fingerprint: str = "") -> str:
-    """Return the model card for a prompt format. The example's text only has characters that its tokenizer supports."""
+def model_card(prompt_format: TextToSpeech, max_length: int, codec_fingerprint: str = "", codec: str = "") -> str:
+    """Return the model card for a prompt format. The example's text only has characters that its tokenizer supports.
+
+    `codec`: path or hub name of the codec; "" if unknown.
+    """
     space: TokenSpace = prompt_format.token_space
     template = prompt_format.prompt_template
     known = getattr(prompt_format.tokenizer, "characters", None)
@@ -94,7 +106,8 @@ def model_card(prompt_format: TextToSpeech, max_length: int, codec_fingerprint: 
     return CARD.format(
         num_codes=space.codebook_size,
         last_code=space.codebook_size - 1,
-        codec=f"\nThat codec's fingerprint: `{codec_fingerprint}`." if codec_fingerprint else "",
+        codec=_about_codec(codec_fingerprint, codec),
+        option="" if codec else " --codec CODEC",
         prompt=template,
         template=template,
         chat=chat,
@@ -103,3 +116,8 @@ def model_card(prompt_format: TextToSpeech, max_length: int, codec_fingerprint: 
         temperature=SAMPLING["temperature"],
         top_k=SAMPLING["top_k"],
     )
+
+
+def _about_codec(fingerprint: str, codec: str) -> str:
+    named = f"\nThat codec: `{codec}`." if codec else ""
+    return named + (f"\nThat codec's fingerprint: `{fingerprint}`." if fingerprint else "")

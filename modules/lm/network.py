@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from modules.batches import TokenBatch
 from modules.lm.attention import find_segments, register_packed_attention
@@ -131,6 +130,8 @@ class SpeechLanguageModel(nn.Module):
 def model_hash(network: SpeechLanguageModel, token_space: TokenSpace) -> str:
     """SHA-256 of everything that determines what the network samples: its configuration, the scales of its adapters,
     the TokenSpace, and every weight (name, dtype, shape and bytes; sharded ones are gathered)."""
+    from torch.distributed.tensor import DTensor  # a second of import time, which listing voices would pay
+
     about = {
         "config": drawing_config(network.llama.config),
         "adapter_scales": adapter_scales(network),

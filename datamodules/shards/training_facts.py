@@ -1,0 +1,150 @@
+"""Facts of token shards that a model trained on them passes on to whoever speaks with it: its checkpoint stores them.
+
+They are plain data, a pure function of the files, and therefore equal on every rank.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.shards.samples import Sample, name_in
+from datamodules.shards.shards import ShardIndex, ShardReader
+from modules.moved_names import current_name
+
+MAX_WORDS = 200  # more distinct words than that, and a vocabulary counts as open
+MAX_SPEAKERS = 50
+MAX_READ = 2000  # samples whose language and licence are read, evenly spread over a folder
+MAX_READ_WORDS = 200_000  # a folder of more samples counts as open: it would take minutes to read
+SPOKEN = {"datamodules.tasks.TextToSpeech": False, "datamodules.tasks.VoiceCloning": True}  # with a spoken prompt?
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """What the training data of a speaking model states.
+
+    `codec` is the path or hub name of the codec that encoded the shards, as its run was given it; "" if unknown.
+    `speakers` are empty if there are more than MAX_SPEAKERS. `words` are all words of the texts, lower-case and sorted,
+    or None if there are more than MAX_WORDS. `spoken_prompts`: it was trained with voice prompts. `row_length`: the
+    longest document in tokens; 0 if unknown.
+    """
+
+    codec: str = ""
+    languages: tuple[str, ...] = ()
+    licenses: tuple[str, ...] = ()
+    speakers: tuple[str, ...] = ()
+    words: tuple[str, ...] | None = None
+    spoken_prompts: bool = False
+    row_length: int = 0
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it: lists in place of tuples."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def of_plain(cls, stored: Mapping[str, Any]) -> "TrainingFacts":
+        """The inverse of `plain`. Keys of a later version are left out."""
+        known = {one.name: stored[one.name] for one in fields(cls) if one.name in stored}
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+
+
+def facts_of_shards(folders: Sequence[Path], spoken_prompts: bool = False, row_length: int = 0) -> TrainingFacts:
+    """Facts of the token shards in `folders`, each one split. Damaged samples are passed over.
+
+    Raises FileNotFoundError or ValueError if a folder has no token shards.
+    """
+    indices = [ShardIndex.load(folder, "tokens") for folder in dict.fromkeys(map(Path, folders))]
+    named = {str(name) for index in indices if index.speakers is not None for _, name in index.speakers} - {""}
+    languages: set[str] = set()
+    licenses: set[str] = set()
+    for index in indices:
+        rows = np.unique(np.linspace(0, len(index) - 1, min(len(index), MAX_READ)).astype(int))
+        for sample in _readable(index, rows):
+            languages.add(name_in(sample.about, "language"))
+            licenses.add(name_in(sample.about, "license"))
+    return TrainingFacts(
+        codec=next((path for index in indices if (path := codec_of_shards(index.folder))), ""),
+        languages=tuple(sorted(languages - {""})),
+        licenses=tuple(sorted(licenses - {""})),
+        speakers=tuple(sorted(named)) if len(named) <= MAX_SPEAKERS else (),
+        words=_closed_vocabulary(indices),
+        spoken_prompts=spoken_prompts,
+        row_length=row_length,
+    )
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, lower-case, without punctuation but the apostrophe inside a word."""
+    return re.findall(r"\w+(?:['\u2019]\w+)*", text.lower())
+
+
+def facts_of_config(data: Mapping[str, Any], root: Path) -> TrainingFacts | None:
+    """The facts of a run's `data`, as its config or its stage's marker has it; None if no data module for tokens made
+    it, or its shards are gone. Relative folders start at `root`."""
+    arguments = data.get("init_args") or {}
+    if current_name(data.get("class_path", "")) != "datamodules.tokens.TokenDataModule" or "folder" not in arguments:
+        return None
+    tasks = [
+        (current_name(task["class_path"]), (task.get("init_args") or {}).get("folder"))
+        for task in arguments.get("tasks") or [{"class_path": "datamodules.tasks.TextToSpeech"}]
+    ]
+    split = arguments.get("train_split", "train")
+    folders = [root / (folder or arguments["folder"]) / split for name, folder in tasks if name in SPOKEN]
+    try:
+        return facts_of_shards(folders, any(SPOKEN.get(name) for name, _ in tasks), arguments.get("row_length", 1024))
+    except (OSError, ValueError):
+        return None
+
+
+def codec_of_shards(folder: Path) -> str:
+    """Path or hub name of the codec that encoded the split in `folder`, from the marker or the config that its run left
+    beside the splits; "" if there is neither, or it names none."""
+    for name in ("stage_predict.json", "config.yaml"):
+        path = folder.parent / name
+        if path.is_file():
+            try:
+                config = _config_in(path)
+            except (OSError, ValueError):
+                continue
+            if isinstance(config, dict) and config.get("ckpt_path"):
+                return str(config["ckpt_path"])
+    return ""
+
+
+def _config_in(path: Path) -> Any:
+    """The config of a marker or of a yaml. Raises ValueError if it cannot be read."""
+    if path.suffix == ".json":
+        content = json.loads(path.read_text())
+        return content.get("config") if isinstance(content, dict) else None
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+
+
+def _closed_vocabulary(indices: Sequence[ShardIndex]) -> tuple[str, ...] | None:
+    """All words of the texts, or None as soon as there are too many."""
+    if sum(map(len, indices)) > MAX_READ_WORDS:
+        return None
+    words: set[str] = set()
+    for index in indices:
+        for sample in _readable(index, np.arange(len(index))):
+            words.update(words_of(str(sample.about.get("text") or "")))
+            if len(words) > MAX_WORDS:
+                return None
+    return tuple(sorted(words)) or None
+
+
+def _readable(index: ShardIndex, rows: np.ndarray) -> Any:
+    reader = ShardReader(index)
+    for row in rows:
+        try:
+            yield Sample.read(reader, int(row), "text")  # its codes are not needed
+        except (OSError, ValueError):
+            continue  # counted by the reader of training

@@ -1,0 +1,102 @@
+"""voice.json of an exported language model: what config.json cannot say, and a program needs to speak with it.
+
+format            1
+prompt_format     class and arguments of the prompt format; a tokenizer of Hugging Face is the folder's own
+codec             path relative to the folder, absolute path or hub name; null if unknown
+codec_fingerprint that of the codec whose codes it was trained on; "" if unknown
+training          facts of its training data, as its checkpoint stores them; {} if unknown
+sampling          the settings it speaks with by default
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modules.api import PromptFormat, SamplingSettings
+from modules.checkpoint_files import read_checkpoint
+from modules.described import instantiate
+
+NAME = "voice.json"
+FORMAT = 1
+CODEC = "codec.ckpt"  # name of a codec inside the folder
+SAMPLING = {"temperature": 0.6}  # of our models; on the demo's, words are lost at 0.8
+TOKENIZER = "modules.lm.text.huggingface_tokenizer.HuggingFaceTokenizer"
+
+
+@dataclass(frozen=True)
+class VoiceFile:
+    """Content of a voice.json, as the module's text describes it."""
+
+    prompt_format: dict[str, Any]
+    codec: str | None
+    codec_fingerprint: str
+    training: dict[str, Any]
+    sampling: dict[str, Any]
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: dict[str, Any], codec: str | None) -> "VoiceFile":
+        """That of an LMModule's checkpoint and the codec named for it."""
+        fingerprint, training = checkpoint.get("codec_fingerprint", ""), checkpoint.get("training_facts") or {}
+        return cls(checkpoint["hyper_parameters"]["prompt_format"], codec, fingerprint, training, dict(SAMPLING))
+
+    @classmethod
+    def read(cls, folder: Path) -> "VoiceFile | None":
+        """That of an exported folder; None if it has none. Raises ValueError if it is damaged or of another format."""
+        path = folder / NAME
+        if not path.is_file():
+            return None
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise ValueError(f"Expected `{path}` to be of format {FORMAT}, but got {content['format']!r}.")
+            read = cls(*(content[name] for name in cls.__dataclass_fields__))
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"Expected `{path}` to describe a voice, but got {error!r}: export it again.") from error
+        if read.codec and (folder / read.codec).exists():
+            return cls(read.prompt_format, str(folder / read.codec), *list(vars(read).values())[2:])
+        return read
+
+    def write(self, folder: Path) -> None:
+        content = {"format": FORMAT, **vars(self), "prompt_format": with_tokenizer(self.prompt_format, ".")}
+        if self.codec and Path(self.codec).exists():
+            inside = Path(self.codec).resolve().is_relative_to(folder.resolve())
+            absolute = Path(self.codec).resolve()
+            content["codec"] = str(absolute.relative_to(folder.resolve()) if inside else absolute)
+        (folder / NAME).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def prompt_format_in(self, folder: Path) -> PromptFormat:
+        """The prompt format, with the folder's tokenizer. Raises ValueError if it is no class of modules.lm."""
+        return instantiate(with_tokenizer(self.prompt_format, str(folder)), "modules.lm")
+
+    @property
+    def sampling_settings(self) -> SamplingSettings:
+        return SamplingSettings(**self.sampling)
+
+
+def with_tokenizer(description: Any, source: str) -> Any:
+    """The description of a prompt format, its Hugging Face tokenizer replaced by that of `source`."""
+    if not isinstance(description, dict):
+        return description
+    if str(description.get("class_path", "")).endswith(".HuggingFaceTokenizer"):
+        return {"class_path": TOKENIZER, "init_args": {"source": source}}
+    return {key: with_tokenizer(value, source) for key, value in description.items()}
+
+
+def copy_codec(source: Path, folder: Path) -> Path:
+    """Write the network of a codec's checkpoint, without what its training needs, into an exported folder.
+
+    Raises FileNotFoundError, or ValueError if it is not a checkpoint of CodecModule.
+    """
+    content = read_checkpoint(source, "a checkpoint of CodecModule")
+    description = content.get("hyper_parameters", {}).get("generator")
+    if description is None:
+        raise ValueError(
+            f"Expected a checkpoint of CodecModule at `{source}` to copy, but it describes no generator: name the "
+            "codec with --codec alone."
+        )
+    weights = {name: value.clone() for name, value in content["state_dict"].items() if name.startswith("generator.")}
+    torch.save({"state_dict": weights, "hyper_parameters": {"generator": description}}, folder / CODEC)
+    return folder / CODEC
