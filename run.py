@@ -1,4 +1,5 @@
 """python run.py {fit,validate,test,predict} --config FILE.yaml: every experiment of the suite is one such command.
+`python run.py say TEXT` speaks with a trained model, `python run.py voices` lists the models (modules/command/say.py).
 
 Defaults are read from configs/trainer.yaml; `--config` files and `--key value` options override them and each other, in
 their order. `${...}` in a value refers to another key of the config. With a `stage` (modules/stages.py) a finished run
@@ -6,10 +7,16 @@ is skipped and an unfinished one resumes. Relative paths start at `--root FOLDER
 may also name a file or folder in the working folder.
 """
 
+import sys
+
+from modules.command.speaking import is_speaking, run
+
+if __name__ == "__main__" and is_speaking(sys.argv[1:]):  # before the imports of training, which take seconds
+    sys.exit(run(sys.argv[1:]))
+
 import logging
 import os
 import re
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -349,6 +356,8 @@ def quieten() -> None:
 def main(args: list[str] | None = None) -> None:
     """Run one command. Raises SystemExit after a message (modules/command/errors.py): with status 2 for an error that
     the user can correct, 1 for a crash in the user's own code."""
+    if args and is_speaking(args):
+        raise SystemExit(run(args))
     quieten()
     try:
         SuiteCLI(args)

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
 REPOSITORY = Path(__file__).resolve().parents[2]
 STANDARD_LIBRARY = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
 PACKAGES = ("site-packages", "dist-packages")
-TOLD = (ValueError, TypeError, OSError, RuntimeError, ImportError, MisconfigurationException)
+TOLD = (ValueError, TypeError, OSError, RuntimeError, ImportError)
+LIGHTNINGS = "MisconfigurationException"  # by name: importing Lightning takes seconds, and `say` does not need it
 MAX_MISFITS = 3  # number of tensors that are named if a checkpoint does not fit
 
 NO_FOLDER = "A file stands where a folder is wanted: remove it, or name another place."
@@ -116,7 +115,8 @@ def _one_line(error: BaseException, frames: list[_Frame], message: str) -> str |
         misfits = [line.strip() for line in message.splitlines()[1:]]
         more = f" And {len(misfits) - MAX_MISFITS} more." if len(misfits) > MAX_MISFITS else ""
         return f"Expected a checkpoint that fits the model, but got: {' '.join(misfits[:MAX_MISFITS])}{more}"
-    if isinstance(error, TOLD) and frames and frames[-1].raises:
+    is_told = isinstance(error, TOLD) or type(error).__name__ == LIGHTNINGS
+    if is_told and frames and frames[-1].raises:
         last = frames[-1]
         return message if last.is_ours or last.is_lightnings or last.is_users else None
     return None

@@ -138,7 +138,9 @@ class Narration:
             voice = Utterance(tasks[0].prompt.text, tuple(first.codes_S.tolist()))
             own = [replace(task.prompt, voice=voice, reference=first.audio) for task in tasks[1:]]
             tasks = [Task(task.spoken, prompt) for task, prompt in zip(tasks[1:], own, strict=True)]
-        size = max(1, MAX_ROWS // max(self._num_candidates(task) ** (2 if self.settings.steers else 1) for task in tasks))
+        size = max(
+            1, MAX_ROWS // max(self._num_candidates(task) ** (2 if self.settings.steers else 1) for task in tasks)
+        )
         for start in range(0, len(tasks), size):
             yield from self._group(tasks[start : start + size])
 
@@ -203,9 +205,7 @@ class Narration:
             selectors = self._selectors(group[0][1], num_candidates)
             prompts, sampler = [task.prompt for _, task in group], self.voice.sampler(self.settings)
             with torch.inference_mode():
-                traces = run_searches(
-                    prompts, self._algorithm(num_candidates), sampler, self.scorer, selectors, seed
-                )
+                traces = run_searches(prompts, self._algorithm(num_candidates), sampler, self.scorer, selectors, seed)
                 self.scorer.decode([one for trace in traces for one in trace.candidates])
             yield from zip([number for number, _ in group], traces, strict=True)
 
@@ -243,7 +243,7 @@ class Narration:
         prompt, found = task.prompt, []
         if self.transcript is None or self.transcript.facts.name not in candidate.scores or not candidate.num_codes:
             return []
-        if self._is_short(task) and not candidate.scores[self.transcript.facts.name] == 1.0:
+        if self._is_short(task) and candidate.scores[self.transcript.facts.name] != 1.0:
             found.append("not every word is heard")
         if prompt.voice is not None:
             heard = self.transcript.hypotheses(prompt, [candidate])[0]

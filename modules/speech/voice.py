@@ -1,9 +1,9 @@
 """Voice: a language model and its codec, loaded once, that speak texts.
 
-    from modules.speech import load_voice
-    voice = load_voice("runs/demo")
-    audio = voice.say("four two")
-    audio.save("x.wav")
+from modules.speech import load_voice
+voice = load_voice("runs/demo")
+audio = voice.say("four two")
+audio.save("x.wav")
 """
 
 import re
@@ -18,12 +18,10 @@ from typing import Any, overload
 import torch
 
 from modules.api import Audio, Prompt, Sampler, SamplingSettings
-from modules.codec.formats.checkpoints import CodecCheckpoint
 from modules.frontend.script import Pause, Script, read_script
 from modules.precision import inference_dtype
 from modules.provenance import package_versions, plain
 from modules.search.growth import candidate_seed
-from modules.search.identity import check_codec
 from modules.search.voices import with_voice_codes
 from modules.speech.listeners import Listeners
 from modules.speech.models import SpeakingModel, find_model
@@ -31,7 +29,7 @@ from modules.speech.narration import Narration
 from modules.speech.reference import Reference, read_reference
 from modules.speech.result import Speech, SpokenSentence, Timeline
 from modules.speech.settings import SpeakingSettings
-from modules.speech.streaming import streamed
+from modules.speech.streaming import SpeechStream
 from modules.tokens import Utterance
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -54,9 +52,8 @@ class Voice:
     """A model that speaks. Its parts are loaded once; `counters` says how often each was.
 
     Args:
-        model: The language model (modules/speech/models.py), loaded here.
-        codec: Its codec.
-        device: Where both run.
+        model: The language model with its codec (modules/speech/models.py), loaded here.
+        device: Where it runs.
         precision: "auto", "fp32" or "bf16", of the language model.
         recogniser: A Whisper model (folder, size or hub name) in place of the packaged ones.
     """
@@ -64,23 +61,22 @@ class Voice:
     def __init__(
         self,
         model: SpeakingModel,
-        codec: CodecCheckpoint,
         device: torch.device,
         precision: str = "auto",
         recogniser: str | None = None,
     ) -> None:
         self.counters: Counter[str] = Counter()
-        self.model, self.codec, self.device = model, codec, device
+        self.model, self.device = model, device
         if precision == "auto":
             self.dtype, self.precision_reason = inference_dtype(device)
         elif precision in DTYPES:
             self.dtype, self.precision_reason = DTYPES[precision], "as asked for"
         else:
             raise ValueError(f"Expected `precision` to be auto, fp32 or bf16, but got {precision!r}.")
+        self.codec = model.codec
+        self.counters["codec"] += 1
         model.load(device, self.dtype)
         self.counters["language model"] += 1
-        check_codec(codec, model.prompt_format.token_space.codebook_size, model.codec_fingerprint)
-        self.counters["codec"] += 1
         self.listeners = Listeners(model.facts.words, recogniser, self.counters)
         self._samplers: dict[SamplingSettings, Sampler] = {}
         self._references: dict[tuple[Path, str | None, str], VoicePrompt] = {}
@@ -137,14 +133,14 @@ class Voice:
                 continue
             prompt = next(tasks).prompt
             seed = candidate_seed(settings.seed, prompt.key, 0)
-            for piece_T in streamed(self.sampler(settings), self.codec, prompt, seed, narration.limit):
+            for piece_T in SpeechStream(self.sampler(settings), self.codec, prompt, seed, narration.limit):
                 yield Audio(piece_T, self.sample_rate)
 
     # -------------------------------------------------------------------------------------------------------- texts
 
     def script(self, text: str, settings: SpeakingSettings) -> Script:
         """The sentences of a text. Raises ValueError for text without anything to speak."""
-        longest = self.model.facts.longest_text
+        longest = getattr(self.model.facts, "longest_text", 30)
         return read_script(text, settings.language, min(MAX_CHARACTERS, longest or MAX_CHARACTERS))
 
     def adapted(self, text: str) -> str:
@@ -267,7 +263,6 @@ def load_voice(
 
     Raises FileNotFoundError, ValueError, OSError for a name that leads to no voice.
     """
-    model = find_model(name, root, codec)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Voice(model, CodecCheckpoint(Path(model.facts.codec), device), torch.device(device), precision, recogniser)
+    return Voice(find_model(name, root, codec, device), torch.device(device), precision, recogniser)

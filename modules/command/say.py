@@ -1,0 +1,258 @@
+"""`python run.py say`: speaks a text with a trained or released model. The text is never read as YAML."""
+
+import argparse
+import contextlib
+import os
+import struct
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+from modules.api import Audio
+from modules.command.line import REPOSITORY
+from modules.frontend.script import Script, read_script, text_of_bytes
+from modules.provenance import digest
+from modules.speech.narration import Narration
+from modules.speech.result import SpeechFile, SpokenSentence, Timeline, format_of, write_record
+from modules.speech.settings import SEARCHES, SpeakingSettings
+from modules.speech.subtitles import cues, srt
+from modules.speech.voice import Voice, load_voice, placeable
+from modules.verifiers.alignment import TimedWord
+
+EXAMPLES = """\
+  python run.py say "four two"                                        the newest trained voice
+  python run.py say "Good morning." --model HKUSTAudio/Llasa-1B --voice me.wav
+  python run.py say --file chapter.txt --best-of 8 --out book.wav --srt book.srt
+  echo "four two" | python run.py say - --stream | aplay
+"""
+UNKNOWN_SIZE = 0xFFFFFFFF  # of a wav that is written before its length is known
+NAME_CHARACTERS = 40
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n(`python run.py say --help` lists the options)\n")
+
+
+def parser() -> OneLineParser:
+    options = OneLineParser(
+        prog="run.py say",
+        description="Speak a text: `say TEXT`, `say --file FILE`, or `say -` for standard input.",
+        epilog=f"examples:\n{EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    options.add_argument("text", nargs="*", help="what is spoken, as typed; - reads standard input")
+    options.add_argument("--file", type=Path, help="read the text from a file")
+    options.add_argument("--model", help="run folder, exported folder, checkpoint or hub name; default: the newest run")
+    options.add_argument("--codec", help="the model's codec, where it does not name it: file, folder or hub name")
+    options.add_argument("--voice", type=Path, help="recording whose voice is imitated (see docs/consent.md)")
+    options.add_argument("--voice-text", help="what is said in it; default: transcribed")
+    options.add_argument("--speaker", default="", help="name of a speaker, for models trained with names")
+    options.add_argument("--language", default="en", help="language of the text (default: en)")
+    options.add_argument("--out", type=Path, help="wav, flac, ogg or mp3 file; default: runs/speech/NAME.wav")
+    options.add_argument("--srt", type=Path, help="also write subtitles")
+    options.add_argument("--stream", action="store_true", help="write wav to standard output while sampling")
+    options.add_argument("--raw", action="store_true", help="with --stream: 16-bit little-endian samples, no header")
+    options.add_argument("--best-of", type=int, help="candidates for each sentence; a recogniser chooses")
+    options.add_argument("--search", choices=SEARCHES, default=SEARCHES[0], help="partial_prm_orm needs --voice")
+    options.add_argument(
+        "--recogniser", help="Whisper model (size, folder, hub name), for languages other than English"
+    )
+    options.add_argument("--temperature", type=float, help="default: the model's own")
+    options.add_argument("--seed", type=int, default=0, help="other samples (default: 0)")
+    options.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of the language model")
+    options.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    options.add_argument("--num-threads", type=int, help="CPU threads of torch")
+    options.add_argument("--root", type=Path, default=None, help="folder of runs/ (default: the repository)")
+    options.add_argument("--verbose", action="store_true", help="show rewritten texts and every candidate's scores")
+    return options
+
+
+def read_arguments(words: Sequence[str]) -> argparse.Namespace:
+    """Parse. The first word is the text, whatever it begins with, unless it is one of the options."""
+    options, words = parser(), list(words)
+    names = set(options._option_string_actions)
+    first = words[:1] if words and words[0].partition("=")[0] not in names and words[0] not in ("-", "--") else []
+    given = options.parse_args(words[len(first) :])
+    given.text = [*first, *given.text]
+    if bool(given.text) == (given.file is not None):
+        options.error('Expected a text, as `say "four two"`, `say --file FILE` or `say -`, and one of them alone.')
+    if given.stream and (given.out or given.srt):
+        options.error("Expected `--stream` alone, or `--out` and `--srt`: a stream is written to standard output.")
+    if given.raw and not given.stream:
+        options.error("Expected `--raw` with `--stream`.")
+    if given.stream and sys.stdout.isatty():
+        options.error("Expected `--stream` to be piped, as in `say - --stream | aplay`: a terminal cannot play it.")
+    return given
+
+
+def text_of(given: argparse.Namespace) -> str:
+    """The text: from a file, standard input or the command line. Raises ValueError for invalid UTF-8, OSError."""
+    if given.file is not None:
+        return text_of_bytes(given.file.read_bytes())
+    if given.text == ["-"]:
+        return text_of_bytes(sys.stdin.buffer.read())
+    return text_of_bytes(os.fsencode(" ".join(given.text)))
+
+
+def main(words: Sequence[str]) -> int:
+    """Speak. Returns the exit status; raises what Voice.say raises."""
+    given = read_arguments(words)
+    said = message_printer(given.stream)
+    settings = SpeakingSettings(
+        given.seed, given.best_of, given.search, given.temperature, given.language, given.speaker, given.voice,
+        given.voice_text, word_times=not given.stream,
+    )  # fmt: skip
+    text = text_of(given)
+    read_script(text, settings.language)  # an unusable text is refused before models are loaded
+    if given.out is not None:
+        format_of(given.out)
+    if given.num_threads is not None:
+        import torch
+
+        torch.set_num_threads(given.num_threads)
+    root = (given.root or Path(os.environ.get("SUITE_ROOT", REPOSITORY))).resolve()
+    voice = load_voice(given.model, given.codec, given.device, given.precision, given.recogniser, root)
+    script = voice.script(text, settings)
+    facts = voice.model.facts
+    precision = f"{str(voice.dtype).removeprefix('torch.')} ({voice.precision_reason})"
+    said(f"{facts.name}: {facts.num_parameters:,} parameters, codec {facts.codec}, {precision}")
+    for note in facts.notes:
+        said(f"note: {note}")
+    if (reference := voice.reference(settings)) is not None:
+        for note in reference.reference.notes:
+            said(f"voice: {note}")
+        said(f"voice: {reference.reference.audio.seconds:.1f} s, text {reference.reference.text!r}")
+    if given.verbose:
+        for one in script.rewritings:
+            said(f"reads {one.written!r} as {one.spoken!r}")
+    if given.stream:
+        return stream(voice, text, settings, given.raw, said)
+    return write(voice, text, script, settings, given, said, root)
+
+
+def message_printer(to_errors: bool) -> Callable[[str], None]:
+    """Prints on standard error if standard output carries audio."""
+    return lambda line: print(line, file=sys.stderr if to_errors else sys.stdout, flush=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------- file
+
+
+def write(
+    voice: Voice,
+    text: str,
+    script: Script,
+    settings: SpeakingSettings,
+    given: argparse.Namespace,
+    said: Callable[[str], None],
+    root: Path,
+) -> int:
+    """Speak into a file; a text of several sentences is resumed where an earlier call stopped."""
+    from tqdm import tqdm
+
+    out = given.out or root / "runs" / "speech" / f"{file_name(text)}-{digest([text, plain_settings(given)])[:8]}.wav"
+    num_sentences = len(script.sentences)
+    parts = out.with_name(f"{out.name}.parts") if num_sentences > 1 else None
+    started, timeline = time.perf_counter(), Timeline(voice.sample_rate)
+    timed: list[tuple[str, float, float, Sequence[TimedWord] | None]] = []
+    with tqdm(total=num_sentences, unit="sentence", disable=num_sentences < 2, file=sys.stderr) as bar:
+        narration = Narration(voice, script, settings, parts, bar.update)
+        with SpeechFile(out, voice.sample_rate) as file:
+            for one in narration.sentences():
+                file.append(timeline.place(placeable(one)))
+                if isinstance(one, SpokenSentence):
+                    timed.append(timed_sentence(one, timeline.records[-1]))
+                    if given.verbose or num_sentences == 1:
+                        bar.clear()
+                        said(f"{one.text!r}: {one.audio.seconds:.1f} s, {one.about['why']}")
+    record = voice.record(text, settings, script, timeline, narration, time.perf_counter() - started)
+    write_record(record, out.with_suffix(".json"))
+    if given.srt is not None:
+        write_text(given.srt, srt(cues(timed)))
+    if parts is not None:
+        remove_parts(parts)
+    for note in dict.fromkeys(narration.notes):
+        said(f"note: {note}")
+    resumed = f", {narration.num_resumed} of them from an earlier call" if narration.num_resumed else ""
+    count = f"{num_sentences} sentences{resumed}, " if num_sentences > 1 else ""
+    said(f"{out}: {count}{record['seconds']:.1f} s of speech in {record['compute_seconds']:.1f} s, synthetic")
+    if faulty := [one for one in timeline.records if one["faults"]]:
+        said(f"warning: {len(faulty)} sentences have no usable candidate, such as {faulty[0]['written'][:60]!r}: "
+             f"{' and '.join(faulty[0]['faults'])}; `--best-of` or another `--seed` may help")  # fmt: skip
+    return 0
+
+
+def timed_sentence(one: SpokenSentence, record: dict[str, Any]) -> tuple[str, float, float, Sequence[TimedWord] | None]:
+    words = record["words"] and [TimedWord(**word) for word in record["words"]]
+    return one.written, record["start"], record["end"], words
+
+
+def file_name(text: str) -> str:
+    """The text as a file name: letters and digits of any script, the rest as underscores."""
+    letters = "".join(one if one.isalnum() else "_" for one in text.lower())
+    return "_".join(part for part in letters.split("_") if part)[:NAME_CHARACTERS].strip("_") or "speech"
+
+
+def plain_settings(given: argparse.Namespace) -> dict[str, str]:
+    """The options that change the speech."""
+    unrelated = {"text", "out", "srt", "verbose", "root", "stream", "raw", "num_threads"}
+    return {name: str(value) for name, value in sorted(vars(given).items()) if name not in unrelated}
+
+
+def write_text(path: Path, text: str) -> None:
+    from modules.atomic_file import write_whole
+
+    write_whole(path, text)
+
+
+def remove_parts(folder: Path) -> None:
+    for path in folder.glob("*.npz"):
+        path.unlink()
+    with contextlib.suppress(OSError):  # the user's own files are kept
+        folder.rmdir()
+
+
+# -------------------------------------------------------------------------------------------------------------- stream
+
+
+def stream(voice: Voice, text: str, settings: SpeakingSettings, raw: bool, said: Callable[[str], None]) -> int:
+    """Write wav, or raw samples, to standard output while the codes are sampled. A reader that leaves ends it."""
+    if settings.searches:
+        said("a search is streamed sentence by sentence")
+    pieces = voice.stream(text, **asdict(settings))
+    try:
+        started, first, num_samples = time.perf_counter(), 0.0, 0
+        for num_pieces, piece in enumerate(pieces):
+            first = first if num_pieces else time.perf_counter() - started
+            num_samples += piece.samples_T.numel()
+            write_samples(sys.stdout.buffer, piece, with_header=not (raw or num_pieces))
+        seconds = num_samples / voice.sample_rate
+        said(
+            f"{seconds:.1f} s of speech in {time.perf_counter() - started:.1f} s, the first after {1000 * first:.0f} ms"
+        )
+    except BrokenPipeError:
+        pieces.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is flushed into the pipe at the end
+    return 0
+
+
+def write_samples(output: BinaryIO, audio: Audio, with_header: bool) -> None:
+    """16-bit little-endian samples, after a wav header of unknown length."""
+    if with_header:
+        output.write(wav_header(audio.sample_rate))
+    samples_T = (audio.samples_T.clamp(-1, 1) * 32767).round()
+    output.write(samples_T.numpy().astype("<i2").tobytes())
+    output.flush()
+
+
+def wav_header(sample_rate: int) -> bytes:
+    """44 bytes: RIFF, fmt, data; mono, 16 bit. The sizes are unknown."""
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16)
+    return struct.pack("<4sI4s", b"RIFF", UNKNOWN_SIZE, b"WAVE") + form + struct.pack("<4sI", b"data", UNKNOWN_SIZE)
