@@ -1,7 +1,10 @@
 """Grammars of other packages: wetext's for English, nemo_text_processing's for other languages; each loaded once."""
 
+import re
 from functools import lru_cache
 from typing import Any
+
+WORDS = re.compile(r"[A-Za-z' -]+")
 
 
 @lru_cache(maxsize=1)
@@ -22,7 +25,7 @@ def by_wetext(written: str) -> str:
         spoken = normalizer.normalize(written)
     except (AssertionError, RuntimeError):  # no path through the grammar
         return ""
-    return "" if any(character.isdigit() for character in spoken) else spoken
+    return spoken if WORDS.fullmatch(spoken) else ""
 
 
 @lru_cache(maxsize=8)

@@ -22,11 +22,14 @@ PLAIN = {
     **dict.fromkeys("‘’‚‛′ʼ´`＇", "'"), **dict.fromkeys("“”„‟″«»＂", '"'),
     **dict.fromkeys("‐‑‒−﹣－", "-"), "―": "—", "…": "...", "℃": "°C", "℉": "°F", "⁄": "/",
 }  # fmt: skip
-SPACED_EN_DASH = re.compile(r"(?<=\s)(?:–|--)(?=\s)|--+")
+EN_DASH_RANGE = re.compile(r"(?<=\d) – (?=\d)")
+LONE_DASH = re.compile(r"(?<=\s)(?:–|--)(?=\s)|--+")
 SPOKEN_SYMBOLS = frozenset("°©®™№")  # of the category So, that of emoji
+JOINERS = "\u200d\ufe0f"
+PICTOGRAMS = re.compile("p[pj]*")
 # Joiners are letters' parts in Arabic and Indic scripts.
 INVISIBLE = re.compile(
-    r"(?<![\u0600-\u18ff])[\u200c\u200d]|[\u00ad\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]"
+    r"[\ufe00-\ufe0f]|(?<![\u0600-\u18ff])[\u200c\u200d]|[\u00ad\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]"
 )
 
 
@@ -78,6 +81,8 @@ def read_script(text: str, language: str = "en", max_characters: int = 300) -> S
     Raises ValueError in one line for a text without a word, control characters, markers of a model's vocabulary, a
     malformed pause, and digits of a language that has no rules here.
     """
+    if max_characters < 1:
+        raise ValueError(f"Expected `max_characters` to be at least 1, but got {max_characters}.")
     refuse_unspeakable(text)
     language = re.split("[-_]", language.strip().lower())[0]
     segments: list[Spoken | Pause] = []
@@ -144,69 +149,71 @@ def read_sentences(
     typed: str, language: str, max_characters: int, paragraph: int, rewritings: list[Rewriting]
 ) -> list[Spoken]:
     """Sentences of a text without pauses, in parts of at most `max_characters`; adds to `rewritings`."""
-    spoken = []
+    found: list[Spoken] = []
     for sentence in split_sentences(" ".join(typed.split()), language):
         plain = cleaned(sentence, rewritings)
-        if not any(character.isalnum() for character in plain):
+        if not has_word(plain):
             continue
         pieces = verbalise(plain, language)
-        rewritings += [Rewriting(old, new.strip()) for old, new in pieces if old != new]
-        text = "".join(spoken_form for _, spoken_form in pieces)
-        if len(text.strip()) <= max_characters:
-            spoken.append(Spoken(" ".join(text.split()), sentence.strip(), paragraph))
+        rewritings += [Rewriting(written, spoken.strip()) for written, spoken in pieces if written != spoken]
+        text = "".join(spoken for _, spoken in pieces)
+        bounds = split_long(text, max_characters)
+        if len(bounds) == 1:
+            found.append(Spoken(" ".join(text.split()), sentence.strip(), paragraph))
             continue
-        starts = written_starts(pieces, [start for start, _ in split_long(text, max_characters)])
-        bounds = zip(split_long(text, max_characters), zip(starts, [*starts[1:], len(plain)], strict=True), strict=True)
-        spoken += [
-            Spoken(text[start:end], plain[written_start:written_end].strip(), paragraph)
-            for (start, end), (written_start, written_end) in bounds
-            if any(character.isalnum() for character in text[start:end])
-        ]
-    return spoken
+        starts = written_starts(pieces, [start for start, _ in bounds])
+        for (start, end), begin, stop in zip(bounds, starts, [*starts[1:], len(plain)], strict=True):
+            if has_word(text[start:end]):
+                found.append(Spoken(" ".join(text[start:end].split()), plain[begin:stop].strip(), paragraph))
+    return found
+
+
+def has_word(text: str) -> bool:
+    return any(character.isalnum() for character in text)
 
 
 def written_starts(pieces: list[tuple[str, str]], starts: list[int]) -> list[int]:
     """Positions in the written text of ascending positions in the spoken one; inside a rewriting, that of its end."""
-    found, index, spoken_end, written_end = [], -1, 0, 0
+    found: list[int] = []
+    remaining = iter(pieces)
+    written, spoken = next(remaining)
+    written_start = spoken_start = 0
     for start in starts:
-        while index + 1 < len(pieces) and spoken_end <= start:
-            index += 1
-            spoken_start, written_start = spoken_end, written_end
-            spoken_end += len(pieces[index][1])
-            written_end += len(pieces[index][0])
-        same = pieces[index][0] == pieces[index][1]
-        found.append(
-            written_start + start - spoken_start if same else written_start if start == spoken_start else written_end
-        )
+        while start >= spoken_start + len(spoken):
+            written_start, spoken_start = written_start + len(written), spoken_start + len(spoken)
+            written, spoken = next(remaining)
+        offset = start - spoken_start
+        inside = 0 if not spoken[:offset].strip() else len(written)
+        found.append(written_start + (offset if written == spoken else inside))
     return found
 
 
 def cleaned(text: str, rewritings: list[Rewriting]) -> str:
     """`text` with plain quotes and dashes, composed (NFC), without emoji and invisible characters.
 
-    Adds to `rewritings` what was changed, each form once.
+    Adds to `rewritings` every emoji that was removed, and each sign that was made plain, once.
     """
-    text = unicodedata.normalize("NFC", INVISIBLE.sub("", text))
     if text.isascii() and "--" not in text:
         return text
-    changes = {}
-    for character in sorted(set(text)):
-        plain = PLAIN.get(character, "" if is_pictogram(character) else character)
-        if plain != character:
-            changes[character] = plain
+    kinds = "".join("p" if is_pictogram(sign) else "j" if sign in JOINERS else "." for sign in text)
+    kept, position = [], 0
+    for run in PICTOGRAMS.finditer(kinds):
+        kept.append(text[position : run.start()])
+        rewritings.append(Rewriting(text[slice(*run.span())], ""))
+        position = run.end()
+    text = unicodedata.normalize("NFC", INVISIBLE.sub("", "".join([*kept, text[position:]])))
+    changes = {sign: PLAIN[sign] for sign in sorted(set(text) & PLAIN.keys())}
     rewritings += [change for change in (Rewriting(*item) for item in changes.items()) if change not in rewritings]
-    text = text.translate(str.maketrans(changes))
-    return SPACED_EN_DASH.sub("—", text).replace("–", "-")
+    text = EN_DASH_RANGE.sub("-", text.translate(str.maketrans(changes)))
+    return LONE_DASH.sub("—", text).replace("–", "-")
 
 
 @lru_cache(maxsize=4096)
-def is_pictogram(character: str) -> bool:
-    """Emoji, their skin tones, variation selectors and tags, private use, and what Unicode does not assign."""
-    if "\ufe00" <= character <= "\ufe0f" or character == "\u20e3" or "\U000e0000" <= character <= "\U000e0fff":
+def is_pictogram(sign: str) -> bool:
+    """Emoji, their skin tones and tags, other pictures, private use, and what Unicode does not assign."""
+    if sign == "\u20e3" or "\U0001f3fb" <= sign <= "\U0001f3ff" or "\U000e0000" <= sign <= "\U000e00ff":
         return True
-    if "\U0001f3fb" <= character <= "\U0001f3ff":
-        return True
-    return unicodedata.category(character) in ("So", "Co", "Cn") and character not in SPOKEN_SYMBOLS
+    return unicodedata.category(sign) in ("So", "Co", "Cn") and sign not in SPOKEN_SYMBOLS
 
 
 def shown(text: str) -> str:

@@ -2,9 +2,10 @@
 
 import re
 
-from modules.frontend.abbreviations import NEVER_LAST, RARELY_LAST
+from modules.frontend.english.tables import NEVER_LAST, RARELY_LAST
 
 CLAUSE_END = re.compile(r"[;:,—，；：、。！？][\"')\]]*\s+|—\s*|[，；：、。！？]")
+LIST_NUMBER = re.compile(r"\(?(?:\d{1,3}|[A-Za-z])[.)]\s*")
 LAST_WORD = re.compile(r"(?:^|[\s(\"'])([A-Za-z.]+\.)\s*$")
 
 
@@ -28,7 +29,9 @@ def split_sentences(paragraph: str, language: str) -> list[str]:
 
 
 def belongs_together(before: str, after: str) -> bool:
-    """Whether the full stop at the end of `before` is an abbreviation's: "Elm St." + "is near"."""
+    """Whether the full stop at the end of `before` is an abbreviation's or a list's: "Elm St." + "is near"."""
+    if LIST_NUMBER.fullmatch(before):
+        return True
     last = LAST_WORD.search(before[-20:])
     if last is None:
         return False

@@ -8,9 +8,10 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
+from modules.frontend.english.numbers import one_by_one, whole
+from modules.frontend.english.rules import rules
+from modules.frontend.english.tables import VULGAR_FRACTIONS
 from modules.frontend.grammars import by_wetext, nemo_normalizer
-from modules.frontend.numbers import one_by_one, whole
-from modules.frontend.rules import rules
 
 REMAINING = re.compile(r"\d+(?:st|nd|rd|th)\b|(?:\d+ )?\d+/\d+(?!/)|\d+:\d+(?::\d+)?|\d+")
 NEEDS_NO_SPACE_BEHIND = re.compile(r"[\s.,;:!?)\]}\"'—/-]")
@@ -51,18 +52,20 @@ def is_sign(character: str) -> bool:
 
 
 def verbalise_english(text: str) -> list[tuple[str, str]]:
-    text = "".join(str(unicodedata.digit(sign)) if unicodedata.category(sign) == "Nd" else sign for sign in text)
+    text = text if text.isascii() else "".join(map(plain_digits, text))
     taken = bytearray(len(text))
     spans: list[tuple[int, int, str]] = []
-    for pattern, function in (*rules(), (REMAINING, remaining)):
+    for pattern, function in rules():
         for match in pattern.finditer(text):
             start, end = match.span()
-            if any(taken[start:end]):
-                continue
-            spoken = function(match)
+            spoken = None if any(taken[start:end]) else function(match)
             if spoken is not None:
                 taken[start:end] = b"\1" * (end - start)
                 spans.append((start, end, spoken))
+    spans.sort()
+    starts, ends = [start for start, _, _ in spans], [end for _, end, _ in spans]
+    for begin, stop in zip([0, *ends], [*starts, len(text)], strict=True):
+        spans += [(*match.span(), remaining(match)) for match in REMAINING.finditer(text, begin, stop)]
     pieces: list[tuple[str, str]] = []
     position = 0
     for start, end, spoken in sorted(spans):
@@ -71,6 +74,13 @@ def verbalise_english(text: str) -> list[tuple[str, str]]:
         pieces.append((text[start:end], spaced(text, start, end, spoken, pieces)))
         position = end
     return [*pieces, (text[position:], text[position:])] if position < len(text) else pieces
+
+
+def plain_digits(sign: str) -> str:
+    """Digits of other scripts, circled or Roman ones as ours or as letters; superscripts and fractions stay."""
+    numeric = unicodedata.category(sign) in ("Nd", "Nl", "No")
+    known = sign in VULGAR_FRACTIONS or sign in "⁰¹²³⁴⁵⁶⁷⁸⁹"
+    return unicodedata.normalize("NFKC", sign) if numeric and not known else sign
 
 
 def remaining(match: re.Match[str]) -> str:

@@ -13,30 +13,20 @@ STREETS = {  # behind a name or an ordinal
 AFTER_NAMES = {"Co": "Company", "Corp": "Corporation", "Inc": "Incorporated", "Jr": "Junior", "Ltd": "Limited",
                "Sr": "Senior"}  # fmt: skip
 BEFORE_NUMBERS = {  # case aside
-    "apt": "apartment", "art": "article", "ca": "circa", "ch": "chapter", "eq": "equation", "est": "established",
+    "apt": "apartment", "ca": "circa", "ch": "chapter", "eq": "equation", "est": "established",
     "ext": "extension", "fig": "figure", "figs": "figures", "no": "number", "nos": "numbers", "p": "page",
     "pp": "pages", "sec": "section", "ste": "suite", "tel": "telephone", "vol": "volume", "vols": "volumes",
 }  # fmt: skip
-ANYWHERE = {
-    "a.k.a.": "also known as", "apt.": "apartment", "approx.": "approximately", "assoc.": "association",
-    "cf.": "compare", "c/o": "care of", "dept.": "department", "e.g.": "for example", "et al.": "and others",
-    "etc.": "et cetera", "govt.": "government", "i.e.": "that is", "vs.": "versus", "vs": "versus", "w/o": "without",
-    "w/": "with",
+ANYWHERE = {  # case aside
+    "a.k.a.": "also known as", "approx": "approximately",
+    "approx.": "approximately", "assoc.": "association", "c/o": "care of", "cf.": "compare",
+    "dept.": "department", "e.g.": "for example", "et al.": "and others", "etc": "et cetera", "etc.": "et cetera",
+    "govt.": "government", "i.e.": "that is", "vs": "versus", "vs.": "versus", "w/": "with", "w/o": "without",
 }  # fmt: skip
-MONTHS = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-]
+MONTHS = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
+    "November", "December",
+)  # fmt: skip
 SHORT_MONTHS = {"Sept": "September", **{month[:3]: month for month in MONTHS if month != "May"}}
 WEEKDAYS = {
     "Mon": "Monday", "Tue": "Tuesday", "Tues": "Tuesday", "Wed": "Wednesday", "Thu": "Thursday", "Thur": "Thursday",
@@ -60,6 +50,9 @@ CURRENCIES = {  # one, many, one hundredth, many hundredths
     "₩": ("won", "won", "jeon", "jeon"),
     "₽": ("ruble", "rubles", "kopek", "kopeks"),
     "₿": ("bitcoin", "bitcoins", "", ""),
+    "₺": ("lira", "lira", "kurus", "kurus"),
+    "₪": ("shekel", "shekels", "agora", "agorot"),
+    "₫": ("dong", "dong", "", ""),
 }
 DOLLARS = {"US": "US", "A": "Australian", "AU": "Australian", "C": "Canadian", "CA": "Canadian", "NZ": "New Zealand",
            "HK": "Hong Kong", "S": "Singapore"}  # fmt: skip
@@ -68,12 +61,22 @@ SCALES = {"k": "thousand", "K": "thousand", "m": "million", "M": "million", "mn"
           "B": "billion", "bn": "billion", "tn": "trillion", "T": "trillion"}  # fmt: skip
 
 UNITS = {  # what wetext lacks or mistakes: m as minutes, V and W as letters
-    "m": ("meter", "meters"), "m/s": ("meter per second", "meters per second"), "V": ("volt", "volts"),
-    "W": ("watt", "watts"), "A": ("ampere", "amperes"), "sq. ft.": ("square foot", "square feet"),
-    "sq ft": ("square foot", "square feet"), "fl. oz.": ("fluid ounce", "fluid ounces"), "ft.": ("foot", "feet"),
-    "lbs.": ("pound", "pounds"), "lb.": ("pound", "pounds"), "oz.": ("ounce", "ounces"),
-    "hr.": ("hour", "hours"), "hrs.": ("hour", "hours"), "min.": ("minute", "minutes"),
-    "sec.": ("second", "seconds"),
+    "m": ("meter", "meters"), "m/s": ("meter per second", "meters per second"), "g": ("gram", "grams"),
+    "l": ("liter", "liters"), "L": ("liter", "liters"), "V": ("volt", "volts"), "W": ("watt", "watts"),
+    "Wh": ("watt hour", "watt hours"), "mAh": ("milliampere hour", "milliampere hours"), "dB": ("decibel", "decibels"),
+    "nm": ("nanometer", "nanometers"), "µm": ("micrometer", "micrometers"), "µs": ("microsecond", "microseconds"),
+    "kB": ("kilobyte", "kilobytes"), "Mbps": ("megabit per second", "megabits per second"),
+    "Gbps": ("gigabit per second", "gigabits per second"), "fps": ("frame per second", "frames per second"),
+    "rpm": ("revolution per minute", "revolutions per minute"), "px": ("pixel", "pixels"), "mi": ("mile", "miles"),
+    "yd": ("yard", "yards"), "kcal": ("kilocalorie", "kilocalories"), "hr": ("hour", "hours"),
+    "m/s²": ("meter per second squared", "meters per second squared"),
+    "kB/s": ("kilobyte per second", "kilobytes per second"),
+    "MB/s": ("megabyte per second", "megabytes per second"), "GB/s": ("gigabyte per second", "gigabytes per second"),
+    "hrs": ("hour", "hours"), "min": ("minute", "minutes"), "mins": ("minute", "minutes"), "sec": ("second", "seconds"),
+    "secs": ("second", "seconds"), "sq. ft.": ("square foot", "square feet"), "sq ft": ("square foot", "square feet"),
+    "fl. oz.": ("fluid ounce", "fluid ounces"), "ft.": ("foot", "feet"), "lbs.": ("pound", "pounds"),
+    "lb.": ("pound", "pounds"), "oz.": ("ounce", "ounces"), "hr.": ("hour", "hours"), "hrs.": ("hour", "hours"),
+    "min.": ("minute", "minutes"), "sec.": ("second", "seconds"),
 }  # fmt: skip
 WETEXT_UNITS = ("km", "kg", "cm", "mm", "ml", "ms", "mg", "GB", "MB", "KB", "TB", "Hz", "kHz", "MHz", "GHz", "mph",
                 "km/h", "°C", "°F", "°", "ft", "lbs", "lb", "oz", "kW", "kWh", "MW", "m²", "km²", "h")  # fmt: skip
@@ -82,107 +85,37 @@ VULGAR_FRACTIONS = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": 
                     "⅘": "4/5", "⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8"}  # fmt: skip
 SET_PHRASES = {"24/7": "twenty four seven", "9/11": "nine eleven", "50/50": "fifty fifty", "20/20": "twenty twenty",
                "7/11": "seven eleven"}  # fmt: skip
-REGNAL_NAMES = [
-    "Alexander",
-    "Benedict",
-    "Catherine",
-    "Charles",
-    "Clement",
-    "Edward",
-    "Elizabeth",
-    "Ferdinand",
-    "Francis",
-    "Frederick",
-    "Friedrich",
-    "George",
-    "Gregory",
-    "Gustav",
-    "Henry",
-    "Innocent",
-    "Ivan",
-    "James",
-    "Leo",
-    "Leopold",
-    "Louis",
-    "Mary",
-    "Napoleon",
-    "Nicholas",
-    "Otto",
-    "Paul",
-    "Peter",
-    "Philip",
-    "Pius",
-    "Ramses",
-    "Ramesses",
-    "Richard",
-    "Robert",
-    "Urban",
-    "Victor",
-    "Wilhelm",
-    "William",
-]
-NUMBERED = [
-    "Act",
-    "Appendix",
-    "Article",
-    "Book",
-    "Bowl",
-    "Chapter",
-    "Class",
-    "Episode",
-    "Fantasy",
-    "Grade",
-    "Level",
-    "Part",
-    "Phase",
-    "Rocky",
-    "Scene",
-    "Section",
-    "Stage",
-    "Title",
-    "Type",
-    "Unit",
-    "Volume",
-    "War",
-]
+REGNAL_NAMES = (
+    "Alexander", "Benedict", "Catherine", "Charles", "Clement", "Edward", "Elizabeth", "Ferdinand", "Francis",
+    "Frederick", "Friedrich", "George", "Gregory", "Gustav", "Henry", "Innocent", "Ivan", "James", "Leo",
+    "Leopold", "Louis", "Mary", "Napoleon", "Nicholas", "Otto", "Paul", "Peter", "Philip", "Pius", "Ramses",
+    "Ramesses", "Richard", "Robert", "Urban", "Victor", "Wilhelm", "William",
+)  # fmt: skip
+NUMBERED = (
+    "Act", "Appendix", "Article", "Book", "Bowl", "Chapter", "Class", "Episode", "Fantasy", "Grade", "Level",
+    "Part", "Phase", "Rocky", "Scene", "Section", "Stage", "Title", "Type", "Unit", "Volume", "War",
+)  # fmt: skip
 SYMBOLS = {  # by themselves, or between numbers and words
     "&": "and", "@": "at", "%": "percent", "#": "number", "+": "plus", "=": "equals", "×": "times", "÷": "divided by",
-    "±": "plus or minus", "~": "about", "≈": "about", "≥": "at least", "≤": "at most", "≠": "is not equal to",
-    ">": "greater than", "<": "less than", "°": "degrees", "§": "section", "№": "number", "©": "copyright",
+    "±": "plus or minus", "≈": "about", "≥": "at least", "≤": "at most", "≠": "is not equal to",
+    "°": "degrees", "§": "section", "№": "number", "©": "copyright",
     "®": "", "™": "", "$": "dollars", "£": "pounds", "€": "euros", "¥": "yen", "¢": "cents", "₹": "rupees",
-    "²": "squared", "³": "cubed", "µ": "micro",
+    "₩": "won", "₽": "rubles", "₿": "bitcoins", "₺": "lira", "₪": "shekels", "₫": "dong",
+    "µ": "micro",
 }  # fmt: skip
 IN_ADDRESSES = {
     ".": "dot", "/": "slash", "-": "dash", "_": "underscore", "@": "at", ":": "colon", "?": "question mark",
     "=": "equals", "&": "and", "#": "hash", "%": "percent", "~": "tilde", "+": "plus", ",": "comma", "www": "WWW",
 }  # fmt: skip
-TOP_DOMAINS = [
-    "com",
-    "org",
-    "net",
-    "edu",
-    "gov",
-    "io",
-    "ai",
-    "co",
-    "uk",
-    "de",
-    "fr",
-    "it",
-    "es",
-    "eu",
-    "nl",
-    "ch",
-    "jp",
-    "cn",
-    "ru",
-    "in",
-    "au",
-    "ca",
-    "us",
-    "info",
-    "app",
-    "dev",
-    "tv",
-    "me",
-]
+TOP_DOMAINS = (
+    "com", "org", "net", "edu", "gov", "io", "ai", "co", "uk", "de", "fr", "app", "dev", "info",
+)  # fmt: skip
+RELEASED = (
+    "version", "Version", "release", "Release", "Python", "Ubuntu", "iOS", "Android", "macOS", "CUDA", "Java",
+    "Chapter", "Section", "Figure", "Table",
+)  # fmt: skip
+STATES = (
+    "AL", "AK", "AZ", "AR", "CA", "CO", "CT", "DE", "DC", "FL", "GA", "HI", "ID", "IL", "IN", "IA", "KS", "KY", "LA",
+    "ME", "MD", "MA", "MI", "MN", "MS", "MO", "MT", "NE", "NV", "NH", "NJ", "NM", "NY", "NC", "ND", "OH", "OK", "OR",
+    "PA", "RI", "SC", "SD", "TN", "TX", "UT", "VT", "VA", "WA", "WV", "WI", "WY",
+)  # fmt: skip

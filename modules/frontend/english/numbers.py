@@ -2,28 +2,10 @@
 
 import re
 
-ONES = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
+ONES = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
 TENS = ["zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 SCALES = ("", "thousand", "million", "billion", "trillion")
 LARGEST = 10**15
@@ -78,8 +60,8 @@ def one_by_one(digits: str) -> str:
 
 def year(digits: str) -> str:
     """1905 as "nineteen oh five", 1900 as "nineteen hundred", 2005 as "two thousand and five"; else a cardinal."""
-    century, rest = divmod(int(digits), 100)
-    if len(digits) != 4 or (century % 10 == 0 and rest < 10) or not 11 <= century <= 20:
+    century, rest = divmod(int(digits[:5]), 100)
+    if len(digits) != 4 or not 10 <= century <= 20 or (century in (10, 20) and rest < 10):
         return cardinal(digits)
     if rest == 0:
         return f"{cardinal(str(century))} hundred"
@@ -117,3 +99,8 @@ def roman(numeral: str) -> str | None:
     values = [ROMAN_VALUES[letter] for letter in numeral]
     following = [*values[1:], 0]
     return str(sum(-value if value < after else value for value, after in zip(values, following, strict=True)))
+
+
+def number(written: str) -> str:
+    """A number with or without fraction; 1500 as "fifteen hundred", 1,500 as "one thousand five hundred"."""
+    return decimal(written) if "." in written or "," in written else whole(written)
