@@ -204,7 +204,7 @@ def cleaned(text: str, rewritings: list[Rewriting]) -> str:
     text = unicodedata.normalize("NFC", INVISIBLE.sub("", "".join([*kept, text[position:]])))
     changes = {sign: PLAIN[sign] for sign in sorted(set(text) & PLAIN.keys())}
     rewritings += [change for change in (Rewriting(*item) for item in changes.items()) if change not in rewritings]
-    text = EN_DASH_RANGE.sub("-", text.translate(str.maketrans(changes)))
+    text = EN_DASH_RANGE.sub("-", text.translate({ord(sign): plain for sign, plain in changes.items()}))
     return LONE_DASH.sub("—", text).replace("–", "-")
 
 

@@ -55,7 +55,7 @@ def verbalise_english(text: str) -> list[tuple[str, str]]:
     text = text if text.isascii() else "".join(map(plain_digits, text))
     taken = bytearray(len(text))
     spans: list[tuple[int, int, str]] = []
-    for pattern, function in rules():
+    for pattern, function in rules(any(map(str.isnumeric, text))):
         for match in pattern.finditer(text):
             start, end = match.span()
             spoken = None if any(taken[start:end]) else function(match)

@@ -13,6 +13,7 @@ from modules.frontend.english.numbers import cardinal, decade, decimal, number, 
 
 Match = re.Match[str]
 Rule = tuple[re.Pattern[str], Callable[[Match], str | None]]
+Written = list[tuple[str, Callable[[Match], str | None]]]
 
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+"
 APART = r"(?<![\w.,])"  # no part of a word or number before
@@ -28,13 +29,12 @@ def always(spoken: str) -> Callable[[Match], str]:
     return lambda match: spoken
 
 
-@lru_cache(maxsize=1)
-def rules() -> tuple[Rule, ...]:
-    groups = (address_rules(), date_rules(), money_rules(), word_rules(), number_rules(), sign_rules())
+@lru_cache(maxsize=2)
+def rules(with_numbers: bool) -> tuple[Rule, ...]:
+    """All rules, or those that a text without digits needs."""
+    numeric = (code_rules(), date_rules(), money_rules()) if with_numbers else ()
+    groups = (address_rules(), *numeric, word_rules(), number_rules() if with_numbers else [], sign_rules())
     return tuple((re.compile(pattern), function) for group in groups for pattern, function in group)
-
-
-Written = list[tuple[str, Callable[[Match], str | None]]]
 
 
 def address_rules() -> Written:
@@ -45,6 +45,11 @@ def address_rules() -> Written:
             rf"(?<![@\w.-])(?:{LABEL}\.){{1,8}}(?:{any_of(tables.TOP_DOMAINS)})\b(?:/[^\s<>\"]{{0,2000}}[\w/])?",
             addresses.address,
         ),
+    ]
+
+
+def code_rules() -> Written:
+    return [
         (r"\b(0[xX])([0-9A-Fa-f]{1,16})\b", addresses.characters),
         (
             r"(?<!\w)(#)(?=[A-Fa-f]{0,5}\d)(?=\d{0,5}[A-Fa-f])([0-9A-Fa-f]{6}|[0-9A-Fa-f]{3})\b",
@@ -69,7 +74,6 @@ def date_rules() -> Written:
         r"(?P<y>\d{4})-(?P<m>\d\d?)-(?P<d>\d\d?)|(?P<m2>\d\d?)(?P<sign>[/.-])(?P<d2>\d\d?)(?P=sign)(?P<y2>\d{4})"
         r"|(?P<m3>\d\d?)/(?P<d3>\d\d?)/(?P<y3>\d\d)"
     )
-    behind_weekday = any_of(("morning", "afternoon", "evening", "night", *tables.MONTHS))
     return [
         (rf"(?<![\w/-])(?:{numeric})(?![\w/-]|\.\d)", dates.numeric_date),
         (
@@ -82,8 +86,6 @@ def date_rules() -> Written:
             dates.day_month,
         ),
         (rf"\b((?:{short})\.)(?= \d)", dates.month_alone),
-        (rf"\b((?:{any_of(tables.ALONE)})\.)(?!\w)", dates.month_alone),
-        (rf"\b({any_of(tables.WEEKDAYS)})\.(?=[,-]| \d| (?:{behind_weekday}))", dates.weekday),
         (r"(?<![\d:.])(\d\d?)(?:[:.]([0-5]\d))? ?([AaPp])(?:\.? ?[Mm]\b\.?)(?!\w)", dates.clock),
         (r"(?<![\d:.])([01]?\d|2[0-3]):([0-5]\d)(?![\d:])", dates.clock_24),
         (r"(?<![\w/])([12]\d{3})/(\d\d)(?![\w/])", lambda match: f"{year(match[1])} {whole(match[2])}"),
@@ -113,7 +115,10 @@ def money_rules() -> Written:
 
 def word_rules() -> Written:
     regnal = any_of(tables.REGNAL_NAMES)
+    behind_weekday = any_of(("morning", "afternoon", "evening", "night", *tables.MONTHS))
     return [
+        (rf"\b((?:{any_of(tables.ALONE)})\.)(?!\w)", dates.month_alone),
+        (rf"\b({any_of(tables.WEEKDAYS)})\.(?=[,-]| \d| (?:{behind_weekday}))", dates.weekday),
         (rf"(?<![\w/])(?:{any_of(tables.SET_PHRASES)})(?![\w/])", lambda match: tables.SET_PHRASES[match[0]]),
         (rf"\b({any_of(tables.TITLES)})\.", words.title),
         (rf"\b({any_of(tables.STREETS)})\.(?!\w)", words.street),
@@ -151,6 +156,7 @@ def sign_rules() -> Written:
         (r"(?<=\d) - (?=\d+(?:\.\d+)? ?=)", always("minus")),
         (r"(?<=[\d%])(?: - |-)(?=\d)|(?<=[ap]m|[AP]M|m\.|st|nd|rd|th)(?: - |-)(?=\d)", always("to")),
         (r"(?<![^\s(\[\"'])-(?=\.?\d)", always("minus")),
+        (r"(?<=\d)-(year|month|week|day)-old\b", lambda match: f"{match[1]} old"),
         (r"(?<=[A-Za-z])-(?=\d)|(?<=\d)-(?=[A-Za-z])", always(" ")),
         (r"(?<=[\d)])(?: ?\* ?|×)(?=[\d(])", always("times")),
         (r"(?<=\d) ?> ?(?=-?\d)|(?<=\w) > (?=-?\d)", always("is greater than")),

@@ -38,7 +38,28 @@ ALONE = ("Aug", "Sept", "Oct", "Nov", "Dec", "Feb", "Tues", "Thurs")  # an abbre
 NEVER_LAST = frozenset(f"{name.lower()}." for name in (*TITLES, "e.g", "i.e", "cf", "approx") if name != "St")
 RARELY_LAST = frozenset(
     [f"{name.lower()}." for name in (*STREETS, *AFTER_NAMES, *BEFORE_NUMBERS)]
-    + ["approx.", "dept.", "vs.", "etc.", "a.m.", "p.m.", "jan.", "feb.", "aug.", "sept.", "oct.", "nov.", "dec."]
+    + [
+        "approx.",
+        "dept.",
+        "vs.",
+        "etc.",
+        "a.m.",
+        "p.m.",
+        "mon.",
+        "tue.",
+        "tues.",
+        "wed.",
+        "thu.",
+        "thurs.",
+        "fri.",
+        "jan.",
+        "feb.",
+        "aug.",
+        "sept.",
+        "oct.",
+        "nov.",
+        "dec.",
+    ]
 )
 
 CURRENCIES = {  # one, many, one hundredth, many hundredths
