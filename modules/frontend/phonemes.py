@@ -1,0 +1,124 @@
+"""Pronunciations of English words: a dictionary, and plain rules for the words it lacks.
+
+Phonemes are ARPAbet symbols without stress, as in pocketsphinx's model of US English.
+"""
+
+import re
+import unicodedata
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+APOSTROPHES = str.maketrans("\u2019\u2018\u02bc\u0060", "''''")
+# Letters that do not decompose into a base letter and an accent.
+LATIN = str.maketrans({"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "th", "þ": "th", "ı": "i"})
+LETTER_NAMES = {
+    "a": "EY", "b": "B IY", "c": "S IY", "d": "D IY", "e": "IY", "f": "EH F", "g": "JH IY", "h": "EY CH", "i": "AY",
+    "j": "JH EY", "k": "K EY", "l": "EH L", "m": "EH M", "n": "EH N", "o": "OW", "p": "P IY", "q": "K Y UW",
+    "r": "AA R", "s": "EH S", "t": "T IY", "u": "Y UW", "v": "V IY", "w": "D AH B AH L Y UW", "x": "EH K S",
+    "y": "W AY", "z": "Z IY",
+}  # fmt: skip
+# Patterns of letters with their phonemes: at each place of a word, the first that matches applies. `<` stands for the
+# start of the word, `>` for its end.
+RULES = [
+    (pattern, tuple(phonemes.split()))
+    for pattern, phonemes in (
+        ("'", ""), ("<kn", "N"), ("<gn", "N"), ("<wr", "R"), ("<ps", "S"), ("<x", "Z"), ("<mc", "M AH K"),
+        ("tion", "SH AH N"), ("sion", "ZH AH N"), ("cian", "SH AH N"), ("tious", "SH AH S"), ("cious", "SH AH S"),
+        ("ture(?=s?>)", "CH ER"), ("augh", "AO"), ("ough", "AO"), ("eigh", "EY"), ("igh", "AY"), ("tch", "CH"),
+        ("dge", "JH"), ("sch", "SH"), ("ch", "CH"), ("sh", "SH"), ("th", "TH"), ("ph", "F"),
+        ("gh", "G"), ("wh", "W"), ("ck", "K"), ("rh", "R"), ("kh", "K"), ("zh", "ZH"),
+        ("ng(?=s?>)", "NG"), ("n(?=[kg])", "NG"), ("qu", "K W"), ("mb(?=s?>)", "M"),
+        ("(?<=[^<aeiouy])le(?=s?>)", "AH L"), ("(?<=[td])ed>", "AH D"), ("(?<=[pkfscxh])ed>", "T"),
+        ("(?<=[aeiouy].)ed>|(?<=[aeiouy]..)ed>", "D"), ("(?<=[aeiouy].)ing(?=s?>)", "IH NG"),
+        ("(?<=[sxz])es>|(?<=[cs]h)es>|(?<=[cg])es>", "AH Z"),
+        ("(?<=[aeiouy].)e(?=s?>)|(?<=[aeiouy]..)e(?=s?>)", ""),
+        ("air|are(?=s?>)", "EH R"), ("ear", "IH R"), ("eer", "IH R"), ("oar|oor", "AO R"), ("our", "AW ER"),
+        ("ar", "AA R"), ("er|ir|ur", "ER"), ("or", "AO R"),
+        ("ai|ay|ei|ey(?=[a-z])", "EY"), ("ey", "IY"), ("au|aw", "AO"), ("ee|ea|ie(?=.)", "IY"), ("eu|ew", "Y UW"),
+        ("oa|oe", "OW"), ("oi|oy", "OY"), ("oo|ue|ui", "UW"), ("ou|ow", "AW"),
+        ("a(?=[^aeiouwxy<>'][eiy])", "EY"), ("e(?=[^aeiouwxy<>']e)", "IY"), ("i(?=[^aeiouwxy<>']e)", "AY"),
+        ("o(?=[^aeiouwxy<>'][eiy])", "OW"), ("u(?=[^aeiouwxy<>'][eiy])", "Y UW"), ("y(?=[^aeiouwxy<>']e)", "AY"),
+        ("a>", "AH"), ("e>", "IY"), ("i>", "IY"), ("o>", "OW"), ("u>", "UW"), ("(?<=.{4})y>", "IY"),
+        ("y>", "AY"), ("<y(?=[aeiou])|(?<=[aeiou])y(?=[aeiou])", "Y"),
+        ("c(?=[eiy])", "S"), ("g(?=[eiy])", "JH"), ("(?<=[aeiou])s(?=[aeiou])", "Z"), ("(?<=[ptkf]e)s>", "S"),
+        ("(?<=[bdgvlmnrwyaeiou])s>", "Z"),
+        (r"([bcdfgklmnprstvz])(?=\1)", ""),
+        ("a", "AE"), ("b", "B"), ("c", "K"), ("d", "D"), ("e", "EH"), ("f", "F"), ("g", "G"), ("h", "HH"), ("i", "IH"),
+        ("j", "JH"), ("k", "K"), ("l", "L"), ("m", "M"), ("n", "N"), ("o", "AA"), ("p", "P"), ("q", "K"), ("r", "R"),
+        ("s", "S"), ("t", "T"), ("u", "AH"), ("v", "V"), ("w", "W"), ("x", "K S"), ("y", "IH"), ("z", "Z"),
+        ("[<>]", ""),
+    )
+]  # fmt: skip
+
+
+def pronunciations(word: str) -> list[tuple[str, ...]]:
+    """All variants of the dictionary, or one by rules for a word that it lacks. Letters of words in capitals that the
+    dictionary lacks are spelled ("FBI").
+
+    Raises:
+        ValueError: The word has no Latin letter.
+    """
+    plain, dictionary = word.translate(APOSTROPHES), _dictionary()
+    letters = _base_letters(plain)
+    for spelling in (plain.lower(), plain.lower().strip("'"), letters):
+        if spelling in dictionary:
+            return [tuple(phonemes.split()) for phonemes in dictionary[spelling]]
+    if not letters.strip("'"):
+        raise ValueError(f"Expected `word` to have a letter from a to z, but got {word!r}.")
+    is_spelled = plain.upper() == plain or not set(letters) & set("aeiouy")
+    return [spelled(letters) if is_spelled else by_rules(letters) or spelled(letters)]
+
+
+def spoken_words(text: str) -> list[str]:
+    """Words of an English sentence as the dictionary spells them: lower case, with apostrophes, without other
+    punctuation, parts of words with hyphens apart. Words in capitals that the dictionary lacks keep them."""
+    dictionary, found = _dictionary(), []
+    for token in re.findall(r"'?[^\W_]+(?:'[^\W_]+)*'?", unicodedata.normalize("NFC", text).translate(APOSTROPHES)):
+        lower, inner = token.lower(), token.strip("'")
+        # 'em and dogs' have apostrophes of their own; those around others are quotation marks.
+        spellings = (lower, lower.removesuffix("'"), lower.removeprefix("'"), inner.lower())
+        known = next((spelling for spelling in spellings if spelling in dictionary), None)
+        is_acronym = len(inner) > 1 and inner.isupper() and not text.isupper()
+        found.append(known or (inner if is_acronym else inner.lower()))
+    return found
+
+
+def spelled(letters: str) -> tuple[str, ...]:
+    """Names of the letters a to z in the text."""
+    return tuple(" ".join(LETTER_NAMES[letter] for letter in letters if letter in LETTER_NAMES).split())
+
+
+def by_rules(letters: str) -> tuple[str, ...]:
+    """Phonemes of a word in the letters a to z and apostrophes, by `RULES`."""
+    text, place, phonemes = f"<{letters}>", 0, []
+    while place < len(text):
+        match, symbols = next((match, symbols) for rule, symbols in _rules() if (match := rule.match(text, place)))
+        phonemes += symbols
+        place = match.end()
+    return tuple(phonemes)
+
+
+def _base_letters(word: str) -> str:
+    """a to z and apostrophes; accents are removed, other characters dropped."""
+    decomposed = unicodedata.normalize("NFKD", word.lower().translate(LATIN))
+    return re.sub("[^a-z']", "", decomposed)
+
+
+@lru_cache(maxsize=1)
+def _rules() -> list[tuple[re.Pattern[str], tuple[str, ...]]]:
+    return [(re.compile(pattern), phonemes) for pattern, phonemes in RULES]
+
+
+@lru_cache(maxsize=1)
+def _dictionary() -> dict[str, list[str]]:
+    """Variants of every word of pocketsphinx's dictionary, the first one first."""
+    spec = find_spec("pocketsphinx")
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError("Pronunciations need pocketsphinx's dictionary: pip install pocketsphinx")
+    file = Path(next(iter(spec.submodule_search_locations))) / "model" / "en-us" / "cmudict-en-us.dict"
+    found: dict[str, list[str]] = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        word, _, phonemes = line.partition(" ")
+        found.setdefault(word.partition("(")[0], []).append(phonemes)
+    return found
