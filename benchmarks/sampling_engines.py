@@ -60,8 +60,8 @@ class RandomText:
 class SpeechWords(LogitsProcessor):
     """Sets -inf for all but codes and the end of speech."""
 
-    def __init__(self, space: TokenSpace) -> None:
-        self.bias_V = torch.full((space.vocab_size,), float("-inf"))
+    def __init__(self, space: TokenSpace, device: torch.device | str = "cpu") -> None:
+        self.bias_V = torch.full((space.vocab_size,), float("-inf"), device=device)
         self.bias_V[speech_words(space)] = 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -106,22 +106,29 @@ def drawn_by(sampler: Any, space: TokenSpace, prompt: Prompt) -> Draw:
 
 
 def drawn_by_generate(
-    plain: LlamaForCausalLM, space: TokenSpace, tokens: list[int], settings: SamplingSettings
+    plain: LlamaForCausalLM,
+    space: TokenSpace,
+    tokens: list[int],
+    settings: SamplingSettings,
+    num_min_tokens: int | None = None,
 ) -> Draw:
-    constraint = SpeechWords(space)
+    """Return `generate`'s samples as tokens; `num_min_tokens`: the end of speech is not drawn before."""
+    device = plain.lm_head.weight.device
+    constraint = SpeechWords(space, device)
 
     @torch.inference_mode()
     def draw(num_candidates: int, num_new_tokens: int, seed: int) -> list[list[int]]:
         torch.manual_seed(seed)
         rows = plain.generate(
-            torch.tensor([tokens]),
-            attention_mask=torch.ones(1, len(tokens), dtype=torch.int64),
+            torch.tensor([tokens], device=device),
+            attention_mask=torch.ones(1, len(tokens), dtype=torch.int64, device=device),
             do_sample=True,
             temperature=settings.temperature,
             top_k=settings.top_k,
             top_p=settings.top_p,
             num_return_sequences=num_candidates,
             max_new_tokens=num_new_tokens,
+            min_new_tokens=num_min_tokens,
             eos_token_id=space.speech_end,
             pad_token_id=space.text_start,
             logits_processor=[constraint],

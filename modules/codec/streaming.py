@@ -66,8 +66,8 @@ class StreamingDecoder:
         codec: Any Codec; its frames must have a whole number of samples.
         window: Chunk and context.
         first_chunks: Frames of the first chunks, where they differ from the window's: small ones are heard sooner.
-        fade_frames: Frames at the start of a chunk that are cross-faded with the same frames of the decode before, whose
-            look-ahead they were, so that no border clicks. At most the look-ahead; adds no latency.
+        fade_frames: Frames at the start of a chunk that are cross-faded with the same frames of the decode before, as
+            whose look-ahead they were decoded, so that no border clicks. Adds no latency.
         context_S: Codes before the stream's first, as left context; their audio is not returned.
     """
 

@@ -14,7 +14,7 @@ from modules.codec.streaming import DecodeWindow, StreamingDecoder
 from modules.search.voices import voice_codes
 
 FIRST_CHUNKS = (5, 10)  # frames: at 50 a second the first chunk is heard after ten codes, with the look-ahead
-FADE_FRAMES = 1
+FADE_FRAMES = 1  # more would sound more of the decode that knew fewer codes
 
 
 @dataclass
@@ -42,7 +42,7 @@ class SpeechStream:
     prompt: Prompt
     seed: int
     max_new_tokens: int
-    window: DecodeWindow = DecodeWindow()
+    window: DecodeWindow = field(default_factory=DecodeWindow)
     first_chunks: tuple[int, ...] = FIRST_CHUNKS
     branch: Branch | None = field(default=None, init=False)
 

@@ -23,6 +23,8 @@ from modules.lm.text.answers import AnswerWords
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
+    from modules.lm.sampling.row_graphs import FixedCache
+
 _MAX_FREE_COLUMNS = 128
 _ENDED_FRACTION = 0.25  # fraction of rows that must have finished before the rest is copied into another batch
 
@@ -40,6 +42,14 @@ class Row:
     codes: list[int] = field(default_factory=list)
     log_probability: float = 0.0
     stopped: bool = False
+
+    def append(self, word: int, log_probability: float, words: AnswerWords) -> None:
+        """Add a sampled word of the sliced head."""
+        self.log_probability += log_probability
+        if word == words.end - words.first:
+            self.stopped = True
+        else:
+            self.codes.append(word + words.first - words.offset)
 
 
 class DecodingBatch:
@@ -73,7 +83,7 @@ class DecodingBatch:
             [row.branch.codes_S.numel() + len(row.codes) for row in rows], device=device
         )
         self.seeds_R = seed_tensor([row.seed for row in rows], device)
-        self.seen_RV = self._seen_words() if settings.repetition_penalty != 1 else None
+        self.seen_RV = seen_words(rows, words).to(device) if settings.repetition_penalty != 1 else None
         # On a CPU rows are checked after every step; elsewhere each check would synchronise with the device.
         self.num_steps_per_look = 1 if device.type == "cpu" else 16
 
@@ -92,56 +102,62 @@ class DecodingBatch:
                 num_new_tokens = len(row.codes) - self.num_first_codes[index]
                 row.prefix = self.cache.prefix(index, num_new_tokens, self.words.offset + row.codes[-1])
 
-    def _seen_words(self) -> Tensor:
-        """Return (R, V), True for the codes that each row already contains."""
-        words = self.words
-        seen_RV = torch.zeros(len(self.rows), words.stop - words.first, dtype=torch.bool)
-        for seen_V, row in zip(seen_RV, self.rows, strict=True):
-            codes_S = torch.cat([row.branch.codes_S, torch.tensor(row.codes, dtype=torch.int64)])
-            seen_V[words.tokens(codes_S) - words.first] = True
-        return seen_RV.to(self.tokens_R.device)
-
     def _has_ended(self, row: Row) -> bool:
         return row.stopped or len(row.codes) == self.max_new_tokens
 
     def _step(self) -> tuple[Tensor, Tensor]:
-        """Feed each row's last token and sample the next. Returns its word of the sliced head and its
-        log-probability."""
-        words = self.words
-        hidden = self.network.model(
-            input_ids=self.tokens_R[:, None],
-            attention_mask=self.cache.attention_mask(),
-            position_ids=self.positions_R[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-            roots=self.cache.roots,
-        ).last_hidden_state[:, 0]
+        """Sample the next token of every row, see `sampled_words`."""
+        state = self.tokens_R, self.positions_R, self.code_positions_R, self.seeds_R, self.seen_RV
+        words_R, log_probabilities_R = sampled_words(self.network, self.words, self.settings, self.cache, *state)
         self.cache.advance()
-        head = self.network.lm_head.weight[words.first : words.stop]  # a view
-        logits_RV = weight_product(hidden, head).float()
-        words.forbid_others(logits_RV)
-        wanted_RV = logits_RV
-        if self.seen_RV is not None:
-            wanted_RV = penalised(logits_RV, self.seen_RV, self.settings.repetition_penalty)
-        noise_R = uniform_noise(self.seeds_R, self.code_positions_R)
-        words_R = draw_restricted(wanted_RV, self.settings, noise_R)
-        if self.seen_RV is not None:
-            self.seen_RV.scatter_(1, words_R[:, None], True)
-        log_probabilities_R = logits_RV.log_softmax(-1).gather(1, words_R[:, None]).squeeze(1)
-        self.tokens_R = words_R + words.first
+        self.tokens_R = words_R + self.words.first
         self.positions_R = self.positions_R + 1
         self.code_positions_R = self.code_positions_R + 1
         return words_R, log_probabilities_R
 
     def _record(self, words: list[list[int]], log_probabilities: list[list[float]]) -> None:
         """Append the sampled tokens to the rows, without those after a row's end."""
-        first_code, end = self.words.offset - self.words.first, self.words.end - self.words.first
         for step_words, step_log_probabilities in zip(words, log_probabilities, strict=True):
             for row, word, log_probability in zip(self.rows, step_words, step_log_probabilities, strict=True):
-                if self._has_ended(row):
-                    continue
-                row.log_probability += log_probability
-                if word == end:
-                    row.stopped = True
-                else:
-                    row.codes.append(word - first_code)
+                if not self._has_ended(row):
+                    row.append(word, log_probability, self.words)
+
+
+def seen_words(rows: Sequence[Row], words: AnswerWords) -> Tensor:
+    """Return (R, V), True for the codes that each row already contains."""
+    seen_RV = torch.zeros(len(rows), words.stop - words.first, dtype=torch.bool)
+    for seen_V, row in zip(seen_RV, rows, strict=True):
+        codes_S = torch.cat([row.branch.codes_S, torch.tensor(row.codes, dtype=torch.int64)])
+        seen_V[words.tokens(codes_S) - words.first] = True
+    return seen_RV
+
+
+def sampled_words(
+    network: LlamaForCausalLM,
+    words: AnswerWords,
+    settings: SamplingSettings,
+    cache: RowCache | FixedCache,
+    tokens_R: Tensor,
+    positions_R: Tensor,
+    code_positions_R: Tensor,
+    seeds_R: Tensor,
+    seen_RV: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Feed each row's last token and sample the next. Returns its word of the sliced head and its log-probability, and
+    adds the word to `seen_RV`."""
+    hidden = network.model(
+        input_ids=tokens_R[:, None],
+        attention_mask=cache.attention_mask(),
+        position_ids=positions_R[:, None],
+        past_key_values=cache,
+        use_cache=True,
+        roots=cache.roots,
+    ).last_hidden_state[:, 0]
+    head = network.lm_head.weight[words.first : words.stop]  # a view
+    logits_RV = weight_product(hidden, head).float()
+    words.forbid_others(logits_RV)
+    wanted_RV = logits_RV if seen_RV is None else penalised(logits_RV, seen_RV, settings.repetition_penalty)
+    words_R = draw_restricted(wanted_RV, settings, uniform_noise(seeds_R, code_positions_R))
+    if seen_RV is not None:
+        seen_RV.scatter_(1, words_R[:, None], True)
+    return words_R, logits_RV.log_softmax(-1).gather(1, words_R[:, None]).squeeze(1)

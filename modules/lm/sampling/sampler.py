@@ -20,6 +20,7 @@ from modules.lm.flops import TransformerSize
 from modules.lm.network import SpeechLanguageModel, model_hash
 from modules.lm.sampling.decoding_batch import DecodingBatch, Row
 from modules.lm.sampling.kv_cache import PrefillCache, Prefix
+from modules.lm.sampling.row_graphs import RowGraphs
 from modules.lm.text.answers import AnswerKind, answer_words
 from modules.lm.text.prompt_format import encoded_prompt
 
@@ -33,7 +34,8 @@ class KVCacheSampler:
     """A modules.api.Sampler over a Llama in this process.
 
     The code at position p of a candidate is sampled with one uniform number that is a function of (seed, p): a
-    candidate is the same alone or in any batch, in one call or continued over several, up to floating-point ties.
+    candidate is the same alone or in any batch, in one call or continued over several, up to floating-point ties. A
+    single row is decoded with CUDA graphs where they can be captured (row_graphs.py).
 
     Forking, reordering and dropping branches recomputes nothing: a child starts from its prompt's cache, which is
     shared, and a copy of its parent's own cache. `num_recomputed_tokens` counts the tokens of branches that `extend`
@@ -64,6 +66,7 @@ class KVCacheSampler:
         self.max_batch_rows = max_batch_rows
         self.answer, self.words = answer, answer_words(prompt_format.token_space, answer)
         self.num_recomputed_tokens = 0
+        self.row_graphs = RowGraphs(network, self.words, settings)
 
     # ------------------------------------------------------------------------------------------------------ protocol
 
@@ -162,7 +165,8 @@ class KVCacheSampler:
         while waiting or current:
             while waiting and len(current) < self.max_batch_rows:
                 current.append(waiting.pop())
-            DecodingBatch(self.network, self.words, self.settings, current, max_new_tokens).run()
+            if len(current) > 1 or not self.row_graphs.run(current[0], max_new_tokens):
+                DecodingBatch(self.network, self.words, self.settings, current, max_new_tokens).run()
             remaining = []
             for row in current:
                 if row.stopped:

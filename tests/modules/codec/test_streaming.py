@@ -24,39 +24,7 @@ from modules.evaluation.streaming_system import StreamingResynthesiser
 from modules.evaluation.systems import Resynthesiser
 from tests.conftest import SAMPLE_RATE, speech_like
 from tests.toys.codec_references import small_codec
-from tests.toys.facts import CodecToy
-
-HOP = 4
-
-
-class NeighbourCodec(CodecToy):
-    """Integer arithmetic, so that results can be equal: a code is the sum of the samples of `reach` frames on either
-    side, decoded audio the sum of the codes of `back` frames before and `ahead` after, weighted by their distance."""
-
-    sample_rate, frame_rate, codebook_size, fingerprint = 40, 10.0, 1000, "neighbours"
-
-    def __init__(self, back: int = 6, ahead: int = 2, reach: int = 3, extra_code: bool = False) -> None:
-        self.back, self.ahead, self.reach, self.extra_code = back, ahead, reach, extra_code
-        self.longest_encode = self.longest_decode = 0
-
-    def encode(self, audio_BT: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
-        self.longest_encode = max(self.longest_encode, audio_BT.shape[1])
-        num_codes = (audio_BT.shape[1] // HOP + 1) if self.extra_code else -(-audio_BT.shape[1] // HOP)
-        padded = torch.nn.functional.pad(audio_BT, (0, num_codes * HOP - audio_BT.shape[1]))
-        frames_BS = padded.unflatten(1, (-1, HOP)).sum(-1)
-        padded_BS = torch.nn.functional.pad(frames_BS, (self.reach, self.reach))
-        return padded_BS.unfold(1, 2 * self.reach + 1, 1).sum(-1).long() % 1000, torch.tensor([num_codes])
-
-    def decode(self, codes_BS: Tensor, num_codes_B: Tensor, start_frame: int = 0) -> Tensor:
-        self.longest_decode = max(self.longest_decode, codes_BS.shape[1])
-        padded_BS = torch.nn.functional.pad(codes_BS, (self.back, self.ahead))
-        weights = torch.arange(1, self.back + self.ahead + 2) ** 2
-        frames_BS = (padded_BS.unfold(1, len(weights), 1) * weights).sum(-1)
-        audio_BT = (frames_BS[..., None] + torch.arange(HOP)).flatten(1)
-        return audio_BT[:, start_frame * HOP :].float()
-
-    def decode_flops(self, num_codes: int) -> float:
-        return 0.0
+from tests.toys.neighbour_codecs import HOP, NeighbourCodec, ToneCodec
 
 
 def random_codes(num_codes: int) -> Tensor:
@@ -98,6 +66,76 @@ def test_how_codes_arrive_does_not_matter_and_no_chunk_waits() -> None:
     assert torch.equal(torch.cat(heard), whole)
     again = [*decoder.push(codes_S), *decoder.flush()]
     assert torch.equal(torch.cat(again), whole), "the decoder kept something of the stream before"
+
+
+@pytest.mark.parametrize("num_codes", [0, 1, 9, 10, 11, 53, 100])
+@pytest.mark.parametrize("fade_frames", [0, 1, 2])
+def test_chunks_that_grow_are_the_offline_decode(num_codes: int, fade_frames: int) -> None:
+    """Guards against a chunk that is off by one, a first chunk that waits, and a fade with other frames than its own:
+    where look-ahead suffices, both decodes of a border are equal."""
+    codec, codes_S = NeighbourCodec(ahead=2), random_codes(num_codes)
+    decoder = StreamingDecoder(codec, DecodeWindow(25, 6, 4), (5, 10), fade_frames)
+    heard, sizes, arrived = [], [], 0
+    while arrived < num_codes:
+        needed = decoder.num_codes_needed
+        assert not list(decoder.push(codes_S[arrived : arrived + needed - 1]))
+        chunks = list(decoder.push(codes_S[arrived + needed - 1 : arrived + needed]))
+        arrived += needed
+        sizes += [chunk.numel() // HOP for chunk in chunks]
+        heard += chunks
+    assert sizes == [
+        size for size, end in zip([5, 10, 25, 25, 25], [9, 19, 44, 69, 94], strict=True) if end <= num_codes
+    ]
+    heard += decoder.flush()
+    whole = codec.decode(codes_S[None], torch.tensor([num_codes]))[0] if num_codes else torch.zeros(0)
+    assert torch.equal(torch.cat([torch.zeros(0), *heard]), whole)
+    again = [*decoder.push(codes_S), *decoder.flush()]
+    assert [len(part) for part in again] == [len(part) for part in heard], "the second stream begins with other chunks"
+
+
+@pytest.mark.parametrize("num_before", [1, 3, 6, 40])
+def test_codes_before_the_stream_are_context_alone(num_before: int) -> None:
+    """Guards against a voice prompt that is heard, or that the first chunk ignores."""
+    codec, codes_S = NeighbourCodec(), random_codes(90)
+    decoder = StreamingDecoder(codec, DecodeWindow(7, 6, 2), (3,), context_S=codes_S[:num_before])
+    whole = NeighbourCodec().decode(codes_S[None], torch.tensor([90]), start_frame=num_before)[0]
+    for _ in range(2):
+        heard = torch.cat([*decoder.push(codes_S[num_before:]), *decoder.flush()])
+        assert torch.equal(heard, whole)
+    alone = torch.cat(list(decode_in_chunks(codec, codes_S[num_before:], DecodeWindow(7, 6, 2))))
+    assert not torch.equal(alone, whole)
+    assert codec.longest_decode <= 6 + 7 + 2
+
+
+def test_faded_borders_click_no_more_than_the_offline_decode() -> None:
+    """Guards against a fade that is missing, runs backwards or is late. The largest step within two samples of each
+    border, over the largest step of the offline decode within half a frame; without the fade most borders click."""
+    codec, codes_S = ToneCodec(), random_codes(400)
+    offline_T = codec.decode(codes_S[None], torch.tensor([400]))[0]
+    steps_T = offline_T.diff().abs()
+
+    def ratios(fade_frames: int) -> list[float]:
+        decoder = StreamingDecoder(codec, DecodeWindow(5, 50, 5), (5, 10), fade_frames)
+        chunks = [*decoder.push(codes_S), *decoder.flush()]
+        heard_T = torch.cat(chunks)
+        assert heard_T.shape == offline_T.shape
+        borders = np.cumsum([len(chunk_T) for chunk_T in chunks])[:-1].tolist()
+        around = [float(heard_T[border - 3 : border + 3].diff().abs().max()) for border in borders]
+        return [
+            step / float(steps_T[border - 80 : border + 80].max()) for step, border in zip(around, borders, strict=True)
+        ]
+
+    assert len(ratios(1)) > 70
+    assert max(ratios(1)) <= 1
+    assert np.median(ratios(0)) > 1.5, "there is no click to be mended"
+
+
+def test_first_chunks_and_fades_that_cannot_be_are_refused() -> None:
+    """Guards against a stream that never ends, and a fade with frames that no decode had ahead."""
+    with pytest.raises(ValueError, match=r"`first_chunks` to be at least 1 each, but got \(5, 0\)"):
+        StreamingDecoder(NeighbourCodec(), DecodeWindow(), (5, 0))
+    with pytest.raises(ValueError, match="`fade_frames` to be 0 to `look_ahead_frames`=5, but got 6"):
+        StreamingDecoder(NeighbourCodec(), DecodeWindow(), fade_frames=6)
 
 
 @pytest.mark.parametrize("extra_code", [False, True])
