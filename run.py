@@ -20,7 +20,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 import yaml
@@ -59,6 +59,7 @@ from modules.command.line import (
     quoted,
 )
 from modules.moved_names import current_words, with_current_names
+from modules.precision import automatic_precision
 from modules.stage_config import CALLBACK_KEYS, as_list
 from modules.stages import UNREADABLE, Stage, StageFinished, StageSettings
 
@@ -212,6 +213,8 @@ class SuiteCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--num_threads", type=int | None, default=None, help="CPU threads of torch; null: all.")
         parser.add_argument("--flush_denormals", type=bool, default=True, help="Treat denormal floats as zero (CPU).")
+        help = "auto: bf16-mixed where this machine computes it faster, else 32-true, in place of trainer.precision."
+        parser.add_argument("--precision", type=Literal["auto"] | None, default=None, help=help)
         parser.add_argument("--stage", type=StageSettings | None, default=None)
         for key in CALLBACK_KEYS:
             parser.add_subclass_arguments(Callback, key, required=False, help=f"The callback at `{key}`.")
@@ -257,6 +260,18 @@ class SuiteCLI(LightningCLI):
                 print(self.stage.begin(), flush=True)
             else:
                 self.stage.follow()
+        if self._get(self.config, "precision") == "auto":
+            self._set_automatic_precision()
+
+    def _set_automatic_precision(self) -> None:
+        """Set `trainer.precision` by what this machine can. A stage's marker already holds the word auto, so that a run
+        resumes on another machine."""
+        trainer = self._get(self.config, "trainer")
+        given = trainer.get("precision")
+        trainer["precision"], reason = automatic_precision(str(trainer.get("accelerator")))
+        replaced = "" if given in (None, trainer["precision"]) else f", in place of the config's {given}"
+        if rank_zero_only.rank == 0:
+            print(f"precision auto: {trainer['precision']} ({reason}){replaced}", flush=True)
 
     def _read_stored_config(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """A marker's config with the current defaults for missing arguments. Raises for a key or a class that no longer

@@ -12,6 +12,7 @@ from modules.moved_names import with_current_names
 
 # Keys that are not compared: of the config, and of its trainer.
 TOP_LEVEL = {"stage", "config", "num_threads", "verbose", "logger", "checkpoint_io", "return_predictions"}
+STORED_IF_SET = {"precision"}  # null is the config of a version without the key
 TRAINER = {
     # hardware
     *("accelerator", "devices", "num_nodes", "strategy", "benchmark", "use_distributed_sampler"),
@@ -78,6 +79,7 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
 def _result_part(config: Mapping[str, Any]) -> dict[str, Any]:
     keyed = [config[key] for key in CALLBACK_KEYS if config.get(key) is not None]
     dropped = {*TOP_LEVEL, *CALLBACK_KEYS}
+    dropped |= {key for key in STORED_IF_SET if config.get(key) is None}
     part = {key: _without_arguments(value) for key, value in config.items() if key not in dropped}
     if isinstance(trainer := part.get("trainer"), Mapping):
         trainer = {key: value for key, value in trainer.items() if key not in TRAINER}

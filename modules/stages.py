@@ -22,7 +22,7 @@ from typing import IO, Any
 import torch
 
 from modules.atomic_file import write_whole
-from modules.stage_config import changed_config, changed_keys
+from modules.stage_config import STORED_IF_SET, changed_config, changed_keys
 
 NOT_STORED = ("stage", "config", "num_threads")  # output folder and speed, not results
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -175,7 +175,8 @@ class Stage:
                 f"Expected `stage.folder` to belong to one stage, but got {strangers[0]} of another there. "
                 "Name another: --stage.folder FOLDER."
             )
-        config = plain({key: value for key, value in config.items() if key not in NOT_STORED})
+        unset = {key for key in STORED_IF_SET if config.get(key) is None}
+        config = plain({key: value for key, value in config.items() if key not in {*NOT_STORED, *unset}})
         inputs = {str(path): content_hash(path) for path in settings.inputs}
         self.marker = Marker(_json_hash([subcommand, config, inputs]), config, inputs)
 

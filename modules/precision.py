@@ -1,0 +1,34 @@
+"""Automatic precision: what this machine computes fast, for training and for inference.
+
+bfloat16 halves the bytes of every weight. CUDA devices from compute capability 8.0 on and CPUs with AMX multiply it
+faster than float32; on a CPU without AMX it is slower.
+"""
+
+import torch
+
+
+def automatic_precision(accelerator: str) -> tuple[str, str]:
+    """Lightning's `trainer.precision` for an accelerator ("auto", "cpu", "gpu", "cuda", ...), and the reason."""
+    kind = "cpu" if "cpu" in accelerator.lower() else accelerator.lower()
+    if "auto" in kind and not torch.cuda.is_available():
+        kind = "mps" if torch.backends.mps.is_available() else "cpu"
+    dtype, reason = inference_dtype("cuda" if any(name in kind for name in ("auto", "gpu", "cuda")) else kind)
+    return ("bf16-mixed" if dtype == torch.bfloat16 else "32-true"), reason
+
+
+def inference_dtype(device: torch.device | str) -> tuple[torch.dtype, str]:
+    """The dtype of a model's weights for inference on a device, and the reason."""
+    kind = str(device).partition(":")[0]
+    if kind == "cpu":
+        return (torch.bfloat16, "this CPU has AMX") if _has_amx() else (torch.float32, "no AMX: bf16 would be slower")
+    if kind != "cuda":
+        return torch.float32, f"bf16 is not chosen on {kind}"
+    if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16, "this GPU has bf16"
+    return torch.float32, "no GPU with bf16"
+
+
+def _has_amx() -> bool:
+    """Whether this CPU multiplies bfloat16 tiles. torch.cpu has no public question for it, and not in every version."""
+    is_supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return is_supported is not None and bool(is_supported())
