@@ -14,9 +14,8 @@ from modules.lm_module import LMModule
 from modules.speech.voice_facts import facts_of_checkpoint
 from tests.toys.tiny_voice import FORMAT, PROMPT_FORMAT, SIZE, TEXTS, write_tokens
 
-EXPECTED = TrainingFacts(
-    "runs/a/codec.ckpt", ("en",), ("CC0-1.0",), ("anna", "ben"), ("four", "one", "two"), False, 256
-)
+CODEC, WORDS = "runs/a/codec.ckpt", ("four", "one", "two")
+EXPECTED = TrainingFacts(CODEC, ("en",), ("CC0-1.0",), ("anna", "ben"), WORDS, row_length=256)
 
 
 @pytest.fixture
