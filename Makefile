@@ -51,7 +51,9 @@ $(INSTALLED): $(REQUIREMENTS)
 
 # torch for CUDA includes its own Triton.
 $(TEST_INSTALLED): requirements-test.txt | $(INSTALLED)
-	@$(VENV)/bin/python -c "import triton" 2>/dev/null || $(PIP) -r requirements-test.txt
+	@if $(VENV)/bin/python -c "import triton" 2>/dev/null; \
+		then sed '/^triton=/d' requirements-test.txt | $(PIP) -r /dev/stdin; \
+		else $(PIP) -r requirements-test.txt; fi
 	@touch $@
 
 $(VLLM_INSTALLED): $(VLLM_REQUIREMENTS)

@@ -35,10 +35,13 @@ class PretrainedNetwork:
     revision: str | None = None
 
 
-def load_pretrained(pretrained: PretrainedNetwork, space: TokenSpace) -> PreTrainedModel:
+def load_pretrained(
+    pretrained: PretrainedNetwork, space: TokenSpace, tokenizer: HuggingFaceTokenizer | None = None
+) -> PreTrainedModel:
     """Load the network in float32 with `space.vocab_size` words and packed attention.
 
-    A model whose tokenizer already has the markers is used unchanged; any other gets new rows.
+    A model whose tokenizer already has the markers is used unchanged; any other gets new rows. `tokenizer` is that of
+    the source, if the caller has read it: reading a released Llasa's takes seconds.
 
     Raises:
         OSError: There is no model at the source.
@@ -61,7 +64,7 @@ def load_pretrained(pretrained: PretrainedNetwork, space: TokenSpace) -> PreTrai
     refuse_other_mathematics(config)
     config.use_cache = False  # otherwise every training step would fill a cache
     config.tie_word_embeddings = network.lm_head.weight is network.model.embed_tokens.weight
-    tokenizer = HuggingFaceTokenizer(pretrained.source, pretrained.revision)
+    tokenizer = tokenizer or HuggingFaceTokenizer(pretrained.source, pretrained.revision)
     if tokenizer.vocab_size != space.text_vocab_size:
         raise ValueError(
             f"Expected a network of {space.text_vocab_size} text tokens, those of the prompt format, "

@@ -43,13 +43,21 @@ class SavedModel:
         if self._given_format is None:
             return stored_prompt_format(read_model(Path(self.network.source)))
         space = self._given_format.token_space
-        tokenizer = HuggingFaceTokenizer(self.network.source, self.network.revision)
+        tokenizer = self._tokenizer
         if (found := (tokenizer.vocab_size, tokenizer.num_codes)) != (space.text_vocab_size, space.codebook_size):
             raise ValueError(
                 f"Expected `{self.network.source}` to know the prompt format's {space.text_vocab_size} text tokens and "
                 f"{space.codebook_size} codes, but got {found[0]} and {found[1]}."
             )
         return self._given_format
+
+    @cached_property
+    def _tokenizer(self) -> HuggingFaceTokenizer:
+        """The tokenizer of a Hugging Face model: the format's own, where that is of the same source."""
+        known, source = getattr(self._given_format, "tokenizer", None), (self.network.source, self.network.revision)
+        if isinstance(known, HuggingFaceTokenizer) and (known.source, known.revision) == source:
+            return known
+        return HuggingFaceTokenizer(*source)
 
     @property
     def codec_fingerprint(self) -> str:
@@ -64,7 +72,7 @@ class SavedModel:
             checkpoint = read_model(Path(self.network.source))
             network = restored_network(checkpoint, merge=False)
         else:
-            network = load_pretrained(self.network, self.prompt_format.token_space)
+            network = load_pretrained(self.network, self.prompt_format.token_space, self._tokenizer)
         self._model = SpeechLanguageModel(network).to(device, dtype).eval()
 
     @property

@@ -1,0 +1,104 @@
+"""What a checkpoint says about its training data, against the texts that the shards were made of."""
+
+import json
+
+import lightning as L
+import pytest
+import torch
+
+from datamodules.shards.training_facts import MAX_WORDS, TrainingFacts, facts_of_config, facts_of_shards, words_of
+from datamodules.tasks import SpeechUnderstanding, TextToSpeech, VoiceCloning
+from datamodules.tokens import TokenDataModule
+from modules.lm.checkpoints import read_model
+from modules.lm_module import LMModule
+from modules.speech.voice_facts import facts_of_checkpoint
+from tests.toys.tiny_voice import FORMAT, PROMPT_FORMAT, SIZE, TEXTS, write_tokens
+
+CODEC, WORDS = "runs/a/codec.ckpt", ("four", "one", "two")
+EXPECTED = TrainingFacts(CODEC, ("en",), ("CC0-1.0",), ("anna", "ben"), WORDS, row_length=256)
+
+
+@pytest.fixture
+def tokens(tmp_path):
+    write_tokens(tmp_path / "tokens", TEXTS, "f", CODEC, ("anna", "ben"))
+    return tmp_path / "tokens"
+
+
+def test_the_facts_are_those_of_the_samples(tokens):
+    """Guards against facts that lead to refusing a word that was trained, or to speaking one that was not."""
+    assert facts_of_shards([tokens / "train"], row_length=256) == EXPECTED
+    stored = json.loads(json.dumps(EXPECTED.plain()))
+    assert TrainingFacts.of_plain({**stored, "of_a_later_version": 1}) == EXPECTED
+    assert words_of("It's 2 o\u2019clock, GO!") == ["it's", "2", "o\u2019clock", "go"]
+
+
+def test_many_words_are_an_open_vocabulary_and_are_not_all_read(tmp_path, monkeypatch):
+    """Guards against a closed vocabulary of a large corpus, and against reading all of it."""
+    import datamodules.shards.training_facts as module
+
+    texts = [f"w{number}" for number in range(MAX_WORDS)]
+    write_tokens(tmp_path / "few", texts, "f", "")
+    write_tokens(tmp_path / "many", [*texts, "one", *["again"] * 300], "f", "")
+    assert len(facts_of_shards([tmp_path / "few/train"]).words) == MAX_WORDS
+    read = []
+    monkeypatch.setattr(module, "words_of", lambda text: read.append(text) or words_of(text))
+    assert facts_of_shards([tmp_path / "many/train"]).words is None
+    assert len(read) == MAX_WORDS + 1
+
+
+def test_a_damaged_sample_is_passed_over(tokens):
+    """Guards against a run that cannot save its checkpoint because of one bad sample."""
+    shard = tokens / "train/000000.tar"
+    content = bytearray(shard.read_bytes())
+    place = content.index(b'"text": "Two')
+    content[place : place + 12] = b"}" * 12
+    shard.write_bytes(content)
+    assert facts_of_shards([tokens / "train"]).words == ("four", "two")
+
+
+def test_a_run_without_stored_facts_has_those_of_its_config(tokens, tmp_path):
+    """Guards against losing the words of models that were trained before checkpoints stored them."""
+    arguments = {"folder": "tokens", "row_length": 256, "tasks": None}
+    data = {"class_path": "datamodules.tokens.TokenDataModule", "init_args": arguments}
+    assert facts_of_config(data, tmp_path) == EXPECTED
+    cloning = {"class_path": "datamodules.tasks.VoiceCloning", "init_args": {"folder": "tokens"}}
+    listening = {"class_path": "datamodules.tasks.SpeechUnderstanding", "init_args": {"folder": "elsewhere"}}
+    both = {**data, "init_args": {**arguments, "tasks": [cloning, listening]}}
+    assert facts_of_config(both, tmp_path).spoken_prompts
+    assert facts_of_config({**data, "init_args": {"folder": "gone"}}, tmp_path) is None
+    assert facts_of_config({"class_path": "someone.Data", "init_args": arguments}, tmp_path) is None
+
+
+@pytest.mark.parametrize("tasks", [None, [VoiceCloning(), TextToSpeech(), SpeechUnderstanding(weight=0.1)]])
+def test_a_trained_checkpoint_stores_the_facts_as_plain_data(tasks, tokens, tmp_path):
+    """Guards against checkpoints without facts, with objects that weights_only refuses, or that lose them in loading
+    and saving again."""
+    module = LMModule(FORMAT, size=SIZE, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1e-3))
+    data = TokenDataModule(tokens, FORMAT, 256, 1, 1, validation_split="train", num_validation_rows=1, tasks=tasks)
+    trainer = L.Trainer(
+        accelerator="cpu", max_steps=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, use_distributed_sampler=False, limit_val_batches=0,
+    )  # fmt: skip
+    trainer.fit(module, data)
+    path = tmp_path / "model.ckpt"
+    trainer.save_checkpoint(path)
+    content = torch.load(path, weights_only=False)
+    expected = {**EXPECTED.plain(), "spoken_prompts": tasks is not None}
+    assert content["training_facts"] == expected
+    # The command line describes the prompt format as plain data.
+    content["hyper_parameters"] = {"prompt_format": PROMPT_FORMAT, "size": vars(SIZE)}
+    torch.save(content, path)
+    assert read_model(path)["training_facts"] == expected
+    assert facts_of_checkpoint(path, "a", tmp_path).words == EXPECTED.words
+    module.training_facts = {}
+    module.on_load_checkpoint(content)
+    assert module.training_facts == expected
+    del content["training_facts"]  # as written by an earlier version
+    module.on_load_checkpoint(content)
+    assert module.training_facts == {}
+
+
+def test_shards_that_are_gone_cost_no_checkpoint(tmp_path, caplog):
+    """Guards against training that ends because its facts cannot be read."""
+    assert TokenDataModule(tmp_path / "gone", FORMAT).training_facts == {}
+    assert "says nothing about its training data" in caplog.text
