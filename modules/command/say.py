@@ -162,16 +162,17 @@ def write(
     parts = out.with_name(f"{out.name}.parts") if num_sentences > 1 else None
     started, timeline = time.perf_counter(), Timeline(voice.sample_rate)
     timed: list[tuple[str, float, float, Sequence[TimedWord] | None]] = []
+    narration = Narration(voice, script, settings, parts)
     with tqdm(total=num_sentences, unit="sentence", disable=num_sentences < 2, file=sys.stderr) as bar:
-        narration = Narration(voice, script, settings, parts, bar.update)
+        narration.finished = bar.update
         with SpeechFile(out, voice.sample_rate) as file:
             for one in narration.sentences():
                 file.append(timeline.place(placeable(one)))
                 if isinstance(one, SpokenSentence):
                     timed.append(timed_sentence(one, timeline.records[-1]))
                     if given.verbose or num_sentences == 1:
-                        bar.clear()
-                        said(f"{one.text!r}: {one.audio.seconds:.1f} s, {one.about['why']}")
+                        with tqdm.external_write_mode():
+                            said(f"{one.text!r}: {one.audio.seconds:.1f} s, {one.about['why']}")
     record = voice.record(text, settings, script, timeline, narration, time.perf_counter() - started)
     write_record(record, out.with_suffix(".json"))
     if given.srt is not None:

@@ -61,7 +61,8 @@ class Narration:
         script: Sentences and pauses.
         settings: How they are spoken.
         parts: Folder of finished sentences, to resume from; None keeps none.
-        finished: Called with the number of sentences finished since the last call.
+
+    `finished` is called with the number of sentences finished since the last call.
     """
 
     def __init__(
@@ -70,9 +71,9 @@ class Narration:
         script: Script,
         settings: SpeakingSettings,
         parts: Path | None = None,
-        finished: NumFinished = lambda number: None,
     ) -> None:
-        self.voice, self.script, self.settings, self.parts, self.finished = voice, script, settings, parts, finished
+        self.voice, self.script, self.settings, self.parts = voice, script, settings, parts
+        self.finished: NumFinished = lambda number: None
         self.scorer = Scorer(voice.codec)
         self.transcript = voice.listeners.transcript(settings.language)
         self.notes: list[str] = []
