@@ -31,7 +31,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     r"modules/audio\.py": ("modules.api", "modules.atomic_file"),
     r"modules/stage\w*\.py": ("modules.atomic_file", "modules.moved_names", "modules.stage_config"),
     r"modules/command/.*": (
-        "lightning", *GROUND, "modules.stages", "modules.stage_config", "modules.command", "modules.speech",
+        "lightning", *GROUND, "modules.stages", "modules.stage_config", "modules.command", "modules.frontend",
+        "modules.speech",
     ),
     r"modules/speech/.*": (*GROUND, "modules.codec", "modules.frontend", "modules.lm", "modules.search",
         "modules.speech", "modules.stages", "modules.verifiers", "datamodules.shards",

@@ -40,6 +40,7 @@ class TrainingFacts:
     words: tuple[str, ...] | None = None
     spoken_prompts: bool = False
     row_length: int = 0
+    longest_text: int = 0
 
     def plain(self) -> dict[str, Any]:
         """As JSON has it: lists in place of tuples."""
@@ -74,6 +75,7 @@ def facts_of_shards(folders: Sequence[Path], spoken_prompts: bool = False, row_l
         words=_closed_vocabulary(indices),
         spoken_prompts=spoken_prompts,
         row_length=row_length,
+        longest_text=max(int(index.text_lengths.max()) for index in indices),
     )
 
 

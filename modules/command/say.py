@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import BinaryIO, NoReturn
 
 from modules.api import Audio
 from modules.command.line import REPOSITORY
@@ -20,7 +20,6 @@ from modules.speech.result import SpeechFile, SpokenSentence, Timeline, format_o
 from modules.speech.settings import SEARCHES, SpeakingSettings
 from modules.speech.subtitles import cues, srt
 from modules.speech.voice import Voice, load_voice, placeable
-from modules.verifiers.alignment import TimedWord
 
 EXAMPLES = """\
   python run.py say "four two"                                        the newest trained voice
@@ -161,22 +160,19 @@ def write(
     num_sentences = len(script.sentences)
     parts = out.with_name(f"{out.name}.parts") if num_sentences > 1 else None
     started, timeline = time.perf_counter(), Timeline(voice.sample_rate)
-    timed: list[tuple[str, float, float, Sequence[TimedWord] | None]] = []
     narration = Narration(voice, script, settings, parts)
     with tqdm(total=num_sentences, unit="sentence", disable=num_sentences < 2, file=sys.stderr) as bar:
         narration.finished = bar.update
         with SpeechFile(out, voice.sample_rate) as file:
             for one in narration.sentences():
                 file.append(timeline.place(placeable(one)))
-                if isinstance(one, SpokenSentence):
-                    timed.append(timed_sentence(one, timeline.records[-1]))
-                    if given.verbose or num_sentences == 1:
-                        with tqdm.external_write_mode():
-                            said(f"{one.text!r}: {one.audio.seconds:.1f} s, {one.about['why']}")
+                if isinstance(one, SpokenSentence) and (given.verbose or num_sentences == 1):
+                    with tqdm.external_write_mode():
+                        said(f"{one.text!r}: {one.audio.seconds:.1f} s, {one.about['why']}")
     record = voice.record(text, settings, script, timeline, narration, time.perf_counter() - started)
     write_record(record, out.with_suffix(".json"))
     if given.srt is not None:
-        write_text(given.srt, srt(cues(timed)))
+        write_text(given.srt, srt(cues(timeline.timed)))
     if parts is not None:
         remove_parts(parts)
     for note in dict.fromkeys(narration.notes):
@@ -188,11 +184,6 @@ def write(
         said(f"warning: {len(faulty)} sentences have no usable candidate, such as {faulty[0]['written'][:60]!r}: "
              f"{' and '.join(faulty[0]['faults'])}; `--best-of` or another `--seed` may help")  # fmt: skip
     return 0
-
-
-def timed_sentence(one: SpokenSentence, record: dict[str, Any]) -> tuple[str, float, float, Sequence[TimedWord] | None]:
-    words = record["words"] and [TimedWord(**word) for word in record["words"]]
-    return one.written, record["start"], record["end"], words
 
 
 def file_name(text: str) -> str:

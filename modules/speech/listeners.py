@@ -35,11 +35,11 @@ class Listeners:
 
     def recogniser(self, language: str) -> Recogniser | None:
         """A recogniser of any words of that language; None if there is none."""
-        return self._whisper if self.named or language == PACKAGED_LANGUAGE else None
+        return self._whisper if self._recognises(language) else None
 
     def transcript(self, language: str) -> Transcript | None:
         """The verifier that compares with the text; None for a language without a recogniser."""
-        if self.recogniser(language) is None:
+        if not self._recognises(language):
             return None
         if language not in self._transcripts:
             unit = "character" if language in WITHOUT_SPACES else "word"
@@ -53,6 +53,9 @@ class Listeners:
     def aligner(self, language: str) -> PhonemeAligner | None:
         """The aligner of words; None for a language without pronunciations."""
         return self._aligner if language == PACKAGED_LANGUAGE else None
+
+    def _recognises(self, language: str) -> bool:
+        return self.named is not None or language == PACKAGED_LANGUAGE
 
     @cached_property
     def speaker(self) -> Speaker:

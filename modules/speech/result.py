@@ -5,7 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -53,11 +53,13 @@ class SpokenSentence:
 
 @dataclass
 class Timeline:
-    """Places sentences and pauses one after the other. `records` are the sentences placed so far, as JSON values."""
+    """Places sentences and pauses one after the other. `records` are the sentences placed so far, as JSON values;
+    `timed` has their texts, times in seconds and words, for subtitles."""
 
     sample_rate: int
     num_samples: int = 0
     records: list[dict[str, Any]] = field(default_factory=list)
+    timed: list[tuple[str, float, float, tuple[TimedWord, ...] | None]] = field(default_factory=list)
     _follows_sentence: bool = False
 
     def place(self, one: SpokenSentence | float) -> list[Tensor]:
@@ -68,14 +70,15 @@ class Timeline:
         gap = [self._appended(torch.zeros(round(GAP_SECONDS * self.sample_rate)))] if self._follows_sentence else []
         start = self.num_samples / self.sample_rate
         samples = [*gap, self._appended(one.audio.samples_T)]
-        words = None
+        end, words = self.num_samples / self.sample_rate, None
         if one.words is not None:
-            words = [
-                {"word": word.word, "start": round(start + word.start, 3), "end": round(start + word.end, 3)}
-                for word in one.words
-            ]
-        times = {"start": round(start, 3), "end": round(self.num_samples / self.sample_rate, 3)}
-        self.records.append({"written": one.written, "text": one.text, **times, **one.about, "words": words})
+            words = tuple(
+                TimedWord(word.word, round(start + word.start, 3), round(start + word.end, 3)) for word in one.words
+            )
+        self.timed.append((one.written, start, end, words))
+        plain = None if words is None else [asdict(word) for word in words]
+        times = {"start": round(start, 3), "end": round(end, 3)}
+        self.records.append({"written": one.written, "text": one.text, **times, **one.about, "words": plain})
         self._follows_sentence = True
         return samples
 

@@ -140,7 +140,7 @@ class Voice:
 
     def script(self, text: str, settings: SpeakingSettings) -> Script:
         """The sentences of a text. Raises ValueError for text without anything to speak."""
-        longest = getattr(self.model.facts, "longest_text", 30)
+        longest = self.model.facts.longest_text
         return read_script(text, settings.language, min(MAX_CHARACTERS, longest or MAX_CHARACTERS))
 
     def adapted(self, text: str) -> str:

@@ -33,7 +33,8 @@ class VoiceFacts:
 
     `name` is what `--model` takes. `words` are all words of its training texts if they are few, lower-case: it speaks
     no others. `spoken_prompts`: it was trained with voice prompts, so that it can take on a voice. `codec` is a path or
-    a hub name, "" if nothing names it. `max_tokens` is the longest sequence, text and speech, that it was trained for.
+    a hub name, "" if nothing names it. `max_tokens` is the longest sequence, text and speech, that it was trained for,
+    `longest_text` the longest text in bytes (0: unknown).
     `sampling` are its default settings. `num_codes`: codes of its vocabulary. `date`: when it was trained or written.
     `notes` are sentences for whoever speaks with it. `problem`: why it cannot speak; all else is then empty.
     """
@@ -49,6 +50,7 @@ class VoiceFacts:
     spoken_prompts: bool = False
     codec: str = ""
     max_tokens: int = MAX_LENGTH
+    longest_text: int = 0
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     num_codes: int = 0
     codec_fingerprint: str = ""
@@ -97,6 +99,7 @@ def with_training(facts: VoiceFacts, training: TrainingFacts) -> VoiceFacts:
         spoken_prompts=training.spoken_prompts,
         codec=facts.codec or training.codec,
         max_tokens=min(facts.max_tokens, row_length),
+        longest_text=training.longest_text,
     )
 
 
