@@ -154,7 +154,7 @@ def write(
     root: Path,
 ) -> int:
     """Speak into a file; a text of several sentences is resumed where an earlier call stopped."""
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
     out = given.out or root / "runs" / "speech" / f"{file_name(text)}-{digest([text, plain_settings(given)])[:8]}.wav"
     num_sentences = len(script.sentences)

@@ -53,6 +53,11 @@ class Task:
     prompt: Prompt
 
 
+def key_of(text: str, occurrence: int) -> str:
+    """Key of a sentence, on which its seeds depend; `occurrence` counts equal sentences of a text from 1."""
+    return f"say-{digest(text)[:12]}-{occurrence}"
+
+
 class Narration:
     """Speaks one script with one voice.
 
@@ -97,8 +102,7 @@ class Narration:
         for spoken in self.script.sentences:
             text = self.voice.adapted(spoken.text)
             occurrences[text] += 1
-            key = f"say-{digest(text)[:12]}-{occurrences[text]}"
-            prompt = Prompt(key, text, self.settings.language, self.settings.speaker)
+            prompt = Prompt(key_of(text, occurrences[text]), text, self.settings.language, self.settings.speaker)
             tasks.append(Task(spoken, prompt if reference is None else reference.before(prompt)))
         return tasks
 

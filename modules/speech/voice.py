@@ -9,7 +9,7 @@ audio.save("x.wav")
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -114,7 +114,7 @@ class Voice:
             speeches.append(Speech(Audio(torch.cat(pieces), self.sample_rate), record))
         return speeches[0] if isinstance(text, str) else speeches
 
-    def stream(self, text: str, **options: Any) -> Iterator[Audio]:
+    def stream(self, text: str, **options: Any) -> Generator[Audio, None, None]:
         """Speak a text, yielding audio while it is being sampled; with a search, sentence by sentence.
 
         Nothing is checked before it is heard, and silence is not trimmed. Raises as `say`.
