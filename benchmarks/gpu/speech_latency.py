@@ -1,6 +1,6 @@
 """Time to the first audio and real-time factor of a Llasa-shaped 1B's stream on one GPU, goal 100 ms.
 
-    python -m benchmarks.gpu.speech_latency [--rounds 3] [--num_codes 500] [--json FILE]
+    python -m benchmarks.gpu.speech_latency [--rounds 2] [--num_codes 500] [--json FILE]
 
 Weights are random, in the sizes of Llasa-1B (bfloat16) and of X-codec2's decoder (float32), made on the device; one
 prompt of 60 tokens at a time. First audio: the prompt, ten codes, and the first chunk's decode, to samples in host
@@ -97,18 +97,16 @@ def checks(speaker: Speaker, prompt: Prompt, with_graphs: RowGraphs, without: Ro
     """Compare the codes of the ways, see the top of the file. Raises AssertionError where they differ."""
     speaker.sampler.row_graphs = with_graphs
     check_codes(speaker, [prompt])
-    (branch,) = speaker.sampler.extend(speaker.sampler.start([prompt]), 1, speaker.max_new_tokens, [seed_of(prompt)])
     speaker.sampler.row_graphs = without
-    check_codes(speaker, [prompt])
-    on_gpu = speaker.plain.lm_head.weight.is_cuda
-    graphed = on_gpu and bool(with_graphs.widths)
-    if graphed:  # elsewhere the reference's cache has other shapes, and its sums another order
+    (branch,) = speaker.sampler.extend(speaker.sampler.start([prompt]), 1, speaker.max_new_tokens, [seed_of(prompt)])
+    graphed = bool(with_graphs.widths)
+    if graphed:  # otherwise the cache of the codes before had other shapes, and sums another order
         assert torch.equal(speaker.codes_S, branch.codes_S), "graphs draw other codes than the same kernels without"
     difference = log_probability_difference(speaker.plain, speaker.prompt_format, branch)
     assert difference < LARGEST_DIFFERENCE, f"{difference} nats per code from transformers' network"
     return {
         "graph_widths": with_graphs.widths,
-        "codes_equal_with_and_without_graphs": bool(graphed),
+        "codes_equal_with_and_without_graphs": graphed,
         "streamed_codes_equal_offline": True,
         "log_probability_difference_per_code": round(difference, 4),
         "num_distinct_codes": len(set(branch.codes_S.tolist())),
@@ -156,6 +154,7 @@ def measure(speaker: Speaker, prompts: list[Prompt], given: argparse.Namespace) 
     for name in ("stream", "stream_without_graphs"):
         speaker.sampler.row_graphs = ways[name][1]
         result[f"first_audio_of_{name}"] = first_audio(speaker, prompts[: given.num_first])
+    speaker.codes_S = speaker.codes_S[:20]
     list(speaker.generate(prompts[-1]))  # first calls
     spoken: dict[str, list[Speech]] = {name: [] for name in ways}
     for number, prompt in enumerate(prompts[: given.rounds]):
@@ -168,7 +167,7 @@ def measure(speaker: Speaker, prompts: list[Prompt], given: argparse.Namespace) 
 
 def main() -> None:
     parser = options(__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="of whole utterances")
+    parser.add_argument("--rounds", type=int, default=2, help="of whole utterances")
     parser.add_argument("--num_first", type=int, default=20, help="streams that are left after the first chunk")
     parser.add_argument("--num_codes", type=int, default=500)
     parser.add_argument("--num_prompt_tokens", type=int, default=60)
