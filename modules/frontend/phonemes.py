@@ -29,7 +29,7 @@ RULES = [
         ("dge", "JH"), ("sch", "SH"), ("ch", "CH"), ("sh", "SH"), ("th", "TH"), ("ph", "F"),
         ("gh", "G"), ("wh", "W"), ("ck", "K"), ("rh", "R"), ("kh", "K"), ("zh", "ZH"),
         ("ng(?=s?>)", "NG"), ("n(?=[kg])", "NG"), ("qu", "K W"), ("mb(?=s?>)", "M"),
-        ("(?<=[^<aeiouy])le(?=s?>)", "AH L"), ("(?<=[td])ed>", "AH D"), ("(?<=[pkfscxh])ed>", "T"),
+        ("(?<=[^<aeiouy])le(?=s?>)", "AH L"), ("(?<=[^<aeiouyl])led>", "AH L D"), ("(?<=[td])ed>", "AH D"), ("(?<=[pkfscxh])ed>", "T"),
         ("(?<=[aeiouy].)ed>|(?<=[aeiouy]..)ed>", "D"), ("(?<=[aeiouy].)ing(?=s?>)", "IH NG"),
         ("(?<=[sxz])es>|(?<=[cs]h)es>|(?<=[cg])es>", "AH Z"),
         ("(?<=[aeiouy].)e(?=s?>)|(?<=[aeiouy]..)e(?=s?>)", ""),
