@@ -80,7 +80,9 @@ def test_any_sample_rate_gives_the_same_times(aligner, strings, sample_rate) -> 
     text = [word.word for word in words]
     other = Audio(torch.from_numpy(resampled(audio, sample_rate)), sample_rate)
     expected, found = (np.array([one.start for one in aligner.align(clip, text)]) for clip in (audio, other))
-    assert np.abs(found - expected).max() <= 0.05
+    late = np.abs(found - expected)
+    # 8 kHz lack the sounds of f and s, with which words may begin.
+    assert np.median(late) <= 0.03 and late.max() <= (0.05 if sample_rate > 8_000 else 0.2)
 
 
 def test_silence_around_and_between_belongs_to_no_word(aligner, strings) -> None:
@@ -92,7 +94,8 @@ def test_silence_around_and_between_belongs_to_no_word(aligner, strings) -> None
     found = aligner.align(Audio(samples_T, rate), [word.word for word in (*first_words, *second_words)])
     starts = [pause + word.start for word in first_words]
     starts += [2 * pause + first.seconds + word.start for word in second_words]
-    assert np.abs(np.array([one.start for one in found]) - starts).max() < 0.1
+    late = np.abs(np.array([one.start for one in found]) - starts)
+    assert np.median(late) < 0.05 and late.max() < 0.2
     assert max(one.end - one.start for one in found) < 1.0
 
 
