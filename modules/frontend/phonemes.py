@@ -92,7 +92,8 @@ def spelled(letters: str) -> tuple[str, ...]:
 
 def by_rules(letters: str) -> tuple[str, ...]:
     """Phonemes of a word in the letters a to z and apostrophes, by `RULES`."""
-    text, place, phonemes = f"<{letters}>", 0, []
+    text, place = f"<{letters}>", 0
+    phonemes: list[str] = []
     while place < len(text):
         match, symbols = next((match, symbols) for rule, symbols in _rules() if (match := rule.match(text, place)))
         phonemes += symbols
