@@ -174,17 +174,12 @@ def test_what_cannot_be_aligned_is_refused(aligner, strings) -> None:
 
 def test_other_words_are_refused(aligner, strings) -> None:
     """Guards against times for a text that was not spoken."""
-    pairs = [
-        (audio, [word.word for word in other])
-        for audio, words in strings
-        for _, other in strings
-        if len(words) == len(other) and len(words) > 2 and {w.word for w in words}.isdisjoint(w.word for w in other)
-    ]
-    pairs += [(audio, spoken_words("please enter your password")) for audio, words in strings if len(words) == 4]
+    others = "please enter your password followed by the pound key".split()
+    pairs = [(audio, others[: len(words)]) for audio, words in strings if len(words) > 1]
     refused = 0
     for audio, text in pairs:
         try:
             aligner.align(audio, text)
         except ValueError:
             refused += 1
-    assert len(pairs) >= 2 and refused / len(pairs) > 0.6
+    assert len(pairs) >= 8 and refused / len(pairs) > 0.7
