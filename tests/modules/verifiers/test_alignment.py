@@ -174,7 +174,7 @@ def test_what_cannot_be_aligned_is_refused(aligner, strings) -> None:
 
 def test_other_words_are_refused(aligner, strings) -> None:
     """Guards against times for a text that was not spoken."""
-    others = "please enter your password followed by the pound key".split()
+    others = ["please", "enter", "your", "password", "followed", "by", "the", "pound", "key"]
     pairs = [(audio, others[: len(words)]) for audio, words in strings if len(words) > 1]
     refused = 0
     for audio, text in pairs:
