@@ -174,12 +174,13 @@ def test_what_cannot_be_aligned_is_refused(aligner, strings) -> None:
 
 def test_other_words_are_refused(aligner, strings) -> None:
     """Guards against times for a text that was not spoken."""
-    others = ["please", "enter", "your", "password", "followed", "by", "the", "pound", "key"]
-    pairs = [(audio, others[: len(words)]) for audio, words in strings if len(words) > 1]
+    swapped = {"zero": "seven", "one": "five", "two": "eight", "three": "nine", "four": "six"}
+    swapped |= {other: word for word, other in swapped.items()}
+    pairs = [(audio, [swapped[word.word] for word in words]) for audio, words in strings]
     refused = 0
     for audio, text in pairs:
         try:
             aligner.align(audio, text)
         except ValueError:
             refused += 1
-    assert len(pairs) >= 8 and refused / len(pairs) > 0.7
+    assert len(pairs) >= 8 and refused / len(pairs) > 0.7, refused
