@@ -12,7 +12,7 @@ from datamodules.sources.source import Recording
 from modules.api import Audio
 from modules.audio import resampled
 from modules.frontend.phonemes import pronunciations, spoken_words
-from modules.verifiers.alignment import PhonemeAligner
+from modules.verifiers.alignment import PhonemeAligner, Segment, misfit
 
 NUM_STRINGS = 12
 
@@ -184,3 +184,14 @@ def test_other_words_are_refused(aligner, strings) -> None:
         except ValueError:
             refused += 1
     assert len(pairs) >= 8 and refused / len(pairs) > 0.7, refused
+
+
+def test_a_bad_fit_is_told_from_a_good_one() -> None:
+    """Guards against a score or a share of the sound that is not looked at, and underflow taken for a good score."""
+    sound_T = np.ones(16_000, np.float32)  # 100 frames
+    fits = [Segment("a", 0, 50, -60.0), Segment("b", 50, 100, -60.0)]
+    assert misfit(fits, ["a", "b"], sound_T) is None
+    assert "too short" in misfit(fits, ["a", "b", "c"], sound_T)
+    for bad in (-400.0, -np.inf):
+        assert "score" in misfit([fits[0], Segment("b", 50, 100, bad)], ["a", "b"], sound_T)
+    assert "cover 50%" in misfit(fits[:1], ["a"], sound_T)
