@@ -29,7 +29,8 @@ RULES = [
         ("dge", "JH"), ("sch", "SH"), ("ch", "CH"), ("sh", "SH"), ("th", "TH"), ("ph", "F"),
         ("gh", "G"), ("wh", "W"), ("ck", "K"), ("rh", "R"), ("kh", "K"), ("zh", "ZH"),
         ("ng(?=s?>)", "NG"), ("n(?=[kg])", "NG"), ("qu", "K W"), ("mb(?=s?>)", "M"),
-        ("(?<=[^<aeiouy])le(?=s?>)", "AH L"), ("(?<=[td])ed>", "AH D"), ("(?<=[pkfscxh])ed>", "T"),
+        ("(?<=[^<aeiouy])le(?=s?>)", "AH L"), ("(?<=[^<aeiouyl])led>", "AH L D"),
+        ("(?<=[td])ed>", "AH D"), ("(?<=[pkfscxh])ed>", "T"),
         ("(?<=[aeiouy].)ed>|(?<=[aeiouy]..)ed>", "D"), ("(?<=[aeiouy].)ing(?=s?>)", "IH NG"),
         ("(?<=[sxz])es>|(?<=[cs]h)es>|(?<=[cg])es>", "AH Z"),
         ("(?<=[aeiouy].)e(?=s?>)|(?<=[aeiouy]..)e(?=s?>)", ""),
@@ -91,8 +92,8 @@ def spelled(letters: str) -> tuple[str, ...]:
 
 def by_rules(letters: str) -> tuple[str, ...]:
     """Phonemes of a word in the letters a to z and apostrophes, by `RULES`."""
-    phonemes: list[str] = []
     text, place = f"<{letters}>", 0
+    phonemes: list[str] = []
     while place < len(text):
         match, symbols = next((match, symbols) for rule, symbols in _rules() if (match := rule.match(text, place)))
         phonemes += symbols

@@ -88,13 +88,13 @@ def _times(text: str, places: Sequence[int], start: float, end: float, words: Se
     tokens = list(re.finditer(r"[^\W_]+(?:['\u2019][^\W_]+)*", text))
     written = [token.group().lower().replace("\u2019", "'") for token in tokens]
     matcher = SequenceMatcher(None, written, [word.word.lower().strip("'") for word in words], autojunk=False)
-    known = [(0, start)]
+    known_places, known_times = [0], [start]
     for block in matcher.get_matching_blocks():
         for offset in range(block.size):
             word, place = words[block.b + offset], tokens[block.a + offset].start()
-            known.append((place, min(max(word.start, known[-1][1]), end)))
-    known.append((len(text), end))
-    return np.interp(places, *zip(*known, strict=True)).tolist()
+            known_places.append(place)
+            known_times.append(min(max(word.start, known_times[-1]), end))
+    return np.interp(places, [*known_places, len(text)], [*known_times, end]).tolist()
 
 
 def _clock(seconds: float) -> str:
