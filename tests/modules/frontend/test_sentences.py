@@ -49,9 +49,9 @@ def test_a_hundred_thousand_characters_are_cut_without_loss(text: str) -> None:
 
 
 def test_a_cut_is_at_a_clause_else_a_word_else_anywhere() -> None:
-    text = "one two; three four five six seven eightnineteneleven"
-    parts = ["one two;", "three four", "five six", "seven", "eightninete", "neleven"]
-    assert [text[start:end] for start, end in split_long(text, 11)] == parts
+    text = "one two; three four five six seven eightnineteneleventwelve"
+    parts = ["one two;", "three four five", "six seven", "eightninetenele", "ventwelve"]
+    assert [text[start:end] for start, end in split_long(text, 15)] == parts
 
 
 def test_words_are_cut_only_where_one_alone_is_too_long() -> None:
