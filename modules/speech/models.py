@@ -234,7 +234,7 @@ def find_codec(
             continue
     raise ValueError(
         f"Expected the codec that {facts.name} was trained on, with the fingerprint {facts.codec_fingerprint!r}, but "
-        + (f"of `{name}`, which it names: {wrong}" if name else "nothing names it")
+        + (f"of `{name}`, which it names: {wrong}" if name else "nothing names it.")
         + f" No codec under `runs` has it. {remedy}"
     )
 
