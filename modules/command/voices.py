@@ -38,7 +38,7 @@ def main(arguments: Sequence[str], root: Path) -> int:
 
 def table(voices: Sequence["VoiceFacts"]) -> str:
     """A line for each voice, and for each damaged one the reason below."""
-    rows = [HEADER, *(row(voice) for voice in voices if not voice.problem)]
+    rows: list[tuple[str, ...]] = [HEADER, *(row(voice) for voice in voices if not voice.problem)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(one, widths, strict=True)).rstrip() for one in rows]
     damaged = [f"{voice.name}: cannot speak: {voice.problem}" for voice in voices if voice.problem]

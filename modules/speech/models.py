@@ -175,6 +175,8 @@ def _of_folder(folder: Path, name: str, root: Path, codec: str | None, device: s
             f"Expected `{name}` to name its codec, but it has {facts.num_codes:,} codes and no {VOICE_FILE}. Name it: "
             "--codec PATH_OR_HUB_NAME."
         )
+    if codec is not None:  # what the notes say of the codec is then not so
+        facts = replace(facts, notes=())
     return SpeakingModel(facts, folder, prompt_format, root, codec, device)
 
 
@@ -232,7 +234,7 @@ def find_codec(
             continue
     raise ValueError(
         f"Expected the codec that {facts.name} was trained on, with the fingerprint {facts.codec_fingerprint!r}, but "
-        + (f"of `{name}`, which it names: {wrong}" if name else "nothing names it")
+        + (f"of `{name}`, which it names: {wrong}" if name else "nothing names it.")
         + f" No codec under `runs` has it. {remedy}"
     )
 
