@@ -31,8 +31,8 @@ MIN_RATE = 16_000
 MAX_CLIPPED_SHARE = 0.001
 SIMILAR_CHANNELS = 0.9
 VOICE_WINDOW_SECONDS = 3.0
-# Between parts of about 3 s, by Resemblyzer, on recordings spliced from five prompt voices (5, 8, 12 s): below it are 4,
-# 7, 1 % of 100 with one voice, 96, 98, 100 % of 54 with two by halves, 20, 94, 96 % with a second in the last quarter.
+# Between parts of about 3 s, by Resemblyzer, on recordings spliced from five prompt voices (5, 8, 12 s): below it are
+# 4, 7, 1 % of 100 with one voice, 96, 98, 100 % of 54 with two by halves, 20, 94, 96 % with another last quarter.
 MIN_VOICE_SIMILARITY = 0.7
 READABLE = "Give a wav, flac, ogg, mp3 or m4a file."
 FIRST_SECONDS = 1.0
@@ -121,7 +121,7 @@ def _read(path: Path) -> tuple[np.ndarray, int, float]:
                     blocks.append(file.read(file.samplerate, dtype="float32", always_2d=True))
                 samples_CT = np.concatenate(blocks).T
                 sample_rate, seconds = file.samplerate, file.frames / file.samplerate
-        except soundfile.LibsndfileError:
+        except soundfile.SoundFileError:
             stream.seek(0)
             samples_CT, sample_rate, seconds = _read_by_ffmpeg(path, stream)
     if not samples_CT.size:
@@ -253,7 +253,7 @@ def _runs(is_in: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _trimmed(
     samples_T: np.ndarray, levels: Levels, seconds: float, max_seconds: float, path: Path, notes: list[str]
 ) -> tuple[np.ndarray, bool]:
-    """The samples without silence around the speech and no longer than `max_seconds`; whether speech was cut off."""
+    """The samples without silence around the speech and no longer than `max_seconds`; whether speech may be cut off."""
     speech_seconds = levels.speech_seconds
     if speech_seconds < MIN_SPEECH_SECONDS:
         raise ValueError(
@@ -262,14 +262,17 @@ def _trimmed(
         )
     start, stop = levels.speech
     read_seconds = len(samples_T) / levels.sample_rate
-    is_cut = stop - start > max_seconds
+    is_long = stop - start > max_seconds
+    is_cut = is_long or (read_seconds >= READ_SECONDS and seconds > read_seconds + 0.1)
     after = f", {seconds - stop:.1f} s after" if not is_cut else ""
     if start > 2 * MARGIN_SECONDS or (not is_cut and read_seconds - stop > 2 * MARGIN_SECONDS):
         notes.append(f"silence trimmed: {start:.1f} s before{after}")
-    if is_cut:
+    if is_long:
         stop, is_pause = levels.cut(start + max_seconds * 2 / 3, start + max_seconds)
         place = "at a pause" if is_pause else "within speech: there is no pause near"
         notes.append(f"cut from {seconds:.1f} s to {stop - start:.1f} s {place}")
+    elif is_cut:
+        notes.append(f"cut from {seconds:.1f} s to {stop - start:.1f} s: only its first {READ_SECONDS:g} s are read")
     return samples_T[round(start * levels.sample_rate) : round(stop * levels.sample_rate)], is_cut
 
 

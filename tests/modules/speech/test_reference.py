@@ -157,6 +157,9 @@ def test_five_minutes_are_cut_at_a_pause_and_transcribed_again(write) -> None:
     assert 2 <= read_reference(path, None, "en", Listener(), max_seconds=3).audio.seconds <= 3
     with pytest.raises(ValueError, match="Shorten the recording to 12 s and its text with it"):
         read_reference(path, "alle Worte", "de", None)
+    late = np.concatenate([sentence(), silence(130), sentence()])
+    reference = read_reference(write(late), "both sentences", "en", Listener())
+    assert reference.text == f"heard {reference.audio.seconds:.2f} seconds" and reference.audio.seconds < 2
     reference = read_reference(write(np.tile(sentence(), 12)), None, "en", Listener())
     assert 8 <= reference.audio.seconds <= 12 and "within speech" in reference.notes[0]
 
