@@ -4,7 +4,7 @@
 
 Three runs: equal losses and gradients in float32 on a short crop; steps between two logged ones, in which every
 synchronisation with the device is an error; and the benchmark of benchmarks/codec_training_step.py in bfloat16.
-`--checks none` omits the first two. Building the networks takes most of the time. Weights are random: nothing is
+`--checks none` omits the first two; with them it takes more than two minutes. Weights are random: nothing is
 downloaded. Results: studies/codec_speed/gpu.json.
 """
 
@@ -44,9 +44,11 @@ def check(parts: Parts, batch: AudioBatch, compile_backend: str | None) -> None:
     torch.backends.cudnn.allow_tf32 = False
     # Summation order differs: tolerance 1e-3, compared with 1e-5 on the CPU.
     measure(parts, on_gpu(noise(1, 1.0)), 1, None, 1e-3, accelerator="gpu")
+    with batch.audio_BT.device:
+        module = parts.module(compile_backend)
     num_steps = NUM_WARMUP_STEPS + 3
     callbacks, log_every = [WaitsRaise()], num_steps + 1
-    fit(parts.module(compile_backend), batch, num_steps, callbacks=callbacks, log_every_n_steps=log_every, **GPU)
+    fit(module, batch, num_steps, callbacks=callbacks, log_every_n_steps=log_every, **GPU)
     print(f"{num_steps - NUM_WARMUP_STEPS} steps without a wait for the device", flush=True)
 
 

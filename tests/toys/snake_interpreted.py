@@ -57,9 +57,17 @@ def main() -> None:
 
 
 def check_the_trial() -> None:
-    """A kernel with errors, or that cannot be launched, is detected before it is used."""
+    """A right kernel passes with gradients and in inference mode; one with errors, or that cannot be launched, is
+    detected before it is used."""
     place = torch.device("cpu"), torch.float32
-    assert fused_snake_module.kernel_agrees(*place)
+    for mode in (torch.inference_mode, torch.enable_grad):
+        fused_snake_module.kernel_agrees.cache_clear()
+        with mode():
+            assert fused_snake_module.kernel_agrees(*place)
+            x_BCT, alpha_C = torch.randn(1, 2, 50), torch.zeros(2)
+            torch.testing.assert_close(
+                fused_snake(x_BCT, alpha_C, alpha_C), convolution(x_BCT, alpha_C, alpha_C, None), rtol=0, atol=1e-5
+            )
     launch_settings = fused_snake_module.launch_settings
     for broken in (lambda *_: ((1, 1), launch_settings(*_)[1]), lambda *_: 1 / 0):
         fused_snake_module.launch_settings = broken

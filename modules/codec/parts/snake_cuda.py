@@ -92,6 +92,7 @@ def fused_snake(x_BCT: Tensor, alpha_C: Tensor, beta_C: Tensor, lengths_B: Tenso
 
 
 @cache
+@torch.inference_mode(False)  # within inference mode too, gradients are compared
 def kernel_agrees(device: torch.device, dtype: torch.dtype) -> bool:
     """Check that the kernel's outputs and gradients equal those of convolutions on this device. Cached; warns if not.
 
