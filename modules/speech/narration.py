@@ -252,7 +252,7 @@ class Narration:
             found.append("not every word is heard")
         if prompt.voice is not None:
             heard = self.transcript.hypotheses(prompt, [candidate])[0]
-            if begins_with_leak(heard, prompt.text, prompt.voice.text):
+            if begins_with_leak(heard, prompt.text, prompt.voice.text, self.transcript.normaliser):
                 found.append("begins with words of the reference")
         return found
 

@@ -6,7 +6,6 @@ audio = voice.say("four two")
 audio.save("x.wav")
 """
 
-import re
 import time
 from collections import Counter
 from collections.abc import Generator, Sequence
@@ -17,6 +16,7 @@ from typing import Any, overload
 
 import torch
 
+from datamodules.shards.training_facts import words_of
 from modules.api import Audio, Prompt, Sampler, SamplingSettings
 from modules.frontend.script import Pause, Script, read_script
 from modules.precision import inference_dtype
@@ -161,7 +161,7 @@ class Voice:
                     f"got {', '.join(map(repr, unknown))} in {text!r}."
                 )
         if words := self.model.facts.words:
-            unknown = list(dict.fromkeys(one for one in re.findall(r"[\w']+", text.lower()) if one not in words))
+            unknown = list(dict.fromkeys(one for one in words_of(text) if one not in words))
             if unknown:
                 listed = ", ".join(map(repr, unknown[:20])) + (" and more" if len(unknown) > 20 else "")
                 raise ValueError(
