@@ -70,13 +70,23 @@ def text_of_bytes(data: bytes) -> str:
         ) from None
 
 
-def read_script(text: str, language: str = "en", max_characters: int = 300) -> Script:
+@dataclass(frozen=True)
+class Reading:
+    """How texts are read: the language, the most characters of a sentence, and whether figures become words."""
+
+    language: str
+    max_characters: int
+    verbalises: bool
+
+
+def read_script(text: str, language: str = "en", max_characters: int = 300, verbalises: bool = True) -> Script:
     """The sentences and pauses of a typed text.
 
     Args:
         text: As typed. A blank line and `[pause:500ms]` or `[pause:1.5s]` are pauses; another line break is a space.
         language: Code of two letters, or with a region (en-GB). English numbers and abbreviations become words.
         max_characters: Most characters of one sentence; longer ones are cut at clauses, then words.
+        verbalises: False for a model that was trained on figures as such.
 
     Raises ValueError in one line for a text without a word, control characters, markers of a model's vocabulary, a
     malformed pause, and digits of a language that has no rules here.
@@ -84,12 +94,12 @@ def read_script(text: str, language: str = "en", max_characters: int = 300) -> S
     if max_characters < 1:
         raise ValueError(f"Expected `max_characters` to be at least 1, but got {max_characters}.")
     refuse_unspeakable(text)
-    language = re.split("[-_]", language.strip().lower())[0]
+    reading = Reading(re.split("[-_]", language.strip().lower())[0], max_characters, verbalises)
     segments: list[Spoken | Pause] = []
     rewritings: list[Rewriting] = []
     num_paragraphs = 0
     for typed in BLANK_LINE.split(text.replace("\r\n", "\n").replace("\r", "\n")):
-        spoken = [*read_paragraph(typed, language, max_characters, num_paragraphs, rewritings)]
+        spoken = [*read_paragraph(typed, reading, num_paragraphs, rewritings)]
         has_words = any(isinstance(segment, Spoken) for segment in spoken)
         if has_words and num_paragraphs:
             segments.append(Pause(PARAGRAPH_SECONDS))
@@ -120,17 +130,15 @@ def refuse_unspeakable(text: str) -> None:
             )
 
 
-def read_paragraph(
-    typed: str, language: str, max_characters: int, paragraph: int, rewritings: list[Rewriting]
-) -> list[Spoken | Pause]:
+def read_paragraph(typed: str, reading: Reading, paragraph: int, rewritings: list[Rewriting]) -> list[Spoken | Pause]:
     """Sentences and pauses of one paragraph; adds to `rewritings`."""
     segments: list[Spoken | Pause] = []
     position = 0
     for match in PAUSE.finditer(typed):
-        segments += read_sentences(typed[position : match.start()], language, max_characters, paragraph, rewritings)
+        segments += read_sentences(typed[position : match.start()], reading, paragraph, rewritings)
         segments.append(Pause(pause_seconds(match[0])))
         position = match.end()
-    return segments + read_sentences(typed[position:], language, max_characters, paragraph, rewritings)
+    return segments + read_sentences(typed[position:], reading, paragraph, rewritings)
 
 
 def pause_seconds(written: str) -> float:
@@ -145,19 +153,17 @@ def pause_seconds(written: str) -> float:
     return seconds
 
 
-def read_sentences(
-    typed: str, language: str, max_characters: int, paragraph: int, rewritings: list[Rewriting]
-) -> list[Spoken]:
-    """Sentences of a text without pauses, in parts of at most `max_characters`; adds to `rewritings`."""
+def read_sentences(typed: str, reading: Reading, paragraph: int, rewritings: list[Rewriting]) -> list[Spoken]:
+    """Sentences of a text without pauses, in parts of at most `reading.max_characters`; adds to `rewritings`."""
     found: list[Spoken] = []
-    for sentence in split_sentences(" ".join(typed.split()), language):
+    for sentence in split_sentences(" ".join(typed.split()), reading.language):
         plain = cleaned(sentence, rewritings)
         if not has_word(plain):
             continue
-        pieces = verbalise(plain, language)
+        pieces = verbalise(plain, reading.language) if reading.verbalises else [(plain, plain)]
         rewritings += [Rewriting(written, spoken.strip()) for written, spoken in pieces if written != spoken]
         text = "".join(spoken for _, spoken in pieces)
-        bounds = split_long(text, max_characters)
+        bounds = split_long(text, reading.max_characters)
         if len(bounds) == 1:
             found.append(Spoken(" ".join(text.split()), sentence.strip(), paragraph))
             continue

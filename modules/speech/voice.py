@@ -140,8 +140,9 @@ class Voice:
 
     def script(self, text: str, settings: SpeakingSettings) -> Script:
         """The sentences of a text. Raises ValueError for text without anything to speak."""
-        longest = self.model.facts.longest_text
-        return read_script(text, settings.language, min(MAX_CHARACTERS, longest or MAX_CHARACTERS))
+        longest = min(MAX_CHARACTERS, self.model.facts.longest_text or MAX_CHARACTERS)
+        has_figures = any(word.isdecimal() for word in self.model.facts.words or ())
+        return read_script(text, settings.language, longest, verbalises=not has_figures)
 
     def adapted(self, text: str) -> str:
         """A sentence in the characters that the model knows: lower case and without punctuation where it has learned
