@@ -53,6 +53,11 @@ RULES = [
 ]  # fmt: skip
 
 
+def is_known(word: str) -> bool:
+    """Whether the dictionary has the word, in lower case."""
+    return word in _dictionary()
+
+
 def pronunciations(word: str) -> list[tuple[str, ...]]:
     """All variants of the dictionary, or one by rules for a word that it lacks. Letters of words in capitals that the
     dictionary lacks are spelled ("FBI").

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 
-from modules.frontend.phonemes import pronunciations
+from modules.frontend.phonemes import is_known, pronunciations
 from modules.verifiers.alignment import PhonemeAligner
 from modules.verifiers.embeddings.resemblyzer import Resemblyzer
 from modules.verifiers.recognisers.normalise import BasicWords, SpokenEnglish
@@ -23,8 +23,8 @@ class Listeners:
     """Verifiers for the speech of one voice.
 
     Args:
-        words: All words that the voice knows, if they are few: the recogniser is then pocketsphinx with a grammar of
-            them, else Whisper tiny.en.
+        words: All words that the voice knows, if they are few: where pocketsphinx knows them too, it recognises with a
+            grammar of them; else Whisper tiny.en.
         recogniser: A Whisper model as of FasterWhisper in place of these, for other languages.
         counters: Counts what is loaded.
     """
@@ -43,7 +43,7 @@ class Listeners:
             return None
         if language not in self._transcripts:
             unit = "character" if language in WITHOUT_SPACES else "word"
-            if self.words and not self.named:
+            if self.words and not self.named and all(map(is_known, self.words)):
                 self._transcripts[language] = Transcript(self._grammar, BasicWords(), name="pocketsphinx")
             else:
                 normaliser = SpokenEnglish() if language == "en" else BasicWords()
