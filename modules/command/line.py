@@ -199,6 +199,14 @@ def dumped(config: Any) -> str:
     return yaml.dump(config, Dumper=yaml_dumper(), default_flow_style=False, allow_unicode=True, sort_keys=False)
 
 
+def root_folder(given: Path | str | None) -> Path:
+    """The folder of `runs`: the given one, else $SUITE_ROOT, else the repository. Raises FileNotFoundError."""
+    root = Path(given or os.environ.get("SUITE_ROOT", REPOSITORY)).resolve()
+    if not root.is_dir():
+        raise FileNotFoundError(f"Expected `--root` to be a folder, but got {root}.")
+    return root
+
+
 def enter_root() -> None:
     """Change to the root (`--root`, else $SUITE_ROOT, else the repository) and adapt the paths in `sys.argv`.
 
@@ -209,10 +217,11 @@ def enter_root() -> None:
     """
     pairs, here = options_of(sys.argv[1:]), Path.cwd()
     roots = [str(value) for option, value in pairs if option == "--root"]
-    root = (here / (roots or [os.environ.get("SUITE_ROOT", str(REPOSITORY))])[-1]).resolve()
-    if not root.is_dir():
-        print(f"error: Expected `--root` to be a folder, but got {root}.", file=sys.stderr)
-        raise SystemExit(2)
+    try:
+        root = root_folder(roots[-1] if roots else None)
+    except FileNotFoundError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
     if roots:
         os.environ["SUITE_ROOT"] = str(root)  # other ranks start with `sys.argv` in this rank's folder
     words = [word for option, value in pairs if option != "--root" for word in _below(root, here, option, value)]

@@ -2,6 +2,8 @@
 
 import argparse
 import contextlib
+import errno
+import math
 import os
 import struct
 import sys
@@ -11,8 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
+import torch
+from torch import cuda
+
 from modules.api import Audio
-from modules.command.line import REPOSITORY
+from modules.command.line import root_folder
 from modules.frontend.script import Script, read_script, text_of_bytes
 from modules.provenance import digest
 from modules.speech.narration import Narration
@@ -35,7 +40,35 @@ class OneLineParser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n(`python run.py say --help` lists the options)\n")
+        self.exit(2, f"error: {' '.join(message.split())} (`python run.py say --help` lists the options)\n")
+
+
+def positive(word: str) -> float:
+    """A number above 0. Raises ArgumentTypeError for others, NaN and infinity."""
+    with contextlib.suppress(ValueError):
+        if 0 < float(word) < math.inf:
+            return float(word)
+    raise argparse.ArgumentTypeError(f"Expected a number above 0, but got {word!r}.")
+
+
+def count(word: str) -> int:
+    """A whole number of at least 1. Raises ArgumentTypeError."""
+    with contextlib.suppress(ValueError):
+        if int(word) > 0:
+            return int(word)
+    raise argparse.ArgumentTypeError(f"Expected a whole number of at least 1, but got {word!r}.")
+
+
+def device(word: str) -> str:
+    """The name of a device that is here. Raises ArgumentTypeError."""
+    names = [
+        "auto",
+        "cpu",
+        *(["cuda", *map("cuda:{}".format, range(cuda.device_count()))] if cuda.is_available() else []),
+    ]
+    if word not in names:
+        raise argparse.ArgumentTypeError(f"Expected one of {', '.join(names)}, but got {word!r}.")
+    return word
 
 
 def parser() -> OneLineParser:
@@ -58,16 +91,16 @@ def parser() -> OneLineParser:
     options.add_argument("--srt", type=Path, help="also write subtitles")
     options.add_argument("--stream", action="store_true", help="write wav to standard output while sampling")
     options.add_argument("--raw", action="store_true", help="with --stream: 16-bit little-endian samples, no header")
-    options.add_argument("--best-of", type=int, help="candidates for each sentence; a recogniser chooses")
+    options.add_argument("--best-of", type=count, help="candidates for each sentence; a recogniser chooses")
     options.add_argument("--search", choices=SEARCHES, default=SEARCHES[0], help="partial_prm_orm needs --voice")
     options.add_argument(
         "--recogniser", help="Whisper model (size, folder, hub name), for languages other than English"
     )
-    options.add_argument("--temperature", type=float, help="default: the model's own")
+    options.add_argument("--temperature", type=positive, help="default: the model's own")
     options.add_argument("--seed", type=int, default=0, help="other samples (default: 0)")
     options.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of the language model")
-    options.add_argument("--device", default="auto", help="cpu, cuda or auto")
-    options.add_argument("--num-threads", type=int, help="CPU threads of torch")
+    options.add_argument("--device", type=device, default="auto", help="cpu, cuda or auto")
+    options.add_argument("--num-threads", type=count, help="CPU threads of torch")
     options.add_argument("--root", type=Path, default=None, help="folder of runs/ (default: the repository)")
     options.add_argument("--verbose", action="store_true", help="show rewritten texts and every candidate's scores")
     return options
@@ -101,24 +134,37 @@ def text_of(given: argparse.Namespace) -> str:
 
 
 def main(words: Sequence[str]) -> int:
-    """Speak. Returns the exit status; raises what Voice.say raises."""
+    """Speak. Returns the exit status; raises what Voice.say raises, before anything is printed or written."""
     given = read_arguments(words)
-    said = message_printer(given.stream)
     settings = SpeakingSettings(
         given.seed, given.best_of, given.search, given.temperature, given.language, given.speaker, given.voice,
         given.voice_text, word_times=not given.stream,
     )  # fmt: skip
     text = text_of(given)
     read_script(text, settings.language)  # an unusable text is refused before models are loaded
-    if given.out is not None:
-        format_of(given.out)
+    root = root_folder(given.root)
+    out = given.out or root / "runs" / "speech" / f"{file_name(text)}-{digest([text, plain_settings(given)])[:8]}.wav"
+    format_of(out)
+    for path in (out, given.srt):
+        if path is not None and path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if given.num_threads is not None:
-        import torch
-
         torch.set_num_threads(given.num_threads)
-    root = (given.root or Path(os.environ.get("SUITE_ROOT", REPOSITORY))).resolve()
     voice = load_voice(given.model, given.codec, given.device, given.precision, given.recogniser, root)
     script = voice.script(text, settings)
+    parts = out.with_name(f"{out.name}.parts") if len(script.sentences) > 1 and not given.stream else None
+    narration = Narration(voice, script, settings, parts)  # checks the words, the recording and the room for both
+    said = message_printer(given.stream)
+    introduce(voice, script, settings, given.verbose, said)
+    if given.stream:
+        return stream(voice, text, settings, given.raw, said)
+    return write(voice, text, narration, out, given, said)
+
+
+def introduce(
+    voice: Voice, script: Script, settings: SpeakingSettings, verbose: bool, said: Callable[[str], None]
+) -> None:
+    """Say which model speaks, in whose voice, and what was made of the text."""
     facts = voice.model.facts
     precision = f"{str(voice.dtype).removeprefix('torch.')} ({voice.precision_reason})"
     said(f"{facts.name}: {facts.num_parameters:,} parameters, codec {facts.codec}, {precision}")
@@ -128,12 +174,9 @@ def main(words: Sequence[str]) -> int:
         for note in reference.reference.notes:
             said(f"voice: {note}")
         said(f"voice: {reference.reference.audio.seconds:.1f} s, text {reference.reference.text!r}")
-    if given.verbose:
+    if verbose:
         for one in script.rewritings:
             said(f"reads {one.written!r} as {one.spoken!r}")
-    if given.stream:
-        return stream(voice, text, settings, given.raw, said)
-    return write(voice, text, script, settings, given, said, root)
 
 
 def message_printer(to_errors: bool) -> Callable[[str], None]:
@@ -145,22 +188,13 @@ def message_printer(to_errors: bool) -> Callable[[str], None]:
 
 
 def write(
-    voice: Voice,
-    text: str,
-    script: Script,
-    settings: SpeakingSettings,
-    given: argparse.Namespace,
-    said: Callable[[str], None],
-    root: Path,
+    voice: Voice, text: str, narration: Narration, out: Path, given: argparse.Namespace, said: Callable[[str], None]
 ) -> int:
     """Speak into a file; a text of several sentences is resumed where an earlier call stopped."""
     from tqdm import tqdm  # type: ignore[import-untyped]
 
-    out = given.out or root / "runs" / "speech" / f"{file_name(text)}-{digest([text, plain_settings(given)])[:8]}.wav"
-    num_sentences = len(script.sentences)
-    parts = out.with_name(f"{out.name}.parts") if num_sentences > 1 else None
+    script, settings, num_sentences = narration.script, narration.settings, len(narration.script.sentences)
     started, timeline = time.perf_counter(), Timeline(voice.sample_rate)
-    narration = Narration(voice, script, settings, parts)
     with tqdm(total=num_sentences, unit="sentence", disable=num_sentences < 2, file=sys.stderr) as bar:
         narration.finished = bar.update
         with SpeechFile(out, voice.sample_rate) as file:
@@ -173,8 +207,8 @@ def write(
     write_record(record, out.with_suffix(".json"))
     if given.srt is not None:
         write_text(given.srt, srt(cues(timeline.timed)))
-    if parts is not None:
-        remove_parts(parts)
+    if narration.parts is not None:
+        remove_parts(narration.parts)
     for note in dict.fromkeys(narration.notes):
         said(f"note: {note}")
     resumed = f", {narration.num_resumed} of them from an earlier call" if narration.num_resumed else ""

@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modules.command.line import root_folder
+
 if TYPE_CHECKING:
     from modules.speech.voice_facts import VoiceFacts
 
@@ -16,8 +18,8 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 NOTHING = "Nothing here can speak yet. "
 
 
-def main(arguments: Sequence[str], root: Path) -> int:
-    """Print the voices under `root` and in the hub's cache. Returns the exit status."""
+def main(arguments: Sequence[str], root: Path | None = None) -> int:
+    """Print the voices under `root`, unless `--root` names another, and in the hub's cache. Returns the exit status."""
     from modules.speech.models import HOW_TO_GET_ONE, list_models
 
     parser = argparse.ArgumentParser(
@@ -25,8 +27,9 @@ def main(arguments: Sequence[str], root: Path) -> int:
         description="What can speak here: trained runs, exported folders, shipped voices, the hub's cache.",
     )
     parser.add_argument("--json", action="store_true", help="everything that is known, as JSON")
+    parser.add_argument("--root", type=Path, default=root, help="folder of runs/ (default: the repository)")
     given = parser.parse_args(list(arguments))
-    voices = list_models(root)
+    voices = list_models(root_folder(given.root))
     if given.json:
         print(json.dumps([asdict(voice) for voice in voices], indent=1, ensure_ascii=False))
     elif voices:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import torch
 
@@ -288,5 +289,5 @@ class Narration:
             return None
         try:
             return SpokenSentence.from_bytes(path.read_bytes())
-        except (ValueError, OSError, KeyError, EOFError):
+        except (ValueError, OSError, KeyError, EOFError, BadZipFile):
             return None  # damaged: spoken again

@@ -43,7 +43,7 @@ class SpokenSentence:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "SpokenSentence":
-        """Raises ValueError, OSError, KeyError or EOFError for damaged content."""
+        """Raises ValueError, OSError, KeyError, EOFError or BadZipFile for damaged content."""
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             texts = json.loads(str(arrays["texts"]))
             audio = Audio(torch.from_numpy(arrays["samples_T"]), int(arrays["sample_rate"]))
