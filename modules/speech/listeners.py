@@ -33,9 +33,10 @@ class Listeners:
         self.words, self.named, self.counters = words, recogniser, counters
         self._transcripts: dict[str, Transcript] = {}
 
-    def recogniser(self, language: str) -> Recogniser | None:
-        """A recogniser of any words of that language; None if there is none."""
-        return self._whisper if self._recognises(language) else None
+    def reader(self, language: str) -> Recogniser | None:
+        """The recogniser of that language; None if there is none."""
+        transcript = self.transcript(language)
+        return None if transcript is None else transcript.recogniser
 
     def transcript(self, language: str) -> Transcript | None:
         """The verifier that compares with the text; None for a language without a recogniser."""

@@ -83,6 +83,10 @@ class Narration:
         self.scorer = Scorer(voice.codec)
         self.transcript = voice.listeners.transcript(settings.language)
         self.notes: list[str] = []
+        if settings.reference is not None and not voice.model.facts.spoken_prompts:
+            self.notes.append(
+                f"{voice.model.facts.name} was not trained with voice prompts: it may not take on the voice"
+            )
         self.num_resumed = 0
         self.tasks = self._tasks()
         self.limit = self._limit()
@@ -217,7 +221,8 @@ class Narration:
 
     def _chosen(self, task: Task, candidates: Sequence[Candidate], num_redraws: int) -> SpokenSentence:
         prompt = task.prompt
-        selectors = self._selectors(task, len(candidates))
+        known = {name for one in candidates for name in one.scores}
+        selectors = [one for one in self._selectors(task, len(candidates)) if one.facts.name in known]
         faults = [(*faults_of(prompt, one), *self._misspoken(task, one)) for one in candidates]
         choice = choose(prompt, candidates, faults, selectors)
         best = candidates[choice.index]

@@ -187,9 +187,10 @@ class Voice:
             return None
         key = (Path(settings.reference).resolve(), settings.reference_text, settings.language)
         if key not in self._references:
-            recogniser = self.listeners.recogniser(settings.language)
             given = (Path(settings.reference), settings.reference_text, settings.language)
-            reference = read_reference(*given, recogniser, self.listeners.encoder)
+            reference = read_reference(*given, self.listeners.reader(settings.language), self.listeners.encoder)
+            read = [self.adapted(one.text) for one in self.script(reference.text, settings).sentences]
+            reference = replace(reference, text=" ".join(read))  # as the model has learned texts
             prompt = Prompt("reference", reference.text, reference=reference.audio, voice=Utterance(reference.text))
             (coded,) = with_voice_codes([prompt], self.codec)
             self.counters["reference"] += 1

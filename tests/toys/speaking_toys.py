@@ -168,9 +168,6 @@ class ScriptedModel:
 class LevelListeners(Listeners):
     """Listeners that read levels."""
 
-    def recogniser(self, language: str) -> LevelRecogniser | None:
-        return self._levels if language == "en" else None
-
     def transcript(self, language: str) -> Transcript | None:
         return self._transcript if language == "en" else None
 
