@@ -211,6 +211,8 @@ def write(
         remove_parts(narration.parts)
     for note in dict.fromkeys(narration.notes):
         said(f"note: {note}")
+    if unaligned := narration.unaligned:
+        said(f"note: no word times for {len(unaligned)} of {num_sentences} sentences, such as {unaligned[0]}")
     resumed = f", {narration.num_resumed} of them from an earlier call" if narration.num_resumed else ""
     count = f"{num_sentences} sentences{resumed}, " if num_sentences > 1 else ""
     said(f"{out}: {count}{record['seconds']:.1f} s of speech in {record['compute_seconds']:.1f} s, synthetic")

@@ -87,6 +87,7 @@ class Narration:
             self.notes.append(
                 f"{voice.model.facts.name} was not trained with voice prompts: it may not take on the voice"
             )
+        self.unaligned: list[str] = []  # sentences without word times, and why
         self.num_resumed = 0
         self.tasks = self._tasks()
         self.limit = self._limit()
@@ -270,7 +271,7 @@ class Narration:
         try:
             return tuple(aligner.align(sentence.audio, spoken_words(sentence.text)))
         except ValueError as error:
-            self.notes.append(f"no word times for {sentence.written[:40]!r}: {error}")
+            self.unaligned.append(f"{sentence.written[:40]!r}: {error}")
             return None
 
     # --------------------------------------------------------------------------------------------------------- parts

@@ -234,6 +234,7 @@ class Voice:
             "reference": reference and {"text": reference.reference.text, "notes": list(reference.reference.notes)},
             "notes": list(narration.notes),
             "sentences": timeline.records,
+            "without_word_times": list(narration.unaligned),
             "num_resumed": narration.num_resumed,
             "trimmed_seconds": round(sum(sum(one["trimmed_seconds"]) for one in timeline.records), 3),
             "loaded": dict(self.counters),
