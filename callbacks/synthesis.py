@@ -18,7 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from modules.api import Candidate, Codec, Prompt, SamplerEngine, SamplingSettings, Transcribes, Verifier, check_members
 from modules.atomic_file import write_whole
-from modules.audio import read_audio, write_wav
+from modules.audio import SYNTHETIC, read_audio, write_wav
 from modules.batches import PromptBatch
 from modules.provenance import digest, package_versions, plain
 from modules.search.candidate_store import file_name
@@ -36,7 +36,7 @@ MAX_NAME_CHARACTERS = 40
 
 
 class SpeechWriter(Callback):
-    """Writes NAME.wav (16-bit PCM, the codec's rate) and NAME.json for every prompt of `predict`.
+    """Writes NAME.wav (16-bit PCM, the codec's rate, marked as synthetic) and NAME.json for every prompt of `predict`.
 
     Batches are PromptBatch. The module is a SpeechModel (modules/search/protocol.py).
     Candidates are sampled, decoded and scored as in a sweep: with the same settings and prompt key they are identical.
@@ -161,8 +161,8 @@ class SpeechWriter(Callback):
         path = self.folder / f"{readable_name(trace.prompt.text)}-{record['hash'][:8]}.wav"
         if self.keep_all:
             for one in trace.candidates:
-                write_wav(one.audio, path.with_suffix("") / f"candidate_{one.index:03d}.wav")
-        write_wav(trace.candidates[chosen].audio, path)
+                write_wav(one.audio, path.with_suffix("") / f"candidate_{one.index:03d}.wav", SYNTHETIC)
+        write_wav(trace.candidates[chosen].audio, path, SYNTHETIC)
         text = json.dumps({"wav": path.name, **record}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         write_whole(path.with_suffix(".json"), text.encode())
         return path

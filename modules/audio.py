@@ -14,6 +14,7 @@ import torch
 from modules.api import Audio
 from modules.atomic_file import write_whole
 
+SYNTHETIC = "synthetic speech"  # comment in the metadata of generated speech
 BLOCK = 2**22  # samples per read: memory depends on the file's content, not on a damaged header
 
 
@@ -47,21 +48,23 @@ def resampled(audio: Audio, sample_rate: int) -> np.ndarray:
     return soxr.resample(samples_T, audio.sample_rate, sample_rate).astype(np.float32, copy=False)
 
 
-def encoded(audio: Audio, audio_format: str) -> bytes:
-    """Return the content of an audio file: wav or flac (16 bit), or ogg (Vorbis). Samples beyond [-1, 1] are
-    clipped."""
+def encoded(audio: Audio, audio_format: str, comment: str = "") -> bytes:
+    """Return the content of an audio file: wav or flac (16 bit), or ogg (Vorbis), with a comment in its metadata.
+    Samples beyond [-1, 1] are clipped."""
     import soundfile
 
     samples_T = audio.samples_T.detach().float().cpu().clamp(-1, 1).numpy()
     stream = io.BytesIO()
     with soundfile.SoundFile(stream, "w", audio.sample_rate, 1, format=audio_format.upper()) as file:
+        if comment:
+            file.comment = comment
         for start in range(0, len(samples_T), audio.sample_rate):  # libsndfile's Vorbis may crash on long writes
             file.write(samples_T[start : start + audio.sample_rate])
     return stream.getvalue()
 
 
-def write_wav(audio: Audio, path: Path) -> None:
-    """Write a 16-bit wav file atomically. Raises ValueError for NaN or infinity."""
+def write_wav(audio: Audio, path: Path, comment: str = "") -> None:
+    """Write a 16-bit wav file atomically, with a comment in its metadata. Raises ValueError for NaN or infinity."""
     if not bool(audio.samples_T.isfinite().all()):
         raise ValueError(f"Expected the codec to decode finite audio, but got NaN or infinity for `{path}`.")
-    write_whole(path, encoded(audio, "wav"))
+    write_whole(path, encoded(audio, "wav", comment))

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from modules.api import Audio
 from modules.atomic_file import write_whole
+from modules.audio import SYNTHETIC
 from modules.verifiers.alignment import TimedWord
 
-TAG = "synthetic speech"  # in the metadata of every written file
 GAP_SECONDS = 0.25  # between two sentences
 FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}
 
@@ -128,7 +128,7 @@ class SpeechFile:
         os.close(handle)
         self._temporary = Path(name)
         self._file = soundfile.SoundFile(name, "w", self.sample_rate, 1, format=self.format)
-        self._file.comment = TAG
+        self._file.comment = SYNTHETIC
         return self
 
     def append(self, pieces: Iterable[Tensor]) -> None:

@@ -143,6 +143,8 @@ def test_the_wav_is_the_candidate_that_the_selector_prefers(
     assert best != 0, "the test would not see the first candidate being written"
     assert record["chosen"] == best
     assert pcm_of_wav(path).tolist() == pcm_of_codes(drawn[best][0]).tolist()
+    with soundfile.SoundFile(path) as file:
+        assert file.comment == "synthetic speech"
     assert f"{path}: '{TEXT}'" in (said := capsys.readouterr().out) and f"number {best + 1} of 6" in said
     assert sorted(tmp_path.iterdir()) == [path.with_suffix(".json"), path], "a temporary file was left"
 
