@@ -39,7 +39,7 @@ def references(folder: Path) -> dict[str, tuple[Audio, str]]:
         _, speaker = index.speakers[index.speaker_of[row]]
         if speaker not in found:
             files = reader.read(row)
-            samples_T, rate = read_wave(file_in(files, "wav"), int(index.lengths[row]))
+            samples_T, rate = read_wave(file_in(files, "flac"), int(index.lengths[row]))
 
             found[str(speaker)] = Audio(torch.from_numpy(samples_T), rate), text_of(read_about(files))
     return found
