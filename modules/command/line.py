@@ -201,7 +201,7 @@ def dumped(config: Any) -> str:
 
 def root_folder(given: Path | str | None) -> Path:
     """The folder of `runs`: the given one, else $SUITE_ROOT, else the repository. Raises FileNotFoundError."""
-    root = Path(given or os.environ.get("SUITE_ROOT", REPOSITORY)).resolve()
+    root = Path(given or os.environ.get("SUITE_ROOT") or REPOSITORY).resolve()
     if not root.is_dir():
         raise FileNotFoundError(f"Expected `--root` to be a folder, but got {root}.")
     return root

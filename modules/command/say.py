@@ -15,6 +15,7 @@ from typing import BinaryIO, NoReturn
 
 import torch
 from torch import cuda
+from transformers.utils.logging import disable_progress_bar
 
 from modules.api import Audio
 from modules.command.line import root_folder
@@ -150,6 +151,7 @@ def main(words: Sequence[str]) -> int:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if given.num_threads is not None:
         torch.set_num_threads(given.num_threads)
+    disable_progress_bar()  # of loading weights: an error after it would not stand alone
     voice = load_voice(given.model, given.codec, given.device, given.precision, given.recogniser, root)
     script = voice.script(text, settings)
     parts = out.with_name(f"{out.name}.parts") if len(script.sentences) > 1 and not given.stream else None
@@ -266,7 +268,6 @@ def stream(voice: Voice, text: str, settings: SpeakingSettings, raw: bool, said:
             f"{seconds:.1f} s of speech in {time.perf_counter() - started:.1f} s, the first after {1000 * first:.0f} ms"
         )
     except BrokenPipeError:
-        pieces.close()
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is flushed into the pipe at the end
     return 0
 
