@@ -9,7 +9,6 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -18,6 +17,7 @@ from torch import cuda
 from transformers.utils.logging import disable_progress_bar
 
 from modules.api import Audio
+from modules.atomic_file import write_whole
 from modules.command.line import root_folder
 from modules.frontend.script import Script, read_script, text_of_bytes
 from modules.provenance import digest
@@ -146,9 +146,7 @@ def main(words: Sequence[str]) -> int:
     root = root_folder(given.root)
     out = given.out or root / "runs" / "speech" / f"{file_name(text)}-{digest([text, plain_settings(given)])[:8]}.wav"
     format_of(out)
-    for path in (out, given.srt):
-        if path is not None and path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    check_outputs(out, given.srt)
     if given.num_threads is not None:
         torch.set_num_threads(given.num_threads)
     disable_progress_bar()  # of loading weights: an error after it would not stand alone
@@ -159,8 +157,28 @@ def main(words: Sequence[str]) -> int:
     said = message_printer(given.stream)
     introduce(voice, script, settings, given.verbose, said)
     if given.stream:
-        return stream(voice, text, settings, given.raw, said)
+        return stream(voice, narration, given.raw, said)
     return write(voice, text, narration, out, given, said)
+
+
+def check_outputs(out: Path, srt_path: Path | None) -> None:
+    """Check, before models are loaded, that the files can be written and replace none but those of an earlier call.
+
+    Raises ValueError, OSError.
+    """
+    record = out.with_suffix(".json")
+    if srt_path is not None and srt_path.resolve() in (out.resolve(), record.resolve()):
+        raise ValueError(f"Expected `--srt` to be another file than the sound and its json, but got {srt_path}.")
+    for path in (out, record, srt_path):
+        if path is not None and path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if path is not None:
+            folder = next(one for one in path.absolute().parents if one.exists())
+            if not folder.is_dir() or not os.access(folder, os.W_OK):
+                number = errno.EACCES if folder.is_dir() else errno.ENOTDIR
+                raise OSError(number, os.strerror(number), str(folder))
+    if record.is_file() and b'"synthetic": true' not in record.read_bytes()[:100]:
+        raise ValueError(f"Expected to write {record}, but another file has that name: choose another `--out`.")
 
 
 def introduce(
@@ -193,27 +211,25 @@ def write(
     voice: Voice, text: str, narration: Narration, out: Path, given: argparse.Namespace, said: Callable[[str], None]
 ) -> int:
     """Speak into a file; a text of several sentences is resumed where an earlier call stopped."""
-    from tqdm import tqdm  # type: ignore[import-untyped]
+    from tqdm import tqdm
 
-    script, settings, num_sentences = narration.script, narration.settings, len(narration.script.sentences)
+    num_sentences = len(narration.tasks)
     started, timeline = time.perf_counter(), Timeline(voice.sample_rate)
-    with tqdm(total=num_sentences, unit="sentence", disable=num_sentences < 2, file=sys.stderr) as bar:
-        narration.finished = bar.update
-        with SpeechFile(out, voice.sample_rate) as file:
-            for one in narration.sentences():
-                file.append(timeline.place(placeable(one)))
-                if isinstance(one, SpokenSentence) and (given.verbose or num_sentences == 1):
-                    with tqdm.external_write_mode():
-                        said(f"{one.text!r}: {one.audio.seconds:.1f} s, {one.about['why']}")
-    record = voice.record(text, settings, script, timeline, narration, time.perf_counter() - started)
+    bar = tqdm(total=num_sentences, unit="sentence", disable=num_sentences < 2, file=sys.stderr)
+    with bar, SpeechFile(out, voice.sample_rate) as file:
+        for one in narration.sentences(bar.update):
+            file.append(timeline.place(placeable(one)))
+            if isinstance(one, SpokenSentence) and (given.verbose or num_sentences == 1):
+                with tqdm.external_write_mode():
+                    said(f"{one.text!r}: {one.audio.seconds:.1f} s, {one.about['why']}")
+    record = voice.record(text, narration, timeline, time.perf_counter() - started)
     write_record(record, out.with_suffix(".json"))
     if given.srt is not None:
-        write_text(given.srt, srt(cues(timeline.timed)))
-    if narration.parts is not None:
-        remove_parts(narration.parts)
+        write_whole(given.srt, srt(cues(timeline.timed)))
+    narration.remove_parts()
     for note in dict.fromkeys(narration.notes):
         said(f"note: {note}")
-    if unaligned := narration.unaligned:
+    if unaligned := narration.search.unaligned:
         said(f"note: no word times for {len(unaligned)} of {num_sentences} sentences, such as {unaligned[0]}")
     resumed = f", {narration.num_resumed} of them from an earlier call" if narration.num_resumed else ""
     count = f"{num_sentences} sentences{resumed}, " if num_sentences > 1 else ""
@@ -221,6 +237,13 @@ def write(
     if faulty := [one for one in timeline.records if one["faults"]]:
         said(f"warning: {len(faulty)} sentences have no usable candidate, such as {faulty[0]['written'][:60]!r}: "
              f"{' and '.join(faulty[0]['faults'])}; `--best-of` or another `--seed` may help")  # fmt: skip
+    misheard = [one for one in timeline.records if one["word_score"] not in (None, 1.0)]
+    if misheard and not faulty:
+        written, heard = misheard[0]["written"][:60], misheard[0]["heard"].strip()[:60]
+        said(
+            f"warning: {len(misheard)} of {num_sentences} sentences are heard with errors, such as {written!r} as "
+            f"{heard!r}; `--best-of` may help"
+        )
     return 0
 
 
@@ -236,27 +259,14 @@ def plain_settings(given: argparse.Namespace) -> dict[str, str]:
     return {name: str(value) for name, value in sorted(vars(given).items()) if name not in unrelated}
 
 
-def write_text(path: Path, text: str) -> None:
-    from modules.atomic_file import write_whole
-
-    write_whole(path, text)
-
-
-def remove_parts(folder: Path) -> None:
-    for path in folder.glob("*.npz"):
-        path.unlink()
-    with contextlib.suppress(OSError):  # the user's own files are kept
-        folder.rmdir()
-
-
 # -------------------------------------------------------------------------------------------------------------- stream
 
 
-def stream(voice: Voice, text: str, settings: SpeakingSettings, raw: bool, said: Callable[[str], None]) -> int:
+def stream(voice: Voice, narration: Narration, raw: bool, said: Callable[[str], None]) -> int:
     """Write wav, or raw samples, to standard output while the codes are sampled. A reader that leaves ends it."""
-    if settings.searches:
+    if narration.settings.searches:
         said("a search is streamed sentence by sentence")
-    pieces = voice.stream(text, **asdict(settings))
+    pieces = voice.streamed(narration)
     try:
         started, first, num_samples = time.perf_counter(), 0.0, 0
         for num_pieces, piece in enumerate(pieces):

@@ -21,7 +21,7 @@ def run(words: Sequence[str]) -> int:
     try:
         return importlib.import_module(MODULES[words[0]]).main(words[1:])
     except KeyboardInterrupt:
-        print("\nStopped. The same command goes on where a text of several sentences stopped.", file=sys.stderr)
+        print("\nStopped.", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

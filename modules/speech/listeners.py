@@ -26,7 +26,7 @@ class Listeners:
         words: All words that the voice knows, if they are few: where pocketsphinx knows them too, it recognises with a
             grammar of them; else Whisper tiny.en.
         recogniser: A Whisper model as of FasterWhisper in place of these, for other languages.
-        counters: Counts what is loaded.
+        counters: Counts the models that are loaded, by name.
     """
 
     def __init__(self, words: Sequence[str] | None, recogniser: str | None, counters: Counter[str]) -> None:
@@ -40,7 +40,7 @@ class Listeners:
 
     def transcript(self, language: str) -> Transcript | None:
         """The verifier that compares with the text; None for a language without a recogniser."""
-        if not self._recognises(language):
+        if not self.recognises(language):
             return None
         if language not in self._transcripts:
             unit = "character" if language in WITHOUT_SPACES else "word"
@@ -55,7 +55,8 @@ class Listeners:
         """The aligner of words; None for a language without pronunciations."""
         return self._aligner if language == PACKAGED_LANGUAGE else None
 
-    def _recognises(self, language: str) -> bool:
+    def recognises(self, language: str) -> bool:
+        """Whether there is a recogniser of that language."""
         return self.named is not None or language == PACKAGED_LANGUAGE
 
     @cached_property
@@ -69,12 +70,12 @@ class Listeners:
 
     @cached_property
     def _whisper(self) -> FasterWhisper:
-        self.counters["recogniser"] += 1
+        self.counters["whisper"] += 1
         return FasterWhisper(self.named) if self.named else FasterWhisper(window_seconds=WHISPER_SECONDS)
 
     @cached_property
     def _grammar(self) -> Pocketsphinx:
-        self.counters["recogniser"] += 1
+        self.counters["pocketsphinx"] += 1
         words = " | ".join(self.words or ())
         return Pocketsphinx(f"#JSGF V1.0;\ngrammar words;\npublic <words> = ( {words} )+ ;\n")
 

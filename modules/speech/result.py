@@ -32,6 +32,7 @@ class SpokenSentence:
     codes_S: Tensor
     about: dict[str, Any]
     words: tuple[TimedWord, ...] | None = None
+    is_resumed: bool = False  # read from a part file
 
     def as_bytes(self) -> bytes:
         """The sentence without its words, to be read by `from_bytes`."""
@@ -67,7 +68,7 @@ class Timeline:
         if not isinstance(one, SpokenSentence):
             self._follows_sentence = False
             return [self._appended(torch.zeros(round(one * self.sample_rate)))]
-        gap = [self._appended(torch.zeros(round(GAP_SECONDS * self.sample_rate)))] if self._follows_sentence else []
+        gap = self.gap()
         start = self.num_samples / self.sample_rate
         samples = [*gap, self._appended(one.audio.samples_T)]
         end, words = self.num_samples / self.sample_rate, None
@@ -79,8 +80,12 @@ class Timeline:
         plain = None if words is None else [asdict(word) for word in words]
         times = {"start": round(start, 3), "end": round(end, 3)}
         self.records.append({"written": one.written, "text": one.text, **times, **one.about, "words": plain})
-        self._follows_sentence = True
         return samples
+
+    def gap(self) -> list[Tensor]:
+        """The samples between the last sentence, if there is one, and a sentence that follows now."""
+        is_needed, self._follows_sentence = self._follows_sentence, True
+        return [self._appended(torch.zeros(round(GAP_SECONDS * self.sample_rate)))] if is_needed else []
 
     def _appended(self, samples_T: Tensor) -> Tensor:
         self.num_samples += samples_T.numel()

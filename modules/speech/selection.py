@@ -64,9 +64,10 @@ def _reason(
             parts.append(f"{name} {score:.2f}")
     number = len(candidates)
     said = [f"number {best + 1} of {number}" if number > 1 else "one sample", *parts]
-    others = [", ".join(found) for place, found in enumerate(faults) if found and place != best]
+    others = [found for place, found in enumerate(faults) if found and place != best]
     if others:
-        said.append(f"{len(others)} of the others unusable ({'; '.join(sorted(set(others)))})")
+        kinds = sorted({one for found in others for one in found})
+        said.append(f"{len(others)} of the others rejected ({', '.join(kinds)})")
     if faults[best]:
         said.append(f"this one {' and '.join(faults[best])}")
     return ", ".join(said)

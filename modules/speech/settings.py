@@ -1,5 +1,6 @@
 """How a text is spoken: the options that `say` and Python share."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class SpeakingSettings:
         search: "best_of_n": independent samples, the recogniser chooses. "partial_prm_orm": Llasa's winning search
             (arXiv 2502.04128, section 3.4): speaker similarity steers the first two seconds, the recogniser chooses.
         temperature: None: the model's own default.
-        language: Language of the text, such as "en".
+        language: Language of the text, such as "en"; a region is left out.
         speaker: Name of a speaker, for models trained with names.
         reference: A recording whose voice is imitated.
         reference_text: What is said in it. None: transcribed.
@@ -43,6 +44,7 @@ class SpeakingSettings:
     word_times: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "language", re.split("[-_]", self.language.strip().lower())[0])
         if self.search not in SEARCHES:
             raise ValueError(f"Expected `search` to be one of {', '.join(SEARCHES)}, but got {self.search!r}.")
         if self.best_of is not None and self.best_of < 1:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, overload
 
@@ -28,13 +29,15 @@ from modules.speech.models import SpeakingModel, find_model
 from modules.speech.narration import Narration
 from modules.speech.reference import Reference, read_reference
 from modules.speech.result import Speech, SpokenSentence, Timeline
+from modules.speech.sentence_search import SentenceSearch
 from modules.speech.settings import SpeakingSettings
 from modules.speech.streaming import SpeechStream
 from modules.tokens import Utterance
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-MAX_CHARACTERS = 300  # of a sentence, where training texts were not shorter
+# Of a sentence, where training texts were not shorter; after a voice prompt of up to 12 s there is less room.
+MAX_CHARACTERS, MAX_CHARACTERS_AFTER_VOICE = 300, 150
 
 
 class VoicePrompt:
@@ -49,7 +52,7 @@ class VoicePrompt:
 
 
 class Voice:
-    """A model that speaks. Its parts are loaded once; `counters` says how often each was.
+    """A model that speaks. Its parts are loaded once; `loaded` says how often each was.
 
     Args:
         model: The language model with its codec (modules/speech/models.py), loaded here.
@@ -74,16 +77,21 @@ class Voice:
         else:
             raise ValueError(f"Expected `precision` to be auto, fp32 or bf16, but got {precision!r}.")
         self.codec = model.codec
-        self.counters["codec"] += 1
         model.load(device, self.dtype)
-        self.counters["language model"] += 1
         self.listeners = Listeners(model.facts.words, recogniser, self.counters)
+        if recogniser is not None:
+            self.listeners.transcript("en")  # its files are found before anything is sampled
         self._samplers: dict[SamplingSettings, Sampler] = {}
         self._references: dict[tuple[Path, str | None, str], VoicePrompt] = {}
 
     @property
     def sample_rate(self) -> int:
         return self.codec.facts.sample_rate
+
+    @property
+    def loaded(self) -> dict[str, int]:
+        """How often each model was loaded, and the recording encoded."""
+        return {"language model": self.model.num_loads, "codec": self.model.num_codec_loads, **self.counters}
 
     # ------------------------------------------------------------------------------------------------------ speaking
 
@@ -98,50 +106,61 @@ class Voice:
         """
         settings = SpeakingSettings(**options)
         texts = [text] if isinstance(text, str) else list(text)
-        scripts = [self.script(one, settings) for one in texts]
-        together = Script(
-            tuple(segment for script in scripts for segment in script.segments),
-            tuple(rewriting for script in scripts for rewriting in script.rewritings),
-        )
         started = time.perf_counter()
-        narration = Narration(self, together, settings)
-        spoken = narration.sentences()
+        narrations = [Narration(self, self.script(one, settings), settings) for one in texts]
+        opened = [narration.open() for narration in narrations]
+        rest = [narration.tasks[len(first) :] for narration, first in zip(narrations, opened, strict=True)]
+        spoken = SentenceSearch(self, settings).speak([task for tasks in rest for task in tasks])
         speeches = []
-        for script, one in zip(scripts, texts, strict=True):
+        for one, narration, first, tasks in zip(texts, narrations, opened, rest, strict=True):
             timeline = Timeline(self.sample_rate)
-            pieces = [piece for _ in script.segments for piece in timeline.place(placeable(next(spoken)))]
-            record = self.record(one, settings, script, timeline, narration, time.perf_counter() - started)
+            own = chain(first, islice(spoken, len(tasks)))
+            pieces = [piece for segment in narration.placed(own) for piece in timeline.place(placeable(segment))]
+            record = self.record(one, narration, timeline, time.perf_counter() - started)
             speeches.append(Speech(Audio(torch.cat(pieces), self.sample_rate), record))
         return speeches[0] if isinstance(text, str) else speeches
 
     def stream(self, text: str, **options: Any) -> Generator[Audio, None, None]:
         """Speak a text, yielding audio while it is being sampled; with a search, sentence by sentence.
 
-        Nothing is checked before it is heard, and silence is not trimmed. Raises as `say`.
+        Without a search nothing is checked before it is heard, and silence is not trimmed. Raises as `say`.
         """
         settings = SpeakingSettings(**options)
-        narration = Narration(self, self.script(text, settings), settings)
-        if settings.searches:
-            timeline = Timeline(self.sample_rate)
-            for one in narration.sentences():
-                yield from (Audio(piece_T, self.sample_rate) for piece_T in timeline.place(placeable(one)))
+        yield from self.streamed(Narration(self, self.script(text, settings), settings))
+
+    def streamed(self, narration: Narration) -> Generator[Audio, None, None]:
+        """`stream` for a text that is prepared."""
+        timeline = Timeline(self.sample_rate)
+        if narration.settings.searches:
+            for segment in narration.sentences():
+                yield from (Audio(piece_T, self.sample_rate) for piece_T in timeline.place(placeable(segment)))
             return
-        tasks = iter(narration.tasks)
+        number = 0
         for segment in narration.script.segments:
             if isinstance(segment, Pause):
-                yield Audio(torch.zeros(round(segment.seconds * self.sample_rate)), self.sample_rate)
+                yield from (Audio(piece_T, self.sample_rate) for piece_T in timeline.place(segment.seconds))
                 continue
-            prompt = next(tasks).prompt
-            seed = candidate_seed(settings.seed, prompt.key, 0)
-            for piece_T in SpeechStream(self.sampler(settings), self.codec, prompt, seed, narration.limit):
-                yield Audio(piece_T, self.sample_rate)
+            task = narration.tasks[number]
+            seed = candidate_seed(narration.settings.seed, task.prompt.key, 0)
+            stream = SpeechStream(self.sampler(narration.settings), self.codec, task.prompt, seed, task.limit)
+            yield from (Audio(piece_T, self.sample_rate) for piece_T in chain(timeline.gap(), stream))
+            number += 1
+            if number == 1 and narration.wants_own_voice:
+                narration.condition_on_stream(stream.branch)
 
     # -------------------------------------------------------------------------------------------------------- texts
 
     def script(self, text: str, settings: SpeakingSettings) -> Script:
-        """The sentences of a text. Raises ValueError for text without anything to speak."""
-        longest = min(MAX_CHARACTERS, self.model.facts.longest_text or MAX_CHARACTERS)
-        has_figures = any(word.isdecimal() for word in self.model.facts.words or ())
+        """The sentences of a text. Raises ValueError for text without anything to speak, and an unknown speaker."""
+        facts = self.model.facts
+        if settings.speaker and facts.speakers and settings.speaker not in facts.speakers:
+            raise ValueError(
+                f"Expected `--speaker` to be one of {facts.name}'s, {', '.join(facts.speakers)}, "
+                f"but got {settings.speaker!r}."
+            )
+        longest = MAX_CHARACTERS_AFTER_VOICE if facts.spoken_prompts else MAX_CHARACTERS
+        longest = min(longest, facts.longest_text or longest)
+        has_figures = any(word.isdecimal() for word in facts.words or ())
         return read_script(text, settings.language, longest, verbalises=not has_figures)
 
     def adapted(self, text: str) -> str:
@@ -212,32 +231,24 @@ class Voice:
             "versions": package_versions(),
         }
 
-    def record(
-        self,
-        text: str,
-        settings: SpeakingSettings,
-        script: Script,
-        timeline: Timeline,
-        narration: Narration,
-        seconds: float,
-    ) -> dict[str, Any]:
+    def record(self, text: str, narration: Narration, timeline: Timeline, seconds: float) -> dict[str, Any]:
         """How a text was spoken, as JSON values."""
-        reference = self.reference(settings)
+        settings, reference = narration.settings, self.reference(narration.settings)
         return {
             "synthetic": True,
             "text": text,
             "seconds": round(timeline.num_samples / self.sample_rate, 3),
             "sample_rate": self.sample_rate,
             "compute_seconds": round(seconds, 3),
-            "rewritings": [[one.written, one.spoken] for one in script.rewritings],
+            "rewritings": [[one.written, one.spoken] for one in narration.script.rewritings],
             "settings": plain(asdict(settings)) | {"sampling": plain(asdict(self.sampling(settings)))},
             "reference": reference and {"text": reference.reference.text, "notes": list(reference.reference.notes)},
             "notes": list(narration.notes),
             "sentences": timeline.records,
-            "without_word_times": list(narration.unaligned),
+            "without_word_times": list(narration.search.unaligned),
             "num_resumed": narration.num_resumed,
             "trimmed_seconds": round(sum(sum(one["trimmed_seconds"]) for one in timeline.records), 3),
-            "loaded": dict(self.counters),
+            "loaded": self.loaded,
             **self.about,
         }
 

@@ -156,7 +156,7 @@ class ScriptedModel:
         self.facts = VoiceFacts("toy", "run", codec="toy codec", num_codes=CODEBOOK_SIZE, **facts)
         self.prompt_format, self.codec, self.own = ToyFormat(CODEBOOK_SIZE), LevelCodec(), sampler
         self.prompt_format.tokenizer = None
-        self.num_loads = 0
+        self.num_loads, self.num_codec_loads = 0, 1
 
     def load(self, *_: object) -> None:
         self.num_loads += 1
@@ -169,11 +169,11 @@ class LevelListeners(Listeners):
     """Listeners that read levels."""
 
     def transcript(self, language: str) -> Transcript | None:
-        return self._transcript if language == "en" else None
+        return self._transcript if self.recognises(language) else None
 
     @cached_property
     def _levels(self) -> LevelRecogniser:
-        self.counters["recogniser"] += 1
+        self.counters["levels"] += 1
         return LevelRecogniser()
 
     @cached_property
