@@ -38,7 +38,9 @@ cat <<END
 The demo took $((SECONDS / 60)) min. The report, with figures and audio:
     runs/demo/report/index.html
 Your own text:
-    $PYTHON run.py predict --config configs/demo/synthesise.yaml --data.init_args.text "four two"
+    $PYTHON run.py say "four two"
+What can speak here:
+    $PYTHON run.py voices
 Your own recordings through the codec:
     $PYTHON run.py predict --config configs/demo/resynthesise.yaml --data.init_args.sources.init_args.folder FOLDER
 Curves during training:

@@ -263,22 +263,19 @@ def plain_settings(given: argparse.Namespace) -> dict[str, str]:
 
 
 def stream(voice: Voice, narration: Narration, raw: bool, said: Callable[[str], None]) -> int:
-    """Write wav, or raw samples, to standard output while the codes are sampled. A reader that leaves ends it."""
+    """Write wav, or raw samples, to standard output while the codes are sampled.
+
+    Raises BrokenPipeError where the reader leaves.
+    """
     if narration.settings.searches:
         said("a search is streamed sentence by sentence")
-    pieces = voice.streamed(narration)
-    try:
-        started, first, num_samples = time.perf_counter(), 0.0, 0
-        for num_pieces, piece in enumerate(pieces):
-            first = first if num_pieces else time.perf_counter() - started
-            num_samples += piece.samples_T.numel()
-            write_samples(sys.stdout.buffer, piece, with_header=not (raw or num_pieces))
-        seconds = num_samples / voice.sample_rate
-        said(
-            f"{seconds:.1f} s of speech in {time.perf_counter() - started:.1f} s, the first after {1000 * first:.0f} ms"
-        )
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is flushed into the pipe at the end
+    started, first, num_samples = time.perf_counter(), 0.0, 0
+    for num_pieces, piece in enumerate(voice.streamed(narration)):
+        first = first if num_pieces else time.perf_counter() - started
+        num_samples += piece.samples_T.numel()
+        write_samples(sys.stdout.buffer, piece, with_header=not (raw or num_pieces))
+    seconds, passed = num_samples / voice.sample_rate, time.perf_counter() - started
+    said(f"{seconds:.1f} s of speech in {passed:.1f} s, the first after {1000 * first:.0f} ms")
     return 0
 
 

@@ -6,13 +6,21 @@ Shapes: T audio samples, S codes.
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
+import soundfile
 import torch
 from torch import Tensor
 
 from modules.api import Audio, Branch, Prompt, SamplingSettings
+from modules.frontend.script import Pause
+from modules.search.growth import candidate_seed
+from modules.speech import narration
 from modules.speech.listeners import Listeners
+from modules.speech.narration import Narration
+from modules.speech.result import SpokenSentence
+from modules.speech.settings import SpeakingSettings
 from modules.speech.voice import Voice
 from modules.speech.voice_facts import VoiceFacts
 from modules.verifiers.recognisers.normalise import BasicWords
@@ -140,7 +148,8 @@ class ScriptedSampler:
         return 0.0
 
     def num_prompt_tokens(self, prompt: Prompt) -> int:
-        return len(prompt.text) + (0 if prompt.voice is None else len(prompt.voice.codes))
+        voice = prompt.voice
+        return len(prompt.text) + (0 if voice is None else len(voice.text) + 1 + len(voice.codes))
 
     def _born(self, branch: Branch) -> Branch:
         self.alive.add(id(branch))
@@ -202,3 +211,30 @@ def toy_voice(said: Said = says_its_text, kill_at: int | None = None, **facts: o
     voice = Voice(ScriptedModel(ScriptedSampler(said, kill_at), **facts), torch.device("cpu"), "fp32")
     voice.listeners = LevelListeners(None, None, voice.counters)
     return voice
+
+
+LONG = "one two three four. five six seven. eight nine ten one."
+
+
+def seeds_of(text: str, number: int, seed: int = 0, occurrence: int = 1) -> list[int]:
+    """The candidates' seeds of a text."""
+    key = Prompt(narration.key_of(text, occurrence), text).key
+    return [candidate_seed(seed, key, index) for index in range(number)]
+
+
+def parts_of(voice: Voice, text: str, folder: Path | None = None, **options: object) -> list[SpokenSentence | Pause]:
+    settings = SpeakingSettings(**options)
+    return list(Narration(voice, voice.script(text, settings), settings, folder).sentences())
+
+
+def recording(path: Path, words: list[str]) -> Path:
+    audio_BT = LevelCodec().decode(torch.tensor([codes_of(words)]), torch.tensor([1]))
+    soundfile.write(path, audio_BT[0].numpy(), RATE)
+    return path
+
+
+BOOK = "one two three four five six seven eight nine ten one two three four five six seven eight. four five six. ten."
+
+
+def prompts_of(voice: Voice) -> list[Prompt]:
+    return [prompt for batch in voice.model.own.batches for prompt in batch]
