@@ -6,7 +6,7 @@ Per round one text of five digits: our stream from text to the first chunk of au
 end; our sampler with a whole decode; and `generate` on the same weights with its own attention, the same constraint and
 as many tokens, with the same decode. In one process, alternating; medians. Codes of the stream and of one call of the
 sampler are compared first. Seconds are those of the wall; `cpu` ones are those of this process, which other work on the
-machine affects less. Results: studies/speech/latency_cpu.json.
+machine affects less. Results: studies/speech/latency_cpu_THREADS.json.
 """
 
 import argparse
