@@ -5,6 +5,7 @@ import contextlib
 import errno
 import math
 import os
+import re
 import struct
 import sys
 import time
@@ -111,7 +112,10 @@ def read_arguments(words: Sequence[str]) -> argparse.Namespace:
     """Parse. The first word is the text, whatever it begins with, unless it is one of the options."""
     options, words = parser(), list(words)
     names = set(options._option_string_actions)
-    first = words[:1] if words and words[0].partition("=")[0] not in names and words[0] not in ("-", "--") else []
+    is_option = words and (words[0].partition("=")[0] in names or words[0] == "--")
+    if words and not is_option and re.fullmatch(r"--[a-z][a-z-]*(=\S*)?", words[0]):
+        options.error(f"Expected a text or one of the options, but got {words[0]}.")
+    first = [] if is_option or words[:1] == ["-"] else words[:1]
     given = options.parse_args(words[len(first) :])
     given.text = [*first, *given.text]
     if bool(given.text) == (given.file is not None):

@@ -89,6 +89,7 @@ class Narration:
         return notes
 
     def _tasks(self) -> list[Task]:
+        self.voice.check_words(spoken.text for spoken in self.script.sentences)
         reference = self.voice.reference(self.settings)
         occurrences: Counter[str] = Counter()
         tasks = []

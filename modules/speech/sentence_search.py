@@ -63,7 +63,7 @@ class SentenceSearch:
 
     def __init__(self, voice: Voice, settings: SpeakingSettings) -> None:
         self.voice, self.settings = voice, settings
-        self.scorer = Scorer(voice.codec)
+        self.scorer = Scorer(voice.codec, decode_batch_size=1)  # in a batch, samples differ in their last bits
         self.recognises = voice.listeners.recognises(settings.language)
         self.unaligned: list[str] = []
 
@@ -237,7 +237,7 @@ def candidate_record(candidate: Candidate, faults: Sequence[str]) -> dict[str, A
         "seed": candidate.seed,
         "seconds": round(candidate.audio.seconds, 3),
         "stopped": bool(candidate.stopped),
-        "log_probability": known(candidate.log_probability),
+        "log_probability": known(round(candidate.log_probability, 3)),  # beyond that it depends on the batch
         "scores": {name: known(score) for name, score in candidate.scores.items()},
         "faults": list(faults),
     }

@@ -8,7 +8,7 @@ audio.save("x.wav")
 
 import time
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import chain, islice
@@ -38,6 +38,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # Of a sentence, where training texts were not shorter; after a voice prompt of up to 12 s there is less room.
 MAX_CHARACTERS, MAX_CHARACTERS_AFTER_VOICE = 300, 150
+SPOKEN_SECONDS_PER_CHARACTER = 0.08  # of slow speech
+MAX_LISTED = 20  # unknown words
 
 
 class VoicePrompt:
@@ -159,15 +161,14 @@ class Voice:
                 f"but got {settings.speaker!r}."
             )
         longest = MAX_CHARACTERS_AFTER_VOICE if facts.spoken_prompts else MAX_CHARACTERS
-        longest = min(longest, facts.longest_text or longest)
+        tokens_per_character = 1 + SPOKEN_SECONDS_PER_CHARACTER * self.codec.facts.frame_rate
+        longest = min(longest, int(0.8 * facts.max_tokens / tokens_per_character), facts.longest_text or longest)
         has_figures = any(word.isdecimal() for word in facts.words or ())
         return read_script(text, settings.language, longest, verbalises=not has_figures)
 
     def adapted(self, text: str) -> str:
         """A sentence in the characters that the model knows: lower case and without punctuation where it has learned
-        no others.
-
-        Raises ValueError for other characters, and for words that are none of the few that the model knows.
+        no others. Raises ValueError for other characters.
         """
         characters = getattr(self.model.prompt_format.tokenizer, "characters", None)
         if characters is not None:
@@ -180,14 +181,19 @@ class Voice:
                     f"Expected text in the characters that {self.model.facts.name} has learned ({characters!r}), but "
                     f"got {', '.join(map(repr, unknown))} in {text!r}."
                 )
-        if words := self.model.facts.words:
-            unknown = list(dict.fromkeys(one for one in words_of(text) if one not in words))
-            if unknown:
-                listed = ", ".join(map(repr, unknown[:20])) + (" and more" if len(unknown) > 20 else "")
-                raise ValueError(
-                    f"Expected words that {self.model.facts.name} has learned ({', '.join(words)}), but got {listed}."
-                )
         return text
+
+    def check_words(self, texts: Iterable[str]) -> None:
+        """Raise ValueError with all words of the texts that are none of the few that the model knows."""
+        words = self.model.facts.words or ()
+        unknown = dict.fromkeys(one for text in texts for one in words_of(text) if words and one not in words)
+        if unknown:
+            listed = ", ".join(map(repr, list(unknown)[:MAX_LISTED])) + (
+                " and more" if len(unknown) > MAX_LISTED else ""
+            )
+            raise ValueError(
+                f"Expected words that {self.model.facts.name} has learned ({', '.join(words)}), but got {listed}."
+            )
 
     # ------------------------------------------------------------------------------------------------------- sampling
 
@@ -208,7 +214,9 @@ class Voice:
         if key not in self._references:
             given = (Path(settings.reference), settings.reference_text, settings.language)
             reference = read_reference(*given, self.listeners.reader(settings.language), self.listeners.encoder)
-            read = [self.adapted(one.text) for one in self.script(reference.text, settings).sentences]
+            sentences = self.script(reference.text, settings).sentences
+            self.check_words(one.text for one in sentences)
+            read = [self.adapted(one.text) for one in sentences]
             reference = replace(reference, text=" ".join(read))  # as the model has learned texts
             prompt = Prompt("reference", reference.text, reference=reference.audio, voice=Utterance(reference.text))
             (coded,) = with_voice_codes([prompt], self.codec)
