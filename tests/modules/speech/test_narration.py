@@ -62,10 +62,14 @@ def test_nothing_is_continued_where_no_first_sentence_is_good_enough() -> None:
 
 def test_a_voice_prompt_that_leaves_no_room_is_not_used() -> None:
     """Guards against sequences beyond the context that the model was trained for."""
-    voice = toy_voice(spoken_prompts=True, max_tokens=280)
-    record = voice.say(BOOK.split(".")[0] + ". four five six seven eight nine ten one two three four.").record
-    assert {prompt.voice for prompt in prompts_of(voice)} == {None}
-    assert any("no room" in note for note in record["notes"])
+    voice, settings = toy_voice(spoken_prompts=True, max_tokens=280), SpeakingSettings()
+    narration = Narration(voice, voice.script(BOOK, settings), settings)
+    before = narration.tasks
+    narration.condition(1, "one two", [1] * 250, None)
+    assert narration.tasks == before
+    assert any("no room" in note for note in narration.notes)
+    narration.condition(1, "one two", [1] * 12, None)
+    assert [task.prompt.voice is None for task in narration.tasks] == [True] + [False] * (len(before) - 1)
     for text in ("one.", BOOK):
         for task in Narration(
             toy_voice(max_tokens=300), voice.script(text, SpeakingSettings()), SpeakingSettings()
