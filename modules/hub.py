@@ -1,10 +1,19 @@
 """Download of model repositories from the Hugging Face hub, limited to the files needed."""
 
+import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 WEIGHT_SUFFIXES = (".bin", ".ckpt", ".h5", ".msgpack", ".onnx", ".pb", ".pt", ".pth", ".safetensors")
 NOT_NEEDED = (".gguf", ".md", ".nemo", ".onnx_data")
+NAME = re.compile(r"[\w.-]+/[\w.-]+")
+MAX_REASON = 200  # characters of what the hub's client says: it writes paragraphs
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name can be OWNER/NAME on the hub; that of a file of weights is a mistyped path."""
+    return NAME.fullmatch(name) is not None and not name.endswith((".ckpt", ".safetensors", ".bin"))
 
 
 def download(name: str, weights: Sequence[str], others: Sequence[str] | None = None) -> Path:
@@ -29,7 +38,8 @@ def download(name: str, weights: Sequence[str], others: Sequence[str] | None = N
             # The weights' commit: the repository may have a newer one.
             return Path(snapshot_download(name, revision=folder.name, allow_patterns=allowed, ignore_patterns=ignored))
     except (OSError, ValueError) as error:  # unknown name, no connection, or offline and not cached
+        reason = textwrap.shorten(str(error), MAX_REASON, placeholder=" ...")
         raise FileNotFoundError(
-            f"Expected the model `{name}` in the hub's cache, or access to the hub, but got: {error}"
+            f"Expected the model `{name}` in the hub's cache, or access to the hub, but got: {reason}"
         ) from error
     raise FileNotFoundError(f"Expected weights ({' or '.join(weights)}) in `{name}`, but got none.")

@@ -74,7 +74,7 @@ class LMModule(lightning.LightningModule):
         self._window: AccumulationWindow | None = None  # the micro-batches of the current step
         self._task_totals: Tensor | None = None  # (2, tasks): sum of losses and number of targets since the last log
         self.codec_fingerprint = ""  # fingerprint of the training data's codec; known after training or loading
-        self.training_facts: dict[str, Any] = {}  # plain data about the training data, for whoever speaks with it
+        self.training_facts: dict[str, Any] = {}  # plain data about the training data, needed to speak
 
     @property
     def token_space(self) -> TokenSpace:

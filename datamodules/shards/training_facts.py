@@ -1,4 +1,4 @@
-"""Facts of token shards that a model trained on them passes on to whoever speaks with it: its checkpoint stores them.
+"""Facts of token shards that a model trained on them needs to speak: its checkpoint stores them.
 
 They are plain data, a pure function of the files, and therefore equal on every rank.
 """
@@ -6,7 +6,7 @@ They are plain data, a pure function of the files, and therefore equal on every 
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ class TrainingFacts:
     `codec` is the path or hub name of the codec that encoded the shards, as its run was given it; "" if unknown.
     `speakers` are empty if there are more than MAX_SPEAKERS. `words` are all words of the texts, lower-case and sorted,
     or None if there are more than MAX_WORDS. `spoken_prompts`: it was trained with voice prompts. `row_length`: the
-    longest document in tokens; 0 if unknown.
+    longest document in tokens, `longest_text` the longest text in bytes; 0 if unknown. `speaks`: some of the data was
+    for speaking, not all for recognition or text.
     """
 
     codec: str = ""
@@ -41,6 +42,7 @@ class TrainingFacts:
     spoken_prompts: bool = False
     row_length: int = 0
     longest_text: int = 0
+    speaks: bool = True
 
     def plain(self) -> dict[str, Any]:
         """As JSON has it: lists in place of tuples."""
@@ -54,10 +56,13 @@ class TrainingFacts:
 
 
 def facts_of_shards(folders: Sequence[Path], spoken_prompts: bool = False, row_length: int = 0) -> TrainingFacts:
-    """Facts of the token shards in `folders`, each one split. Damaged samples are passed over.
+    """Facts of the token shards in `folders`, each one split; without any, those of a model that does not speak.
+    Damaged samples are passed over.
 
     Raises FileNotFoundError or ValueError if a folder has no token shards.
     """
+    if not folders:
+        return TrainingFacts(row_length=row_length, speaks=False)
     indices = [ShardIndex.load(folder, "tokens") for folder in dict.fromkeys(map(Path, folders))]
     named = {str(name) for index in indices if index.speakers is not None for _, name in index.speakers} - {""}
     languages: set[str] = set()
@@ -84,22 +89,62 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"\w+(?:['\u2019]\w+)*", text.lower())
 
 
+def facts_of_model(checkpoint: Mapping[str, Any], path: Path, root: Path) -> TrainingFacts | None:
+    """The facts that a checkpoint of LMModule stores, else those of the shards that its stage's marker names; None if
+    there are neither. Relative folders start at `root`.
+
+    A model that started from a pretrained network knows the words of that one too: its vocabulary is open.
+    """
+    stored = checkpoint.get("training_facts")
+    facts = TrainingFacts.of_plain(stored) if stored else facts_of_config(_data_of_stage(path), root)
+    if facts is not None and checkpoint["hyper_parameters"].get("pretrained"):
+        return replace(facts, words=None, longest_text=0)
+    return facts
+
+
+def speaks(checkpoint: Mapping[str, Any], path: Path) -> bool:
+    """Whether a checkpoint of LMModule was trained to speak, as far as it or its stage's marker says. No shards are
+    read."""
+    stored = checkpoint.get("training_facts")
+    if stored:
+        return TrainingFacts.of_plain(stored).speaks
+    tasks = _tasks_in(_data_of_stage(path))
+    return not tasks or any(name in SPOKEN for name, _ in tasks)
+
+
 def facts_of_config(data: Mapping[str, Any], root: Path) -> TrainingFacts | None:
     """The facts of a run's `data`, as its config or its stage's marker has it; None if no data module for tokens made
     it, or its shards are gone. Relative folders start at `root`."""
-    arguments = data.get("init_args") or {}
-    if current_name(data.get("class_path", "")) != "datamodules.tokens.TokenDataModule" or "folder" not in arguments:
+    tasks, arguments = _tasks_in(data), data.get("init_args") or {}
+    if not tasks:
         return None
-    tasks = [
-        (current_name(task["class_path"]), (task.get("init_args") or {}).get("folder"))
-        for task in arguments.get("tasks") or [{"class_path": "datamodules.tasks.TextToSpeech"}]
-    ]
     split = arguments.get("train_split", "train")
     folders = [root / (folder or arguments["folder"]) / split for name, folder in tasks if name in SPOKEN]
     try:
         return facts_of_shards(folders, any(SPOKEN.get(name) for name, _ in tasks), arguments.get("row_length", 1024))
     except (OSError, ValueError):
         return None
+
+
+def _tasks_in(data: Mapping[str, Any]) -> list[tuple[str, str | None]]:
+    """Class and folder of each task of a run's `data`; [] if no data module for tokens made it."""
+    arguments = data.get("init_args") or {}
+    if current_name(data.get("class_path", "")) != "datamodules.tokens.TokenDataModule" or "folder" not in arguments:
+        return []
+    return [
+        (current_name(task["class_path"]), (task.get("init_args") or {}).get("folder"))
+        for task in arguments.get("tasks") or [{"class_path": "datamodules.tasks.TextToSpeech"}]
+    ]
+
+
+def _data_of_stage(checkpoint: Path) -> dict[str, Any]:
+    """`data` of the config in the marker of the stage that trained a checkpoint; {} if there is none to read."""
+    try:
+        config = _config_in(checkpoint.parent.parent / "stage_fit.json")
+    except (OSError, ValueError):
+        return {}
+    data = config.get("data") if isinstance(config, dict) else None
+    return data if isinstance(data, dict) else {}
 
 
 def codec_of_shards(folder: Path) -> str:

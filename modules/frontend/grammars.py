@@ -2,8 +2,10 @@
 
 import re
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+CACHE = Path(__file__).resolve().parents[2] / "cache" / "nemo_text_processing"
 WORDS = re.compile(r"[A-Za-z' -]+")
 
 
@@ -36,6 +38,6 @@ def nemo_normalizer(language: str) -> Any:
     except ImportError:
         return None
     try:
-        return Normalizer(input_case="cased", lang=language, cache_dir="cache/nemo_text_processing")
+        return Normalizer(input_case="cased", lang=language, cache_dir=str(CACHE))
     except (NotImplementedError, UnboundLocalError, AttributeError):  # it has no such language
         return None

@@ -13,26 +13,32 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
+import logging
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from datamodules.shards.training_facts import TrainingFacts, facts_of_model
 from modules.checkpoint_files import read_checkpoint
 from modules.described import instantiate
+from modules.hub import is_hub_name
 from modules.lm.adapters import LowRankAdapters, add_adapters, merge_adapters
 from modules.lm.attention import register_packed_attention
 from modules.lm.model_card import MAX_LENGTH, SAMPLING, model_card
 from modules.lm.network import LlamaSize, build_llama
 from modules.lm.text.prompt_format import LlasaChat, TextToSpeech
-from modules.lm.voice_file import CODEC, VoiceFile, copy_codec
+from modules.lm.voice_file import VoiceFile, copy_codec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PREFIX = "model.llama."
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+log = logging.getLogger(__name__)
 
 
 def export(
@@ -43,6 +49,8 @@ def export(
     with_codec: bool = False,
 ) -> VoiceFile:
     """Write a checkpoint of LMModule as a Hugging Face folder. Returns what its voice.json says.
+
+    Relative paths in the checkpoint and in its stage's marker start at the working folder, or else at the repository.
 
     Args:
         codec: Path or hub name of the codec; None takes the one that the checkpoint names, if it is there.
@@ -64,7 +72,8 @@ def export(
             f"Expected a tokenizer for the `token_space` {checkpoint['token_space']}, "
             f"but got one for {space.as_dict()}."
         )
-    codec = named_codec(checkpoint, codec)
+    training = facts_in(checkpoint, checkpoint_path)
+    codec = named_codec(training, codec)
     if with_codec and not (codec and Path(codec).is_file()):
         raise FileNotFoundError(f"Expected the codec's checkpoint to copy, but got {codec}: name it with --codec.")
     tokenizer = prompt_format.tokenizer.with_codes(space)
@@ -77,24 +86,59 @@ def export(
     network.generation_config = GenerationConfig(**SAMPLING, **stop, max_length=max_length, use_cache=True)
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    voice = VoiceFile.of_checkpoint(checkpoint, str(copy_codec(Path(codec), folder)) if with_codec else codec)
+    if codec:
+        codec = copy_codec(Path(codec), folder) if with_codec else portable(codec)
+        if Path(codec).is_absolute():
+            log.warning("`%s` names its codec as %s, for this machine alone: --with_codec copies it.", folder, codec)
+    if training and Path(training.codec).is_absolute():
+        training = replace(training, codec="")  # `codec` says it, if it is there
+    voice = VoiceFile.of_checkpoint(checkpoint, codec, training.plain() if training else {})
     voice.write(folder)
-    card = model_card(prompt_format, max_length, voice.codec_fingerprint, CODEC if with_codec else codec or "")
+    card = model_card(prompt_format, max_length, voice.codec_fingerprint, codec or "")
     (folder / "README.md").write_text(card, encoding="utf-8")
     return voice
 
 
-def named_codec(checkpoint: dict[str, Any], codec: str | None) -> str | None:
-    """The codec of an export: the given one, or that of the checkpoint's training facts if it is there or on the hub.
+def facts_in(checkpoint: dict[str, Any], path: Path) -> TrainingFacts | None:
+    """The facts of a checkpoint's training data, its codec named for other machines; None, with a warning, if neither
+    it nor its stage's marker leads to any."""
+    for root in (Path.cwd(), REPOSITORY):
+        facts = facts_of_model(checkpoint, path, root)
+        if facts is not None:
+            return replace(facts, codec=portable(facts.codec))
+    log.warning("Nothing leads from `%s` to its training data: the export states no words, languages or codec.", path)
+    return None
+
+
+def named_codec(training: TrainingFacts | None, codec: str | None) -> str | None:
+    """The codec of an export as a path or hub name: the given one, or that of its training if it is there or on the
+    hub.
 
     Raises FileNotFoundError if the given one is neither a file, a folder nor a hub name.
     """
-    recorded = codec or (checkpoint.get("training_facts") or {}).get("codec") or ""
-    if recorded and (Path(recorded).exists() or HUB_NAME.fullmatch(recorded)):
-        return recorded
+    recorded = codec or (training.codec if training else "")
+    if recorded:
+        path = located(recorded)
+        if path or is_hub_name(recorded):
+            return str(path or recorded)
     if codec:
         raise FileNotFoundError(f"Expected a file, a folder or a hub name for --codec, but got `{codec}`.")
     return None
+
+
+def located(name: str) -> Path | None:
+    """The file or folder of a name, from the working folder, or else from the repository; None if there is neither."""
+    return next((base / name for base in (Path.cwd(), REPOSITORY) if (base / name).exists()), None)
+
+
+def portable(name: str) -> str:
+    """A path relative to the repository or the working folder if it is below, else absolute; other names unchanged."""
+    found = located(name) if name else None
+    if found is None:
+        return name
+    path = Path(os.path.abspath(found))  # links, as of `runs`, are not followed
+    base = next((base for base in (REPOSITORY, Path.cwd()) if path.is_relative_to(base)), None)
+    return str(path.relative_to(base) if base else path)
 
 
 def read_model(path: Path) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 format            1
 prompt_format     class and arguments of the prompt format; a tokenizer of Hugging Face is the folder's own
-codec             path relative to the folder, absolute path or hub name; null if unknown
+codec             path relative to the folder, or to the folder of `runs`; absolute path or hub name; null if unknown
 codec_fingerprint that of the codec whose codes it was trained on; "" if unknown
-training          facts of its training data, as its checkpoint stores them; {} if unknown
+training          facts of its training data (datamodules/shards/training_facts.py); {} if unknown
 sampling          the settings it speaks with by default
 """
 
@@ -18,6 +18,7 @@ import torch
 from modules.api import PromptFormat, SamplingSettings
 from modules.checkpoint_files import read_checkpoint
 from modules.described import instantiate
+from modules.moved_names import with_current_names
 
 NAME = "voice.json"
 FORMAT = 1
@@ -37,10 +38,12 @@ class VoiceFile:
     sampling: dict[str, Any]
 
     @classmethod
-    def of_checkpoint(cls, checkpoint: dict[str, Any], codec: str | None) -> "VoiceFile":
-        """That of an LMModule's checkpoint and the codec named for it."""
-        fingerprint, training = checkpoint.get("codec_fingerprint", ""), checkpoint.get("training_facts") or {}
-        return cls(checkpoint["hyper_parameters"]["prompt_format"], codec, fingerprint, training, dict(SAMPLING))
+    def of_checkpoint(
+        cls, checkpoint: dict[str, Any], codec: str | None, training: dict[str, Any] | None = None
+    ) -> "VoiceFile":
+        """That of an LMModule's checkpoint, the codec named for it, and the facts of its training data."""
+        prompt_format = with_current_names(checkpoint["hyper_parameters"]["prompt_format"])
+        return cls(prompt_format, codec, checkpoint.get("codec_fingerprint", ""), training or {}, dict(SAMPLING))
 
     @classmethod
     def read(cls, folder: Path) -> "VoiceFile | None":
@@ -61,10 +64,6 @@ class VoiceFile:
 
     def write(self, folder: Path) -> None:
         content = {"format": FORMAT, **vars(self), "prompt_format": with_tokenizer(self.prompt_format, ".")}
-        if self.codec and Path(self.codec).exists():
-            inside = Path(self.codec).resolve().is_relative_to(folder.resolve())
-            absolute = Path(self.codec).resolve()
-            content["codec"] = str(absolute.relative_to(folder.resolve()) if inside else absolute)
         (folder / NAME).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def prompt_format_in(self, folder: Path) -> PromptFormat:
@@ -85,10 +84,10 @@ def with_tokenizer(description: Any, source: str) -> Any:
     return {key: with_tokenizer(value, source) for key, value in description.items()}
 
 
-def copy_codec(source: Path, folder: Path) -> Path:
+def copy_codec(source: Path, folder: Path) -> str:
     """Write the network of a codec's checkpoint, without what its training needs, into an exported folder.
 
-    Raises FileNotFoundError, or ValueError if it is not a checkpoint of CodecModule.
+    Returns its name there. Raises FileNotFoundError, or ValueError if it is not a checkpoint of CodecModule.
     """
     content = read_checkpoint(source, "a checkpoint of CodecModule")
     description = content.get("hyper_parameters", {}).get("generator")
@@ -99,4 +98,4 @@ def copy_codec(source: Path, folder: Path) -> Path:
         )
     weights = {name: value.clone() for name, value in content["state_dict"].items() if name.startswith("generator.")}
     torch.save({"state_dict": weights, "hyper_parameters": {"generator": description}}, folder / CODEC)
-    return folder / CODEC
+    return CODEC

@@ -5,18 +5,19 @@ name of such a one on the hub. Folders may be named from the root, the working f
 """
 
 import contextlib
-import re
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
+from datamodules.shards.training_facts import speaks
 from modules.api import PromptFormat, Sampler, SamplerEngine, SamplingSettings
 from modules.checkpoint_files import SHARDS_METADATA, read_checkpoint
 from modules.codec.formats.checkpoints import CodecCheckpoint
-from modules.hub import download
+from modules.hub import download, is_hub_name
 from modules.lm.sampling.sampler import sampler_of
 from modules.lm.saved_model import SavedModel
 from modules.lm.text.huggingface_tokenizer import HuggingFaceTokenizer
@@ -32,9 +33,9 @@ from modules.speech.voice_facts import (
     num_codes_in,
 )
 
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 LAST = Path("checkpoints/last.ckpt")
+MAX_MESSAGE = 400  # characters of another library's message: the hub's client writes paragraphs
 MAX_DEPTH = 3  # folders between `runs` and a run's own
 HOW_TO_GET_ONE = "`make demo` trains one in about an hour; `--model HKUSTAudio/Llasa-1B` takes a released one."
 
@@ -44,12 +45,14 @@ class SpeakingModel:
     from `load` on.
 
     Args:
-        facts: Its facts. `notes` says what was chosen for whoever asked.
+        facts: Its facts. `notes` says what was chosen, to be shown to the user.
         source: Checkpoint of LMModule, or a Hugging Face folder.
         prompt_format: Of a Hugging Face folder. A checkpoint contains its own.
         root: Folder that relative paths start at, and whose `runs` are searched for a codec that nothing names.
         codec: Path or hub name that the caller wants in place of the recorded one.
         device: Where the codec runs, as of CodecCheckpoint.
+
+    `num_loads` and `num_codec_loads` count how often weights of a model, and of any codec, were loaded.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class SpeakingModel:
         self.facts, self.source, self.root, self.device = facts, source, root, device
         self.given_codec = codec
         self.saved = SavedModel(facts.name, str(source), prompt_format)
-        self.num_loads = 0
+        self.num_loads = self.num_codec_loads = 0
 
     @property
     def name(self) -> str:
@@ -86,7 +89,8 @@ class SpeakingModel:
 
         Raises FileNotFoundError if it is not there, ValueError if it is another one.
         """
-        path, codec = find_codec(self.facts, self.source, self.root, self.given_codec, self.device)
+        path, codec, num_loads = find_codec(self.facts, self.source, self.root, self.given_codec, self.device)
+        self.num_codec_loads += num_loads
         self.facts = replace(self.facts, codec=path)
         return codec
 
@@ -133,11 +137,13 @@ def find_model(name: str | None, root: Path, codec: str | None = None, device: s
         if not found and (path / "config.json").is_file():
             return _of_folder(path, short_name(path, root), root, codec, device)
         usable = [one for one in found if _is_voice(one)]
-        if not usable:
+        if not found:
             raise ValueError(
                 f"Expected a voice in `{name}` (a checkpoint of LMModule at {LAST}, or an exported folder), but it "
-                f"holds {', '.join(short_name(one, root) for one in found) or 'none'}."
+                "holds none."
             )
+        if not usable:
+            return _of_checkpoint(found[0], root, codec, device)  # raises with its reason
         model = _of_checkpoint(usable[0], root, codec, device)
         if len(usable) > 1:
             others = ", ".join(short_name(one, root) for one in usable[1:4])
@@ -149,12 +155,13 @@ def find_model(name: str | None, root: Path, codec: str | None = None, device: s
 def _newest_model(root: Path, codec: str | None, device: str) -> SpeakingModel:
     for path in sorted(_checkpoints(root / "runs", MAX_DEPTH), key=_written, reverse=True):
         try:
-            if is_language_model(path):
+            if _is_voice(path):
                 return _of_checkpoint(path, root, codec, device)
         except (ValueError, OSError):
             continue  # `voices` lists it with the reason
     for folder in sorted(_exports(root / "voices", 1)):
-        return _of_folder(folder, short_name(folder, root), root, codec, device)
+        with contextlib.suppress(ValueError, OSError):  # as above
+            return _of_folder(folder, short_name(folder, root), root, codec, device)
     raise FileNotFoundError(f"Expected a trained voice under `runs`, but there is none. {HOW_TO_GET_ONE}")
 
 
@@ -182,7 +189,7 @@ def _of_folder(folder: Path, name: str, root: Path, codec: str | None, device: s
 
 def _from_hub(name: str, root: Path) -> Path:
     """The folder of a repository in the hub's cache, downloaded if needed, with its card if that is to be had."""
-    if not HUB_NAME.fullmatch(name) or name.endswith(".ckpt"):
+    if not is_hub_name(name):
         there = ", ".join(facts.name for facts in list_models(root) if not facts.problem) or "none"
         raise FileNotFoundError(
             f"Expected a run's folder, an exported folder, a checkpoint or a hub name, but got `{name}`, where there "
@@ -191,7 +198,7 @@ def _from_hub(name: str, root: Path) -> Path:
     try:
         folder = download(name, HUB_WEIGHTS)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"There is no folder `{name}`. {' '.join(str(error).split())}") from error
+        raise FileNotFoundError(f"There is no folder `{name}`. {_shortened(error)}") from error
     from huggingface_hub import hf_hub_download
 
     with contextlib.suppress(OSError, ValueError):  # offline or absent: its languages and licence stay unknown
@@ -204,48 +211,62 @@ def _from_hub(name: str, root: Path) -> Path:
 
 def find_codec(
     facts: VoiceFacts, source: Path, root: Path, given: str | None = None, device: str = "auto"
-) -> tuple[str, CodecCheckpoint]:
-    """Name and codec of a voice: the given one, else the recorded one, else one under `runs` with its fingerprint.
+) -> tuple[str, CodecCheckpoint, int]:
+    """Name and codec of a voice, and how many were loaded to find it: the given one, else the recorded one, else one
+    under `runs` with its fingerprint.
 
     Raises FileNotFoundError or ValueError, naming `--codec`, if it is missing or another one.
     """
-    remedy = "Name the codec of the voice: --codec PATH_OR_HUB_NAME."
-    name, wrong = given or facts.codec, ""
-    if name:
-        codec = CodecCheckpoint(_local(name, root), device)
+    tried: list[CodecCheckpoint] = []
+    fault: FileNotFoundError | ValueError | None = None
+    if name := given or facts.codec:
+        tried.append(CodecCheckpoint(_local(name, root), device))
         try:
-            wrong = _mismatch(codec, facts)
-            if not wrong:
-                return name, codec
-        except FileNotFoundError as error:
-            wrong = str(error)
-        except ValueError as error:
-            wrong = f"it is damaged: {error}"
-        if given or not facts.codec_fingerprint:
-            raise (FileNotFoundError if "there is nothing" in wrong else ValueError)(
-                f"Expected `{name}` to be the codec of {facts.name}, but {wrong}" + ("" if given else f" {remedy}")
-            )
-    for path in _codecs(source, root):
-        codec = CodecCheckpoint(path, device)
-        try:
-            if not _mismatch(codec, facts):
-                return short_path(path, root), codec
-        except (ValueError, OSError):
-            continue
-    raise ValueError(
-        f"Expected the codec that {facts.name} was trained on, with the fingerprint {facts.codec_fingerprint!r}, but "
-        + (f"of `{name}`, which it names: {wrong}" if name else "nothing names it.")
-        + f" No codec under `runs` has it. {remedy}"
-    )
+            _check(tried[-1], name, facts)
+            return name, tried[-1], _num_loaded(tried)
+        except (FileNotFoundError, ValueError) as error:
+            fault = error
+    for path in _codecs(source, root) if facts.codec_fingerprint and not given else ():
+        tried.append(CodecCheckpoint(path, device))
+        with contextlib.suppress(ValueError, OSError):
+            _check(tried[-1], str(path), facts)
+            return short_path(path, root), tried[-1], _num_loaded(tried)
+    if given and fault:
+        raise fault
+    remedy = " Name the codec of the voice: --codec PATH_OR_HUB_NAME."
+    if facts.codec_fingerprint:
+        remedy = f" No codec under `runs` has the fingerprint {facts.codec_fingerprint}.{remedy}"
+    if fault:
+        raise type(fault)(f"{fault}{remedy}") from fault
+    raise ValueError(f"Expected {facts.name} to name its codec, but it names none.{remedy}")
 
 
-def _mismatch(codec: CodecCheckpoint, facts: VoiceFacts) -> str:
-    """Why a codec is not that of a voice; "" if it is. Loads it."""
-    if codec.facts.codebook_size != facts.num_codes:
-        return f"it has {codec.facts.codebook_size:,} codes, not {facts.num_codes:,}."
+def _check(codec: CodecCheckpoint, name: str, facts: VoiceFacts) -> None:
+    """Load a codec. Raises FileNotFoundError if there is none, ValueError if it is damaged, or not that of a voice."""
+    expected = f"Expected `{name}` to be the codec of {facts.name}, but"
+    if not codec.path.exists() and not is_hub_name(name):
+        raise FileNotFoundError(f"{expected} there is nothing.")
+    try:
+        num_codes = codec.facts.codebook_size
+    except FileNotFoundError as error:
+        if codec.path.exists():  # a folder without weights: the error says so
+            raise FileNotFoundError(_shortened(error)) from error
+        asked = error.__cause__ or error
+        reason = _shortened(asked.__cause__ or asked, 200)  # of the hub's client
+        raise FileNotFoundError(f"{expected} it is neither here nor on the hub: {reason}") from error
+    except (ValueError, OSError) as error:
+        raise ValueError(_shortened(error)) from error  # damaged, or no codec: a sentence that names the file
+    if num_codes != facts.num_codes:
+        raise ValueError(f"{expected} it has {num_codes:,} codes, not {facts.num_codes:,}.")
     if facts.codec_fingerprint and codec.fingerprint != facts.codec_fingerprint:
-        return f"it has the fingerprint {codec.fingerprint}, not {facts.codec_fingerprint}: its encoder is another."
-    return ""
+        raise ValueError(
+            f"{expected} it has the fingerprint {codec.fingerprint}, not {facts.codec_fingerprint}: its encoder is "
+            "another."
+        )
+
+
+def _num_loaded(codecs: Sequence[CodecCheckpoint]) -> int:
+    return sum("generator" in vars(codec) for codec in codecs)  # cached once it is loaded
 
 
 def _codecs(source: Path, root: Path) -> Iterator[Path]:
@@ -282,7 +303,7 @@ def list_models(root: Path) -> list[VoiceFacts]:
             if is_language_model(path):
                 listed.append(facts_of_checkpoint(path, name, root))
         except Exception as error:  # noqa: BLE001, whatever a damaged file raises: the others are listed
-            listed.append(VoiceFacts(name, "run", problem=_one_line(error)))
+            listed.append(VoiceFacts(name, "run", problem=_shortened(error)))
     folders = [(folder, short_name(folder, root), None) for folder in sorted(_exports(root / "runs", MAX_DEPTH))]
     folders += [(folder, short_name(folder, root), "shipped") for folder in sorted(_exports(root / "voices", 1))]
     folders += [(folder, name, None) for name, folder in _cached()]
@@ -290,7 +311,7 @@ def list_models(root: Path) -> list[VoiceFacts]:
         try:
             listed.append(facts_of_folder(folder, name, kind))
         except Exception as error:  # noqa: BLE001, as above
-            listed.append(VoiceFacts(name, kind or "export", problem=_one_line(error)))
+            listed.append(VoiceFacts(name, kind or "export", problem=_shortened(error)))
     return listed
 
 
@@ -333,7 +354,8 @@ def short_path(path: Path, root: Path) -> str:
 
 def _is_voice(path: Path) -> bool:
     try:
-        return is_language_model(path)
+        checkpoint = read_checkpoint(path, "a checkpoint of LMModule")
+        return "token_space" in checkpoint and speaks(checkpoint, path)
     except (ValueError, OSError):
         return False
 
@@ -359,5 +381,6 @@ def _written(path: Path) -> float:
     return path.stat().st_mtime
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _shortened(error: BaseException, length: int = MAX_MESSAGE) -> str:
+    """What an error says, on one line."""
+    return textwrap.shorten(str(error), length, placeholder=" ...") or type(error).__name__

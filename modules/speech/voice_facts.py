@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from datamodules.shards.training_facts import TrainingFacts, facts_of_config
+from datamodules.shards.training_facts import TrainingFacts, facts_of_model
 from modules.api import SamplingSettings
 from modules.checkpoint_files import read_checkpoint
 from modules.lm.checkpoints import PREFIX, read_model
@@ -36,7 +36,7 @@ class VoiceFacts:
     a hub name, "" if nothing names it. `max_tokens` is the longest sequence, text and speech, that it was trained for,
     `longest_text` the longest text in bytes (0: unknown).
     `sampling` are its default settings. `num_codes`: codes of its vocabulary. `date`: when it was trained or written.
-    `notes` are sentences for whoever speaks with it. `problem`: why it cannot speak; all else is then empty.
+    `notes` are sentences shown to the user. `problem`: why it cannot speak; all else is then empty.
     """
 
     name: str
@@ -68,11 +68,10 @@ def facts_of_checkpoint(path: Path, name: str, root: Path) -> VoiceFacts:
     """Facts of a checkpoint of LMModule. Those that it does not store are read from the token shards that its stage's
     marker names, relative to `root`.
 
-    Raises FileNotFoundError, or ValueError if it is no checkpoint of LMModule.
+    Raises FileNotFoundError, or ValueError if it is no checkpoint of LMModule, or was not trained to speak.
     """
     checkpoint = read_model(path)
-    stored = checkpoint.get("training_facts")
-    training = TrainingFacts.of_plain(stored) if stored else _facts_of_stage(path, root)
+    training = facts_of_model(checkpoint, path, root) or TrainingFacts()
     num_parameters, num_bytes = _size(checkpoint["state_dict"])
     facts = VoiceFacts(
         name,
@@ -89,6 +88,11 @@ def facts_of_checkpoint(path: Path, name: str, root: Path) -> VoiceFacts:
 
 
 def with_training(facts: VoiceFacts, training: TrainingFacts) -> VoiceFacts:
+    """Raises ValueError if the training was not for speaking."""
+    if not training.speaks:
+        raise ValueError(
+            f"Expected a model that was trained to speak, but `{facts.name}` was trained on recognition or text alone."
+        )
     row_length = training.row_length or MAX_LENGTH
     return replace(
         facts,
@@ -106,7 +110,8 @@ def with_training(facts: VoiceFacts, training: TrainingFacts) -> VoiceFacts:
 def facts_of_folder(folder: Path, name: str, kind: Kind | None = None) -> VoiceFacts:
     """Facts of a Hugging Face folder: an export of ours, or one in the shape of the released Llasa models.
 
-    Raises FileNotFoundError if its files are missing, ValueError if it has no codes or is damaged.
+    Raises FileNotFoundError if its files are missing, ValueError if it has no codes, was not trained to speak, or is
+    damaged.
     """
     config, voice = _json(folder / "config.json"), VoiceFile.read(folder)
     num_codes = num_codes_in(folder)
@@ -164,12 +169,6 @@ def num_codes_in(folder: Path) -> int:
 def has_chat_template(folder: Path) -> bool:
     path = folder / "tokenizer_config.json"
     return (folder / "chat_template.jinja").is_file() or (path.is_file() and bool(_json(path).get("chat_template")))
-
-
-def _facts_of_stage(checkpoint: Path, root: Path) -> TrainingFacts:
-    marker = checkpoint.parent.parent / "stage_fit.json"
-    data = (_json(marker).get("config") or {}).get("data") if marker.is_file() else None
-    return (facts_of_config(data, root) if isinstance(data, dict) else None) or TrainingFacts()
 
 
 def _max_positions(checkpoint: dict[str, Any]) -> int:

@@ -108,6 +108,7 @@ def save_run(root: Path, name: str, stores_facts: bool = True, seed: int = 0) ->
             "words": ["four", "one", "two"],
             "spoken_prompts": False,
             "row_length": 256,
+            "longest_text": 9,
         }
     path = run / "lm/checkpoints/last.ckpt"
     path.parent.mkdir(parents=True)

@@ -1,7 +1,6 @@
 """Tensors from files, and into a codec with nothing missing and nothing left over."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from modules.checkpoint_files import SHARDS_METADATA, read_checkpoint
-from modules.hub import download
+from modules.hub import download, is_hub_name
 
 MAX_LISTED = 40
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # of X-codec2, which holds a training's checkpoint beside it
 
 
@@ -24,7 +22,7 @@ def local_path(path: Path) -> Path:
     if path.exists():
         return path
     absent = f"Expected a codec's file, folder or hub name, but got `{path}`, where there is nothing."
-    if not HUB_NAME.fullmatch(str(path)) or path.suffix in (".ckpt", ".safetensors", ".bin"):
+    if not is_hub_name(str(path)):
         raise FileNotFoundError(f"{absent} A codec of yours is there once it is trained.")
     try:
         return download(str(path), HUB_WEIGHTS, ("config.json", "*.index.json"))

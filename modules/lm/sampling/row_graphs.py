@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from modules.api import SamplingSettings
 from modules.lm.sampling.decoding_batch import Row, sampled_words, seen_words
@@ -177,6 +176,8 @@ class RowGraphs:
             return True
         if self._has_failed or not self.network.lm_head.weight.is_cuda or torch.is_autocast_enabled("cuda"):
             return False
+        from torch.distributed.tensor import DTensor  # here: it takes seconds of a program's start
+
         tensors = [*self.network.parameters(), *self.network.buffers()]
         if any(isinstance(tensor, DTensor) or not tensor.is_cuda for tensor in tensors):
             return False

@@ -15,7 +15,7 @@ from modules.speech.voice_facts import facts_of_checkpoint
 from tests.toys.tiny_voice import FORMAT, PROMPT_FORMAT, SIZE, TEXTS, write_tokens
 
 CODEC, WORDS = "runs/a/codec.ckpt", ("four", "one", "two")
-EXPECTED = TrainingFacts(CODEC, ("en",), ("CC0-1.0",), ("anna", "ben"), WORDS, row_length=256)
+EXPECTED = TrainingFacts(CODEC, ("en",), ("CC0-1.0",), ("anna", "ben"), WORDS, row_length=256, longest_text=9)
 
 
 @pytest.fixture
@@ -96,6 +96,19 @@ def test_a_trained_checkpoint_stores_the_facts_as_plain_data(tasks, tokens, tmp_
     del content["training_facts"]  # as written by an earlier version
     module.on_load_checkpoint(content)
     assert module.training_facts == {}
+
+
+def test_a_model_that_listens_or_reads_does_not_speak(tokens, tmp_path, caplog):
+    """Guards against a false warning, and a recogniser that counts as a voice."""
+    listening = SpeechUnderstanding(weight=1.0)
+    stored = TokenDataModule(tokens, FORMAT, 256, tasks=[listening]).training_facts
+    assert TrainingFacts.of_plain(stored) == TrainingFacts(row_length=256, speaks=False)
+    assert not caplog.text
+    assert TrainingFacts.of_plain({"codec": CODEC}).speaks  # of a version that did not say it
+    task = {"class_path": "datamodules.tasks.SpeechUnderstanding"}
+    arguments = {"folder": "tokens", "row_length": 256, "tasks": [task]}
+    data = {"class_path": "datamodules.tokens.TokenDataModule", "init_args": arguments}
+    assert facts_of_config(data, tmp_path) == TrainingFacts(row_length=256, speaks=False)
 
 
 def test_shards_that_are_gone_cost_no_checkpoint(tmp_path, caplog):

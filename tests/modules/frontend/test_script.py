@@ -2,6 +2,8 @@
 
 import sys
 import unicodedata
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -132,6 +134,21 @@ def test_a_language_without_rules_is_named_with_its_digits(monkeypatch: pytest.M
         "Und z.B. Dr. Maier.",
     ]
     assert texts("Quidquid id est. Timeo.", language="la") == ["Quidquid id est.", "Timeo."]
+
+
+def test_compiled_grammars_are_kept_in_the_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Guards against minutes of compiling in every working folder, and a `cache` left in each."""
+    package, given = "nemo_text_processing.text_normalization", []
+    module = ModuleType(f"{package}.normalize")
+    module.Normalizer = lambda **options: given.append(options)  # type: ignore[attr-defined]
+    for name in ("nemo_text_processing", package):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.chdir(tmp_path)
+    grammars.nemo_normalizer.cache_clear()
+    grammars.nemo_normalizer("de")
+    grammars.nemo_normalizer.cache_clear()
+    assert Path(given[0]["cache_dir"]) == Path(__file__).resolve().parents[3] / "cache" / "nemo_text_processing"
 
 
 def test_a_region_is_its_language() -> None:

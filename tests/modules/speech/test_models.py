@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +37,12 @@ def aged(path: Path, seconds: float) -> Path:
     return path
 
 
+def change(path: Path, by: Callable[[dict], object]) -> None:
+    content = torch.load(path, weights_only=True)
+    by(content)
+    torch.save(content, path)
+
+
 def problem(name, root, error=ValueError, **options) -> str:
     with pytest.raises(error) as raised:
         find_model(name, root, **options).codec  # noqa: B018
@@ -56,7 +63,7 @@ def test_every_name_of_a_run_leads_to_the_same_voice(name, stores_facts, tmp_pat
         "runs/a", "run", ("en",), ("CC0-1.0",),
         num_parameters=sum(weight.numel() for weight in restored_network(read_model(path)).parameters()),
         num_bytes=4 * sum(weight.numel() for weight in restored_network(read_model(path)).parameters()),
-        words=("four", "one", "two"), codec="runs/a/codec/checkpoints/last.ckpt", max_tokens=256,
+        words=("four", "one", "two"), codec="runs/a/codec/checkpoints/last.ckpt", max_tokens=256, longest_text=9,
         sampling=SamplingSettings(temperature=0.6), num_codes=NUM_TINY_CODES,
         codec_fingerprint=read_model(path)["codec_fingerprint"], date=model.facts.date,
     )  # fmt: skip
@@ -119,7 +126,33 @@ def test_the_codec_is_the_one_that_the_model_was_trained_on(tmp_path):
     assert "--codec" in said and "its encoder is another" in said and "runs/a/codec" in said
     said = problem("runs/a", tmp_path, codec="runs/b/codec/checkpoints/last.ckpt", device="cpu")
     assert "`runs/b/codec/checkpoints/last.ckpt` to be the codec of runs/a" in said and "fingerprint" in said
-    assert "there is nothing" in problem("runs/a", tmp_path, FileNotFoundError, codec="runs/none.ckpt", device="cpu")
+    for absent, reason in (("runs/none.ckpt", "there is nothing."), ("someone/codec", "neither here nor on the hub: ")):
+        said = problem("runs/a", tmp_path, FileNotFoundError, codec=absent, device="cpu")
+        assert said.startswith(f"Expected `{absent}` to be the codec of runs/a, but ") and reason in said
+        assert said.count("Expected") == 1 and len(said) <= 300
+    said = problem("runs/a", tmp_path, codec="runs/a/lm/checkpoints/last.ckpt", device="cpu")
+    assert "describes no generator" in said and said.count("Expected") == 1
+
+
+def test_every_codec_that_is_loaded_is_counted(tmp_path, monkeypatch):
+    """Guards against seconds of loading that nobody sees: a codec retrained since costs a search through the others."""
+    save_run(tmp_path, "a")
+    recorded = tmp_path / "runs/a/codec/checkpoints/last.ckpt"
+    kept = tmp_path / "runs/b/codec/checkpoints/last.ckpt"
+    kept.parent.mkdir(parents=True)
+    shutil.copy(recorded, kept)
+    loads = []
+    monkeypatch.setattr(
+        "modules.codec.formats.checkpoints.load_codec", lambda *given: loads.append(given) or load_codec(*given)
+    )
+    for _ in range(2):
+        loads.clear()
+        model = find_model("runs/a", tmp_path, device="cpu")
+        assert model.num_codec_loads == 0
+        assert model.codec is model.codec
+        assert model.num_codec_loads == len(loads) > 0
+        save_codec(recorded, scale=2)
+    assert len(loads) > 1
 
 
 def test_what_is_no_voice_is_named(tmp_path):
@@ -142,7 +175,81 @@ def test_what_is_no_voice_is_named(tmp_path):
     assert "make demo" in problem(None, tmp_path, FileNotFoundError)
 
 
+def test_a_model_that_was_not_trained_to_speak_is_no_voice(tmp_path):
+    """Guards against noise from the newest run by default, where that one was trained on recognition."""
+    save_run(tmp_path, "a")
+    for name, stores_facts in (("listens", True), ("reads", False)):
+        path = save_run(tmp_path, name, stores_facts, seed=1)
+        if stores_facts:
+            change(path, lambda content: content["training_facts"].update(speaks=False))
+        marker = tmp_path / "runs" / name / "lm/stage_fit.json"
+        described = json.loads(marker.read_text())
+        described["config"]["data"]["init_args"]["tasks"] = [{"class_path": "datamodules.tasks.TextReplay"}]
+        marker.write_text(json.dumps(described))
+        assert "trained on recognition or text alone" in problem(f"runs/{name}", tmp_path)
+        shutil.copytree(tmp_path / "runs" / name / "lm", tmp_path / "runs/a" / name)
+    assert find_model(None, tmp_path).facts.name == find_model("runs/a", tmp_path).facts.name == "runs/a"
+    problems = {facts.name: facts.problem for facts in list_models(tmp_path)}
+    assert problems.pop("runs/a") == "" and len(problems) == 4
+    assert all("trained on recognition or text alone" in one for one in problems.values())
+
+
+def test_a_model_that_started_from_a_pretrained_one_keeps_its_words(tmp_path, monkeypatch):
+    """Guards against a Llasa that refuses every word but those of the sentences it was fine-tuned on."""
+    monkeypatch.chdir(tmp_path)
+    for name, stores_facts in (("a", True), ("b", False)):
+        path = save_run(tmp_path, name, stores_facts)
+        change(path, lambda content: content["hyper_parameters"].update(pretrained={"source": "someone/llasa"}))
+        export(path, tmp_path / f"runs/exported_{name}")
+        for voice in (f"runs/{name}", f"runs/exported_{name}"):
+            facts = find_model(voice, tmp_path).facts
+            assert (facts.words, facts.longest_text, facts.languages) == (None, 0, ("en",)), voice
+
+
 # --------------------------------------------------------------------------------------------------- exported folders
+
+
+def test_an_export_of_an_earlier_versions_checkpoint_has_all_facts(tmp_path, monkeypatch, caplog):
+    """Guards against an export that speaks words its model never learned, since its checkpoint stores no facts."""
+    paths = [save_run(tmp_path, name, stores_facts) for name, stores_facts in (("a", True), ("b", False))]
+    monkeypatch.chdir(tmp_path)
+    voices = [export(path, tmp_path / f"runs/exported_{path.parts[-4]}") for path in paths]
+    new, old = (find_model(f"runs/exported_{name}", tmp_path).facts for name in "ab")
+    assert old == replace(new, name=old.name, codec="runs/b/codec/checkpoints/last.ckpt", date=old.date)
+    assert old.words == ("four", "one", "two") and old.longest_text == 9
+    assert voices[1].training == {**voices[0].training, "codec": old.codec}
+    assert not caplog.text
+    (tmp_path / "runs/b/lm/stage_fit.json").unlink()
+    assert export(paths[1], tmp_path / "unknown").training == {}
+    (record,) = caplog.records
+    assert "states no words" in record.getMessage() and "\n" not in record.getMessage()
+
+
+def test_an_export_names_what_other_machines_have(tmp_path, monkeypatch, caplog):
+    """Guards against paths of one machine, and names of classes that have moved, in a folder that is passed on."""
+    path = save_run(tmp_path, "a")
+    inside = tmp_path / "runs/a/codec/checkpoints/last.ckpt"
+    outside = tmp_path.parent / f"{tmp_path.name}.ckpt"
+    shutil.copy(inside, outside)
+
+    def age(content):
+        described = content["hyper_parameters"]["prompt_format"]
+        described["class_path"] = "modules.lm.documents.TextToSpeech"
+        described["init_args"]["tokenizer"]["class_path"] = "modules.lm.tokenizer.ByteTokenizer"
+        content["training_facts"]["codec"] = str(outside)
+
+    change(path, age)
+    monkeypatch.chdir(tmp_path)
+    expected = (str(inside.relative_to(tmp_path)), "codec.ckpt", str(outside))
+    for options, codec in zip(({"codec": str(inside)}, {"with_codec": True}, {}), expected, strict=True):
+        export(path, folder := tmp_path / f"exported{len(codec)}", **options)
+        written = (folder / "voice.json").read_text() + (folder / "README.md").read_text()
+        assert json.loads((folder / "voice.json").read_text())["codec"] == codec and f"`{codec}`" in written
+        assert (str(tmp_path.parent) in written) == (codec == str(outside))
+        assert "modules.lm.documents" not in written and "modules.lm.tokenizer" not in written
+        assert find_model(str(folder), tmp_path, device="cpu").codec.facts.codebook_size == NUM_TINY_CODES
+    (record,) = caplog.records
+    assert str(outside) in record.getMessage() and "--with_codec" in record.getMessage()
 
 
 def test_an_export_with_its_codec_speaks_anywhere_as_its_run(tmp_path):
@@ -159,6 +266,7 @@ def test_an_export_with_its_codec_speaks_anywhere_as_its_run(tmp_path):
         "languages",
         "licenses",
         "words",
+        "longest_text",
         "sampling",
         "num_codes",
         "codec_fingerprint",
@@ -185,7 +293,7 @@ def test_an_export_names_its_codec(tmp_path, monkeypatch, capsys):
     main(["export", str(path), "runs/exported"])
     assert "its codec runs/a/codec/checkpoints/last.ckpt" in capsys.readouterr().out
     voice = json.loads(Path("runs/exported/voice.json").read_text())
-    assert voice["codec"] == str(tmp_path / "runs/a/codec/checkpoints/last.ckpt")
+    assert voice["codec"] == voice["training"]["codec"] == "runs/a/codec/checkpoints/last.ckpt"
     card = Path("runs/exported/README.md").read_text()
     assert "That codec: `runs/a/codec/checkpoints/last.ckpt`" in card
     assert "python run.py say 'good morning' --model FOLDER --out" in card
@@ -197,9 +305,10 @@ def test_an_export_names_its_codec(tmp_path, monkeypatch, capsys):
     assert model.codec.fingerprint == run.codec.fingerprint
     export(path, Path("elsewhere"), codec="someone/codec")
     assert json.loads(Path("elsewhere/voice.json").read_text())["codec"] == "someone/codec"
-    with pytest.raises(FileNotFoundError, match="--codec"):
-        export(path, Path("other"), codec="runs/a/nothing/there.ckpt")
-    assert not Path("other").exists()
+    for absent in ("runs/a/nothing/there.ckpt", "typo/last.ckpt", "typo/model.safetensors"):
+        with pytest.raises(FileNotFoundError, match="--codec"):
+            export(path, Path("other"), codec=absent)
+        assert not Path("other").exists()
     Path("elsewhere/voice.json").write_text('{"format": 1}')
     assert "export it again" in problem("elsewhere", tmp_path)
     Path("elsewhere/voice.json").unlink()  # as earlier versions wrote it
