@@ -9,9 +9,9 @@ import re
 import struct
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import torch
 from torch import cuda
@@ -238,17 +238,21 @@ def write(
     resumed = f", {narration.num_resumed} of them from an earlier call" if narration.num_resumed else ""
     count = f"{num_sentences} sentences{resumed}, " if num_sentences > 1 else ""
     said(f"{out}: {count}{record['seconds']:.1f} s of speech in {record['compute_seconds']:.1f} s, synthetic")
-    if faulty := [one for one in timeline.records if one["faults"]]:
-        said(f"warning: {len(faulty)} sentences have no usable candidate, such as {faulty[0]['written'][:60]!r}: "
-             f"{' and '.join(faulty[0]['faults'])}; `--best-of` or another `--seed` may help")  # fmt: skip
-    misheard = [one for one in timeline.records if one["word_score"] not in (None, 1.0)]
-    if misheard and not faulty:
-        written, heard = misheard[0]["written"][:60], misheard[0]["heard"].strip()[:60]
-        said(
-            f"warning: {len(misheard)} of {num_sentences} sentences are heard with errors, such as {written!r} as "
-            f"{heard!r}; `--best-of` may help"
-        )
+    for warning in warnings_of(timeline.records):
+        said(f"warning: {warning}; `--best-of` or another `--seed` may help")
     return 0
+
+
+def warnings_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is wrong with the sentences."""
+    warnings, number = [], len(records)
+    if faulty := [one for one in records if one["faults"]]:
+        why = f"{faulty[0]['written'][:60]!r}: {' and '.join(faulty[0]['faults'])}"
+        warnings.append(f"no usable candidate for {len(faulty)} of {number} sentences, such as {why}")
+    if misheard := [one for one in records if not one["faults"] and one["word_score"] not in (None, 1.0)]:
+        how = f"{misheard[0]['written'][:60]!r} as {misheard[0]['heard'].strip()[:60]!r}"
+        warnings.append(f"heard with errors: {len(misheard)} of {number} sentences, such as {how}")
+    return warnings
 
 
 def file_name(text: str) -> str:

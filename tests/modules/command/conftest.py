@@ -39,7 +39,7 @@ def root(tmp_path_factory) -> Path:
     """A folder with one run, of random weights, that knows four, one and two."""
     folder = tmp_path_factory.mktemp("root")
     save_run(folder, "a")
-    change_facts(folder / "runs/a/lm/checkpoints/last.ckpt", row_length=384)
+    change_facts(folder / "runs/a/lm/checkpoints/last.ckpt", row_length=384, longest_text=0)
     return folder
 
 
@@ -55,7 +55,9 @@ def recording(root) -> Path:
 def say(root, tmp_path, monkeypatch, capfdbinary):
     """Runs the command in this process, in an empty folder. Speech is short: random weights rarely end it."""
     monkeypatch.chdir(tmp_path)
-    for name, value in (("MAX_REDRAWS", 0), ("SECONDS_PER_CHARACTER", 0.1), ("SLACK_SECONDS", 0.5)):
+    monkeypatch.setattr("modules.speech.sentence_search.MAX_REDRAWS", 0)
+    monkeypatch.setattr("modules.speech.voice.SPOKEN_SECONDS_PER_CHARACTER", 0.02)
+    for name, value in (("SECONDS_PER_CHARACTER", 0.1), ("SLACK_SECONDS", 0.5), ("LIMIT_STEP", 1)):
         monkeypatch.setattr(f"modules.speech.narration.{name}", value)
     monkeypatch.setenv("SUITE_ROOT", str(root))
 
