@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from tokenizers import Tokenizer
 
 from modules.api import Prompt, SamplingSettings
 from modules.codec.formats.checkpoints import load_codec, save_transformers
-from modules.lm.checkpoints import export, main, read_model, restored_network
+from modules.lm.checkpoints import export, read_model, restored_network
 from modules.lm.sampling.sampler import KVCacheSampler
 from modules.lm.text.prompt_format import LlasaChat
 from modules.search.protocol import SpeechModel
@@ -204,117 +203,6 @@ def test_a_model_that_started_from_a_pretrained_one_keeps_its_words(tmp_path, mo
         for voice in (f"runs/{name}", f"runs/exported_{name}"):
             facts = find_model(voice, tmp_path).facts
             assert (facts.words, facts.longest_text, facts.languages) == (None, 0, ("en",)), voice
-
-
-# --------------------------------------------------------------------------------------------------- exported folders
-
-
-def test_an_export_of_an_earlier_versions_checkpoint_has_all_facts(tmp_path, monkeypatch, caplog):
-    """Guards against an export that speaks words its model never learned, since its checkpoint stores no facts."""
-    paths = [save_run(tmp_path, name, stores_facts) for name, stores_facts in (("a", True), ("b", False))]
-    monkeypatch.chdir(tmp_path)
-    voices = [export(path, tmp_path / f"runs/exported_{path.parts[-4]}") for path in paths]
-    new, old = (find_model(f"runs/exported_{name}", tmp_path).facts for name in "ab")
-    assert old == replace(new, name=old.name, codec="runs/b/codec/checkpoints/last.ckpt", date=old.date)
-    assert old.words == ("four", "one", "two") and old.longest_text == 9
-    assert voices[1].training == {**voices[0].training, "codec": old.codec}
-    assert not caplog.text
-    (tmp_path / "runs/b/lm/stage_fit.json").unlink()
-    assert export(paths[1], tmp_path / "unknown").training == {}
-    (record,) = caplog.records
-    assert "states no words" in record.getMessage() and "\n" not in record.getMessage()
-
-
-def test_an_export_names_what_other_machines_have(tmp_path, monkeypatch, caplog):
-    """Guards against paths of one machine, and names of classes that have moved, in a folder that is passed on."""
-    path = save_run(tmp_path, "a")
-    inside = tmp_path / "runs/a/codec/checkpoints/last.ckpt"
-    outside = tmp_path.parent / f"{tmp_path.name}.ckpt"
-    shutil.copy(inside, outside)
-
-    def age(content):
-        described = content["hyper_parameters"]["prompt_format"]
-        described["class_path"] = "modules.lm.documents.TextToSpeech"
-        described["init_args"]["tokenizer"]["class_path"] = "modules.lm.tokenizer.ByteTokenizer"
-        content["training_facts"]["codec"] = str(outside)
-
-    change(path, age)
-    monkeypatch.chdir(tmp_path)
-    expected = (str(inside.relative_to(tmp_path)), "codec.ckpt", str(outside))
-    for options, codec in zip(({"codec": str(inside)}, {"with_codec": True}, {}), expected, strict=True):
-        export(path, folder := tmp_path / f"exported{len(codec)}", **options)
-        written = (folder / "voice.json").read_text() + (folder / "README.md").read_text()
-        assert json.loads((folder / "voice.json").read_text())["codec"] == codec and f"`{codec}`" in written
-        assert (str(tmp_path.parent) in written) == (codec == str(outside))
-        assert "modules.lm.documents" not in written and "modules.lm.tokenizer" not in written
-        assert find_model(str(folder), tmp_path, device="cpu").codec.facts.codebook_size == NUM_TINY_CODES
-    (record,) = caplog.records
-    assert str(outside) in record.getMessage() and "--with_codec" in record.getMessage()
-
-
-def test_an_export_with_its_codec_speaks_anywhere_as_its_run(tmp_path):
-    """Guards against exports that lose the characters, the words, the settings or the codec of their run."""
-    path = save_run(tmp_path / "here", "a")
-    folder = tmp_path / "exported"
-    codec = tmp_path / "here/runs/a/codec/checkpoints/last.ckpt"
-    main(["export", str(path), str(folder), "--codec", str(codec), "--with_codec"])
-    run = find_model("runs/a", tmp_path / "here", device="cpu")
-    shutil.move(folder, tmp_path / "there/voices/small")
-    shutil.rmtree(tmp_path / "here")
-    model = find_model(None, tmp_path / "there", device="cpu")
-    same = (
-        "languages",
-        "licenses",
-        "words",
-        "longest_text",
-        "sampling",
-        "num_codes",
-        "codec_fingerprint",
-        "num_parameters",
-        "num_bytes",
-    )
-    assert {name: getattr(model.facts, name) for name in same} == {name: getattr(run.facts, name) for name in same}
-    assert (model.facts.name, model.facts.kind, model.facts.max_tokens) == ("voices/small", "shipped", 256)
-    assert model.codec.fingerprint == run.codec_fingerprint
-    assert (
-        "discriminator.x" not in torch.load(tmp_path / "there/voices/small/codec.ckpt", weights_only=True)["state_dict"]
-    )
-    assert model.prompt_format.prompt_tokens("four two") == FORMAT.prompt_tokens("four two")
-    with pytest.raises(ValueError, match="only characters"):
-        model.prompt_format.prompt_tokens("4")
-    for one in list_models(tmp_path / "there"):
-        assert one == replace(model.facts, codec=one.codec)
-
-
-def test_an_export_names_its_codec(tmp_path, monkeypatch, capsys):
-    """Guards against a folder that nobody can decode: the codec in voice.json, in the card, and as found again."""
-    path = save_run(tmp_path, "a")
-    monkeypatch.chdir(tmp_path)  # where the run was trained: paths in its facts start there
-    main(["export", str(path), "runs/exported"])
-    assert "its codec runs/a/codec/checkpoints/last.ckpt" in capsys.readouterr().out
-    voice = json.loads(Path("runs/exported/voice.json").read_text())
-    assert voice["codec"] == voice["training"]["codec"] == "runs/a/codec/checkpoints/last.ckpt"
-    card = Path("runs/exported/README.md").read_text()
-    assert "That codec: `runs/a/codec/checkpoints/last.ckpt`" in card
-    assert "python run.py say 'good morning' --model FOLDER --out" in card
-    model, run = (find_model(name, tmp_path, device="cpu") for name in ("runs/exported", "runs/a"))
-    assert [facts.name for facts in list_models(tmp_path)] == ["runs/a", "runs/exported"]
-    for one in (model, run):
-        one.load(CPU, torch.float32)
-    assert drawn(model.sampler(model.facts.sampling)) == drawn(run.sampler(run.facts.sampling))
-    assert model.codec.fingerprint == run.codec.fingerprint
-    export(path, Path("elsewhere"), codec="someone/codec")
-    assert json.loads(Path("elsewhere/voice.json").read_text())["codec"] == "someone/codec"
-    for absent in ("runs/a/nothing/there.ckpt", "typo/last.ckpt", "typo/model.safetensors"):
-        with pytest.raises(FileNotFoundError, match="--codec"):
-            export(path, Path("other"), codec=absent)
-        assert not Path("other").exists()
-    Path("elsewhere/voice.json").write_text('{"format": 1}')
-    assert "export it again" in problem("elsewhere", tmp_path)
-    Path("elsewhere/voice.json").unlink()  # as earlier versions wrote it
-    assert "--codec PATH_OR_HUB_NAME" in problem("elsewhere", tmp_path)
-    given = find_model("elsewhere", tmp_path, codec="runs/a/codec/checkpoints/last.ckpt", device="cpu")
-    assert given.codec.facts.codebook_size == given.facts.num_codes == NUM_TINY_CODES
 
 
 # ------------------------------------------------------------------------------------------------------ released Llasa
