@@ -4,6 +4,8 @@ import io
 import json
 import os
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -44,12 +46,15 @@ class SpokenSentence:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "SpokenSentence":
-        """Raises ValueError, OSError, KeyError, EOFError or BadZipFile for damaged content."""
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            texts = json.loads(str(arrays["texts"]))
-            audio = Audio(torch.from_numpy(arrays["samples_T"]), int(arrays["sample_rate"]))
-            codes_S = torch.from_numpy(arrays["codes_S"])
-        return cls(texts["written"], texts["text"], audio, codes_S, texts["about"])
+        """Raises ValueError for damaged content."""
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                texts = json.loads(str(arrays["texts"]))
+                audio = Audio(torch.from_numpy(arrays["samples_T"]), int(arrays["sample_rate"]))
+                codes_S = torch.from_numpy(arrays["codes_S"])
+            return cls(texts["written"], texts["text"], audio, codes_S, texts["about"])
+        except (OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"Expected a spoken sentence, but got damaged bytes: {error!r}.") from error
 
 
 @dataclass
