@@ -237,10 +237,16 @@ def write(
         said(f"note: no word times for {len(unaligned)} of {num_sentences} sentences, such as {unaligned[0]}")
     resumed = f", {narration.num_resumed} of them from an earlier call" if narration.num_resumed else ""
     count = f"{num_sentences} sentences{resumed}, " if num_sentences > 1 else ""
-    said(f"{out}: {count}{record['seconds']:.1f} s of speech in {record['compute_seconds']:.1f} s, synthetic")
+    said(f"{shown(out)}: {count}{record['seconds']:.1f} s of speech in {record['compute_seconds']:.1f} s, synthetic")
     for warning in warnings_of(timeline.records):
         said(f"warning: {warning}; `--best-of` or another `--seed` may help")
     return 0
+
+
+def shown(path: Path) -> Path:
+    """The path as seen from the working folder, if it lies below."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def warnings_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
