@@ -23,7 +23,7 @@ from modules.command.line import root_folder
 from modules.frontend.script import Script, read_script, text_of_bytes
 from modules.provenance import digest
 from modules.speech.narration import Narration
-from modules.speech.result import SpeechFile, SpokenSentence, Timeline, format_of, write_record
+from modules.speech.result import SpeechFile, SpokenSentence, Timeline, check_free, format_of, write_record
 from modules.speech.settings import SEARCHES, SpeakingSettings
 from modules.speech.subtitles import cues, srt
 from modules.speech.voice import Voice, load_voice, placeable
@@ -150,7 +150,8 @@ def main(words: Sequence[str]) -> int:
     root = root_folder(given.root)
     out = given.out or root / "runs" / "speech" / f"{file_name(text)}-{digest([text, plain_settings(given)])[:8]}.wav"
     format_of(out)
-    check_outputs(out, given.srt)
+    if not given.stream:
+        check_outputs(out, given.srt, [one for one in (given.voice, given.file) if one is not None])
     if given.num_threads is not None:
         torch.set_num_threads(given.num_threads)
     disable_progress_bar()  # of loading weights: an error after it would not stand alone
@@ -165,24 +166,26 @@ def main(words: Sequence[str]) -> int:
     return write(voice, text, narration, out, given, said)
 
 
-def check_outputs(out: Path, srt_path: Path | None) -> None:
+def check_outputs(out: Path, srt_path: Path | None, inputs: Sequence[Path]) -> None:
     """Check, before models are loaded, that the files can be written and replace none but those of an earlier call.
 
     Raises ValueError, OSError.
     """
-    record = out.with_suffix(".json")
-    if srt_path is not None and srt_path.resolve() in (out.resolve(), record.resolve()):
+    outputs = [out, out.with_suffix(".json"), *([] if srt_path is None else [srt_path])]
+    names = [path.resolve() for path in outputs]
+    if len(set(names)) < len(names):
         raise ValueError(f"Expected `--srt` to be another file than the sound and its json, but got {srt_path}.")
-    for path in (out, record, srt_path):
-        if path is not None and path.is_dir():
+    for path in inputs:
+        if path.resolve() in names:
+            raise ValueError(f"Expected outputs beside the inputs, but {path} is one of them: choose another name.")
+    for path in outputs:
+        if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if path is not None:
-            folder = next(one for one in path.absolute().parents if one.exists())
-            if not folder.is_dir() or not os.access(folder, os.W_OK):
-                number = errno.EACCES if folder.is_dir() else errno.ENOTDIR
-                raise OSError(number, os.strerror(number), str(folder))
-    if record.is_file() and b'"synthetic": true' not in record.read_bytes()[:100]:
-        raise ValueError(f"Expected to write {record}, but another file has that name: choose another `--out`.")
+        folder = next(one for one in path.absolute().parents if one.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            number = errno.EACCES if folder.is_dir() else errno.ENOTDIR
+            raise OSError(number, os.strerror(number), str(folder))
+    check_free(out)
 
 
 def introduce(
@@ -233,7 +236,7 @@ def write(
     narration.remove_parts()
     for note in dict.fromkeys(narration.notes):
         said(f"note: {note}")
-    if unaligned := narration.search.unaligned:
+    if unaligned := timeline.unaligned:
         said(f"note: no word times for {len(unaligned)} of {num_sentences} sentences, such as {unaligned[0]}")
     resumed = f", {narration.num_resumed} of them from an earlier call" if narration.num_resumed else ""
     count = f"{num_sentences} sentences{resumed}, " if num_sentences > 1 else ""
@@ -289,6 +292,8 @@ def stream(voice: Voice, narration: Narration, raw: bool, said: Callable[[str], 
         num_samples += piece.samples_T.numel()
         write_samples(sys.stdout.buffer, piece, with_header=not (raw or num_pieces))
     seconds, passed = num_samples / voice.sample_rate, time.perf_counter() - started
+    for note in dict.fromkeys(narration.notes):
+        said(f"note: {note}")
     said(f"{seconds:.1f} s of speech in {passed:.1f} s, the first after {1000 * first:.0f} ms")
     return 0
 

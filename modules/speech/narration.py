@@ -6,15 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modules.api import Audio, Branch, Prompt
+from modules.api import Audio, Prompt
 from modules.frontend.script import Pause, Script, Spoken
 from modules.provenance import digest
 from modules.speech.result import SpokenSentence
-from modules.speech.sentence_search import Finished, SentenceSearch, Task
+from modules.speech.sentence_search import MAX_ROWS, Finished, SentenceSearch, Task
 from modules.speech.settings import SpeakingSettings
 from modules.tokens import Utterance
 
@@ -22,11 +21,11 @@ if TYPE_CHECKING:
     from modules.speech.voice import Voice
 
 SECONDS_PER_CHARACTER, SECONDS_PER_IDEOGRAPH, SLACK_SECONDS = 0.25, 0.6, 3.0  # longer speech ran away
-LEAST_SECONDS_PER_CHARACTER = 0.04  # fast speech
+LEAST_SECONDS_PER_CHARACTER, USUAL_SECONDS_PER_CHARACTER = 0.04, 0.08  # fast speech; slow speech
 FIRST_IDEOGRAPH = "\u2e80"
-LIMIT_STEP = 250  # limits are multiples of it: sentences with equal limits share a batch
+LIMIT_STEP, ROOM_STEP = 250, 50  # limits are multiples of them: sentences with equal limits share a batch
 MAX_OPENINGS = 3  # sentences that are tried as the voice of the others
-WANTED_SECONDS, LEAST_SECONDS, MOST_SECONDS = 2.0, 0.5, 12.0  # of such a sentence
+WANTED_SECONDS, LEAST_SECONDS, MOST_SECONDS, LEAST_WORD_SCORE = 2.0, 0.5, 12.0, 0.9  # of such a sentence
 
 
 def key_of(text: str, occurrence: int) -> str:
@@ -60,11 +59,18 @@ class Narration:
         trained = self.voice.model.facts.spoken_prompts
         return trained and self.settings.reference is None and len(self.tasks) > 1
 
-    def sentences(self, finished: Finished = lambda number: None) -> Iterator[SpokenSentence | Pause]:
-        """Speak: yields sentences and pauses in the script's order."""
-        opening = self.open(finished)
-        spoken = chain(opening, self.search.speak(self.tasks[len(opening) :], finished))
-        return self.placed(spoken)
+    def sentences(
+        self, finished: Finished = lambda number: None, most_together: int = MAX_ROWS
+    ) -> Iterator[SpokenSentence | Pause]:
+        """Speak: yields sentences and pauses in the script's order; at most `most_together` are sampled in a batch."""
+        return self.placed(self._spoken(finished, most_together))
+
+    def _spoken(self, finished: Finished, most_together: int) -> Iterator[SpokenSentence]:
+        num_openings = 0
+        for sentence in self.openings(finished):
+            num_openings += 1
+            yield sentence
+        yield from self.search.speak(self.tasks[num_openings:], finished, most_together)
 
     def placed(self, spoken: Iterator[SpokenSentence]) -> Iterator[SpokenSentence | Pause]:
         """The script's segments, its sentences spoken."""
@@ -98,16 +104,19 @@ class Narration:
             occurrences[text] += 1
             prompt = Prompt(key_of(text, occurrences[text]), text, self.settings.language, self.settings.speaker)
             tasks.append(self._task(spoken, prompt if reference is None else reference.before(prompt)))
-        return tasks
+        num_openings = MAX_OPENINGS if self.voice.model.facts.spoken_prompts and len(tasks) > 1 else 0
+        return [replace(task, is_opening=place < num_openings) for place, task in enumerate(tasks)]
 
-    def _task(self, spoken: Spoken, prompt: Prompt) -> Task:
-        """The task with its limit: what the text can need, and what the model's context has room for."""
+    def _task(self, spoken: Spoken, prompt: Prompt, least: float = LEAST_SECONDS_PER_CHARACTER) -> Task:
+        """The task with its limit: what the text can need, and what the model's context has room for. Raises ValueError
+        if that is less than `least` seconds a character."""
         rate, text = self.voice.codec.facts.frame_rate, prompt.text
         room = self.voice.model.facts.max_tokens - self.voice.sampler(self.settings).num_prompt_tokens(prompt)
-        if room / rate < LEAST_SECONDS_PER_CHARACTER * len(text):
+        if room / rate < least * len(text):
             raise ValueError(self._no_room(spoken, prompt, max(0, room) / rate))
         num_ideographs = sum(character >= FIRST_IDEOGRAPH for character in text)
         seconds = SECONDS_PER_CHARACTER * len(text) + SECONDS_PER_IDEOGRAPH * num_ideographs + SLACK_SECONDS
+        room = room // ROOM_STEP * ROOM_STEP or room
         return Task(spoken, prompt, min(math.ceil(seconds * rate / LIMIT_STEP) * LIMIT_STEP, room), self.parts)
 
     def _no_room(self, spoken: Spoken, prompt: Prompt, seconds: float) -> str:
@@ -122,46 +131,57 @@ class Narration:
 
     # ----------------------------------------------------------------------------------------------------- own voice
 
-    def open(self, finished: Finished = lambda number: None) -> list[SpokenSentence]:
-        """Speak the sentences that are tried as the voice of the others, and condition the others on the best."""
+    @property
+    def num_openings(self) -> int:
+        """How many sentences are at most tried as the voice of the others."""
+        return min(MAX_OPENINGS, len(self.tasks) - 1) if self.wants_own_voice else 0
+
+    def openings(self, finished: Finished = lambda number: None) -> Iterator[SpokenSentence]:
+        """Speak the sentences that are tried as the voice of the others, which then continue the best of them."""
         spoken: list[SpokenSentence] = []
-        if not self.wants_own_voice:
-            return spoken
-        for task in self.tasks[: min(MAX_OPENINGS, len(self.tasks) - 1)]:
-            spoken += self.search.speak([task], finished)
-            if self._speaks_well(spoken[-1]) and spoken[-1].audio.seconds >= WANTED_SECONDS:
-                break
-        accepted = [one for one in spoken if self._speaks_well(one)]
-        if not accepted:
-            self.notes.append("no first sentence was good enough to be the voice of the others: each has its own")
-            return spoken
-        best = max(accepted, key=lambda one: min(one.audio.seconds, WANTED_SECONDS))
-        self.condition(len(spoken), best.text, best.codes_S.tolist(), best.audio)
-        return spoken
+        while len(spoken) < self.num_openings:
+            spoken += self.search.speak([self.tasks[len(spoken)]], finished)
+            is_done = self.consider(spoken)
+            yield spoken[-1]
+            if is_done:
+                return
+
+    def consider(self, openings: Sequence[SpokenSentence]) -> bool:
+        """Whether these openings are enough; the sentences after them then continue the best that leaves them room."""
+        last = openings[-1]
+        is_good = self._speaks_well(last) and last.audio.seconds >= WANTED_SECONDS
+        if not is_good and len(openings) < self.num_openings:
+            return False
+        accepted = [one for one in openings if self._speaks_well(one)]
+        for one in sorted(accepted, key=lambda one: -min(one.audio.seconds, WANTED_SECONDS)):
+            if self.condition(len(openings), one.text, one.codes_S.tolist(), one.audio):
+                return True
+        self.notes.append(
+            "the model's context has no room for a voice prompt: each sentence has its own voice"
+            if accepted
+            else "no first sentence was good enough to be the voice of the others: each has its own"
+        )
+        return True
 
     def _speaks_well(self, one: SpokenSentence) -> bool:
-        seconds = one.codes_S.numel() / self.voice.codec.facts.frame_rate
-        return not one.about["faults"] and one.audio.seconds >= LEAST_SECONDS and seconds <= MOST_SECONDS
+        seconds, score = one.codes_S.numel() / self.voice.codec.facts.frame_rate, one.about["word_score"]
+        is_right = not one.about["faults"] and (score is None or score >= LEAST_WORD_SCORE)
+        return is_right and one.audio.seconds >= LEAST_SECONDS and seconds <= MOST_SECONDS
 
-    def condition(self, start: int, text: str, codes: Sequence[int], audio: Audio | None) -> None:
-        """Let the tasks from `start` on continue a sentence, unless one of them would not fit into the context."""
+    def condition(self, start: int, text: str, codes: Sequence[int], audio: Audio | None) -> bool:
+        """Let the tasks from `start` on continue a sentence; returns False if one of them would not fit into the
+        context."""
         voice = Utterance(text, tuple(codes))
         try:
             rest = [
-                self._task(task.spoken, replace(task.prompt, voice=voice, reference=audio))
+                self._task(task.spoken, replace(task.prompt, voice=voice, reference=audio), USUAL_SECONDS_PER_CHARACTER)
                 for task in self.tasks[start:]
             ]
         except ValueError:
-            self.notes.append("the model's context has no room for a voice prompt: each sentence has its own voice")
-            return
+            return False
         self.tasks = [*self.tasks[:start], *rest]
         self.notes.append(f"every sentence continues the voice of {text[:40]!r}")
-
-    def condition_on_stream(self, branch: Branch) -> None:
-        """Let the other sentences continue the first one, which was streamed, if it ended and is long enough."""
-        seconds = branch.codes_S.numel() / self.voice.codec.facts.frame_rate
-        if branch.stopped and LEAST_SECONDS <= seconds <= MOST_SECONDS:
-            self.condition(1, self.tasks[0].prompt.text, branch.codes_S.tolist(), None)
+        return True
 
     def remove_parts(self) -> None:
         """Remove the part files of these sentences, and their folder if nothing else is in it."""

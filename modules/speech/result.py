@@ -4,8 +4,6 @@ import io
 import json
 import os
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,6 +32,7 @@ class SpokenSentence:
     codes_S: Tensor
     about: dict[str, Any]
     words: tuple[TimedWord, ...] | None = None
+    unaligned: str = ""  # why `words` are missing
     is_resumed: bool = False  # read from a part file
 
     def as_bytes(self) -> bytes:
@@ -53,19 +52,20 @@ class SpokenSentence:
                 audio = Audio(torch.from_numpy(arrays["samples_T"]), int(arrays["sample_rate"]))
                 codes_S = torch.from_numpy(arrays["codes_S"])
             return cls(texts["written"], texts["text"], audio, codes_S, texts["about"])
-        except (OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except Exception as error:  # whatever numpy and zipfile raise for damaged bytes
             raise ValueError(f"Expected a spoken sentence, but got damaged bytes: {error!r}.") from error
 
 
 @dataclass
 class Timeline:
     """Places sentences and pauses one after the other. `records` are the sentences placed so far, as JSON values;
-    `timed` has their texts, times in seconds and words, for subtitles."""
+    `timed` has their texts, times in seconds and words, for subtitles; `unaligned`: why words have no times."""
 
     sample_rate: int
     num_samples: int = 0
     records: list[dict[str, Any]] = field(default_factory=list)
     timed: list[tuple[str, float, float, tuple[TimedWord, ...] | None]] = field(default_factory=list)
+    unaligned: list[str] = field(default_factory=list)
     _follows_sentence: bool = False
 
     def place(self, one: SpokenSentence | float) -> list[Tensor]:
@@ -82,6 +82,7 @@ class Timeline:
                 TimedWord(word.word, round(start + word.start, 3), round(start + word.end, 3)) for word in one.words
             )
         self.timed.append((one.written, start, end, words))
+        self.unaligned += [one.unaligned] if one.unaligned else []
         plain = None if words is None else [asdict(word) for word in words]
         times = {"start": round(start, 3), "end": round(end, 3)}
         self.records.append({"written": one.written, "text": one.text, **times, **one.about, "words": plain})
@@ -105,12 +106,25 @@ class Speech:
     record: dict[str, Any]
 
     def save(self, path: Path | str) -> Path:
-        """Write wav, flac, ogg or mp3 by the suffix, marked as synthetic, and PATH.json beside it. Returns the path."""
+        """Write wav, flac, ogg or mp3 by the suffix, marked as synthetic, and PATH.json beside it. Returns the path.
+
+        Raises ValueError where another file has one of the names.
+        """
         path = Path(path)
+        check_free(path)
         with SpeechFile(path, self.audio.sample_rate) as file:
             file.append([self.audio.samples_T])
         write_record(self.record, path.with_suffix(".json"))
         return path
+
+
+def check_free(path: Path) -> None:
+    """Raise ValueError if a sound file of this name, or its json, is there and not of an earlier call."""
+    record = path.with_suffix(".json")
+    is_ours = record.is_file() and b'"synthetic": true' in record.read_bytes()[:100]
+    for other in (path, record):
+        if other.is_file() and not is_ours:
+            raise ValueError(f"Expected a name that is free, but another file is at {other}: choose another one.")
 
 
 def write_record(record: dict[str, Any], path: Path) -> None:

@@ -8,6 +8,7 @@ from modules.api import Candidate, Prompt, Transcribes, Verifier
 from modules.speech.trimming import is_silent
 
 MIN_SECONDS_PER_CHARACTER = 0.02
+UNUSABLE = {"ran away", "empty", "not finite", "silent", "too short for its text"}  # worse than any misheard word
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,12 @@ class Choice:
 
 
 def faults_of(prompt: Prompt, candidate: Candidate) -> tuple[str, ...]:
-    """What makes a decoded candidate unusable: "ran away", "empty", "silent", "too short for its text"."""
+    """What makes a decoded candidate unusable, as UNUSABLE lists it."""
     found = [] if candidate.stopped else ["ran away"]
     if candidate.audio is None or not candidate.num_codes:
         return (*found, "empty")
+    if not bool(candidate.audio.samples_T.isfinite().all()):
+        return (*found, "not finite")
     if is_silent(candidate.audio):
         found.append("silent")
     elif candidate.audio.seconds < MIN_SECONDS_PER_CHARACTER * len(prompt.text):
@@ -34,13 +37,15 @@ def faults_of(prompt: Prompt, candidate: Candidate) -> tuple[str, ...]:
 def choose(
     prompt: Prompt, candidates: Sequence[Candidate], faults: Sequence[tuple[str, ...]], selectors: Sequence[Verifier]
 ) -> Choice:
-    """Choose by fewest faults, then by the selectors' scores in their order (NaN last), then by likelihood per code."""
+    """Choose by fewest faults, unusable ones first, then by the selectors' scores in their order (NaN last), then by
+    likelihood per code."""
 
     def rank(place: int) -> tuple[float, ...]:
         one = candidates[place]
         scores = [one.scores.get(selector.facts.name, math.nan) for selector in selectors]
         known = [-math.inf if math.isnan(score) else score for score in scores]
-        return (-len(faults[place]), *known, one.log_probability / (one.num_codes + 1))
+        num_unusable = len(UNUSABLE.intersection(faults[place]))
+        return (-num_unusable, -len(faults[place]), *known, one.log_probability / (one.num_codes + 1))
 
     best = max(range(len(candidates)), key=rank)
     return Choice(best, tuple(faults[best]), _reason(prompt, candidates, faults, selectors, best))

@@ -13,21 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from modules.api import Audio, Candidate, Prompt, Verifier
+from modules.api import Audio, Branch, Candidate, Prompt, Verifier
 from modules.atomic_file import write_whole
 from modules.frontend.phonemes import spoken_words
 from modules.frontend.script import Spoken
 from modules.provenance import digest
 from modules.search.driver import run_searches
+from modules.search.growth import finished_candidate
 from modules.search.identity import candidate_identity, score_identity
 from modules.search.protocol import SearchAlgorithm, Trace
 from modules.search.scorer import Scorer
+from modules.speech.listeners import WITHOUT_SPACES
 from modules.speech.reference import begins_with_leak
 from modules.speech.result import SpokenSentence
 from modules.speech.selection import choose, faults_of
 from modules.speech.settings import SHORT_TEXT_CANDIDATES, SpeakingSettings
 from modules.speech.trimming import trimmed
-from modules.verifiers.alignment import TimedWord
 from modules.verifiers.transcript import Transcript
 
 if TYPE_CHECKING:
@@ -37,49 +38,53 @@ MAX_ROWS, MAX_ROWS_OF_LARGE = 64, 16  # candidates sampled together, by models b
 LARGE_PARAMETERS = 100_000_000  # ... this size: bounds the memory
 MAX_REDRAWS = 3  # further searches, with other seeds, for a sentence without a usable candidate
 REDRAW_SEEDS = 1_000_003  # distance of their seeds
-SHORT_TEXT_WORDS, SHORT_TEXT_CHARACTERS = 2, 30
-RULES = 1  # version of what this file and selection.py do with candidates; part of a part file's name
+SHORT_TEXT_WORDS, SHORT_TEXT_CHARACTERS, SHORT_UNSPACED_CHARACTERS = 2, 30, 4
+RULES = 1  # version of what this folder does with candidates; part of a part file's name
 
 Finished = Callable[[int], object]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A sentence to speak, its prompt, and the most codes that it may have. `parts`: folder of finished sentences."""
+    """A sentence to speak, its prompt, and the most codes that it may have. `parts`: folder of finished sentences.
+    `is_opening`: it may become the voice of others, so what it says is checked."""
 
     spoken: Spoken
     prompt: Prompt
     limit: int
     parts: Path | None = None
+    is_opening: bool = False
 
     @property
     def is_short(self) -> bool:
         text = self.prompt.text
-        return len(text.split()) <= SHORT_TEXT_WORDS and len(text) < SHORT_TEXT_CHARACTERS
+        most = SHORT_UNSPACED_CHARACTERS if self.prompt.language in WITHOUT_SPACES else SHORT_TEXT_CHARACTERS
+        return len(text.split()) <= SHORT_TEXT_WORDS and len(text) <= most
 
 
 class SentenceSearch:
-    """Speaks tasks with one voice and one set of settings. `unaligned` collects why sentences have no word times."""
+    """Speaks tasks with one voice and one set of settings."""
 
     def __init__(self, voice: Voice, settings: SpeakingSettings) -> None:
         self.voice, self.settings = voice, settings
         self.scorer = Scorer(voice.codec, decode_batch_size=1)  # in a batch, samples differ in their last bits
         self.recognises = voice.listeners.recognises(settings.language)
-        self.unaligned: list[str] = []
 
     @property
     def transcript(self) -> Transcript | None:
         """The verifier that compares with the text, loaded on first use; None without a recogniser."""
         return self.voice.listeners.transcript(self.settings.language)
 
-    def speak(self, tasks: Sequence[Task], finished: Finished = lambda number: None) -> Iterator[SpokenSentence]:
+    def speak(
+        self, tasks: Sequence[Task], finished: Finished = lambda number: None, most_together: int = MAX_ROWS
+    ) -> Iterator[SpokenSentence]:
         """Speak the tasks, in their order; `finished` is called with 1 when a sentence is done."""
         is_large = self.voice.model.facts.num_parameters > LARGE_PARAMETERS
         most = max((self._num_rows(task) for task in tasks), default=1)
-        size = max(1, (MAX_ROWS_OF_LARGE if is_large else MAX_ROWS) // most)
+        size = min(most_together, max(1, (MAX_ROWS_OF_LARGE if is_large else MAX_ROWS) // most))
         for start in range(0, len(tasks), size):
             for sentence in self._batch(tasks[start : start + size], finished):
-                yield replace(sentence, words=self._words(sentence))
+                yield self._timed(sentence)
 
     def _batch(self, tasks: Sequence[Task], finished: Finished) -> list[SpokenSentence]:
         """Speak some tasks in one batch, without those whose part is there."""
@@ -134,7 +139,8 @@ class SentenceSearch:
         """The verifiers that choose among a sentence's candidates, the most important first."""
         has_several, prompt = self._num_candidates(task) > 1, task.prompt
         selectors: list[Verifier] = []
-        if (has_several or prompt.voice is not None) and (transcript := self.transcript) is not None:
+        is_checked = has_several or prompt.voice is not None or task.is_opening
+        if is_checked and (transcript := self.transcript) is not None and transcript.reference_length(prompt):
             selectors.append(transcript)
         if self.settings.steers or (has_several and prompt.reference is not None):
             selectors.append(self.voice.listeners.speaker)
@@ -149,7 +155,7 @@ class SentenceSearch:
         best = candidates[choice.index]
         cut = trimmed(best.audio)
         heard = score = None
-        if selectors and isinstance(selectors[0], Transcript) and best.num_codes:
+        if selectors and isinstance(selectors[0], Transcript) and can_be_heard(best, selectors[0]):
             (heard,) = selectors[0].hypotheses(prompt, [best])
             score = known(best.scores.get(selectors[0].facts.name, math.nan))
         about: dict[str, Any] = {
@@ -166,12 +172,21 @@ class SentenceSearch:
         audio = Audio(cut.audio.samples_T.detach().float().cpu(), cut.audio.sample_rate)
         return SpokenSentence(task.spoken.written, prompt.text, audio, best.codes_S, about)
 
+    def opening(self, task: Task, branch: Branch, seed: int, audio: Audio) -> SpokenSentence:
+        """A streamed sentence, for Narration.consider: its faults, without a recogniser's."""
+        candidate = finished_candidate(branch, 0, seed)
+        candidate.audio = audio
+        about = {"faults": list(faults_of(task.prompt, candidate)), "word_score": None}
+        return SpokenSentence(task.spoken.written, task.prompt.text, trimmed(audio).audio, candidate.codes_S, about)
+
     def _misspoken(self, task: Task, candidate: Candidate, selectors: Sequence[Verifier]) -> list[str]:
         """Faults that only a recogniser hears: a short text not spoken in full, words of the reference."""
-        if not selectors or not isinstance(transcript := selectors[0], Transcript) or not candidate.num_codes:
+        if not selectors or not isinstance(transcript := selectors[0], Transcript):
+            return []
+        if not can_be_heard(candidate, transcript):
             return []
         prompt, found = task.prompt, []
-        if task.is_short and candidate.scores.get(transcript.facts.name) != 1.0:
+        if task.is_short and candidate.scores[transcript.facts.name] < 1:
             found.append("not every word is heard")
         if prompt.voice is not None:
             heard = transcript.hypotheses(prompt, [candidate])[0]
@@ -179,16 +194,15 @@ class SentenceSearch:
                 found.append("begins with words of the reference")
         return found
 
-    def _words(self, sentence: SpokenSentence) -> tuple[TimedWord, ...] | None:
-        """Times of the words; None if they are not wanted or cannot be found."""
+    def _timed(self, sentence: SpokenSentence) -> SpokenSentence:
+        """The sentence with the times of its words, if they are wanted, or with why there are none."""
         aligner = self.voice.listeners.aligner(self.settings.language) if self.settings.word_times else None
         if aligner is None or not sentence.audio.samples_T.numel():
-            return None
+            return sentence
         try:
-            return tuple(aligner.align(sentence.audio, spoken_words(sentence.text)))
-        except ValueError as error:
-            self.unaligned.append(f"{sentence.written[:40]!r}: {error}")
-            return None
+            return replace(sentence, words=tuple(aligner.align(sentence.audio, spoken_words(sentence.text))))
+        except (ValueError, RuntimeError) as error:
+            return replace(sentence, unaligned=f"{sentence.written[:40]!r}: {error}")
 
     # --------------------------------------------------------------------------------------------------------- parts
 
@@ -224,6 +238,11 @@ class SentenceSearch:
             return SpokenSentence.from_bytes(path.read_bytes())
         except ValueError:
             return None  # damaged: spoken again
+
+
+def can_be_heard(candidate: Candidate, transcript: Transcript) -> bool:
+    """Whether the recogniser scored a candidate: not where it failed, or without audio."""
+    return bool(candidate.num_codes) and math.isfinite(candidate.scores.get(transcript.facts.name, math.nan))
 
 
 def known(score: float) -> float | None:

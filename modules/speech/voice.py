@@ -6,6 +6,7 @@ audio = voice.say("four two")
 audio.save("x.wav")
 """
 
+import re
 import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
@@ -24,7 +25,7 @@ from modules.precision import inference_dtype
 from modules.provenance import package_versions, plain
 from modules.search.growth import candidate_seed
 from modules.search.voices import with_voice_codes
-from modules.speech.listeners import Listeners
+from modules.speech.listeners import WITHOUT_SPACES, Listeners
 from modules.speech.models import SpeakingModel, find_model
 from modules.speech.narration import Narration
 from modules.speech.reference import Reference, read_reference
@@ -110,7 +111,7 @@ class Voice:
         texts = [text] if isinstance(text, str) else list(text)
         started = time.perf_counter()
         narrations = [Narration(self, self.script(one, settings), settings) for one in texts]
-        opened = [narration.open() for narration in narrations]
+        opened = [list(narration.openings()) for narration in narrations]
         rest = [narration.tasks[len(first) :] for narration, first in zip(narrations, opened, strict=True)]
         spoken = SentenceSearch(self, settings).speak([task for tasks in rest for task in tasks])
         speeches = []
@@ -134,21 +135,28 @@ class Voice:
         """`stream` for a text that is prepared."""
         timeline = Timeline(self.sample_rate)
         if narration.settings.searches:
-            for segment in narration.sentences():
+            for segment in narration.sentences(most_together=1):
                 yield from (Audio(piece_T, self.sample_rate) for piece_T in timeline.place(placeable(segment)))
             return
-        number = 0
+        openings: list[SpokenSentence] = []
+        number, is_open = 0, narration.num_openings > 0
         for segment in narration.script.segments:
             if isinstance(segment, Pause):
                 yield from (Audio(piece_T, self.sample_rate) for piece_T in timeline.place(segment.seconds))
                 continue
-            task = narration.tasks[number]
+            task, heard = narration.tasks[number], []
             seed = candidate_seed(narration.settings.seed, task.prompt.key, 0)
             stream = SpeechStream(self.sampler(narration.settings), self.codec, task.prompt, seed, task.limit)
-            yield from (Audio(piece_T, self.sample_rate) for piece_T in chain(timeline.gap(), stream))
+            yield from (Audio(piece_T, self.sample_rate) for piece_T in timeline.gap())
+            for piece_T in stream:
+                if is_open:
+                    heard.append(piece_T)
+                yield Audio(piece_T, self.sample_rate)
             number += 1
-            if number == 1 and narration.wants_own_voice:
-                narration.condition_on_stream(stream.branch)
+            if is_open:
+                audio = Audio(torch.cat([torch.zeros(0), *heard]), self.sample_rate)
+                openings.append(narration.search.opening(task, stream.branch, seed, audio))
+                is_open = not narration.consider(openings)
 
     # -------------------------------------------------------------------------------------------------------- texts
 
@@ -161,6 +169,7 @@ class Voice:
                 f"but got {settings.speaker!r}."
             )
         longest = MAX_CHARACTERS_AFTER_VOICE if facts.spoken_prompts else MAX_CHARACTERS
+        longest //= 3 if settings.language in WITHOUT_SPACES else 1  # a character is a syllable
         tokens_per_character = 1 + SPOKEN_SECONDS_PER_CHARACTER * self.codec.facts.frame_rate
         longest = min(longest, int(0.8 * facts.max_tokens / tokens_per_character), facts.longest_text or longest)
         has_figures = any(word.isdecimal() for word in facts.words or ())
@@ -174,6 +183,8 @@ class Voice:
         if characters is not None:
             if text.lower() != text and not set(text) <= set(characters):
                 text = text.lower()
+            if "'" not in characters:
+                text = re.sub(r"(?<=\w)['\u2019](?=\w)", "", text)
             known = "".join(one if one in characters or one.isalnum() else " " for one in text)
             text = " ".join(known.split())
             if unknown := sorted(set(text) - set(characters)):
@@ -253,7 +264,7 @@ class Voice:
             "reference": reference and {"text": reference.reference.text, "notes": list(reference.reference.notes)},
             "notes": list(narration.notes),
             "sentences": timeline.records,
-            "without_word_times": list(narration.search.unaligned),
+            "without_word_times": list(timeline.unaligned),
             "num_resumed": narration.num_resumed,
             "trimmed_seconds": round(sum(sum(one["trimmed_seconds"]) for one in timeline.records), 3),
             "loaded": self.loaded,

@@ -132,9 +132,9 @@ class ScriptedSampler:
             words = self.said(parent.prompt, seed)
             ends = words[-1:] == [END]
             codes = codes_of(words[:-1] if ends else words)
-            if not ends:
-                codes += [1, 0] * max_new_tokens
             first = parent.codes_S.numel()
+            if not ends:
+                codes += [1, 0] * (first + max_new_tokens)
             codes = codes[: first + max_new_tokens]
             stopped = ends and len(codes) - first < max_new_tokens
             children.append(self._born(Branch(parent.prompt, torch.tensor(codes, dtype=torch.int64), -1.0, stopped)))

@@ -85,6 +85,21 @@ def test_a_written_file_says_that_it_is_synthetic(suffix, say, root):
     assert abs(len(samples_T) / rate - speech.audio.seconds) < 0.2  # mp3 has whole frames
 
 
+def test_inputs_are_not_replaced(say, recording):
+    """Guards against a recording or a text that is lost because an output has its name."""
+    shutil.copy(recording, "me.wav")
+    Path("text.txt").write_text("four two one")
+    for words in (
+        ["four two one", "--voice", "me.wav", "--voice-text", "four two one four", "--out", "me.wav"],
+        ["--file", "text.txt", "--out", "x.wav", "--srt", "text.txt"],
+        ["four two one", "--out", "me.wav"],
+    ):
+        said = say(*words, *UNCHECKED)
+        assert said.status == 2 and said.err.count("\n") == 1, said.err
+    assert Path("me.wav").read_bytes() == recording.read_bytes() and Path("text.txt").read_text() == "four two one"
+    assert sorted(path.name for path in Path().iterdir()) == ["me.wav", "text.txt"]
+
+
 def test_without_a_name_the_file_is_named_after_its_text(say, root):
     """Guards against two texts in one file, and a name with a slash in it."""
     names = []

@@ -221,6 +221,8 @@ def test_streamed_audio_is_the_offline_audio() -> None:
 
 def test_a_search_is_streamed_by_sentence() -> None:
     voice = toy_voice()
+    next(voice.stream(LONG, best_of=2))
+    assert len(voice.model.own.batches) == 1  # heard before the second sentence is sampled
     pieces = list(voice.stream(LONG, best_of=2))
     assert len([piece for piece in pieces if piece.samples_T.any()]) == 3
     assert torch.equal(torch.cat([one.samples_T for one in pieces]), toy_voice().say(LONG, best_of=2).audio.samples_T)
@@ -239,6 +241,58 @@ def test_a_saved_file_is_marked_as_synthetic(suffix: str, tmp_path: Path) -> Non
     assert record["synthetic"] is True
     assert record["sentences"][0]["text"] == "one two three"
     assert sorted(one.name for one in tmp_path.iterdir()) == sorted(["x.json", f"x{suffix}"])
+
+
+def test_saving_replaces_nothing_of_others(tmp_path: Path) -> None:
+    """Guards against `save("package.wav")`, which would replace package.json, and against a lost recording."""
+    speech = toy_voice().say("one two three")
+    (tmp_path / "package.json").write_text("{}")
+    (tmp_path / "mine.wav").write_bytes(b"recording")
+    for name in ("package.wav", "mine.wav"):
+        with pytest.raises(ValueError, match="another file"):
+            speech.save(tmp_path / name)
+    assert (tmp_path / "package.json").read_text() == "{}"
+    assert (tmp_path / "mine.wav").read_bytes() == b"recording"
+    speech.save(tmp_path / "x.wav")
+    speech.save(tmp_path / "x.wav")
+
+
+def test_a_runaway_is_worse_than_a_misheard_word() -> None:
+    """Guards against a runaway that says every word, chosen before a text that ends."""
+    text = "four two"
+    good = seeds_of(text, 4)[1]
+    voice = toy_voice(lambda prompt, seed: ["four", "nine", END] if seed == good else ["four", "two"])
+    (sentence,) = voice.say(text).record["sentences"]
+    assert sentence["faults"] == ["not every word is heard"]
+
+
+def test_audio_that_is_not_finite_is_never_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a part file that fails again at every resume."""
+    text, voice = "one two three four", toy_voice()
+    decode, bad = voice.codec.decode, iter([True, False, False])
+
+    def broken(*given: object, **named: object) -> torch.Tensor:
+        audio_BT = decode(*given, **named)
+        return audio_BT * float("nan") if next(bad, False) else audio_BT
+
+    monkeypatch.setattr(voice.codec, "decode", broken)
+    (sentence,) = voice.say(text).record["sentences"]
+    assert sentence["candidates"][0]["faults"] == ["not finite"]
+    assert sentence["faults"] == []
+
+
+def test_sentences_without_word_times_are_named_by_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a list of texts whose records do not say which words have no times."""
+
+    class Refusing:
+        def align(self, audio: Audio, words: list[str]) -> None:
+            raise ValueError(" ".join(words))
+
+    voice = toy_voice()
+    monkeypatch.setattr(voice.listeners, "aligner", lambda language: Refusing())
+    first, second = voice.say(["one two three", "four five six"], word_times=True)
+    assert first.record["without_word_times"] == ["'one two three': one two three"]
+    assert second.record["without_word_times"] == ["'four five six': four five six"]
 
 
 def test_a_saved_wav_has_the_samples(tmp_path: Path) -> None:
