@@ -197,11 +197,14 @@ def test_silence_and_stray_noise_are_trimmed_and_counted() -> None:
     assert words_in(speech.audio) == ["one", "two", "three", "four"]
 
 
-def test_unknown_words_are_refused_by_name() -> None:
+def test_unknown_words_are_refused_by_name(tmp_path: Path) -> None:
     """Guards against "hello world" spoken as "one two"."""
     voice = toy_voice(words=("four", "two"))
     with pytest.raises(ValueError, match="'hello', 'world'"):
         voice.say("Hello two world")
+    reference = recording(tmp_path / "me.wav", ["red"] * 8)
+    with pytest.raises(ValueError, match="'red'"):  # what is said in the recording is a prompt too
+        voice.say("four", reference=reference, reference_text="red four")
     assert heard(voice, "Four two.") == ["four", "two"]
     assert voice.model.own.batches[0][0].text == "Four two."
 
