@@ -57,7 +57,6 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     r"modules/search/.*": (*GROUND, "modules.search"),
     r"modules/verifiers/.*": (*GROUND, "modules.verifiers"),
     r"modules/codec/.*": (*GROUND, "modules.codec"),
-    r"modules/lm/checkpoints\.py": (*GROUND, "modules.lm", "datamodules.shards"),
     r"modules/lm/.*": (*GROUND, "modules.lm"),
     r"modules/.*": GROUND,
     r"tests/.*": ("lightning", *OURS),

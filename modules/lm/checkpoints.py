@@ -15,13 +15,12 @@ import argparse
 import json
 import logging
 import os
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from datamodules.shards.training_facts import TrainingFacts, facts_of_model
 from modules.checkpoint_files import read_checkpoint
 from modules.described import instantiate
 from modules.hub import is_hub_name
@@ -47,14 +46,16 @@ def export(
     dtype: torch.dtype = torch.float32,
     codec: str | None = None,
     with_codec: bool = False,
+    training: Mapping[str, Any] | None = None,
 ) -> VoiceFile:
     """Write a checkpoint of LMModule as a Hugging Face folder. Returns what its voice.json says.
 
-    Relative paths in the checkpoint and in its stage's marker start at the working folder, or else at the repository.
+    Relative paths in the checkpoint start at the working folder, or else at the repository.
 
     Args:
         codec: Path or hub name of the codec; None takes the one that the checkpoint names, if it is there.
         with_codec: Copy the codec, a checkpoint, into the folder.
+        training: Facts of its training data as plain data. None: those that the checkpoint stores.
 
     Raises:
         FileNotFoundError: The checkpoint, or the codec, does not exist.
@@ -72,8 +73,14 @@ def export(
             f"Expected a tokenizer for the `token_space` {checkpoint['token_space']}, "
             f"but got one for {space.as_dict()}."
         )
-    training = facts_in(checkpoint, checkpoint_path)
-    codec = named_codec(training, codec)
+    facts = dict(training or stored_facts(checkpoint))
+    if not facts:
+        log.warning(
+            "`%s` stores no facts of its training data: the export states no words, languages or codec. Those of its "
+            "run's shards: python -m modules.speech.export CHECKPOINT FOLDER.",
+            checkpoint_path,
+        )
+    codec = named_codec(facts.get("codec", ""), codec)
     if with_codec and not (codec and Path(codec).is_file()):
         raise FileNotFoundError(f"Expected the codec's checkpoint to copy, but got {codec}: name it with --codec.")
     tokenizer = prompt_format.tokenizer.with_codes(space)
@@ -90,39 +97,38 @@ def export(
         codec = copy_codec(Path(codec), folder) if with_codec else portable(codec)
         if Path(codec).is_absolute():
             log.warning("`%s` names its codec as %s, for this machine alone: --with_codec copies it.", folder, codec)
-    if training and Path(training.codec).is_absolute():
-        training = replace(training, codec="")  # `codec` says it, if it is there
-    voice = VoiceFile.of_checkpoint(checkpoint, codec, training.plain() if training else {})
+    if facts:
+        recorded = portable(facts.get("codec", ""))
+        facts["codec"] = "" if Path(recorded).is_absolute() else recorded  # `codec` says it, if it is there
+    voice = VoiceFile.of_checkpoint(checkpoint, codec, facts)
     voice.write(folder)
     card = model_card(prompt_format, max_length, voice.codec_fingerprint, codec or "")
     (folder / "README.md").write_text(card, encoding="utf-8")
     return voice
 
 
-def facts_in(checkpoint: dict[str, Any], path: Path) -> TrainingFacts | None:
-    """The facts of a checkpoint's training data, its codec named for other machines; None, with a warning, if neither
-    it nor its stage's marker leads to any."""
-    for root in (Path.cwd(), REPOSITORY):
-        facts = facts_of_model(checkpoint, path, root)
-        if facts is not None:
-            return replace(facts, codec=portable(facts.codec))
-    log.warning("Nothing leads from `%s` to its training data: the export states no words, languages or codec.", path)
-    return None
+def stored_facts(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The facts of its training data that a checkpoint stores; {} if it stores none.
+
+    A model that started from a pretrained network knows the words of that one too: its vocabulary is open.
+    """
+    facts = checkpoint.get("training_facts") or {}
+    is_pretrained = bool(checkpoint["hyper_parameters"].get("pretrained"))
+    return {**facts, "words": None, "longest_text": 0} if facts and is_pretrained else facts
 
 
-def named_codec(training: TrainingFacts | None, codec: str | None) -> str | None:
-    """The codec of an export as a path or hub name: the given one, or that of its training if it is there or on the
-    hub.
+def named_codec(recorded: str, given: str | None) -> str | None:
+    """The codec of an export as a path or hub name: the given one, or the recorded one if it is there or on the hub.
 
     Raises FileNotFoundError if the given one is neither a file, a folder nor a hub name.
     """
-    recorded = codec or (training.codec if training else "")
+    recorded = given or recorded
     if recorded:
         path = located(recorded)
         if path or is_hub_name(recorded):
             return str(path or recorded)
-    if codec:
-        raise FileNotFoundError(f"Expected a file, a folder or a hub name for --codec, but got `{codec}`.")
+    if given:
+        raise FileNotFoundError(f"Expected a file, a folder or a hub name for --codec, but got `{given}`.")
     return None
 
 
@@ -179,7 +185,10 @@ def stored_prompt_format(checkpoint: dict[str, Any]) -> TextToSpeech:
     return instantiate(checkpoint["hyper_parameters"]["prompt_format"], "modules.lm")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(
+    arguments: list[str] | None = None, training_of: Callable[[Path], Mapping[str, Any] | None] = lambda path: None
+) -> None:
+    """Run the command; `training_of` gives the facts of a checkpoint's training data, or None for the stored ones."""
     parser = argparse.ArgumentParser(prog="python -m modules.lm.checkpoints", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("export", help="a checkpoint as a Hugging Face folder")
@@ -190,7 +199,8 @@ def main(arguments: list[str] | None = None) -> None:
     command.add_argument("--with_codec", action="store_true", help="copy the codec's checkpoint into the folder")
     given = parser.parse_args(arguments)
     try:
-        voice = export(given.checkpoint, given.folder, getattr(torch, given.dtype), given.codec, given.with_codec)
+        training, dtype = training_of(given.checkpoint), getattr(torch, given.dtype)
+        voice = export(given.checkpoint, given.folder, dtype, given.codec, given.with_codec, training)
     except (ValueError, OSError) as error:
         parser.exit(2, f"error: {error}\n")
     print(f"{given.folder}: written, its codec {voice.codec or 'unknown: name it with --codec'}")
