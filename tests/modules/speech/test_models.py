@@ -16,6 +16,7 @@ from modules.lm.checkpoints import export, read_model, restored_network
 from modules.lm.sampling.sampler import KVCacheSampler
 from modules.lm.text.prompt_format import LlasaChat
 from modules.search.protocol import SpeechModel
+from modules.speech.export import facts_of_run
 from modules.speech.models import find_model, list_models
 from modules.speech.voice_facts import VoiceFacts
 from tests.toys.codec_references import small_codec
@@ -199,7 +200,7 @@ def test_a_model_that_started_from_a_pretrained_one_keeps_its_words(tmp_path, mo
     for name, stores_facts in (("a", True), ("b", False)):
         path = save_run(tmp_path, name, stores_facts)
         change(path, lambda content: content["hyper_parameters"].update(pretrained={"source": "someone/llasa"}))
-        export(path, tmp_path / f"runs/exported_{name}")
+        export(path, tmp_path / f"runs/exported_{name}", training=facts_of_run(path))
         for voice in (f"runs/{name}", f"runs/exported_{name}"):
             facts = find_model(voice, tmp_path).facts
             assert (facts.words, facts.longest_text, facts.languages) == (None, 0, ("en",)), voice
