@@ -4,9 +4,11 @@ Shapes: T audio samples, C channels.
 """
 
 import io
+import math
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,24 +20,78 @@ SYNTHETIC = "synthetic speech"  # comment in the metadata of generated speech
 BLOCK = 2**22  # samples per read: memory depends on the file's content, not on a damaged header
 
 
-def read_audio(path: Path) -> Audio:
-    """Read a recording in any format that libsndfile supports, at its own rate, averaging channels.
+def read_audio(recording: Path | bytes, start: float = 0.0, end: float | None = None) -> Audio:
+    """Read a recording, or the content of one, at its own rate, averaging channels: with libsndfile, or else with
+    FFmpeg (PyAV: m4a, aac, webm, wma, video, FLAC without a sample count).
 
-    Raises FileNotFoundError; soundfile's own errors, which are RuntimeErrors, propagate.
+    Args:
+        start, end: Seconds of a part; None: to the end.
+
+    Raises FileNotFoundError, and ValueError if it has no audio; soundfile's own errors, which are RuntimeErrors,
+    propagate.
     """
     import soundfile
 
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected a recording, but got no file at `{path}`.")
-    # soundfile rejects non-UTF-8 names as text, but not as bytes.
-    name = os.fsencode(path) if re.search("[\ud800-\udfff]", str(path)) else path
-    with soundfile.SoundFile(name) as stream:
-        blocks = [stream.read(BLOCK, dtype="float32", always_2d=True)]
-        while len(blocks[-1]) == BLOCK:
-            blocks.append(stream.read(BLOCK, dtype="float32", always_2d=True))
-        sample_rate = stream.samplerate
-    samples_TC = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-    return Audio(torch.from_numpy(samples_TC).mean(dim=1), sample_rate)
+    if isinstance(recording, Path) and not recording.is_file():
+        raise FileNotFoundError(f"Expected a recording, but got no file at `{recording}`.")
+    try:
+        audio = _read_with_libsndfile(recording, start, end)
+    except soundfile.LibsndfileError as error:
+        try:
+            return _read_with_ffmpeg(recording, start, end)
+        except (OSError, ValueError, RuntimeError):
+            raise error from None
+    return audio if audio.samples_T.numel() else _read_with_ffmpeg(recording, start, end, audio)
+
+
+def _read_with_libsndfile(recording: Path | bytes, start: float, end: float | None) -> Audio:
+    import soundfile
+
+    source: Any = io.BytesIO(recording) if isinstance(recording, bytes) else recording
+    if isinstance(source, Path) and re.search("[\ud800-\udfff]", str(source)):
+        source = os.fsencode(source)  # soundfile rejects non-UTF-8 names as text, but not as bytes
+    with soundfile.SoundFile(source) as stream:
+        first = round(start * stream.samplerate)
+        num_left = None if end is None else max(0, round(end * stream.samplerate) - first)
+        if first:
+            stream.seek(min(first, stream.frames))
+        blocks = []
+        while num_left is None or num_left > 0:
+            size = BLOCK if num_left is None else min(BLOCK, num_left)
+            blocks.append(stream.read(size, dtype="float32", always_2d=True))
+            num_left = None if num_left is None else num_left - len(blocks[-1])
+            if len(blocks[-1]) < size:
+                break
+        sample_rate, num_channels = stream.samplerate, stream.channels
+    samples_TC = blocks[0] if len(blocks) == 1 else np.concatenate([np.zeros((0, num_channels), np.float32), *blocks])
+    samples_T = samples_TC[:, 0] if num_channels == 1 else samples_TC.mean(axis=1)
+    return Audio(torch.from_numpy(np.ascontiguousarray(samples_T)), sample_rate)
+
+
+def _read_with_ffmpeg(recording: Path | bytes, start: float, end: float | None, empty: Audio | None = None) -> Audio:
+    """The first audio stream of any file that FFmpeg decodes. `empty`: returned if there is none."""
+    import av
+
+    source: Any = io.BytesIO(recording) if isinstance(recording, bytes) else str(recording)
+    blocks: list[np.ndarray] = []
+    with av.open(source, mode="r") as container:
+        if not container.streams.audio:
+            if empty is not None:
+                return empty
+            raise ValueError("no audio stream")
+        stream = container.streams.audio[0]
+        sample_rate = stream.rate
+        planar = av.AudioResampler(format="fltp", layout=stream.layout, rate=sample_rate)
+        num_samples, last = 0, math.inf if end is None else round(end * sample_rate)
+        for frame in container.decode(stream):
+            for part in planar.resample(frame):
+                blocks.append(part.to_ndarray().mean(axis=0, dtype=np.float32))
+                num_samples += len(blocks[-1])
+            if num_samples >= last:
+                break
+    samples_T = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    stop = None if end is None else round(end * sample_rate)
+    return Audio(torch.from_numpy(samples_T[round(start * sample_rate) : stop].copy()), sample_rate)
 
 
 def resampled(audio: Audio, sample_rate: int) -> np.ndarray:

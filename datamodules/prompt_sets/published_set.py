@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from datamodules.shards.shards import by_hash
-from datamodules.sources.folder import read_recording
+from datamodules.sources.listed import read_recording
 from datamodules.sources.source import Skipped
 from modules.api import Audio, Prompt
 from modules.audio import resampled

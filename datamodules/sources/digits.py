@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from datamodules.sources.listed import Item, ListedSource
 from datamodules.sources.source import Recording, Skipped, Source
 from modules.api import Audio
 
@@ -94,7 +95,7 @@ def spaced(words: Sequence[Tensor], noise: random.Random, sample_rate: int, grid
     return compose(words, pauses, 10 ** (decibels / 20))
 
 
-class DigitsSource:
+class DigitsSource(ListedSource):
     """Digit strings in one voice: real recorded words, compositional text.
 
     String number `index` (its digits, pauses and gain) is a function of (seed, split, index) and the bounds on its
@@ -149,10 +150,6 @@ class DigitsSource:
         self.seed = seed
         self.grid_seconds = grid_seconds
 
-    @property
-    def num_recordings(self) -> int:
-        return self.num_strings
-
     def strings(self) -> Iterator[str]:
         """Yield the digit strings, in order. Reads no recording."""
         seen: set[str] = set()
@@ -168,9 +165,15 @@ class DigitsSource:
                 seen.add(string)
             yield string
 
-    def recordings(self) -> Iterator[Recording | Skipped]:
+    def items(self) -> Iterator[Item]:
         for index, string in enumerate(self.strings()):
-            yield self._recording(index, string)
+            yield Item(self._key(index, string), text=self._text(string), split=self.split, more={"index": index})
+
+    def key(self, item: Item) -> str:
+        return item.name
+
+    def recording(self, key: str, item: Item) -> Recording | Skipped:
+        return self._recording(item.more["index"], key.rpartition("_")[2])
 
     def credits(self) -> str:
         return f"Digit strings, composed from recordings of single digits.\n\n{self.digit_recordings.credits()}"

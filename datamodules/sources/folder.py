@@ -4,35 +4,25 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from datamodules.sources.source import Recording, Skipped, unusable_audio
-from modules.api import Audio
-from modules.audio import read_audio
-
-# Formats with a header that libsndfile reads (not headerless RAW, whose rate is unknown).
-AUDIO_SUFFIXES = (
-    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd"),
-    *(".caf", ".w64", ".rf64", ".nist", ".sph", ".voc", ".sf", ".avr"),
+from datamodules.sources.listed import (
+    BAD_CHARACTER,
+    HoldOut,
+    Item,
+    ListedSource,
+    check_name,
+    files_below,
+    read_lines,
 )
+from datamodules.sources.source import Recording, Skipped
+
 FROM_FOLDER = "from_folder"
 MISREAD_SHARE = 0.1  # share of lines; above this, third columns that look like a speaker or number are no accident
 
 Column = Literal["id", "text", "normalised_text", "speaker", "language", "duration", "ignored"]
-
-
-@dataclass(frozen=True)
-class Item:
-    """One recording before it is read: its name, audio file and text (or the file with the text, or why it is
-    unusable), and speaker and language, "" if the layout does not state them."""
-
-    name: str
-    path: Path | None
-    text: str | Path | Skipped
-    speaker: str = ""
-    language: str = ""
 
 
 def unique_keys(names: Sequence[str], prefix: str = "") -> list[str]:
@@ -53,17 +43,6 @@ def unique_keys(names: Sequence[str], prefix: str = "") -> list[str]:
         else f"{key}_{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:8]}"
         for name, key in zip(names, plain, strict=True)
     ]
-
-
-def read_recording(path: Path) -> Audio:
-    """Read a recording with read_audio, within [-1, 1].
-
-    Raises ValueError if it has no samples or is not audio in [-1, 1]; soundfile's own errors propagate.
-    """
-    audio = read_audio(path)
-    if reason := unusable_audio(audio):
-        raise ValueError(reason)
-    return Audio(audio.samples_T.clamp(-1, 1), audio.sample_rate)  # lossy decoders slightly exceed full scale
 
 
 def misread_third_column(rows: Sequence[Sequence[str]]) -> str:
@@ -89,12 +68,12 @@ def misread_third_column(rows: Sequence[Sequence[str]]) -> str:
     return ""
 
 
-class FolderSource:
+class FolderSource(ListedSource):
     """A folder with `metadata.csv` and `wavs/` (LJSpeech), or one with `x.wav` and `x.txt` in pairs, at any depth.
 
     `metadata.csv` has lines `id|text|normalised text`, without a header or quoting; the last non-empty column of the
-    two is the transcript. Other columns require `columns`. Audio may be anything that libsndfile reads, at any rate and
-    with any number of channels; the rate is kept, channels are averaged. Hidden files are ignored.
+    two is the transcript. Other columns require `columns`. Audio may be anything that libsndfile or FFmpeg reads, at
+    any rate and with any number of channels; the rate is kept, channels are averaged. Hidden files are ignored.
 
     Args:
         folder: Folder of the recordings. Read on first use.
@@ -103,17 +82,20 @@ class FolderSource:
         license: Licence of the recordings, for the credits.
         require_text: Skip recordings without a transcript (which speech synthesis needs). A codec needs none: set it to
             False, and their text is "".
-        split: Split of all recordings, such as held_out; empty: a hash of the key holds out a tenth.
+        split: Split of all recordings, such as held_out; empty: as `hold_out` says.
         name: Name of this source: letters, digits, `_` and `-`. Replaces the folder's name as the recordings' `source`,
             and precedes their keys if a preparation has several sources.
         columns: Meaning of the columns of `metadata.csv`, such as [id, text, speaker]. normalised_text has precedence
             over text if it is not empty; duration and ignored are not used.
+        hold_out: As of ListedSource.
 
     Raises (on use):
         FileNotFoundError: The folder does not exist.
         ValueError: It has none of these layouts; transcripts are required and no recording has one; or the third column
             of `metadata.csv` looks like a speaker or a number, and there are no `columns`.
     """
+
+    _root = ""  # of the audio files, within the folder
 
     def __init__(
         self,
@@ -125,9 +107,9 @@ class FolderSource:
         split: str = "",
         name: str = "",
         columns: list[Column] | None = None,
+        hold_out: HoldOut = "auto",
     ) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_-]*", name):
-            raise ValueError(f"Expected `name` to hold letters, digits, `_` and `-` alone, but got {name!r}.")
+        check_name(name)
         if columns is not None and (
             "id" not in columns
             or (require_text and not {"text", "normalised_text"} & set(columns))
@@ -136,83 +118,66 @@ class FolderSource:
             raise ValueError(f"Expected `columns` to hold id and text, each once, but got {list(columns)}.")
         if columns is not None and "speaker" in columns and speaker:
             raise ValueError(f"Expected `speaker` or a column of speakers, but got {speaker!r} and {list(columns)}.")
-        self.folder = Path(folder)
+        super().__init__(folder, name, language, license, require_text, hold_out)
         self.speaker = speaker
-        self.language = language
-        self.license = license
-        self.require_text = require_text
         self.split = split
-        self.name = name
         self.columns = None if columns is None else list(columns)
 
     @property
-    def num_recordings(self) -> int:
-        return len(self._items())
+    def source_name(self) -> str:
+        return self.name or self.folder.resolve().name
 
-    def recordings(self) -> Iterator[Recording | Skipped]:
-        items = self._items()
-        for key, item in zip(unique_keys([item.name for item in items]), items, strict=True):
-            yield self._recording(key, item)
+    def keyed_items(self) -> list[tuple[str, Item]]:
+        items = list(self.items())
+        return list(zip(unique_keys([item.name for item in items]), items, strict=True))
+
+    def recording(self, key: str, item: Item) -> Recording | Skipped:
+        found = super().recording(key, item)
+        return found if isinstance(found, Skipped) else replace(found, prefix=self.name, more={})
 
     def credits(self) -> str:
         voice = {"": "", FROM_FOLDER: ", one speaker a folder"}.get(self.speaker, f", speaker {self.speaker}")
         return f"Recordings of the folder {self.folder.resolve().name}{voice}. Licence: {self.license}."
 
-    def _recording(self, key: str, item: Item) -> Recording | Skipped:
-        if isinstance(item.text, Skipped):
-            return Skipped(key, item.text.reason)
-        if item.path is None:
-            return Skipped(key, "no audio file for this line of metadata.csv")
-        try:
-            text = item.text.read_text("utf-8-sig") if isinstance(item.text, Path) else item.text
-            words = " ".join(text.split())
-            if not words and self.require_text:
-                return Skipped(key, "no transcript")
-            audio = read_recording(item.path)
-        except (OSError, RuntimeError, ValueError, MemoryError) as error:  # soundfile raises RuntimeErrors
-            return Skipped(key, " ".join(f"unreadable: {error}".replace(f"{self.folder}/", "").split()))
-        speaker, language = item.speaker or self.speaker, item.language or self.language
-        if speaker == FROM_FOLDER:
-            return Skipped(key, "no speaker: the file is in no folder of its own")
-        source = self.name or self.folder.resolve().name
-        return Recording(key, audio, words, speaker, language, source, self.license, self.split, self.name)
-
-    def _items(self) -> list[Item]:
+    def items(self) -> Iterator[Item]:
         layouts = "`metadata.csv` with lines `id|text` beside a folder `wavs`, or pairs of `x.wav` and `x.txt`"
-        if not self.folder.is_dir():
-            raise FileNotFoundError(f"Expected `folder` to hold {layouts}, but got {self.folder}, which is no folder.")
+        self.check_folder(layouts)
         metadata = self.folder / "metadata.csv"
         if self.columns and not metadata.is_file():
             raise ValueError(f"Expected `metadata.csv` for `columns`, but got {self.folder}, where there is none.")
         items = self._listed(metadata) if metadata.is_file() else self._paired()
         if not any(item.path for item in items):
             raise ValueError(f"Expected `folder` to hold {layouts}, but got {self.folder}, where no audio was found.")
-        if self.require_text and not any(
-            item.text for item in items if item.path and not isinstance(item.text, Skipped)
-        ):
+        if self.require_text and not any(item.text for item in items if item.path and not item.unusable):
             raise ValueError(
                 f"Expected `folder` to hold {layouts}, but got {self.folder}, where no audio file has a transcript. "
                 "Set `require_text` to false to use the audio alone."
             )
-        return items
+        yield from items
 
-    def _audio_files(self, root: Path) -> dict[str, Path]:
-        """Find audio files below `root`, by their relative path; without hidden ones (including macOS's `._x.wav`)."""
-        paths = (path for path in sorted(root.rglob("*")) if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
-        files = {path.relative_to(root).as_posix(): path for path in paths}
-        return {name: path for name, path in files.items() if not re.search(r"(^|/)\.", name)}
+    def _item(
+        self, name: str, file: str | None, text: str, unusable: str = "", speaker: str = "", language: str = ""
+    ) -> Item:
+        """`file`: relative to the folder; None: there is none."""
+        voice = speaker or self.speaker
+        if voice == FROM_FOLDER:
+            voice = self._speaker_of(file)
+            unusable = unusable or ("" if voice else "no speaker: the file is in no folder of its own")
+        if file is None:
+            unusable = unusable or "no audio file for this line of metadata.csv"
+        return Item(name, file or "", text, voice, language, split=self.split, unusable=unusable)
 
-    def _speaker_of(self, name: str | None) -> str:
-        """Return the speaker of a file by its path; "" if the folders do not state it."""
-        return (name or "").partition("/")[0] if self.speaker == FROM_FOLDER and "/" in (name or "") else ""
+    def _speaker_of(self, file: str | None) -> str:
+        """Return the first folder of a file's path, below `wavs` in LJSpeech's layout; "" if it is in none."""
+        first, slash, _ = (file or "").removeprefix(self._root).partition("/")
+        return first if slash else ""
 
     def _listed(self, metadata: Path) -> list[Item]:
         """Return the lines of metadata.csv, then the audio files that are not listed there."""
-        files = self._audio_files(self.folder / "wavs")
+        self._root = "wavs/"
+        files = files_below(self.folder / "wavs")
         by_id = {name.rpartition(".")[0]: name for name in files} | {name: name for name in files}
-        lines = metadata.read_text("utf-8-sig", errors="replace").split("\n")  # one bad line must not lose the file
-        rows = {number: [cell.strip() for cell in line.split("|")]
-                for number, line in enumerate(lines, start=1) if line.strip()}  # fmt: skip
+        rows = {number: [cell.strip() for cell in line.split("|")] for number, line in read_lines(metadata)}
         if self.columns is None and (found := misread_third_column(list(rows.values()))):
             raise ValueError(
                 f"Expected the third column of {metadata} to be the text normalised, but it {found}. Say in `columns` "
@@ -228,17 +193,17 @@ class FolderSource:
             reason = ""
             if not name or (self.columns is None and len(row) < 2):
                 reason = f"a line of metadata.csv that is not `id|text`: line {number}"
-            elif any("\N{REPLACEMENT CHARACTER}" in cell for cell in row):
+            elif any(BAD_CHARACTER in cell for cell in row):
                 reason = f"a line of metadata.csv that is not UTF-8: line {number}"
             if not identity or identity in seen:
                 reason = reason or f"a line of metadata.csv that repeats an id: line {number}"
                 identity = f"{identity}\nline {number}"  # unique, because no id has a line break
             seen.add(identity)
             unlisted.pop(file, None)
-            speaker = speaker or self._speaker_of(file)
-            items.append(Item(identity, files.get(file), Skipped("", reason) if reason else text, speaker, language))
-        missing = Skipped("", "not in metadata.csv") if self.require_text else ""
-        return items + [Item(name, path, missing, self._speaker_of(name)) for name, path in unlisted.items()]
+            path = f"wavs/{file}" if file else None
+            items.append(self._item(identity, path, text, reason, speaker, language))
+        missing = "not in metadata.csv" if self.require_text else ""
+        return items + [self._item(name, f"wavs/{name}", "", missing) for name in unlisted]
 
     def _cells(self, row: Sequence[str]) -> tuple[str, str, str, str]:
         """Return id, text, speaker and language of a line; "" for missing ones."""
@@ -250,14 +215,21 @@ class FolderSource:
 
     def _paired(self) -> list[Item]:
         """Return every audio file with the text file of the same name."""
+        self._root = ""
         items: list[Item] = []
         seen: set[str] = set()
-        for name, path in self._audio_files(self.folder).items():
+        texts = files_below(self.folder, (".txt",))
+        text_of = {name.rpartition(".")[0]: path for name, path in texts.items()}
+        for name in files_below(self.folder):
             stem = name.rpartition(".")[0]
-            text = path.with_suffix(".txt")
             if stem in seen:
-                items.append(Item(name, path, Skipped("", "another audio file has the same name")))
-            else:
-                items.append(Item(stem, path, text if text.is_file() else "", self._speaker_of(name)))
+                items.append(self._item(name, name, "", "another audio file has the same name"))
+                continue
             seen.add(stem)
+            try:
+                text = text_of[stem].read_text("utf-8-sig") if stem in text_of else ""
+            except (OSError, ValueError) as error:
+                items.append(self._item(stem, name, "", f"unreadable text: {error}"))
+            else:
+                items.append(self._item(stem, name, text))
         return items

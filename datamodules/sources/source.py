@@ -1,8 +1,8 @@
 """Interface of a corpus layout: the Source protocol, its two records, and the check for unusable audio."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ import torch
 from modules.api import Audio
 
 MAX_PEAK = 2.0  # above this the samples are integers stored as floats, not floats in [-1, 1]
-SAMPLE_RATES = (1_000, 1_000_000)  # Hz; rates outside these bounds are errors
+SAMPLE_RATES = (4_000, 192_000)  # Hz; rates outside these bounds are errors
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Recording:
 
     `key` has no dot, slash or space (WebDataset splits names at the first dot). `split` is empty if the hash of the key
     decides; a source that must keep texts apart (digits) sets it. `prefix` and `_` precede the key if a preparation has
-    several sources.
+    several sources. `more` are further fields of the json, `scores` published numbers by name, higher is better.
     """
 
     key: str
@@ -32,6 +32,8 @@ class Recording:
     license: str
     split: str = ""
     prefix: str = ""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
