@@ -23,7 +23,8 @@ from datamodules.shards.order import (
     window_samples,
 )
 from datamodules.shards.preparation import prepare_audio_shards
-from datamodules.shards.samples import file_in, read_about, read_wave, text_of
+from datamodules.shards.quality import QualityControl
+from datamodules.shards.samples import file_in, read_about, read_samples, text_of
 from datamodules.shards.shards import ShardIndex, ShardReader, chosen_rows
 from datamodules.shards.skips import SkipNotes, replacements
 from datamodules.shards.stored_arrays import read_array
@@ -66,7 +67,6 @@ class AudioRows:
         self.states_hop = states_hop
         self.index, self.reader = index, ShardReader(index)
         self.segment_samples, self.seed, self.window_size = segment_samples, seed, window_size
-        self.audio_format = index.header["audio_format"]
         self.num_windows = num_windows(index, window_size)
         self.needs_text, self.keeps_batches = needs_text, keeps_batches
         self.skipped = SkipNotes(str(index.folder), len(index))
@@ -133,10 +133,7 @@ class AudioRows:
         if self.needs_text:
             text_of(about)
         stop = start + self.segment_samples if self.segment_samples else None
-        content = file_in(files, self.audio_format)
-        wave, sample_rate = read_wave(content, int(self.index.lengths[sample]), start, stop)
-        if sample_rate != self.index.header["sample_rate"]:
-            raise ValueError(f"Expected audio at {self.index.header['sample_rate']} Hz, but got {sample_rate} Hz.")
+        wave = read_samples(self.index, sample, files, start, stop)
         return wave, about, self._read_states(files, start, len(wave))
 
     def _read_states(self, files: dict[str, Any], start: int, num_samples: int) -> np.ndarray | None:
@@ -186,6 +183,9 @@ class AudioDataModule(L.LightningDataModule):
         semantic: A frozen speech encoder whose states are stored in the shards, computed once per recording during
             preparation. Crops then start on its grid of frames.
         prepare_data_per_node: Each node prepares its own `folder`, on a local disk.
+        quality: Quality control of the preparation; None: recordings that cannot be used and repeated ones are left
+            out.
+        hours: Hours of usable audio that the preparation takes from the sources, an unbiased choice; 0 for all.
     """
 
     def __init__(
@@ -207,8 +207,11 @@ class AudioDataModule(L.LightningDataModule):
         semantic: SpeechStates | None = None,
         evaluation_batch_seconds: float = 0.0,
         prepare_data_per_node: bool = False,
+        quality: QualityControl | None = None,
+        hours: float = 0.0,
     ) -> None:
         super().__init__()
+        self.quality, self.hours = quality, hours
         self.prepare_data_per_node = prepare_data_per_node  # read by Lightning
         self.semantic = semantic
         self.folder, self.sources, self.sample_rate, self.audio_format = (
@@ -224,7 +227,23 @@ class AudioDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         if self.sources:
-            prepare_audio_shards(self.sources, self.folder, self.sample_rate, self.audio_format, semantic=self.semantic)
+            self.prepare()
+
+    def prepare(self, num_processes: int = 1, share: tuple[int, int] = (0, 1)) -> None:
+        """Prepare the sources' shards, or a share of them (prepare_audio_shards). Raises ValueError without sources."""
+        if not self.sources:
+            raise ValueError("Expected `sources` to prepare, but got none.")
+        prepare_audio_shards(
+            self.sources,
+            self.folder,
+            self.sample_rate,
+            self.audio_format,
+            semantic=self.semantic,
+            quality=self.quality,
+            hours=self.hours,
+            num_processes=num_processes,
+            share=share,
+        )
 
     def setup(self, stage: str) -> None:
         if stage == "predict" and not self.predict_splits:

@@ -109,13 +109,17 @@ def encoded(audio: Audio, audio_format: str, comment: str = "") -> bytes:
     Samples beyond [-1, 1] are clipped."""
     import soundfile
 
-    samples_T = audio.samples_T.detach().float().cpu().clamp(-1, 1).numpy()
+    samples_T = audio.samples_T.detach().float().cpu().numpy()  # libsndfile clips what it writes as integers
+    if audio_format == "ogg":
+        samples_T = np.clip(samples_T, -1, 1)
     stream = io.BytesIO()
     with soundfile.SoundFile(stream, "w", audio.sample_rate, 1, format=audio_format.upper()) as file:
         if comment:
             file.comment = comment
-        for start in range(0, len(samples_T), audio.sample_rate):  # libsndfile's Vorbis may crash on long writes
-            file.write(samples_T[start : start + audio.sample_rate])
+        # libsndfile's Vorbis may crash on long writes.
+        size = audio.sample_rate if audio_format == "ogg" else max(1, len(samples_T))
+        for start in range(0, len(samples_T), size):
+            file.write(samples_T[start : start + size])
     return stream.getvalue()
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules.shards.order import PlannedBatches, PlannedLoader
-from datamodules.shards.samples import file_in, name_in, read_about, read_wave, text_of
+from datamodules.shards.samples import name_in, read_about, read_samples, text_of
 from datamodules.shards.shards import ShardIndex, ShardReader, chosen_rows
 from datamodules.shards.skips import SkipNotes
 from datamodules.speakers import planned_extra_tokens
@@ -60,7 +60,7 @@ class PromptPlan:
     def prompt(self, row: int) -> Prompt:
         files = self.reader.read(row)
         about = read_about(files)
-        samples, rate = read_wave(file_in(files, self.audio.header["audio_format"]), int(self.audio.lengths[row]))
+        samples, rate = read_samples(self.audio, row, files), self.audio.header["sample_rate"]
         language = name_in(about, "language") if self.language is None else self.language
         wanted = self.speaker or name_in(about, "speaker")
         reference = Audio(torch.from_numpy(samples), rate) if wanted == name_in(about, "speaker") else None

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.shards.shards import ShardReader
+from datamodules.shards.shards import ShardIndex, ShardReader, is_in_place
 from datamodules.shards.stored_arrays import read_array
+from modules.audio import read_audio, resampled
 from modules.tokens import Utterance
 
 
@@ -73,6 +74,27 @@ def read_codes(files: Mapping[str, Any]) -> list[int]:
     if codes.ndim != 1 or codes.dtype.kind not in "iu":
         raise ValueError(f"Expected codes as one row of integers, but got {codes.dtype} of shape {codes.shape}.")
     return codes.tolist()
+
+
+def read_samples(
+    index: ShardIndex, row: int, files: Mapping[str, Any], start: int = 0, stop: int | None = None
+) -> np.ndarray:
+    """Return (T,) float32 at the index's rate: samples `start` to `stop` (None: to the end) of a recording that
+    `ShardReader.read` has read.
+
+    Raises ValueError if the content is not audio, has another rate than the index states, or more than one channel, or
+    a non-finite sample. Audio in tars of others may have any rate and channels, as when it was prepared.
+    """
+    content, rate = file_in(files, index.header["audio_format"]), index.header["sample_rate"]
+    if is_in_place(index, row):
+        samples_T = np.clip(resampled(read_audio(content), rate), -1, 1)
+        if len(samples_T) != int(index.lengths[row]):
+            raise ValueError(f"Expected {index.lengths[row]} samples as in the index, but got {len(samples_T)}.")
+        return samples_T[start:stop]
+    wave, sample_rate = read_wave(content, int(index.lengths[row]), start, stop)
+    if sample_rate != rate:
+        raise ValueError(f"Expected audio at {rate} Hz, but got {sample_rate} Hz.")
+    return wave
 
 
 def read_wave(content: bytes, num_samples: int, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, int]:

@@ -13,8 +13,8 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,10 @@ from datamodules.shards.tar_samples import plain_sample
 FORMAT = 1
 MAX_OPEN_SHARDS = 64  # per reader
 ARRAYS = ("keys", "lengths", "text_lengths", "shard_of", "offsets", "sizes")
+NAMES = ("speakers", "languages", "licenses")  # numbered by speaker_of, language_of, license_of
+OPTIONAL_ARRAYS = ("speaker_of", "language_of", "license_of", *NAMES, "about_offsets", "about_sizes")
+MEASURE = "measure_"
+ABOUTS = "abouts.jsonl"
 MADE_BY = {
     "audio": "A run whose data has `sources` prepares them; the demo's: "
     "python run.py fit --config configs/demo/codec.yaml, its digits: "
@@ -43,7 +47,9 @@ class ShardIndex:
     `header` describes the data as given to the writer (token space, codec fingerprint, sample rate, …). `lengths` are
     in samples of audio or in codes, `text_lengths` in UTF-8 bytes. `report` counts kept and skipped samples, with
     reasons. `speaker_of` gives each sample's row in `speakers`, (K, 2): source and name. Older indices have no
-    `speakers`, and number bare names or nothing; datamodules.speakers.speakers_of reads both.
+    `speakers`, and number bare names or nothing; datamodules.speakers.speakers_of reads both. `license_of` numbers
+    `licenses`, `language_of` `languages`. Samples with `about_sizes` > 0 are audio files within tars of others; their
+    jsons are in abouts.jsonl. `measures` are quality measures and published scores by name.
     """
 
     folder: Path
@@ -59,6 +65,13 @@ class ShardIndex:
     sizes: np.ndarray
     speaker_of: np.ndarray | None = None
     speakers: np.ndarray | None = None
+    language_of: np.ndarray | None = None
+    languages: np.ndarray | None = None
+    license_of: np.ndarray | None = None
+    licenses: np.ndarray | None = None
+    about_offsets: np.ndarray | None = None
+    about_sizes: np.ndarray | None = None
+    measures: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -70,12 +83,13 @@ class ShardIndex:
 
     @classmethod
     def load(cls, folder: Path | str, kind: str) -> "ShardIndex":
-        """Load an index. Raises FileNotFoundError if there is none, ValueError if it is of another kind or empty."""
+        """Load an index, without the samples that a verdict over the whole corpus leaves out (duplicate audio, ...).
+        Raises FileNotFoundError if there is none, ValueError if it is of another kind or empty."""
         folder = Path(folder)
         if not (folder / "index.json").is_file():
             raise FileNotFoundError(
-                f"Expected {kind} shards in `{folder}`, but there is no index.json. {MADE_BY[kind]} "
-                f"The splits beside it: {_splits(folder.parent)}."
+                f"Expected {kind} shards in `{folder}`, but there is no index.json. {_unfinished(folder.parent)}"
+                f"{MADE_BY[kind]} The splits beside it: {_splits(folder.parent)}."
             )
         about = json.loads((folder / "index.json").read_text())
         if about["format"] != FORMAT or about["kind"] != kind:
@@ -84,6 +98,11 @@ class ShardIndex:
                 f"but got {about['kind']} shards of format {about['format']}."
             )
         arrays = mapped_arrays(folder / "index.npz")
+        if "verdict_of" in arrays:
+            used = np.flatnonzero(arrays["verdict_of"] == 0)
+            num_rows = len(arrays["verdict_of"])
+            arrays = {name: one[used] if name not in NAMES and len(one) == num_rows else one
+                      for name, one in arrays.items()}  # fmt: skip
         index = cls(
             folder,
             kind,
@@ -91,12 +110,17 @@ class ShardIndex:
             about["report"],
             about["shards"],
             *(arrays[name] for name in ARRAYS),
-            speaker_of=arrays.get("speaker_of"),
-            speakers=arrays.get("speakers"),
+            **{name: arrays.get(name) for name in OPTIONAL_ARRAYS},
+            measures={name.removeprefix(MEASURE): one for name, one in arrays.items() if name.startswith(MEASURE)},
         )
         if not len(index):
             raise ValueError(f"Expected at least one sample in `{folder}`, but got none: {about['report']}.")
         return index
+
+
+def _unfinished(folder: Path) -> str:
+    is_unfinished = (folder / ".preparing").is_dir()
+    return "They are not finished: the command that began them resumes. " if is_unfinished else ""
 
 
 def _splits(folder: Path) -> list[str]:
@@ -124,6 +148,8 @@ class ShardReader:
         index = self.index
         shard = int(index.shard_of[row])
         chunk = os.pread(self._descriptor(shard), int(index.sizes[row]), int(index.offsets[row]))
+        if is_in_place(index, row):
+            return {"__key__": str(index.keys[row]), "json": self._about(row), index.header["audio_format"]: chunk}
         sample = plain_sample(chunk)
         if sample is None:
             sample = _any_sample(chunk, index.shards[shard])
@@ -131,13 +157,25 @@ class ShardReader:
             raise ValueError(f"Expected sample `{index.keys[row]}`, but got `{sample['__key__']}`: damaged shard.")
         return sample
 
+    def _about(self, row: int) -> bytes:
+        """The json of a sample whose audio is in a tar of others."""
+        size, offset = int(self.index.about_sizes[row]), int(self.index.about_offsets[row])
+        return os.pread(self._descriptor(-1), size, offset)
+
     def _descriptor(self, shard: int) -> int:
+        """An open shard; -1: abouts.jsonl."""
         source = (os.getpid(), shard)  # forked workers must not share file handles
-        stream = self._files.pop(source, None) or (self.index.folder / self.index.shards[shard]).open("rb", buffering=0)
+        name = ABOUTS if shard < 0 else self.index.shards[shard]
+        stream = self._files.pop(source, None) or (self.index.folder / name).open("rb", buffering=0)
         self._files[source] = stream
         if len(self._files) > MAX_OPEN_SHARDS:  # a corpus may have more shards than a process may open files
             self._files.pop(next(iter(self._files))).close()
         return stream.fileno()
+
+
+def is_in_place(index: ShardIndex, row: int) -> bool:
+    """Whether a sample is an audio file within a tar of others."""
+    return index.about_sizes is not None and bool(index.about_sizes[row])
 
 
 def _any_sample(chunk: bytes, shard: str) -> dict[str, Any]:

@@ -40,6 +40,13 @@ def _mapped(path: Path, stream: io.BufferedReader, archive: zipfile.ZipFile, mem
     return np.asarray(np.memmap(path, dtype, "r", stream.tell(), shape, order))
 
 
+def npy(array: np.ndarray) -> bytes:
+    """The content of an `.npy` file."""
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
 def read_array(content: bytes) -> np.ndarray:
     """Equal to np.load for the bytes of an `.npy` file; read-only. Raises ValueError or EOFError like np.load.
 

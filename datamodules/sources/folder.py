@@ -95,6 +95,9 @@ class FolderSource(ListedSource):
             of `metadata.csv` looks like a speaker or a number, and there are no `columns`.
     """
 
+    prefixes_keys = True
+    _root = ""  # of the audio files, within the folder
+
     _root = ""  # of the audio files, within the folder
 
     def __init__(

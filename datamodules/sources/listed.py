@@ -78,6 +78,7 @@ class ListedSource:
     published_license: ClassVar[str] = "unknown"
     published_language: ClassVar[str] = ""
     in_place: bool = False  # audio in tar files is left there: the index points into them
+    prefixes_keys: bool = False  # the name precedes the keys only among several sources
     folder: Path = Path()
     hold_out: HoldOut = "auto"
     name: str = ""
@@ -141,7 +142,7 @@ class ListedSource:
         if not words and self.require_text:
             return Skipped(key, "no transcript")
         try:
-            audio = clipped(self.audio(item))
+            audio = self.audio(item)
         except (OSError, RuntimeError, ValueError, MemoryError) as error:  # soundfile raises RuntimeErrors
             return Skipped(key, " ".join(f"unreadable: {error}".replace(f"{self.folder}/", "").split()))
         return Recording(
@@ -203,6 +204,9 @@ def clipped(audio: Audio) -> Audio:
     not audio in [-1, 1]."""
     if reason := unusable_audio(audio):
         raise ValueError(reason)
+    lowest, highest = audio.samples_T.aminmax()
+    if lowest >= -1 and highest <= 1:
+        return audio
     return Audio(audio.samples_T.clamp(-1, 1), audio.sample_rate)
 
 

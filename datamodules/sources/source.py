@@ -62,8 +62,9 @@ class Source(Protocol):
         ...
 
 
-def unusable_audio(audio: Any) -> str:
-    """Return why `audio` is not a mono waveform of finite floats in [-1, 1] at a possible rate; "" if it is."""
+def peak_of(audio: Any) -> float | str:
+    """Return the largest absolute sample of `audio`; or why it is not a mono waveform of finite floats in [-1, 1] at a
+    possible rate."""
     if not isinstance(audio, Audio):
         return f"no Audio: {type(audio).__name__}"
     samples, rate = audio.samples_T, audio.sample_rate
@@ -80,7 +81,14 @@ def unusable_audio(audio: Any) -> str:
         return f"samples are no floats in [-1, 1]: {samples.dtype}"
     if not samples.numel():
         return "no audio samples"
-    if not torch.isfinite(samples).all():
+    least, most = samples.detach().aminmax()  # both are NaN if any sample is
+    peak = max(-least.item(), most.item())
+    if not math.isfinite(peak):
         return "audio holds values that are not finite"
-    peak = samples.abs().max().item()
-    return f"samples are no floats in [-1, 1]: peaks at {peak:.0f}" if peak > MAX_PEAK else ""
+    return f"samples are no floats in [-1, 1]: peaks at {peak:.0f}" if peak > MAX_PEAK else peak
+
+
+def unusable_audio(audio: Any) -> str:
+    """Return why audio cannot be used (peak_of); "" if it can."""
+    peak = peak_of(audio)
+    return peak if isinstance(peak, str) else ""

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datamodules.shards.samples import file_in, read_about, read_wave, text_of
+from datamodules.shards.samples import read_about, read_samples, text_of
 from datamodules.shards.shards import ShardIndex, ShardReader
 from modules.api import Audio
 from modules.audio import write_wav
@@ -39,9 +39,8 @@ def references(folder: Path) -> dict[str, tuple[Audio, str]]:
         _, speaker = index.speakers[index.speaker_of[row]]
         if speaker not in found:
             files = reader.read(row)
-            samples_T, rate = read_wave(file_in(files, "flac"), int(index.lengths[row]))
-
-            found[str(speaker)] = Audio(torch.from_numpy(samples_T), rate), text_of(read_about(files))
+            audio = Audio(torch.from_numpy(read_samples(index, row, files)), index.header["sample_rate"])
+            found[str(speaker)] = audio, text_of(read_about(files))
     return found
 
 

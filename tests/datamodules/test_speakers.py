@@ -133,7 +133,7 @@ def write_wavs(folder, name, num=3):
     """Half a second each, in FolderSource's layout of pairs."""
     folder.mkdir()
     for number in range(num):
-        tone = np.sin(np.arange(8000) * (0.05 + 0.01 * number))
+        tone = np.sin(np.arange(8000) * (0.05 + 0.01 * number + 0.001 * len(name) + 0.0001 * ord(name[0])))
         soundfile.write(folder / f"{name}_{number}.wav", tone / 2, 16000)
         (folder / f"{name}_{number}.txt").write_text(f"words {number}")
 

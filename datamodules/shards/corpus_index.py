@@ -1,0 +1,116 @@
+"""Merges the units of a preparation into one index per split."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from datamodules.shards.index_file import IndexColumns, write_index
+from datamodules.shards.plan import Plan
+from datamodules.shards.quality import QualityControl
+from datamodules.shards.units import UnitFolder, UnitResult
+from datamodules.shards.verdicts import CorpusRows, verdicts_of
+from modules.atomic_file import write_whole
+
+if TYPE_CHECKING:
+    from datamodules.shards.audio_units import PreparationSettings
+
+
+def merge_units(
+    units: UnitFolder, plan: Plan, needed: Sequence[str], settings: "PreparationSettings", credits: str
+) -> list[str]:
+    """Write the index of every split and CREDITS.txt; print what was kept and skipped. Returns the splits.
+
+    Raises ValueError, and removes the state of the preparation, if nothing is usable.
+    """
+    quality, header = settings.quality or QualityControl(), settings.about()
+    by_split: dict[str, IndexColumns] = defaultdict(IndexColumns)
+    skipped = list(plan.skipped)
+    order: list[tuple[str, int]] = []  # of all rows, (split, row)
+    for unit in needed:
+        result = UnitResult.read(units.result_path(unit))
+        skipped += result.skipped
+        for split, rows in sorted(result.splits.items()):
+            columns = by_split[split]
+            order += [(split, len(columns) + row) for row in range(len(rows))]
+            columns.add(rows, f"{unit}.tar")
+    num_recordings = len(order) + len(skipped)
+    if not order:
+        units.remove()
+        report = skip_report(skipped, num_recordings)
+        raise ValueError(f"Expected at least one usable recording, but got none. {' '.join(report.split())}.")
+    rows = _corpus_rows(by_split, order, settings.sample_rate)
+    verdicts = dict(zip(order, verdicts_of(rows, quality, settings.hours), strict=True))
+    splits = sorted(by_split)
+    first = "train" if "train" in by_split else splits[0]
+    for split in splits:
+        of_split = [verdicts[split, row] for row in range(len(by_split[split]))]
+        write_index(units.folder / split, "audio", header, by_split[split], of_split, skipped if split == first else [])
+        used = [rows.seconds[n] for n, place in enumerate(order) if place[0] == split and not verdicts[place]]
+        print(f"{units.folder}/{split}: {len(used)} recordings, {sum(used) / 60:.1f} minutes")
+    for unit in set(plan.units) - set(needed):  # done by a process that did not know that the hours were reached
+        for path in units.folder.glob(f"*/{unit}.tar"):
+            path.unlink()
+    write_whole(units.folder / "CREDITS.txt", credits)
+    print(skip_report(skipped, num_recordings))
+    left_out = [(key, verdicts[place]) for place, key in zip(order, rows.keys, strict=True) if verdicts[place]]
+    if left_out:
+        print(skip_report(left_out, num_recordings, "left out"), flush=True)
+    return splits
+
+
+def _corpus_rows(by_split: dict[str, IndexColumns], order: Sequence[tuple[str, int]], sample_rate: int) -> CorpusRows:
+    def column(name: str) -> list[Any]:
+        return [by_split[split].columns[name][row] for split, row in order]
+
+    measures = {split: columns.measures for split, columns in by_split.items()}
+    names = sorted({name for of_split in measures.values() for name in of_split})
+    return CorpusRows(
+        keys=column("keys"),
+        splits=[split for split, _ in order],
+        seconds=np.array(column("lengths")) / sample_rate,
+        contents=column("contents"),
+        texts=column("texts"),
+        speakers=list(zip(column("sources"), column("speakers"), strict=True)),
+        measures={
+            name: np.array([measures[split][name][row] if name in measures[split] else np.nan for split, row in order])
+            for name in names
+        },
+    )
+
+
+def enough_units(units: UnitFolder, order: Sequence[str], hours: float) -> list[str]:
+    """The first units in `order` that together hold enough hours; all, for 0 or as far as they are not done."""
+    if not hours:
+        return list(order)
+    seconds, needed = 0.0, []
+    for number, unit in enumerate(order):
+        if not units.is_done(unit):
+            return list(order)
+        seconds += _kept_seconds(units.result_path(unit))
+        needed.append(unit)
+        if seconds >= hours * 3600:
+            return list(order[: number + 1])
+    return needed
+
+
+@lru_cache(maxsize=100_000)
+def _kept_seconds(path: Path) -> float:
+    """Seconds of audio in a unit's result, which never changes."""
+    return sum(sum(rows.measures["seconds"]) for rows in UnitResult.read(path).splits.values())
+
+
+def skip_report(skipped: Sequence[tuple[str, str]], num_recordings: int, verb: str = "skipped") -> str:
+    """Summarise how many recordings were skipped and why: a line per reason (up to its colon), the most common first,
+    with the first keys."""
+    by_reason: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for key, reason in skipped:
+        by_reason[reason.partition(":")[0]].append((key, reason))
+    lines = [f"{verb} {len(skipped)} of {num_recordings} recordings" + (":" if skipped else "")]
+    for reason, items in sorted(by_reason.items(), key=lambda pair: -len(pair[1])):
+        key, full = items[0]
+        lines.append(f"  {len(items)} x {reason}, such as {key!r}{full.removeprefix(reason)}")
+    return "\n".join(lines)

@@ -1,0 +1,196 @@
+"""The plan of a preparation: every recording of its sources, sorted, with its key and split, in fixed units of work.
+
+The plan depends on the sources' listings alone, not on processes or machines. It is written once, to
+FOLDER/.preparing/plan.json with one file of items per unit, and followed by every process.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from datamodules.shards.shards import held_out, usable_key
+from datamodules.shards.texts import comparable
+from datamodules.sources.listed import Item, ListedSource, plain_key
+from datamodules.sources.source import Source
+from modules.atomic_file import write_whole
+
+UNUSABLE_KEY = "key is empty or holds a dot, slash or space"
+MANY_SPEAKERS = 20  # from here on speakers are held out, not texts
+DEFAULTS = {one.name: one.default for one in fields(Item)}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One item of a unit: the number of its source, its key, and its split, decided where it can be."""
+
+    source: int
+    key: str
+    item: Item
+
+    def plain(self) -> dict[str, Any]:
+        about = {name: value for name, value in vars(self.item).items() if value and value != DEFAULTS[name]}
+        return {"source": self.source, "key": self.key, "item": about}
+
+    @classmethod
+    def of_plain(cls, stored: dict[str, Any]) -> "Planned":
+        about = dict(stored["item"])
+        if "bytes_at" in about:
+            about["bytes_at"] = tuple(about["bytes_at"])
+        return cls(stored["source"], stored["key"], Item(**about))
+
+
+@dataclass
+class Plan:
+    """`about` describes sources and settings; `units` maps the name of each unit to its number of items, in order.
+    `streams` are the numbers of the sources that cannot list their recordings: together they are the unit
+    `stream_unit`."""
+
+    about: dict[str, Any]
+    units: dict[str, int]
+    streams: list[int] = field(default_factory=list)
+    stream_unit: str = ""
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    num_recordings: int = 0
+
+    @classmethod
+    def read(cls, folder: Path) -> "Plan":
+        content = json.loads((folder / "plan.json").read_text())
+        return cls(**{**content, "skipped": [(key, reason) for key, reason in content["skipped"]]})
+
+    def items(self, folder: Path, unit: str) -> Iterator[Planned]:
+        with (folder / "plan" / f"{unit}.jsonl").open() as lines:
+            for line in lines:
+                yield Planned.of_plain(json.loads(line))
+
+
+class UsedKeys:
+    """Keys that a plan has used, with the source of each."""
+
+    def __init__(self, several_sources: bool) -> None:
+        self.several_sources = several_sources
+        self._source_of: dict[str, str] = {}
+
+    def key(self, own_key: Any, prefix: str, source: str) -> tuple[str, str]:
+        """Return the key in this preparation: the own key, with its prefix if there are several sources, or with its
+        source's name if another source has the same key; and the reason why it is unusable, or ""."""
+        key = f"{prefix}_{own_key}" if self.several_sources and prefix else own_key
+        if self._source_of.get(key, source) != source:
+            key = f"{plain_key(printable(source))}_{own_key}"
+        if not usable_key(key):
+            return key, UNUSABLE_KEY
+        if key in self._source_of:
+            hint = f": `name` tells sources apart, both are {source!r}" if self.several_sources else ""
+            return key, f"another recording has this key{hint}"
+        self._source_of[key] = source
+        return key, ""
+
+
+def write_plan(
+    sources: Sequence[Source], folder: Path, about: dict[str, Any], items_per_unit: int, is_sampled: bool = False
+) -> Plan:
+    """List the sources and write their plan into `folder`, plan.json last.
+
+    `is_sampled`: the order is that of the keys' hashes, so that any number of first units is an unbiased choice.
+    Raises what the sources raise.
+    """
+    keys = UsedKeys(several_sources=len(sources) > 1)
+    plan = Plan(about, {})
+    runs: list[list[Planned]] = []
+    containers: list[Planned] = []
+    streams: list[int] = []
+    for number, source in enumerate(sources):
+        if not isinstance(source, ListedSource):
+            streams.append(number)
+            plan.num_recordings += source.num_recordings
+            continue
+        listed = _listed(source, number, keys, plan.skipped)
+        plain = [one for one in listed if not one.item.is_container]
+        containers += sorted((one for one in listed if one.item.is_container), key=lambda one: one.key)
+        plain = with_splits(plain, source)
+        by_split: dict[str, list[Planned]] = defaultdict(list)
+        for one in sorted(plain, key=lambda one: one.key):
+            by_split[one.item.split].append(one)
+        runs += (by_split[split] for split in sorted(by_split))
+    if is_sampled:
+        runs = [sorted((one for run in runs for one in run), key=lambda one: _digest(one.key))]
+        containers.sort(key=lambda one: _digest(one.key))
+    parts = [run[start : start + items_per_unit] for run in runs for start in range(0, len(run), items_per_unit)]
+    parts += [[one] for one in containers]
+    for number, part in enumerate(parts):
+        unit = f"{number:06d}"
+        lines = "".join(f"{json.dumps(one.plain())}\n" for one in part)
+        write_whole(folder / "plan" / f"{unit}.jsonl", lines)
+        plan.units[unit] = len(part)
+        plan.num_recordings += len(part)
+    if streams:
+        plan.streams, plan.stream_unit = streams, f"{len(parts):06d}"
+        plan.units[plan.stream_unit] = sum(sources[number].num_recordings for number in streams)
+    plan.num_recordings += len(plan.skipped)
+    write_whole(folder / "plan.json", json.dumps(asdict(plan), indent=1))
+    return plan
+
+
+def _listed(source: ListedSource, number: int, keys: UsedKeys, skipped: list[tuple[str, str]]) -> list[Planned]:
+    """The source's items with their keys in this preparation; those that cannot be used go to `skipped`."""
+    found: list[Planned] = []
+    for own_key, item in source.keyed_items():
+        if item.unusable:
+            skipped.append((printable(own_key), printable(item.unusable)))
+            continue
+        key, reason = keys.key(own_key, source.name if source.prefixes_keys else "", source.source_name)
+        if reason:
+            skipped.append((printable(key), reason))
+        else:
+            # `own` keeps the split independent of the other sources.
+            found.append(Planned(number, key, replace(item, more={**item.more, "own_key": own_key})))
+    return found
+
+
+def with_splits(planned: Sequence[Planned], source: ListedSource) -> list[Planned]:
+    """Decide the splits of items that have none: a tenth of the speakers, texts or keys is held out, by hash, and of
+    two or more never all or none."""
+    open_ones = [one for one in planned if not one.item.split]
+    rule = source.hold_out
+    if rule == "auto":
+        rule = "speaker" if len({one.item.speaker for one in planned}) >= MANY_SPEAKERS else "text"
+    group_of = {one.key: held_out_group(rule, source, one.item, one.item.more["own_key"]) for one in open_ones}
+    groups = sorted(set(group_of.values()), key=_digest)
+    held = {group for group in groups if held_out(group)}
+    if len(groups) > 1 and rule != "key":
+        held = held or {groups[0]}
+        if len(held) == len(groups):
+            held.discard(groups[-1])
+    decided = []
+    for one in planned:
+        more = {name: value for name, value in one.item.more.items() if name != "own_key"}
+        split = one.item.split or ("held_out" if group_of[one.key] in held else "train")
+        decided.append(replace(one, item=replace(one.item, split=split, more=more)))
+    return decided
+
+
+def held_out_group(rule: str, source: ListedSource, item: Item, key: str) -> str:
+    """What is held out together with this recording: all of its speaker, all of its text, or itself alone."""
+    if rule == "speaker" and item.speaker:
+        return f"{source.source_name}/{item.speaker}"
+    if rule in ("speaker", "text") and (words := comparable(item.text)):
+        return words
+    return key
+
+
+def split_of_member(source: ListedSource, item: Item, key: str) -> str:
+    """The split of a recording in a container: without its neighbours, a speaker is held out where it is known."""
+    rule = "speaker" if source.hold_out == "auto" else source.hold_out
+    return item.split or ("held_out" if held_out(held_out_group(rule, source, item, key)) else "train")
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).digest()
+
+
+def printable(value: Any) -> str:
+    """Convert to a string that UTF-8 can encode; "" for None."""
+    return "" if value is None else str(value).encode(errors="backslashreplace").decode()

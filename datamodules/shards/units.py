@@ -1,0 +1,212 @@
+"""Units of work on a shard folder: done once each, by any process of any machine that shares the file system.
+
+A job has `FOLDER/.preparing`: plan.json (the fixed list of units), units/NAME.json (the result of each finished unit)
+and locks. A unit writes its tars under temporary names, moves them to FOLDER/SPLIT/NAME.tar, and then writes its
+result: a kill loses only units in work. Where the file system has no locks, two processes may do the same unit; both
+write the same bytes.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from datamodules.shards.tar_samples import packed_sample, tar_end
+from modules.atomic_file import write_whole
+
+NAME = ".preparing"
+WAIT_SECONDS = 0.2  # between looks at units in work elsewhere
+# Columns of a result, one entry per kept sample. `paths` and `abouts` are "" unless the audio stays in a tar of others.
+COLUMNS = (
+    "keys", "lengths", "text_lengths", "offsets", "sizes", "sources", "speakers", "languages", "licenses", "contents",
+    "texts", "paths", "abouts",
+)  # fmt: skip
+
+
+@dataclass
+class SplitRows:
+    """Kept samples of one unit in one split, by column; `measures` by name."""
+
+    columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in COLUMNS})
+    measures: dict[str, list[float]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.columns["keys"])
+
+    def add(self, row: dict[str, Any], measures: dict[str, float]) -> None:
+        """Add one sample. A measure that earlier samples lack is NaN (None in JSON) for them."""
+        for name in COLUMNS:
+            self.columns[name].append(row[name])
+        for name in self.measures.keys() | measures.keys():
+            values = self.measures.setdefault(name, [])
+            values += [None] * (len(self) - 1 - len(values))
+            values.append(measures.get(name))
+
+
+@dataclass
+class UnitResult:
+    """What a unit has made: rows by split, skipped samples as (key, reason), examples for a report as plain data."""
+
+    splits: dict[str, SplitRows] = field(default_factory=dict)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    examples: list[dict[str, Any]] = field(default_factory=list)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        splits = {name: {"columns": rows.columns, "measures": rows.measures} for name, rows in self.splits.items()}
+        return {"splits": splits, "skipped": self.skipped, "examples": self.examples}
+
+    @classmethod
+    def read(cls, path: Path) -> "UnitResult":
+        content = json.loads(path.read_text())
+        splits = {name: SplitRows(**rows) for name, rows in content["splits"].items()}
+        return cls(splits, [(key, reason) for key, reason in content["skipped"]], content["examples"])
+
+
+class UnitFolder:
+    """The state of a job in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.state = folder, folder / NAME
+
+    @property
+    def plan_path(self) -> Path:
+        return self.state / "plan.json"
+
+    def result_path(self, unit: str) -> Path:
+        return self.state / "units" / f"{unit}.json"
+
+    def is_done(self, unit: str) -> bool:
+        return self.result_path(unit).is_file()
+
+    def temporary(self, name: str) -> Path:
+        """A path that no other process uses, on the folder's file system."""
+        path = self.state / "temporary" / f"{name}.{socket.gethostname()}.{os.getpid()}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def finish(self, unit: str, result: UnitResult, tars: dict[str, Path]) -> None:
+        """Move a unit's tars, by split, into place, and store its result."""
+        for split, path in tars.items():
+            target = self.folder / split / f"{unit}.tar"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, target)
+        write_whole(self.result_path(unit), json.dumps(result.plain()))
+
+    @contextmanager
+    def locked(self, name: str, waits: bool = True, message: str = "") -> Iterator[bool]:
+        """Hold a lock; yields whether it is held. Not if another process holds it and this one does not wait, nor if
+        the job's state has been removed meanwhile. Without locks on the file system: True."""
+        path = self.state / "locks" / name
+        try:
+            stream = path.open("w")
+        except FileNotFoundError:
+            yield False
+            return
+        with stream as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not waits:
+                    yield False
+                    return
+                if message:
+                    print(message, flush=True)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError:
+                pass  # a file system without locks
+            try:
+                yield True
+            finally:
+                with suppress(OSError):
+                    fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough while a forked child has the file open
+
+    def begin(self) -> None:
+        """Make the job's state, unless it is there."""
+        (self.state / "locks").mkdir(parents=True, exist_ok=True)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.state, ignore_errors=True)
+
+
+def work_through(
+    folder: UnitFolder,
+    units: Sequence[str],
+    do: Callable[[str], None],
+    waits: bool,
+    is_needed: Callable[[str], bool],
+    stops: Callable[[], bool],
+) -> None:
+    """Do every needed unit that is neither done nor in work elsewhere.
+
+    Args:
+        do: Does one unit, up to `UnitFolder.finish`.
+        waits: Wait for units in work elsewhere, and do those whose process was killed.
+        is_needed: Asked before a unit is begun.
+        stops: Ends the work before the next unit.
+    """
+    left = [unit for unit in units if not folder.is_done(unit)]
+    while left:
+        elsewhere = []
+        for unit in left:
+            if stops():
+                return
+            if folder.is_done(unit) or not is_needed(unit):
+                continue
+            with folder.locked(f"unit-{unit}", waits=False) as is_mine:
+                if not is_mine:
+                    elsewhere.append(unit)
+                elif folder.plan_path.is_file() and not folder.is_done(unit):
+                    do(unit)
+        if not waits or not folder.plan_path.is_file():
+            return  # or another process has merged all
+        left = elsewhere
+        if left:
+            time.sleep(WAIT_SECONDS)
+
+
+class UnitTars:
+    """The tars of one unit, one per split, written under temporary names. Use as a context manager: without `close`
+    they are removed."""
+
+    def __init__(self, folder: UnitFolder, unit: str) -> None:
+        self.folder, self.unit = folder, unit
+        self._open: dict[str, tuple[Path, IO[bytes]]] = {}
+
+    def write(self, split: str, key: str, files: dict[str, bytes]) -> tuple[int, int]:
+        """Write one sample, with its files by extension. Returns its offset and size in the tar."""
+        if split not in self._open:
+            path = self.folder.temporary(f"{self.unit}-{split}.tar")
+            self._open[split] = path, path.open("wb")
+        stream = self._open[split][1]
+        start, content = stream.tell(), packed_sample(key, files)
+        stream.write(content)
+        return start, len(content)
+
+    def close(self) -> dict[str, Path]:
+        """Finish the tars. Returns their paths by split."""
+        opened, self._open = self._open, {}
+        for _, stream in opened.values():
+            stream.write(tar_end(stream.tell()))
+            stream.flush()
+            os.fsync(stream.fileno())
+            stream.close()
+        return {split: path for split, (path, _) in opened.items()}
+
+    def __enter__(self) -> "UnitTars":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for path, stream in self._open.values():
+            stream.close()
+            path.unlink(missing_ok=True)

@@ -1,0 +1,269 @@
+"""Preparation in units: the same bytes from any number of processes and shares, and after any kill."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from datamodules.audio import AudioDataModule
+from datamodules.shards.preparation import prepare_audio_shards
+from datamodules.shards.shards import ShardIndex, ShardReader
+from datamodules.sources.folder import FolderSource
+from datamodules.sources.source import Recording
+from tests.conftest import REPOSITORY
+
+NUM = 40
+PREPARE = """
+import sys
+from pathlib import Path
+from datamodules.shards.preparation import prepare_audio_shards
+from datamodules.sources.folder import FolderSource
+if __name__ == "__main__":
+    recordings, folder, num_processes, number, num_shares = sys.argv[1:]
+    prepare_audio_shards([FolderSource(Path(recordings))], Path(folder), 16000, "flac", 4,
+                         num_processes=int(num_processes), share=(int(number), int(num_shares)))
+"""
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("recordings")
+    noise = np.random.default_rng(0)
+    for number in range(NUM):
+        name = f"speaker{number % 5}_{number:02d}"
+        soundfile.write(folder / f"{name}.wav", noise.normal(0, 0.1, 4000 + 50 * number), 22050)
+        (folder / f"{name}.txt").write_text(f"sentence {number} of many")
+    (folder / "speaker9_99.wav").write_bytes(b"RIFF, but no sound")
+    (folder / "speaker9_99.txt").write_text("nothing")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Digest of every file below the folder, by its path."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def prepare(recordings: Path, folder: Path, **options) -> dict[str, ShardIndex]:
+    return prepare_audio_shards([FolderSource(recordings)], folder, 16000, "flac", 4, **options)
+
+
+@pytest.fixture(scope="module")
+def once(recordings, tmp_path_factory) -> dict[str, str]:
+    """What one process makes without an interruption."""
+    folder = tmp_path_factory.mktemp("once") / "shards"
+    prepare(recordings, folder)
+    return contents(folder)
+
+
+def command(recordings: Path, folder: Path, num_processes: int, number: int = 0, num_shares: int = 1):
+    arguments = [recordings, folder, num_processes, number, num_shares]
+    return subprocess.Popen(
+        [sys.executable, "-c", PREPARE, *map(str, arguments)], cwd=REPOSITORY, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+    )  # fmt: skip
+
+
+def test_processes_and_shares_make_the_same_bytes(recordings, once, tmp_path):
+    """Guards against a result that depends on the number of processes, their order, or the machine of a share."""
+    assert sum(name.endswith(".tar") for name in once) >= 10
+    prepare(recordings, tmp_path / "two", num_processes=2)
+    assert contents(tmp_path / "two") == once
+    for number in (2, 0, 1):
+        indices = prepare(recordings, tmp_path / "shares", share=(number, 3))
+        assert bool(indices) == (number == 1), "the last share merges"
+    assert contents(tmp_path / "shares") == once
+
+
+def test_units_that_are_done_stay_after_a_kill(recordings, once, tmp_path, monkeypatch):
+    """Guards against a preparation that starts over, counts a unit twice, or leaves files of the killed attempt."""
+    folder = tmp_path / "shards"
+    noise = random.Random(0)
+    read, num_read = FolderSource.recording, []
+    for attempt in range(4):
+        stop_after = noise.randrange(3, 14)
+
+        def recording(self, key, item, stop_after=stop_after, counted=[0]):  # noqa: B006
+            counted[0] += 1
+            if counted[0] > stop_after:
+                os.write(2, b"")
+                raise SystemExit(f"killed in attempt {attempt}")
+            return read(self, key, item)
+
+        monkeypatch.setattr(FolderSource, "recording", recording)
+        with pytest.raises(SystemExit):
+            prepare(recordings, folder)
+        num_read.append(len(list((folder / ".preparing/units").glob("*.json"))))
+        with pytest.raises(FileNotFoundError, match="the command that began them resumes"):
+            ShardIndex.load(folder / "train", "audio")
+    assert num_read == sorted(num_read) and num_read[-1] >= 3, "units add up"
+    counts = []
+    monkeypatch.setattr(FolderSource, "recording", lambda *given: counts.append(1) or read(*given))
+    prepare(recordings, folder)
+    assert len(counts) <= NUM + 1 - 4 * (num_read[-1] - 2), "finished units are not read again"
+    assert contents(folder) == once
+    with pytest.raises(ValueError, match="to be prepared from"):
+        prepare(recordings, folder, hours=1.0)
+
+
+def test_a_sigkill_leaves_what_resumes(recordings, once, tmp_path):
+    """Guards against files of a killed process that stop or change the next, and against a lock that outlives it."""
+    folder = tmp_path / "shards"
+    process = command(recordings, folder, 1)
+    deadline = time.monotonic() + 60
+    while not list(folder.glob(".preparing/units/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert (folder / ".preparing/plan.json").is_file() and not (folder / "prepared.json").exists()
+    prepare(recordings, folder)
+    assert contents(folder) == once
+
+
+class Failing(FolderSource):
+    """Its third recording ends the worker process that reads it."""
+
+    def recording(self, key, item):
+        if key.endswith("02"):
+            os._exit(9)
+        return super().recording(key, item)
+
+
+def test_a_killed_worker_ends_the_preparation_with_an_error(recordings, tmp_path):
+    """Guards against a preparation that waits for ever, or merges without the units of a process that died."""
+    with pytest.raises(RuntimeError, match="was killed.*run the command again"):
+        prepare_audio_shards([Failing(recordings)], tmp_path / "shards", 16000, "flac", 4, num_processes=2)
+    assert not (tmp_path / "shards/prepared.json").exists()
+
+
+def test_hours_bound_a_preparation(recordings, tmp_path):
+    """Guards against more or less audio than asked for, and against the first speakers alone."""
+    seconds = {}
+    for num_processes, hours in ((1, 4 / 3600), (2, 4 / 3600), (1, 2 / 3600)):
+        folder = tmp_path / f"{num_processes}_{hours:.4f}"
+        indices = prepare(recordings, folder, num_processes=num_processes, hours=hours)
+        keys = [str(key) for index in indices.values() for key in index.keys]
+        seconds[folder.name] = sum(index.lengths.sum() for index in indices.values()) / 16000
+        assert 3600 * hours <= seconds[folder.name] < 3600 * hours + 0.3
+        assert len({key.partition("_")[0] for key in keys}) >= 4
+    assert contents(tmp_path / "1_0.0011") == contents(tmp_path / "2_0.0011")
+
+
+# ------------------------------------------------------------------------------------------------------------ held out
+
+
+def keys_of(indices: dict[str, ShardIndex]) -> dict[str, set[str]]:
+    return {split: set(map(str, index.keys)) for split, index in indices.items()}
+
+
+def spoken(folder: Path, texts: dict[str, str]) -> Path:
+    """Recordings SPEAKER/NAME.wav with their texts."""
+    noise = np.random.default_rng(1)
+    for name, text in texts.items():
+        path = folder / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, noise.normal(0, 0.1, 1600), 16000)
+        path.with_suffix(".txt").write_text(text)
+    return folder
+
+
+def test_texts_of_few_and_speakers_of_many_are_held_out(tmp_path):
+    """Guards against a sentence, or a speaker, on both sides of the split."""
+    sentences = {f"{speaker}/{n}": f"Sentence {n // 2}!" if n % 2 else f"sentence {n // 2}"
+                 for speaker in "ab" for n in range(40)}  # fmt: skip
+    folder = spoken(tmp_path / "few", sentences)
+    found = keys_of(prepare_audio_shards([FolderSource(folder, "from_folder")], tmp_path / "a", 16000, "wav"))
+    numbers = {split: {int(key.partition("_")[2]) // 2 for key in keys} for split, keys in found.items()}
+    assert numbers["held_out"] and not numbers["held_out"] & numbers["train"]
+    assert len(found["held_out"]) == 4 * len(numbers["held_out"])
+    many = spoken(tmp_path / "many", {f"s{n % 30:02d}/{n}": "the same for all" for n in range(60)})
+    found = keys_of(prepare_audio_shards([FolderSource(many, "from_folder")], tmp_path / "b", 16000, "wav"))
+    speakers = {split: {key.partition("_")[0] for key in keys} for split, keys in found.items()}
+    assert speakers["held_out"] and not speakers["held_out"] & speakers["train"]
+    assert len(found["held_out"]) == 2 * len(speakers["held_out"])
+
+
+@pytest.mark.parametrize("num", [1, 2, 3, 7])
+def test_a_small_corpus_has_both_splits(num, tmp_path):
+    """Guards against ten recordings of which none is held out, so that a fit has no validation."""
+    folder = spoken(tmp_path / "own", {f"x{n}": f"text {n}" for n in range(num)})
+    indices = prepare_audio_shards([FolderSource(folder)], tmp_path / "shards", 16000, "wav")
+    assert indices.keys() == ({"train"} if num == 1 else {"train", "held_out"})
+
+
+# ------------------------------------------------------------------------------------------------------------ verdicts
+
+
+def test_duplicate_audio_is_left_out_across_splits(tmp_path):
+    """Guards against one recording in training and in the held-out split, under two names and texts."""
+    folder = spoken(tmp_path / "own", {f"x{n}": f"text {n}" for n in range(30)})
+    index = prepare_audio_shards([FolderSource(folder)], tmp_path / "before", 16000, "wav")["held_out"]
+    held = str(index.keys[0])
+    content = (folder / f"{held}.wav").read_bytes()
+    for name in ("a_copy", "z_copy"):
+        (folder / f"{name}.wav").write_bytes(content)
+        (folder / f"{name}.txt").write_text(f"another text of {name}")
+    found = keys_of(prepare_audio_shards([FolderSource(folder)], tmp_path / "after", 16000, "wav"))
+    keys = set().union(*found.values())
+    assert "a_copy" in keys and not {"z_copy", held} & keys, "the smallest key wins"
+    train = json.loads((tmp_path / "after/train/index.json").read_text())["report"]
+    held_out = json.loads((tmp_path / "after/held_out/index.json").read_text())["report"]
+    left_out = [report.get("left_out", {}).get("duplicate audio", 0) for report in (train, held_out)]
+    assert sum(left_out) == 2
+    for split in found:
+        index = ShardIndex.load(tmp_path / "after" / split, "audio")
+        assert [ShardReader(index).read(row)["__key__"] for row in range(len(index))] == index.keys.tolist()
+
+
+class Twice(FolderSource):
+    """Lists as a corpus whose containers repeat a key: found only when all units are done."""
+
+    def recordings(self):
+        raise AssertionError("listed, not streamed")
+
+
+class Stream:
+    num_recordings = 1
+
+    def __init__(self, key: str, frequency: float) -> None:
+        self.key, self.frequency = key, frequency
+
+    def recordings(self):
+        import torch
+
+        from modules.api import Audio
+
+        tone = torch.sin(torch.arange(1600) * self.frequency) / 2
+        yield Recording(self.key, Audio(tone, 16000), "one", "", "en", "stream", "mine", "train")
+
+    def credits(self):
+        return ""
+
+
+def test_a_key_of_a_stream_that_is_listed_elsewhere_is_left_out(tmp_path):
+    """Guards against two samples of one key in an index."""
+    folder = spoken(tmp_path / "own", {"x": "text x", "y": "text y"})
+    sources = [FolderSource(folder, split="train"), Stream("x", 0.1)]
+    index = prepare_audio_shards(sources, tmp_path / "shards", 16000, "wav")["train"]
+    assert sorted(index.keys.tolist()) == ["x", "y"]
+    assert index.report["left_out"] == {"another recording has this key": 1}
+
+
+def test_the_datamodule_prepares_the_same(recordings, tmp_path, once):
+    """Guards against a second code path: a fit on unprepared recordings, and one on those that were prepared."""
+    data = AudioDataModule(tmp_path / "shards", [FolderSource(recordings)])
+    data.prepare_data()
+    prepared = contents(tmp_path / "shards")
+    prepare_audio_shards([FolderSource(recordings)], tmp_path / "again", 16000, num_processes=2)
+    assert contents(tmp_path / "again") == prepared
+    with pytest.raises(ValueError, match="Expected `sources`"):
+        AudioDataModule(tmp_path / "none").prepare()
