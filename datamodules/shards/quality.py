@@ -6,13 +6,14 @@ Shapes: T samples of audio, F frames, N recordings.
 import json
 import math
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from datamodules.shards.shards import by_hash
 from modules.api import Audio
 from modules.recognition import Normaliser, Recogniser, error_rate
 from modules.settings import constructor_settings
@@ -35,6 +36,7 @@ SCRIPTS = (
 )  # fmt: skip
 # Measures of which high values are worse; of all others, and of published scores, low ones are.
 HIGH_IS_WORSE = ("peak", "clipped", "silence", "noise", "start", "end", "characters_per_second", "error_rate")
+Heard = dict[int, list[str]]
 LETTERS = "{:.1f} characters per second"
 MEASURES = {
     "seconds": "length in seconds",
@@ -241,7 +243,7 @@ class QualityControl:
                 continue
             settings[name] = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
         if self.drop_worst:
-            settings["drop_worst"] = {name: float(share) for name, share in sorted(self.drop_worst.items())}
+            settings["drop_worst"] = {name: float(share) for name, share in self.drop_worst.items()}
         if self.recogniser is not None and self.normaliser is not None:
             about = {"class": type(self.recogniser).__name__, "model_hash": self.recogniser.model_hash}
             settings["recogniser"] = about | constructor_settings(self.recogniser)
@@ -314,3 +316,18 @@ def worst(name: str, values_N: np.ndarray, share: float) -> np.ndarray:
     num_dropped = int(share * num_scored + 1e-9)  # 29 % of 100 are 28.999999999999996
     dropped[order[num_scored - num_dropped : num_scored]] = True
     return dropped
+
+
+def rows_to_hear(keys: Sequence[str], measures: Mapping[str, np.ndarray], num_worst: int, num_random: int) -> Heard:
+    """Rows of recordings to listen to, with the reasons: the `num_worst` worst by each measure or published score that
+    are not all alike, and `num_random` by the hash of their keys. Sorted, so that they can be read in order."""
+    found: Heard = {}
+    for name, values_N in measures.items():
+        badness_N = np.where(np.isfinite(values_N), values_N, np.nan) * (1 if name in HIGH_IS_WORSE else -1)
+        best, order = np.nanmin(badness_N, initial=math.inf), np.argsort(-badness_N, kind="stable")
+        for row in order[:num_worst].tolist():
+            if badness_N[row] > best:
+                found.setdefault(row, []).append(f"{'highest' if name in HIGH_IS_WORSE else 'lowest'} {name}")
+    for row in by_hash(keys)[:num_random]:
+        found.setdefault(row, []).append("random")
+    return dict(sorted(found.items()))

@@ -1,5 +1,6 @@
 """Quality control: each measure against the number that a signal was built with, each threshold on both sides."""
 
+import hashlib
 import json
 import math
 from itertools import groupby
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from jsonargparse import ArgumentParser
 
-from datamodules.shards.quality import HIGH_IS_WORSE, MEASURES, QualityControl, letters_in, worst
+from datamodules.shards.quality import HIGH_IS_WORSE, MEASURES, QualityControl, letters_in, rows_to_hear, worst
 
 RATE = 16_000
 FRAME = 320  # 20 ms
@@ -262,5 +263,23 @@ def test_a_yaml_sets_it(tmp_path: Path) -> None:
         "normaliser": {"class_path": "modules.verifiers.recognisers.normalise.BasicWords"},
     }  # fmt: skip
     given = {"quality": {"class_path": "datamodules.shards.quality.QualityControl", "init_args": init}}
-    built = parser.instantiate_classes(parser.parse_object(given)).quality
+    built = parser.instantiate(parser.parse_object(given)).quality
     assert built.max_seconds == 20 and built.drop_worst == {"dnsmos": 0.1} and built.recogniser.families
+
+
+def test_rows_to_hear_are_the_worst_and_some_by_hash() -> None:
+    """Guards against players of the best recordings, and of recordings that do not differ from the others."""
+    keys = [f"k{number}" for number in range(40)]
+    measures = {
+        "snr": np.where(np.arange(40) == 3, math.nan, np.arange(40.0)[::-1]),
+        "clipped": np.where(np.arange(40) == 7, 0.5, 0.0),
+        "silence": np.full(40, math.nan),
+    }
+    chosen = rows_to_hear(keys, measures, 2, 3)
+    by_hash = sorted(range(40), key=lambda row: hashlib.sha256(keys[row].encode()).hexdigest())[:3]
+    assert {row for row, why in chosen.items() if "random" in why} == set(by_hash)
+    assert [row for row, why in chosen.items() if "lowest snr" in why] == [38, 39]
+    assert [row for row, why in chosen.items() if "highest clipped" in why] == [7] and list(chosen) == sorted(chosen)
+    assert not any("silence" in reason for why in chosen.values() for reason in why)
+    assert rows_to_hear([], {"snr": np.zeros(0)}, 2, 3) == {}
+    assert rows_to_hear(["a"], {"snr": np.ones(1)}, 2, 3) == {0: ["random"]}
