@@ -23,12 +23,11 @@ from modules.evaluation.judge import EvaluatedRecording, Judgement, judge, summa
 from modules.evaluation.quoted_table import QuotedTable
 from modules.evaluation.results import EvaluatedCodecs, write_results
 from modules.evaluation.systems import CodecUnderTest, Heard, Original, Resynthesiser, gathered_systems, hear
+from modules.recognition import Normaliser, Recogniser
 from modules.report.codec_page import codec_page, finite
 from modules.report.figures import mel_figure
 from modules.search.analysis.expected_best_of_n import ends_of
 from modules.statistics import Estimate
-from modules.verifiers.recognisers.normalise import Normaliser
-from modules.verifiers.transcript import Recogniser
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,13 @@ from modules.batches import NamesPromptSets, PromptBatch
 from modules.evaluation.judge import METRIC_ENDS
 from modules.evaluation.quoted_table import EMPTY, QuotedTable
 from modules.provenance import plain
+from modules.recognition import Normaliser, error_rate
 from modules.report.quoted_rows import QuotedRows, as_text
 from modules.search.growth import candidate_seed
 from modules.search.identity import check_codec
 from modules.search.voices import with_voice_codes
 from modules.statistics import Estimate, ratio_estimate
 from modules.tokens import Utterance
-from modules.verifiers.recognisers.normalise import Normaliser
-from modules.verifiers.transcript import error_rate
 
 
 @dataclass(frozen=True)

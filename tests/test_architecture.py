@@ -15,7 +15,7 @@ GROUND = tuple(
     f"modules.{name}"
     for name in (
         "api", "atomic_file", "audio", "batches", "checkpoint_files", "described", "hub", "moved_names", "precision",
-        "provenance", "schedule", "statistics", "step_logging", "threads", "tokens",
+        "provenance", "recognition", "schedule", "settings", "statistics", "step_logging", "threads", "tokens",
     )
 )  # fmt: skip
 
@@ -24,9 +24,10 @@ GROUND = tuple(
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     r"run\.py": ("lightning", "modules", "datamodules", "callbacks"),
     r"modules/step_logging\.py": ("lightning",),
-    r"modules/(atomic_file|checkpoint_files|hub|moved_names|precision|schedule|statistics|threads|tokens)\.py": (),
+    r"modules/(atomic_file|checkpoint_files|hub|moved_names|precision|schedule)\.py": (),
+    r"modules/(settings|statistics|threads|tokens)\.py": (),
     r"modules/api\.py": ("modules.tokens",),
-    r"modules/batches\.py": ("modules.api",),
+    r"modules/(batches|recognition)\.py": ("modules.api",),
     r"modules/described\.py": ("modules.moved_names",),
     r"modules/audio\.py": ("modules.api", "modules.atomic_file"),
     r"modules/stage\w*\.py": ("modules.atomic_file", "modules.moved_names", "modules.stage_config"),
@@ -42,6 +43,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "lightning", "callbacks", *GROUND, "modules.metrics", "modules.search", "modules.verifiers",
         "modules.evaluation", "modules.report", "modules.stages", "datamodules.shards",
     ),
+    r"datamodules/shards/.*": (*GROUND, "datamodules", "modules.report.corpus_page"),
     r"datamodules/.*": ("lightning", *GROUND, "datamodules"),
     r"modules/\w+_module\.py": ("lightning", *GROUND, "modules.metrics", "modules.codec", "modules.lm"),
     r"modules/evaluation/.*": (

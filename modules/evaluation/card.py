@@ -15,9 +15,9 @@ from modules.api import Verifier
 from modules.evaluation.judge import METRIC_RATE, EvaluatedRecording
 from modules.evaluation.systems import CodecUnderTest, Resynthesiser, public
 from modules.provenance import package_versions, plain
+from modules.recognition import Recogniser
 from modules.statistics import interval_label
 from modules.verifiers.audio import audio_hash
-from modules.verifiers.transcript import Recogniser
 
 PACKAGES = (
     *("torch", "lightning", "transformers", "faster-whisper", "ctranslate2", "jiwer", "pystoi", "pesq", "speechmos"),

@@ -15,10 +15,9 @@ from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Prompt, Verifier,
 from modules.audio import resampled
 from modules.evaluation.code_usage import code_estimates
 from modules.metrics import pesq_scores, stoi_scores
+from modules.recognition import Normaliser, Recogniser
 from modules.search.scorer import score_tasks
 from modules.statistics import UNBOUNDED, Ends, Estimate, mean_estimate, ratio_estimate
-from modules.verifiers.recognisers.normalise import Normaliser
-from modules.verifiers.transcript import Recogniser
 
 logger = logging.getLogger(__name__)
 

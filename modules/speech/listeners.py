@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from modules.frontend.phonemes import is_known, pronunciations
+from modules.recognition import Recogniser
 from modules.verifiers.alignment import PhonemeAligner
 from modules.verifiers.embeddings.resemblyzer import Resemblyzer
 from modules.verifiers.recognisers.normalise import BasicWords, SpokenEnglish
 from modules.verifiers.recognisers.pocketsphinx import Pocketsphinx
 from modules.verifiers.recognisers.whisper import FasterWhisper
 from modules.verifiers.speaker import Speaker
-from modules.verifiers.transcript import Recogniser, Transcript
+from modules.verifiers.transcript import Transcript
 
 PACKAGED_LANGUAGE = "en"  # of the packaged Whisper tiny.en, of pocketsphinx, and of its pronunciations
 WITHOUT_SPACES = {"zh", "ja", "th", "yue"}

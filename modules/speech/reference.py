@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from modules.api import Audio
+from modules.recognition import Recogniser
 from modules.verifiers.recognisers.normalise import UNSPACED, BasicWords
 from modules.verifiers.speaker import SpeakerEncoder
-from modules.verifiers.transcript import Recogniser
 
 READ_SECONDS = 120.0  # of a longer recording only the beginning is read, which bounds the memory
 MIN_SPEECH_SECONDS = 0.5

@@ -6,9 +6,9 @@ from functools import cached_property
 from torch import Tensor
 
 from modules.api import Audio, Candidate, Prompt, VerifierFacts
+from modules.settings import constructor_settings
 from modules.verifiers.audio import ClipVerifier
 from modules.verifiers.embeddings.audio_models import AudioModel, UsesAudioModel
-from modules.verifiers.settings import constructor_settings
 from modules.verifiers.speaker import MeanHidden, Speaker
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from modules.api import Candidate, Prompt, VerifierFacts
-from modules.verifiers.settings import constructor_settings
+from modules.settings import constructor_settings
 
 FRAME_SECONDS = 0.02
 

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from modules.api import Audio, Candidate, Prompt, VerifierFacts
 from modules.audio import resampled
+from modules.settings import constructor_settings
 from modules.threads import num_cores, torch_threads
 from modules.verifiers.audio import ClipVerifier, in_threads
 from modules.verifiers.embeddings.audio_models import AudioModel, UsesAudioModel
 from modules.verifiers.model_files import content_hash, package_folder
-from modules.verifiers.settings import constructor_settings
 
 SAMPLE_RATE = 16_000
 WINDOW_SECONDS = 9.01

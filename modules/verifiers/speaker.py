@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from modules.api import Audio, Candidate, Prompt, VerifierFacts
+from modules.settings import constructor_settings
 from modules.verifiers.audio import BatchVerifier, ContentCache, regrouped, scores_or_nan
 from modules.verifiers.embeddings.audio_models import AudioModel, UsesAudioModel, mean_hidden
-from modules.verifiers.settings import constructor_settings
 
 SAMPLE_RATE = 16_000
 

@@ -2,45 +2,18 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from modules.api import Audio, Candidate, Prompt, VerifierFacts
 from modules.audio import resampled
+from modules.recognition import Normaliser, Recogniser, error_rate
+from modules.settings import constructor_settings
 from modules.verifiers.audio import BatchVerifier, ContentCache, failed, regrouped
-from modules.verifiers.recognisers.normalise import Normaliser
-from modules.verifiers.settings import constructor_settings
 
 MAX_CACHED_TEXTS = 100_000
-
-
-class Recogniser(Protocol):
-    """Speech recogniser. All of its output counts as transcript: it must not write tags such as [noise] or (music)."""
-
-    @property
-    def model_hash(self) -> str: ...
-    @property
-    def families(self) -> frozenset[str]: ...
-    def transcribe(self, audios: Sequence[Audio], language: str) -> list[str]:
-        """One text per clip, independent of the other clips; exceptions of the model propagate."""
-        ...
-
-    def flops(self, seconds: float) -> float: ...
-
-
-def error_rate(reference: str, hypothesis: str, unit: Literal["word", "character"]) -> float:
-    """Edit distance / length of the reference, over words or characters (jiwer); above 1 with many insertions.
-
-    Raises:
-        ValueError: The reference is empty.
-    """
-    import jiwer
-
-    if not reference.strip():
-        raise ValueError(f"Expected `reference` to hold at least one {unit}, but got {reference!r}.")
-    return float((jiwer.wer if unit == "word" else jiwer.cer)(reference, hypothesis))
 
 
 def prefix_error_rate(reference: str, hypothesis: str, unit: Literal["word", "character"]) -> float:

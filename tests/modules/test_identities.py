@@ -28,6 +28,7 @@ from modules.search.algorithms.partial_beam import PartialBeam
 from modules.search.algorithms.process_beam import ProcessBeam
 from modules.search.candidate_store import FORMAT_VERSION, CandidateStore
 from modules.search.identity import candidate_identity, score_identity
+from modules.settings import NOT_SETTINGS
 from modules.tokens import TokenSpace, Utterance
 from modules.verifiers.audio import BatchVerifier, ClipVerifier
 from modules.verifiers.embeddings.audio_models import AudioModel
@@ -44,7 +45,6 @@ from modules.verifiers.recognisers.normalise import BasicWords, Digits, EnglishW
 from modules.verifiers.recognisers.pocketsphinx import Pocketsphinx
 from modules.verifiers.recognisers.whisper import FasterWhisper
 from modules.verifiers.seconds_per_character import SecondsPerCharacter
-from modules.verifiers.settings import NOT_SETTINGS
 from modules.verifiers.speaker import Speaker, XVector
 from modules.verifiers.transcript import Transcript
 from tests.toys.audio_model_toys import save_audio_model

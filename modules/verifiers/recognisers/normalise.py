@@ -11,8 +11,9 @@ import unicodedata
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from modules.recognition import Normaliser
 from modules.verifiers.recognisers.written_english import APOSTROPHES, SIGN_TABLES, read_out, with_plain_apostrophes
 
 # Maps a recogniser's output for a spoken digit to that digit: names and homophones.
@@ -40,21 +41,6 @@ UNSPACED = (
 TEENS = ("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")
 TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 REPEATS = {"double": 2, "triple": 3}
-
-
-class Normaliser(Protocol):
-    """Converts a text to the form in which it is compared. `name` is printed with every rate computed with it.
-
-    `identity` (a JSON value) changes whenever the normalised text may change: it contains the class's name without its
-    module, the version of its rules (incremented with every change of the output) and a digest of each of its tables.
-    It is part of the key of stored scores.
-    """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def identity(self) -> dict[str, Any]: ...
-    def __call__(self, text: str) -> str: ...
 
 
 def _identity(normaliser: Normaliser, version: int, **tables: Any) -> dict[str, Any]:

@@ -13,11 +13,11 @@ import torch
 from datamodules.sources.source import Recording
 from modules.api import Audio
 from modules.audio import resampled
+from modules.recognition import error_rate
 from modules.speech.reference import begins_with_leak, clipped_share, leaks, lowest_similarity, read_reference
 from modules.verifiers.embeddings.resemblyzer import Resemblyzer
 from modules.verifiers.recognisers.normalise import LetterWords
 from modules.verifiers.recognisers.whisper import FasterWhisper
-from modules.verifiers.transcript import error_rate
 from tests.conftest import speech_like
 
 RATE = 16_000

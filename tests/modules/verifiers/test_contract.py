@@ -12,6 +12,7 @@ import torch
 
 from datamodules.sources.source import Recording
 from modules.api import Audio, Candidate, Prompt, Verifier
+from modules.recognition import error_rate
 from modules.search.scorer import score_tasks
 from modules.verifiers.audio import MIN_SECONDS, audio_hash
 from modules.verifiers.embeddings.resemblyzer import Resemblyzer
@@ -22,7 +23,7 @@ from modules.verifiers.recognisers.pocketsphinx import Pocketsphinx, between_sil
 from modules.verifiers.recognisers.whisper import FasterWhisper
 from modules.verifiers.seconds_per_character import SecondsPerCharacter
 from modules.verifiers.speaker import Speaker
-from modules.verifiers.transcript import Transcript, error_rate
+from modules.verifiers.transcript import Transcript
 
 RATE = 16_000
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from modules.api import Audio
+from modules.recognition import error_rate
 from modules.verifiers.embeddings.funasr_models import Emotion2Vec, Paraformer
 from modules.verifiers.recognisers.normalise import LetterWords, SeedTTSChinese, SeedTTSEnglish
-from modules.verifiers.transcript import error_rate
 
 # Punctuation of Chinese texts as listed in Seed-TTS-eval's dependency (zhon 2.1).
 CHINESE_PUNCTUATION = (

@@ -9,6 +9,7 @@ import torch
 
 from datamodules.sources.source import Recording
 from modules.api import Audio, Candidate, Prompt, Verifier
+from modules.recognition import error_rate
 from modules.verifiers.audio import resampled
 from modules.verifiers.embeddings.resemblyzer import Resemblyzer
 from modules.verifiers.likelihood import Likelihood
@@ -18,7 +19,7 @@ from modules.verifiers.recognisers.pocketsphinx import Pocketsphinx
 from modules.verifiers.recognisers.whisper import FasterWhisper, whisper_size
 from modules.verifiers.seconds_per_character import SecondsPerCharacter
 from modules.verifiers.speaker import Speaker
-from modules.verifiers.transcript import Transcript, error_rate
+from modules.verifiers.transcript import Transcript
 
 RATE = 16_000
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -10,6 +10,7 @@ from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
 from callbacks.synthesis import readable_name
 from modules.api import Audio, Prompt
+from modules.recognition import Normaliser, error_rate
 from modules.search.candidate_store import CandidateStore, file_name
 from modules.search.scorer import check_texts
 from modules.verifiers.ensemble import Ensemble
@@ -20,12 +21,11 @@ from modules.verifiers.recognisers.normalise import (
     Digits,
     EnglishWords,
     LetterWords,
-    Normaliser,
     SeedTTSChinese,
     SeedTTSEnglish,
     SpokenEnglish,
 )
-from modules.verifiers.transcript import Transcript, error_rate
+from modules.verifiers.transcript import Transcript
 
 EVERY_NORMALISER = (
     *(EnglishWords(), SpokenEnglish(), BasicWords(), SeedTTSEnglish(), SeedTTSChinese(), LetterWords(), Digits()),

@@ -1,4 +1,4 @@
-"""Settings that determine a score besides the weights: the constructor arguments of verifiers and their values."""
+"""Settings that determine a score besides a model's weights: the constructor arguments of verifiers and recognisers."""
 
 import inspect
 from typing import Any
