@@ -1,4 +1,4 @@
-"""Preparing a corpus: prepare_audio_shards against a plain loop with webdataset's ShardWriter, one process, alternating.
+"""Preparing a corpus: prepare_audio_shards against a plain loop with webdataset's ShardWriter, one process, in turns.
 
     python -m benchmarks.preparation [--num_files 400] [--rounds 5] [--json FILE]
 

@@ -1,5 +1,6 @@
 """Worker processes of a preparation, and its progress bar."""
 
+import math
 import os
 import signal
 import time
@@ -62,7 +63,7 @@ class Progress:
     def show(self, num_recordings: int, seconds: float) -> None:
         """Show a new state."""
         self._seconds = seconds
-        if num_recordings > self._bar.total:  # containers hold more recordings than were known
+        if num_recordings > (self._bar.total or math.inf):  # containers hold more recordings than were known
             self._bar.total = None
         now = time.monotonic()
         if now - self._last_shown > SHOWN_EVERY:

@@ -40,7 +40,7 @@ def plain_sample(chunk: bytes) -> dict[str, bytes | str] | None:
 
 
 def packed_sample(key: str, files: Mapping[str, bytes]) -> bytes:
-    """The bytes of one sample in a tar, equal to those of webdataset's TarWriter with `mtime=0`; `files` by extension."""
+    """The bytes of one sample in a tar, as webdataset's TarWriter writes it with `mtime=0`; `files` by extension."""
     parts: list[bytes] = []
     for extension in sorted(files):
         header = tarfile.TarInfo(f"{key}.{extension}")

@@ -133,7 +133,7 @@ class ListedSource:
         return content
 
     def recording(self, key: str, item: Item) -> Recording | Skipped:
-        """Read one recording; Skipped, with the reason, if it cannot be used."""
+        """Read one recording; Skipped, with the reason, if that is not possible. Its audio is not checked yet."""
         if item.unusable:
             return Skipped(key, item.unusable)
         words = " ".join(item.text.split())
@@ -158,21 +158,18 @@ class ListedSource:
 
     def recordings(self) -> Iterator[Recording | Skipped]:
         for key, item in self.keyed_items():
-            yield from self.read(key, item)
-
-    def read(self, key: str, item: Item) -> Iterator[Recording | Skipped]:
-        """Read one recording, or all of a container."""
-        if not item.is_container:
-            yield self.recording(key, item)
-            return
-        for member in self.each_member(item):
-            yield self.recording(self.key(member), member)
+            members = ((self.key(one), one) for one in self.each_member(item)) if item.is_container else [(key, item)]
+            for member_key, member in members:
+                found = self.recording(member_key, member)
+                if isinstance(found, Recording) and (reason := unusable_audio(found.audio)):
+                    found = Skipped(member_key, f"unreadable: {reason}")
+                yield found
 
     def each_member(self, item: Item) -> Iterator[Item]:
         """`members`; a damaged container ends with an unusable item."""
         try:
             yield from self.members(item)
-        except (OSError, RuntimeError, ValueError, KeyError, EOFError, MemoryError) as error:
+        except Exception as error:  # noqa: BLE001, files may contain anything
             reason = " ".join(f"{error}".replace(f"{self.folder}/", "").split())
             reason = f"a damaged file of many recordings: {item.path}: {reason}"
             yield replace(item, is_container=False, unusable=reason)

@@ -1,23 +1,30 @@
 """Preparation in units: the same bytes from any number of processes and shares, and after any kill."""
 
 import hashlib
+import io
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from lightning.pytorch import Trainer
+from webdataset import TarWriter
 
 from datamodules.audio import AudioDataModule
 from datamodules.shards.preparation import prepare_audio_shards
+from datamodules.shards.samples import read_samples
 from datamodules.shards.shards import ShardIndex, ShardReader
+from datamodules.shards.tar_samples import packed_sample, tar_end
 from datamodules.sources.folder import FolderSource
+from datamodules.sources.listed import Item, ListedSource
 from datamodules.sources.source import Recording
 from tests.conftest import REPOSITORY
 
@@ -89,14 +96,13 @@ def test_units_that_are_done_stay_after_a_kill(recordings, once, tmp_path, monke
     folder = tmp_path / "shards"
     noise = random.Random(0)
     read, num_read = FolderSource.recording, []
-    for attempt in range(4):
+    for _ in range(4):
         stop_after = noise.randrange(3, 14)
 
         def recording(self, key, item, stop_after=stop_after, counted=[0]):  # noqa: B006
             counted[0] += 1
             if counted[0] > stop_after:
-                os.write(2, b"")
-                raise SystemExit(f"killed in attempt {attempt}")
+                raise SystemExit("killed")
             return read(self, key, item)
 
         monkeypatch.setattr(FolderSource, "recording", recording)
@@ -140,7 +146,7 @@ class Failing(FolderSource):
 
 def test_a_killed_worker_ends_the_preparation_with_an_error(recordings, tmp_path):
     """Guards against a preparation that waits for ever, or merges without the units of a process that died."""
-    with pytest.raises(RuntimeError, match="was killed.*run the command again"):
+    with pytest.raises(RuntimeError, match=r"was killed.*run the command again"):
         prepare_audio_shards([Failing(recordings)], tmp_path / "shards", 16000, "flac", 4, num_processes=2)
     assert not (tmp_path / "shards/prepared.json").exists()
 
@@ -224,13 +230,6 @@ def test_duplicate_audio_is_left_out_across_splits(tmp_path):
         assert [ShardReader(index).read(row)["__key__"] for row in range(len(index))] == index.keys.tolist()
 
 
-class Twice(FolderSource):
-    """Lists as a corpus whose containers repeat a key: found only when all units are done."""
-
-    def recordings(self):
-        raise AssertionError("listed, not streamed")
-
-
 class Stream:
     num_recordings = 1
 
@@ -267,3 +266,96 @@ def test_the_datamodule_prepares_the_same(recordings, tmp_path, once):
     assert contents(tmp_path / "again") == prepared
     with pytest.raises(ValueError, match="Expected `sources`"):
         AudioDataModule(tmp_path / "none").prepare()
+
+
+# ----------------------------------------------------------------------------------------------------------- bytes
+
+
+def test_tars_are_those_of_webdataset(tmp_path):
+    """Guards against tars that other software reads otherwise, and shards that differ from those written before."""
+    samples = [("a", {"wav": bytes(range(256)) * 3, "json": b"{}"}), ("b" * 90, {"txt": b"", "cls": b"x" * 1024})]
+    with TarWriter(str(tmp_path / "theirs.tar"), mtime=0) as tar:
+        for key, files in samples:
+            tar.write({"__key__": key, **files})
+    ours = b"".join(packed_sample(key, files) for key, files in samples)
+    assert ours + tar_end(len(ours)) == (tmp_path / "theirs.tar").read_bytes()
+
+
+# -------------------------------------------------------------------------------------------------------- in place
+
+
+class Tars(ListedSource):
+    """Tars of ID.mp3 and ID.txt, as others write them."""
+
+    corpus, in_place = "tars", True
+
+    def items(self):
+        for path in sorted(self.folder.glob("*.tar")):
+            yield Item(path.name, path.name, is_container=True)
+
+    def members(self, item):
+        texts = {}
+        with tarfile.open(self.folder / item.path) as tar:
+            for member in tar:
+                stem, _, extension = member.name.rpartition(".")
+                if extension == "txt":
+                    texts[stem] = tar.extractfile(member).read().decode()
+            for member in tar.getmembers():
+                stem, _, extension = member.name.rpartition(".")
+                if extension == "mp3":
+                    place = (member.offset_data, member.size)
+                    yield Item(stem, item.path, texts[stem], stem[:1], bytes_at=place, scores={"dnsmos": len(stem)})
+
+
+def write_tar(path: Path, names: list[str]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for number, name in enumerate(names):
+            content = io.BytesIO()
+            tone = np.sin(np.arange(9600) * (0.03 + 0.002 * number + 0.0005 * len(path.stem))) / 2
+            soundfile.write(content, np.stack([tone, tone / 2], axis=1), 24000, format="MP3")
+            for extension, data in (("mp3", content.getvalue()), ("txt", f"text of {name}".encode())):
+                member = tarfile.TarInfo(f"{name}.{extension}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+
+
+def test_tars_of_others_are_indexed_in_place(tmp_path):
+    """Guards against a corpus of terabytes written twice, and audio that differs from what a rewriting gives."""
+    published = tmp_path / "published"
+    published.mkdir()
+    write_tar(published / "a.tar", [f"p/x.{number}" for number in range(6)])
+    write_tar(published / "bbb.tar", [f"q/y.{number}" for number in range(6)])
+    before = contents(published)
+    in_place = prepare_audio_shards([Tars(published, hold_out="key")], tmp_path / "index", 16000, num_processes=2)
+    rewriting = Tars(published, hold_out="key")
+    rewriting.in_place = False
+    copied = prepare_audio_shards([rewriting], tmp_path / "copy", 16000, "wav")
+    assert contents(published) == before and not list((tmp_path / "index").rglob("*.tar"))
+    assert keys_of(in_place) == keys_of(copied) and sum(map(len, in_place.values())) == 12
+    for split, index in in_place.items():
+        other = copied[split]
+        assert index.measures["dnsmos"].tolist() == [5.0] * len(index)
+        for row, key in enumerate(index.keys):
+            other_row = other.keys.tolist().index(key)
+            ours, theirs = ShardReader(index).read(row), ShardReader(other).read(other_row)
+            assert json.loads(ours["json"]) == json.loads(theirs["json"])
+            heard, expected = read_samples(index, row, ours), read_samples(other, other_row, theirs)
+            assert len(heard) == index.lengths[row] == other.lengths[other_row]
+            assert np.abs(heard - expected).max() <= 2**-15, "the copy has 16 bits"
+            assert np.array_equal(read_samples(index, row, ours, 100, 900), heard[100:900])
+    data = AudioDataModule(tmp_path / "index", segment_seconds=0.1, batch_size=4, num_batches=2)
+    data.trainer = Trainer(accelerator="cpu", logger=False)
+    (batch, *_) = data.train_dataloader()
+    assert batch.audio_BT.shape == (4, 1600) and batch.audio_BT.abs().max() > 0.3
+
+
+def test_a_damaged_container_keeps_what_it_gave(tmp_path):
+    """Guards against one cut tar that ends a preparation or loses the recordings before the cut."""
+    published = tmp_path / "published"
+    published.mkdir()
+    write_tar(published / "a.tar", ["x1", "x2"])
+    (published / "b.tar").write_bytes(b"no tar at all")
+    index = prepare_audio_shards([Tars(published, hold_out="key")], tmp_path / "index", 16000)["train"]
+    assert len(index) == 2
+    (skipped,) = index.report["skipped"]
+    assert skipped["reason"].startswith("a damaged file of many recordings: b.tar")
