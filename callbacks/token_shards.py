@@ -1,34 +1,60 @@
 """TokenShardWriter: writes the codec's predictions as token shards."""
 
-import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from datamodules.shards.shards import ShardWriter
+from callbacks.skipped_samples import counts_of
+from datamodules.shards.shards import ShardIndex
+from datamodules.shards.token_units import Coded, TokenUnits
 from modules.batches import CodePrediction
 
 
 class TokenShardWriter(BasePredictionWriter):
-    """Writes `folder/SPLIT` token shards: KEY.codes.npy (uint16 where it fits) and KEY.json, in batch order.
+    """Writes `folder/SPLIT` token shards: KEY.codes.npy (uint16 where it fits) and KEY.json, in the order of the audio.
 
-    The index's header has codebook size, frame rate and the codec's fingerprint; the language model rejects shards of
-    another codec. Existing shards in `folder` are replaced at the end, as described in ShardWriter.
+    One shard of audio becomes one shard of tokens. Each is written when it is complete, by the device that has encoded
+    it; a run that was killed goes on with the shards that are missing. The index's header has codebook size, frame
+    rate and the codec's fingerprint; the language model rejects shards of another codec. Its report lists what was
+    skipped here and in the preparation. Existing shards in `folder` are replaced at the end, as described in
+    ShardWriter.
 
-    Raises ValueError, before the first batch, on more than one device and if `folder` has other shards.
+    Raises ValueError, before the first batch, if `folder` has other shards.
 
     Args:
         folder: Output folder.
-        samples_per_shard: Samples per tar file.
+        samples_per_shard: Has no effect: tokens have the shards of their audio. Kept for configs of earlier versions.
     """
 
     def __init__(self, folder: Path, samples_per_shard: int = 1000) -> None:
         super().__init__(write_interval="batch")
-        self.folder, self.samples_per_shard = Path(folder), samples_per_shard
-        self._writers: dict[str, ShardWriter] = {}
+        self.folder = Path(folder)
+        self._units: dict[str, TokenUnits] = {}
+        self._coded: list[Coded] = []
+        self._place: tuple[int, int] | None = None  # number of the loader and shard of `_coded`
+
+    def predicted_shards(self, trainer: L.Trainer, split: str, audio: ShardIndex) -> Collection[int]:
+        """Shards that an interrupted run has finished; asked by the datamodule on all ranks."""
+        codec = trainer.lightning_module.generator
+        header = {
+            "codebook_size": codec.facts.codebook_size,
+            "frame_rate": codec.facts.frame_rate,
+            "sample_rate": codec.facts.sample_rate,
+            "codec_fingerprint": codec.fingerprint,
+        }
+        units = self._units[split] = TokenUnits(self.folder / split, header, audio)
+        if trainer.is_global_zero:
+            units.begin()
+        trainer.strategy.barrier("token shards begin")
+        done = units.done()
+        if done and trainer.is_global_zero:
+            print(f"{self.folder / split}: {len(done)} of {len(units.shards)} shards are done, resumes", flush=True)
+        if len(done) == len(units.shards):
+            self._merge(trainer, split)
+        return done
 
     def write_on_batch_end(
         self,
@@ -40,47 +66,56 @@ class TokenShardWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        split = trainer.datamodule.predict_splits[dataloader_idx]
-        writer = self._writers[split]
+        units = self._units[trainer.datamodule.predict_splits[dataloader_idx]]
+        place = dataloader_idx, int(units.audio.shard_of[batch.rows[0]])
+        if self._place is not None and self._place != place:
+            self._finish_shard(trainer)
+        self._place = place
         codes_BS = prediction.codes_BS.cpu().numpy()
-        kind = np.uint16 if writer.header["codebook_size"] <= 2**16 else np.int32
-        for row, num_codes in enumerate(prediction.num_codes_B.tolist()):
-            codes_S = codes_BS[row, :num_codes].astype(kind)
-            metadata = batch.metadata[row]
-            files = {"codes.npy": codes_S, "json": json.dumps(metadata).encode()}
-            writer.write(batch.keys[row], files, num_codes, metadata["text"])
+        for number, num_codes in enumerate(prediction.num_codes_B.tolist()):
+            self._coded.append((batch.rows[number], codes_BS[number, :num_codes], batch.metadata[number]))
 
-    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.world_size > 1:
-            raise ValueError(f"Expected one device to write token shards, but got {trainer.world_size}.")
-        codec = pl_module.generator
-        header = {
-            "codebook_size": codec.facts.codebook_size,
-            "frame_rate": codec.facts.frame_rate,
-            "sample_rate": codec.facts.sample_rate,
-            "codec_fingerprint": codec.fingerprint,
-        }
-        for split in trainer.datamodule.predict_splits:
-            writer = ShardWriter(self.folder / split, "tokens", header, self.samples_per_shard)
-            self._writers[split] = writer.__enter__()
+    def _finish_shard(self, trainer: L.Trainer) -> None:
+        """Write the shard of the last batches, unless some of its recordings have not been read: the end of a trial of
+        a few batches."""
+        if self._place is None:
+            return
+        (loader, shard), coded = self._place, self._coded
+        self._place, self._coded = None, []
+        units = self._units[trainer.datamodule.predict_splits[loader]]
+        loaders = trainer.predict_dataloaders
+        (count,) = counts_of(loaders[loader] if isinstance(loaders, list) else loaders)
+        rows = {row for row, _, _ in coded}
+        keys = [str(key) for row, key in enumerate(units.audio.keys) if row not in rows
+                and units.audio.shard_of[row] == shard]  # fmt: skip
+        if all(key in count.reasons for key in keys):
+            units.write(shard, coded, [(key, count.reasons[key]) for key in keys])
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        writers, self._writers = self._writers, {}
+        self._finish_shard(trainer)
+        trainer.strategy.barrier("token shards end")
         refusals: list[ValueError] = []
-        for split, writer in writers.items():  # a rejected split must not lose the others
-            if not writer.num_samples:
-                writer.discard()
-                continue
+        for split in list(self._units):  # a rejected split must not lose the others
             try:
-                writer.__exit__(None, None, None)
+                self._merge(trainer, split)
             except ValueError as refusal:
                 refusals.append(refusal)
-            else:
-                print(f"{self.folder / split}: {writer.num_samples} token samples, {writer.total_length} codes")
         if refusals:
             raise refusals[0]
 
+    def _merge(self, trainer: L.Trainer, split: str) -> None:
+        """Merge a split, on the first rank."""
+        units = self._units.pop(split)
+        if trainer.is_global_zero:
+            left = len(units.shards) - len(units.done())
+            if left:
+                print(f"{self.folder / split}: {left} of {len(units.shards)} shards are missing; the same command "
+                      "goes on with them", flush=True)  # fmt: skip
+            else:
+                num_samples, num_codes = units.merge()
+                print(f"{self.folder / split}: {num_samples} token samples, {num_codes} codes", flush=True)
+        trainer.strategy.barrier("token shards merged")
+
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        for writer in self._writers.values():
-            writer.discard()
-        self._writers.clear()
+        self._units.clear()
+        self._place, self._coded = None, []

@@ -3,10 +3,10 @@
 Shapes: B batch, T samples, S frames, C channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import numpy as np
@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader
 from datamodules.shards.order import (
     ResumableLoader,
     evaluation_loader,
-    halved_until,
     like_lengths_together,
     num_windows,
     shared_evenly,
@@ -32,7 +31,14 @@ from datamodules.sources.source import Source
 from modules.api import SpeechStates, pad_rows
 from modules.batches import AudioBatch
 
-Item = tuple[str, np.ndarray, dict[str, Any], np.ndarray | None]  # key, audio, json, states
+Item = tuple[str, np.ndarray, dict[str, Any], np.ndarray | None, int]  # key, audio, json, states, row
+
+
+@runtime_checkable
+class ResumesPredictions(Protocol):
+    """Optional for a callback of `predict`: what an interrupted run has predicted. Called on all ranks."""
+
+    def predicted_shards(self, trainer: L.Trainer, split: str, audio: ShardIndex) -> Collection[int]: ...
 
 
 class AudioRows:
@@ -96,15 +102,15 @@ class AudioRows:
             if not self.keeps_batches:
                 return None
             items = [self._replacement(*rows[0])]
-        keys, waves, metadata, states = map(list, zip(*items, strict=True))
+        keys, waves, metadata, states, numbers = map(list, zip(*items, strict=True))
         audio_BT, num_samples_B = pad_rows([torch.from_numpy(wave) for wave in waves])
         if self.segment_samples:
             audio_BT = torch.nn.functional.pad(audio_BT, (0, self.segment_samples - audio_BT.shape[1]))
-        return AudioBatch(audio_BT, num_samples_B, keys, metadata, self._joined(states, audio_BT.shape[1]))
+        return AudioBatch(audio_BT, num_samples_B, keys, metadata, self._joined(states, audio_BT.shape[1]), numbers)
 
     def _item(self, sample: int, start: int) -> Item | None:
         key = str(self.index.keys[sample])
-        return self.skipped.attempt(key, lambda: (key, *self._read(sample, start)))
+        return self.skipped.attempt(key, lambda: (key, *self._read(sample, start), sample))
 
     def _replacement(self, sample: int, start: int) -> Item:
         """Return another, usable sample. Raises TooManySkipped if there is none."""
@@ -265,7 +271,7 @@ class AudioDataModule(L.LightningDataModule):
         return self._whole(self.validation_split, self.num_validation_samples, needs_text=True)
 
     def predict_dataloader(self) -> list[DataLoader]:
-        return [self._whole(split, 0, evenly=False, needs_text=True) for split in self.predict_splits]
+        return [self._by_shard(split) for split in self.predict_splits]
 
     def _rows(self, index: ShardIndex, segment_samples: int, **needs: bool) -> AudioRows:
         hop = 0 if self.semantic is None else self.semantic.hop_length
@@ -284,9 +290,28 @@ class AudioDataModule(L.LightningDataModule):
             )
         return index
 
-    def _whole(self, split: str, limit: int, evenly: bool = True, needs_text: bool = False) -> DataLoader:
-        """Return whole recordings, each once, in batches of similar lengths; `evenly`: the same number of batches on
-        every rank."""
+    def _by_shard(self, split: str) -> DataLoader:
+        """Return whole recordings, each once, shard by shard, in batches of similar lengths. A batch depends on its
+        shard alone, and each rank reads its stride of the shards: what is predicted for a shard depends neither on the
+        number of ranks nor on the shards that an earlier run has predicted."""
+        index = self._index(split)
+        done = {shard for callback in self.trainer.callbacks if isinstance(callback, ResumesPredictions)
+                for shard in callback.predicted_shards(self.trainer, split, index)}  # fmt: skip
+        shards = [shard for shard in np.unique(index.shard_of).tolist() if shard not in done]
+        mine = shards[self.trainer.global_rank :: self.trainer.world_size] or shards[:1]  # a rank without would hang
+        most_samples = self.evaluation_batch_seconds * self.sample_rate
+        batches: list[list[tuple[int, int]]] = []
+        for shard in mine:
+            rows = np.flatnonzero(index.shard_of == shard)
+            parts = like_lengths_together(
+                index.lengths[rows], self.evaluation_batch_size, self.seed, most_steps=most_samples
+            )
+            batches += [[(int(rows[place]), 0) for place in part] for part in parts]
+        return evaluation_loader(self._rows(index, 0, needs_text=True), batches, 0, 1, self.num_workers)
+
+    def _whole(self, split: str, limit: int, needs_text: bool = False) -> DataLoader:
+        """Return whole recordings, each once, in batches of similar lengths, the same number of batches on every
+        rank."""
         index = self._index(split)
         chosen = np.array(chosen_rows(index.keys, limit))
         most_samples = self.evaluation_batch_seconds * self.sample_rate
@@ -295,9 +320,6 @@ class AudioDataModule(L.LightningDataModule):
         )
         batches = [[(int(chosen[place]), 0) for place in batch] for batch in batches]
         num_ranks = self.trainer.world_size
-        rows = self._rows(index, 0, needs_text=needs_text, keeps_batches=evenly and num_ranks > 1)
-        if evenly:
-            batches = shared_evenly(batches, num_ranks)
-        elif batches:
-            batches = halved_until(batches, num_ranks)
+        rows = self._rows(index, 0, needs_text=needs_text, keeps_batches=num_ranks > 1)
+        batches = shared_evenly(batches, num_ranks)
         return evaluation_loader(rows, batches, self.trainer.global_rank, num_ranks, self.num_workers)

@@ -46,13 +46,15 @@ class NamesPromptSets(Protocol):
 @dataclass
 class AudioBatch(Movable):
     """Padded audio: `audio_BT` float32, `num_samples_B` int64, and a description of each item. `semantic_BSC`: the
-    states of a frozen speech encoder, one per started frame, if the shards contain them."""
+    states of a frozen speech encoder, one per started frame, if the shards contain them. `rows` are the places of the
+    items in the index of their split."""
 
     audio_BT: Tensor
     num_samples_B: Tensor
     keys: list[str]
     metadata: list[dict[str, Any]]
     semantic_BSC: Tensor | None = None
+    rows: list[int] | None = None
 
 
 @dataclass

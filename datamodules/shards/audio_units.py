@@ -86,7 +86,8 @@ class AudioUnits:
                 control.add(writer.write(found, item, source))
                 if control.stops():
                     return
-            self.units.finish(unit, result, tars.close())
+            targets = {path: self.units.folder / split / f"{unit}.tar" for split, path in tars.close().items()}
+            self.units.finish(unit, result, targets)
 
     def _recordings(self, unit: str) -> Iterator[tuple[Any, Item | None, Source]]:
         """Every recording of a unit with its final key and split."""

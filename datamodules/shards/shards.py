@@ -32,6 +32,7 @@ NAMES = ("speakers", "languages", "licenses")  # numbered by speaker_of, languag
 OPTIONAL_ARRAYS = ("speaker_of", "language_of", "license_of", *NAMES, "about_offsets", "about_sizes")
 MEASURE = "measure_"
 ABOUTS = "abouts.jsonl"
+INDEX_FILES = ("index.json", "index.npz", ABOUTS)
 MADE_BY = {
     "audio": "A run whose data has `sources` prepares them; the demo's: "
     "python run.py fit --config configs/demo/codec.yaml, its digits: "
@@ -216,10 +217,14 @@ class ShardWriter:
         self._tar: Any = None
         self._stream: Any = None
 
-    def __enter__(self) -> "ShardWriter":
+    def recover(self) -> None:
+        """Complete the move of an interrupted writer. Raises ValueError if the folder must not be replaced."""
         if (self.unfinished / "index.json").is_file() and not (self.folder / "index.json").is_file():
-            self._move_in()  # an earlier writer was interrupted while moving
+            self._move_in()
         self._check_folder()
+
+    def __enter__(self) -> "ShardWriter":
+        self.recover()
         shutil.rmtree(self.unfinished, ignore_errors=True)  # of an interrupted writer
         self.unfinished.mkdir(parents=True)
         return self
@@ -260,7 +265,7 @@ class ShardWriter:
             return
         self._close_shard()
         self._write_index()
-        self._replace_shards()
+        self.replace()
 
     def discard(self) -> None:
         """Discard these samples; the content of `folder` stays."""
@@ -284,7 +289,8 @@ class ShardWriter:
                 f"index.json. {remedy}"
             )
 
-    def _replace_shards(self) -> None:
+    def replace(self) -> None:
+        """Move a complete set in `folder/unfinished` into the folder. Raises ValueError if it lacks samples."""
         old, new = ((folder / "index.npz") for folder in (self.folder, self.unfinished))
         if old.is_file() and (lost := _samples(old) - _samples(new)):
             raise ValueError(
@@ -301,9 +307,10 @@ class ShardWriter:
         for path in self.folder.glob("*.tar"):
             if path.name not in shards:
                 path.unlink()
-        for path in sorted(self.unfinished.iterdir(), key=lambda path: path.name == "index.json"):
+        files = [path for path in self.unfinished.iterdir() if path.is_file() and path.name in {*shards, *INDEX_FILES}]
+        for path in sorted(files, key=lambda path: path.name == "index.json"):
             os.replace(path, self.folder / path.name)
-        self.unfinished.rmdir()
+        shutil.rmtree(self.unfinished)
 
     def _close_shard(self) -> None:
         if self._tar is not None:

@@ -19,7 +19,7 @@ Made = TypeVar("Made")
 MAX_IN_A_ROW = 100  # unusable samples without a usable one between them: the data or a setting is wrong, not one file
 GOLDEN = 0.618  # distance from a sample to the next replacement, as a fraction of all samples
 MAX_WARNINGS = 10  # for single samples; then one in a thousand
-MAX_KEYS = 10_000  # remembered by a count
+MAX_KEYS = 1_000_000  # remembered by a count
 
 
 class TooManySkipped(ValueError):

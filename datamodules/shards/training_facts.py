@@ -157,9 +157,19 @@ def codec_of_shards(folder: Path) -> str:
                 config = _config_in(path)
             except (OSError, ValueError):
                 continue
-            if isinstance(config, dict) and config.get("ckpt_path"):
-                return str(config["ckpt_path"])
+            if isinstance(config, dict) and (path_or_name := _codec_in(config)):
+                return path_or_name
     return ""
+
+
+def _codec_in(config: Mapping[str, Any]) -> str:
+    """The codec of a run that wrote token shards: the checkpoint, or the `codec` of its model."""
+    if config.get("ckpt_path"):
+        return str(config["ckpt_path"])
+    try:
+        return str(config["model"]["init_args"]["codec"]["init_args"]["path"])
+    except (KeyError, TypeError):
+        return ""
 
 
 def _config_in(path: Path) -> Any:

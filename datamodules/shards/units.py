@@ -74,8 +74,8 @@ class UnitResult:
 class UnitFolder:
     """The state of a job in `folder`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.state = folder, folder / NAME
+    def __init__(self, folder: Path, name: str = NAME) -> None:
+        self.folder, self.state = folder, folder / name
 
     @property
     def plan_path(self) -> Path:
@@ -93,10 +93,9 @@ class UnitFolder:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def finish(self, unit: str, result: UnitResult, tars: dict[str, Path]) -> None:
-        """Move a unit's tars, by split, into place, and store its result."""
-        for split, path in tars.items():
-            target = self.folder / split / f"{unit}.tar"
+    def finish(self, unit: str, result: UnitResult, tars: dict[Path, Path]) -> None:
+        """Move a unit's tars to their targets, and store its result."""
+        for path, target in tars.items():
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, target)
         write_whole(self.result_path(unit), json.dumps(result.plain()))

@@ -35,10 +35,14 @@ class CodecCheckpoint:
     def __init__(self, path: Path, device: str = "auto", semantic_model: str | None = None) -> None:
         self.path, self.device, self.semantic_model = Path(path), device, semantic_model
 
+    def load(self) -> CodecGenerator:
+        """The codec itself, on the CPU. Raises as load_codec."""
+        return load_codec(self.path, self.semantic_model)
+
     @cached_property
     def generator(self) -> CodecGenerator:
         device = self.device if self.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-        return load_codec(self.path, self.semantic_model).to(device)
+        return self.load().to(device)
 
     @property
     def facts(self) -> CodecFacts:
