@@ -27,8 +27,7 @@ class CommonVoiceSource(ListedSource):
     lists is read once. Clips that are shorter than `clip_durations.tsv` says are skipped.
 
     Args:
-        folder: The unpacked archive, such as `cv-corpus-24.0-2025-12-05`, which contains the languages. Read on first
-            use.
+        folder: The unpacked archive, `cv-corpus-VERSION-DATE`, which contains the languages. Read on first use.
         languages: Folders of languages, such as en or sv-SE; none: all that are there.
         lists: Lists to read. train, dev and test together are a small part of validated.
         name, license, require_text, hold_out: As of ListedSource.

@@ -20,7 +20,7 @@ class VCTKSource(ListedSource):
     Args:
         folder: The unpacked archive, which contains `txt`. Read on first use.
         mic: The microphone to read in 0.92: mic1 (omnidirectional) or mic2, which p280 lacks.
-        name, license, require_text, hold_out: As of ListedSource. The licence of 0.80 is in its COPYING: set `license`.
+        name, license, require_text, hold_out: As of ListedSource. 0.80 states its own licence: set `license`.
 
     Raises FileNotFoundError on use if the folder is not there, ValueError if it has neither layout.
     """
@@ -42,7 +42,7 @@ class VCTKSource(ListedSource):
 
     @property
     def published_license(self) -> str:
-        """Of 0.92; that of 0.80 is another."""
+        """Of 0.92; 0.80 states its own."""
         is_older = (self.folder / OLDER).is_dir() and not (self.folder / NEWER).is_dir()
         return "unknown" if is_older else "CC BY 4.0"
 

@@ -52,7 +52,7 @@ def test_libritts_as_published(tmp_path: Path):
 
 
 def test_libritts_r_as_published(tmp_path: Path):
-    """Guards the damaged file of LibriTTS-R, folders that are named like its archives, and ids that both corpora have."""
+    """Guards the damaged file of LibriTTS-R, folders that are named like archives, and ids that both corpora have."""
     root = write_corpus(tmp_path / "LibriTTS_R", underscores=True)
     damaged = root / "train_clean_360/1092/134562/1092_134562_000013_000004.wav"
     damaged.write_bytes(damaged.read_bytes()[:20])
