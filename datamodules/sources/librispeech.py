@@ -107,5 +107,5 @@ def genders(path: Path) -> dict[str, dict[str, str]]:
     is no such file."""
     if not path.is_file():
         return {}
-    rows = [[cell.strip() for cell in line.split("|")] for _, line in read_lines(path) if not line.startswith(";")]
+    rows = [[cell.strip() for cell in line.split("|")] for _, line in read_lines(path)]
     return {row[0]: {"gender": row[1]} for row in rows if len(row) > 1 and row[1]}
