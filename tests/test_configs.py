@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningDataModule
 
 import run
 from modules.command.defaults import DEFAULTS
@@ -128,6 +130,23 @@ def test_every_config_is_an_experiment_or_a_part_of_one() -> None:
     named = {(path.parent / value).resolve() for path in CONFIGS for _, value in strings(read(path))} | {DEFAULTS}
     strays = [path for path in CONFIGS if path not in EXPERIMENTS and path not in named and not is_overlay(path)]
     assert not strays
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs/corpora").glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_overlay_of_a_corpus_builds_its_source(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a corpus that needs more than a few lines, arguments that its source lacks, shards in the folder
+    of another corpus, a comment with another's command, and a corpus that docs/corpora.md does not list."""
+    monkeypatch.chdir(tmp_path)  # no data here
+    text = path.read_text()
+    assert len([line for line in text.splitlines() if line.strip() and not line.startswith("#")]) <= 8
+    assert f"run.py prepare --config configs/corpora/{path.name}\n" in text
+    assert f"`{path.stem}`" in (REPOSITORY / "docs/corpora.md").read_text()
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningDataModule, "data")
+    data = parser.instantiate_classes(parser.parse_path(path)).data
+    assert str(data.folder) == f"cache/shards/{path.stem}" and not list(tmp_path.iterdir())
+    wanted = read(path)["data"]["init_args"]["sources"]
+    assert [type(one).__qualname__ for one in data.sources] == [one["class_path"].split(".")[-1] for one in wanted]
 
 
 class ParsingCLI(DryCLI):
