@@ -56,6 +56,7 @@ from modules.command.line import (
     enter_root,
     hidden_texts,
     quoted,
+    unresolved,
 )
 from modules.command.prepare import prepare
 from modules.command.quiet import quieten
@@ -149,7 +150,7 @@ class SuiteParser(LightningArgumentParser):
         try:
             namespace = omegaconf_apply(self, namespace)
         except OmegaConfBaseException as error:
-            self.error(" ".join(str(error).split()), error)
+            self.error(unresolved(error), error)
         if settings is None:
             namespace["stage"] = None
         return namespace
