@@ -1,5 +1,5 @@
-# make demo · make test · make test-vllm · make bench · make lint · make clean · make distclean. Each creates the
-# environment that it needs: .venv on the first call, .venv-vllm for vLLM.
+# make demo · make voice FOLDER=... · make test · make test-vllm · make bench · make lint · make clean · make distclean.
+# Each creates the environment that it needs: .venv on the first call, .venv-vllm for vLLM.
 #
 # PYTHON=python3.12 selects the interpreter of a new .venv.
 
@@ -16,10 +16,13 @@ VLLM_REQUIREMENTS := $(REQUIREMENTS) requirements-vllm.txt requirements-vllm-no-
 VLLM_INSTALLED := $(VLLM_VENV)/installed-$(shell cat $(VLLM_REQUIREMENTS) | cksum | cut -d ' ' -f 1)
 VLLM_PIP := $(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-vllm bench lint clean distclean
+.PHONY: demo voice test test-vllm bench lint clean distclean
 
 demo: $(INSTALLED)
 	@PYTHON=$(VENV)/bin/python scripts/demo.sh
+
+voice: $(INSTALLED)
+	@PYTHON=$(VENV)/bin/python FOLDER="$(FOLDER)" scripts/voice.sh
 
 test: $(INSTALLED) $(TEST_INSTALLED)
 	@$(VENV)/bin/python -m pytest --durations=20 --numprocesses auto --maxprocesses 4 --dist loadfile \

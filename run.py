@@ -1,5 +1,6 @@
 """python run.py {fit,validate,test,predict} --config FILE.yaml: every experiment of the suite is one such command.
-`python run.py say TEXT` speaks with a trained model, `python run.py voices` lists the models (modules/command/say.py).
+`python run.py prepare --config FILE.yaml` prepares the data of one (modules/command/prepare.py). `python run.py say
+TEXT` speaks with a trained model, `python run.py voices` lists the models (modules/command/say.py).
 
 Defaults are read from configs/trainer.yaml; `--config` files and `--key value` options override them and each other, in
 their order. `${...}` in a value refers to another key of the config. With a `stage` (modules/stages.py) a finished run
@@ -14,10 +15,8 @@ from modules.command.speaking import is_speaking, run
 if __name__ == "__main__" and is_speaking(sys.argv[1:]):  # before the imports of training, which take seconds
     sys.exit(run(sys.argv[1:]))
 
-import logging
 import os
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -57,7 +56,10 @@ from modules.command.line import (
     enter_root,
     hidden_texts,
     quoted,
+    unresolved,
 )
+from modules.command.prepare import prepare
+from modules.command.quiet import quieten
 from modules.moved_names import current_words, with_current_names
 from modules.precision import automatic_precision
 from modules.stage_config import CALLBACK_KEYS, as_list
@@ -148,7 +150,7 @@ class SuiteParser(LightningArgumentParser):
         try:
             namespace = omegaconf_apply(self, namespace)
         except OmegaConfBaseException as error:
-            self.error(" ".join(str(error).split()), error)
+            self.error(unresolved(error), error)
         if settings is None:
             namespace["stage"] = None
         return namespace
@@ -342,30 +344,27 @@ class SuiteCLI(LightningCLI):
         return kwargs
 
 
-def is_no_tip(record: logging.LogRecord) -> bool:
-    """Return False for Lightning's advertisements of other packages."""
-    return "💡 Tip" not in str(record.msg)
+class PrepareCLI(SuiteCLI):
+    """Reads configs as `fit` does, and builds nothing but the data: a config needs no model."""
 
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(self.trainer_class, "trainer")  # `${trainer...}` of a config
+        parser.add_lightning_class_args(self._model_class, "model", subclass_mode=True, required=False)
+        parser.add_lightning_class_args(self._datamodule_class, "data", subclass_mode=True)
 
-def quieten() -> None:
-    """Silence messages that carry no information about a run."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_tip)
-    # A deprecation of torch, inside Lightning.
-    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
-    # A deprecation of jsonargparse, inside Lightning.
-    warnings.filterwarnings("ignore", message=r"\s*skip_none parameter was deprecated")
-    # Audio is prepared beforehand and read sequentially: on few cores, workers would only compete with torch.
-    warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
-    # The codec uses manual optimization; its checkpoints are saved after the step on purpose.
-    warnings.filterwarnings("ignore", message=r".*no pre-optimization state was saved.*")
-    # A resumed run finds its own checkpoints; a later stage loads them without the callbacks that wrote them.
-    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty.*")
-    warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`, callbacks.*")
-    # The recordings of prompts stay on the CPU; our loaders plan whole batches, which have no indices.
-    warnings.filterwarnings("ignore", message=r"You have overridden `transfer_batch_to_device`.*")
-    warnings.filterwarnings("ignore", message=r"Couldn't infer the batch indices.*")
-    # Demo epochs are short; the config sets the logging interval.
-    warnings.filterwarnings("ignore", message=r".*The number of training batches .* is smaller than the logging.*")
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        super()._add_subcommands(parser, **kwargs)
+        self._subcommand_parsers["fit"].prog = "run.py prepare"
+
+    def instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        self.settings = config.get("stage")
+        self.datamodule = self._parser(self.subcommand).instantiate(Namespace(data=config.data)).data
+
+    def _nothing(self, *rest: Any) -> None:
+        """What only a run with a Trainer needs."""
+
+    _parse_ckpt_path = _set_seed = before_instantiate_classes = _run_subcommand = _nothing
 
 
 def main(args: list[str] | None = None) -> None:
@@ -374,7 +373,11 @@ def main(args: list[str] | None = None) -> None:
     if args and is_speaking(args):
         raise SystemExit(run(args))
     quieten()
+    words = sys.argv[1:] if args is None else args
     try:
+        if words[:1] == ["prepare"]:
+            sys.argv[1:] = []  # Lightning warns of other arguments than these
+            raise SystemExit(prepare(words[1:], PrepareCLI))
         SuiteCLI(args)
     except StageFinished as finished:
         if rank_zero_only.rank == 0:

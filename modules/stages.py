@@ -6,11 +6,14 @@ modules/stage_config.py defines which changes of the config count. Nothing is ev
 
 import fcntl
 import hashlib
+import itertools
 import json
 import pickle
 import re
 import resource
+import shlex
 import sys
+import tarfile
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +30,7 @@ from modules.stage_config import STORED_IF_SET, changed_config, changed_keys
 NOT_STORED = ("stage", "config", "num_threads")  # output folder and speed, not results
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SHARD_INDEX = ("index.json", "index.npz")
+EXAMPLE_TEXTS, EXAMPLE_WORDS = 100, 12
 
 # Errors of torch.load for a damaged file, and for one with a pickled class that no longer exists.
 DAMAGED = (RuntimeError, OSError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError)
@@ -45,11 +49,13 @@ class StageSettings:
         folder: Output folder of the run; no other stage may use it.
         inputs: Files and folders of earlier stages; a change of their contents runs the stage again.
         outputs: Files and folders that must exist for the stage to count as finished.
+        next: Command that follows, printed at the end; `{text}` is one of the texts in the shards of `inputs`.
     """
 
     folder: Path
     inputs: list[Path] = field(default_factory=list)
     outputs: list[Path] = field(default_factory=list)
+    next: str = ""
 
 
 @dataclass
@@ -88,13 +94,34 @@ def content_hash(path: Path) -> str:
     return _json_hash([(str(file.relative_to(path)), content_hash(file)) for file in files])
 
 
+def next_line(settings: StageSettings) -> str:
+    """A line with the command that follows a stage, or ""."""
+    command = settings.next
+    if "{text}" in command:
+        command = command.replace("{text}", shlex.quote(example_text(settings.inputs)))
+    return f"\n    {command}" if command else ""
+
+
+def example_text(folders: Iterable[Path]) -> str:
+    """The first text without digits (which are spoken as words) in the first of the folders that has shards, up to
+    EXAMPLE_WORDS of its words; "Hello." if there is none."""
+    texts: list[str] = []
+    for folder in (one for one in folders if all((one / name).is_file() for name in SHARD_INDEX)):
+        with tarfile.open(folder / json.loads((folder / SHARD_INDEX[0]).read_text())["shards"][0]) as tar:
+            samples = (tar.extractfile(file) for file in tar if file.name.endswith(".json"))
+            texts = [str(json.load(one).get("text", "")) for one in itertools.islice(samples, EXAMPLE_TEXTS) if one]
+        break
+    plain = [text for text in texts if text.strip() and not any(map(str.isdigit, text))]
+    return " ".join((plain or ["Hello."])[0].split()[:EXAMPLE_WORDS])
+
+
 def made_by(path: Path) -> str:
     """A sentence with the command of configs/ that writes a path: the one whose stage, or else whose data, has a folder
     that contains it. Empty if there is none."""
     for pattern in (r"^stage:.*\n  folder: (\S+)", r"^    folder: (\S+)"):
         for config in sorted(CONFIGS.rglob("*.yaml")):
             text = config.read_text(encoding="utf-8")
-            command, folder = re.match(r"# (fit|predict): ", text), re.search(pattern, text, re.MULTILINE)
+            command, folder = re.match(r"# (fit|predict|prepare): ", text), re.search(pattern, text, re.MULTILINE)
             if command and folder and path.is_relative_to(folder[1]):
                 return f"python run.py {command[1]} --config {config.relative_to(CONFIGS.parent)} makes what is there."
     return ""
@@ -161,7 +188,7 @@ class Stage:
         config: Mapping[str, Any],
         read: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
     ) -> None:
-        self.folder = settings.folder
+        self.folder, self.settings = settings.folder, settings
         self.outputs = settings.outputs
         self.subcommand = subcommand
         self.read = read
@@ -198,7 +225,7 @@ class Stage:
             if earlier.finished and not missing:
                 raise StageFinished(
                     f"{self.name}: finished earlier ({self.folder}, {_duration(earlier.seconds)} on {earlier.date}), "
-                    "skipping"
+                    f"skipping{next_line(self.settings)}"
                 )
             why = f"finished earlier, but {missing[0]} is gone" if earlier.finished else "unfinished"
             line = f"{self.name}: {why}, {self.subcommand} resumes"
@@ -232,7 +259,8 @@ class Stage:
         self.marker.peak_gb = max(self.marker.peak_gb, peak_gigabytes())
         self.marker.finished, self.marker.date, self.marker.attempt_start = True, date.today().isoformat(), 0.0
         self._write()
-        return f"{self.name}: finished in {_duration(self.marker.seconds)}, peak {self.marker.peak_gb:.1f} GB"
+        spent = f"{_duration(self.marker.seconds)}, peak {self.marker.peak_gb:.1f} GB"
+        return f"{self.name}: finished in {spent}{next_line(self.settings)}"
 
     def pause(self, why: str) -> str:
         """Mark the attempt as ended and the stage as unfinished. Returns a message."""

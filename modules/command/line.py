@@ -199,6 +199,15 @@ def dumped(config: Any) -> str:
     return yaml.dump(config, Dumper=yaml_dumper(), default_flow_style=False, allow_unicode=True, sort_keys=False)
 
 
+def unresolved(error: Exception) -> str:
+    """An error of OmegaConf about a `${...}`, on one line."""
+    message = " ".join(str(error).split())
+    found = re.search(r"Environment variable '(\w+)' not found.* full_key: (\S+)", message)
+    if found is None:
+        return message
+    return f"Expected {found[1]} in the environment, as the value of `{found[2]}`: {found[1]}=... python run.py ..."
+
+
 def root_folder(given: Path | str | None) -> Path:
     """The folder of `runs`: the given one, else $SUITE_ROOT, else the repository. Raises FileNotFoundError."""
     root = Path(given or os.environ.get("SUITE_ROOT") or REPOSITORY).resolve()
@@ -211,7 +220,8 @@ def enter_root() -> None:
     """Change to the root (`--root`, else $SUITE_ROOT, else the repository) and adapt the paths in `sys.argv`.
 
     Relative paths inside configs and the output of a run start at the root, whatever the working folder. A file or
-    folder that an option names is looked for in the working folder, below the root, then in the repository.
+    folder that an option names is looked for in the working folder, below the root, then in the repository; that of
+    $FOLDER in the working folder.
 
     Raises SystemExit if the root does not exist.
     """
@@ -225,6 +235,8 @@ def enter_root() -> None:
     if roots:
         os.environ["SUITE_ROOT"] = str(root)  # other ranks start with `sys.argv` in this rank's folder
     words = [word for option, value in pairs if option != "--root" for word in _below(root, here, option, value)]
+    if folder := os.environ.get("FOLDER"):  # configs may name it
+        os.environ["FOLDER"] = str(here / Path(folder).expanduser())
     sys.argv[0] = os.path.abspath(sys.argv[0])  # other ranks are started by it, below the root
     sys.argv[1:] = words
     os.chdir(root)

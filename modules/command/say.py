@@ -19,7 +19,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from modules.api import Audio
 from modules.atomic_file import write_whole
-from modules.command.line import root_folder
+from modules.command.line import REPOSITORY, root_folder
+from modules.command.option_file import option_words
 from modules.frontend.script import Script, read_script, text_of_bytes
 from modules.provenance import digest
 from modules.speech.narration import Narration
@@ -82,6 +83,7 @@ def parser() -> OneLineParser:
         allow_abbrev=False,
     )
     options.add_argument("text", nargs="*", help="what is spoken, as typed; - reads standard input")
+    options.add_argument("--config", type=Path, action="append", default=[], help="yaml of these options: `best-of: 4`")
     options.add_argument("--file", type=Path, help="read the text from a file")
     options.add_argument("--model", help="run folder, exported folder, checkpoint or hub name; default: the newest run")
     options.add_argument("--codec", help="the model's codec, where it does not name it: file, folder or hub name")
@@ -117,6 +119,8 @@ def read_arguments(words: Sequence[str]) -> argparse.Namespace:
         options.error(f"Expected a text or one of the options, but got {words[0]}.")
     first = [] if is_option or words[:1] == ["-"] else words[:1]
     given = options.parse_args(words[len(first) :])
+    if given.config:
+        given = options.parse_args([*words_of_configs(options, given, bool(first)), *words[len(first) :]])
     given.text = [*first, *given.text]
     if bool(given.text) == (given.file is not None):
         options.error('Expected a text, as `say "four two"`, `say --file FILE` or `say -`, and one of them alone.')
@@ -127,6 +131,24 @@ def read_arguments(words: Sequence[str]) -> argparse.Namespace:
     if given.stream and sys.stdout.isatty():
         options.error("Expected `--stream` to be piped, as in `say - --stream | aplay`: a terminal cannot play it.")
     return given
+
+
+def words_of_configs(options: OneLineParser, given: argparse.Namespace, has_text: bool) -> list[str]:
+    """The options in the files of `--config`, which precede those of the command line. A file is looked for in the
+    working folder, below the root, then in the repository."""
+    left_out = {"file"} if has_text or given.text else set()
+    left_out |= {"out", "srt"} if given.stream else {"stream", "raw"} if given.out or given.srt else set()
+    words = []
+    try:
+        for path in given.config:
+            places = [base / path for base in (Path.cwd(), root_folder(given.root), REPOSITORY)]
+            found = next((place for place in places if place.is_file()), None)
+            if found is None:
+                raise ValueError(f"Expected `--config` to be a file, but got {path}.")
+            words += option_words(found, options, left_out)
+    except (ValueError, OSError) as error:
+        options.error(str(error))
+    return words
 
 
 def text_of(given: argparse.Namespace) -> str:
@@ -272,7 +294,7 @@ def file_name(text: str) -> str:
 
 def plain_settings(given: argparse.Namespace) -> dict[str, str]:
     """The options that change the speech."""
-    unrelated = {"text", "out", "srt", "verbose", "root", "stream", "raw", "num_threads"}
+    unrelated = {"text", "config", "out", "srt", "verbose", "root", "stream", "raw", "num_threads"}
     return {name: str(value) for name, value in sorted(vars(given).items()) if name not in unrelated}
 
 

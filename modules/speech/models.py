@@ -37,7 +37,10 @@ HUB_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 LAST = Path("checkpoints/last.ckpt")
 MAX_MESSAGE = 400  # characters of another library's message: the hub's client writes paragraphs
 MAX_DEPTH = 3  # folders between `runs` and a run's own
-HOW_TO_GET_ONE = "`make demo` trains one in about an hour; `--model HKUSTAudio/Llasa-1B` takes a released one."
+HOW_TO_GET_ONE = (
+    "`make demo` trains one in about an hour, `make voice FOLDER=...` one of your recordings; "
+    "`--model HKUSTAudio/Llasa-1B` takes a released one."
+)
 
 
 class SpeakingModel:
@@ -189,7 +192,7 @@ def _of_folder(folder: Path, name: str, root: Path, codec: str | None, device: s
 
 def _from_hub(name: str, root: Path) -> Path:
     """The folder of a repository in the hub's cache, downloaded if needed, with its card if that is to be had."""
-    if not is_hub_name(name):
+    if not is_hub_name(name) or name.startswith(("runs/", "voices/")):
         there = ", ".join(facts.name for facts in list_models(root) if not facts.problem) or "none"
         raise FileNotFoundError(
             f"Expected a run's folder, an exported folder, a checkpoint or a hub name, but got `{name}`, where there "

@@ -7,12 +7,12 @@
 # Preemption without a grace period, a node failure and `scontrol requeue` need only `#SBATCH --requeue`. In all other
 # cases the job ends with the status of the tasks: a failure would recur.
 
-# run_tasks [fit|validate|test|predict] ARGUMENTS: fit where no subcommand is named. Ends the shell.
+# run_tasks [fit|validate|test|predict|prepare] ARGUMENTS: fit where no subcommand is named. Ends the shell.
 run_tasks() {
     local subcommand=fit python status=0
     cd "${SLURM_SUBMIT_DIR:?is set by sbatch}" || exit 2
     [[ -f run.py ]] || give_up "Expected sbatch to be called in the folder of run.py, but got $SLURM_SUBMIT_DIR."
-    case ${1:-} in fit | validate | test | predict)
+    case ${1:-} in fit | validate | test | predict | prepare)
         subcommand=$1
         shift
         ;;

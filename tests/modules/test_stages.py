@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 import types
 from pathlib import Path
@@ -12,8 +13,9 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from torch.utils.data import DataLoader
 
 import run
+from datamodules.shards.shards import ShardWriter
 from modules.stage_config import changed_keys
-from modules.stages import Stage, StageFinished, StageSettings, content_hash, newest_checkpoint
+from modules.stages import Stage, StageFinished, StageSettings, content_hash, newest_checkpoint, next_line
 
 # Actions of the toy's runs, in order: ("fit", first step, last step) or ("predict", value read).
 JOURNAL: list[tuple] = []
@@ -296,3 +298,16 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     second.begin()
     assert json.loads(second.marker_path.read_text())["hash"] == second.marker.hash
     second.release()
+
+
+def test_the_text_of_the_next_command_is_one_that_a_model_of_the_shards_knows(tmp_path: Path) -> None:
+    """Guards against a command with a text of digits, which are spoken as words, a long one, and one that a shell
+    takes apart."""
+    settings = StageSettings(tmp_path, [tmp_path / "none", tmp_path / "train"], next="say {text}")
+    assert shlex.split(next_line(settings)) == ["say", "Hello."]
+    assert next_line(StageSettings(tmp_path)) == ""
+    words = 'it\'s "so" $far; ' * 5
+    with ShardWriter(tmp_path / "train", "tokens", {}) as writer:
+        for number, text in enumerate(["take 1", "  ", words, "another"]):
+            writer.write(f"k{number}", {"json": json.dumps({"text": text}).encode()}, 1, text)
+    assert shlex.split(next_line(settings)) == ["say", " ".join(words.split()[:12])]

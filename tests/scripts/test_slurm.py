@@ -13,7 +13,9 @@ import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
+import run
 from callbacks.termination import TerminateAtOnce
+from datamodules.audio import AudioDataModule
 from tests.test_configs import ParsingCLI
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -101,7 +103,7 @@ def test_the_options_of_sbatch(path):
     assert all(re.fullmatch(r"[a-z-]+", name) for name in options), options
     assert "requeue" in options and options["open-mode"] == "append"
     assert re.fullmatch(r"B:USR1@\d+", options["signal"])
-    assert options["ntasks-per-node"] == options["gpus-per-node"] and "gpus-per-task" not in options
+    assert options["ntasks-per-node"] == options.get("gpus-per-node", "1") and "gpus-per-task" not in options
     assert ("%A_%a" if "array" in options else "%j") in options["output"]
     assert options["job-name"] not in ("bash", "interactive"), "Lightning takes these for no job"
 
@@ -126,14 +128,22 @@ def test_a_command_of_the_pages_fits_its_configs(command, job, monkeypatch):
     options = options_of(path) | dict(word[2:].partition("=")[::2] for word in words[:place])
     array = {}
     if "array" in options:
-        array = {"SLURM_ARRAY_JOB_ID": "6", "SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MIN": "0"}
-        array["SLURM_ARRAY_TASK_MAX"] = "7"
+        first, _, last = options["array"].partition("-")
+        array = {"SLURM_ARRAY_JOB_ID": "6", "SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MIN": first}
+        array["SLURM_ARRAY_TASK_MAX"] = last
     status, output = job.run(path, *words[place + 1 :], **array)
     assert status == 0, output
     _, script, subcommand, *arguments = job.tasks_command
     assert script == "run.py"
     monkeypatch.setattr("sys.argv", ["run.py"])
     monkeypatch.chdir(REPOSITORY)
+    if subcommand == "prepare":
+        shares: list[tuple[int, int]] = []
+        monkeypatch.setattr(AudioDataModule, "prepare", lambda self, num_processes, share: shares.append(share))
+        with pytest.raises(SystemExit, match=r"^0$"):
+            run.main([subcommand, *arguments])
+        assert shares == [(2, 10)] and options["array"] == "1-10"
+        return
     config = ParsingCLI([subcommand, *arguments]).config[subcommand]
     assert str(config.trainer.num_nodes) == options["nodes"]
     assert str(config.trainer.devices) == options["ntasks-per-node"]
@@ -202,12 +212,13 @@ def test_tasks_that_end_in_the_grace_period_of_preemption(job, preempted, goes_b
     assert status == (-signal.SIGTERM if goes_back else 143)
 
 
-def test_an_array_that_does_not_start_at_0_is_refused(job):
-    """Guards against `--array=1-8`, whose first share would not be sampled."""
-    array = {"SLURM_ARRAY_JOB_ID": "6", "SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_MIN": "1"}
+@pytest.mark.parametrize(("name", "first"), [("sweep_array", "1"), ("prepare", "0")])
+def test_an_array_with_another_start_is_refused(name, first, job):
+    """Guards against `--array=1-8`, whose first share would not be sampled, and shares 0 to 7 of 7 of a preparation."""
+    array = {"SLURM_ARRAY_JOB_ID": "6", "SLURM_ARRAY_TASK_ID": first, "SLURM_ARRAY_TASK_MIN": first}
     array["SLURM_ARRAY_TASK_MAX"] = "8"
-    status, output = job.run(FOLDER / "sweep_array.sbatch", "--config", "x.yaml", **array)
-    assert status == 2 and "array from 1" in output and not (job.folder / "srun_arguments").exists()
+    status, output = job.run(FOLDER / f"{name}.sbatch", "--config", "x.yaml", **array)
+    assert status == 2 and f"array from {first}" in output and not (job.folder / "srun_arguments").exists()
 
 
 def test_another_folder_than_the_repository_is_refused(job):

@@ -50,6 +50,7 @@ REFUSED = {
     "no such file": (["--file", "none.txt"], b"", "none.txt"),
     "a folder as file": (["--file", "folder"], b"", "Is a directory"),
     "unknown model": (["four", "--model", "nothing"], b"", "Here: runs/a"),
+    "unknown run": (["four", "--model", "runs/nothing"], b"", "Here: runs/a"),
     "unknown hub name": (["four", "--model", "nobody/nothing"], b"", "nobody/nothing"),
     "a damaged checkpoint": (["four", "--model", "cut.ckpt"], b"", "damaged"),
     "unknown codec": (["four", "--codec", "nothing.ckpt"], b"", "nothing.ckpt"),
