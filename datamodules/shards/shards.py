@@ -43,7 +43,8 @@ class ShardIndex:
     `header` describes the data as given to the writer (token space, codec fingerprint, sample rate, …). `lengths` are
     in samples of audio or in codes, `text_lengths` in UTF-8 bytes. `report` counts kept and skipped samples, with
     reasons. `speaker_of` gives each sample's row in `speakers`, (K, 2): source and name. Older indices have no
-    `speakers`, and number bare names or nothing; datamodules.speakers.speakers_of reads both.
+    `speakers`, and number bare names or nothing; datamodules.speakers.speakers_of reads both. `license_of` gives each
+    sample's row in `licenses`, (K,), if the index has them.
     """
 
     folder: Path
@@ -59,6 +60,8 @@ class ShardIndex:
     sizes: np.ndarray
     speaker_of: np.ndarray | None = None
     speakers: np.ndarray | None = None
+    license_of: np.ndarray | None = None
+    licenses: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -91,8 +94,7 @@ class ShardIndex:
             about["report"],
             about["shards"],
             *(arrays[name] for name in ARRAYS),
-            speaker_of=arrays.get("speaker_of"),
-            speakers=arrays.get("speakers"),
+            **{name: arrays.get(name) for name in ("speaker_of", "speakers", "license_of", "licenses")},
         )
         if not len(index):
             raise ValueError(f"Expected at least one sample in `{folder}`, but got none: {about['report']}.")
