@@ -5,6 +5,7 @@ Shapes: R rows, L tokens of a row.
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from datamodules.shards.order import ResumableLoader, evaluation_loader, num_win
 from datamodules.shards.samples import Sample
 from datamodules.shards.shards import ShardIndex, ShardReader
 from datamodules.shards.skips import SkipNotes, replacements, spread
-from datamodules.shards.training_facts import facts_of_shards
+from datamodules.shards.training_facts import facts_of_shards, hours_by_license
 from datamodules.tasks import Document, Task, TextToSpeech, VoiceCloning
 from datamodules.token_counts import TokenCounts, planned_lengths, stored_counts
 from modules.api import PromptFormat
@@ -149,6 +150,10 @@ def names_of(counts: Sequence[TokenCounts] | None) -> str:
     return " ".join(one.name for one in counts or ())
 
 
+def readable_hours(hours: float) -> str:
+    return f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:.2f} min"
+
+
 class TokenDataModule(L.LightningDataModule):
     """Packed token rows for training and validation.
 
@@ -225,8 +230,21 @@ class TokenDataModule(L.LightningDataModule):
         if len({fingerprint for found in headers.values() for fingerprint in found}) > 1:
             raise ValueError(f"Expected the token shards of one codec in `{self.folder}`, but got {headers}.")
         if stage == "fit":
+            self._print_licenses()
             self._train_rows = self._training_rows(self._broadcast(names_of(self._counts())))
             self._train_rows.check()  # before the model is built
+
+    def _print_licenses(self) -> None:
+        """Print the hours of speech by licence, on the first rank, in one line."""
+        if self.trainer is not None and not self.trainer.is_global_zero:
+            return
+        hours: Counter[str] = Counter()
+        indices = {str(index.folder): index for index in self._indices(self.train_split) if index.kind == "tokens"}
+        for index in indices.values():
+            hours.update(hours_by_license(index))
+        if hours:
+            listed = [f"{name or 'not stated'} {readable_hours(number)}" for name, number in hours.most_common()]
+            print(f"licences of the training data: {', '.join(listed)}")
 
     def train_dataloader(self) -> ResumableLoader:
         rows, self._train_rows = self._train_rows or self._training_rows(names_of(self._counts())), None

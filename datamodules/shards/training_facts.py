@@ -5,8 +5,9 @@ They are plain data, a pure function of the files, and therefore equal on every 
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ class TrainingFacts:
     """What the training data of a speaking model states.
 
     `codec` is the path or hub name of the codec that encoded the shards, as its run was given it; "" if unknown.
+    `license_hours` are the hours of speech by licence ("": not stated), an estimate where the index has no licences,
+    and empty if unknown.
     `speakers` are empty if there are more than MAX_SPEAKERS. `words` are all words of the texts, lower-case and sorted,
     or None if there are more than MAX_WORDS. `spoken_prompts`: it was trained with voice prompts. `row_length`: the
     longest document in tokens, `longest_text` the longest text in bytes; 0 if unknown. `speaks`: some of the data was
@@ -43,6 +46,7 @@ class TrainingFacts:
     row_length: int = 0
     longest_text: int = 0
     speaks: bool = True
+    license_hours: Mapping[str, float] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
         """As JSON has it: lists in place of tuples."""
@@ -67,21 +71,51 @@ def facts_of_shards(folders: Sequence[Path], spoken_prompts: bool = False, row_l
     named = {str(name) for index in indices if index.speakers is not None for _, name in index.speakers} - {""}
     languages: set[str] = set()
     licenses: set[str] = set()
+    license_hours: Counter[str] = Counter()
     for index in indices:
-        rows = np.unique(np.linspace(0, len(index) - 1, min(len(index), MAX_READ)).astype(int))
-        for sample in _readable(index, rows):
-            languages.add(name_in(sample.about, "language"))
-            licenses.add(name_in(sample.about, "license"))
+        read = dict(_readable(index, _spread_rows(index)))
+        languages.update(name_in(about, "language") for about in read.values())
+        licenses.update(name_in(about, "license") for about in read.values())
+        license_hours.update(hours_by_license(index, read))
     return TrainingFacts(
         codec=next((path for index in indices if (path := codec_of_shards(index.folder))), ""),
         languages=tuple(sorted(languages - {""})),
-        licenses=tuple(sorted(licenses - {""})),
+        licenses=tuple(sorted((licenses | set(license_hours)) - {""})),
         speakers=tuple(sorted(named)) if len(named) <= MAX_SPEAKERS else (),
         words=_closed_vocabulary(indices),
         spoken_prompts=spoken_prompts,
         row_length=row_length,
         longest_text=max(int(index.text_lengths.max()) for index in indices),
+        license_hours=dict(sorted(license_hours.items())),
     )
+
+
+def hours_by_license(index: ShardIndex, read: Mapping[int, Mapping[str, Any]] | None = None) -> dict[str, float]:
+    """Hours of speech of token shards by licence, "" where none is stated; {} if their header states no frame rate.
+
+    Where the index has no licences, those in the jsons of some samples, scaled to the hours of all; `read` are these
+    jsons by row, if they have been read already.
+    """
+    frame_rate = index.header.get("frame_rate")
+    if not frame_rate:
+        return {}
+    hours_N = np.asarray(index.lengths) / frame_rate / 3600
+    found: Counter[str] = Counter()
+    if index.licenses is not None and index.license_of is not None:
+        for name, hours in zip(
+            index.licenses, np.bincount(index.license_of, hours_N, len(index.licenses)), strict=True
+        ):
+            found[str(name)] += float(hours)
+    else:
+        for row, about in (read or dict(_readable(index, _spread_rows(index)))).items():
+            found[name_in(about, "license")] += float(hours_N[row])
+    scale = float(hours_N.sum()) / (found.total() or 1)
+    return {name: round(scale * hours, 6) for name, hours in sorted(found.items()) if hours}
+
+
+def _spread_rows(index: ShardIndex) -> np.ndarray:
+    """At most MAX_READ rows, evenly spread."""
+    return np.unique(np.linspace(0, len(index) - 1, min(len(index), MAX_READ)).astype(int))
 
 
 def words_of(text: str) -> list[str]:
@@ -191,17 +225,18 @@ def _closed_vocabulary(indices: Sequence[ShardIndex]) -> tuple[str, ...] | None:
         return None
     words: set[str] = set()
     for index in indices:
-        for sample in _readable(index, np.arange(len(index))):
-            words.update(words_of(str(sample.about.get("text") or "")))
+        for _, about in _readable(index, np.arange(len(index))):
+            words.update(words_of(str(about.get("text") or "")))
             if len(words) > MAX_WORDS:
                 return None
     return tuple(sorted(words)) or None
 
 
-def _readable(index: ShardIndex, rows: np.ndarray) -> Any:
+def _readable(index: ShardIndex, rows: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Row and json of each sample that is not damaged."""
     reader = ShardReader(index)
-    for row in rows:
+    for row in rows.tolist():
         try:
-            yield Sample.read(reader, int(row), "text")  # its codes are not needed
+            yield row, Sample.read(reader, row, "text").about  # its codes are not needed
         except (OSError, ValueError):
             continue  # counted by the reader of training

@@ -102,7 +102,7 @@ def export(
         facts["codec"] = "" if Path(recorded).is_absolute() else recorded  # `codec` says it, if it is there
     voice = VoiceFile.of_checkpoint(checkpoint, codec, facts)
     voice.write(folder)
-    card = model_card(prompt_format, max_length, voice.codec_fingerprint, codec or "")
+    card = model_card(prompt_format, max_length, voice.codec_fingerprint, codec or "", facts)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return voice
 

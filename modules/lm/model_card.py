@@ -1,5 +1,9 @@
 """README.md of an exported language model: its prompt as text, and an example that only needs transformers."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from modules.lm.licences import hub_metadata, licence_sentence
 from modules.lm.text.prompt_format import LlasaChat, TextToSpeech
 from modules.tokens import TokenSpace
 
@@ -8,7 +12,7 @@ MAX_LENGTH = 2048  # tokens of prompt and speech: the length in Llasa's recipes,
 
 CARD = """\
 ---
-library_name: transformers
+{metadata}library_name: transformers
 pipeline_tag: text-to-speech
 ---
 
@@ -71,10 +75,18 @@ python run.py say {text!r} --model FOLDER{option} --out speech.wav
 
 ## Licence
 
+{licence}
+"""
+
+NO_LICENCE = """\
 None is given here: whoever publishes this folder chooses one, and adds it above as `license:`. The choice is limited by
 the licence of the model that training started from, if it did (Llama's has conditions of its own, the released Llasa
-models allow no commercial use), and by what the speakers and the licences of the recordings allow.
-"""
+models allow no commercial use), and by what the speakers and the licences of the recordings allow."""
+
+NO_COMMERCE = """\
+{sentence}
+`license:` above says so; whoever publishes this folder may add conditions, but not take this one away. The licence of
+the model that training started from, if it did, and what the speakers allow hold as well."""
 
 CHAT = """
 The tokenizer's chat template gives the same (its date is the one that the model was trained with, not today's):
@@ -83,11 +95,20 @@ followed by `<|SPEECH_GENERATION_START|>`.
 """
 
 
-def model_card(prompt_format: TextToSpeech, max_length: int, codec_fingerprint: str = "", codec: str = "") -> str:
+def model_card(
+    prompt_format: TextToSpeech,
+    max_length: int,
+    codec_fingerprint: str = "",
+    codec: str = "",
+    training: Mapping[str, Any] | None = None,
+) -> str:
     """Return the model card for a prompt format. The example's text only has characters that its tokenizer supports.
 
-    `codec`: path or hub name of the codec; "" if unknown.
+    `codec`: path or hub name of the codec; "" if unknown. `training`: facts of the training data as plain data, whose
+    `licenses` and `license_hours` decide about the card's licence.
     """
+    licenses, hours = ((training or {}).get(name) or {} for name in ("licenses", "license_hours"))
+    sentence = licence_sentence(list(licenses), dict(hours))
     space: TokenSpace = prompt_format.token_space
     template = prompt_format.prompt_template
     known = getattr(prompt_format.tokenizer, "characters", None)
@@ -104,6 +125,8 @@ def model_card(prompt_format: TextToSpeech, max_length: int, codec_fingerprint: 
         where = "directly before `<|SPEECH_GENERATION_START|>`"
         chat += f"\nWhere speaker and language are known, {prompt_format.answer_prefix!r} stands {where}.\n"
     return CARD.format(
+        metadata=hub_metadata(list(licenses)),
+        licence=NO_COMMERCE.format(sentence=sentence) if sentence else NO_LICENCE,
         num_codes=space.codebook_size,
         last_code=space.codebook_size - 1,
         codec=_about_codec(codec_fingerprint, codec),

@@ -14,12 +14,8 @@ from modules.evaluation.quoted_table import EMPTY
 from modules.evaluation.results import EvaluatedCodecs
 from modules.evaluation.table import EXPLANATIONS, PAPER_COLUMNS, notes, table_cells
 from modules.report.figures import mel_thumbnail, png_bytes
-from modules.report.sweep_page import (
-    MAX_LOSSLESS_BYTES,
-    data_uri,
-    page_environment,
-    readable_setting,
-)
+from modules.report.page import data_uri, page_environment, readable_setting
+from modules.report.sweep_page import MAX_LOSSLESS_BYTES
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,15 @@
 The HTML is in the Jinja template sweep_page.html; this module fills it.
 """
 
-import base64
 import csv
 import io
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from modules.api import Cost
@@ -31,12 +27,12 @@ from modules.report.figures import (
     mel_thumbnail,
     png_bytes,
 )
+from modules.report.page import data_uri, page_environment, readable_setting
 from modules.report.sweep_tables import final_points, most_telling, prompt_lines, prompt_rows, warnings_of
 from modules.search.analysis.comparisons import setting_label
 from modules.search.analysis.expected_best_of_n import CurvePoint
 from modules.search.analysis.results import SweepResults
 
-TEMPLATES = Path(__file__).parent
 # FLAC is lossless and widely supported; above this size of 16-bit audio the page uses Vorbis, a fifth of the size.
 MAX_LOSSLESS_BYTES = 4_000_000
 
@@ -185,16 +181,6 @@ def report_page(report: ReportInput) -> str:
     )
 
 
-def page_environment() -> Environment:
-    """Jinja environment for the templates in this folder: autoescape on, undefined variables raise."""
-    loader = FileSystemLoader(TEMPLATES)
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-
-
-def data_uri(content: bytes, media_type: str) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
-
-
 def curve_picture(curves: JudgedCurves, as_error: bool) -> Markup:
     """The curves as an inline SVG in the page's text colour."""
     what = "error" if as_error else "score"
@@ -242,17 +228,6 @@ def shortened_number(cell: str) -> str:
         return cell if cell.lstrip("-").isdigit() else f"{float(cell):.5g}"
     except ValueError:
         return cell
-
-
-def readable_setting(value: Any) -> str:
-    """Format a setting: text unchanged, a flat record as `name value`, nested values as JSON."""
-    if value is None:
-        return "–"
-    if isinstance(value, str):
-        return value
-    if isinstance(value, dict) and not any(isinstance(item, (dict, list)) for item in value.values()):
-        return ", ".join(f"{name} {item}" for name, item in value.items())
-    return json.dumps(value, ensure_ascii=False)
 
 
 def readable_compute(results: SweepResults) -> str:

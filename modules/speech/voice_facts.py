@@ -150,7 +150,7 @@ def facts_of_folder(folder: Path, name: str, kind: Kind | None = None) -> VoiceF
         codec_fingerprint=voice.codec_fingerprint,
         sampling=voice.sampling_settings,
     )
-    licenses = facts.licenses
+    licenses = tuple(one for one in facts.licenses if one != "other")  # one that has no name on the hub
     facts = with_training(facts, TrainingFacts.of_plain(voice.training))
     return replace(facts, licenses=licenses or facts.licenses)
 

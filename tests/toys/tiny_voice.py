@@ -58,6 +58,9 @@ def save_codec(path: Path, scale: float = 1.0) -> CodecGenerator:
     return codec
 
 
+LICENSE_HOURS = {"CC0-1.0": round(len(TEXTS) * 20 / 50 / 3600, 6)}  # of 20 codes each, 50 a second
+
+
 def write_tokens(
     folder: Path, texts: Sequence[str], fingerprint: str, codec: str, speakers: Sequence[str] = ()
 ) -> None:
@@ -109,6 +112,7 @@ def save_run(root: Path, name: str, stores_facts: bool = True, seed: int = 0) ->
             "spoken_prompts": False,
             "row_length": 256,
             "longest_text": 9,
+            "license_hours": LICENSE_HOURS,
         }
     path = run / "lm/checkpoints/last.ckpt"
     path.parent.mkdir(parents=True)

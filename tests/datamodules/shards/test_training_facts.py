@@ -1,21 +1,28 @@
 """What a checkpoint says about its training data, against the texts that the shards were made of."""
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 
+from datamodules.shards.shards import ShardWriter
 from datamodules.shards.training_facts import MAX_WORDS, TrainingFacts, facts_of_config, facts_of_shards, words_of
 from datamodules.tasks import SpeechUnderstanding, TextToSpeech, VoiceCloning
 from datamodules.tokens import TokenDataModule
 from modules.lm.checkpoints import read_model
 from modules.lm_module import LMModule
 from modules.speech.voice_facts import facts_of_checkpoint
-from tests.toys.tiny_voice import FORMAT, PROMPT_FORMAT, SIZE, TEXTS, write_tokens
+from tests.toys.tiny_voice import FORMAT, LICENSE_HOURS, NUM_CODES, PROMPT_FORMAT, SIZE, TEXTS, write_tokens
 
 CODEC, WORDS = "runs/a/codec.ckpt", ("four", "one", "two")
-EXPECTED = TrainingFacts(CODEC, ("en",), ("CC0-1.0",), ("anna", "ben"), WORDS, row_length=256, longest_text=9)
+EXPECTED = TrainingFacts(
+    CODEC, ("en",), ("CC0-1.0",), ("anna", "ben"), WORDS, row_length=256, longest_text=9, license_hours=LICENSE_HOURS
+)
 
 
 @pytest.fixture
@@ -115,3 +122,58 @@ def test_shards_that_are_gone_cost_no_checkpoint(tmp_path, caplog):
     """Guards against training that ends because its facts cannot be read."""
     assert TokenDataModule(tmp_path / "gone", FORMAT).training_facts == {}
     assert "says nothing about its training data" in caplog.text
+
+
+def write_licensed(folder: Path, licenses: Sequence[str], frame_rate: float | None = 50.0) -> None:
+    """Token shards of `folder/train`: sample n has 10 (n + 1) codes."""
+    header = {"codebook_size": NUM_CODES, "codec_fingerprint": "f"} | ({"frame_rate": frame_rate} if frame_rate else {})
+    with ShardWriter(folder / "train", "tokens", header) as writer:
+        for number, license in enumerate(licenses):
+            codes = np.zeros(10 * (number + 1), np.uint16)
+            files = {"codes.npy": codes, "json": json.dumps({"text": "one", "license": license}).encode()}
+            writer.write(f"k{number}", files, len(codes), "one")
+
+
+def hours(*numbers: int) -> float:
+    """Of samples with these numbers."""
+    return sum(10 * (number + 1) for number in numbers) / 50 / 3600
+
+
+def test_hours_by_licence_are_those_of_the_index_or_of_the_samples_read(tmp_path, monkeypatch):
+    """Guards against a licence that is counted by recordings, and one that is lost because few samples are read."""
+    import datamodules.shards.training_facts as module
+
+    write_licensed(tmp_path, ["a", "b", "", "a", "b"])
+    folder = tmp_path / "train"
+    expected = {"": hours(2), "a": hours(0, 3), "b": hours(1, 4)}
+    assert facts_of_shards([folder, folder]).license_hours == pytest.approx(expected, abs=1e-6)
+    monkeypatch.setattr(module, "MAX_READ", 2)  # the first and the last
+    scale = hours(0, 1, 2, 3, 4) / hours(0, 4)
+    estimated = {"a": scale * hours(0), "b": scale * hours(4)}
+    assert facts_of_shards([folder]).license_hours == pytest.approx(estimated, abs=1e-6)
+    arrays = dict(np.load(folder / "index.npz"))
+    arrays |= {"licenses": np.array(["rare", "b", "gone"]), "license_of": np.array([1, 1, 0, 1, 1])}
+    np.savez(folder / "index.npz", **arrays)
+    facts = facts_of_shards([folder])
+    assert facts.license_hours == pytest.approx({"b": hours(0, 1, 3, 4), "rare": hours(2)}, abs=1e-6)
+    assert facts.licenses == ("a", "b", "rare")
+    assert TrainingFacts.of_plain(json.loads(json.dumps(facts.plain()))) == facts
+    write_licensed(tmp_path / "old", ["a"], frame_rate=None)
+    assert facts_of_shards([tmp_path / "old/train"]).license_hours == {}
+
+
+def test_a_fit_prints_its_licences_once(tmp_path, capsys):
+    """Guards against a model whose licences nobody saw before it was trained."""
+    write_licensed(tmp_path / "one", ["CC-BY-4.0", "CC-BY-NC-4.0", "CC-BY-4.0"], 10 / 3600)  # 1, 2, 3 h
+    write_licensed(tmp_path / "two", [""], 10 / 3600 * 60)
+    tasks = [TextToSpeech(), TextToSpeech(folder=tmp_path / "two", name="two"), SpeechUnderstanding()]
+    arguments = {"validation_split": "train", "num_validation_rows": 1, "tasks": tasks}
+    data = TokenDataModule(tmp_path / "one", FORMAT, 256, **arguments)
+    data.setup("fit")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "licences" in line]
+    named = "CC-BY-4.0 4.0 h, CC-BY-NC-4.0 2.0 h, not stated 1.00 min"
+    assert lines == [f"licences of the training data: {named}"]
+    data.setup("validate")
+    data.trainer = SimpleNamespace(is_global_zero=False, world_size=1)
+    data.setup("fit")
+    assert "licences" not in capsys.readouterr().out

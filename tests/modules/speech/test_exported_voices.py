@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from modules.lm.checkpoints import export, main
+from modules.lm.licences import forbids_commerce
 from modules.lm.voice_file import VoiceFile
 from modules.speech.export import main as export_of_run
 from modules.speech.models import find_model, list_models
@@ -124,3 +125,48 @@ def test_an_export_names_its_codec(tmp_path, monkeypatch, capsys):
     assert "--codec PATH_OR_HUB_NAME" in problem("elsewhere", tmp_path)
     given = find_model("elsewhere", tmp_path, codec="runs/a/codec/checkpoints/last.ckpt", device="cpu")
     assert given.codec.facts.codebook_size == given.facts.num_codes == NUM_TINY_CODES
+
+
+def test_a_card_says_that_the_data_allows_no_commercial_use(tmp_path, monkeypatch):
+    """Guards against a published model whose licence is freer than that of the recordings it was trained on."""
+    path = save_run(tmp_path, "a")
+    monkeypatch.chdir(tmp_path)
+    folder = export_with(path, {"CC BY-NC 4.0": 3.04, "CC0-1.0": 1.0, "": 1.0})
+    card = (folder / "README.md").read_text()
+    assert "3.0 hours of 5.0 hours of the speech that it was trained on is licensed under CC BY-NC 4.0, which" in card
+    assert "must not be used commercially" in card and "None is given here" not in card
+    assert card.startswith("---\nlicense: cc-by-nc-4.0\nlibrary_name: transformers\n")
+    assert find_model(str(folder), tmp_path).facts.licenses == ("cc-by-nc-4.0",)
+    folder = export_with(path, {"CC0-1.0": 2.0, "CC-BY-NC-4.0": 0.5, "for research only": 0.5})
+    card = (folder / "README.md").read_text()
+    assert "1.0 hours of 3.0 hours" in card and "under CC-BY-NC-4.0 and for research only, which" in card
+    assert card.startswith("---\nlicense: other\nlicense_name: non-commercial\n")
+    assert "for research only" in find_model(str(folder), tmp_path).facts.licenses
+    card = (export_with(path, {}, ["CC-BY-NC-SA-3.0"]) / "README.md").read_text()  # of a version without hours
+    assert "A part of the speech that it was trained on is licensed under CC-BY-NC-SA-3.0" in card
+    assert "license: cc-by-nc-sa-3.0\n" in card
+    card = (export_with(path, {"CC-BY-4.0": 3.0, "MIT": 1.0}) / "README.md").read_text()
+    assert "commercially" not in card and "None is given here" in card and "\nlicense:" not in card.split("---")[1]
+
+
+def export_with(path: Path, hours: dict[str, float], licenses: list[str] | None = None) -> Path:
+    """An export of a run whose training data had these hours by licence."""
+    named = licenses or [name for name in hours if name]
+    change(path, lambda content: content["training_facts"].update(license_hours=hours, licenses=named))
+    folder = path.parents[2] / f"exported{len(list(path.parents[2].iterdir()))}"
+    export(path, folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("license", "is_forbidden"),
+    [
+        ("CC BY-NC 4.0", True), ("cc_by_nc_sa_4.0", True), ("CC-BY-NC-ND", True), ("Non-Commercial", True),
+        ("noncommercial use", True), ("not for commercial use", True), ("research only", True),
+        ("for research purposes", True), ("Research use only", True), ("academic use only", True),
+        ("CC-BY-4.0", False), ("CC0-1.0", False), ("Apache-2.0", False), ("public domain", False), ("NCSA", False),
+        ("commercial use allowed", False), ("unknown", False), ("", False),
+    ],
+)  # fmt: skip
+def test_licences_that_allow_no_commercial_use(license, is_forbidden):
+    assert forbids_commerce(license) == is_forbidden
