@@ -236,7 +236,7 @@ class TokenDataModule(L.LightningDataModule):
 
     def _print_licenses(self) -> None:
         """Print the hours of speech by licence, on the first rank, in one line."""
-        if self.trainer is not None and not self.trainer.is_global_zero:
+        if self.trainer is not None and self.trainer.global_rank:
             return
         hours: Counter[str] = Counter()
         indices = {str(index.folder): index for index in self._indices(self.train_split) if index.kind == "tokens"}

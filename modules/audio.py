@@ -47,6 +47,11 @@ def read_audio(
     return audio if audio.samples_T.numel() else _read_with_ffmpeg(recording, start, end, channel, audio)
 
 
+def message_of(error: BaseException) -> str:
+    """The message of an error on one line, without addresses in memory: the same file gives the same message."""
+    return " ".join(re.sub(r"<_io\.BytesIO object at 0x[0-9a-f]+>", "it", str(error)).split())
+
+
 def _read_with_libsndfile(recording: Path | bytes, start: float, end: float | None, channel: int | None) -> Audio:
     import soundfile
 

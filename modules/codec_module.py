@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from modules.batches import AudioBatch, CodePrediction
 from modules.checkpoint_files import read_checkpoint
-from modules.codec.generator import CodecGenerator, Resynthesis
+from modules.codec.generator import CodecGenerator, Resynthesis, check_input_rate
 from modules.codec.streaming import EncodeWindow, encode_batch_in_windows
 from modules.codec.training.discriminators import DiscriminatorEnsemble, discriminator_windows
 from modules.codec.training.guarded_updates import GuardedUpdates
@@ -124,7 +124,7 @@ class CodecModule(L.LightningModule):
         return [generator, discriminator], schedulers
 
     def setup(self, stage: str) -> None:
-        check_rates(self.generator, getattr(self.trainer, "datamodule", None))
+        check_input_rate(self.generator, getattr(self.trainer, "datamodule", None))
         if stage != "fit":
             return
         check_training(self.generator, self.trainer.precision)
@@ -295,16 +295,6 @@ def check_families(discriminator: nn.Module, family_weights: dict[str, float] | 
 def noise_seed(seed: int, rank: int, step: int) -> int:
     """Seed of the noise of one step on one rank: 32 bits, the range of torch's CPU generator."""
     return int(np.random.SeedSequence([seed, rank, step]).generate_state(1)[0])
-
-
-def check_rates(generator: CodecGenerator, datamodule: object) -> None:
-    """Raise ValueError if the data's sample rate differs from the codec's: it would learn wrong pitches."""
-    rate = getattr(datamodule, "sample_rate", generator.facts.input_sample_rate)
-    if rate != generator.facts.input_sample_rate:
-        raise ValueError(
-            f"Expected audio at the rate that the codec takes, {generator.facts.input_sample_rate} Hz, but got "
-            f"`sample_rate`={rate} of the data."
-        )
 
 
 def check_training(generator: CodecGenerator, precision: str) -> None:

@@ -7,9 +7,8 @@ import lightning as L
 
 from modules.batches import AudioBatch, CodePrediction
 from modules.codec.formats.checkpoints import CodecCheckpoint
-from modules.codec.generator import CodecGenerator
+from modules.codec.generator import CodecGenerator, check_input_rate
 from modules.codec.streaming import EncodeWindow, encode_batch_in_windows
-from modules.codec_module import check_rates
 
 
 class CodecTokeniser(L.LightningModule):
@@ -36,7 +35,7 @@ class CodecTokeniser(L.LightningModule):
             raise ValueError(f"Expected CodecTokeniser for predict alone, but got {stage}.")
 
     def on_predict_start(self) -> None:
-        check_rates(self.generator, getattr(self.trainer, "datamodule", None))
+        check_input_rate(self.generator, getattr(self.trainer, "datamodule", None))
 
     def predict_step(self, batch: AudioBatch, batch_index: int, dataloader_idx: int = 0) -> CodePrediction:
         given = batch.audio_BT, batch.num_samples_B

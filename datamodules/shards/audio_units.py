@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.shards.corpus_index import enough_units
+from datamodules.shards.corpus_index import EXAMPLES_PER_REASON, enough_units
 from datamodules.shards.plan import UNUSABLE_KEY, Plan, UsedKeys, printable, split_of_member
 from datamodules.shards.processes import Control
 from datamodules.shards.quality import QualityControl
@@ -26,7 +26,6 @@ from modules.audio import encoded, resampled
 
 SILENCE_PEAK = 1e-3  # full scale is 1; below this a recording counts as silent
 SHORTEST_SECONDS = 0.05
-EXAMPLES_PER_REASON = 2  # of each unit, for the report
 EXAMPLE_SECONDS = 10
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from datamodules.shards.corpus_report import write_report
 from datamodules.shards.index_file import IndexColumns, write_index
 from datamodules.shards.plan import Plan
 from datamodules.shards.quality import QualityControl
@@ -18,21 +19,25 @@ from modules.atomic_file import write_whole
 if TYPE_CHECKING:
     from datamodules.shards.audio_units import PreparationSettings
 
+EXAMPLES_PER_REASON = 2  # refused recordings to hear in the report
+
 
 def merge_units(
     units: UnitFolder, plan: Plan, needed: Sequence[str], settings: "PreparationSettings", credits: str
 ) -> list[str]:
-    """Write the index of every split and CREDITS.txt; print what was kept and skipped. Returns the splits.
+    """Write the index of every split, CREDITS.txt and report.html; print what was kept and skipped. Returns the splits
+    of which anything is used.
 
     Raises ValueError, and removes the state of the preparation, if nothing is usable.
     """
     quality, header = settings.quality or QualityControl(), settings.about()
     by_split: dict[str, IndexColumns] = defaultdict(IndexColumns)
-    skipped = list(plan.skipped)
+    skipped, refused = list(plan.skipped), []
     order: list[tuple[str, int]] = []  # of all rows, (split, row)
     for unit in needed:
         result = UnitResult.read(units.result_path(unit))
         skipped += result.skipped
+        refused += result.examples
         for split, rows in sorted(result.splits.items()):
             columns = by_split[split]
             order += [(split, len(columns) + row) for row in range(len(rows))]
@@ -45,21 +50,37 @@ def merge_units(
     rows = _corpus_rows(by_split, order, settings.sample_rate)
     verdicts = dict(zip(order, verdicts_of(rows, quality, settings.hours), strict=True))
     splits = sorted(by_split)
+    splits_used = list(splits)
     first = "train" if "train" in by_split else splits[0]
     for split in splits:
         of_split = [verdicts[split, row] for row in range(len(by_split[split]))]
         write_index(units.folder / split, "audio", header, by_split[split], of_split, skipped if split == first else [])
         used = [rows.seconds[n] for n, place in enumerate(order) if place[0] == split and not verdicts[place]]
         print(f"{units.folder}/{split}: {len(used)} recordings, {sum(used) / 60:.1f} minutes")
+        if not used:
+            splits_used.remove(split)
     for unit in set(plan.units) - set(needed):  # done by a process that did not know that the hours were reached
         for path in units.folder.glob(f"*/{unit}.tar"):
             path.unlink()
     write_whole(units.folder / "CREDITS.txt", credits)
-    print(skip_report(skipped, num_recordings))
     left_out = [(key, verdicts[place]) for place, key in zip(order, rows.keys, strict=True) if verdicts[place]]
+    by_verdict: dict[str, list[str]] = defaultdict(list)
+    for key, verdict in left_out:
+        by_verdict[verdict].append(key)
+    write_report(units.folder, splits, quality, header, skipped, by_verdict, first_examples(refused), credits)
+    print(skip_report(skipped, num_recordings))
     if left_out:
-        print(skip_report(left_out, num_recordings, "left out"), flush=True)
-    return splits
+        print(skip_report(left_out, num_recordings, "left out"))
+    print(f"{units.folder}/report.html: measures, hours, what was left out, recordings to hear", flush=True)
+    return splits_used
+
+
+def first_examples(refused: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first EXAMPLES_PER_REASON refused recordings of each reason."""
+    by_reason: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for one in refused:
+        by_reason[one["reason"].partition(":")[0]].append(one)
+    return [one for of_reason in by_reason.values() for one in of_reason[:EXAMPLES_PER_REASON]]
 
 
 def _corpus_rows(by_split: dict[str, IndexColumns], order: Sequence[tuple[str, int]], sample_rate: int) -> CorpusRows:

@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from modules.audio import message_of
+
 log = logging.getLogger(__name__)
 
 Made = TypeVar("Made")
@@ -54,7 +56,9 @@ class SkipNotes:
         try:
             made = make()
         except Exception as error:  # files may contain anything
-            reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            reason = message_of(error)
+            if not isinstance(error, ValueError):
+                reason = f"{type(error).__name__}: {reason}"
             self.number += 1
             self._notes.append(Skip(key, reason))
             self._keys_in_a_row.add(key)

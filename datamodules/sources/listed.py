@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from datamodules.sources.source import Recording, Skipped, unusable_audio
 from modules.api import Audio
-from modules.audio import read_audio
+from modules.audio import message_of, read_audio
 
 HoldOut = Literal["auto", "speaker", "text", "key"]
 # Formats of audio files, by the ends of their names: of libsndfile, then of FFmpeg.
@@ -147,7 +147,7 @@ class ListedSource:
         try:
             audio = self.audio(item)
         except (OSError, RuntimeError, ValueError, MemoryError) as error:  # soundfile raises RuntimeErrors
-            return Skipped(key, " ".join(f"unreadable: {error}".replace(f"{self.folder}/", "").split()))
+            return Skipped(key, f"unreadable: {message_of(error)}".replace(f"{self.folder}/", ""))
         return Recording(
             key, audio, words, item.speaker, item.language or self.language or self.published_language,
             self.source_name, item.license or self.license or self.published_license, item.split,
@@ -173,8 +173,8 @@ class ListedSource:
         try:
             yield from self.members(item)
         except Exception as error:  # noqa: BLE001, files may contain anything
-            reason = " ".join(f"{error}".replace(f"{self.folder}/", "").split())
-            reason = f"a damaged file of many recordings: {item.path}: {reason}"
+            reason = f"a damaged file of many recordings: {item.path}: {message_of(error)}"
+            reason = reason.replace(f"{self.folder}/", "")
             yield replace(item, is_container=False, unusable=reason)
 
     def credits(self) -> str:

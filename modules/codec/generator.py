@@ -169,3 +169,13 @@ def _mean_over_frames(loss_BS: Tensor | None, num_frames_B: Tensor) -> Tensor | 
         return None
     mask_BS = frame_mask(num_frames_B, loss_BS.shape[1])
     return (loss_BS * mask_BS).sum() / mask_BS.sum().clamp(min=1)
+
+
+def check_input_rate(generator: CodecGenerator, datamodule: object) -> None:
+    """Raise ValueError if the data's sample rate differs from the codec's: it would learn wrong pitches."""
+    rate = getattr(datamodule, "sample_rate", generator.facts.input_sample_rate)
+    if rate != generator.facts.input_sample_rate:
+        raise ValueError(
+            f"Expected audio at the rate that the codec takes, {generator.facts.input_sample_rate} Hz, but got "
+            f"`sample_rate`={rate} of the data."
+        )

@@ -70,7 +70,7 @@ def waveform(samples_T: np.ndarray) -> Markup:
 def _ticks(low: float, high: float) -> list[tuple[float, str]]:
     """Four to nine round numbers in [low, high], with their labels."""
     power = 10.0 ** math.floor(math.log10((high - low) / 4))
-    step = next(factor * power for factor in (5, 2, 1) if (high - low) / (factor * power) >= 4)
+    step = next(factor * power for factor in (5, 2, 1) if (high - low) / (factor * power) >= 4 - 1e-6)
     digits = max(0, -math.floor(math.log10(step)))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [(number * step, f"{number * step + 0.0:,.{digits}f}") for number in range(first, last + 1)]

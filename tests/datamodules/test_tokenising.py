@@ -123,6 +123,9 @@ class AtOnce(TokenShardWriter):
         super().predicted_shards(*given)
         return ()
 
+    def _merge(self, *given):
+        """Left to the run that finds all finished."""
+
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -170,17 +173,17 @@ def test_ranks_and_interruptions_give_the_same_tokens(shards, monkeypatch):
     assert not recorder.lengths, "all was finished, and had only to be merged"
     assert contents(shards / "tokens") == once
     shutil.rmtree(shards / "tokens")
-    num_batches = []
-    for limit in (1, 3, 5, 8):
+    num_done = []
+    for limit in (1, 3, 2, 4):
         stop, recorder = Stop(limit), Recorder()
         with pytest.raises(SystemExit):
             predict(codec, shards, recorder, stop, evaluation_batch_size=2)
-        num_batches.append(len(list(shards.glob("tokens/*/unfinished/units/*.json"))))
-    assert num_batches == sorted(num_batches) and num_batches[-1] >= 4
+        num_done.append(len(list(shards.glob("tokens/**/*.tar"))))
+    assert num_done == sorted(num_done) and num_done[-1] >= 3
     recorder = Recorder()
     predict(codec, shards, recorder, evaluation_batch_size=2)
     assert contents(shards / "tokens") == once
-    assert sum(map(len, recorder.lengths)) <= 3 * (7 - num_batches[-1])
+    assert sum(map(len, recorder.lengths)) <= 3 * (7 - num_done[-1])
 
 
 class Stop(L.Callback):

@@ -247,7 +247,12 @@ def test_two_processes_do_the_same_where_nothing_locks(tmp_path, monkeypatch):
     index = prepare_audio_shards([source], tmp_path / "shards", 16000, "wav")["train"]
     assert index.keys.tolist() == ["good"] and source._num_reads == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shards"], "no leftovers"
-    assert sorted(path.name for path in index.folder.parent.iterdir()) == ["CREDITS.txt", "prepared.json", "train"]
+    assert sorted(path.name for path in index.folder.parent.iterdir()) == [
+        "CREDITS.txt",
+        "prepared.json",
+        "report.html",
+        "train",
+    ]
     (tmp_path / "other").mkdir()
     (tmp_path / "other/mine.wav").write_bytes(b"x")
     with pytest.raises(ValueError, match="holds other files"):
