@@ -20,31 +20,34 @@ SYNTHETIC = "synthetic speech"  # comment in the metadata of generated speech
 BLOCK = 2**22  # samples per read: memory depends on the file's content, not on a damaged header
 
 
-def read_audio(recording: Path | bytes, start: float = 0.0, end: float | None = None) -> Audio:
-    """Read a recording, or the content of one, at its own rate, averaging channels: with libsndfile, or else with
-    FFmpeg (PyAV: m4a, aac, webm, wma, video, FLAC without a sample count).
+def read_audio(
+    recording: Path | bytes, start: float = 0.0, end: float | None = None, channel: int | None = None
+) -> Audio:
+    """Read a recording, or the content of one, at its own rate: with libsndfile, or else with FFmpeg (PyAV: m4a, aac,
+    webm, wma, video, FLAC without a sample count).
 
     Args:
         start, end: Seconds of a part; None: to the end.
+        channel: The one to read, from 0; None: the mean of all.
 
-    Raises FileNotFoundError, and ValueError if it has no audio; soundfile's own errors, which are RuntimeErrors,
-    propagate.
+    Raises FileNotFoundError, and ValueError if it has no audio or no such channel; soundfile's own errors, which are
+    RuntimeErrors, propagate.
     """
     import soundfile
 
     if isinstance(recording, Path) and not recording.is_file():
         raise FileNotFoundError(f"Expected a recording, but got no file at `{recording}`.")
     try:
-        audio = _read_with_libsndfile(recording, start, end)
+        audio = _read_with_libsndfile(recording, start, end, channel)
     except soundfile.LibsndfileError as error:
         try:
-            return _read_with_ffmpeg(recording, start, end)
+            return _read_with_ffmpeg(recording, start, end, channel)
         except (OSError, ValueError, RuntimeError):
             raise error from None
-    return audio if audio.samples_T.numel() else _read_with_ffmpeg(recording, start, end, audio)
+    return audio if audio.samples_T.numel() else _read_with_ffmpeg(recording, start, end, channel, audio)
 
 
-def _read_with_libsndfile(recording: Path | bytes, start: float, end: float | None) -> Audio:
+def _read_with_libsndfile(recording: Path | bytes, start: float, end: float | None, channel: int | None) -> Audio:
     import soundfile
 
     source: Any = io.BytesIO(recording) if isinstance(recording, bytes) else recording
@@ -64,11 +67,21 @@ def _read_with_libsndfile(recording: Path | bytes, start: float, end: float | No
                 break
         sample_rate, num_channels = stream.samplerate, stream.channels
     samples_TC = blocks[0] if len(blocks) == 1 else np.concatenate([np.zeros((0, num_channels), np.float32), *blocks])
-    samples_T = samples_TC[:, 0] if num_channels == 1 else samples_TC.mean(axis=1)
-    return Audio(torch.from_numpy(np.ascontiguousarray(samples_T)), sample_rate)
+    return Audio(torch.from_numpy(np.ascontiguousarray(_one_channel(samples_TC.T, channel))), sample_rate)
 
 
-def _read_with_ffmpeg(recording: Path | bytes, start: float, end: float | None, empty: Audio | None = None) -> Audio:
+def _one_channel(samples_CT: np.ndarray, channel: int | None) -> np.ndarray:
+    """Return (T,): a channel, or the mean of all. Raises ValueError if there is no such channel."""
+    if channel is None:
+        return samples_CT[0] if len(samples_CT) == 1 else samples_CT.mean(axis=0, dtype=np.float32)
+    if not 0 <= channel < len(samples_CT):
+        raise ValueError(f"no channel {channel}: the recording has {len(samples_CT)}")
+    return samples_CT[channel]
+
+
+def _read_with_ffmpeg(
+    recording: Path | bytes, start: float, end: float | None, channel: int | None, empty: Audio | None = None
+) -> Audio:
     """The first audio stream of any file that FFmpeg decodes. `empty`: returned if there is none."""
     import av
 
@@ -85,7 +98,7 @@ def _read_with_ffmpeg(recording: Path | bytes, start: float, end: float | None, 
         num_samples, last = 0, math.inf if end is None else round(end * sample_rate)
         for frame in container.decode(stream):
             for part in planar.resample(frame):
-                blocks.append(part.to_ndarray().mean(axis=0, dtype=np.float32))
+                blocks.append(_one_channel(part.to_ndarray(), channel))
                 num_samples += len(blocks[-1])
             if num_samples >= last:
                 break

@@ -28,7 +28,8 @@ class Item:
     """One recording of a corpus before its audio is read, or a container of many (a tar or parquet file).
 
     `name` is its published id, unique within its `subset`. The audio is the file at `path`, relative to the source's
-    folder; or the bytes `bytes_at` = (offset, size) of that file; or `content`. `start` and `end` cut it, in seconds.
+    folder; or the bytes `bytes_at` = (offset, size) of that file; or `content`. `start` and `end` cut it, in seconds;
+    `channel` is the one of several to use, None the mean of all.
     `split` is the official one, "" if the corpus has none. `scores` are published numbers (dnsmos), higher is better;
     `more` are other published fields for the json. `unusable` is the reason why it cannot be used, "" if it can.
     """
@@ -43,6 +44,7 @@ class Item:
     subset: str = ""
     start: float = 0.0
     end: float | None = None
+    channel: int | None = None
     bytes_at: tuple[int, int] | None = None
     content: bytes = b""
     is_container: bool = False
@@ -107,7 +109,8 @@ class ListedSource:
 
     @property
     def source_name(self) -> str:
-        return self.name or self.corpus
+        """`name`, or the corpus' name, or that of the folder for layouts of any corpus."""
+        return self.name or self.corpus or self.folder.resolve().name
 
     def key(self, item: Item) -> str:
         return plain_key("_".join(part for part in (self.source_name, item.subset, item.name) if part))
@@ -119,8 +122,8 @@ class ListedSource:
     def audio(self, item: Item) -> Audio:
         """Read the audio of a recording. Raises OSError, RuntimeError or ValueError if that is not possible."""
         if item.content or item.bytes_at is not None:
-            return read_audio(item.content or self.read_bytes(item), item.start, item.end)
-        return read_audio(self.folder / item.path, item.start, item.end)
+            return read_audio(item.content or self.read_bytes(item), item.start, item.end, item.channel)
+        return read_audio(self.folder / item.path, item.start, item.end, item.channel)
 
     def read_bytes(self, item: Item) -> bytes:
         """The bytes of an item with `bytes_at`. Raises ValueError if the file is shorter."""
