@@ -1,5 +1,6 @@
 """Commands and addresses in published lists: run or fetched only if a source allows it."""
 
+import http.client
 import subprocess
 import urllib.request
 from pathlib import Path
@@ -20,8 +21,11 @@ def fetched(path: str, folder: Path) -> bytes:
     """The output of a shell command, run in `folder`, or the content of an address. Runs what a list says: only for
     lists that you trust. Raises OSError or RuntimeError if it fails."""
     if not path.rstrip().endswith("|"):
-        with urllib.request.urlopen(path, timeout=60) as response:
-            return response.read()
+        try:
+            with urllib.request.urlopen(path, timeout=60) as response:
+                return response.read()
+        except http.client.HTTPException as error:
+            raise RuntimeError(f"an address failed: {path}: {error!r}") from error
     command = path.rstrip().removesuffix("|")
     done = subprocess.run(command, shell=True, cwd=folder, capture_output=True, check=False)
     if done.returncode or not done.stdout:

@@ -9,7 +9,7 @@ from typing import Any
 
 from datamodules.sources.json_lines import field_scores, field_text, json_lines
 from datamodules.sources.listed import HoldOut, Item, files_below
-from datamodules.sources.tar_members import TarMember, check_in_place, tar_members
+from datamodules.sources.tar_members import check_in_place, tar_members
 from datamodules.sources.webdataset_tars import WebDatasetSource
 
 YODAS, YODAS_LICENSE = "Emilia-YODAS", "CC BY 4.0"
@@ -55,33 +55,41 @@ class EmiliaSource(WebDatasetSource):
             for name in files_below(self.folder, (".jsonl",))
             if LIST_NAME.fullmatch(PurePosixPath(name).name) and fnmatch(name, self.files)
         ]
-        if not lists:
-            yield from super().items()
-        elif self.in_place:
-            check_in_place([path for name in lists for path in self._archive(name)[:1]])
-        for name in lists:
+        archives = {name: self._archive(name) for name in lists}
+        listed = {name.removesuffix(".jsonl") for name in lists}
+        tars = [name for name in self.tars() if name.partition(".tar")[0] not in listed]
+        if not lists and not tars:
+            raise ValueError(
+                f"Expected `folder` to hold EN/*.tar, or EN/EN_B00000.jsonl beside EN_B00000.tar.gz, but got "
+                f"{self.folder}, with neither at `{self.files}`."
+            )
+        if self.in_place:
+            check_in_place(
+                [*(paths[0] for paths in archives.values() if paths), *(self.folder / name for name in tars)]
+            )
+        for name in [*lists, *tars]:
             yield Item(name, name, is_container=True)
 
     def members(self, item: Item) -> Iterator[Item]:
-        yield from self._listed(item) if item.path.endswith(".jsonl") else super().members(item)
-
-    def member(self, key: str, sample: dict[str, TarMember], tar: Item) -> Item:
-        of_yodas = YODAS in (self.folder.resolve().name, *PurePosixPath(tar.path).parts)
-        return replace(
-            super().member(key, sample, tar),
-            name=PurePosixPath(key).name,  # the json's `wav` is a path of before
-            subset="YODAS" if of_yodas else "",
-            license=self.license or (YODAS_LICENSE if of_yodas else self.published_license),
-        )
+        if item.path.endswith(".jsonl"):
+            yield from self._listed(item)
+            return
+        of_yodas = YODAS in (self.folder.resolve().name, *PurePosixPath(item.path).parts)
+        license = self.license or (YODAS_LICENSE if of_yodas else self.published_license)
+        for member in super().members(item):
+            name = member.name.rpartition("/")[2]  # the json's `wav` is a path of before
+            yield replace(member, name=name, subset="YODAS" if of_yodas else "", license=license)
 
     def _archive(self, name: str) -> list[Path]:
         """The tar of a list, or its parts; [] if it was unpacked."""
         stem = (self.folder / name).with_suffix("")
         for ending in (".tar", ".tar.gz"):
             whole = stem.with_name(stem.name + ending)
-            parts = [path for path in stem.parent.glob(f"{stem.name}{ending}.*") if path.suffix[1:].isdigit()]
-            if found := [whole] if whole.is_file() else sorted(parts, key=lambda path: int(path.suffix[1:])):
-                return found
+            if whole.is_file():
+                return [whole]
+            parts = [path for path in stem.parent.glob(f"{whole.name}.*") if path.suffix[1:].isdigit()]
+            if parts:
+                return sorted(parts, key=lambda path: int(path.suffix[1:]))
         return []
 
     def _listed(self, item: Item) -> Iterator[Item]:

@@ -39,13 +39,15 @@ def json_object(content: bytes) -> dict[str, Any] | str:
 
 
 def field_text(record: Mapping[str, Any], *names: str) -> str:
-    """The first of the named fields that is not empty, as text: speaker 0 is "0", and None, NaN and a missing field are
-    "". Half a surrogate pair becomes U+FFFD, which no text may hold."""
+    """The first of the named fields that is not empty, as text: speaker 0 is "0", and None, NaN, a list and a missing
+    field are "". Half a surrogate pair becomes U+FFFD, which no text may hold."""
     for name in names:
         value = record.get(name)
         if value is None or (isinstance(value, float) and math.isnan(value)):
             continue
-        text = str(value)
+        if isinstance(value, list | dict):  # of several texts, none is known to be the one spoken
+            continue
+        text = value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
         if re.search("[\ud800-\udfff]", text):
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         if text.strip():

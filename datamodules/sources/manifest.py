@@ -78,6 +78,7 @@ class ManifestSource(ListedSource):
         found = [
             name for name in files_below(self.folder, (*CSV_SUFFIXES, ".gz", *SUFFIXES)) if fnmatch(name, self.files)
         ]
+        found = [name for name in found if "sharded_manifests" not in name.split("/")]  # NeMo's copies, one of each tar
         if not found:
             raise ValueError(f"Expected `folder` to hold {layout}, but got {self.folder}, where there is none.")
         for name, split in official_splits(found).items():

@@ -8,7 +8,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 BLOCK = 512  # bytes of a tar header
@@ -109,7 +109,7 @@ def _streamed(paths: Sequence[Path]) -> Iterator[TarMember]:
 
 
 def _is_wanted(member: tarfile.TarInfo) -> bool:
-    return member.isreg() and not PurePosixPath(member.name).name.startswith("._")
+    return member.isreg() and not member.name.rpartition("/")[2].startswith("._")
 
 
 def _plain(name: str) -> str:

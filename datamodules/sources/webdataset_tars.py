@@ -54,20 +54,20 @@ class WebDatasetSource(ListedSource):
         self.language_field, self.license_field = language_field, license_field
 
     def items(self) -> Iterator[Item]:
-        tars = self.tars("tar files of audio with json or txt")
-        for name, split in official_splits(tars).items():
-            yield Item(name, name, split=split, is_container=True)
-
-    def tars(self, layout: str) -> list[str]:
-        """Relative paths of the tars, sorted."""
+        layout = "tar files of audio with json or txt"
         self.check_folder(layout)
-        suffixes = sorted({Path(name).suffix for name in TAR_NAMES})
-        found = [name for name in files_below(self.folder, suffixes) if is_tar(name) and fnmatch(name, self.files)]
+        found = self.tars()
         if not found:
             raise ValueError(f"Expected `folder` to hold {layout}, but got {self.folder}, with none at `{self.files}`.")
         if self.in_place:
             check_in_place([self.folder / name for name in found])
-        return found
+        for name, split in official_splits(found).items():
+            yield Item(name, name, split=split, is_container=True)
+
+    def tars(self) -> list[str]:
+        """Relative paths of the tars at `files`, sorted."""
+        suffixes = sorted({Path(name).suffix for name in TAR_NAMES})
+        return [name for name in files_below(self.folder, suffixes) if is_tar(name) and fnmatch(name, self.files)]
 
     def members(self, item: Item) -> Iterator[Item]:
         members = tar_members([self.folder / item.path], lambda name: name.lower().endswith(ABOUT))

@@ -45,16 +45,22 @@ def test_emilia_as_published(tmp_path: Path):
     assert all(member.bytes_at for member in members_of(source).values())
     alone = found_inside(EmiliaSource(tmp_path / "Emilia-YODAS", files="EN/*"))
     assert [item.license for item in alone.kept.values()] == ["CC BY 4.0"]
-    stated = found_inside(EmiliaSource(tmp_path, license="by agreement"))
+    write_tar(
+        tmp_path / "Emilia/FR/FR_B00000.tar.gz", write_first_layout(tmp_path / "Emilia", "FR_B00000", "FR"), "w:gz"
+    )
+    assert (
+        len(found_inside(EmiliaSource(tmp_path, in_place=False)).kept) == 3 + 2
+    )  # one release does not hide the other
+    stated = found_inside(EmiliaSource(tmp_path, license="by agreement", in_place=False))
     assert {item.license for item in stated.kept.values()} == {"by agreement"}
 
 
-def write_first_layout(root: Path, batch: str = "EN_B00000") -> list[tuple[str, bytes]]:
+def write_first_layout(root: Path, batch: str = "EN_B00000", language: str = "EN") -> list[tuple[str, bytes]]:
     """A list of three recordings, of which the archive has two, and one that is not listed; returns its files."""
     names = [f"{batch}_S0000{number}_W00000{number}" for number in range(4)]
     records = [about(name, f" Text {number}.", f"{batch}_S{number}") for number, name in enumerate(names)]
     listed = "".join(f"{json.dumps(record)}\n" for record in records[:3])
-    write_text(root / f"EN/{batch}.jsonl", listed + json.dumps(records[0]) + "\n{broken\n")
+    write_text(root / f"{language}/{batch}.jsonl", listed + json.dumps(records[0]) + "\n{broken\n")
     return [(records[number]["wav"], mp3()) for number in (3, 1, 0)]
 
 

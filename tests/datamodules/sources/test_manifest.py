@@ -76,7 +76,8 @@ def test_nemo_as_published(tmp_path: Path):
 
 
 def test_nemo_tarred(tmp_path: Path):
-    """Guards against paths for names of members, against -sub1 as a file of its own, and lines of other shards."""
+    """Guards against paths for names of members, against -sub1 as a file of its own, lines of other shards, and NeMo's
+    copies of the lines of each shard."""
     write_tar(tmp_path / "audio_0.tar", [("x.flac", tone(0.3)), ("y.wav", tone(0.1, audio_format="WAV"))])
     write_tar(tmp_path / "audio_1.tar", [("z.flac", tone(0.2)), ("alone.flac", tone())])
     records = [
@@ -94,6 +95,7 @@ def test_nemo_tarred(tmp_path: Path):
         {"audio_filepath": "gone.flac", "duration": 0.1, "text": "fifth", "shard_id": 1},
     ]
     write_text(tmp_path / "tarred_audio_manifest.json", lines(*records))
+    write_text(tmp_path / "sharded_manifests/manifest_1.json", lines(records[2], records[4]))
     source = ManifestSource(tmp_path, name="nemo")
     found = found_inside(source)
     assert source.num_recordings == 2

@@ -34,6 +34,7 @@ def write_tars(root: Path) -> Path:
         ("bad.flac", tone()),
         ("bad.json", "{not json"),
         ("no_text.wav", tone(audio_format="WAV")),
+        ("no_text.json", json.dumps({"transcript": ["one", "of several"]})),
     ]
     write_tar(root / "train-000.tar", files)
     write_tar(root / "dev/000.tar", [("000.txt", "of dev"), ("000.flac", tone(0.3))])
