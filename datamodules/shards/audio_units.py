@@ -172,7 +172,7 @@ class UnitWriter:
 
     def _stays(self, item: Item, source: Source) -> bool:
         """Whether the audio is left in the tar that holds it."""
-        is_whole = item.bytes_at is not None and not item.start and item.end is None
+        is_whole = item.bytes_at is not None and not item.start and item.end is None and item.channel is None
         is_cut = self.quality.max_seconds and self.quality.long == "cut"
         in_place = isinstance(source, ListedSource) and source.in_place
         return bool(in_place and is_whole and not is_cut and self.settings.semantic is None)

@@ -32,7 +32,7 @@ class Planned:
     item: Item
 
     def plain(self) -> dict[str, Any]:
-        about = {name: value for name, value in vars(self.item).items() if value and value != DEFAULTS[name]}
+        about = {name: value for name, value in vars(self.item).items() if value not in (DEFAULTS[name], {})}
         return {"source": self.source, "key": self.key, "item": about}
 
     @classmethod

@@ -30,6 +30,26 @@ def test_a_file_has_the_bytes_that_soundfile_writes_at_once(audio_format: str) -
     assert encoded(Audio(LOUD_T, 16_000), audio_format) == stream.getvalue()
 
 
+def test_one_channel_is_read_by_either_decoder(tmp_path: Path) -> None:
+    """Guards against both speakers of a call in one recording, and a channel of another number than the asked."""
+    import av
+
+    times_T = np.arange(1600) / 16_000
+    waves_TC = np.stack([0.25 * np.sin(2 * np.pi * pitch * times_T) for pitch in (300, 500)], axis=1).astype(np.float32)
+    soundfile.write(tmp_path / "call.wav", waves_TC, 16_000, subtype="FLOAT")
+    with av.open(tmp_path / "call.mka", "w") as container:  # which libsndfile does not read
+        stream = container.add_stream("pcm_f32le", rate=16_000, layout="stereo")
+        frame = av.AudioFrame.from_ndarray(waves_TC.reshape(1, -1), format="flt", layout="stereo")
+        frame.sample_rate = 16_000
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    for name in ("call.wav", "call.mka"):
+        for channel in (0, 1):
+            assert np.array_equal(read_audio(tmp_path / name, channel=channel).samples_T, waves_TC[:, channel])
+        assert np.allclose(read_audio(tmp_path / name).samples_T, waves_TC.mean(axis=1), atol=1e-7)
+    with pytest.raises(ValueError, match="no channel 2: the recording has 2"):
+        read_audio(tmp_path / "call.wav", channel=2)
+
+
 def test_a_wav_is_read_as_it_was_written(tmp_path: Path) -> None:
     """Guards against a scale that differs between writing and reading, and against files of NaN."""
     samples_T = (LOUD_T * 20_000).round().clamp(-32768, 32767) / 32768

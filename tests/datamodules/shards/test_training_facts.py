@@ -174,6 +174,6 @@ def test_a_fit_prints_its_licences_once(tmp_path, capsys):
     named = "CC-BY-4.0 4.0 h, CC-BY-NC-4.0 2.0 h, not stated 1.00 min"
     assert lines == [f"licences of the training data: {named}"]
     data.setup("validate")
-    data.trainer = SimpleNamespace(is_global_zero=False, world_size=1)
+    data.trainer = SimpleNamespace(global_rank=1, world_size=1)
     data.setup("fit")
     assert "licences" not in capsys.readouterr().out

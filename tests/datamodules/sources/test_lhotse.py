@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from datamodules.shards.preparation import prepare_audio_shards
+from datamodules.shards.samples import read_samples
+from datamodules.shards.shards import ShardIndex, ShardReader, is_in_place
 from datamodules.sources.lhotse import LhotseSource, SharSource
 from tests.toys.miniatures import found_in, write_text, write_tone
 from tests.toys.tar_miniatures import found_inside, members_of
@@ -17,7 +20,7 @@ def write_stereo(path: Path) -> None:
     """Write a tone of another pitch in each channel, as telephone calls have a speaker in each."""
     path.parent.mkdir(parents=True, exist_ok=True)
     times_T = np.arange(4800) / 16_000
-    waves_TC = np.stack([0.4 * np.sin(2 * np.pi * pitch * times_T) for pitch in (440, 660)], axis=1)
+    waves_TC = np.stack([0.4 * np.sin(2 * np.pi * pitch * times_T) for pitch in (553, 661)], axis=1)
     soundfile.write(path, waves_TC, 16_000)
 
 
@@ -89,6 +92,31 @@ def test_recordings_and_supervisions(tmp_path: Path, monkeypatch: pytest.MonkeyP
     allowed = found_in(LhotseSource(tmp_path, name="toy", files="*train*", allow_commands=True))
     assert set(allowed.kept) == {"s1", "s2", "piped"} and (tmp_path / "ran").exists()
     assert set(allowed.splits.values()) == {""}  # without dev, part of train is held out
+
+
+def rows_of(indices: dict[str, ShardIndex]) -> dict[str, tuple[np.ndarray, bool]]:
+    """Samples by key, and whether they lie in a published tar."""
+    rows = {}
+    for index in indices.values():
+        reader = ShardReader(index)
+        for row, key in enumerate(index.keys):
+            rows[str(key)] = read_samples(index, row, reader.read(row)), is_in_place(index, row)
+    return rows
+
+
+def test_channels_are_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Guards against a plan that forgets channel 0: both speakers of a call in each recording."""
+    from lhotse import RecordingSet, SupervisionSet
+
+    _, call = recordings_of(tmp_path, monkeypatch).values()
+    spans = [supervision(f"s{channel}", "x.y/call", 0.1, 0.1, "words", channel=channel) for channel in (0, 1)]
+    RecordingSet.from_recordings([call]).to_file(tmp_path / "data/recordings.jsonl")
+    SupervisionSet.from_segments(spans).to_file(tmp_path / "data/supervisions.jsonl")
+    source = LhotseSource(tmp_path, name="toy", hold_out="key")
+    rows = rows_of(prepare_audio_shards([source], tmp_path / "shards", 16_000))
+    for channel in (0, 1):
+        reference = call.load_audio(channels=channel, offset=0.1, duration=0.1)[0]
+        np.testing.assert_allclose(rows[f"toy_s{channel}"][0], reference, atol=1e-4)
 
 
 def test_cuts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -170,6 +198,18 @@ def test_shar_as_lhotse_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     offset, size = members["b"].bytes_at
     assert tar[offset : offset + size].startswith(b"fLaC" if audio_format == "flac" else b"RIFF")
     assert members["b"].end is None and members["x.y/call-s2"].end == pytest.approx(0.3)
+
+
+def test_shar_is_prepared_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Guards against whole cuts that are copied, and parts of cuts that are not."""
+    write_shar(tmp_path, monkeypatch)
+    source = SharSource(tmp_path / "shar/train", name="toy", hold_out="key")
+    rows = rows_of(prepare_audio_shards([source], tmp_path / "shards", 16_000))
+    expected = {one.key: one.audio.samples_T.numpy() for one in found_inside(source).kept.values()}
+    assert rows.keys() == expected.keys() and len(rows) == 4
+    for key, wave_T in expected.items():
+        np.testing.assert_allclose(rows[key][0], wave_T, atol=1e-4)
+    assert {key for key, (_, stays) in rows.items() if stays} == {"toy_a", "toy_b"}
 
 
 def test_shar_that_does_not_fit_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
