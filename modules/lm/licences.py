@@ -37,12 +37,17 @@ def licence_sentence(licenses: Sequence[str], hours: Mapping[str, float]) -> str
     if not found:
         return ""
     known = sum(hours.get(one, 0.0) for one in found)
-    amount = f"{readable(known)} of {readable(sum(hours.values()))}" if known else "A part"
+    part = "A part of the speech that it was trained on is"
+    if known:
+        part = f"{readable(known)} of the {readable(sum(hours.values()))} of speech that it was trained on are"
+    allows = "allows" if len(found) == 1 else "allow"
     return (
-        f"{amount} of the speech that it was trained on is licensed under {' and '.join(found)}, which allows no "
-        "commercial use: this model must not be used commercially."
+        f"{part} licensed under {' and '.join(found)}, which {allows} no commercial use: this model must not be used "
+        "commercially."
     )
 
 
 def readable(hours: float) -> str:
-    return f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
+    if hours >= 1:
+        return f"{hours:,.0f} hours" if hours >= 100 else f"{hours:.1f} hours"
+    return f"{60 * hours:.1f} minutes"

@@ -263,6 +263,8 @@ def test_a_yaml_sets_it(tmp_path: Path) -> None:
         "normaliser": {"class_path": "modules.verifiers.recognisers.normalise.BasicWords"},
     }  # fmt: skip
     given = {"quality": {"class_path": "datamodules.shards.quality.QualityControl", "init_args": init}}
+    short = parser.instantiate(parser.parse_object({"quality": {"max_silence": 0.5}})).quality
+    assert short.settings() == {"max_silence": 0.5}
     built = parser.instantiate(parser.parse_object(given)).quality
     assert built.max_seconds == 20 and built.drop_worst == {"dnsmos": 0.1} and built.recogniser.families
 

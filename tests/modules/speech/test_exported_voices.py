@@ -133,13 +133,13 @@ def test_a_card_says_that_the_data_allows_no_commercial_use(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     folder = export_with(path, {"CC BY-NC 4.0": 3.04, "CC0-1.0": 1.0, "": 1.0})
     card = (folder / "README.md").read_text()
-    assert "3.0 hours of 5.0 hours of the speech that it was trained on is licensed under CC BY-NC 4.0, which" in card
+    assert "3.0 hours of the 5.0 hours of speech that it was trained on are licensed under CC BY-NC 4.0, which" in card
     assert "must not be used commercially" in card and "None is given here" not in card
     assert card.startswith("---\nlicense: cc-by-nc-4.0\nlibrary_name: transformers\n")
     assert find_model(str(folder), tmp_path).facts.licenses == ("cc-by-nc-4.0",)
     folder = export_with(path, {"CC0-1.0": 2.0, "CC-BY-NC-4.0": 0.5, "for research only": 0.5})
     card = (folder / "README.md").read_text()
-    assert "1.0 hours of 3.0 hours" in card and "under CC-BY-NC-4.0 and for research only, which" in card
+    assert "1.0 hours of the 3.0 hours" in card and "under CC-BY-NC-4.0 and for research only, which allow no" in card
     assert card.startswith("---\nlicense: other\nlicense_name: non-commercial\n")
     assert "for research only" in find_model(str(folder), tmp_path).facts.licenses
     card = (export_with(path, {}, ["CC-BY-NC-SA-3.0"]) / "README.md").read_text()  # of a version without hours
