@@ -4,8 +4,11 @@ each as the one before names it, in an empty folder."""
 import contextlib
 import io
 import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
 import wave
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -112,12 +115,12 @@ def voice(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     place = tmp_path_factory.mktemp("voice")
     generator = torch.Generator().manual_seed(5)
     samples = [speech_like(re.findall(r"\w+", text), 150.0, generator).numpy() for text in TEXTS]
-    (place / "recordings").mkdir()
-    request.param(place / "recordings", samples)
+    (place / "desk/recordings").mkdir(parents=True)
+    request.param(place / "desk/recordings", samples)
     for name, overlay in SMALL.items():
         (place / f"{name}.yaml").write_text(overlay)
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
+        patch.chdir(place / "desk")
         patch.setenv("FOLDER", "recordings")
         patch.setenv("SUITE_ROOT", str(place))
         printed = {}
@@ -154,7 +157,46 @@ def test_recordings_become_a_voice(voice: Followed, monkeypatch: pytest.MonkeyPa
     assert np.abs(samples).max() > 0
     record = json.loads(path.with_suffix(".json").read_text())
     assert record["text"] == text and len(record["sentences"][0]["candidates"]) == 4, "`best-of: 4` of say.yaml"
-    if (voice.place / "recordings/wavs").is_dir():
+    if (voice.place / "desk/recordings/wavs").is_dir():
         return  # the rest once
     _, again = followed("python run.py fit --config configs/voice/lm.yaml")
     assert "skipping" in again[-2] and again[-1].strip() == voice.say
+
+
+STUB = r"""#!/usr/bin/env bash
+printf '%s|' "$FOLDER" "$@" >>calls; echo >>calls
+[[ $* != *lm.yaml ]] || printf 'lm: finished\n    python run.py say --config say.yaml %s\n' "'it'\"'\"'s \$5'"
+[[ $* != *"$FAILS"* ]]
+"""
+
+
+def test_the_script_runs_all_and_ends_with_the_command_that_speaks(tmp_path: Path) -> None:
+    """Guards against steps that go on after a failure, a folder that is lost on the way, and a text that the shell
+    changes."""
+    (tmp_path / "scripts").mkdir()
+    script = tmp_path / "scripts/voice.sh"
+    shutil.copy(REPOSITORY / "scripts/voice.sh", script)
+    (tmp_path / "stub").write_text(STUB)
+    (tmp_path / "stub").chmod(0o755)
+
+    def call(fails: str, **environment: str) -> tuple[subprocess.CompletedProcess, list[list[str]]]:
+        (tmp_path / "calls").unlink(missing_ok=True)
+        variables = {"PATH": os.environ["PATH"], "HOME": "/mine", "PYTHON": str(tmp_path / "stub"), "FAILS": fails}
+        command = ["bash", str(script), "--hours", "2"]
+        done = subprocess.run(
+            command, cwd=tmp_path / "scripts", env=variables | environment, capture_output=True, text=True
+        )
+        calls = (tmp_path / "calls").read_text().splitlines() if (tmp_path / "calls").exists() else []
+        return done, [call.split("|")[:-1] for call in calls]
+
+    done, calls = call("nothing", FOLDER="~/me")
+    assert done.returncode == 0, done.stderr
+    assert {folder for folder, *_ in calls} == {"/mine/me"}
+    assert [words[2] for words in calls] == ["prepare", "fit", "predict", "fit", "fit", "say"]
+    assert calls[0][-2:] == ["--hours", "2"] and calls[-1][-1] == "it's $5"
+    assert shlex.split(done.stdout.splitlines()[-1])[-1] == "it's $5"
+    done, calls = call("codec.yaml", FOLDER="me")
+    assert done.returncode != 0 and len(calls) == 2 and calls[0][0] == str(tmp_path / "scripts/me")
+    assert "Start again to continue" in done.stderr
+    done, calls = call("nothing")
+    assert done.returncode != 0 and not calls and "FOLDER" in done.stderr

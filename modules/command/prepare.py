@@ -86,15 +86,15 @@ def prepare(words: Sequence[str], read: Callable[[list[str]], ReadConfig]) -> in
     if not any(word.startswith(("--config", "-c", "--data")) for word in others):
         options.error("Expected `--config FILE`, but got none.")
     hours = [] if given.hours is None else [f"--data.init_args.hours={given.hours}"]
-    config = read(["fit", *others, *hours])
-    data = config.datamodule
-    if not callable(getattr(data, "prepare", None)):
-        raise ValueError(
-            f"Expected `data` with a method `prepare`, such as AudioDataModule, but got {type(data).__name__}, which "
-            "prepares nothing: another command makes what it reads."
-        )
     try:
         with terminable():
+            config = read(["fit", *others, *hours])
+            data = config.datamodule
+            if not callable(getattr(data, "prepare", None)):
+                raise ValueError(
+                    f"Expected `data` with a method `prepare`, such as AudioDataModule, but got {type(data).__name__}, "
+                    "which prepares nothing: another command makes what it reads."
+                )
             data.prepare(num_processes=given.num_processes or num_cores(), share=given.share)
     except (KeyboardInterrupt, Terminated) as stop:
         print("\nStopped. The same command resumes.", file=sys.stderr, flush=True)

@@ -11,6 +11,7 @@ import pytest
 import run
 from datamodules.shards.preparation import prepare_audio_shards
 from modules.command.prepare import terminable
+from tests.conftest import REPOSITORY
 from tests.toys.tiny_corpus import TinyCorpus
 
 CONFIG = """
@@ -23,11 +24,12 @@ trainer: {max_steps: 7}
 
 
 @pytest.fixture
-def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path):
+def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Runs the command in an empty folder on CONFIG. Returns its exit status."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(repository))
+    monkeypatch.syspath_prepend(str(REPOSITORY))
     monkeypatch.setattr("sys.argv", ["run.py"])
+    monkeypatch.delenv("FOLDER", raising=False)
     Path("data.yaml").write_text(CONFIG)
 
     def command(*words: str) -> int:
@@ -90,6 +92,7 @@ def test_the_shards_are_those_of_a_fit(prepare, tmp_path: Path) -> None:
         (["--hours", "many"], "many"),
         (["--num_procs", "2"], "num_procs"),
         (["--config", "none.yaml"], "none.yaml"),
+        (["--config", str(REPOSITORY / "configs/voice/prepare.yaml")], "Expected FOLDER in the environment"),
         (["--data", "tests.toys.prepared_data.UnpreparedData"], "but got UnpreparedData, which prepares nothing"),
     ],
 )
@@ -117,6 +120,8 @@ def test_a_forked_child_ends_by_the_signal() -> None:
     """Guards against children that take their end for their parent's, and print it."""
     with terminable():
         if not (child := os.fork()):
-            os.kill(os.getpid(), signal.SIGTERM)
-            os._exit(0)
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            finally:
+                os._exit(0)
         assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGTERM
