@@ -51,7 +51,7 @@ class TokenShardWriter(BasePredictionWriter):
         trainer.strategy.barrier("token shards begin")
         done = units.done()
         if done and trainer.is_global_zero:
-            print(f"{self.folder / split}: {len(done)} of {len(units.shards)} shards are done, resumes", flush=True)
+            print(f"{self.folder / split}: {len(done)} of {len(units.shards)} shards were finished earlier", flush=True)
         if len(done) == len(units.shards):
             self._merge(trainer, split)
         return done

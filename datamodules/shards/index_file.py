@@ -90,8 +90,9 @@ def write_index(
     columns: IndexColumns,
     verdicts: Sequence[str],
     skipped: Sequence[tuple[str, str]],
+    **more: Any,
 ) -> None:
-    """Write the index of a split, index.json last."""
+    """Write the index of a split, index.json last. `more` are further entries of its report."""
     arrays, reasons, abouts = columns.arrays(verdicts)
     seconds_of = arrays["lengths"] / length_rate(kind, header)
     is_used = np.array([not verdict for verdict in verdicts], dtype=bool)
@@ -103,6 +104,7 @@ def write_index(
         "hours_by_license": hours_by(arrays["licenses"], arrays["license_of"][is_used], seconds_of[is_used]),
         "hours_by_language": hours_by(arrays["languages"], arrays["language_of"][is_used], seconds_of[is_used]),
     }
+    report |= more
     if reasons:
         report["left_out"] = dict(Counter(verdict for verdict in verdicts if verdict))
     about = {"format": FORMAT, "kind": kind, "header": header, "report": report, "shards": columns.shards}

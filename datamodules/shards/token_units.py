@@ -39,18 +39,31 @@ class TokenUnits:
         self.shards = np.unique(audio.shard_of).tolist()
         self._writer = ShardWriter(folder, "tokens", header)
         self._units = UnitFolder(folder, "unfinished")
+        self.digest = _digest(audio)
 
     def begin(self) -> None:
         """Prepare the folder: what an interrupted run has finished is kept if it had the same codec and audio."""
-        about = {"header": self.header, "audio": _digest(self.audio)}
+        about = {"header": self.header, "audio": self.digest}
         self._writer.recover()
         plan = self._units.plan_path
+        if self.is_merged():
+            return
         if not plan.is_file() or json.loads(plan.read_text()) != about:
             shutil.rmtree(self._units.state, ignore_errors=True)
             write_whole(plan, json.dumps(about))
 
+    def is_merged(self) -> bool:
+        """Whether the folder holds the tokens of this codec and audio."""
+        index = self.folder / "index.json"
+        if not index.is_file():
+            return False
+        about = json.loads(index.read_text())
+        return (about["header"], about["report"].get("audio")) == (json.loads(json.dumps(self.header)), self.digest)
+
     def done(self) -> list[int]:
         """Shards of audio whose tokens are finished."""
+        if self.is_merged():
+            return self.shards
         return [shard for shard in self.shards if self._units.is_done(_name(shard))]
 
     def write(self, shard: int, coded: Sequence[Coded], skipped: Sequence[tuple[str, str]]) -> None:
@@ -75,6 +88,9 @@ class TokenUnits:
 
         Raises ValueError if the folder has shards with samples that the new ones lack; nothing is replaced then.
         """
+        if self.is_merged():
+            index = ShardIndex.load(self.folder, "tokens")
+            return len(index), int(index.lengths.sum())
         columns = IndexColumns()
         skipped = [(item["key"], f"preparation: {item['reason']}") for item in self.audio.report.get("skipped", ())]
         for shard in self.shards:
@@ -85,7 +101,7 @@ class TokenUnits:
         if not len(columns):
             self._units.remove()
             return 0, 0
-        write_index(self._units.state, "tokens", self.header, columns, [""] * len(columns), skipped)
+        write_index(self._units.state, "tokens", self.header, columns, [""] * len(columns), skipped, audio=self.digest)
         self._writer.replace()
         return len(columns), sum(columns.columns["lengths"])
 

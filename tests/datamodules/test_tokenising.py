@@ -88,10 +88,12 @@ def test_a_trial_or_another_codec_leaves_the_shards(tmp_path, capsys):
     """Guards against token shards destroyed by a trial of a few batches, or on opening those of another codec."""
     prepare_audio_shards([Noise()], tmp_path / "audio", 16000, "wav")
     codec, recorder = tiny_codec(), Recorder()
-    predict(codec, tmp_path)
-    files = {path.name: path.read_bytes() for path in (tmp_path / "tokens/train").iterdir() if path.is_file()}
     predict(codec, tmp_path, limit=1, evaluation_batch_size=16)
     assert "1 of 1 shards are missing" in capsys.readouterr().out
+    predict(codec, tmp_path)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "tokens/train").iterdir() if path.is_file()}
+    predict(codec, tmp_path, recorder, limit=1, evaluation_batch_size=16)
+    assert "1 of 1 shards were finished earlier" in capsys.readouterr().out
     with torch.no_grad():
         next(codec.parameters()).add_(1.0)
     with pytest.raises(ValueError, match="to be free for tokens shards"):
