@@ -1,10 +1,13 @@
 """Worker processes of a preparation, and its progress bar."""
 
+import contextlib
 import math
 import os
+import pickle
 import signal
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing import connection, get_context
 from types import TracebackType
 from typing import Any, Protocol
@@ -99,16 +102,17 @@ def run_processes(work: Work, units: Sequence[str], waits: bool, num_processes: 
     """
     # Not forked from this process, which has threads; not spawned, which imports torch anew for each.
     context = get_context("forkserver")
-    context.set_forkserver_preload(["__main__", *PRELOADED])
+    context.set_forkserver_preload(PRELOADED)
     shared = context.RawArray("d", 2 * num_processes + 1)
     workers = []
-    for slot in range(num_processes):
-        receiver, sender = context.Pipe(duplex=False)
-        arguments = (work, units, waits, shared, slot, sender)
-        process = context.Process(target=_run, args=arguments, daemon=True)
-        process.start()
-        sender.close()
-        workers.append((process, receiver))
+    with _main_module(is_needed=b"__main__" in pickle.dumps(work)):
+        for slot in range(num_processes):
+            receiver, sender = context.Pipe(duplex=False)
+            arguments = (work, units, waits, shared, slot, sender)
+            process = context.Process(target=_run, args=arguments, daemon=True)
+            process.start()
+            sender.close()
+            workers.append((process, receiver))
     try:
         while connection.wait([process.sentinel for process, _ in workers if process.is_alive()], SHOWN_EVERY) or any(
             process.is_alive() for process, _ in workers
@@ -125,6 +129,19 @@ def run_processes(work: Work, units: Sequence[str], waits: bool, num_processes: 
     for process, receiver in workers:
         if process.exitcode:
             raise _error_of(receiver)
+
+
+@contextlib.contextmanager
+def _main_module(is_needed: bool) -> Iterator[None]:
+    """Keep new processes from importing the program that starts them, unless they need a class of it: run.py imports
+    all of the suite, which takes seconds."""
+    main = vars(sys.modules["__main__"])
+    path = None if is_needed else main.pop("__file__", None)
+    try:
+        yield
+    finally:
+        if path is not None:
+            main["__file__"] = path
 
 
 def _error_of(receiver: connection.Connection) -> BaseException:
