@@ -7,6 +7,7 @@ import io
 import math
 import os
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def resampled(audio: Audio, sample_rate: int) -> np.ndarray:
 
 def encoded(audio: Audio, audio_format: str, comment: str = "") -> bytes:
     """Return the content of an audio file: wav or flac (16 bit), or ogg (Vorbis), with a comment in its metadata.
-    Samples beyond [-1, 1] are clipped."""
+    Samples beyond [-1, 1] are clipped. The same samples give the same bytes."""
     import soundfile
 
     samples_T = audio.samples_T.detach().float().cpu().numpy()  # libsndfile clips what it writes as integers
@@ -138,7 +139,25 @@ def encoded(audio: Audio, audio_format: str, comment: str = "") -> bytes:
         size = audio.sample_rate if audio_format == "ogg" else max(1, len(samples_T))
         for start in range(0, len(samples_T), size):
             file.write(samples_T[start : start + size])
-    return stream.getvalue()
+    return _without_serial(stream.getvalue()) if audio_format == "ogg" else stream.getvalue()
+
+
+REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _without_serial(content: bytes) -> bytes:
+    """An Ogg file with the serial number 0 in place of libsndfile's random one (RFC 3533, section 6)."""
+    pages, start = bytearray(content), 0
+    while start < len(pages):
+        num_segments = pages[start + 26]
+        end = start + 27 + num_segments + sum(pages[start + 27 : start + 27 + num_segments])
+        pages[start + 14 : start + 18] = bytes(4)
+        pages[start + 22 : start + 26] = bytes(4)
+        # Ogg's checksum is zlib's with the bits of every byte and of the result reversed, from 0, not inverted.
+        checksum = zlib.crc32(pages[start:end].translate(REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+        pages[start + 22 : start + 26] = checksum.to_bytes(4, "big").translate(REVERSED)
+        start = end
+    return bytes(pages)
 
 
 def write_wav(audio: Audio, path: Path, comment: str = "") -> None:

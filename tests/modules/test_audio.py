@@ -30,6 +30,18 @@ def test_a_file_has_the_bytes_that_soundfile_writes_at_once(audio_format: str) -
     assert encoded(Audio(LOUD_T, 16_000), audio_format) == stream.getvalue()
 
 
+def test_ogg_has_the_same_bytes_again() -> None:
+    """Guards against libsndfile's random serial number in shards, and pages that a decoder rejects by their checksum."""
+    first, second = (encoded(Audio(LOUD_T, 16_000), "ogg") for _ in range(2))
+    assert first == second
+    stream = io.BytesIO()
+    with soundfile.SoundFile(stream, "w", 16_000, 1, format="OGG") as file:
+        for start in range(0, len(LOUD_T), 16_000):
+            file.write(LOUD_T.clamp(-1, 1).numpy()[start : start + 16_000])
+    theirs, _ = soundfile.read(io.BytesIO(stream.getvalue()))
+    assert stream.getvalue() != first and np.array_equal(soundfile.read(io.BytesIO(first))[0], theirs)
+
+
 def test_one_channel_is_read_by_either_decoder(tmp_path: Path) -> None:
     """Guards against both speakers of a call in one recording, and a channel of another number than the asked."""
     import av
