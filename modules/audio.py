@@ -18,6 +18,8 @@ from modules.api import Audio
 from modules.atomic_file import write_whole
 
 SYNTHETIC = "synthetic speech"  # comment in the metadata of generated speech
+MAX_HOURS = 6  # of one file
+TOO_LONG = f"longer than {MAX_HOURS} hours: it would fill the memory, cut it into parts"
 BLOCK = 2**22  # samples per read: memory depends on the file's content, not on a damaged header
 
 
@@ -31,21 +33,32 @@ def read_audio(
         start, end: Seconds of a part; None: to the end.
         channel: The one to read, from 0; None: the mean of all.
 
-    Raises FileNotFoundError, and ValueError if it has no audio or no such channel; soundfile's own errors, which are
-    RuntimeErrors, propagate.
+    Raises FileNotFoundError, and ValueError if it has no audio, no such channel or more than MAX_HOURS; soundfile's own
+    errors, which are RuntimeErrors, propagate.
     """
     import soundfile
 
     if isinstance(recording, Path) and not recording.is_file():
         raise FileNotFoundError(f"Expected a recording, but got no file at `{recording}`.")
+    source: Any = io.BytesIO(recording) if isinstance(recording, bytes) else recording
+    if isinstance(source, Path) and re.search("[\ud800-\udfff]", str(source)):
+        source = os.fsencode(source)  # soundfile rejects non-UTF-8 names as text, but not as bytes
     try:
-        audio = _read_with_libsndfile(recording, start, end, channel)
+        stream = soundfile.SoundFile(source)
     except soundfile.LibsndfileError as error:
         try:
             return _read_with_ffmpeg(recording, start, end, channel)
-        except (OSError, ValueError, RuntimeError):
+        except (OSError, RuntimeError):
             raise error from None
-    return audio if audio.samples_T.numel() else _read_with_ffmpeg(recording, start, end, channel, audio)
+        except ValueError as other:  # of ours, or FFmpeg's for what is no audio
+            raise (error if type(other) is not ValueError else other) from None
+    with stream:
+        is_counted = 0 < stream.frames <= MAX_HOURS * 3600 * stream.samplerate
+        if is_counted or (stream.frames and end is not None):
+            # What libsndfile finds damaged stays so: FFmpeg would leave out the damaged part.
+            return _read_with_libsndfile(stream, start, end, channel)
+        empty = Audio(torch.zeros(0), stream.samplerate)
+    return _read_with_ffmpeg(recording, start, end, channel, empty)  # the header lacks the count of samples, or lies
 
 
 def message_of(error: BaseException) -> str:
@@ -53,26 +66,20 @@ def message_of(error: BaseException) -> str:
     return " ".join(re.sub(r"<_io\.BytesIO object at 0x[0-9a-f]+>", "it", str(error)).split())
 
 
-def _read_with_libsndfile(recording: Path | bytes, start: float, end: float | None, channel: int | None) -> Audio:
-    import soundfile
-
-    source: Any = io.BytesIO(recording) if isinstance(recording, bytes) else recording
-    if isinstance(source, Path) and re.search("[\ud800-\udfff]", str(source)):
-        source = os.fsencode(source)  # soundfile rejects non-UTF-8 names as text, but not as bytes
-    with soundfile.SoundFile(source) as stream:
-        first = round(start * stream.samplerate)
-        num_left = None if end is None else max(0, round(end * stream.samplerate) - first)
-        if first:
-            stream.seek(min(first, stream.frames))
-        blocks = []
-        while num_left is None or num_left > 0:
-            size = BLOCK if num_left is None else min(BLOCK, num_left)
-            blocks.append(stream.read(size, dtype="float32", always_2d=True))
-            num_left = None if num_left is None else num_left - len(blocks[-1])
-            if len(blocks[-1]) < size:
-                break
-        sample_rate, num_channels = stream.samplerate, stream.channels
-    samples_TC = blocks[0] if len(blocks) == 1 else np.concatenate([np.zeros((0, num_channels), np.float32), *blocks])
+def _read_with_libsndfile(stream: Any, start: float, end: float | None, channel: int | None) -> Audio:
+    sample_rate, num_channels = stream.samplerate, stream.channels
+    first = round(start * sample_rate)
+    num_left = stream.frames if end is None else max(0, round(end * sample_rate) - first)
+    if first:
+        stream.seek(min(first, stream.frames))
+    blocks = [np.zeros((0, num_channels), np.float32)]
+    while num_left > 0:
+        size = min(BLOCK, num_left)
+        blocks.append(stream.read(size, dtype="float32", always_2d=True))
+        num_left -= len(blocks[-1])
+        if len(blocks[-1]) < size:
+            break
+    samples_TC = blocks[1] if len(blocks) == 2 else np.concatenate(blocks)
     return Audio(torch.from_numpy(np.ascontiguousarray(_one_channel(samples_TC.T, channel))), sample_rate)
 
 
@@ -93,6 +100,7 @@ def _read_with_ffmpeg(
 
     source: Any = io.BytesIO(recording) if isinstance(recording, bytes) else str(recording)
     blocks: list[np.ndarray] = []
+    num_samples = 0
     with av.open(source, mode="r") as container:
         if not container.streams.audio:
             if empty is not None:
@@ -101,13 +109,15 @@ def _read_with_ffmpeg(
         stream = container.streams.audio[0]
         sample_rate = stream.rate
         planar = av.AudioResampler(format="fltp", layout=stream.layout, rate=sample_rate)
-        num_samples, last = 0, math.inf if end is None else round(end * sample_rate)
+        last = math.inf if end is None else round(end * sample_rate)
         for frame in container.decode(stream):
             for part in planar.resample(frame):
                 blocks.append(_one_channel(part.to_ndarray(), channel))
                 num_samples += len(blocks[-1])
             if num_samples >= last:
                 break
+            if end is None and num_samples > MAX_HOURS * 3600 * sample_rate:
+                raise ValueError(TOO_LONG)
     samples_T = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     stop = None if end is None else round(end * sample_rate)
     return Audio(torch.from_numpy(samples_T[round(start * sample_rate) : stop].copy()), sample_rate)

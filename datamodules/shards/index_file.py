@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.shards.shards import ABOUTS, ARRAYS, FORMAT, MEASURE
+from datamodules.shards.shards import ABOUTS, ARRAYS, FORMAT, MEASURE, NAMES, USED
 from datamodules.shards.units import SplitRows
 from modules.atomic_file import write_whole
 
@@ -114,6 +114,9 @@ def write_index(
     if abouts:
         write_whole(folder / ABOUTS, abouts)
     write_arrays(folder / "index.npz", arrays)
+    if reasons:
+        used = {name: one if name in NAMES else one[is_used] for name, one in arrays.items() if name != "verdict_of"}
+        write_arrays(folder / USED, used)
     write_whole(folder / "index.json", json.dumps(about, indent=1, ensure_ascii=False))
 
 

@@ -32,7 +32,8 @@ NAMES = ("speakers", "languages", "licenses")  # numbered by speaker_of, languag
 OPTIONAL_ARRAYS = ("speaker_of", "language_of", "license_of", *NAMES, "about_offsets", "about_sizes")
 MEASURE = "measure_"
 ABOUTS = "abouts.jsonl"
-INDEX_FILES = ("index.json", "index.npz", ABOUTS)
+USED = "used.npz"  # the rows of index.npz without a verdict, if any has one: opening it copies nothing
+INDEX_FILES = ("index.json", "index.npz", USED, ABOUTS)
 MADE_BY = {
     "audio": "A run whose data has `sources` prepares them; the demo's: "
     "python run.py fit --config configs/demo/codec.yaml, its digits: "
@@ -98,12 +99,7 @@ class ShardIndex:
                 f"Expected {kind} shards of format {FORMAT} in `{folder}`, "
                 f"but got {about['kind']} shards of format {about['format']}."
             )
-        arrays = mapped_arrays(folder / "index.npz")
-        if "verdict_of" in arrays:
-            used = np.flatnonzero(arrays["verdict_of"] == 0)
-            num_rows = len(arrays["verdict_of"])
-            arrays = {name: one[used] if name not in NAMES and len(one) == num_rows else one
-                      for name, one in arrays.items()}  # fmt: skip
+        arrays = mapped_arrays(folder / (USED if (folder / USED).is_file() else "index.npz"))
         index = cls(
             folder,
             kind,

@@ -126,14 +126,14 @@ def test_a_codec_in_half_precision_is_evaluated(dtype: torch.dtype) -> None:
 
 
 def recorded(tmp_path: Path) -> AudioDataModule:
-    """Four recordings to evaluate and one that is too short, all in the split `train` or `held_out` by their hash."""
+    """Four recordings to evaluate and one that is too short."""
     folder = tmp_path / "recordings"
     folder.mkdir()
     for number, (key, text) in enumerate([*TEXTS.items(), ("a5", "much too short")]):
         seconds = 1.0 if key == "a5" else 2.0
         soundfile.write(folder / f"{key}.wav", spoken(number, seconds).numpy(), SAMPLE_RATE)
         (folder / f"{key}.txt").write_text(text)
-    return AudioDataModule(tmp_path / "shards", [FolderSource(folder)], validation_split="train")
+    return AudioDataModule(tmp_path / "shards", [FolderSource(folder, split="train")], validation_split="train")
 
 
 @pytest.fixture

@@ -30,8 +30,48 @@ def test_a_file_has_the_bytes_that_soundfile_writes_at_once(audio_format: str) -
     assert encoded(Audio(LOUD_T, 16_000), audio_format) == stream.getvalue()
 
 
+def test_what_libsndfile_cannot_read_ffmpeg_can(tmp_path: Path) -> None:
+    """Guards against phones' recordings and videos that are skipped, and FLAC without a count of its samples."""
+    import av
+
+    tone_T = 0.3 * np.sin(np.arange(32_000) * 0.05).astype(np.float32)
+    for name, codec in (("a.m4a", "aac"), ("b.webm", "libopus"), ("c.wma", "wmav2"), ("d.mp4", "aac")):
+        with av.open(str(tmp_path / name), "w") as container:
+            stream = container.add_stream(codec, rate=48_000, layout="mono")
+            stream.bit_rate = 64_000
+            frame = av.AudioFrame.from_ndarray(tone_T[None], format="fltp", layout="mono")
+            frame.sample_rate = 16_000
+            for packet in [*(one for part in av.AudioResampler(stream.format, "mono", 48_000).resample(frame)
+                             for one in stream.encode(part)), *stream.encode(None)]:  # fmt: skip
+                container.mux(packet)
+        read = read_audio(tmp_path / name)
+        assert read.sample_rate == 48_000 and abs(read.seconds - 2) < 0.1, name
+        middle_T = read_audio(tmp_path / name, 0.5, 1.5).samples_T
+        assert torch.equal(middle_T, read.samples_T[24_000:72_000])
+        frequency = np.abs(np.fft.rfft(middle_T.numpy() * np.hanning(48_000))).argmax()
+        assert abs(frequency - 0.05 * 16_000 / (2 * np.pi)) < 1 and middle_T.abs().max() > 0.2
+    soundfile.write(tmp_path / "e.flac", tone_T, 16_000)
+    content = bytearray((tmp_path / "e.flac").read_bytes())
+    content[21] &= 0xF0  # STREAMINFO's count of samples has 36 bits; 0 is unknown
+    content[22:26] = bytes(4)
+    (tmp_path / "e.flac").write_bytes(content)
+    assert np.abs(read_audio(tmp_path / "e.flac").samples_T.numpy() - tone_T).max() < 2**-14
+    (tmp_path / "f.m4a").write_bytes(b"no audio")
+    with pytest.raises(soundfile.LibsndfileError, match=r"f\.m4a"):
+        read_audio(tmp_path / "f.m4a")
+
+
+def test_a_file_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against one recording of days that ends a worker; a part of it is read."""
+    monkeypatch.setattr("modules.audio.MAX_HOURS", 1 / 3600)
+    soundfile.write(tmp_path / "a.wav", np.zeros(20_000), 16_000)
+    with pytest.raises(ValueError, match="cut it into parts"):
+        read_audio(tmp_path / "a.wav")
+    assert read_audio(tmp_path / "a.wav", 0.5, 1.2).samples_T.shape == (11_200,)
+
+
 def test_ogg_has_the_same_bytes_again() -> None:
-    """Guards against libsndfile's random serial number in shards, and pages that a decoder rejects by their checksum."""
+    """Guards against libsndfile's random serial number in shards, and pages that a decoder rejects."""
     first, second = (encoded(Audio(LOUD_T, 16_000), "ogg") for _ in range(2))
     assert first == second
     stream = io.BytesIO()

@@ -119,7 +119,6 @@ def test_damaged_headers_and_names_lose_no_recording(tmp_path):
     indexes = prepare_audio_shards([FolderSource(folder)], tmp_path / "shards", 16000, "wav")
     keys = sorted(key for index in indexes.values() for key in index.keys.tolist())
     assert len(keys) == 4 and keys[-2:] == ["good", "huge"] and all(key.startswith("caf__") for key in keys[:2])
-    assert all(index.report["num_skipped"] == 0 for index in indexes.values())
     (index,) = [index for index in indexes.values() if "huge" in index.keys]
     assert index.lengths[index.keys.tolist().index("huge")] == len(TONE)
 
