@@ -86,8 +86,7 @@ class TokenShardWriter(BasePredictionWriter):
         loaders = trainer.predict_dataloaders
         (count,) = counts_of(loaders[loader] if isinstance(loaders, list) else loaders)
         rows = {row for row, _, _ in coded}
-        keys = [str(key) for row, key in enumerate(units.audio.keys) if row not in rows
-                and units.audio.shard_of[row] == shard]  # fmt: skip
+        keys = [str(units.audio.keys[row]) for row in units.audio.rows_of(shard) if row not in rows]
         if all(key in count.reasons for key in keys):
             units.write(shard, coded, [(key, count.reasons[key]) for key in keys])
 

@@ -302,7 +302,7 @@ class AudioDataModule(L.LightningDataModule):
         most_samples = self.evaluation_batch_seconds * self.sample_rate
         batches: list[list[tuple[int, int]]] = []
         for shard in mine:
-            rows = np.flatnonzero(index.shard_of == shard)
+            rows = index.rows_of(shard)
             parts = like_lengths_together(
                 index.lengths[rows], self.evaluation_batch_size, self.seed, most_steps=most_samples
             )

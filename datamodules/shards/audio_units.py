@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.shards.corpus_index import EXAMPLES_PER_REASON, enough_units
+from datamodules.shards.corpus_index import EXAMPLES_PER_REASON, EnoughUnits
 from datamodules.shards.plan import UNUSABLE_KEY, Plan, UsedKeys, printable, split_of_member
 from datamodules.shards.processes import Control
 from datamodules.shards.quality import QualityControl
@@ -45,8 +45,8 @@ class PreparationSettings:
         about: dict[str, Any] = {"sample_rate": self.sample_rate, "audio_format": self.audio_format}
         if self.semantic is not None:
             about["semantic"] = self.semantic.encode_settings
-        if self.quality is not None:
-            about["quality"] = self.quality.settings()
+        if self.quality is not None and (settings := self.quality.settings()):
+            about["quality"] = settings
         if self.hours:
             about["hours"] = self.hours
         return about
@@ -63,18 +63,8 @@ class AudioUnits:
 
     def do_all(self, units: Sequence[str], waits: bool, control: Control) -> None:
         """Do all units that are neither done nor in work elsewhere; `waits` for those."""
-        if self.settings.hours:
-            order = list(self.plan.units)
-
-            def is_needed(unit: str) -> bool:
-                return unit in enough_units(self.units, order, self.settings.hours)
-
-        else:
-
-            def is_needed(unit: str) -> bool:
-                return True
-
-        work_through(self.units, units, lambda unit: self.do(unit, control), waits, is_needed, control.stops)
+        enough = EnoughUnits(self.units, list(self.plan.units), self.settings.hours)
+        work_through(self.units, units, lambda unit: self.do(unit, control), waits, enough.needs, control.stops)
 
     def do(self, unit: str, control: Control) -> None:
         """Do one unit; if `control` stops it, nothing of it is kept."""

@@ -2,8 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,25 +101,32 @@ def _corpus_rows(by_split: dict[str, IndexColumns], order: Sequence[tuple[str, i
     )
 
 
-def enough_units(units: UnitFolder, order: Sequence[str], hours: float) -> list[str]:
-    """The first units in `order` that together hold enough hours; all, for 0 or as far as they are not done."""
-    if not hours:
-        return list(order)
-    seconds, needed = 0.0, []
-    for number, unit in enumerate(order):
-        if not units.is_done(unit):
-            return list(order)
-        seconds += _kept_seconds(units.result_path(unit))
-        needed.append(unit)
-        if seconds >= hours * 3600:
-            return list(order[: number + 1])
-    return needed
+class EnoughUnits:
+    """Which units are needed for enough hours: the first in `order` that together hold them; all, for 0 hours or as far
+    as the first are not done."""
 
+    def __init__(self, units: UnitFolder, order: Sequence[str], hours: float) -> None:
+        self.units, self.order, self.hours = units, order, hours
+        self._seconds, self._num_known = 0.0, 0
+        self._place_of = {unit: place for place, unit in enumerate(order)} if hours else {}
 
-@lru_cache(maxsize=100_000)
-def _kept_seconds(path: Path) -> float:
-    """Seconds of audio in a unit's result, which never changes."""
-    return sum(sum(rows.measures["seconds"]) for rows in UnitResult.read(path).splits.values())
+    def needed(self) -> list[str]:
+        return list(self.order[: self._num_needed()])
+
+    def needs(self, unit: str) -> bool:
+        return not self.hours or self._place_of[unit] < self._num_needed()
+
+    def _num_needed(self) -> int:
+        if not self.hours:
+            return len(self.order)
+        while self._num_known < len(self.order) and self._seconds < self.hours * 3600:
+            unit = self.order[self._num_known]
+            if not self.units.is_done(unit):
+                return len(self.order)
+            result = UnitResult.read(self.units.result_path(unit))
+            self._seconds += sum(sum(rows.measures["seconds"]) for rows in result.splits.values())
+            self._num_known += 1
+        return self._num_known
 
 
 def skip_report(skipped: Sequence[tuple[str, str]], num_recordings: int, verb: str = "skipped") -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.shards.audio_units import AudioUnits, PreparationSettings
-from datamodules.shards.corpus_index import enough_units, merge_units
+from datamodules.shards.corpus_index import EnoughUnits, merge_units
 from datamodules.shards.plan import Plan, write_plan
 from datamodules.shards.processes import Progress, run_processes
 from datamodules.shards.quality import QualityControl
@@ -86,8 +86,8 @@ def _check_same(
 ) -> None:
     described = [describe(one, before) for one, before in zip_longest(sources, prepared.get("sources", []))]
     about = {**settings.about(), "sources": described}
-    earlier = {name: prepared.get(name) for name in {**about, **prepared} if name != "splits"}
-    if earlier != about:
+    # States that are there and not asked for do no harm.
+    if {name: prepared.get(name) for name in {*about, "quality", "hours"} if name in {**about, **prepared}} != about:
         raise ValueError(
             f"Expected `{folder}` to be {state} from {about}, but it was {state} from {prepared}. "
             "Name another folder, or remove this one to prepare it anew."
@@ -124,7 +124,7 @@ def _prepare(
             run_processes(work, mine, share[1] == 1, min(num_processes, len(left)), progress)
         else:
             work.do_all(mine, share[1] == 1, progress)
-    needed = enough_units(units, list(plan.units), settings.hours)
+    needed = EnoughUnits(units, list(plan.units), settings.hours).needed()
     left = [unit for unit in needed if not units.is_done(unit)]
     if left and units.plan_path.is_file():
         which = f"share {share[0] + 1}/{share[1]} is done"

@@ -108,7 +108,10 @@ def run_processes(work: Work, units: Sequence[str], waits: bool, num_processes: 
     with _main_module(is_needed=b"__main__" in pickle.dumps(work)):
         for slot in range(num_processes):
             receiver, sender = context.Pipe(duplex=False)
-            arguments = (work, units, waits, shared, slot, sender)
+            # Each begins with units of its own: on a file system without locks all would do the same ones.
+            mine = units[slot::num_processes]
+            others = (unit for number, unit in enumerate(units) if number % num_processes != slot)
+            arguments = (work, [*mine, *others], waits, shared, slot, sender)
             process = context.Process(target=_run, args=arguments, daemon=True)
             process.start()
             sender.close()

@@ -83,6 +83,16 @@ class ShardIndex:
         """Number of samples of each shard."""
         return np.bincount(self.shard_of, minlength=len(self.shards))
 
+    def rows_of(self, shard: int) -> np.ndarray:
+        """The rows of a shard, ascending."""
+        order, starts = self._by_shard
+        return order[starts[shard] : starts[shard + 1]]
+
+    @cached_property
+    def _by_shard(self) -> tuple[np.ndarray, np.ndarray]:
+        starts = np.concatenate([[0], np.cumsum(self.shard_counts)])
+        return np.argsort(self.shard_of, kind="stable"), starts
+
     @classmethod
     def load(cls, folder: Path | str, kind: str) -> "ShardIndex":
         """Load an index, without the samples that a verdict over the whole corpus leaves out (duplicate audio, ...).
