@@ -49,7 +49,7 @@ class TokenShardWriter(BasePredictionWriter):
         if trainer.is_global_zero:
             units.begin()
         trainer.strategy.barrier("token shards begin")
-        done = units.done()
+        done = trainer.strategy.broadcast(units.done())
         if done and trainer.is_global_zero:
             print(f"{self.folder / split}: {len(done)} of {len(units.shards)} shards were finished earlier", flush=True)
         if len(done) == len(units.shards):
@@ -66,7 +66,10 @@ class TokenShardWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        units = self._units[trainer.datamodule.predict_splits[dataloader_idx]]
+        split = trainer.datamodule.predict_splits[dataloader_idx]
+        if split not in self._units:
+            raise ValueError(f"Expected AudioDataModule as `data`, but got {type(trainer.datamodule).__name__}.")
+        units = self._units[split]
         place = dataloader_idx, int(units.audio.shard_of[batch.rows[0]])
         if self._place is not None and self._place != place:
             self._finish_shard(trainer)
@@ -90,8 +93,22 @@ class TokenShardWriter(BasePredictionWriter):
         if all(key in count.reasons for key in keys):
             units.write(shard, coded, [(key, count.reasons[key]) for key in keys])
 
+    def _finish_unreadable(self, trainer: L.Trainer) -> None:
+        """Write shards of which no recording could be read, so that they are done too."""
+        loaders = trainer.predict_dataloaders
+        for number, split in enumerate(trainer.datamodule.predict_splits):
+            units = self._units.get(split)
+            (count,) = counts_of(loaders[number] if isinstance(loaders, list) else loaders)
+            if units is None or not count.number:
+                continue
+            for shard in set(units.shards) - set(units.done()):
+                keys = [str(units.audio.keys[row]) for row in units.audio.rows_of(shard)]
+                if all(key in count.reasons for key in keys):
+                    units.write(shard, [], [(key, count.reasons[key]) for key in keys])
+
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._finish_shard(trainer)
+        self._finish_unreadable(trainer)
         trainer.strategy.barrier("token shards end")
         refusals: list[ValueError] = []
         for split in list(self._units):  # a rejected split must not lose the others

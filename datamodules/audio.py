@@ -3,6 +3,7 @@
 Shapes: B batch, T samples, S frames, C channels.
 """
 
+import json
 from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -253,7 +254,10 @@ class AudioDataModule(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         if stage == "predict" and not self.predict_splits:
-            self.predict_splits = sorted(path.parent.name for path in self.folder.glob("*/index.json"))
+            indices = sorted(self.folder.glob("*/index.json"))
+            self.predict_splits = [
+                path.parent.name for path in indices if json.loads(path.read_text())["report"]["num_samples"]
+            ]
             if not self.predict_splits:
                 raise FileNotFoundError(f"Expected audio shards in `{self.folder}`, but got none.")
 
@@ -307,7 +311,9 @@ class AudioDataModule(L.LightningDataModule):
                 index.lengths[rows], self.evaluation_batch_size, self.seed, most_steps=most_samples
             )
             batches += [[(int(rows[place]), 0) for place in part] for part in parts]
-        return evaluation_loader(self._rows(index, 0, needs_text=True), batches, 0, 1, self.num_workers)
+        audio = self._rows(index, 0, needs_text=True)
+        audio.skipped.max_in_a_row = max(1, len(index))  # a damaged shard must not stop the others
+        return evaluation_loader(audio, batches, 0, 1, self.num_workers)
 
     def _whole(self, split: str, limit: int, needs_text: bool = False) -> DataLoader:
         """Return whole recordings, each once, in batches of similar lengths, the same number of batches on every

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from datamodules.shards.corpus_index import EXAMPLES_PER_REASON, EnoughUnits
-from datamodules.shards.plan import UNUSABLE_KEY, Plan, UsedKeys, printable, split_of_member
+from datamodules.shards.plan import UNUSABLE_KEY, HoldOutRule, Plan, UsedKeys, printable, split_of_member
 from datamodules.shards.processes import Control
 from datamodules.shards.quality import QualityControl
 from datamodules.shards.shards import held_out, usable_key
@@ -45,8 +45,8 @@ class PreparationSettings:
         about: dict[str, Any] = {"sample_rate": self.sample_rate, "audio_format": self.audio_format}
         if self.semantic is not None:
             about["semantic"] = self.semantic.encode_settings
-        if self.quality is not None and (settings := self.quality.settings()):
-            about["quality"] = settings
+        if self.quality is not None and (thresholds := self.quality.threshold_settings()):
+            about["quality"] = thresholds
         if self.hours:
             about["hours"] = self.hours
         return about
@@ -63,19 +63,19 @@ class AudioUnits:
 
     def do_all(self, units: Sequence[str], waits: bool, control: Control) -> None:
         """Do all units that are neither done nor in work elsewhere; `waits` for those."""
-        enough = EnoughUnits(self.units, list(self.plan.units), self.settings.hours)
+        enough = EnoughUnits(self.units, list(self.plan.units), self.settings)
         work_through(self.units, units, lambda unit: self.do(unit, control), waits, enough.needs, control.stops)
 
     def do(self, unit: str, control: Control) -> None:
         """Do one unit; if `control` stops it, nothing of it is kept."""
         result = UnitResult()
-        with UnitTars(self.units, unit) as tars:
+        with UnitTars(self.units, unit, self.settings.samples_per_shard) as tars:
             writer = UnitWriter(self.settings, self.units, tars, result)
             for found, item, source in self._recordings(unit):
                 control.add(writer.write(found, item, source))
                 if control.stops():
                     return
-            targets = {path: self.units.folder / split / f"{unit}.tar" for split, path in tars.close().items()}
+            targets = {path: self.units.folder / split / tar for path, (split, tar) in tars.close().items()}
             self.units.finish(unit, result, targets)
 
     def _recordings(self, unit: str) -> Iterator[tuple[Any, Item | None, Source]]:
@@ -92,6 +92,7 @@ class AudioUnits:
             if not planned.item.is_container:
                 yield source.recording(planned.key, planned.item), planned.item, source
                 continue
+            rule = HoldOutRule(**self.plan.rules[str(planned.source)])
             seen: set[str] = set()
             for member in source.each_member(planned.item):
                 key = source.key(member)
@@ -99,7 +100,7 @@ class AudioUnits:
                     yield Skipped(key, "another recording has this key"), member, source
                     continue
                 seen.add(key)
-                member = replace(member, split=split_of_member(source, member, key))
+                member = replace(member, split=split_of_member(rule, source, member, key))
                 yield source.recording(key, member), member, source
 
 
@@ -142,7 +143,7 @@ class UnitWriter:
         self, recording: Recording, samples: np.ndarray, measures: dict[str, float], item: Item | None, source: Source
     ) -> None:
         about = metadata(recording, len(samples) / self.settings.sample_rate)
-        row: dict[str, Any] = {"paths": "", "abouts": ""}
+        row: dict[str, Any] = {"abouts": ""}
         if item is not None and self._stays(item, source):
             row["offsets"], row["sizes"] = item.bytes_at
             path = (source.folder / item.path).resolve()
@@ -152,7 +153,7 @@ class UnitWriter:
             files = {self.settings.audio_format: self._encoded(samples), "json": json.dumps(about).encode()}
             if self.settings.semantic is not None:
                 files["states.npy"] = npy(_states(self.settings.semantic, samples))
-            row["offsets"], row["sizes"] = self.tars.write(recording.split, recording.key, files)
+            row["paths"], row["offsets"], row["sizes"] = self.tars.write(recording.split, recording.key, files)
         row |= {"keys": recording.key, "lengths": len(samples), "text_lengths": len(recording.text.encode())}
         row |= {name: about[name[:-1]] for name in ("sources", "speakers", "languages", "licenses")}
         # Every 16th sample tells recordings apart as well as all do, in a small part of the time.
@@ -217,7 +218,8 @@ def metadata(recording: Recording, seconds: float) -> dict[str, Any]:
     """The json of a sample."""
     labels = {name: printable(getattr(recording, name)) for name in ("speaker", "language", "source", "license")}
     scores = {"scores": dict(recording.scores)} if recording.scores else {}
-    return {"text": recording.text, **labels, "duration": seconds, **recording.more, **scores}
+    about = {"text": recording.text, **labels, "duration": seconds, **scores}
+    return about | {name: value for name, value in recording.more.items() if name not in about}
 
 
 def _states(semantic: SpeechStates, samples: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.shards.shards import ABOUTS, ARRAYS, FORMAT, MEASURE, NAMES, USED
+from datamodules.shards.stored_arrays import mapped_arrays
 from datamodules.shards.units import SplitRows
 from modules.atomic_file import write_whole
 
@@ -21,6 +22,7 @@ class IndexColumns:
         self.shards: list[str] = []
         self._shard_number: dict[str, int] = {}
         self._shard_of: list[int] = []
+        self._order: list[int] = []
         self._rows = SplitRows()
         self._abouts: list[bytes] = []
 
@@ -37,10 +39,10 @@ class IndexColumns:
         padded = {name: values + [None] * (len(self) - len(values)) for name, values in self._rows.measures.items()}
         return {name: np.array(values, dtype=np.float32) for name, values in sorted(padded.items())}
 
-    def add(self, rows: SplitRows, tar: str) -> None:
-        """Add the rows of a unit; those without a path of their own are in `tar`."""
-        for path in rows.columns["paths"]:
-            shard = path or tar
+    def add(self, rows: SplitRows, first: int = 0) -> None:
+        """Add the rows of a unit, the `first` of which has that place among those of all splits."""
+        self._order += range(first, first + len(rows))
+        for shard in rows.columns["paths"]:
             if shard not in self._shard_number:
                 self._shard_number[shard] = len(self.shards)
                 self.shards.append(shard)
@@ -51,8 +53,8 @@ class IndexColumns:
         for name, values in rows.columns.items():
             self._rows.columns[name] += values
 
-    def arrays(self, verdicts: Sequence[str]) -> tuple[dict[str, np.ndarray], list[str], bytes]:
-        """The arrays of index.npz, the reasons that `verdict_of` numbers, and the content of abouts.jsonl."""
+    def arrays(self) -> tuple[dict[str, np.ndarray], bytes]:
+        """The arrays of index.npz, and the content of abouts.jsonl."""
         columns = self._rows.columns
         given = {**columns, "shard_of": self._shard_of}
         arrays = {name: np.array(given[name], dtype=np.str_ if name == "keys" else np.int64) for name in ARRAYS}
@@ -61,19 +63,17 @@ class IndexColumns:
         arrays["speakers"] = arrays["speakers"].reshape(-1, 2)
         arrays["language_of"], arrays["languages"] = _numbered(columns["languages"])
         arrays["license_of"], arrays["licenses"] = _numbered(columns["licenses"])
-        arrays["contents"] = np.array([int(one or "0", 16) for one in columns["contents"]], dtype=np.uint64)
+        for name in ("contents", "texts"):
+            arrays[name] = np.array([int(one or "0", 16) for one in columns[name]], dtype=np.uint64)
+        arrays["order"] = np.array(self._order, dtype=np.int64)
         arrays |= {f"{MEASURE}{name}": values for name, values in self.measures.items()}
-        reasons = sorted(set(verdicts) - {""})
-        if reasons:
-            numbers = {reason: number for number, reason in enumerate(["", *reasons])}
-            arrays["verdict_of"] = np.array([numbers[verdict] for verdict in verdicts], dtype=np.uint8)
         abouts = b""
         if any(columns["abouts"]):
             lines = [f"{about}\n".encode() if about else b"" for about in columns["abouts"]]
             arrays["about_sizes"] = np.array(list(map(len, lines)), dtype=np.int64)
             arrays["about_offsets"] = np.cumsum(arrays["about_sizes"]) - arrays["about_sizes"]
             abouts = b"".join(lines)
-        return arrays, reasons, abouts
+        return arrays, abouts
 
 
 def _numbered(values: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -88,36 +88,57 @@ def write_index(
     kind: str,
     header: dict[str, Any],
     columns: IndexColumns,
-    verdicts: Sequence[str],
     skipped: Sequence[tuple[str, str]],
     **more: Any,
 ) -> None:
     """Write the index of a split, index.json last. `more` are further entries of its report."""
-    arrays, reasons, abouts = columns.arrays(verdicts)
-    seconds_of = arrays["lengths"] / length_rate(kind, header)
-    is_used = np.array([not verdict for verdict in verdicts], dtype=bool)
+    arrays, abouts = columns.arrays()
     report: dict[str, Any] = {
-        "num_samples": int(is_used.sum()),
+        "num_samples": len(columns),
         "num_skipped": len(skipped),
         "skipped_by_reason": dict(Counter(reason for _, reason in skipped)),
         "skipped": [{"key": key, "reason": reason} for key, reason in skipped],
-        "hours_by_license": hours_by(arrays["licenses"], arrays["license_of"][is_used], seconds_of[is_used]),
-        "hours_by_language": hours_by(arrays["languages"], arrays["language_of"][is_used], seconds_of[is_used]),
+        **_hours(kind, header, arrays),
+        **more,
     }
-    report |= more
-    if reasons:
-        report["left_out"] = dict(Counter(verdict for verdict in verdicts if verdict))
     about = {"format": FORMAT, "kind": kind, "header": header, "report": report, "shards": columns.shards}
-    if reasons:
-        about["verdicts"] = ["", *reasons]
     folder.mkdir(parents=True, exist_ok=True)
     if abouts:
         write_whole(folder / ABOUTS, abouts)
     write_arrays(folder / "index.npz", arrays)
-    if reasons:
-        used = {name: one if name in NAMES else one[is_used] for name, one in arrays.items() if name != "verdict_of"}
+    write_whole(folder / "index.json", _text(about))
+
+
+def write_verdicts(folder: Path, verdicts: Sequence[str]) -> None:
+    """Store in a split's index why each sample is left out, "" if it is used; in place of earlier verdicts."""
+    about, arrays = json.loads((folder / "index.json").read_text()), dict(mapped_arrays(folder / "index.npz"))
+    reasons = ["", *sorted(set(verdicts) - {""})]
+    is_used = np.array([not verdict for verdict in verdicts], dtype=bool)
+    arrays["verdict_of"] = np.array([reasons.index(verdict) for verdict in verdicts], dtype=np.uint8)
+    used = {name: one if name in NAMES else one[is_used] for name, one in arrays.items() if name != "verdict_of"}
+    about["report"] |= {
+        "num_samples": int(is_used.sum()),
+        "left_out": dict(Counter(verdict for verdict in verdicts if verdict)),
+        **_hours(about["kind"], about["header"], used),
+    }
+    about["verdicts"] = reasons
+    if not is_used.all():
         write_arrays(folder / USED, used)
-    write_whole(folder / "index.json", json.dumps(about, indent=1, ensure_ascii=False))
+    write_arrays(folder / "index.npz", arrays)
+    if is_used.all():
+        (folder / USED).unlink(missing_ok=True)
+    write_whole(folder / "index.json", _text(about))
+
+
+def _text(about: dict[str, Any]) -> str:
+    return json.dumps(about, indent=1)  # ASCII: names of files may not be UTF-8
+
+
+def _hours(kind: str, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """Hours by licence and language, for the report."""
+    seconds = arrays["lengths"] / length_rate(kind, header)
+    labels = (("license", "licenses"), ("language", "languages"))
+    return {f"hours_by_{name}": hours_by(arrays[names], arrays[f"{name}_of"], seconds) for name, names in labels}
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

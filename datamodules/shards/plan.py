@@ -7,8 +7,9 @@ FOLDER/.preparing/plan.json with one file of items per unit, and followed by eve
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from modules.atomic_file import write_whole
 
 UNUSABLE_KEY = "key is empty or holds a dot, slash or space"
 MANY_SPEAKERS = 20  # from here on speakers are held out, not texts
+MAX_PEEKED = 5_000  # recordings of a first container that decide what is held out
 DEFAULTS = {one.name: one.default for one in fields(Item)}
 
 
@@ -32,6 +34,11 @@ class Planned:
     item: Item
 
     def plain(self) -> dict[str, Any]:
+        if self.item.content:
+            raise ValueError(
+                f"Expected the items of a source without `content`, but got {self.key!r} with it: the plan lists "
+                "recordings before they are read. Only `members` of a container have content."
+            )
         about = {name: value for name, value in vars(self.item).items() if value not in (DEFAULTS[name], {})}
         return {"source": self.source, "key": self.key, "item": about}
 
@@ -47,12 +54,13 @@ class Planned:
 class Plan:
     """`about` describes sources and settings; `units` maps the name of each unit to its number of items, in order.
     `streams` are the numbers of the sources that cannot list their recordings: together they are the unit
-    `stream_unit`."""
+    `stream_unit`. `rules`: HoldOutRule of each source with containers, by its number."""
 
     about: dict[str, Any]
     units: dict[str, int]
     streams: list[int] = field(default_factory=list)
     stream_unit: str = ""
+    rules: dict[str, dict[str, Any]] = field(default_factory=dict)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     num_recordings: int = 0
 
@@ -109,7 +117,10 @@ def write_plan(
             continue
         listed = _listed(source, number, keys, plan.skipped)
         plain = [one for one in listed if not one.item.is_container]
-        containers += sorted((one for one in listed if one.item.is_container), key=lambda one: one.key)
+        of_source = sorted((one for one in listed if one.item.is_container), key=lambda one: one.key)
+        if of_source:
+            plan.rules[str(number)] = asdict(rule_of_containers(source, of_source[0].item))
+            containers += of_source
         plain = with_splits(plain, source)
         by_split: dict[str, list[Planned]] = defaultdict(list)
         for one in sorted(plain, key=lambda one: one.key):
@@ -117,9 +128,10 @@ def write_plan(
         runs += (by_split[split] for split in sorted(by_split))
     if is_sampled:
         runs = [sorted((one for run in runs for one in run), key=lambda one: _digest(one.key))]
-        containers.sort(key=lambda one: _digest(one.key))
     parts = [run[start : start + items_per_unit] for run in runs for start in range(0, len(run), items_per_unit)]
     parts += [[one] for one in containers]
+    if is_sampled:
+        parts.sort(key=lambda part: _digest(part[0].key))
     for number, part in enumerate(parts):
         unit = f"{number:06d}"
         lines = "".join(f"{json.dumps(one.plain())}\n" for one in part)
@@ -150,26 +162,58 @@ def _listed(source: ListedSource, number: int, keys: UsedKeys, skipped: list[tup
     return found
 
 
+@dataclass(frozen=True)
+class HoldOutRule:
+    """What is held out: groups of recordings of one speaker, text or key, by hash; `always` and `never` are groups
+    whose hash says otherwise, so that a corpus of few groups has both splits."""
+
+    by: str
+    always: Sequence[str] = ()
+    never: Sequence[str] = ()
+
+    @classmethod
+    def of_groups(cls, by: str, groups: Iterable[str]) -> "HoldOutRule":
+        """The rule for a corpus of these groups: of two or more, neither all nor none."""
+        ordered = sorted(set(groups), key=_digest)
+        held = [group for group in ordered if held_out(group)]
+        if len(ordered) < 2 or by == "key" or 0 < len(held) < len(ordered):
+            return cls(by)
+        return cls(by, never=ordered[-1:]) if held else cls(by, always=ordered[:1])
+
+    def is_held_out(self, group: str) -> bool:
+        return group in self.always or (held_out(group) and group not in self.never)
+
+
 def with_splits(planned: Sequence[Planned], source: ListedSource) -> list[Planned]:
-    """Decide the splits of items that have none: a tenth of the speakers, texts or keys is held out, by hash, and of
-    two or more never all or none."""
+    """Decide the splits of items that have none."""
+    by = source.hold_out
+    if by == "auto":
+        by = "speaker" if len({one.item.speaker for one in planned}) >= MANY_SPEAKERS else "text"
     open_ones = [one for one in planned if not one.item.split]
-    rule = source.hold_out
-    if rule == "auto":
-        rule = "speaker" if len({one.item.speaker for one in planned}) >= MANY_SPEAKERS else "text"
-    group_of = {one.key: held_out_group(rule, source, one.item, one.item.more["own_key"]) for one in open_ones}
-    groups = sorted(set(group_of.values()), key=_digest)
-    held = {group for group in groups if held_out(group)}
-    if len(groups) > 1 and rule != "key":
-        held = held or {groups[0]}
-        if len(held) == len(groups):
-            held.discard(groups[-1])
+    group_of = {one.key: held_out_group(by, source, one.item, one.item.more["own_key"]) for one in open_ones}
+    rule = HoldOutRule.of_groups(by, group_of.values())
     decided = []
     for one in planned:
         more = {name: value for name, value in one.item.more.items() if name != "own_key"}
-        split = one.item.split or ("held_out" if group_of[one.key] in held else "train")
+        split = one.item.split or ("held_out" if rule.is_held_out(group_of[one.key]) else "train")
         decided.append(replace(one, item=replace(one.item, split=split, more=more)))
     return decided
+
+
+def rule_of_containers(source: ListedSource, first: Item) -> HoldOutRule:
+    """The rule for recordings in containers, from those of the first one: the others are not read for the plan."""
+    speakers: set[str] = set()
+    groups: dict[str, set[str]] = {"speaker": set(), "text": set(), "key": set()}
+    for member in islice(source.each_member(first), MAX_PEEKED):
+        if member.unusable or member.split:
+            continue
+        speakers.add(member.speaker)
+        for by, found in groups.items():
+            found.add(held_out_group(by, source, member, source.key(member)))
+    by = source.hold_out
+    if by == "auto":
+        by = "speaker" if len(speakers) >= MANY_SPEAKERS else "text"
+    return HoldOutRule.of_groups(by, groups[by])
 
 
 def held_out_group(rule: str, source: ListedSource, item: Item, key: str) -> str:
@@ -181,10 +225,9 @@ def held_out_group(rule: str, source: ListedSource, item: Item, key: str) -> str
     return key
 
 
-def split_of_member(source: ListedSource, item: Item, key: str) -> str:
-    """The split of a recording in a container: without its neighbours, a speaker is held out where it is known."""
-    rule = "speaker" if source.hold_out == "auto" else source.hold_out
-    return item.split or ("held_out" if held_out(held_out_group(rule, source, item, key)) else "train")
+def split_of_member(rule: HoldOutRule, source: ListedSource, item: Item, key: str) -> str:
+    """The split of a recording in a container."""
+    return item.split or ("held_out" if rule.is_held_out(held_out_group(rule.by, source, item, key)) else "train")
 
 
 def _digest(text: str) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.shards.audio_units import AudioUnits, PreparationSettings
-from datamodules.shards.corpus_index import EnoughUnits, merge_units
+from datamodules.shards.corpus_index import EnoughUnits, judge, merge_units
 from datamodules.shards.plan import Plan, write_plan
 from datamodules.shards.processes import Progress, run_processes
 from datamodules.shards.quality import QualityControl
@@ -61,8 +61,10 @@ def prepare_audio_shards(
     splits, units = _prepared_splits(folder, settings, sources), UnitFolder(folder)
     if splits is None:
         splits = _prepare(sources, units, settings, num_processes if semantic is None else 1, share)
-    elif units.state.is_dir():
-        units.remove()  # left by a kill at the very end
+    else:
+        if units.state.is_dir():
+            units.remove()  # left by a kill at the very end
+        splits = _judged_again(units, settings, splits)
     return {split: ShardIndex.load(folder / split, "audio") for split in splits}
 
 
@@ -124,7 +126,7 @@ def _prepare(
             run_processes(work, mine, share[1] == 1, min(num_processes, len(left)), progress)
         else:
             work.do_all(mine, share[1] == 1, progress)
-    needed = EnoughUnits(units, list(plan.units), settings.hours).needed()
+    needed = EnoughUnits(units, list(plan.units), settings).needed()
     left = [unit for unit in needed if not units.is_done(unit)]
     if left and units.plan_path.is_file():
         which = f"share {share[0] + 1}/{share[1]} is done"
@@ -135,9 +137,37 @@ def _prepare(
         if splits is None:
             credits = "\n\n".join(source.credits() for source in sources)
             splits = merge_units(units, plan, needed, settings, credits)
-            write_whole(units.folder / MARKER, json.dumps({**about, "splits": splits}, indent=1))
+            for path in [*units.folder.glob(".*.tmp"), *units.folder.glob("*/.*.tmp")]:  # of killed attempts
+                path.unlink()
+            _write_marker(units.folder, {**about, "splits": splits}, settings)
         units.remove()
     return splits
+
+
+def _judged_again(units: UnitFolder, settings: PreparationSettings, splits: list[str]) -> list[str]:
+    """Change the verdicts over the whole corpus of a prepared folder to those of other settings. Returns its splits."""
+    wanted = (settings.quality or QualityControl()).corpus_settings()
+    prepared = json.loads((units.folder / MARKER).read_text())
+    if prepared.get("corpus_quality", {}) == wanted:
+        return splits
+    if "corpus_quality" not in prepared:
+        raise ValueError(
+            f"Expected shards with measures for {wanted}, but `{units.folder}` was prepared by an earlier version "
+            "without any. Name another folder, or remove this one to prepare it anew."
+        )
+    print(f"{units.folder}: other verdicts over the whole corpus, {wanted or 'the defaults'}", flush=True)
+    units.begin()
+    with units.locked("merge"):
+        splits = judge(units.folder, settings)
+        _write_marker(units.folder, {**prepared, "splits": splits}, settings)
+    units.remove()
+    return splits
+
+
+def _write_marker(folder: Path, prepared: dict[str, Any], settings: PreparationSettings) -> None:
+    """Write the marker that completes a folder."""
+    corpus_quality = (settings.quality or QualityControl()).corpus_settings()
+    write_whole(folder / MARKER, json.dumps({**prepared, "corpus_quality": corpus_quality}, indent=1))
 
 
 def describe(source: Source | None, before: dict[str, Any] | None = None) -> dict[str, Any] | None:

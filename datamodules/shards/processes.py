@@ -12,8 +12,11 @@ from multiprocessing import connection, get_context
 from types import TracebackType
 from typing import Any, Protocol
 
+from modules.audio import message_of
+
 PRELOADED = ["datamodules.shards.audio_units"]
 SHOWN_EVERY = 0.5  # seconds
+MAX_ERROR = 16_384  # bytes that a pipe takes while nobody reads
 
 
 class Control(Protocol):
@@ -101,11 +104,17 @@ def run_processes(work: Work, units: Sequence[str], waits: bool, num_processes: 
     their next recording.
     """
     # Not forked from this process, which has threads; not spawned, which imports torch anew for each.
+    try:
+        pickled = pickle.dumps(work)
+    except Exception as error:  # noqa: BLE001, of classes that users write
+        print(f"one process works: a source cannot be sent to others ({message_of(error)})", flush=True)
+        work.do_all(units, waits, progress)
+        return
     context = get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     shared = context.RawArray("d", 2 * num_processes + 1)
     workers = []
-    with _main_module(is_needed=b"__main__" in pickle.dumps(work)):
+    with _main_module(is_needed=b"__main__" in pickled):
         for slot in range(num_processes):
             receiver, sender = context.Pipe(duplex=False)
             # Each begins with units of its own: on a file system without locks all would do the same ones.
@@ -160,12 +169,16 @@ def _error_of(receiver: connection.Connection) -> BaseException:
 
 
 def _run(work: Work, units: Sequence[str], waits: bool, shared: Any, slot: int, sender: connection.Connection) -> None:
+    import torch
+
+    torch.set_num_threads(1)  # the processes are the parallel part
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent stops the workers
     try:
         work.do_all(units, waits, _SlotControl(shared, slot))
     except Exception as error:  # noqa: BLE001, told by the parent
         try:
-            sender.send(error)
+            is_short = len(pickle.dumps(error)) < MAX_ERROR
         except Exception:  # noqa: BLE001, an error that cannot be pickled
-            sender.send(RuntimeError(f"{type(error).__name__}: {error}"))
+            is_short = False
+        sender.send(error if is_short else RuntimeError(f"{type(error).__name__}: {str(error)[:1000]}"))
         os._exit(1)

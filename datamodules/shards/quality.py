@@ -35,6 +35,7 @@ SCRIPTS = (
     ("\uf900", "\ufaff", HAN), ("\U00020000", "\U0003ffff", HAN),
 )  # fmt: skip
 # Measures of which high values are worse; of all others, and of published scores, low ones are.
+CORPUS_SETTINGS = ("duplicate_audio", "repeated_text", "held_out_texts", "drop_worst")
 HIGH_IS_WORSE = ("peak", "clipped", "silence", "noise", "start", "end", "characters_per_second", "error_rate")
 Heard = dict[int, list[str]]
 LETTERS = "{:.1f} characters per second"
@@ -233,6 +234,14 @@ class QualityControl:
         for one in self._thresholds:
             found.setdefault(one.measure, []).append(one.low if math.isfinite(one.low) else one.high)
         return found
+
+    def threshold_settings(self) -> dict[str, Any]:
+        """`settings` of what is decided for each recording as it is read."""
+        return {name: value for name, value in self.settings().items() if name not in CORPUS_SETTINGS}
+
+    def corpus_settings(self) -> dict[str, Any]:
+        """`settings` of what is decided when all recordings are known."""
+        return {name: value for name, value in self.settings().items() if name in CORPUS_SETTINGS}
 
     def settings(self) -> dict[str, Any]:
         """The arguments that differ from their defaults, as plain JSON: arguments added later change no marker. A

@@ -47,6 +47,7 @@ class TokenUnits:
         self._writer.recover()
         plan = self._units.plan_path
         if self.is_merged():
+            shutil.rmtree(self._units.state, ignore_errors=True)  # left by a kill at the very end
             return
         if not plan.is_file() or json.loads(plan.read_text()) != about:
             shutil.rmtree(self._units.state, ignore_errors=True)
@@ -74,12 +75,12 @@ class TokenUnits:
             for row, codes_S, about in sorted(coded, key=lambda one: one[0]):
                 key, text = str(self.audio.keys[row]), text_of(about)
                 files = {"codes.npy": npy(codes_S.astype(kind)), "json": json.dumps(about).encode()}
-                offset, size = tars.write("tokens", key, files)
+                path, offset, size = tars.write("tokens", key, files)
                 values = {"keys": key, "lengths": len(codes_S), "text_lengths": len(text.encode())}
                 labels = {f"{name}s": name_in(about, name) for name in ("source", "speaker", "language", "license")}
-                other = {"offsets": offset, "sizes": size, "contents": "", "texts": "", "paths": "", "abouts": ""}
+                other = {"offsets": offset, "sizes": size, "contents": "", "texts": "", "paths": path, "abouts": ""}
                 result.splits.setdefault("tokens", SplitRows()).add({**values, **labels, **other}, {})
-            paths = dict.fromkeys(tars.close().values(), self._units.state / f"{name}.tar")
+            paths = {path: self._units.state / tar for path, (_, tar) in tars.close().items()}
             self._units.finish(name, result, paths)
 
     def merge(self) -> tuple[int, int]:
@@ -97,11 +98,11 @@ class TokenUnits:
             result = UnitResult.read(self._units.result_path(_name(shard)))
             skipped += result.skipped
             if "tokens" in result.splits:
-                columns.add(result.splits["tokens"], f"{_name(shard)}.tar")
+                columns.add(result.splits["tokens"])
         if not len(columns):
             self._units.remove()
             return 0, 0
-        write_index(self._units.state, "tokens", self.header, columns, [""] * len(columns), skipped, audio=self.digest)
+        write_index(self._units.state, "tokens", self.header, columns, skipped, audio=self.digest)
         self._writer.replace()
         return len(columns), sum(columns.columns["lengths"])
 

@@ -11,7 +11,9 @@ import json
 import os
 import shutil
 import socket
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,7 +26,8 @@ from modules.atomic_file import write_whole
 
 NAME = ".preparing"
 WAIT_SECONDS = 0.2  # between looks at units in work elsewhere
-# Columns of a result, one entry per kept sample. `paths` and `abouts` are "" unless the audio stays in a tar of others.
+# Columns of a result, one entry per kept sample. `paths` are tars, relative to the folder of the split; `abouts` are ""
+# unless the audio stays in a tar of others.
 COLUMNS = (
     "keys", "lengths", "text_lengths", "offsets", "sizes", "sources", "speakers", "languages", "licenses", "contents",
     "texts", "paths", "abouts",
@@ -94,7 +97,10 @@ class UnitFolder:
         return path
 
     def finish(self, unit: str, result: UnitResult, tars: dict[Path, Path]) -> None:
-        """Move a unit's tars to their targets, and store its result."""
+        """Move a unit's tars to their targets, and store its result; nothing, if the job has been merged meanwhile
+        without this unit."""
+        if not self.plan_path.is_file():
+            return
         for path, target in tars.items():
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, target)
@@ -173,32 +179,43 @@ def work_through(
 
 
 class UnitTars:
-    """The tars of one unit, one per split, written under temporary names. Use as a context manager: without `close`
-    they are removed."""
+    """The tars of one unit, for each split one or, of more than `samples_per_tar`, several; written under temporary
+    names. Use as a context manager: without `close` they are removed."""
 
-    def __init__(self, folder: UnitFolder, unit: str) -> None:
-        self.folder, self.unit = folder, unit
-        self._open: dict[str, tuple[Path, IO[bytes]]] = {}
+    def __init__(self, folder: UnitFolder, unit: str, samples_per_tar: int = 0) -> None:
+        self.folder, self.unit, self.samples_per_tar = folder, unit, samples_per_tar
+        self._open: dict[str, IO[bytes]] = {}
+        self._num_samples: Counter[str] = Counter()
+        self._written: dict[Path, tuple[str, str]] = {}  # split and name of each temporary file
 
-    def write(self, split: str, key: str, files: dict[str, bytes]) -> tuple[int, int]:
-        """Write one sample, with its files by extension. Returns its offset and size in the tar."""
-        if split not in self._open:
-            path = self.folder.temporary(f"{self.unit}-{split}.tar")
-            self._open[split] = path, path.open("wb")
-        stream = self._open[split][1]
+    def write(self, split: str, key: str, files: dict[str, bytes]) -> tuple[str, int, int]:
+        """Write one sample, with its files by extension. Returns the name of its tar, its offset and its size."""
+        part, place = divmod(self._num_samples[split], self.samples_per_tar or sys.maxsize)
+        name = f"{self.unit}-{part:04d}.tar" if part else f"{self.unit}.tar"
+        if not place:
+            self._close(split)
+            path = self.folder.temporary(f"{split}-{name}")
+            self._open[split], self._written[path] = path.open("wb"), (split, name)
+        self._num_samples[split] += 1
+        stream = self._open[split]
         start, content = stream.tell(), packed_sample(key, files)
         stream.write(content)
-        return start, len(content)
+        return name, start, len(content)
 
-    def close(self) -> dict[str, Path]:
-        """Finish the tars. Returns their paths by split."""
-        opened, self._open = self._open, {}
-        for _, stream in opened.values():
-            stream.write(tar_end(stream.tell()))
-            stream.flush()
-            os.fsync(stream.fileno())
-            stream.close()
-        return {split: path for split, (path, _) in opened.items()}
+    def _close(self, split: str) -> None:
+        stream = self._open.pop(split, None)
+        if stream is not None:
+            with stream:
+                stream.write(tar_end(stream.tell()))
+                stream.flush()
+                os.fsync(stream.fileno())
+
+    def close(self) -> dict[Path, tuple[str, str]]:
+        """Finish the tars. Returns split and name of each temporary file."""
+        for split in list(self._open):
+            self._close(split)
+        written, self._written = self._written, {}
+        return written
 
     def __enter__(self) -> "UnitTars":
         return self
@@ -206,6 +223,7 @@ class UnitTars:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for path, stream in self._open.values():
+        for stream in self._open.values():
             stream.close()
+        for path in self._written:
             path.unlink(missing_ok=True)

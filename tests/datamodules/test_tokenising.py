@@ -200,6 +200,18 @@ class Stop(L.Callback):
             raise SystemExit
 
 
+def test_a_shard_that_cannot_be_read_is_done_too(shards, capsys):
+    """Guards against a split that is never finished because of one damaged tar."""
+    for name in ("train/000001.tar", "held_out/000000.tar"):
+        path = shards / "audio" / name
+        path.write_bytes(bytes(path.stat().st_size))
+    predict(tiny_codec(), shards, evaluation_batch_size=2)
+    train, held_out = (ShardIndex.load(shards / "tokens" / split, "tokens") for split in ("train", "held_out"))
+    assert (len(train), len(held_out)) == (10, 1)
+    assert [item["key"] for item in train.report["skipped"]] == ["bad", "n3", "n4", "n5"]
+    assert "are missing" not in capsys.readouterr().out
+
+
 def test_any_codec_tokenises_as_it_encodes(tmp_path):
     """Guards against tokens for our own checkpoints alone."""
     prepare_audio_shards([Noise()], tmp_path / "audio", 16000, "wav")

@@ -20,6 +20,7 @@ from webdataset import TarWriter
 
 from datamodules.audio import AudioDataModule
 from datamodules.shards.preparation import prepare_audio_shards
+from datamodules.shards.quality import QualityControl
 from datamodules.shards.samples import read_samples
 from datamodules.shards.shards import ShardIndex, ShardReader
 from datamodules.shards.tar_samples import packed_sample, tar_end
@@ -33,6 +34,7 @@ PREPARE = """
 import sys
 from pathlib import Path
 from datamodules.shards.preparation import prepare_audio_shards
+from datamodules.shards.quality import QualityControl
 from datamodules.sources.folder import FolderSource
 if __name__ == "__main__":
     recordings, folder, num_processes, number, num_shares = sys.argv[1:]
@@ -131,6 +133,8 @@ def test_a_sigkill_leaves_what_resumes(recordings, once, tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert (folder / ".preparing/plan.json").is_file() and not (folder / "prepared.json").exists()
+    (folder / "train").mkdir(exist_ok=True)
+    (folder / "train/.index.npz.abc.tmp").write_bytes(b"of a kill in the merge")
     prepare(recordings, folder)
     assert contents(folder) == once
 
@@ -162,6 +166,48 @@ def test_hours_bound_a_preparation(recordings, tmp_path):
         assert 3600 * hours <= seconds[folder.name] < 3600 * hours + 0.3
         assert len({key.partition("_")[0] for key in keys}) >= 4
     assert contents(tmp_path / "1_0.0011") == contents(tmp_path / "2_0.0011")
+
+
+def test_hours_are_of_what_is_used(recordings, tmp_path):
+    """Guards against half of the hours asked for, where half of the audio stands twice or is among the worst."""
+    doubled = tmp_path / "doubled"
+    doubled.mkdir()
+    for path in recordings.glob("speaker[0-4]*.wav"):
+        for name in (path.stem, f"{path.stem}_copy"):
+            (doubled / f"{name}.wav").write_bytes(path.read_bytes())
+            (doubled / f"{name}.txt").write_text(name)
+    for name, folder, quality in (
+        ("a", doubled, None),
+        ("b", recordings, QualityControl(drop_worst={"level": 0.5})),
+    ):
+        indices = prepare_audio_shards(
+            [FolderSource(folder)], tmp_path / name, 16000, "wav", 4, quality=quality, hours=3 / 3600
+        )
+        assert 2.7 <= sum(index.lengths.sum() for index in indices.values()) / 16000 < 3.4
+
+
+class Unpicklable(FolderSource):
+    def __init__(self, folder):
+        super().__init__(folder)
+        self._reader = lambda: None
+
+
+class Shouting(FolderSource):
+    """Raises an error that no pipe holds."""
+
+    def recording(self, key, item):
+        raise ArithmeticError("x" * 200_000)
+
+
+def test_sources_and_errors_that_cannot_be_sent(recordings, once, tmp_path, capsys):
+    """Guards against a preparation that fails for a source's private attribute, or waits for ever for an error."""
+    prepare_audio_shards([Unpicklable(recordings)], tmp_path / "a", 16000, "flac", 4, num_processes=2)
+    assert "one process works" in capsys.readouterr().out
+    assert {name: one for name, one in contents(tmp_path / "a").items() if name.endswith(".tar")} == {
+        name: one for name, one in once.items() if name.endswith(".tar")
+    }
+    with pytest.raises(RuntimeError, match="ArithmeticError: xxx"):
+        prepare_audio_shards([Shouting(recordings)], tmp_path / "b", 16000, "flac", 4, num_processes=2)
 
 
 # ------------------------------------------------------------------------------------------------------------ held out
@@ -248,6 +294,45 @@ class Stream:
         return ""
 
 
+def test_verdicts_change_without_a_new_preparation(recordings, tmp_path):
+    """Guards against days of preparation for another share of the worst, and for a misspelt name of a score."""
+    folder, source = tmp_path / "shards", [FolderSource(recordings, split="train")]
+    with pytest.raises(ValueError, match=r"`drop_worst` to name measures.*'levle'"):
+        prepare_audio_shards(source, folder, 16000, quality=QualityControl(drop_worst={"levle": 0.5}))
+    reads = []
+    FolderSource.recording, read = lambda *given: reads.append(1) or read(*given), FolderSource.recording
+    try:
+        (index,) = prepare_audio_shards(
+            source, folder, 16000, quality=QualityControl(drop_worst={"level": 0.5})
+        ).values()
+        everything = np.load(folder / "train/index.npz")["measure_level"]
+        assert len(index) == NUM / 2 and index.measures["level"].min() > np.sort(everything)[NUM // 2 - 1]
+        before = contents(folder)
+        (index,) = prepare_audio_shards(source, folder, 16000).values()
+        assert len(index) == NUM and json.loads((folder / "prepared.json").read_text())["corpus_quality"] == {}
+        prepare_audio_shards(source, folder, 16000, quality=QualityControl(drop_worst={"level": 0.5}))
+        assert contents(folder) == before
+    finally:
+        FolderSource.recording = read
+    assert not reads, "no recording was read again"
+    with pytest.raises(ValueError, match="to be prepared from"):
+        prepare_audio_shards(source, folder, 16000, quality=QualityControl(min_level=-30.0))
+
+
+def test_a_split_of_which_nothing_is_used_stops_nobody(recordings, tmp_path):
+    """Guards against `predict` on a corpus whose test set is a copy of its training set."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "z.wav").write_bytes((recordings / "speaker0_00.wav").read_bytes())
+    (copy / "z.txt").write_text("z")
+    sources = [FolderSource(recordings, split="train"), FolderSource(copy, split="test")]
+    assert prepare_audio_shards(sources, tmp_path / "shards", 16000).keys() == {"train"}
+    assert prepare_audio_shards(sources, tmp_path / "shards", 16000).keys() == {"train"}
+    data = AudioDataModule(tmp_path / "shards")
+    data.setup("predict")
+    assert data.predict_splits == ["train"]
+
+
 def test_a_key_of_a_stream_that_is_listed_elsewhere_is_left_out(tmp_path):
     """Guards against two samples of one key in an index."""
     folder = spoken(tmp_path / "own", {"x": "text x", "y": "text y"})
@@ -266,6 +351,22 @@ def test_the_datamodule_prepares_the_same(recordings, tmp_path, once):
     assert contents(tmp_path / "again") == prepared
     with pytest.raises(ValueError, match="Expected `sources`"):
         AudioDataModule(tmp_path / "none").prepare()
+
+
+class ManyTones(Stream):
+    num_recordings = 10
+
+    def recordings(self):
+        for number in range(10):
+            yield from Stream(f"tone{number}", 0.01 + 0.001 * number).recordings()
+
+
+def test_a_source_that_cannot_be_listed_has_tars_of_the_usual_size(tmp_path):
+    """Guards against one tar of a whole corpus, which one device would have to encode."""
+    index = prepare_audio_shards([ManyTones("", 0)], tmp_path / "shards", 16000, samples_per_shard=4)["train"]
+    assert index.shards == ["000000.tar", "000000-0001.tar", "000000-0002.tar"]
+    assert index.shard_counts.tolist() == [4, 4, 2]
+    assert [ShardReader(index).read(row)["__key__"] for row in range(10)] == index.keys.tolist()
 
 
 # ----------------------------------------------------------------------------------------------------------- bytes
@@ -347,6 +448,31 @@ def test_tars_of_others_are_indexed_in_place(tmp_path):
     data.trainer = Trainer(accelerator="cpu", logger=False)
     (batch, *_) = data.train_dataloader()
     assert batch.audio_BT.shape == (4, 1600) and batch.audio_BT.abs().max() > 0.3
+
+
+@pytest.mark.parametrize("num_voices", [1, 3, 30])
+def test_containers_have_both_splits(num_voices, tmp_path):
+    """Guards against a corpus of tars in one voice that is all held out, or of which nothing is."""
+    published = tmp_path / "published"
+    published.mkdir()
+    letters = [chr(ord("A") + number % num_voices) for number in range(60)]
+    write_tar(published / "a.tar", [f"{letter}{number}" for number, letter in enumerate(letters)])
+    indices = prepare_audio_shards([Tars(published)], tmp_path / "index", 16000)
+    speakers = {split: {name for _, name in index.speakers} for split, index in indices.items()}
+    assert indices.keys() == {"train", "held_out"}
+    assert bool(speakers["train"] & speakers["held_out"]) == (num_voices < 20)
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    """Guards against a merge that fails, after all the work, for the name of a tar or a folder."""
+    published = Path(os.fsdecode(os.fsencode(tmp_path) + b"/p\xff"))
+    published.mkdir()
+    write_tar(Path(os.fsdecode(os.fsencode(published) + b"/t\xfe.tar")), ["x1", "x2", "x3"])
+    index = prepare_audio_shards([Tars(published, hold_out="key")], tmp_path / "index", 16000)["train"]
+    assert len(read_samples(index, 0, ShardReader(index).read(0))) == index.lengths[0]
+    own = Path(os.fsdecode(os.fsencode(tmp_path) + b"/own\xfd"))
+    spoken(tmp_path / "own", {"a": "one", "b": "two"}).rename(own)
+    assert prepare_audio_shards([FolderSource(own)], tmp_path / "shards", 16000)
 
 
 def test_a_damaged_container_keeps_what_it_gave(tmp_path):

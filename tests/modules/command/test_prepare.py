@@ -108,6 +108,7 @@ def test_an_error_is_one_line(words, told, prepare, capsys) -> None:
 def test_a_signal_ends_it_with_one_line(name, prepare, capsys) -> None:
     """Guards against a traceback, and against a status that a job's script takes for success."""
     before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
     assert prepare(f"--data.init_args.ends={name}") == 128 + signal.Signals[name]
     assert noted()
     output = capsys.readouterr()
