@@ -22,7 +22,7 @@ from datamodules.shards.order import (
     shared_evenly,
     window_samples,
 )
-from datamodules.shards.preparation import prepare_audio_shards
+from datamodules.shards.preparation import MARKER, prepare_audio_shards
 from datamodules.shards.quality import QualityControl
 from datamodules.shards.samples import file_in, read_about, read_samples, text_of
 from datamodules.shards.shards import ShardIndex, ShardReader, chosen_rows
@@ -234,14 +234,22 @@ class AudioDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         if self.sources:
-            self.prepare()
+            self._prepare(1, (0, 1))
 
     def prepare(self, num_processes: int = 1, share: tuple[int, int] = (0, 1)) -> None:
-        """Prepare the sources' shards, or a share of them (prepare_audio_shards). Raises ValueError without sources."""
+        """Prepare the sources' shards, or a share of them (prepare_audio_shards), and say so if they were prepared
+        earlier. Raises ValueError without sources."""
         if not self.sources:
             raise ValueError("Expected `sources` to prepare, but got none.")
-        prepare_audio_shards(
-            self.sources,
+        is_prepared = (self.folder / MARKER).is_file()
+        indices = self._prepare(num_processes, share)
+        if is_prepared:
+            numbers = ", ".join(f"{len(index)} recordings in {split}" for split, index in indices.items())
+            print(f"{self.folder}: prepared earlier, {numbers}", flush=True)
+
+    def _prepare(self, num_processes: int, share: tuple[int, int]) -> dict[str, ShardIndex]:
+        return prepare_audio_shards(
+            self.sources or [],
             self.folder,
             self.sample_rate,
             self.audio_format,

@@ -130,7 +130,8 @@ def _prepare(
     left = [unit for unit in needed if not units.is_done(unit)]
     if left and units.plan_path.is_file():
         which = f"share {share[0] + 1}/{share[1]} is done"
-        print(f"{units.folder}: {which}; {len(left)} of {len(plan.units)} units of other shares are left", flush=True)
+        others = f"{len(left)} of {len(plan.units)} units of other shares are left"
+        print(f"{units.folder}: {which}; {others}, the last share joins all (or the command without one)", flush=True)
         return []
     with units.locked("merge"):
         splits = _prepared_splits(units.folder, settings, sources)
