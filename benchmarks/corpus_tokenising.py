@@ -19,6 +19,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
@@ -37,7 +38,7 @@ from datamodules.shards.shards import ShardIndex, ShardReader
 from datamodules.sources.source import Recording
 from modules.api import Audio
 from modules.codec.generator import CodecGenerator
-from modules.codec_module import CodecModule
+from modules.tokeniser_module import CodecTokeniser
 from tests.toys.codec_references import HOP, noise_items, reference_inputs
 
 
@@ -59,9 +60,19 @@ class SyntheticUtterances:
         return "Noise."
 
 
+@dataclass
+class LoadedCodec:
+    """In place of a CodecCheckpoint: a codec that is in memory."""
+
+    codec: CodecGenerator
+
+    def load(self) -> CodecGenerator:
+        return self.codec
+
+
 def tokenise(codec: CodecGenerator, shards: Path, tokens: Path, batch_seconds: float) -> None:
     """Do what `predict` does."""
-    module = CodecModule(codec, nn.Identity(), nn.Identity(), torch.optim.SGD, torch.optim.SGD)
+    module = CodecTokeniser(LoadedCodec(codec))
     trainer = L.Trainer(
         accelerator="cpu",
         logger=False,
