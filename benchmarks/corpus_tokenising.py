@@ -105,7 +105,7 @@ def measure(given: argparse.Namespace, model: nn.Module, codec: CodecGenerator, 
     prepare_audio_shards([SyntheticUtterances(given.num_files, given.longest_seconds)], shards, SAMPLE_RATE, "flac")
     audio = read_audio(shards)
     inputs = [reference_inputs(samples_T, HOP // 2) for samples_T in audio.values()]
-    starts = range(0, len(inputs), given.batch_size)
+    starts = range(0, len(inputs), given.batch_size) if given.batch_size else ()
     padded = [pad_inputs(inputs[start : start + given.batch_size]) for start in starts]
     tokenise(codec, shards, folder / "first", given.batch_seconds)
     made = read_codes(folder / "first")
@@ -118,6 +118,8 @@ def measure(given: argparse.Namespace, model: nn.Module, codec: CodecGenerator, 
         "one_by_one": lambda: [model.encode(**item) for item in inputs],
         "padded_batches": lambda: [model.encode(**batch) for batch in padded],
     }
+    if not padded:
+        del ways["padded_batches"]
     medians = median_seconds(ways, given.rounds)
     seconds = sum(len(samples_T) for samples_T in audio.values()) / SAMPLE_RATE
     return {
@@ -135,7 +137,7 @@ def main() -> None:
     parser.add_argument("--num_files", type=int, default=40)
     parser.add_argument("--longest_seconds", type=float, default=8.0)
     parser.add_argument("--batch_seconds", type=float, default=30.0)
-    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--batch_size", type=int, default=8, help="of transformers' padded batches; 0: none")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--num_threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
