@@ -13,7 +13,6 @@ kill loses the shard in work of each device, of which the folder holds nothing.
 
 import argparse
 import contextlib
-import importlib
 import json
 import os
 import random
@@ -34,6 +33,7 @@ from studies.corpora.prompts import (
     tokenise_command,
     write_tars,
 )
+from tests.toys.killed_runs import import_before_forks
 
 HERE = Path(__file__).parent
 
@@ -95,7 +95,7 @@ def kill_once(words: Sequence[str], folder: Path, log: Path, delay: float, with_
 
 def experiment(given: argparse.Namespace, home: Path) -> dict[str, Any]:
     is_preparation = given.what == "prepare"
-    importlib.import_module("run")  # before the forks
+    import_before_forks()
     tars = home / "corpus"
     write_tars(tars, given.num_tars, given.recordings_per_tar)
     if is_preparation:

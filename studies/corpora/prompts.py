@@ -74,7 +74,7 @@ def tokenise_command(shards: Path, tokens: Path, *options: str) -> list[str]:
             "class_path": "callbacks.token_shards.TokenShardWriter",
             "init_args": {"folder": str(tokens)},
         },
-        "trainer": {"accelerator": "cpu"},
+        "trainer": {"accelerator": "cpu", "default_root_dir": str(tokens.parent)},
         "progress_bar": None,
     }
     return ["predict", "--config", _written(config, tokens.with_name(f"{tokens.name}_tokenise.yaml")), *options]
@@ -88,7 +88,7 @@ def _written(config: dict, path: Path) -> str:
 
 class Command:
     """`python run.py ...` as the leader of a process group of its own: forked from this process, which has imported
-    everything, so that it begins to work in a second."""
+    `run`, so that it begins to work in a second."""
 
     def __init__(self, words: Sequence[str], log: Path) -> None:
         self.words, self.log, self.status = words, log, None
@@ -97,8 +97,6 @@ class Command:
             self._run()
 
     def _run(self) -> NoReturn:
-        import run
-
         status = 1
         try:
             os.setsid()
@@ -107,7 +105,7 @@ class Command:
             os.dup2(stream, 1)
             os.dup2(stream, 2)
             sys.argv = ["run.py", *self.words]
-            run.main(list(self.words))
+            sys.modules["run"].main(list(self.words))
             status = 0
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
