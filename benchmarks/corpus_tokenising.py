@@ -16,6 +16,7 @@ import argparse
 import io
 import logging
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -120,7 +121,7 @@ def measure(given: argparse.Namespace, model: nn.Module, codec: CodecGenerator, 
     }
     if not padded:
         del ways["padded_batches"]
-    medians = median_seconds(ways, given.rounds)
+    medians = median_seconds(ways, given.rounds, time.process_time if given.clock == "cpu" else time.perf_counter)
     seconds = sum(len(samples_T) for samples_T in audio.values()) / SAMPLE_RATE
     return {
         "codes_equal": equal,
@@ -139,6 +140,7 @@ def main() -> None:
     parser.add_argument("--batch_seconds", type=float, default=30.0)
     parser.add_argument("--batch_size", type=int, default=8, help="of transformers' padded batches; 0: none")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: seconds of all threads")
     parser.add_argument("--num_threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
     torch.set_num_threads(given.num_threads)
@@ -155,7 +157,9 @@ def main() -> None:
         redirect_stderr(quiet),
     ):
         result = measure(given, model, codec, Path(folder))
-    settings = {name: getattr(given, name) for name in ("num_files", "longest_seconds", "batch_seconds", "batch_size")}
+    settings = {
+        name: getattr(given, name) for name in ("num_files", "longest_seconds", "batch_seconds", "batch_size", "clock")
+    }
     report(result | settings | about(given, codec), given.json)
 
 
