@@ -13,7 +13,8 @@ export OMP_NUM_THREADS=1
 "$PYTHON" -m studies.corpora.kills prepare
 "$PYTHON" -m studies.corpora.kills tokenise --num_tars 60 --recordings_per_tar 12
 "$PYTHON" -m studies.corpora.processes
-"$PYTHON" -m benchmarks.preparation --json studies/corpora/preparation.json
-"$PYTHON" -m benchmarks.corpus_tokenising --num_files 6 --longest_seconds 5 --num_threads 1 \
-    --json studies/corpora/tokenising.json
+"$PYTHON" -m benchmarks.preparation --num_files 1200 --samples_per_unit 100 --rounds 3 --clock cpu \
+    --json studies/corpora/preparation.json
+"$PYTHON" -m benchmarks.corpus_tokenising --scale 0.5 --num_files 4 --longest_seconds 5 --batch_size 0 --num_threads 1 \
+    --clock cpu --json studies/corpora/tokenising.json
 "$PYTHON" -m studies.corpora.collect
