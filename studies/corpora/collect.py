@@ -60,14 +60,16 @@ def processes(found: dict[str, Any]) -> list[str]:
 def throughput() -> list[str]:
     rows = []
     if (found := read("preparation")) is not None:
-        what = f"preparation: time against a plain loop with ShardWriter, one process ({found.get('clock', 'wall')} seconds)"
+        clock = found.get("clock", "wall")
+        what = f"preparation: time against a plain loop with ShardWriter, one process ({clock} seconds)"
         rows.append((what, "≤ 1.1", f"{found['ours_over_plain_loop']:.2f}"))
         (_, alone), *others = found["processes"].items()
         for number, seconds in others:
             what = f"preparation: rate of {number} processes against one, {found['audio_hours']} h (wall seconds)"
             rows.append((what, number, f"{alone / seconds:.2f}"))
     if (found := read("tokenising")) is not None:
-        what = f"tokenising: rate against transformers file by file, one thread each ({found.get('clock', 'wall')} seconds)"
+        clock = found.get("clock", "wall")
+        what = f"tokenising: rate against transformers file by file, one thread each ({clock} seconds)"
         equal = f"{found['codes_equal']:.2%} of the codes equal"
         rows.append((what, "≥ 1.5", f"{found['ours_over']['one_by_one']:.2f}; {equal}"))
     return table(("measured", "goal", "found"), rows)
