@@ -13,7 +13,7 @@ export OMP_NUM_THREADS=1
 "$PYTHON" -m studies.corpora.kills prepare
 "$PYTHON" -m studies.corpora.kills tokenise --num_tars 60 --recordings_per_tar 12
 "$PYTHON" -m studies.corpora.processes
-"$PYTHON" -m benchmarks.preparation --num_files 1200 --samples_per_unit 100 --rounds 3 --clock cpu \
+"$PYTHON" -m benchmarks.preparation --num_files 200 \
     --json studies/corpora/preparation.json
 "$PYTHON" -m benchmarks.corpus_tokenising --scale 0.5 --num_files 4 --longest_seconds 5 --batch_size 0 --num_threads 1 \
     --clock cpu --json studies/corpora/tokenising.json
