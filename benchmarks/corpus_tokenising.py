@@ -16,9 +16,11 @@ import argparse
 import io
 import logging
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
@@ -37,7 +39,7 @@ from datamodules.shards.shards import ShardIndex, ShardReader
 from datamodules.sources.source import Recording
 from modules.api import Audio
 from modules.codec.generator import CodecGenerator
-from modules.codec_module import CodecModule
+from modules.tokeniser_module import CodecTokeniser
 from tests.toys.codec_references import HOP, noise_items, reference_inputs
 
 
@@ -59,9 +61,19 @@ class SyntheticUtterances:
         return "Noise."
 
 
+@dataclass
+class LoadedCodec:
+    """In place of a CodecCheckpoint: a codec that is in memory."""
+
+    codec: CodecGenerator
+
+    def load(self) -> CodecGenerator:
+        return self.codec
+
+
 def tokenise(codec: CodecGenerator, shards: Path, tokens: Path, batch_seconds: float) -> None:
     """Do what `predict` does."""
-    module = CodecModule(codec, nn.Identity(), nn.Identity(), torch.optim.SGD, torch.optim.SGD)
+    module = CodecTokeniser(LoadedCodec(codec))
     trainer = L.Trainer(
         accelerator="cpu",
         logger=False,
@@ -94,7 +106,7 @@ def measure(given: argparse.Namespace, model: nn.Module, codec: CodecGenerator, 
     prepare_audio_shards([SyntheticUtterances(given.num_files, given.longest_seconds)], shards, SAMPLE_RATE, "flac")
     audio = read_audio(shards)
     inputs = [reference_inputs(samples_T, HOP // 2) for samples_T in audio.values()]
-    starts = range(0, len(inputs), given.batch_size)
+    starts = range(0, len(inputs), given.batch_size) if given.batch_size else ()
     padded = [pad_inputs(inputs[start : start + given.batch_size]) for start in starts]
     tokenise(codec, shards, folder / "first", given.batch_seconds)
     made = read_codes(folder / "first")
@@ -107,7 +119,9 @@ def measure(given: argparse.Namespace, model: nn.Module, codec: CodecGenerator, 
         "one_by_one": lambda: [model.encode(**item) for item in inputs],
         "padded_batches": lambda: [model.encode(**batch) for batch in padded],
     }
-    medians = median_seconds(ways, given.rounds)
+    if not padded:
+        del ways["padded_batches"]
+    medians = median_seconds(ways, given.rounds, time.process_time if given.clock == "cpu" else time.perf_counter)
     seconds = sum(len(samples_T) for samples_T in audio.values()) / SAMPLE_RATE
     return {
         "codes_equal": equal,
@@ -124,8 +138,9 @@ def main() -> None:
     parser.add_argument("--num_files", type=int, default=40)
     parser.add_argument("--longest_seconds", type=float, default=8.0)
     parser.add_argument("--batch_seconds", type=float, default=30.0)
-    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--batch_size", type=int, default=8, help="of transformers' padded batches; 0: none")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: seconds of all threads")
     parser.add_argument("--num_threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
     torch.set_num_threads(given.num_threads)
@@ -142,7 +157,9 @@ def main() -> None:
         redirect_stderr(quiet),
     ):
         result = measure(given, model, codec, Path(folder))
-    settings = {name: getattr(given, name) for name in ("num_files", "longest_seconds", "batch_seconds", "batch_size")}
+    settings = {
+        name: getattr(given, name) for name in ("num_files", "longest_seconds", "batch_seconds", "batch_size", "clock")
+    }
     report(result | settings | about(given, codec), given.json)
 
 

@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -90,7 +91,8 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, object]:
     ours(folder / "ours")
     loop()
     check_equal(folder / "ours", folder / "loop", given.num_files)
-    medians = median_seconds({"ours": lambda: ours(folder / "ours"), "plain_loop": loop}, given.rounds)
+    clock = time.process_time if given.clock == "cpu" else time.perf_counter
+    medians = median_seconds({"ours": lambda: ours(folder / "ours"), "plain_loop": loop}, given.rounds, clock)
     numbers = sorted({1, *(2**power for power in range(1, 7) if 2**power <= len(os.sched_getaffinity(0)))})
     ways = {str(number): (lambda number=number: ours(folder / "many", number)) for number in numbers}
     processes = median_seconds(ways, given.rounds)
@@ -108,12 +110,16 @@ def main() -> None:
     parser.add_argument("--num_files", type=int, default=400)
     parser.add_argument("--samples_per_unit", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="of the comparison with the loop")
     given = parser.parse_args()
     torch.set_num_threads(1)
     quiet = io.StringIO()
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(quiet), redirect_stderr(quiet):
         result = measure(given, Path(folder))
-    report(result | {name: getattr(given, name) for name in ("num_files", "samples_per_unit", "rounds")}, given.json)
+    report(
+        result | {name: getattr(given, name) for name in ("num_files", "samples_per_unit", "rounds", "clock")},
+        given.json,
+    )
 
 
 if __name__ == "__main__":

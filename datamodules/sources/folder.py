@@ -15,6 +15,7 @@ from datamodules.sources.listed import (
     ListedSource,
     check_name,
     files_below,
+    folder_name,
     read_lines,
 )
 from datamodules.sources.source import Recording, Skipped
@@ -128,7 +129,7 @@ class FolderSource(ListedSource):
 
     @property
     def source_name(self) -> str:
-        return self.name or self.folder.resolve().name
+        return self.name or folder_name(self.folder)
 
     def keyed_items(self) -> list[tuple[str, Item]]:
         items = list(self.items())
@@ -140,7 +141,7 @@ class FolderSource(ListedSource):
 
     def credits(self) -> str:
         voice = {"": "", FROM_FOLDER: ", one speaker a folder"}.get(self.speaker, f", speaker {self.speaker}")
-        return f"Recordings of the folder {self.folder.resolve().name}{voice}. Licence: {self.license}."
+        return f"Recordings of the folder {folder_name(self.folder)}{voice}. Licence: {self.license}."
 
     def items(self) -> Iterator[Item]:
         layouts = "`metadata.csv` with lines `id|text` beside a folder `wavs`, or pairs of `x.wav` and `x.txt`"

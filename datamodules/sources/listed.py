@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -110,7 +111,7 @@ class ListedSource:
     @property
     def source_name(self) -> str:
         """`name`, or the corpus' name, or that of the folder for layouts of any corpus."""
-        return self.name or self.corpus or self.folder.resolve().name
+        return self.name or self.corpus or folder_name(self.folder)
 
     def key(self, item: Item) -> str:
         return plain_key("_".join(part for part in (self.source_name, item.subset, item.name) if part))
@@ -185,6 +186,12 @@ class ListedSource:
         """Raise FileNotFoundError with the layout if the folder does not exist."""
         if not self.folder.is_dir():
             raise FileNotFoundError(f"Expected `folder` to hold {layout}, but got {self.folder}, which is no folder.")
+
+
+@cache
+def folder_name(folder: Path) -> str:
+    """The name of the folder that a path leads to; asked for each recording."""
+    return folder.resolve().name
 
 
 def check_name(name: str) -> None:

@@ -1,4 +1,4 @@
-"""AliasFreeSnake: the alias-free SnakeBeta activation as a module, which picks the fastest of its three forms.
+"""AliasFreeSnake: the alias-free SnakeBeta activation as a module, which picks the fastest of its four forms.
 
 Shapes: B batch, C channels, T samples.
 """
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from modules.codec.parts.snake import NUM_TAPS, by_convolution, by_phases, kaiser_sinc_filter
+from modules.codec.parts.snake_tiled import by_tiles
 
 KERNEL_DTYPES = torch.float32, torch.bfloat16, torch.float16
+TILED_DTYPES = torch.float32, torch.float64
 
 
 class AliasFreeSnake(nn.Module):
@@ -21,9 +23,9 @@ class AliasFreeSnake(nn.Module):
     alpha and beta are per channel. Samples beyond an item's length are ignored and returned as zero, the zero padding
     of a following convolution, so results do not depend on batching.
 
-    Three equivalent implementations: inside torch.compile sums over phases; on CUDA the Triton kernel, if Triton is
-    installed, the dtype is supported and a first self-check on the device passes; otherwise convolutions, the fastest
-    without a compiler.
+    Four equivalent implementations: inside torch.compile sums over phases; on CUDA the Triton kernel, if Triton is
+    installed, the dtype is supported and a first self-check on the device passes; on a CPU without gradient small
+    matrix products in tiles; otherwise convolutions.
 
     Args:
         channels: Number of input channels.
@@ -49,7 +51,12 @@ class AliasFreeSnake(nn.Module):
                 return fused_snake(x_BCT, self.alpha, self.beta, lengths_B)
         if self.compiled:  # clones: parameter sizes are constants of a graph, which would be compiled for every width
             return compiled_by_phases()(x_BCT, self.alpha.clone(), self.beta.clone(), self.taps, lengths_B)
+        if x_BCT.device.type == "cpu" and x_BCT.dtype in TILED_DTYPES and not self._needs_gradient(x_BCT):
+            return by_tiles(x_BCT, self.alpha, self.beta, self.taps, lengths_B)
         return by_convolution(x_BCT, self.alpha, self.beta, self.taps, lengths_B)
+
+    def _needs_gradient(self, x_BCT: Tensor) -> bool:
+        return torch.is_grad_enabled() and any(one.requires_grad for one in (x_BCT, self.alpha, self.beta))
 
 
 @cache

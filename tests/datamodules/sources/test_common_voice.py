@@ -43,8 +43,7 @@ def write_language(root: Path, lists: dict[str, list[dict[str, str]]], columns: 
             write_tone(root / "clips" / row["path"], 32_000, format="MP3")
 
 
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
+def write_corpus(tmp_path: Path) -> Path:
     """Validated holds train, dev and test, and more: clips of dev's speaker, of test's sentence, empty, cut, absent."""
     train = [
         clip(1, "a", 'He said "no.', gender="male_masculine", accents="a|b"),
@@ -75,6 +74,11 @@ def corpus(tmp_path: Path) -> Path:
         stream.write(f"{PEOPLE['f']}\tcommon_voice_xx_12.mp3\n".encode())
         stream.write("\t".join([PEOPLE["f"], "common_voice_xx_7b.mp3", "", "Caf\xe9"]).encode("latin-1") + b"\n")
     return root
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return write_corpus(tmp_path)
 
 
 def test_common_voice_as_published(corpus: Path):

@@ -21,16 +21,24 @@ def mp3(seconds: float = 0.1) -> bytes:
     return tone(seconds, 24_000, "MP3")
 
 
-def test_emilia_as_published(tmp_path: Path):
-    """Guards the two licences of one download, the space before a text, `wav` that names no member, ids of YouTube with
-    `_` and `-` that say nothing of the speaker, and dnsmos."""
-    one, two, three = "EN_B00000_S00000_W000000", "EN_-3_b-x_Y8zA_W000001", "DE_B00001_S00002_W000003"
+NAMES = "EN_B00000_S00000_W000000", "EN_-3_b-x_Y8zA_W000001", "DE_B00001_S00002_W000003"
+
+
+def write_emilia(tmp_path: Path) -> None:
+    one, two, three = NAMES
     files = [(f"{one}.mp3", mp3()), (f"{one}.json", json.dumps(about(one, " You can help.", "EN_B00000_S00000")))]
     write_tar(tmp_path / "Emilia/EN/EN-B000000.tar", files)
     files = [(f"{three}.json", json.dumps(about(three, " Ja.", "DE_B00001_S00002", "de"))), (f"{three}.mp3", mp3())]
     write_tar(tmp_path / "Emilia/DE/DE-B000000.tar", files)
     files = [(f"{two}.mp3", mp3()), (f"{two}.json", json.dumps(about(two, " Hi.", "EN_-3_b-x_Y8zA_SPEAKER_03")))]
     write_tar(tmp_path / "Emilia-YODAS/EN/EN-B000000.tar", files)
+
+
+def test_emilia_as_published(tmp_path: Path):
+    """Guards the two licences of one download, the space before a text, `wav` that names no member, ids of YouTube with
+    `_` and `-` that say nothing of the speaker, and dnsmos."""
+    one, two, three = NAMES
+    write_emilia(tmp_path)
     source = EmiliaSource(tmp_path)
     found = found_inside(source)
     assert {name: item.text for name, item in found.kept.items()} == {one: "You can help.", two: "Hi.", three: "Ja."}

@@ -20,8 +20,7 @@ def by_key(items) -> dict[str, Recording | Skipped]:
     return keyed
 
 
-def test_ljspeech_layout(tmp_path):
-    """Guards the normalised column, mixing, native rates and formats; every bad line is counted, none stops the run."""
+def write_ljspeech(tmp_path):
     wavs = tmp_path / "wavs"
     wavs.mkdir()
     stereo = np.stack([sine(4410), np.zeros(4410, np.float32)], axis=1)
@@ -35,6 +34,11 @@ def test_ljspeech_layout(tmp_path):
     lines = ["LJ-1|Dr. X|Doctor  X", 'LJ-2.flac|He said "no|', "LJ-3||", "gone|text|text", "bad|text", "LJ-2|again"]
     lines += ["only-an-id", "none|text", "loud|text", "../../etc/passwd|text"]
     (tmp_path / "metadata.csv").write_bytes(b"\xef\xbb\xbf" + "\n".join(lines).encode() + b"\nLJ-8|caf\xe9\n")
+
+
+def test_ljspeech_layout(tmp_path):
+    """Guards the normalised column, mixing, native rates and formats; every bad line is counted, none stops the run."""
+    write_ljspeech(tmp_path)
     source = FolderSource(tmp_path, speaker="lj", license="public domain")
     items = by_key(source.recordings())
     assert source.num_recordings == len(items) == 12

@@ -15,8 +15,7 @@ SPEAKERS = """; Some pipe-separated information about all the readers
 """
 
 
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
+def write_corpus(tmp_path: Path) -> Path:
     root = tmp_path / "LibriSpeech"
     texts = {
         "dev-clean": ["84-121123-0000 GO DO YOU HEAR", "84-121123-0001 BUT IN LESS THAN FIVE MINUTES"],
@@ -35,6 +34,11 @@ def corpus(tmp_path: Path) -> Path:
     write_text(root / "train-clean-100/103/1240/103-1240-0001.flac", b"fLaC, but cut")
     write_text(root / "SPEAKERS.TXT", SPEAKERS)
     return root
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return write_corpus(tmp_path)
 
 
 def test_librispeech_as_published(corpus: Path):

@@ -31,11 +31,15 @@ def write_language(root: Path, suffix: str, sample_rate: int, **how: str) -> Non
     write_text(root / "metainfo.txt", METAINFO)
 
 
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
+def write_corpus(tmp_path: Path) -> Path:
     write_language(tmp_path / "mls_polish_opus", ".opus", 48_000, format="OGG", subtype="OPUS")
     write_text(tmp_path / "mls_lm_polish/data.txt", "texts alone\n")
     return tmp_path
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return write_corpus(tmp_path)
 
 
 def test_mls_in_opus_as_published(corpus: Path):

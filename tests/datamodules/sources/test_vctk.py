@@ -16,8 +16,7 @@ s5  18  M    English
 """
 
 
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
+def write_corpus(tmp_path: Path) -> Path:
     root = tmp_path / "VCTK-Corpus-0.92"
     for name in ("p225_001_mic1", "p225_001_mic2", "p280_001_mic1", "p315_001_mic1", "p315_001_mic2", "s5_001_mic1"):
         speaker = name.partition("_")[0]
@@ -27,6 +26,11 @@ def corpus(tmp_path: Path) -> Path:
     write_text(root / "wav48_silence_trimmed/log.txt", "p225_001_mic1.flac 0.1\n")
     write_text(root / "speaker-info.txt", INFO)
     return root
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return write_corpus(tmp_path)
 
 
 def test_vctk_0_92_as_published(corpus: Path):

@@ -15,8 +15,7 @@ IDS = {
 TEXTS = {"Premium": "今天天气很好。", "Standard": "我们走吧，好吗？", "Basic": "谢谢大家！"}
 
 
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
+def write_corpus(tmp_path: Path) -> Path:
     """Each list holds those of the better tiers; Basic's also a line twice, one of no file and one without a path."""
     lines, scores = [], []
     for number, (tier, name) in enumerate(IDS.items()):
@@ -30,6 +29,11 @@ def corpus(tmp_path: Path) -> Path:
         write_text(tmp_path / f"DNSMOS_P808Scores/{tier}_DNSMOS.lst", "".join(scores))
     write_text(tmp_path / "Basic/WenetSpeech4TTS_Basic_2/txts/gone.txt", "gone\t没有\n")
     return tmp_path
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return write_corpus(tmp_path)
 
 
 def test_wenetspeech4tts_as_published(corpus: Path):

@@ -1,5 +1,5 @@
-"""The implementations of the alias-free snake against convolutions: sums over phases, compiled or not; the Triton
-kernel."""
+"""The implementations of the alias-free snake against convolutions: sums over phases, compiled or not; tiles; the
+Triton kernel."""
 
 import os
 import subprocess
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from modules.codec.parts import alias_free_snake as activations
+from modules.codec.parts import snake_tiled
 from modules.codec.parts.acoustic_encoder import AcousticEncoder
 from modules.codec.parts.alias_free_snake import AliasFreeSnake
 from modules.codec.parts.snake import by_convolution, by_phases
@@ -39,6 +40,34 @@ def test_sums_over_phases_are_the_convolutions(num_samples, lengths):
         results.append([y_BCT, *torch.autograd.grad(y_BCT, [x_BCT, activation.alpha, activation.beta], weight_BCT)])
     for given, expected in zip(results[1], results[0], strict=True):
         torch.testing.assert_close(given, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("num_samples", [1, 11, 12, 13, 33, 300])
+def test_tiles_are_the_convolutions(num_samples, monkeypatch):
+    """Guards against a tap, an edge, a block or a tile that is off by one, and an item that depends on its batch."""
+    monkeypatch.setattr(snake_tiled, "TILE", 1400)  # two channels of 300 samples
+    activation, x_BCT = activation_and_input(4, 5, num_samples)
+    activation, x_BCT = activation.double(), x_BCT.double()
+    lengths_B = torch.tensor([num_samples, num_samples // 2, 1, 0])
+    settings = activation.alpha, activation.beta, activation.taps
+    with torch.no_grad():
+        for lengths in (None, lengths_B):
+            expected = by_convolution(x_BCT, *settings, lengths)
+            torch.testing.assert_close(snake_tiled.by_tiles(x_BCT, *settings, lengths), expected, rtol=1e-9, atol=1e-9)
+        alone = snake_tiled.by_tiles(x_BCT[1:2, :, : num_samples // 2], *settings)
+        assert torch.equal(snake_tiled.by_tiles(x_BCT, *settings, lengths_B)[1, :, : num_samples // 2], alone[0])
+
+
+def test_tiles_are_used_without_gradient(monkeypatch):
+    """Guards against training through a form without gradient, and encoding by the slow one."""
+    used = []
+    monkeypatch.setattr(activations, "by_tiles", lambda x_BCT, *rest: used.append(x_BCT) or x_BCT)
+    activation, x_BCT = activation_and_input(1, 3, 40)
+    activation(x_BCT).sum().backward()
+    assert activation.alpha.grad is not None and not used
+    with torch.inference_mode():
+        activation(x_BCT)
+    assert used
 
 
 def test_a_compiler_sees_the_sums_in_one_graph():
