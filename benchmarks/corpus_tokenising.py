@@ -1,13 +1,13 @@
-"""Tokenising a corpus: `predict` against transformers' Xcodec2Model file by file, same weights, one process,
-alternating.
+"""Tokenising a corpus: `predict` against transformers' Xcodec2Model file by file, same weights, in turns.
 
-    python -m benchmarks.corpus_tokenising [--scale 0.25] [--num_files 40] [--rounds 3]
+    python -m benchmarks.corpus_tokenising [--scale 0.25] [--num_files 40] [--rounds 3] [--num_processes 2]
 
 Ours is everything that `python run.py predict` does after reading its config: reading and decoding audio shards,
 batches of similar lengths bounded in seconds, features, codes, writing token shards. transformers' side consists of
 calls of `encode` only: its audio and features are in memory, and its codes stay there. The codes are first compared
 with its codes file by file; in padded batches of --batch_size, in the order of the corpus, its codes differ (it does
-not mask padding) and only their time is used.
+not mask padding) and only their time is used. With --num_processes, `processes` is ours in so many processes of one
+thread, as `--trainer.devices` starts them, each with its part of the corpus; they run already, like the rest.
 Weights are random, in the published architecture with widths and numbers of layers times --scale; lengths are
 distributed like LJSpeech's. Nothing is compiled.
 """
@@ -19,9 +19,11 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -46,14 +48,15 @@ from tests.toys.codec_references import HOP, noise_items, reference_inputs
 class SyntheticUtterances:
     """A Source of noise with a varying envelope, in lengths distributed like LJSpeech's."""
 
-    def __init__(self, num_files: int, longest_seconds: float) -> None:
-        self.num_recordings = num_files
+    def __init__(self, num_files: int, longest_seconds: float, part: int = 0, num_parts: int = 1) -> None:
+        self.part, self.num_parts = part, num_parts
+        self.num_recordings = len(range(part, num_files, num_parts))
         places = np.linspace(0, len(SPREAD) - 1, num_files)
         parts = np.random.default_rng(0).permutation(np.interp(places, range(len(SPREAD)), SPREAD))
         self.lengths = [round(part * longest_seconds * SAMPLE_RATE) for part in parts]
 
     def recordings(self) -> Iterator[Recording]:
-        for number, length in enumerate(self.lengths):
+        for number, length in list(enumerate(self.lengths))[self.part :: self.num_parts]:
             audio = Audio(noise_items(length, seed=number)[0][0], SAMPLE_RATE)
             yield Recording(f"u{number:03}", audio, "noise", "none", "en", "synthetic", "CC0-1.0", "train")
 
@@ -92,6 +95,29 @@ def read_audio(shards: Path) -> dict[str, Tensor]:
     return {str(key): torch.from_numpy(wave) for key, wave in zip(index.keys, waves, strict=True)}
 
 
+OWN: dict[str, CodecGenerator] = {}  # of a worker process
+
+
+def start_worker(scale: float) -> None:
+    torch.set_num_threads(1)
+    settle()
+    OWN["codec"] = same_weights(scale)[1]
+
+
+def tokenise_part(shards: Path, tokens: Path, batch_seconds: float) -> None:
+    quiet = io.StringIO()
+    with torch.inference_mode(), redirect_stdout(quiet), redirect_stderr(quiet):
+        tokenise(OWN["codec"], shards, tokens, batch_seconds)
+
+
+def settle() -> None:
+    """Silence what libraries print."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+
+
 def read_codes(tokens: Path) -> dict[str, Tensor]:
     index = ShardIndex.load(tokens / "train", "tokens")
     reader = ShardReader(index)
@@ -101,7 +127,9 @@ def read_codes(tokens: Path) -> dict[str, Tensor]:
     }
 
 
-def measure(given: argparse.Namespace, model: nn.Module, codec: CodecGenerator, folder: Path) -> dict[str, object]:
+def measure(
+    given: argparse.Namespace, model: nn.Module, codec: CodecGenerator, folder: Path, pool: Any
+) -> dict[str, object]:
     shards = folder / "audio"
     prepare_audio_shards([SyntheticUtterances(given.num_files, given.longest_seconds)], shards, SAMPLE_RATE, "flac")
     audio = read_audio(shards)
@@ -121,6 +149,23 @@ def measure(given: argparse.Namespace, model: nn.Module, codec: CodecGenerator, 
     }
     if not padded:
         del ways["padded_batches"]
+    if pool is not None:
+        parts = [folder / f"part{number}" for number in range(given.num_processes)]
+        for number, part in enumerate(parts):
+            source = SyntheticUtterances(given.num_files, given.longest_seconds, number, len(parts))
+            prepare_audio_shards([source], part, SAMPLE_RATE, "flac")
+
+        def in_processes() -> list[Path]:
+            targets = [Path(tempfile.mkdtemp(dir=folder)) for _ in parts]
+            settings = zip(parts, targets, [given.batch_seconds] * len(parts), strict=True)
+            pool.starmap(tokenise_part, list(settings))
+            return targets
+
+        of_parts = {key: codes for target in in_processes() for key, codes in read_codes(target).items()}
+        equal = min(equal, share_equal(right, [of_parts[key] for key in audio]))
+        if equal < LEAST_EQUAL:
+            raise AssertionError(f"Expected the same codes of each process, but {equal:.4%} are equal.")
+        ways["processes"] = in_processes
     medians = median_seconds(ways, given.rounds, time.process_time if given.clock == "cpu" else time.perf_counter)
     seconds = sum(len(samples_T) for samples_T in audio.values()) / SAMPLE_RATE
     return {
@@ -129,6 +174,9 @@ def measure(given: argparse.Namespace, model: nn.Module, codec: CodecGenerator, 
         "files_per_second": {name: round(len(audio) / value, 3) for name, value in medians.items()},
         "audio_seconds_per_second": {name: round(seconds / value, 3) for name, value in medians.items()},
         "ours_over": {name: round(value / medians["ours"], 3) for name, value in medians.items() if name != "ours"},
+        "best_over_one_by_one": round(
+            medians["one_by_one"] / min(medians["ours"], medians.get("processes", np.inf)), 3
+        ),
     }
 
 
@@ -140,25 +188,30 @@ def main() -> None:
     parser.add_argument("--batch_seconds", type=float, default=30.0)
     parser.add_argument("--batch_size", type=int, default=8, help="of transformers' padded batches; 0: none")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--num_processes", type=int, default=1)
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: seconds of all threads")
     parser.add_argument("--num_threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
     torch.set_num_threads(given.num_threads)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
+    settle()
     model, codec = same_weights(given.scale)
     quiet = io.StringIO()  # hides the output of preparing and predicting
+    workers = (
+        get_context("spawn").Pool(given.num_processes, start_worker, (given.scale,))
+        if given.num_processes > 1
+        else nullcontext()
+    )
     with (
+        workers as pool,
         tempfile.TemporaryDirectory() as folder,
         torch.inference_mode(),
         redirect_stdout(quiet),
         redirect_stderr(quiet),
     ):
-        result = measure(given, model, codec, Path(folder))
+        result = measure(given, model, codec, Path(folder), pool)
     settings = {
-        name: getattr(given, name) for name in ("num_files", "longest_seconds", "batch_seconds", "batch_size", "clock")
+        name: getattr(given, name)
+        for name in ("num_files", "longest_seconds", "batch_seconds", "batch_size", "clock", "num_processes")
     }
     report(result | settings | about(given, codec), given.json)
 

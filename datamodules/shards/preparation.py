@@ -1,7 +1,8 @@
 """Prepares audio shards from recordings: resampled, checked, split, indexed, by one process or many.
 
 Listing -> plan.json (datamodules/shards/plan.py) -> units (datamodules/shards/units.py) -> merge
-(datamodules/shards/merge.py). The result depends neither on the number of processes, nor on their order or machine.
+(datamodules/shards/corpus_index.py). The result depends neither on the number of processes, nor on their order or
+machine.
 """
 
 import inspect
@@ -126,6 +127,8 @@ def _prepare(
             run_processes(work, mine, share[1] == 1, min(num_processes, len(left)), progress)
         else:
             work.do_all(mine, share[1] == 1, progress)
+    if (splits := _prepared_splits(units.folder, settings, sources)) is not None:
+        return splits  # another process has merged all meanwhile
     needed = EnoughUnits(units, list(plan.units), settings).needed()
     left = [unit for unit in needed if not units.is_done(unit)]
     if left and units.plan_path.is_file():

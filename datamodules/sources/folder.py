@@ -99,8 +99,6 @@ class FolderSource(ListedSource):
     prefixes_keys = True
     _root = ""  # of the audio files, within the folder
 
-    _root = ""  # of the audio files, within the folder
-
     def __init__(
         self,
         folder: Path,
