@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from datamodules.shards.order import (
     ResumableLoader,
     evaluation_loader,
+    halved_until,
     like_lengths_together,
     num_windows,
     shared_evenly,
@@ -283,7 +284,10 @@ class AudioDataModule(L.LightningDataModule):
         return self._whole(self.validation_split, self.num_validation_samples, needs_text=True)
 
     def predict_dataloader(self) -> list[DataLoader]:
-        return [self._by_shard(split) for split in self.predict_splits]
+        resuming = [one for one in self.trainer.callbacks if isinstance(one, ResumesPredictions)]
+        if resuming:
+            return [self._by_shard(split, resuming) for split in self.predict_splits]
+        return [self._whole(split, 0, evenly=False, needs_text=True) for split in self.predict_splits]
 
     def _rows(self, index: ShardIndex, segment_samples: int, **needs: bool) -> AudioRows:
         hop = 0 if self.semantic is None else self.semantic.hop_length
@@ -302,13 +306,12 @@ class AudioDataModule(L.LightningDataModule):
             )
         return index
 
-    def _by_shard(self, split: str) -> DataLoader:
+    def _by_shard(self, split: str, resuming: Sequence[ResumesPredictions]) -> DataLoader:
         """Return whole recordings, each once, shard by shard, in batches of similar lengths. A batch depends on its
         shard alone, and each rank reads its stride of the shards: what is predicted for a shard depends neither on the
         number of ranks nor on the shards that an earlier run has predicted."""
         index = self._index(split)
-        done = {shard for callback in self.trainer.callbacks if isinstance(callback, ResumesPredictions)
-                for shard in callback.predicted_shards(self.trainer, split, index)}  # fmt: skip
+        done = {shard for one in resuming for shard in one.predicted_shards(self.trainer, split, index)}
         shards = [shard for shard in np.unique(index.shard_of).tolist() if shard not in done]
         mine = shards[self.trainer.global_rank :: self.trainer.world_size] or shards[:1]  # a rank without would hang
         most_samples = self.evaluation_batch_seconds * self.sample_rate
@@ -323,9 +326,9 @@ class AudioDataModule(L.LightningDataModule):
         audio.skipped.max_in_a_row = max(1, len(index))  # a damaged shard must not stop the others
         return evaluation_loader(audio, batches, 0, 1, self.num_workers)
 
-    def _whole(self, split: str, limit: int, needs_text: bool = False) -> DataLoader:
-        """Return whole recordings, each once, in batches of similar lengths, the same number of batches on every
-        rank."""
+    def _whole(self, split: str, limit: int, evenly: bool = True, needs_text: bool = False) -> DataLoader:
+        """Return whole recordings, each once, in batches of similar lengths; `evenly`: the same number of batches on
+        every rank."""
         index = self._index(split)
         chosen = np.array(chosen_rows(index.keys, limit))
         most_samples = self.evaluation_batch_seconds * self.sample_rate
@@ -334,6 +337,9 @@ class AudioDataModule(L.LightningDataModule):
         )
         batches = [[(int(chosen[place]), 0) for place in batch] for batch in batches]
         num_ranks = self.trainer.world_size
-        rows = self._rows(index, 0, needs_text=needs_text, keeps_batches=num_ranks > 1)
-        batches = shared_evenly(batches, num_ranks)
+        rows = self._rows(index, 0, needs_text=needs_text, keeps_batches=evenly and num_ranks > 1)
+        if evenly:
+            batches = shared_evenly(batches, num_ranks)
+        elif batches:
+            batches = halved_until(batches, num_ranks)
         return evaluation_loader(rows, batches, self.trainer.global_rank, num_ranks, self.num_workers)

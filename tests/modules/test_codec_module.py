@@ -97,7 +97,7 @@ def loaders(shards, num_ranks, which="val", **settings):
     found = []
     for rank in range(num_ranks):
         data = AudioDataModule(shards, validation_split="train", predict_splits=["train"], **settings)
-        data.trainer = type("Trainer", (), {"global_rank": rank, "world_size": num_ranks})()
+        data.trainer = type("Trainer", (), {"global_rank": rank, "world_size": num_ranks, "callbacks": []})()
         made = getattr(data, f"{which}_dataloader")()
         found.append([batch.keys for batch in (made[0] if which == "predict" else made)])
     return found
