@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,6 +54,9 @@ def merge_units(
     for unit in set(plan.units) - set(needed):  # done by a process that did not know that the hours were reached
         for path in units.folder.glob(f"*/{unit}*.tar"):
             path.unlink()
+    for path in units.folder.glob("*/*.tar"):
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
     write_whole(units.folder / "CREDITS.txt", printable(credits))
     return judge(units.folder, settings, first_examples(refused))
 

@@ -13,8 +13,8 @@ export OMP_NUM_THREADS=1
 "$PYTHON" -m studies.corpora.kills prepare
 "$PYTHON" -m studies.corpora.kills tokenise --num_tars 60 --recordings_per_tar 12
 "$PYTHON" -m studies.corpora.processes
-"$PYTHON" -m benchmarks.preparation --num_files 200 \
+"$PYTHON" -m benchmarks.preparation --num_files 2500 --samples_per_unit 200 --rounds 2 \
     --json studies/corpora/preparation.json
-"$PYTHON" -m benchmarks.corpus_tokenising --scale 0.5 --num_files 4 --longest_seconds 5 --batch_size 0 --num_threads 1 \
-    --clock cpu --json studies/corpora/tokenising.json
+OMP_NUM_THREADS=2 "$PYTHON" -m benchmarks.corpus_tokenising --scale 0.25 --num_files 8 --longest_seconds 5 --batch_size 0 \
+    --num_processes 2 --json studies/corpora/tokenising.json
 "$PYTHON" -m studies.corpora.collect
