@@ -128,6 +128,7 @@ def _prepare(
         else:
             work.do_all(mine, share[1] == 1, progress)
     if (splits := _prepared_splits(units.folder, settings, sources)) is not None:
+        units.remove()
         return splits  # another process has merged all meanwhile
     needed = EnoughUnits(units, list(plan.units), settings).needed()
     left = [unit for unit in needed if not units.is_done(unit)]
