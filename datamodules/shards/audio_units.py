@@ -67,7 +67,14 @@ class AudioUnits:
         work_through(self.units, units, lambda unit: self.do(unit, control), waits, enough.needs, control.stops)
 
     def do(self, unit: str, control: Control) -> None:
-        """Do one unit; if `control` stops it, nothing of it is kept."""
+        """Do one unit; nothing of it is kept if `control` stops it, or if the job has been merged without it."""
+        try:
+            self._do(unit, control)
+        except FileNotFoundError:
+            if self.units.plan_path.is_file():
+                raise
+
+    def _do(self, unit: str, control: Control) -> None:
         result = UnitResult()
         with UnitTars(self.units, unit, self.settings.samples_per_shard) as tars:
             writer = UnitWriter(self.settings, self.units, tars, result)
@@ -136,7 +143,8 @@ class UnitWriter:
             self.result.skipped.append((found.key, reason))
             self._keep_example(reason, found, samples)
             return 0.0
-        self._add(found, samples, {**measures, **found.scores}, item, source)
+        scores = {f"published_{name}" if name in measures else name: score for name, score in found.scores.items()}
+        self._add(found, samples, {**measures, **scores}, item, source)
         return len(samples) / self.settings.sample_rate
 
     def _add(

@@ -157,7 +157,7 @@ def _listed(source: ListedSource, number: int, keys: UsedKeys, skipped: list[tup
         if reason:
             skipped.append((printable(key), reason))
         else:
-            # `own` keeps the split independent of the other sources.
+            # `own_key` keeps the split independent of the other sources.
             found.append(Planned(number, key, replace(item, more={**item.more, "own_key": own_key})))
     return found
 
@@ -219,7 +219,7 @@ def rule_of_containers(source: ListedSource, first: Item) -> HoldOutRule:
 def held_out_group(rule: str, source: ListedSource, item: Item, key: str) -> str:
     """What is held out together with this recording: all of its speaker, all of its text, or itself alone."""
     if rule == "speaker" and item.speaker:
-        return f"{source.source_name}/{item.speaker}"
+        return printable(f"{source.source_name}/{item.speaker}")
     if rule in ("speaker", "text") and (words := comparable(item.text)):
         return words
     return key
@@ -231,7 +231,7 @@ def split_of_member(rule: HoldOutRule, source: ListedSource, item: Item, key: st
 
 
 def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode(errors="surrogateescape")).digest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
 
 
 def printable(value: Any) -> str:

@@ -202,7 +202,7 @@ def check_name(name: str) -> None:
 def plain_key(name: str) -> str:
     """Reduce a name to ASCII letters, digits, `-` and `_`; a changed name gets a hash, because two may become equal."""
     plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)
-    digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
     return plain if plain == name else f"{plain}-{digest[:8]}"
 
 

@@ -1,6 +1,7 @@
 """What a preparation holds out, and what it leaves out when all recordings are known."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,3 +114,21 @@ def test_a_key_of_a_stream_that_is_listed_elsewhere_is_left_out(tmp_path):
     index = prepare_audio_shards(sources, tmp_path / "shards", 16000, "wav")["train"]
     assert sorted(index.keys.tolist()) == ["x", "y"]
     assert index.report["left_out"] == {"another recording has this key": 1}
+
+
+class Broken(FolderSource):
+    """A list of JSON may hold halves of characters, and published scores of any name."""
+
+    def items(self):
+        for number, item in enumerate(super().items()):
+            yield replace(item, speaker=f"\ud800{number}", scores={"seconds": 9.0, "mos": 1.0})
+
+
+def test_half_characters_and_scores_named_as_measures(tmp_path):
+    """Guards against one damaged line that ends a listing, and a published length taken for the measured one."""
+    folder = spoken(tmp_path / "own", {f"x{number}": f"text {number}" for number in range(25)})
+    indices = prepare_audio_shards([Broken(folder)], tmp_path / "shards", 16000, "wav")
+    assert indices.keys() == {"train", "held_out"}
+    for index in indices.values():
+        assert index.measures["seconds"].max() < 1 and set(index.measures["published_seconds"]) == {9.0}
+        assert set(index.measures["mos"]) == {1.0}
