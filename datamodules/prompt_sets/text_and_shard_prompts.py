@@ -1,5 +1,6 @@
-"""PromptDataModule: texts to speak, read from shards for a sweep or given on the command line."""
+"""PromptDataModule: texts to speak, read from shards for a sweep, from a table, or given on the command line."""
 
+import csv
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,13 +69,27 @@ class PromptPlan:
         return Prompt(key, text, language, wanted, reference, told_speaker=self.speaker)
 
 
-def first_batch(items: list[PromptBatch]) -> PromptBatch:
-    (batch,) = items
-    return batch
+def listed_prompts(path: Path, speaker: str, language: str | None) -> list[Prompt]:
+    """Prompts of a CSV with the columns key, language and text; others are ignored. A relative path may be one in the
+    repository. `language` replaces the column.
+
+    Raises FileNotFoundError; ValueError if a column is missing, a key stands twice, or a key or text is empty.
+    """
+    path = path if path.exists() else Path(__file__).resolve().parents[2] / path  # under another `--root`
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    if not rows or not {"key", "language", "text"} <= rows[0].keys():
+        raise ValueError(f"Expected `text_file` with rows of the columns key, language and text, but got {path}.")
+    keys = [row["key"] for row in rows]
+    if wrong := [row["key"] for row in rows if not row["key"] or not row["text"] or keys.count(row["key"]) > 1]:
+        raise ValueError(
+            f"Expected `text_file` with different keys and with texts, but got {sorted(set(wrong))} in {path}."
+        )
+    return [Prompt(row["key"], row["text"], row["language"] if language is None else language, speaker) for row in rows]
 
 
 class PromptDataModule(L.LightningDataModule):
-    """Prompts for `test` (sets read from shards) and `predict` (`text` from the command line).
+    """Prompts for `test` (sets read from shards) and `predict` (`text` from the command line, or `text_file`).
 
     Args:
         prompt_format: Layout of text and codes; linked to the model.
@@ -85,8 +100,9 @@ class PromptDataModule(L.LightningDataModule):
         batch_size: Prompts per batch.
         text: Text that `predict` speaks.
         speaker, language: Values given to the model, for a prompt format that uses them. None: those of each recording
-            in the shards, and in `predict` no speaker and "en". Another speaker than the recording's removes the
-            reference of a set's prompts; "" gives none.
+            in the shards, and in `predict` no speaker and "en" or the language in `text_file`. Another speaker than the
+            recording's removes the reference of a set's prompts; "" gives none.
+        text_file: Texts that `predict` speaks, in place of `text`: a CSV with the columns key, language and text.
     """
 
     def __init__(
@@ -100,11 +116,12 @@ class PromptDataModule(L.LightningDataModule):
         text: str | None = None,
         speaker: str | None = None,
         language: str | None = None,
+        text_file: Path | None = None,
     ) -> None:
         super().__init__()
         self.prompt_format, self.audio_folder, self.token_folder = prompt_format, audio_folder, token_folder
         self.prompt_sets, self.num_prompts, self.batch_size = prompt_sets or {}, num_prompts, batch_size
-        self.text, self.speaker, self.language = text, speaker, language
+        self.text, self.speaker, self.language, self.text_file = text, speaker, language, text_file
         if isinstance(num_prompts, list) and len(num_prompts) != len(self.prompt_sets):
             raise ValueError(
                 f"Expected one of `num_prompts` for each of the prompt sets {list(self.prompt_sets)}, "
@@ -122,14 +139,20 @@ class PromptDataModule(L.LightningDataModule):
         return [self._set(split, number) for split, number in zip(self.prompt_sets.values(), numbers, strict=True)]
 
     def predict_dataloader(self) -> DataLoader:
-        if not self.text:
-            raise ValueError('Expected `text`, but got none: give --data.init_args.text "four two".')
+        prompts = self._texts()
+        for prompt in prompts:
+            # Fails early for text that the tokenizer cannot represent.
+            self.prompt_format.prompt_tokens(*prompt.told)
+        return DataLoader(prompts, batch_size=self.batch_size, collate_fn=PromptBatch)
+
+    def _texts(self) -> list[Prompt]:
+        if bool(self.text) == (self.text_file is not None):
+            given = "none" if not self.text else "both"
+            raise ValueError(f'Expected `text` or `text_file`, but got {given}: give --data.init_args.text "four two".')
+        if self.text_file is not None:
+            return listed_prompts(Path(self.text_file), self.speaker or "", self.language)
         key = "text-" + hashlib.sha256(self.text.encode()).hexdigest()[:8]
-        language = "en" if self.language is None else self.language
-        prompt = Prompt(key, self.text, language, self.speaker or "")
-        # Fails early for text that the tokenizer cannot represent.
-        self.prompt_format.prompt_tokens(*prompt.told)
-        return DataLoader([PromptBatch([prompt])], batch_size=1, collate_fn=first_batch)
+        return [Prompt(key, self.text, "en" if self.language is None else self.language, self.speaker or "")]
 
     def _set(self, split: str, number: int) -> DataLoader:
         audio = ShardIndex.load(Path(self.audio_folder) / split, "audio")
