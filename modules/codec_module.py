@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from modules.batches import AudioBatch, CodePrediction
 from modules.checkpoint_files import read_checkpoint
+from modules.codec.formats.checkpoints import CodecCheckpoint, describe_resumed
+from modules.codec.formats.weights import fill
 from modules.codec.generator import CodecGenerator, Resynthesis, check_input_rate
 from modules.codec.streaming import EncodeWindow, encode_batch_in_windows
 from modules.codec.training.discriminators import DiscriminatorEnsemble, discriminator_windows
@@ -44,7 +46,7 @@ class CodecModule(L.LightningModule):
     counted; too many in a row end the run.
 
     Args:
-        generator: Encoder, quantizer and decoder.
+        generator: Encoder, quantizer and decoder; None beside `pretrained`.
         discriminator: forward(audio_BT) -> DiscriminatorOutput.
         reconstruction_loss: forward(generated_BT, target_BT, num_samples_B) -> scalar, the term `mel`. For `val/mel`:
             `distances` of the same arguments -> MelDistances, and `num_resolutions`.
@@ -65,11 +67,22 @@ class CodecModule(L.LightningModule):
             memory.
         family_weights: Weights of the adversarial and feature matching losses of each family of discriminators
             (multi_period, multi_resolution), within the terms of `loss_weights`; 1 for those not named.
+        pretrained: A codec to start from, in place of `generator`: its sizes are those of its file, which holds the
+            discriminators and the semantic decoder of its training, or they start anew. The file is read once:
+            checkpoints describe and hold the codec.
+        decoder_only: Train only what follows the quantizer. Codes and the codec's fingerprint stay, and with them token
+            shards and language models.
+
+    Raises:
+        ValueError: Neither `generator` nor `pretrained`; `decoder_only` with a semantic decoder, which then teaches
+            nothing; weights in the file of `pretrained` that do not fit the networks here.
     """
+
+    generator: CodecGenerator
 
     def __init__(
         self,
-        generator: CodecGenerator,
+        generator: CodecGenerator | None,
         discriminator: nn.Module,
         reconstruction_loss: nn.Module,
         optimizer: OptimizerCallable,
@@ -86,12 +99,18 @@ class CodecModule(L.LightningModule):
         compile_backend: str | None = None,
         encode_window: EncodeWindow | None = None,
         family_weights: dict[str, float] | None = None,
+        pretrained: CodecCheckpoint | None = None,
+        decoder_only: bool = False,
     ) -> None:
         super().__init__()
         check_families(discriminator, family_weights)
+        check_start(generator, pretrained, decoder_only, semantic_decoder)
         self.save_hyperparameters()
         self.automatic_optimization = False
-        self.generator, self.discriminator, self.reconstruction_loss = generator, discriminator, reconstruction_loss
+        self.discriminator, self.reconstruction_loss = discriminator, reconstruction_loss
+        self.pretrained, self.decoder_only = pretrained, decoder_only
+        if generator is not None and pretrained is None:
+            self._hold(generator)
         self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
         self.scheduler, self.discriminator_scheduler = scheduler, discriminator_scheduler
         self.loss_weights, self.gradient_clip = loss_weights, gradient_clip
@@ -102,8 +121,37 @@ class CodecModule(L.LightningModule):
         self.val_mel = PooledMean(reconstruction_loss.num_resolutions)
         self._updates = {name: GuardedUpdates(name) for name in ("generator", "discriminator")}
 
+    def _hold(self, generator: CodecGenerator) -> None:
+        self.generator = generator
+        if self.decoder_only:
+            generator.keep_codes()
+
+    def _take_pretrained(self) -> None:
+        """Take the codec of the checkpoint that is about to be restored, or else of `pretrained`: once."""
+        if self.pretrained is None:
+            return
+        resumed = self._trainer.ckpt_path if self._trainer is not None else None
+        stored = self.pretrained.read() if resumed is None else describe_resumed(Path(resumed))
+        self._hold(stored.generator)
+        taken = ["the codec"]
+        for name, network in (("discriminator", self.discriminator), ("semantic_decoder", self.semantic_decoder)):
+            start = f"{name}."
+            held = [key for key in stored.networks if key.startswith(start)]
+            weights = {key.removeprefix(start): stored.networks[key] for key in held}
+            if network is not None and weights:
+                fill(network, weights, [], self.pretrained.path)
+                taken.append(f"`{name}`")
+        if resumed is None and self.global_rank == 0:
+            print(f"taken from {self.pretrained.path}: {', '.join(taken)}", flush=True)
+        if "_instantiator" not in self.hparams:  # built in Python: objects, with which a checkpoint cannot be loaded
+            self.hparams.clear()
+        self.hparams.update(generator=stored.description, pretrained=None)
+        self.pretrained = None
+
     def configure_model(self) -> None:
-        """Shard the networks if there is a device mesh (ModelParallelStrategy): FSDP2, one unit each."""
+        """Take the codec to start from. Shard the networks if there is a device mesh (ModelParallelStrategy): FSDP2,
+        one unit each."""
+        self._take_pretrained()
         if self.device_mesh is None or self._sharded:
             return
         check_sharding(self.compile_backend, self.trainer.callbacks)
@@ -114,7 +162,7 @@ class CodecModule(L.LightningModule):
 
     def _generator_weights(self) -> list[nn.Parameter]:
         decoder = self.semantic_decoder.parameters() if self.semantic_decoder is not None else ()
-        return list(chain(self.generator.parameters(), decoder))
+        return [weight for weight in chain(self.generator.parameters(), decoder) if weight.requires_grad]
 
     def configure_optimizers(self) -> Any:
         generator = self.optimizer(self._generator_weights())
@@ -124,6 +172,7 @@ class CodecModule(L.LightningModule):
         return [generator, discriminator], schedulers
 
     def setup(self, stage: str) -> None:
+        self._take_pretrained()
         check_input_rate(self.generator, getattr(self.trainer, "datamodule", None))
         if stage != "fit":
             return
@@ -282,6 +331,19 @@ def check_sharding(compile_backend: str | None, callbacks: Sequence[L.Callback])
         raise ValueError(
             "Expected no average of weights (EMAWeightAveraging) under ModelParallelStrategy, but got one: "
             "sharded weights cannot be copied. Train with `strategy: ddp_find_unused_parameters_true`, or without."
+        )
+
+
+def check_start(
+    generator: CodecGenerator | None, pretrained: CodecCheckpoint | None, decoder_only: bool, semantic: nn.Module | None
+) -> None:
+    """Raises ValueError without a codec, and for a semantic decoder that would teach nothing."""
+    if generator is None and pretrained is None:
+        raise ValueError("Expected `generator`, a new codec, or `pretrained`, one to start from, but got neither.")
+    if decoder_only and semantic is not None:
+        raise ValueError(
+            "Expected no `semantic_decoder` with `decoder_only`, but got one: it teaches encoder and quantizer, which "
+            "stay as they are. Leave one of the two out."
         )
 
 

@@ -5,8 +5,11 @@ Shapes: B batch, T samples, S frames, C channels.
 
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Self
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -65,6 +68,21 @@ class CodecGenerator(nn.Module):
                 raise ValueError(f"Expected the codec's part {type(part).__name__} to have `{name}`, but got none.")
         self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder
         self.bridge = nn.Linear(encoder.channels, decoder.channels)
+        self._keeps_codes = False
+
+    def keep_codes(self) -> None:
+        """Freeze encoder and quantizer, and with them codes and `fingerprint`: no gradient, always in evaluation
+        mode."""
+        self._keeps_codes = True
+        for part in (self.encoder, self.quantizer):
+            part.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self._keeps_codes:
+            self.encoder.eval()
+            self.quantizer.eval()
+        return self
 
     @property
     def facts(self) -> CodecFacts:
@@ -101,8 +119,9 @@ class CodecGenerator(nn.Module):
         `semantic_BSC`: precomputed states of the frozen speech encoder, if the data contains them (AudioBatch).
         """
         known = () if semantic_BSC is None else (semantic_BSC,)
-        encoded = self.encoder(audio_BT, num_samples_B, *known)
-        quantized = self.quantizer(encoded.latent_BSC)
+        with torch.no_grad() if self._keeps_codes else nullcontext():
+            encoded = self.encoder(audio_BT, num_samples_B, *known)
+            quantized = self.quantizer(encoded.latent_BSC)
         decoded = self.decoder(self.bridge(quantized.latent_BSC), encoded.num_frames_B)
         num_samples = -(-audio_BT.shape[-1] * self.decoder.sample_rate // self.encoder.sample_rate)
         if decoded.shape[-1] < num_samples:  # encoders that run items by length return the longest item's frames

@@ -173,12 +173,12 @@ def resumed(path: Path, rank: int, num_ranks: int) -> dict[str, torch.Tensor]:
     return whole(module)
 
 
-def run_training(folder: Path, kind: str, command: list[str]) -> list[dict[str, torch.Tensor]]:
+def run_training(folder: Path, kind: str, command: list[str], file: str = __file__) -> list[dict]:
     """Weights of each rank. In separate processes: the state left by other tests changes the last digits."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment |= {"HF_HUB_OFFLINE": "1"}
     process = subprocess.run(
-        [sys.executable, *command, __file__, kind, str(folder)],
+        [sys.executable, *command, file, kind, str(folder)],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert process.returncode == 0, process.stdout + process.stderr

@@ -1,6 +1,8 @@
 """Codec files in foreign formats: the authors' naming, and checkpoints of the command line."""
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from modules.codec.parts.snake import kaiser_sinc_filter
 
@@ -102,3 +104,79 @@ def lightning_checkpoint(codec, path):
     state = {f"generator.{name}": tensor for name, tensor in codec.state_dict().items()}
     state["discriminator.x"] = torch.zeros(1)
     torch.save({"hyper_parameters": {"generator": description}, "state_dict": state}, path)
+
+
+class ReleasedDiscriminators(nn.Module):
+    """The two discriminators of X-codec2's training under the names of its checkpoint, without weight norm, written
+    independently of ours; forward(audio_BT) -> score maps."""
+
+    def __init__(self, periods: list[int], period_channels: list[int], fft_sizes: list[int], channels: list[int]):
+        super().__init__()
+        self.periods, self.fft_sizes = periods, fft_sizes
+        self.discriminator, self.spec_discriminator = nn.Module(), nn.Module()
+        self.discriminator.discriminators = nn.ModuleList(self._period(period_channels) for _ in periods)
+        discs = {f"disc_{number}": self._spectral(channels) for number in range(len(fft_sizes))}
+        self.spec_discriminator.model = nn.ModuleDict(discs)
+
+    @staticmethod
+    def _period(channels: list[int]) -> nn.Module:
+        one, widths = nn.Module(), [1, *channels]
+        strides = [3] * (len(channels) - 1) + [1]
+        one.convs = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(before, after, (5, 1), (stride, 1), (2, 0)), nn.LeakyReLU(0.1))
+            for before, after, stride in zip(widths, channels, strides, strict=False)
+        )
+        one.output_conv = nn.Conv2d(channels[-1], 1, (2, 1), 1, (1, 0))
+        return one
+
+    @staticmethod
+    def _spectral(channels: list[int]) -> nn.Module:
+        one, widths = nn.Module(), [1, *channels]
+        layers = {}
+        for number, (before, after) in enumerate(zip(widths, channels, strict=False)):
+            strided = number < len(channels) - 1
+            convolution = nn.Conv2d(before, after, 5, 2, 2) if strided else nn.Conv2d(before, after, 3, 1, 1)
+            layers[f"layer_{number}"] = nn.Sequential(convolution, nn.LeakyReLU(0.2))
+        layers[f"layer_{len(channels)}"] = nn.Conv2d(channels[-1], 1, 3, 1, 1)
+        one.model = nn.ModuleDict(layers)
+        return one
+
+    def forward(self, audio_BT: torch.Tensor) -> list[torch.Tensor]:
+        scores = []
+        for period, one in zip(self.periods, self.discriminator.discriminators, strict=True):
+            x = F.pad(audio_BT[:, None], (0, -audio_BT.shape[1] % period), mode="reflect")
+            x = x.view(len(x), 1, -1, period)
+            for layer in one.convs:
+                x = layer(x)
+            scores.append(one.output_conv(x))
+        for size, one in zip(self.fft_sizes, self.spec_discriminator.model.values(), strict=True):
+            spectrum = torch.stft(audio_BT, size, size // 2, window=torch.hann_window(size), return_complex=True)
+            x = (spectrum.real.square() + spectrum.imag.square()).clamp(1e-7, 1e3).sqrt()[:, None]
+            for layer in one.model.values():
+                x = layer(x)
+            scores.append(x)
+        return scores
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The state as in the checkpoint: norm and direction apart."""
+        given = {}
+        for name, tensor in self.state_dict().items():
+            if name.endswith(".weight"):
+                given[f"{name}_v"] = 3 * tensor
+                given[f"{name}_g"] = tensor.flatten(1).norm(dim=1)[:, None, None, None]
+            else:
+                given[name] = tensor
+        return given
+
+
+def released_semantic_decoder(in_channels: int, channels: int) -> dict[str, torch.Tensor]:
+    """fc_post_s and SemanticDecoder_module of a released checkpoint, random."""
+    shapes = {"initial_conv.weight": 3, "final_conv.weight": 3}
+    shapes |= {
+        f"residual_blocks.{number}.{leaf}": size for number in (1, 3) for leaf, size in (("weight", 3), ("bias", 0))
+    }
+    given = {
+        f"SemanticDecoder_module.{name}": 0.1 * torch.randn((channels, channels, size) if size else (channels,))
+        for name, size in shapes.items()
+    }
+    return given | {"fc_post_s.weight": torch.randn(channels, in_channels), "fc_post_s.bias": torch.randn(channels)}

@@ -6,21 +6,43 @@ Shapes: B batch, T samples, S frames.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from modules.api import CodecFacts
+from modules.checkpoint_files import SHARDS_METADATA
 from modules.codec.formats.released import load_released
+from modules.codec.formats.tensor_names import training_networks
 from modules.codec.formats.transformers_folder import load_transformers, save_transformers
 from modules.codec.formats.weights import fill, local_path, read_folder, read_tensors
+from modules.codec.formats.xcodec2 import describe_xcodec2, shape_of
 from modules.codec.generator import CodecGenerator
 from modules.described import instantiate
 
 PREFIX = "generator."
+TRAINING_NETWORKS = "discriminator.", "semantic_decoder."
+
+
+@dataclass(frozen=True)
+class StoredCodec:
+    """What a file holds of a codec.
+
+    Attributes:
+        generator: As it is trained: in training mode, with gradients.
+        description: Of `generator`, as a checkpoint of CodecModule has it: {class_path, init_args}.
+        networks: Weights of the other networks of its training, by their names in CodecModule: `discriminator.*`,
+            `semantic_decoder.*`. Files for use alone have none.
+    """
+
+    generator: CodecGenerator
+    description: dict[str, Any]
+    networks: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class CodecCheckpoint:
@@ -38,6 +60,10 @@ class CodecCheckpoint:
     def load(self) -> CodecGenerator:
         """The codec itself, on the CPU. Raises as load_codec."""
         return load_codec(self.path, self.semantic_model)
+
+    def read(self) -> StoredCodec:
+        """The codec and what its training needs, on the CPU. Raises as load_codec."""
+        return read_codec(self.path, self.semantic_model)
 
     @cached_property
     def generator(self) -> CodecGenerator:
@@ -85,16 +111,23 @@ def load_codec(path: Path | str, semantic_model: str | None = None) -> CodecGene
     Raises FileNotFoundError where there is nothing, ValueError where it is no codec, or where a tensor is missing, is
     surplus, has another shape or would not be used.
     """
+    return _frozen(read_codec(path, semantic_model).generator)
+
+
+def read_codec(path: Path | str, semantic_model: str | None = None) -> StoredCodec:
+    """As load_codec, for training: the codec with gradients, its description and the other networks of the file."""
     path = local_path(Path(path))
     content = read_folder(path) if path.is_dir() else read_tensors(path)
     if "generator" in content.get("hyper_parameters", {}):
-        return load_generator(path)
+        return _read_ours(content, path)
     tensors = content.get("state_dict", content)
     # By the tensors' names alone: the released folder's config.json claims the type of transformers' own.
     if any(key.startswith("CodecEnc.") for key in tensors):
-        return _frozen(load_released(tensors, path, semantic_model))
+        codec = load_released(tensors, path, semantic_model)
+        return StoredCodec(codec, describe_xcodec2(shape_of(codec)), training_networks(tensors))
     if any(key.startswith("acoustic_encoder.") for key in tensors):
-        return _frozen(load_transformers(path if path.is_dir() else path.parent, tensors))
+        codec = load_transformers(path if path.is_dir() else path.parent, tensors)
+        return StoredCodec(codec, describe_xcodec2(shape_of(codec)))
     raise ValueError(
         f"Expected a checkpoint of CodecModule, a released X-codec2 or NeuCodec, or the folder of transformers' "
         f"Xcodec2Model or NeuCodecModel at `{path}`, but it describes no generator and holds no such tensors."
@@ -106,18 +139,30 @@ def load_generator(path: Path) -> CodecGenerator:
 
     Raises FileNotFoundError where there is no file, ValueError where it is no codec or a tensor is missing or surplus.
     """
-    checkpoint = read_tensors(Path(path))
+    return _frozen(_read_ours(read_tensors(Path(path)), path).generator)
+
+
+def describe_resumed(path: Path) -> StoredCodec:
+    """The codec that a checkpoint of CodecModule describes, or the folder of its shards: its weights are not read.
+
+    Raises FileNotFoundError where there is no file, ValueError where it describes none.
+    """
+    return _described(read_tensors(path / SHARDS_METADATA if path.is_dir() else path), path)
+
+
+def _described(checkpoint: Mapping[str, Any], path: Path) -> StoredCodec:
     description = checkpoint.get("hyper_parameters", {}).get("generator")
     if description is None:
         raise ValueError(f"Expected a checkpoint of CodecModule at `{path}`, but it describes no generator.")
-    weights = {
-        name.removeprefix(PREFIX): tensor
-        for name, tensor in checkpoint["state_dict"].items()
-        if name.startswith(PREFIX)
-    }
-    generator = instantiate(description, "modules.codec", nn.Module)
-    fill(generator, weights, [], path)
-    return _frozen(generator)
+    return StoredCodec(instantiate(description, "modules.codec", nn.Module), description)
+
+
+def _read_ours(checkpoint: Mapping[str, Any], path: Path) -> StoredCodec:
+    """The codec of a CodecModule checkpoint's content."""
+    stored, state = _described(checkpoint, path), checkpoint["state_dict"]
+    weights = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
+    fill(stored.generator, weights, [], path)
+    return replace(stored, networks={name: state[name] for name in state if name.startswith(TRAINING_NETWORKS)})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -113,6 +113,30 @@ def from_released(tensors: Tensors, num_semantic_layers: int) -> tuple[dict[str,
     return kept, surplus
 
 
+def training_networks(tensors: Tensors) -> dict[str, Tensor]:
+    """The discriminators and the semantic decoder of a released training's checkpoint, by their names in CodecModule;
+    empty where there are none.
+
+    Discriminators are an ensemble of the multi-period and the multi-resolution one, in this order.
+    """
+    adapter = {row[RELEASED].partition(".")[2]: row[OURS].rpartition(".")[2] for row in FIXED[:4]}
+    found = {}
+    for key, tensor in tensors.items():
+        plain = _plain_key(key)
+        if match := re.match(r"discriminator\.discriminators\.(\d+)\.convs\.(\d+)\.0\.(.+)", plain):
+            found[f"discriminator.discriminators.0.stacks.{match[1]}.layers.{match[2]}.{match[3]}"] = tensor
+        elif match := re.match(r"discriminator\.discriminators\.(\d+)\.output_conv\.(.+)", plain):
+            last = _count_layers(tensors, rf"discriminator\.discriminators\.{match[1]}\.convs\.(\d+)\.")
+            found[f"discriminator.discriminators.0.stacks.{match[1]}.layers.{last}.{match[2]}"] = tensor
+        elif match := re.match(r"spec_discriminator\.model\.disc_(\d+)\.model\.layer_(\d+)\.(?:0\.)?(.+)", plain):
+            found[f"discriminator.discriminators.1.stacks.{match[1]}.layers.{match[2]}.{match[3]}"] = tensor
+        elif match := re.match(r"fc_post_s\.(.+)", plain):
+            found[f"semantic_decoder.project.{match[1]}"] = tensor
+        elif match := re.match(r"SemanticDecoder_module\.(.+)\.(\w+)$", plain):
+            found[f"semantic_decoder.adapter.{adapter.get(match[1], match[1])}.{match[2]}"] = tensor
+    return found
+
+
 def from_transformers(tensors: Tensors, num_heads: int) -> tuple[dict[str, Tensor], list[str]]:
     """transformers' tensors by our names, and the keys that have no place."""
     joined = dict(tensors)
@@ -174,6 +198,11 @@ def _count(tensors: Tensors, naming: int, part: int) -> int:
     numbers = {int(match[1]) for key in tensors if (match := re.match(re.escape(base) + r"(\d+)\.", key))}
     # Number 0 of the released blocks is the first convolution.
     return max(numbers, default=-1) + 1 - (part == 0 and naming == RELEASED)
+
+
+def _count_layers(tensors: Tensors, pattern: str) -> int:
+    """One more than the largest number in the keys that begin with a pattern."""
+    return max((int(match[1]) for key in tensors if (match := re.match(pattern, key))), default=-1) + 1
 
 
 def _plain_key(key: str) -> str:

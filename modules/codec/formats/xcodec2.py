@@ -3,6 +3,7 @@
 Zhen Ye et al., arXiv 2502.04128; NeuCodec is X-codec2 with a 24 kHz decoder.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from modules.codec.parts.quantizers import Xcodec2Quantizer
 from modules.codec.parts.semantic_encoder import SemanticEncoder
 from modules.codec.parts.semantic_fusion import SemanticAcousticEncoder, SemanticAdapter
 from modules.codec.parts.transformer_decoder import TransformerDecoder
+from modules.described import instantiate
 
 
 @dataclass(frozen=True)
@@ -53,26 +55,52 @@ class Xcodec2Shape:
 
 def build_xcodec2(shape: Xcodec2Shape) -> CodecGenerator:
     """The codec with random weights."""
-    acoustic = AcousticEncoder(shape.sample_rate, shape.strides, shape.base_channels, shape.channels, shape.weight_norm)
-    semantic = SemanticEncoder(
-        KaldiFilterBank(shape.edge_padding),
-        shape.semantic_layers,
-        shape.semantic_channels,
-        shape.semantic_model,
-        shape.semantic_config,
-        acoustic.hop_length,
+    codec: CodecGenerator = instantiate(describe_xcodec2(shape), "modules.codec", nn.Module)
+    return codec
+
+
+def describe_xcodec2(shape: Xcodec2Shape) -> dict[str, Any]:
+    """The codec as a checkpoint of CodecModule describes it: {class_path, init_args}, plain data."""
+    hop_length = math.prod(shape.strides)
+    acoustic = _described(
+        AcousticEncoder,
+        sample_rate=shape.sample_rate,
+        strides=list(shape.strides),
+        base_channels=shape.base_channels,
+        channels=shape.channels,
+        weight_norm=shape.weight_norm,
     )
-    encoder = SemanticAcousticEncoder(acoustic, semantic, SemanticAdapter(shape.semantic_channels))
-    decoder = TransformerDecoder(
-        shape.output_sample_rate,
-        acoustic.hop_length * shape.output_sample_rate // shape.sample_rate,
-        shape.channels,
-        shape.num_layers,
-        shape.num_heads,
-        shape.hidden_channels,
+    semantic = _described(
+        SemanticEncoder,
+        front_end=_described(KaldiFilterBank, edge_padding=shape.edge_padding),
+        num_layers=shape.semantic_layers,
+        channels=shape.semantic_channels,
+        model=shape.semantic_model,
+        config=shape.semantic_config,
+        hop_length=hop_length,
+    )
+    decoder = _described(
+        TransformerDecoder,
+        sample_rate=shape.output_sample_rate,
+        hop_length=hop_length * shape.output_sample_rate // shape.sample_rate,
+        channels=shape.channels,
+        num_layers=shape.num_layers,
+        num_heads=shape.num_heads,
+        hidden_channels=shape.hidden_channels,
         dropout=shape.dropout,
     )
-    return CodecGenerator(encoder, Xcodec2Quantizer(encoder.channels, shape.levels), decoder)
+    adapter = _described(SemanticAdapter, channels=shape.semantic_channels)
+    joint_channels = shape.semantic_channels + shape.channels
+    return _described(
+        CodecGenerator,
+        encoder=_described(SemanticAcousticEncoder, acoustic=acoustic, semantic=semantic, adapter=adapter),
+        quantizer=_described(Xcodec2Quantizer, channels=joint_channels, levels=list(shape.levels)),
+        decoder=decoder,
+    )
+
+
+def _described(kind: type[nn.Module], **arguments: Any) -> dict[str, Any]:
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
 
 
 def shape_of(codec: CodecGenerator) -> Xcodec2Shape:
