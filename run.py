@@ -341,6 +341,9 @@ class SuiteCLI(LightningCLI):
                 if rank_zero_only.rank == 0:
                     source = kwargs["ckpt_path"] or "the first step: no checkpoint yet"
                     print(f"{subcommand} starts from {source}", flush=True)
+        if kwargs.get("ckpt_path") is not None and Path(kwargs["ckpt_path"]).exists():
+            # Known to `setup` and `configure_model`; Lightning sets a given one after them.
+            self.trainer.ckpt_path = kwargs.pop("ckpt_path")
         return kwargs
 
 
