@@ -342,8 +342,7 @@ class SuiteCLI(LightningCLI):
                     source = kwargs["ckpt_path"] or "the first step: no checkpoint yet"
                     print(f"{subcommand} starts from {source}", flush=True)
         if kwargs.get("ckpt_path") is not None and Path(kwargs["ckpt_path"]).exists():
-            # Known to `setup` and `configure_model`; Lightning sets a given one after them.
-            self.trainer.ckpt_path = kwargs.pop("ckpt_path")
+            self.trainer.ckpt_path = kwargs.pop("ckpt_path")  # known to `setup`; Lightning sets a given one later
         return kwargs
 
 
