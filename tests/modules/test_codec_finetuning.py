@@ -13,6 +13,7 @@ import pytest
 import soundfile
 import torch
 import torch.nn.functional as F
+import yaml
 from lightning.pytorch.strategies import ModelParallelStrategy
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
@@ -31,6 +32,7 @@ from modules.codec.training.discriminators import (
     MultiResolutionDiscriminator,
 )
 from modules.codec_module import CodecModule
+from modules.schedule import WarmupLinear
 from modules.tokeniser_module import CodecTokeniser
 from tests.modules.codec.test_formats import RELEASED_CONFIG
 from tests.modules.test_codec_parallel import Crops, build, run_training, sharding, trainer_of, whole
@@ -224,6 +226,21 @@ def test_all_is_trained_with_the_networks_of_the_released_training(
     started, ended = released.discriminators.tensors(), cli.model.discriminator.state_dict()
     bias = ended["discriminators.0.stacks.0.layers.0.bias"] - started["discriminator.discriminators.0.convs.0.0.bias"]
     assert 0 < bias.abs().max() < 1e-3, "four updates of 1e-4 at most from the released ones"
+
+
+def test_new_discriminators_learn_before_the_generator_moves() -> None:
+    """Guards against released weights that random discriminators spoil in the first updates."""
+    given = yaml.safe_load((CONFIGS / "codec.yaml").read_text())["model"]["init_args"]
+    moved = []
+    for name in ("scheduler", "discriminator_scheduler"):
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        schedule = WarmupLinear(optimizer, **given[name]["init_args"] | {"num_steps": 20000})
+        moved.append(0.0)
+        for _ in range(200):
+            moved[-1] += schedule.get_last_lr()[0]
+            optimizer.step()
+            schedule.step()
+    assert moved[0] < 0.005 * moved[1]
 
 
 def discriminators() -> DiscriminatorEnsemble:
