@@ -58,7 +58,8 @@ class InferenceScaling(Callback):
         codec: Decodes codes to audio.
         algorithm: The search. Its number of candidates is N; curves have n = 1, 2, 4, ... N.
         sampling: Sampling settings.
-        selectors: Verifiers that select. None judges its own selection (the same `model_hash` is the same verifier).
+        selectors: Verifiers that select. None judges its own selection (the same `model_hash` is the same verifier),
+            except with `self_judged`.
         judges: Verifiers that score the curves. Each also has the line "oracle (NAME)": selection by the judge itself.
         folder: The run's folder.
         seed: Seed of the candidates and of the bootstrap.
@@ -79,6 +80,8 @@ class InferenceScaling(Callback):
         more_models: modules.lm.saved_model.SavedModel: models to run everything with, in addition to the one under
             test. Each is loaded when needed and freed afterwards; tables and comparisons then name the models.
         model_name: Name of the model under test in tables, if there are others.
+        self_judged: Judges select too, and may steer. The lines in which the judge's own model selected or steered, as
+            in the Llasa paper's tables, are added under names that end in "(self-judged, as in the paper)".
 
     Raises:
         ValueError: Two different verifiers or two models have the same name, there is no judge, the codebook differs
@@ -107,6 +110,7 @@ class InferenceScaling(Callback):
         more_seeds: list[int] | None = None,
         more_models: list[SweptModel] | None = None,
         model_name: str = "under test",
+        self_judged: bool = False,
     ) -> None:
         for argument, value in (("prompts_per_group", prompts_per_group), ("decode_batch_size", decode_batch_size)):
             if value < 1:
@@ -119,6 +123,7 @@ class InferenceScaling(Callback):
         self.selectors = selectors
         self.judges = judges
         self.final_judges = final_judges or []
+        self.self_judged = self_judged
         self.folder = Path(folder)
         self.seed = seed
         self.name = name
@@ -142,9 +147,9 @@ class InferenceScaling(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate the settings before the first sample is drawn."""
         self.results, self._prompts = None, {}
-        self.panel = Panel(self.selectors, self.judges, self.final_judges)
+        self.panel = Panel(self.selectors, self.judges, self.final_judges, self.self_judged)
         for algorithm in self.algorithms:
-            check_selectors(algorithm, self.selectors)
+            check_selectors(algorithm, self.panel.selectors)
         for name, model in [(self.model_name, pl_module), *((model.name, model) for model in self.more_models)]:
             check_members(model, SpeechModel, f"the model {name},")
             try:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from modules.search.analysis.comparisons import SAME_FAMILY, Comparison, Resampling
+from modules.search.analysis.expected_best_of_n import SELF_JUDGED
 from modules.search.analysis.results import read_rows, write_rows
 
 logger = logging.getLogger(__name__)
@@ -43,8 +44,8 @@ def lines_of(rows: Sequence[Mapping[str, str]]) -> dict[tuple[Any, ...], dict[st
 def compare_models(
     reports: Mapping[str, Sequence[Mapping[str, str]]], seed: int = 0, num_resamples: int = 2000
 ) -> list[Comparison]:
-    """Compare models. `reports`: model name -> rows of its prompts.csv. The oracle is excluded. The `n` of a search
-    without a curve is that of the first model.
+    """Compare models. `reports`: model name -> rows of its prompts.csv. Omits the oracle and self-judged lines. The `n`
+    of a search without a curve is that of the first model.
 
     Raises ValueError if two models have different prompts: their difference would be that of the prompts.
     """
@@ -63,7 +64,7 @@ def compare_models(
                     f"but got others: {others[:3]}."
                 )
             about = next(iter(ours.values()))
-            if about["selector"].startswith("oracle ("):
+            if about["selector"].startswith("oracle (") or about["selector"].endswith(SELF_JUDGED):
                 continue
             search = (
                 f"{about.get('model', '')} {about['algorithm']} T={about['temperature']}: {about['selector']}".lstrip()

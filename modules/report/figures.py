@@ -20,7 +20,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, NullLoc
 
 from modules.api import Audio
 from modules.search.analysis.comparisons import selector_label, setting_label
-from modules.search.analysis.expected_best_of_n import CurvePoint
+from modules.search.analysis.expected_best_of_n import SELF_JUDGED, CurvePoint
 
 # Okabe and Ito's palette: distinguishable for colour-blind readers, and legible on white and on near-black.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -99,8 +99,8 @@ def curve_figure(
 ) -> Figure:
     """The curves of one prompt set and one judge: a line with its 95 % band per selector, over n on a log2 axis.
 
-    Random is flat and grey, the oracle dashed and labelled. With `as_error` the figure shows 1 - score.
-    `all_selectors` are those of all figures of a page, so that each keeps its colour.
+    Random is flat and grey, the oracle dashed, self-judged lines dotted; all are labelled. With `as_error` the figure
+    shows 1 - score. `all_selectors` are those of all figures of a page, so that each keeps its colour.
     """
     figure = Figure(figsize=(8.6, 3.9), layout="constrained", facecolor="none")
     panel = figure.subplots()
@@ -185,9 +185,10 @@ def _draw_costs(
 
 
 def selector_colours(selectors: Sequence[str]) -> dict[str, str]:
-    """Assign a colour to every selector, in order; baselines have none."""
-    coloured = [name for name in dict.fromkeys(selectors) if not is_baseline(name)]
-    return {name: PALETTE[place % len(PALETTE)] for place, name in enumerate(coloured)}
+    """Assign a colour to every selector, in order, also where it is self-judged; chance and the oracle have none."""
+    verifiers = {name: without_label(name) for name in selectors if name != "random" and not is_oracle(name)}
+    places = {name: place for place, name in enumerate(dict.fromkeys(verifiers.values()))}
+    return {name: PALETTE[places[verifier] % len(PALETTE)] for name, verifier in verifiers.items()}
 
 
 def is_oracle(selector: str) -> bool:
@@ -195,8 +196,17 @@ def is_oracle(selector: str) -> bool:
 
 
 def is_baseline(selector: str) -> bool:
-    """Check whether the line is a reference (random choice or the oracle) rather than a usable selector."""
-    return selector == "random" or is_oracle(selector)
+    """Check whether the line is a reference (random choice, the oracle, self-judged) rather than a result."""
+    return selector == "random" or is_oracle(selector) or is_self_judged(selector)
+
+
+def is_self_judged(selector: str) -> bool:
+    return selector.endswith(SELF_JUDGED)
+
+
+def without_label(selector: str) -> str:
+    """The verifier's name in a line's."""
+    return selector.removesuffix(f" {SELF_JUDGED}")
 
 
 def _draw_curve(panel: matplotlib.axes.Axes, curve: list[CurvePoint], colour: str | None, as_error: bool) -> None:
@@ -211,6 +221,8 @@ def _draw_curve(panel: matplotlib.axes.Axes, curve: list[CurvePoint], colour: st
     elif selector == "random":
         colour, label = RANDOM_COLOUR, "random choice"
         style |= {"marker": "None", "linewidth": 1.6}
+    elif is_self_judged(selector):
+        style |= {"linestyle": ":", "linewidth": 1.6}
     panel.plot(counts, scores, color=colour, label=label, **style)
     if not is_oracle(selector):
         panel.fill_between(counts, lows, highs, color=colour, alpha=0.07 if selector == "random" else 0.13, linewidth=0)

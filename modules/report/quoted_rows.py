@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modules.evaluation.quoted_table import EMPTY, QuotedTable, aligned
-from modules.report.figures import is_oracle
+from modules.report.figures import is_oracle, without_label
 from modules.search.analysis.comparisons import SAME_FAMILY, setting_label
-from modules.search.analysis.expected_best_of_n import CurvePoint
+from modules.search.analysis.expected_best_of_n import SELF_JUDGED, CurvePoint
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ def measured_rows(
     points: Sequence[CurvePoint],
     error_judges: frozenset[str],
 ) -> list[list[str]]:
-    """One row for chance at the smallest n and one per selector at the largest; none if no column matches."""
+    """One row for chance at the smallest n and one per selector at the largest; none if no column matches. A number
+    whose judge selected or steered is labelled in its cell, beside those of independent judges."""
     wanted = set(columns.values())
     rows: dict[str, dict[str, str]] = {}
     for point in points:
@@ -53,9 +54,10 @@ def measured_rows(
         wanted_n = min(counts) if point.selector == "random" else max(counts)
         if tag not in wanted or is_oracle(point.selector) or point.n != wanted_n:
             continue
-        label = f"measured: {setting_label(point)}: {point.selector}, n={point.n}"  # of all judges
+        label = f"measured: {setting_label(point)}: {without_label(point.selector)}, n={point.n}"  # of all judges
         number = f"{100 * (1 - point.score):.2f}" if point.judge in error_judges else f"{point.score:.3f}"
-        rows.setdefault(label, {})[tag] = f"{number} {SAME_FAMILY}" if point.shared_families else number
+        marks = [SAME_FAMILY] * bool(point.shared_families) + [SELF_JUDGED] * bool(point.self_judged)
+        rows.setdefault(label, {})[tag] = " ".join([number, *marks])
     return [
         [label, *(cells.get(columns.get(heading, ""), EMPTY) for heading in headings[1:])]
         for label, cells in rows.items()

@@ -24,6 +24,7 @@ from modules.report.figures import (
     inline_svg,
     is_baseline,
     is_oracle,
+    is_self_judged,
     mel_thumbnail,
     png_bytes,
 )
@@ -177,6 +178,7 @@ def report_page(report: ReportInput) -> str:
         has_disagreement=any(not math.isnan(row.disagreement) for row in report.results.over_optimisation),
         warnings=warnings_of(report.results),
         comparisons=most_telling(report.results.comparisons),
+        has_self_judged=any(is_self_judged(one.selector) for one in report.results.points),
         csv_rows=list(csv.DictReader(io.StringIO(report.curve_csv))),
     )
 

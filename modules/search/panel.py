@@ -7,6 +7,7 @@ from typing import Any
 
 from modules.api import Candidate, CombinesVerifiers, Prompt, Verifier, check_members, disagreement_name
 from modules.provenance import plain
+from modules.search.analysis.expected_best_of_n import SELF_JUDGED
 from modules.search.protocol import Trace
 
 
@@ -35,13 +36,19 @@ def chosen_index(candidates: Sequence[Candidate], selector_name: str) -> int:
 @dataclass(frozen=True)
 class Panel:
     """Selectors and judges of a sweep. `final_judges`: expensive judges that score only the first candidate and the
-    selected ones."""
+    selected ones. `self_judged`: judges select too, and the lines in which a judge's model selected or steered are
+    drawn, labelled SELF_JUDGED."""
 
     selectors: Sequence[Verifier]
     judges: Sequence[Verifier]
     final_judges: Sequence[Verifier] = ()
+    self_judged: bool = False
 
     def __post_init__(self) -> None:
+        if self.self_judged:
+            names = {one.facts.name for one in self.selectors}
+            added = [one for one in self.judges if one.facts.name not in names]
+            object.__setattr__(self, "selectors", [*self.selectors, *added])
         if not self.judges and not self.final_judges:
             raise ValueError("Expected at least one verifier in `judges` or `final_judges`, but got none.")
         known: dict[str, Any] = {}
@@ -51,7 +58,7 @@ class Panel:
             what = (facts.model_hash, plain(facts.settings))
             if known.setdefault(facts.name, what) != what:
                 raise ValueError(f"Expected `name` to be unique to one verifier, but got two called {facts.name!r}.")
-            if facts.name == "random" or facts.name.startswith("oracle ("):
+            if facts.name == "random" or facts.name.startswith("oracle (") or facts.name.endswith(SELF_JUDGED):
                 raise ValueError(f"Expected a verifier's `name` not to be a reserved line, but got {facts.name!r}.")
             if not math.isfinite(facts.worst_score):
                 raise ValueError(f"Expected `worst_score` of {facts.name} to be finite, but got {facts.worst_score}.")

@@ -94,10 +94,10 @@ class Resampling:
 
 def compare(points: Sequence[CurvePoint], seed: int, num_resamples: int = 2000) -> list[Comparison]:
     """Compare every pair of lines that share prompts, judge and n. The oracle is excluded, because it cannot be used in
-    practice, and so are pairs of one search at n = 1, where all its lines have the same candidate."""
+    practice, and so are self-judged lines, and pairs of one search at n = 1, where all lines have one candidate."""
     groups: dict[tuple[str, str, int], list[CurvePoint]] = {}
     for point in points:
-        if not point.selector.startswith("oracle ("):
+        if point.is_independent:
             groups.setdefault((point.prompt_set, point.judge, point.n), []).append(point)
     drawn = functools.cache(functools.partial(Resampling.draw, seed=seed, num_resamples=num_resamples))
     comparisons = []

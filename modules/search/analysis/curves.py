@@ -1,13 +1,16 @@
-"""The curves of a sweep: every selector under every judge with a different model, chance, and the oracle."""
+"""The curves of a sweep: every selector under every judge with a different model, chance, and the oracle. Lines whose
+judge took part in the selection are drawn on request, labelled."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import numpy as np
 
 from modules.api import Candidate, Cost, Transcribes, Verifier, models_of
 from modules.search.analysis.expected_best_of_n import (
+    SELF_JUDGED,
     CurvePoint,
     JudgedPrompt,
     candidate_counts,
@@ -24,16 +27,20 @@ from modules.search.panel import Panel, chosen_index
 from modules.search.protocol import SearchAlgorithm, Trace
 from modules.statistics import Resamples, bootstrap_interval, cluster_interval, difference_ends
 
+Weights = Callable[[int, int], np.ndarray]
+
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: its label, its selector (None: chance), whether it is an oracle, and the probability of each of a
-    prompt's candidates to be selected among n: `weights(index of the prompt, n) -> (N,)`."""
+    """One curve: its label, its selector (None: chance), the probability of each of a prompt's candidates to be
+    selected among n (`weights(index of the prompt, n) -> (N,)`), whether it is an oracle, and how its judge took part
+    (CurvePoint.self_judged)."""
 
     label: str
     selector: Verifier | None
-    weights: Callable[[int, int], np.ndarray]
+    weights: Weights
     is_oracle: bool = False
+    self_judged: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ class CurveCalculator:
         for judge in self.panel.judges:
             judged = self._judged(judge)
             for line in self._lines(judge, judged):
-                if line.selector is not None:
+                if line.selector is not None and not line.self_judged:
                     points += self._line_points(line, judge, judged, numbers, resamples)
         return points
 
@@ -115,19 +122,32 @@ class CurveCalculator:
         """Chance, every selector with other models than the judge's, and the oracle, which selects by the judge's
         metric.
 
-        Only the oracle if the judge has steered the search, since its candidates were already selected by the judge.
+        Only the oracle if the judge has steered the search, since its candidates were already selected by the judge;
+        with `panel.self_judged` the other selectors' lines too, labelled.
         """
         sizes = [len(trace.candidates) for trace in self.traces]
-        lines = [Line("random", None, lambda place, n: np.full(sizes[place], 1 / sizes[place]))]
+        chance = Line("random", None, lambda place, n: np.full(sizes[place], 1 / sizes[place]))
+        lines = [] if self._has_steered(judge) else [chance]
         for selector in self.panel.selectors:
-            if not models_of(selector) & models_of(judge):
-                scores_PN = [scores_of(trace.candidates, selector.facts.name) for trace in self.traces]
-                lines.append(Line(selector.facts.name, selector, self._weights_by(scores_PN)))
+            scores_PN = [scores_of(trace.candidates, selector.facts.name) for trace in self.traces]
+            lines += self._selector_lines(selector, judge, self._weights_by(scores_PN))
         metrics_PN = [prompt.metric_N for prompt in judged]
-        oracle = Line(f"oracle ({judge.facts.name})", None, self._weights_by(metrics_PN), is_oracle=True)
-        return [oracle] if self._has_steered(judge) else [*lines, oracle]
+        return [*lines, Line(f"oracle ({judge.facts.name})", None, self._weights_by(metrics_PN), is_oracle=True)]
 
-    def _weights_by(self, scores_PN: list[np.ndarray]) -> Callable[[int, int], np.ndarray]:
+    def _selector_lines(self, selector: Verifier, judge: Verifier, weights: Weights) -> list[Line]:
+        """The line of a selector under an independent judge. Under any other there is none, or a labelled one."""
+        part = self._part_of(judge, selector)
+        if not part:
+            return [Line(selector.facts.name, selector, weights)]
+        label = f"{selector.facts.name} {SELF_JUDGED}"
+        return [Line(label, selector, weights, self_judged=part)] if self.panel.self_judged else []
+
+    def _part_of(self, judge: Verifier, selector: Verifier) -> str:
+        """How the judge's models took part in a selector's line: "steered", "selected", both; empty if not at all."""
+        selects = bool(models_of(selector) & models_of(judge))
+        return ", ".join(["steered"] * self._has_steered(judge) + ["selected"] * selects)
+
+    def _weights_by(self, scores_PN: list[np.ndarray]) -> Weights:
         if self.algorithm.independent_candidates:
             return lambda place, n: selection_weights(scores_PN[place], n)
         return lambda place, n: selection_weights(scores_PN[place], len(scores_PN[place]))
@@ -138,19 +158,17 @@ class CurveCalculator:
 
     def _final_lines(self, judge: Verifier) -> list[Line]:
         """Lines under final judges: n = 1 is the first candidate (a random sample), N the one selected from all."""
-        lines = [Line("random", None, lambda place, n: self._one_hot(place, None, n))]
-        if self._has_steered(judge):
-            lines = []
+        chance = Line("random", None, partial(self._one_hot, selector=None))
+        lines = [] if self._has_steered(judge) else [chance]
+        oracle = f"oracle ({judge.facts.name})"
         for selector in self.panel.selectors:
-            is_oracle = bool(models_of(selector) & models_of(judge)) or self._has_steered(judge)
-            label = f"oracle ({judge.facts.name})" if is_oracle else selector.facts.name
-            if label not in {line.label for line in lines}:
-                lines.append(
-                    Line(label, selector, lambda place, n, one=selector: self._one_hot(place, one, n), is_oracle)
-                )
+            weights = partial(self._one_hot, selector=selector)
+            lines += self._selector_lines(selector, judge, weights)
+            if self._part_of(judge, selector) and oracle not in {line.label for line in lines}:
+                lines.append(Line(oracle, selector, weights, is_oracle=True))
         return lines
 
-    def _one_hot(self, place: int, selector: Verifier | None, n: int) -> np.ndarray:
+    def _one_hot(self, place: int, n: int, selector: Verifier | None) -> np.ndarray:
         candidates = self.traces[place].candidates
         weights_N = np.zeros(len(candidates))
         is_first = selector is None or (n == 1 and self.algorithm.independent_candidates)
@@ -192,7 +210,8 @@ class CurveCalculator:
                     scores_P=scores_P,
                     ends=ends_of(judge),
                     judged_mass=judged_mass,
-                    shared_families="" if line.is_oracle else shared_families(line.selector, judge),
+                    shared_families="" if line.is_oracle or line.self_judged else shared_families(line.selector, judge),
+                    self_judged=line.self_judged,
                     selector_families=families_of(line.selector),
                     judge_families=families_of(judge),
                 )

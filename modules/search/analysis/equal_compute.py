@@ -49,7 +49,7 @@ def at_equal_compute(
     several searches in `baseline` match, only the one with the most samples is used.
 
     Args:
-        points: Points of searches. Those of chance and of the oracle are ignored.
+        points: Points of searches. Those of chance, of the oracle and of self-judged lines are ignored.
         baseline: Points of independent samples, at every n from 1 on.
         seed: Seed of the bootstrap.
         num_resamples: Number of bootstrap resamples.
@@ -62,7 +62,7 @@ def at_equal_compute(
     for point in points:
         largest = max(curves.get(_line(point), {}).values(), key=len, default={})
         curve = [one for _, one in sorted(largest.items())]
-        if not curve or point.selector == "random" or point.selector.startswith("oracle ("):
+        if not curve or point.selector == "random" or not point.is_independent:
             continue
         flops_n = np.array([one.flops for one in curve])
         about = {

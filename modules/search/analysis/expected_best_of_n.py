@@ -11,6 +11,8 @@ import numpy as np
 from modules.api import Verifier
 from modules.statistics import UNBOUNDED, Ends
 
+SELF_JUDGED = "(self-judged, as in the paper)"  # ends the name of such a line, so that no table can leave it out
+
 
 @dataclass(frozen=True)
 class CurvePoint:
@@ -36,7 +38,8 @@ class CurvePoint:
     prompts whose selected candidate was scored, the weight of `score_judged_only` in a mean.
 
     `shared_families`: the verifier families that selector and judge share, empty if there are none; such a judge is
-    biased towards the selections. `holds_under_every_family` is explained in families.py.
+    biased towards the selections. `holds_under_every_family` is explained in families.py. `self_judged`: how the
+    judge's own model took part, "steered", "selected" or both, in a line whose name ends in SELF_JUDGED; else empty.
     """
 
     algorithm: str
@@ -71,8 +74,14 @@ class CurvePoint:
     judged_mass: float = field(default=math.nan, repr=False, compare=False)
     shared_families: str = ""
     holds_under_every_family: str = ""
+    self_judged: str = ""
     selector_families: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
     judge_families: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
+
+    @property
+    def is_independent(self) -> bool:
+        """Whether the judge took no part in the selection: neither the oracle nor a self-judged line."""
+        return not self.self_judged and not self.selector.startswith("oracle (")
 
 
 def ends_of(verifier: Verifier) -> Ends:

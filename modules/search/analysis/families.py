@@ -35,13 +35,13 @@ def with_verdicts(
     "yes": the paired gain over one sample excludes 0 under a judge of each family other than the selector's; "no: ..."
     names the families under which it does not. "not known": there are no two such judges of different families, a
     family is unknown, or `samples` (points of best-of-n) have no single sample of the same prompts. Judges that share
-    a family with the selector are ignored. Chance, oracles and single samples involve no selection and have no verdict.
+    a family with the selector are ignored. Chance, oracles, self-judged lines and single samples have no verdict.
     """
     one_sample = {_drawn_by(one): one for one in samples if one.selector == "random" and one.n == 1}
     single = {id(one) for one in samples if one.n == 1}
     lines: dict[tuple, list[CurvePoint]] = {}
     for point in points:
-        if id(point) not in single and point.selector != "random" and not point.selector.startswith("oracle ("):
+        if id(point) not in single and point.selector != "random" and point.is_independent:
             lines.setdefault(_line(point), []).append(point)
     draw = functools.cache(functools.partial(Resamples.draw, seed=seed, num_resamples=num_resamples))
 

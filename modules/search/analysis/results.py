@@ -75,8 +75,9 @@ class SweepResults:
         swept: The candidates of every search and seed, prompt by prompt: what candidates.parquet holds. All other
             tables are computed from it. The order is that of searches, seeds, prompt sets and prompts.
         points: All curves, in the order of curve.csv: `point.prompt_set`, `point.selector`, `point.judge`, `point.n`.
-            Selectors are the verifiers' names, "random" and "oracle (NAME)". Final judges have n = 1 and N only. With
-            several seeds: the means over them.
+            Selectors are the verifiers' names, "random", "oracle (NAME)" and, on request, names that end in
+            SELF_JUDGED: lines whose judge selected or steered. Final judges have n = 1 and N only. With several seeds:
+            the means over them.
         description: Description of the run, for JSON: "date", "versions", "seed", "num_candidates", "algorithm",
             "sampling", "engine" (None: the model's own sampler), "model_hash", "codec_fingerprint", "num_prompts",
             "prompts_sha256" (of keys and texts), "machine", "seeds" and "models" (name to hash; where there are
@@ -148,6 +149,7 @@ CURVE_COLUMNS = (
     "shared_families",
     "holds_under_every_family",
     "seconds",
+    "self_judged",
 )
 
 
