@@ -96,7 +96,7 @@ def parser() -> OneLineParser:
     options.add_argument("--stream", action="store_true", help="write wav to standard output while sampling")
     options.add_argument("--raw", action="store_true", help="with --stream: 16-bit little-endian samples, no header")
     options.add_argument("--best-of", type=count, help="candidates for each sentence; a recogniser chooses")
-    options.add_argument("--search", choices=SEARCHES, default=SEARCHES[0], help="partial_prm_orm needs --voice")
+    options.add_argument("--search", choices=SEARCHES, default=SEARCHES[0], help="all but best_of_n need --voice")
     options.add_argument(
         "--recogniser", help="Whisper model (size, folder, hub name), for languages other than English"
     )

@@ -136,14 +136,15 @@ class SentenceSearch:
         return self.settings.algorithm(self._num_candidates(task), task.limit, frame_rate, reward)
 
     def _selectors(self, task: Task) -> list[Verifier]:
-        """The verifiers that choose among a sentence's candidates, the most important first."""
+        """The verifiers that choose among a sentence's candidates, the most important first; a recogniser also checks
+        them (`_misspoken`)."""
         has_several, prompt = self._num_candidates(task) > 1, task.prompt
         selectors: list[Verifier] = []
         is_checked = has_several or prompt.voice is not None or task.is_opening
         if is_checked and (transcript := self.transcript) is not None and transcript.reference_length(prompt):
             selectors.append(transcript)
         if self.settings.steers or (has_several and prompt.reference is not None):
-            selectors.append(self.voice.listeners.speaker)
+            selectors.insert(0 if self.settings.chooses_by_speaker else len(selectors), self.voice.listeners.speaker)
         return selectors
 
     # ---------------------------------------------------------------------------------------------------- the choice
@@ -155,9 +156,9 @@ class SentenceSearch:
         best = candidates[choice.index]
         cut = trimmed(best.audio)
         heard = score = None
-        if selectors and isinstance(selectors[0], Transcript) and can_be_heard(best, selectors[0]):
-            (heard,) = selectors[0].hypotheses(prompt, [best])
-            score = known(best.scores.get(selectors[0].facts.name, math.nan))
+        if (transcript := transcript_in(selectors)) is not None and can_be_heard(best, transcript):
+            (heard,) = transcript.hypotheses(prompt, [best])
+            score = known(best.scores.get(transcript.facts.name, math.nan))
         about: dict[str, Any] = {
             "chosen": choice.index,
             "why": choice.reason,
@@ -181,9 +182,7 @@ class SentenceSearch:
 
     def _misspoken(self, task: Task, candidate: Candidate, selectors: Sequence[Verifier]) -> list[str]:
         """Faults that only a recogniser hears: a short text not spoken in full, words of the reference."""
-        if not selectors or not isinstance(transcript := selectors[0], Transcript):
-            return []
-        if not can_be_heard(candidate, transcript):
+        if (transcript := transcript_in(selectors)) is None or not can_be_heard(candidate, transcript):
             return []
         prompt, found = task.prompt, []
         if task.is_short and candidate.scores[transcript.facts.name] < 1:
@@ -224,6 +223,8 @@ class SentenceSearch:
             steering=scores,
         )
         more = {"rules": RULES, "decoder": decoder, "written": task.spoken.written, "dtype": str(voice.dtype)}
+        if settings.chooses_by_speaker:  # its candidates may be those of a search that the recogniser chooses from
+            more["chosen_by"] = list(scores)
         return task.parts / f"{digest(identity | more)}.npz"
 
     def _store(self, task: Task, sentence: SpokenSentence) -> None:
@@ -238,6 +239,10 @@ class SentenceSearch:
             return SpokenSentence.from_bytes(path.read_bytes())
         except ValueError:
             return None  # damaged: spoken again
+
+
+def transcript_in(selectors: Sequence[Verifier]) -> Transcript | None:
+    return next((one for one in selectors if isinstance(one, Transcript)), None)
 
 
 def can_be_heard(candidate: Candidate, transcript: Transcript) -> bool:

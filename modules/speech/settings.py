@@ -7,10 +7,11 @@ from pathlib import Path
 from modules.api import SamplingSettings
 from modules.search.algorithms.best_of_n import BestOfN
 from modules.search.algorithms.partial_beam import PartialBeam
+from modules.search.algorithms.process_beam import ProcessBeam
 from modules.search.protocol import SearchAlgorithm
 
-SEARCHES = ("best_of_n", "partial_prm_orm")
-STEERED_SECONDS, BLOCK_SECONDS = 2.0, 0.5  # of Llasa's partial search: 100 and 25 codes at 50 per second
+SEARCHES = ("best_of_n", "prm", "partial_prm", "partial_prm_orm")  # of Llasa, as in configs/sweep/search
+STEERED_SECONDS, BLOCK_SECONDS = 2.0, 0.5  # of its searches: 100 and 25 codes at 50 per second
 DEFAULT_BEAMS = 4  # Llasa's 16 sample 256 beams at a time: hours on a laptop
 SHORT_TEXT_CANDIDATES = 4
 
@@ -21,10 +22,11 @@ class SpeakingSettings:
 
     Args:
         seed: Seed of the samples.
-        best_of: Number of candidates for each sentence; for `partial_prm_orm` the number of beams and of children of
-            each. None: 1; 4 for texts of one or two words, where a recogniser is at hand; 4 beams.
-        search: "best_of_n": independent samples, the recogniser chooses. "partial_prm_orm": Llasa's winning search
-            (arXiv 2502.04128, section 3.4): speaker similarity steers the first two seconds, the recogniser chooses.
+        best_of: Number of candidates for each sentence; for the searches that steer the number of beams and of children
+            of each. None: 1; 4 for texts of one or two words, where a recogniser is at hand; 4 beams.
+        search: "best_of_n": independent samples, the recogniser chooses. Those of Llasa (arXiv 2502.04128, section 3.4)
+            are steered by speaker similarity: "prm" to the end, "partial_prm" for the first two seconds; it also
+            chooses. "partial_prm_orm", the winning one: as partial_prm, but the recogniser chooses.
         temperature: None: the model's own default.
         language: Language of the text, such as "en"; a region is left out.
         speaker: Name of a speaker, for models trained with names.
@@ -53,13 +55,18 @@ class SpeakingSettings:
             raise ValueError("Expected a recording beside its text, but got the text alone: give `--voice` too.")
         if self.steers and self.reference is None:
             raise ValueError(
-                "Expected a recording to steer towards for the search partial_prm_orm, but got none: give `--voice`."
+                f"Expected a recording to steer towards for the search {self.search}, but got none: give `--voice`."
             )
 
     @property
     def steers(self) -> bool:
         """Whether speaker similarity steers the search."""
-        return self.search == "partial_prm_orm"
+        return self.search != "best_of_n"
+
+    @property
+    def chooses_by_speaker(self) -> bool:
+        """Whether speaker similarity also chooses among the candidates."""
+        return self.search in ("prm", "partial_prm")
 
     @property
     def num_candidates(self) -> int:
@@ -76,8 +83,9 @@ class SpeakingSettings:
 
     def algorithm(self, num_candidates: int, max_new_tokens: int, frame_rate: float, reward: str) -> SearchAlgorithm:
         """The search of one sentence; `reward` names the verifier of speaker similarity."""
-        steered = round(STEERED_SECONDS * frame_rate)
+        steered, block = round(STEERED_SECONDS * frame_rate), round(BLOCK_SECONDS * frame_rate)
+        if self.search == "prm":
+            return ProcessBeam(reward, num_candidates, num_candidates, max_new_tokens, block)
         if not self.steers or max_new_tokens <= steered:
             return BestOfN(num_candidates, max_new_tokens)
-        block = round(BLOCK_SECONDS * frame_rate)
         return PartialBeam(reward, num_candidates, num_candidates, 1, max_new_tokens, steered, block)

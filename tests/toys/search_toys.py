@@ -195,3 +195,24 @@ def first_level(samples_T: Tensor) -> float:
 def last_level_or_nan(samples_T: Tensor) -> float:
     """NaN (cannot be scored) for short audio."""
     return float(samples_T[-1]) if samples_T.numel() > 3 * HOP_LENGTH else float("nan")
+
+
+STATISTICS: dict[str, Callable[[Tensor], float]] = {
+    "mean": lambda samples_T: float(samples_T.mean()),
+    "peak": lambda samples_T: float(samples_T.abs().max()),
+    "power": lambda samples_T: float(samples_T.square().mean()),
+    "crossings": lambda samples_T: float((samples_T[1:] * samples_T[:-1] < 0).float().mean()),
+}
+
+
+class StatisticVerifier(ToyVerifier):
+    """Scores a statistic of the audio, partial or whole; a yaml can name it."""
+
+    judges_partial = True
+
+    def __init__(self, name: str, statistic: str) -> None:
+        super().__init__(name, STATISTICS[statistic])
+
+
+class StatisticWriter(StatisticVerifier, WritingVerifier):
+    """A StatisticVerifier that also returns transcripts."""
