@@ -14,7 +14,7 @@ import numpy as np
 
 from datamodules.packing import fitting, pack, token_batch
 from datamodules.shards.order import SomeSamples, stream_samples
-from datamodules.shards.samples import Sample
+from datamodules.shards.samples import ReadsSamples, Sample
 from datamodules.shards.shards import ShardIndex, ShardReader
 from datamodules.shards.skips import SkipNotes, replacements, spread
 from datamodules.tasks import Document, Task, TaskFormat, Voices, shares
@@ -35,7 +35,7 @@ class Source:
 
     task: Task
     index: ShardIndex
-    reader: ShardReader
+    reader: ShardReader | ReadsSamples
     lengths: np.ndarray
     usable: SomeSamples
     voices: Voices | None = None
@@ -85,7 +85,7 @@ class Source:
                 is_alone.sum(),
             )
         usable = SomeSamples(index, np.flatnonzero(left))
-        return cls(task, index, ShardReader(index), lengths, usable, voices, voice_lengths, shortest)
+        return cls(task, index, index.reader(), lengths, usable, voices, voice_lengths, shortest)
 
     def alone(self, place: int, sample: int) -> Planned:
         """Return `sample` as a document of task `place` that fits into a row, with the shortest voice."""

@@ -14,7 +14,7 @@ import numpy as np
 from datamodules.shards.samples import Sample
 from datamodules.shards.shards import ShardIndex
 from datamodules.speakers import UNREADABLE, speakers_of
-from modules.api import Chats, PromptFormat, ReadsSpeech
+from modules.api import Chats, PromptFormat, ReadsSpeech, TakesTextTokens
 
 Document = tuple[list[int], int]
 ALONE = -1  # group of a sample without a voice
@@ -22,7 +22,7 @@ UnknownSpeakers = Literal["refuse", "leave_out", "one_voice"]
 NUM_TURN_TOKENS = 8  # tokens of a chat template around one message, at most
 
 
-class TaskFormat(PromptFormat, ReadsSpeech, Chats, Protocol):
+class TaskFormat(PromptFormat, ReadsSpeech, TakesTextTokens, Chats, Protocol):
     """A PromptFormat that supports more than text-to-speech."""
 
 
@@ -70,6 +70,8 @@ class TextToSpeech:
         return index.lengths + index.text_lengths + num_extra_tokens
 
     def document(self, prompt_format: TaskFormat, sample: Sample, voice: Sample | None) -> Document:
+        if sample.text_tokens is not None:
+            return prompt_format.example_from_tokens(sample.text_tokens, sample.codes)
         said = sample.utterance()
         return prompt_format.example_tokens(said.text, said.codes, said.speaker, said.language)
 
@@ -118,6 +120,8 @@ class SpeechUnderstanding:
         return index.lengths + index.text_lengths + num_extra_tokens
 
     def document(self, prompt_format: TaskFormat, sample: Sample, voice: Sample | None) -> Document:
+        if sample.text_tokens is not None:
+            return prompt_format.understanding_from_tokens(sample.text_tokens, sample.codes)
         return prompt_format.understanding_tokens(sample.text, sample.codes)
 
 

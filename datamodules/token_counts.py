@@ -15,12 +15,13 @@ from functools import partial
 
 import numpy as np
 
+from datamodules.memmap_index import MemmapIndex
 from datamodules.shards.samples import Sample
 from datamodules.shards.shards import ShardIndex, ShardReader
 from datamodules.shards.stored_arrays import mapped_arrays
 from datamodules.speakers import planned_extra_tokens
 from datamodules.tasks import NUM_TURN_TOKENS, Task
-from modules.api import Chats, PromptFormat, ReadsSpeech, TokenizesText
+from modules.api import Chats, PromptFormat, ReadsSpeech, TakesTextTokens, TokenizesText
 
 log = logging.getLogger(__name__)
 
@@ -70,13 +71,22 @@ def counts_name(index: ShardIndex, prompt_format: PromptFormat) -> str:
 
 
 def stored_counts(index: ShardIndex, prompt_format: PromptFormat) -> TokenCounts | None:
-    """Return stored counts; None if there are none."""
+    """Return stored counts, or those of an index whose lengths of texts are in tokens; None if there are none."""
+    if isinstance(index, MemmapIndex):
+        return _counts_of_memmaps(index, prompt_format)
     name = counts_name(index, prompt_format)
     path = index.folder / f"{name}.npz"
     if not path.is_file():
         return None
     arrays = mapped_arrays(path)
     return TokenCounts(name, arrays["text_N"], arrays["extra_N"])
+
+
+def _counts_of_memmaps(index: MemmapIndex, prompt_format: TakesTextTokens) -> TokenCounts:
+    makes = (prompt_format.example_from_tokens, prompt_format.understanding_from_tokens)
+    num_extra = max(len(make([0], [0])[0]) for make in makes) - 2
+    name = f"memmap_rows_{index.rows_hash}_{num_extra}"
+    return TokenCounts(name, index.text_lengths, np.broadcast_to(np.int32(num_extra), len(index)))
 
 
 def count_tokens(index: ShardIndex, prompt_format: PromptFormat, num_workers: int = 1) -> TokenCounts:

@@ -19,9 +19,9 @@ from datamodules.mixture import MixedRows
 from datamodules.packing import fitting, pack, token_batch
 from datamodules.shards.order import ResumableLoader, evaluation_loader, num_windows, shared_evenly, window_samples
 from datamodules.shards.samples import Sample
-from datamodules.shards.shards import ShardIndex, ShardReader
+from datamodules.shards.shards import ShardIndex
 from datamodules.shards.skips import SkipNotes, replacements, spread
-from datamodules.shards.training_facts import facts_of_shards, hours_by_license
+from datamodules.shards.training_facts import TrainingFacts, facts_of_shards, hours_by_license
 from datamodules.tasks import Document, Task, TextToSpeech, VoiceCloning
 from datamodules.token_counts import TokenCounts, planned_lengths, stored_counts
 from modules.api import PromptFormat
@@ -49,7 +49,7 @@ class TokenRows:
         counts: Sequence[TokenCounts] | None = None,
     ) -> None:
         self.counts = counts
-        self.index, self.reader, self.prompt_format = index, ShardReader(index), prompt_format
+        self.index, self.reader, self.prompt_format = index, index.reader(), prompt_format
         self.row_length, self.seed, self.window_size = row_length, seed, window_size
         self.num_windows = num_windows(index, window_size)
         self.task = TextToSpeech()
@@ -199,8 +199,8 @@ class TokenDataModule(L.LightningDataModule):
 
     @property
     def codec_fingerprint(self) -> str:
-        """Fingerprint of the codec that encoded the shards."""
-        return self._fingerprints(self.train_split)[0]
+        """Fingerprint of the codec that encoded the training data; "" if unknown."""
+        return next((one for one in self._fingerprints(self.train_split) if one), "")
 
     @property
     def frame_rate(self) -> float | None:
@@ -211,14 +211,23 @@ class TokenDataModule(L.LightningDataModule):
     @cached_property
     def training_facts(self) -> dict[str, Any]:
         """Facts of the training shards as plain data, for the checkpoint; {} if they cannot be read any more."""
-        spoken = [task for task in self.tasks if isinstance(task, TextToSpeech | VoiceCloning)]
-        folders = [Path(task.folder or self.folder) for task in spoken] if self.tasks else [self.folder]
-        is_cloning = any(isinstance(task, VoiceCloning) for task in spoken)
         try:
-            return facts_of_shards([one / self.train_split for one in folders], is_cloning, self.row_length).plain()
+            return self._facts().plain()
         except (OSError, ValueError) as error:  # a checkpoint is worth more than its facts
             log.warning("The checkpoint says nothing about its training data: %s", error)
             return {}
+
+    def _facts(self) -> TrainingFacts:
+        folders = [Path(task.folder or self.folder) for task in self._spoken_tasks] if self.tasks else [self.folder]
+        return self._facts_of_shards(folders)
+
+    def _facts_of_shards(self, folders: list[Path]) -> TrainingFacts:
+        is_cloning = any(isinstance(task, VoiceCloning) for task in self._spoken_tasks)
+        return facts_of_shards([one / self.train_split for one in folders], is_cloning, self.row_length)
+
+    @property
+    def _spoken_tasks(self) -> list[Task]:
+        return [task for task in self.tasks if isinstance(task, TextToSpeech | VoiceCloning)]
 
     @property
     def task_names(self) -> list[str]:
@@ -227,7 +236,7 @@ class TokenDataModule(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         headers = {split: self._fingerprints(split) for split in (self.train_split, self.validation_split)}
-        if len({fingerprint for found in headers.values() for fingerprint in found}) > 1:
+        if len({fingerprint for found in headers.values() for fingerprint in found} - {""}) > 1:
             raise ValueError(f"Expected the token shards of one codec in `{self.folder}`, but got {headers}.")
         if stage == "fit":
             self._print_licenses()
@@ -279,8 +288,8 @@ class TokenDataModule(L.LightningDataModule):
         if names_of(counts) != planned_by:
             raise ValueError(
                 f"Expected the token counts {planned_by} beside the shards of {self._folders(self.train_split)}, but "
-                f"got {names_of(counts) or 'none'}: the run was planned by them. Count again with the same prompt "
-                "format (python -m datamodules.training_steps), or start another run."
+                f"got {names_of(counts) or 'none'}: the run was planned by them. Bring back the data and the prompt "
+                "format that it had and count again (python -m datamodules.training_steps), or start another run."
             )
         return self._rows(self.train_split, counts)
 
@@ -316,12 +325,13 @@ class TokenDataModule(L.LightningDataModule):
     def _indices(self, split: str) -> list[ShardIndex]:
         """Return the index of each task, or of the single folder."""
         if not self.tasks:
-            return [load_token_index(self.folder / split, self.prompt_format)]
-        folders = [(task.kind, Path(task.folder or self.folder) / split) for task in self.tasks]
-        return [
-            load_token_index(folder, self.prompt_format) if kind == "tokens" else ShardIndex.load(folder, kind)
-            for kind, folder in folders
-        ]
+            return [self._index("tokens", None, split)]
+        return [self._index(task.kind, task.folder, split) for task in self.tasks]
+
+    def _index(self, kind: str, folder: Path | None, split: str) -> ShardIndex:
+        """The index of a task's samples; folder None: the datamodule's."""
+        place = Path(folder or self.folder) / split
+        return load_token_index(place, self.prompt_format) if kind == "tokens" else ShardIndex.load(place, kind)
 
     def _fingerprints(self, split: str) -> list[str]:
         indices = [index for index in self._indices(split) if index.kind == "tokens"]

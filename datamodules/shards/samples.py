@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,14 +19,18 @@ from modules.tokens import Utterance
 
 @dataclass(frozen=True)
 class Sample:
-    """Content of one sample: `about` is its json; `codes` are empty for text."""
+    """Content of one sample: `about` is its json; `codes` are empty for text. `text_tokens` are the ids of a text that
+    is stored as these alone."""
 
     about: dict[str, Any]
     codes: Sequence[int]
+    text_tokens: Sequence[int] | None = None
 
     @classmethod
-    def read(cls, reader: ShardReader, row: int, kind: str) -> "Sample":
+    def read(cls, reader: "ShardReader | ReadsSamples", row: int, kind: str) -> "Sample":
         """Read a sample. Raises ValueError or OSError if its bytes are damaged or contain invalid values."""
+        if isinstance(reader, ReadsSamples):
+            return reader.sample(row)
         files = reader.read(row)
         return cls(read_about(files), read_codes(files) if kind == "tokens" else [])
 
@@ -36,6 +40,13 @@ class Sample:
 
     def utterance(self) -> Utterance:
         return Utterance(self.text, self.codes, name_in(self.about, "speaker"), name_in(self.about, "language"))
+
+
+@runtime_checkable
+class ReadsSamples(Protocol):
+    """A reader of samples that are not files of a tar."""
+
+    def sample(self, row: int) -> Sample: ...
 
 
 def file_in(files: Mapping[str, Any], extension: str) -> bytes:

@@ -78,6 +78,9 @@ class ShardIndex:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def reader(self) -> "ShardReader":
+        return ShardReader(self)
+
     @cached_property
     def shard_counts(self) -> np.ndarray:
         """Number of samples of each shard."""

@@ -30,8 +30,11 @@ class TooManySkipped(ValueError):
 
 @dataclass(frozen=True)
 class Skip:
+    """A skipped sample, or `number` of them that have one reason and no key each."""
+
     key: str
     reason: str
+    number: int = 1
 
 
 class SkipNotes:
@@ -98,8 +101,8 @@ class SkipCount:
 
     def add(self, skips: Sequence[Skip]) -> None:
         for skip in skips:
-            self.number += 1
+            self.number += skip.number
             if len(self.reasons) < MAX_KEYS:
                 self.reasons.setdefault(skip.key, skip.reason)
-            if self.number <= MAX_WARNINGS or self.number % 1000 == 0:
+            if self.number <= MAX_WARNINGS or skip.number > 1 or self.number % 1000 == 0:
                 log.warning("Skipped sample %r (%d so far): %s", skip.key, self.number, skip.reason)

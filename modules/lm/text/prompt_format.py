@@ -145,14 +145,12 @@ class TextToSpeech:
         """
         said = text if voice is None or not voice.text else f"{voice.text} {text}"
         said = filled(self.prefix, speaker, language) + said
-        answer_prefix = filled(self.answer_prefix, speaker, language)
-        prompt = synthesis_prompt(
-            self.token_space,
-            self._synthesis_frame,
-            self.tokenizer.encode(said),
-            self.tokenizer.encode(answer_prefix) if answer_prefix else (),
-        )
+        prompt = self._prompt(self.tokenizer.encode(said), filled(self.answer_prefix, speaker, language))
         return prompt if voice is None else prompt + code_tokens(self.token_space, voice.codes, voice.text)
+
+    def _prompt(self, text_tokens: Sequence[int], answer_prefix: str) -> list[int]:
+        prefix_tokens = self.tokenizer.encode(answer_prefix) if answer_prefix else ()
+        return synthesis_prompt(self.token_space, self._synthesis_frame, text_tokens, prefix_tokens)
 
     def example_tokens(
         self, text: str, codes: Sequence[int], speaker: str = "", language: str = "", voice: Utterance | None = None
@@ -164,6 +162,15 @@ class TextToSpeech:
         """
         answer = code_tokens(self.token_space, codes, text)
         return answered(self.prompt_tokens(text, speaker, language, voice), answer, self.token_space.speech_end)
+
+    def example_from_tokens(self, text_tokens: Sequence[int], codes: Sequence[int]) -> Document:
+        """The example of a text whose tokens are given, of unknown speaker and language. To decode and encode them
+        could give others. Raises ValueError for invalid codes, as above."""
+        prefix = filled(self.prefix, "", "")
+        prompt = self._prompt(
+            [*(self.tokenizer.encode(prefix) if prefix else ()), *text_tokens], filled(self.answer_prefix, "", "")
+        )
+        return answered(prompt, code_tokens(self.token_space, codes, "tokens"), self.token_space.speech_end)
 
     @property
     def request_template(self) -> str:
@@ -185,8 +192,12 @@ class TextToSpeech:
 
     def understanding_tokens(self, text: str, codes: Sequence[int]) -> Document:
         """ASR example; the text and its end carry loss. Raises ValueError like `example_tokens`."""
+        return self.understanding_from_tokens(self.tokenizer.encode(text), codes)
+
+    def understanding_from_tokens(self, text_tokens: Sequence[int], codes: Sequence[int]) -> Document:
+        """The same of a text whose tokens are given."""
         end = self.token_space.marker("<|TEXT_GENERATION_END|>")
-        return answered(self.understanding_prompt_tokens(codes), self.tokenizer.encode(text), end)
+        return answered(self.understanding_prompt_tokens(codes), text_tokens, end)
 
     def answer_text(self, tokens: Sequence[int]) -> str:
         """Decode the text tokens of an answer."""
