@@ -70,7 +70,9 @@ EXPERIMENTS = [path for path in CONFIGS if is_experiment(path)]
 LM_FITS = [
     path
     for path in EXPERIMENTS
-    if subcommand_of(path) == "fit" and part(path, "data")["class_path"] == "datamodules.tokens.TokenDataModule"
+    if subcommand_of(path) == "fit"
+    and part(path, "data")["class_path"]
+    in ("datamodules.tokens.TokenDataModule", "datamodules.memmaps.MemmapDataModule")
 ]
 # A multiple of the micro-batches per step on any hardware.
 COMMON_MULTIPLE = math.lcm(
