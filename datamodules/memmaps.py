@@ -13,9 +13,9 @@ from datamodules.memmap_rows import memmap_files, names_in
 from datamodules.shards.order import PlannedBatches, ResumableLoader
 from datamodules.shards.shards import ShardIndex
 from datamodules.shards.training_facts import TrainingFacts, hours_by_license
-from datamodules.tasks import Task, VoiceCloning
+from datamodules.tasks import TakesTextTokens, Task, VoiceCloning
 from datamodules.tokens import TokenDataModule
-from modules.api import PromptFormat, TakesTextTokens
+from modules.api import PromptFormat
 
 log = logging.getLogger(__name__)
 

@@ -14,12 +14,20 @@ import numpy as np
 from datamodules.shards.samples import Sample
 from datamodules.shards.shards import ShardIndex
 from datamodules.speakers import UNREADABLE, speakers_of
-from modules.api import Chats, PromptFormat, ReadsSpeech, TakesTextTokens
+from modules.api import Chats, PromptFormat, ReadsSpeech
 
 Document = tuple[list[int], int]
 ALONE = -1  # group of a sample without a voice
 UnknownSpeakers = Literal["refuse", "leave_out", "one_voice"]
 NUM_TURN_TOKENS = 8  # tokens of a chat template around one message, at most
+
+
+@runtime_checkable
+class TakesTextTokens(Protocol):
+    """Optional for a PromptFormat: the examples of a text whose tokens are given."""
+
+    def example_from_tokens(self, text_tokens: Sequence[int], codes: Sequence[int]) -> Document: ...
+    def understanding_from_tokens(self, text_tokens: Sequence[int], codes: Sequence[int]) -> Document: ...
 
 
 class TaskFormat(PromptFormat, ReadsSpeech, TakesTextTokens, Chats, Protocol):

@@ -20,8 +20,8 @@ from datamodules.shards.samples import Sample
 from datamodules.shards.shards import ShardIndex, ShardReader
 from datamodules.shards.stored_arrays import mapped_arrays
 from datamodules.speakers import planned_extra_tokens
-from datamodules.tasks import NUM_TURN_TOKENS, Task
-from modules.api import Chats, PromptFormat, ReadsSpeech, TakesTextTokens, TokenizesText
+from datamodules.tasks import NUM_TURN_TOKENS, TakesTextTokens, Task
+from modules.api import Chats, PromptFormat, ReadsSpeech, TokenizesText
 
 log = logging.getLogger(__name__)
 

@@ -184,15 +184,6 @@ class ReadsSpeech(Protocol):
 
 
 @runtime_checkable
-class TakesTextTokens(Protocol):
-    """Optional for a PromptFormat: examples of a text whose tokens are given: of `example_tokens`, and of
-    `understanding_tokens`."""
-
-    def example_from_tokens(self, text_tokens: Sequence[int], codes: Sequence[int]) -> tuple[list[int], int]: ...
-    def understanding_from_tokens(self, text_tokens: Sequence[int], codes: Sequence[int]) -> tuple[list[int], int]: ...
-
-
-@runtime_checkable
 class Chats(Protocol):
     """Optional for a PromptFormat: examples of text alone, by a chat template."""
 
