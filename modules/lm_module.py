@@ -12,7 +12,7 @@ from torch import Tensor
 from modules.api import PromptFormat, Sampler, SamplerEngine, SamplingSettings
 from modules.batches import PromptBatch, TokenBatch
 from modules.lm.accumulation import AccumulationWindow, summed_over_ranks
-from modules.lm.adapters import LowRankAdapters, add_adapters
+from modules.lm.adapters import LowRankAdapters, add_adapters, stored_weights
 from modules.lm.flops import TransformerSize
 from modules.lm.loss import code_bits, sums_by_task
 from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama, model_hash
@@ -240,6 +240,9 @@ class LMModule(lightning.LightningModule):
     # -------------------------------------------------------------------------------------------------- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.adapters is not None and self.device_mesh is None:
+            trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
+            checkpoint["state_dict"] = stored_weights(checkpoint["state_dict"], trained)
         checkpoint["token_space"] = self.token_space.as_dict()
         checkpoint["network_config"] = self.network.llama.config.to_json_string(use_diff=False)
         data = getattr(self.trainer, "datamodule", None)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -71,3 +73,19 @@ def merge_adapters(network: nn.Module) -> None:
     for attribute in ("peft_config", "_hf_peft_config_loaded"):
         if attribute in vars(network):
             delattr(network, attribute)
+
+
+def stored_weights(weights: Mapping[str, Tensor], trained: Collection[str]) -> dict[str, Tensor]:
+    """Weights as a checkpoint stores them: frozen ones as bfloat16 where that changes no value, which halves the file of
+    a network that was released in bfloat16. They load into float32 as they were; tied ones stay one tensor."""
+    halves: dict[int, Tensor] = {}
+    stored = dict(weights)
+    shared = {weights[name].data_ptr() for name in trained}
+    for name, weight in weights.items():
+        place = weight.data_ptr()
+        if weight.dtype == torch.float32 and place not in shared:
+            if place not in halves:
+                half = weight.bfloat16()
+                halves[place] = half if torch.equal(half.float(), weight) else weight
+            stored[name] = halves[place]
+    return stored

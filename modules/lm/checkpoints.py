@@ -15,6 +15,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from modules.described import instantiate
 from modules.hub import is_hub_name
 from modules.lm.adapters import LowRankAdapters, add_adapters, merge_adapters
 from modules.lm.attention import register_packed_attention
+from modules.lm.licences import licences_of_model
 from modules.lm.model_card import MAX_LENGTH, SAMPLING, model_card
 from modules.lm.network import LlamaSize, build_llama
 from modules.lm.text.prompt_format import LlasaChat, TextToSpeech
@@ -102,7 +104,12 @@ def export(
         facts["codec"] = "" if Path(recorded).is_absolute() else recorded  # `codec` says it, if it is there
     voice = VoiceFile.of_checkpoint(checkpoint, codec, facts)
     voice.write(folder)
-    card = model_card(prompt_format, max_length, voice.codec_fingerprint, codec or "", facts)
+    started_from = checkpoint["hyper_parameters"].get("pretrained")
+    known: list[str] = []
+    if started_from:
+        source, revision = started_from["source"], started_from.get("revision")
+        known = licences_of_model(str(located(source) or source), revision)
+    card = model_card(prompt_format, max_length, voice.codec_fingerprint, codec or "", facts, known)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return voice
 
@@ -204,6 +211,8 @@ def main(
     except (ValueError, OSError) as error:
         parser.exit(2, f"error: {error}\n")
     print(f"{given.folder}: written, its codec {voice.codec or 'unknown: name it with --codec'}")
+    text = " ".join((voice.training.get("words") or ["Good", "morning."])[:2])
+    print(f"    python run.py say {shlex.quote(text)} --model {shlex.quote(str(given.folder))}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,14 @@
-"""What an exported model says about the licences of its training data: whether they allow commercial use."""
+"""What an exported model says about licences, of its training data and of the model it started from: whether they
+allow commercial use."""
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from modules.hub import is_hub_name
+from modules.lm.text.huggingface_tokenizer import HuggingFaceTokenizer
 
 # The names of licences and the words of their texts: CC BY-NC, "non-commercial", "for research only".
 NON_COMMERCIAL = re.compile(
@@ -11,6 +18,45 @@ NON_COMMERCIAL = re.compile(
 )
 # Those that the model hub has an identifier for.
 KNOWN = re.compile(r"cc-by-nc-([234]\.0)|cc-by-nc-nd-([34]\.0)|cc-by-nc-sa-([234]\.0)")
+
+LLASA_LICENCE, LLASA_CODES = "cc-by-nc-4.0", 65_536  # of the released Llasas
+
+
+def card_metadata(folder: Path) -> dict[str, Any]:
+    """The metadata of a model card: the YAML between the first two lines of dashes; {} if there is none."""
+    import yaml
+
+    path = folder / "README.md"
+    found = re.match(r"---\s*\n(.*?)\n---", path.read_text(errors="replace"), re.DOTALL) if path.is_file() else None
+    try:
+        content = yaml.safe_load(found[1]) if found else {}
+    except yaml.YAMLError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def licences_of_model(source: str, revision: str | None = None) -> list[str]:
+    """Licences that the card of a language model states; without a card that of the released Llasas for a model of
+    their codes, and [] for others. `source`: a folder, or a name on the hub, which is asked for the card."""
+    folder = Path(source)
+    if not folder.is_dir():
+        if not is_hub_name(source):
+            return []
+        from huggingface_hub import hf_hub_download
+
+        with contextlib.suppress(OSError, ValueError):  # offline, or without a card
+            folder = Path(hf_hub_download(source, "README.md", revision=revision)).parent
+    if stated := listed(card_metadata(folder).get("license")):
+        return list(stated)
+    try:
+        return [LLASA_LICENCE] if HuggingFaceTokenizer(source, revision).num_codes == LLASA_CODES else []
+    except (OSError, ValueError):
+        return []
+
+
+def listed(value: Any) -> tuple[str, ...]:
+    """A value of a card's metadata as a list: it may also be one item, or missing."""
+    return tuple(map(str, value)) if isinstance(value, list) else (str(value),) if value else ()
 
 
 def forbids_commerce(license: str) -> bool:
@@ -30,10 +76,16 @@ def hub_metadata(licenses: Sequence[str]) -> str:
     return "license: other\nlicense_name: non-commercial\n"
 
 
-def licence_sentence(licenses: Sequence[str], hours: Mapping[str, float]) -> str:
-    """What the training data's licences forbid, with their hours where they are known; "" if none forbids commercial
-    use."""
+def licence_sentence(licenses: Sequence[str], hours: Mapping[str, float], model_licenses: Sequence[str] = ()) -> str:
+    """What the licences of the training data, and of the model that it started from, forbid, with the data's hours
+    where they are known; "" if none forbids commercial use."""
     found = sorted(one for one in licenses if forbids_commerce(one))
+    of_model = sorted(one for one in model_licenses if forbids_commerce(one))
+    if of_model and not found:
+        return (
+            f"The model that its training started from is licensed under {' and '.join(of_model)}, which allows no "
+            "commercial use: this model must not be used commercially."
+        )
     if not found:
         return ""
     known = sum(hours.get(one, 0.0) for one in found)

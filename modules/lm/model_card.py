@@ -1,6 +1,6 @@
 """README.md of an exported language model: its prompt as text, and an example that only needs transformers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modules.lm.licences import hub_metadata, licence_sentence
@@ -8,6 +8,7 @@ from modules.lm.text.prompt_format import LlasaChat, TextToSpeech
 from modules.tokens import TokenSpace
 
 SAMPLING = {"do_sample": True, "temperature": 0.8, "top_k": 50, "top_p": 1.0}  # from the released Llasa models' cards
+DRAWING = ("temperature", "top_k", "top_p", "repetition_penalty")  # what a sampler takes of such settings
 MAX_LENGTH = 2048  # tokens of prompt and speech: the length in Llasa's recipes, and the limit in their cards
 
 CARD = """\
@@ -101,14 +102,16 @@ def model_card(
     codec_fingerprint: str = "",
     codec: str = "",
     training: Mapping[str, Any] | None = None,
+    model_licenses: Sequence[str] = (),
 ) -> str:
     """Return the model card for a prompt format. The example's text only has characters that its tokenizer supports.
 
     `codec`: path or hub name of the codec; "" if unknown. `training`: facts of the training data as plain data, whose
-    `licenses` and `license_hours` decide about the card's licence.
+    `licenses` and `license_hours`, with `model_licenses` of the model that it started from, decide about the card's
+    licence.
     """
     licenses, hours = ((training or {}).get(name) or {} for name in ("licenses", "license_hours"))
-    sentence = licence_sentence(list(licenses), dict(hours))
+    sentence = licence_sentence(list(licenses), dict(hours), model_licenses)
     space: TokenSpace = prompt_format.token_space
     template = prompt_format.prompt_template
     known = getattr(prompt_format.tokenizer, "characters", None)
@@ -125,7 +128,7 @@ def model_card(
         where = "directly before `<|SPEECH_GENERATION_START|>`"
         chat += f"\nWhere speaker and language are known, {prompt_format.answer_prefix!r} stands {where}.\n"
     return CARD.format(
-        metadata=hub_metadata(list(licenses)),
+        metadata=hub_metadata([*licenses, *model_licenses]),
         licence=NO_COMMERCE.format(sentence=sentence) if sentence else NO_LICENCE,
         num_codes=space.codebook_size,
         last_code=space.codebook_size - 1,

@@ -18,12 +18,15 @@ import torch
 from modules.api import PromptFormat, SamplingSettings
 from modules.checkpoint_files import read_checkpoint
 from modules.described import instantiate
+from modules.lm.licences import LLASA_CODES
+from modules.lm.model_card import DRAWING
+from modules.lm.model_card import SAMPLING as CARD_SAMPLING
 from modules.moved_names import with_current_names
 
 NAME = "voice.json"
 FORMAT = 1
 CODEC = "codec.ckpt"  # name of a codec inside the folder
-SAMPLING = {"temperature": 0.6}  # of our models; on the demo's, words are lost at 0.8
+SAMPLING = {"temperature": 0.6}  # of models trained from scratch; on the demo's, words are lost at 0.8
 TOKENIZER = "modules.lm.text.huggingface_tokenizer.HuggingFaceTokenizer"
 
 
@@ -43,7 +46,7 @@ class VoiceFile:
     ) -> "VoiceFile":
         """That of an LMModule's checkpoint, the codec named for it, and the facts of its training data."""
         prompt_format = with_current_names(checkpoint["hyper_parameters"]["prompt_format"])
-        return cls(prompt_format, codec, checkpoint.get("codec_fingerprint", ""), training or {}, dict(SAMPLING))
+        return cls(prompt_format, codec, checkpoint.get("codec_fingerprint", ""), training or {}, sampling_of(checkpoint))
 
     @classmethod
     def read(cls, folder: Path) -> "VoiceFile | None":
@@ -73,6 +76,15 @@ class VoiceFile:
     @property
     def sampling_settings(self) -> SamplingSettings:
         return SamplingSettings(**self.sampling)
+
+
+def sampling_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Settings by default of an LMModule's checkpoint: those of Llasa's cards for a Llasa, which started from a
+    pretrained network and has X-codec2's codes."""
+    is_pretrained = bool(checkpoint["hyper_parameters"].get("pretrained"))
+    if is_pretrained and checkpoint["token_space"]["codebook_size"] == LLASA_CODES:
+        return {name: value for name, value in CARD_SAMPLING.items() if name in DRAWING}
+    return dict(SAMPLING)
 
 
 def with_tokenizer(description: Any, source: str) -> Any:

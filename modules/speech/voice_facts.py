@@ -14,17 +14,18 @@ from datamodules.shards.training_facts import TrainingFacts, facts_of_model
 from modules.api import SamplingSettings
 from modules.checkpoint_files import read_checkpoint
 from modules.lm.checkpoints import PREFIX, read_model
+from modules.lm.licences import card_metadata, listed
 from modules.lm.model_card import MAX_LENGTH
+from modules.lm.model_card import DRAWING
 from modules.lm.model_card import SAMPLING as CARD_SAMPLING
 from modules.lm.text.huggingface_tokenizer import CODE_PREFIX
-from modules.lm.voice_file import NAME, SAMPLING, VoiceFile
+from modules.lm.voice_file import NAME, VoiceFile, sampling_of
 
 Kind = Literal["run", "export", "released", "shipped"]
 RELEASED_CODES = 65_536
 RELEASED_CODEC = "HKUSTAudio/xcodec2"
 CODE = re.compile(re.escape(CODE_PREFIX.encode()) + rb"(\d+)\|>")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "added_tokens.json")
-DRAWING = ("temperature", "top_k", "top_p", "repetition_penalty")  # of a generation_config.json
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def facts_of_checkpoint(path: Path, name: str, root: Path) -> VoiceFacts:
         num_parameters=num_parameters,
         num_bytes=num_bytes,
         max_tokens=_max_positions(checkpoint),
-        sampling=SamplingSettings(**SAMPLING),
+        sampling=SamplingSettings(**sampling_of(checkpoint)),
         num_codes=checkpoint["token_space"]["codebook_size"],
         codec_fingerprint=checkpoint.get("codec_fingerprint", ""),
         date=_day(path),
@@ -120,14 +121,14 @@ def facts_of_folder(folder: Path, name: str, kind: Kind | None = None) -> VoiceF
             f"Expected a language model with the codes {CODE_PREFIX}0|>, ... in `{name}`, but its tokenizer has none: "
             "it is a text model."
         )
-    card = _card(folder)
+    card = card_metadata(folder)
     is_released = voice is None and num_codes == RELEASED_CODES
     num_parameters, num_bytes = _size_of_weights(folder)
     facts = VoiceFacts(
         name,
         kind or ("released" if is_released else "export"),
-        languages=_listed(card.get("language")),
-        licenses=_listed(card.get("license")),
+        languages=listed(card.get("language")),
+        licenses=listed(card.get("license")),
         num_parameters=num_parameters,
         num_bytes=num_bytes,
         spoken_prompts=is_released,
@@ -221,23 +222,6 @@ def _sampling(folder: Path, is_released: bool) -> SamplingSettings:
         return SamplingSettings(**{name: value for name, value in CARD_SAMPLING.items() if name in DRAWING})
     content = _json(path)
     return SamplingSettings(**{name: content[name] for name in DRAWING if content.get(name)})
-
-
-def _card(folder: Path) -> dict[str, Any]:
-    """The metadata of a model card: the YAML between the first two lines of dashes; {} if there is none."""
-    import yaml
-
-    path = folder / "README.md"
-    found = re.match(r"---\s*\n(.*?)\n---", path.read_text(errors="replace"), re.DOTALL) if path.is_file() else None
-    try:
-        content = yaml.safe_load(found[1]) if found else {}
-    except yaml.YAMLError:
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _listed(value: Any) -> tuple[str, ...]:
-    return tuple(map(str, value)) if isinstance(value, list) else (str(value),) if value else ()
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -7,7 +7,8 @@ Both give the same text ids; the second kind is checked to have the markers and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.tokens import MARKERS, TokenSpace
@@ -41,10 +42,8 @@ class HuggingFaceTokenizer:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        from transformers import AutoTokenizer
-
         try:
-            return AutoTokenizer.from_pretrained(self.source, revision=self.revision)
+            return read_tokenizer(self.source, self.revision, written_in(self.source))
         except (OSError, ValueError) as error:
             raise OSError(
                 f"Expected a tokenizer in the folder or hub repository `{self.source}`, but got: "
@@ -113,6 +112,22 @@ class HuggingFaceTokenizer:
         import copy
 
         return with_speech_tokens(copy.deepcopy(self.tokenizer), space)
+
+
+@lru_cache(maxsize=4)
+def read_tokenizer(source: str, revision: str | None, written: frozenset[tuple[str, int, int]]) -> Any:
+    """The tokenizer of a source, not to be changed: a fit asks four times for that of a released Llasa, which takes
+    eight seconds to read. `written`: a folder's files that it was read from."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(source, revision=revision)
+
+
+def written_in(source: str) -> frozenset[tuple[str, int, int]]:
+    """Name, size and time of the files in a folder; empty for a name on the hub."""
+    folder = Path(source)
+    files = [(one.name, one.stat()) for one in folder.iterdir() if one.is_file()] if folder.is_dir() else []
+    return frozenset((name, about.st_size, about.st_mtime_ns) for name, about in files)
 
 
 def check_codes(vocabulary: dict[str, int], space: TokenSpace, source: str) -> None:
