@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.scaffold import machine, options, report
 from modules.batches import TokenBatch
+from modules.lm.adapters import LowRankAdapters
 from modules.lm.network import LlamaSize
 from modules.lm.resource_plan import Hardware, MemoryPlan, memory_plan, num_parameters
 from modules.lm.text.byte_tokenizer import ByteTokenizer
@@ -54,13 +55,21 @@ class Rows(Dataset):
         return TokenBatch(tokens, tokens, places % DOCUMENT_TOKENS, places // DOCUMENT_TOKENS)
 
 
-def train(size: LlamaSize, codebook_size: int, recomputed: bool, num_steps: int, row_length: int) -> None:
+def train(
+    size: LlamaSize,
+    codebook_size: int,
+    recomputed: bool,
+    num_steps: int,
+    row_length: int,
+    adapters: LowRankAdapters | None = None,
+) -> None:
     from lightning.pytorch import Trainer
 
     module = LMModule(
         TextToSpeech(ByteTokenizer(), codebook_size),
         size,
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-4, fused=True),
+        adapters=adapters,
         recompute_activations=recomputed,
     )
     rows = Rows(num_steps, row_length, module.token_space.vocab_size)

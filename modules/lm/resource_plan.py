@@ -3,7 +3,8 @@ allocated.
 
     python -m modules.lm.resource_plan [--mfu 0.45] [--peak 989e12] [--tokens 50e9] [SIZE.yaml ...]
 
-prints a table for each of configs/lm/size and configs/lm/hardware (docs/lm_plan.md is its output). The estimate counts
+prints a table for each of configs/lm/size and configs/lm/hardware (docs/lm_plan.md is its output); with `--fine_tuning`
+that of docs/llasa.md. The estimate counts
 what this code keeps: float32 weights, gradients and two moments, sharded over all ranks under FSDP2; activations in
 bfloat16 (float32 where norms compute); the head's chunk of logits and its float32 gradient.
 """
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 
+from modules.lm.adapters import LowRankAdapters
 from modules.lm.flops import TransformerSize
 from modules.lm.loss import chosen_chunk_size
 from modules.lm.network import LlamaSize, build_llama
@@ -26,6 +28,9 @@ from modules.tokens import TokenSpace
 LLASA_SPACE = TokenSpace(text_vocab_size=128_256, codebook_size=65_536)
 DOCUMENT_TOKENS = 545  # per document: ten seconds of speech and its text; determines the cost of attention
 GIGA = 1e9
+LLASA_ADAPTERS = LowRankAdapters(rank=8, alpha=32, dropout=0.1, layers=["q_proj", "v_proj"])  # of its authors
+FINE_TUNING_ROWS = 4  # of configs/llasa/finetune.yaml
+PEAKS = {"H100": 989e12, "100 TFLOP/s": 100e12}  # of its table
 
 
 @dataclass(frozen=True)
@@ -89,26 +94,68 @@ def training_flops(size: LlamaSize, vocab_size: int, document_tokens: int = DOCU
     return transformer_size(size, vocab_size).training_flops(1, document_tokens)
 
 
-def block_activation_bytes(size: LlamaSize, is_half: bool) -> int:
+def linear_layers(size: LlamaSize) -> dict[str, tuple[int, int]]:
+    """Channels in and out of each linear layer of a block."""
+    hidden, inner = size.hidden_size, size.intermediate_size
+    key_value = hidden * size.num_key_value_heads // size.num_heads
+    attention = {"q_proj": (hidden, hidden), "k_proj": (hidden, key_value), "v_proj": (hidden, key_value)}
+    return {
+        **attention,
+        "o_proj": (hidden, hidden),
+        "gate_proj": (hidden, inner),
+        "up_proj": (hidden, inner),
+        "down_proj": (inner, hidden),
+    }
+
+
+def num_adapter_parameters(size: LlamaSize, adapters: LowRankAdapters) -> int:
+    """Number of parameters that adapters add: two matrices of `rank` to each adapted layer."""
+    layers = linear_layers(size)
+    return size.num_layers * sum(adapters.rank * sum(layers[name]) for name in adapters.layers)
+
+
+def block_activation_bytes(size: LlamaSize, is_half: bool, adapters: LowRankAdapters | None = None) -> int:
     """Bytes of activations that one block keeps per token for its backward pass.
 
     Per norm: its input in float32, the normalised value and the output; attention: query, key, value, its output twice
-    (by document, then joined); feed-forward: gate, its activation, up, and their product.
+    (by document, then joined); feed-forward: gate, its activation, up, and their product. Frozen layers do not need
+    their inputs; an adapter keeps its own copy of them, what it makes of it, and its dropout's mask (a CPU: the factors).
     """
     key_value = size.hidden_size * size.num_key_value_heads // size.num_heads
     width = 2 if is_half else 4
+    if adapters is not None:
+        layers = linear_layers(size)
+        mask = (1 if is_half else 4) if adapters.dropout else 0
+        own = sum((width + mask) * layers[name][0] + width * adapters.rank for name in adapters.layers)
+        kept = width * (2 * size.hidden_size + 2 * key_value + 3 * size.intermediate_size)
+        return 2 * size.hidden_size * 4 + kept + own
     norms = 2 * size.hidden_size * (4 + 2 * width)
     return norms + width * (3 * size.hidden_size + 2 * key_value + 4 * size.intermediate_size)
 
 
-def memory_plan(size: LlamaSize, vocab_size: int, hardware: Hardware, recompute_activations: bool) -> MemoryPlan:
-    """Bytes on one device for `vocab_size` words and `hardware.rows_per_rank` rows at a time."""
+def memory_plan(
+    size: LlamaSize,
+    vocab_size: int,
+    hardware: Hardware,
+    recompute_activations: bool,
+    adapters: LowRankAdapters | None = None,
+) -> MemoryPlan:
+    """Bytes on one device for `vocab_size` words and `hardware.rows_per_rank` rows at a time.
+
+    With adapters only these (and the embeddings, where they are trained) have gradients and moments.
+    """
     total = num_parameters(size, vocab_size)
     shards = hardware.num_ranks if hardware.is_sharded else 1
     width = 2 if hardware.is_half else 4
     tokens = hardware.rows_per_rank * hardware.row_length
-    block = block_activation_bytes(size, hardware.is_half) * tokens
+    block = block_activation_bytes(size, hardware.is_half, adapters) * tokens
     table = vocab_size * size.hidden_size
+    num_trained, trains_head = total, True
+    if adapters is not None:
+        trains_head = adapters.train_embeddings
+        tables = table * (1 if size.tie_embeddings else 2)
+        added = num_adapter_parameters(size, adapters)
+        num_trained, total = added + (tables if trains_head else 0), total + added
     blocks, recomputed = size.num_layers * block, 0.0
     if recompute_activations:
         blocks = size.num_layers * tokens * size.hidden_size * width
@@ -117,12 +164,15 @@ def memory_plan(size: LlamaSize, vocab_size: int, hardware: Hardware, recompute_
     if hardware.is_sharded:  # embedding and head stay gathered during a step; of the blocks, one and the next
         body = transformer_size(size, vocab_size).num_weights
         gathered = width * (table * (1 if size.tie_embeddings else 2) + 2 * body / size.num_layers)
-    elif hardware.is_half:  # autocast's copies of the weights
+    elif hardware.is_half:  # autocast's copies of the weights; those of frozen ones live as long as their activations
         gathered = width * total
+        if adapters is not None and recompute_activations:
+            gathered = width * (table + transformer_size(size, vocab_size).num_weights / size.num_layers)
     chunk = min(tokens, chosen_chunk_size(vocab_size, not hardware.is_half))
     logits = chunk * vocab_size * (4 if not hardware.is_half else 2 + 4 + 4)
-    head = logits + 4 * table + 2 * width * tokens * size.hidden_size
-    return MemoryPlan(4 * total / shards, 4 * total / shards, 8 * total / shards, gathered, blocks, head, recomputed)
+    head = logits + (4 * table if trains_head else 0) + 2 * width * tokens * size.hidden_size
+    trained = num_trained / shards
+    return MemoryPlan(4 * total / shards, 4 * trained, 8 * trained, gathered, blocks, head, recomputed)
 
 
 def read_size(path: Path) -> LlamaSize:
@@ -178,6 +228,36 @@ def described(sizes: list[Path], hardware: list[Path], mfu: float, peak: float, 
     return "\n".join(lines)
 
 
+def fine_tuned(sizes: list[Path], adapters: LowRankAdapters, mfu: float, peaks: dict[str, float]) -> str:
+    """The table of docs/llasa.md: fine-tuning a Llasa with adapters, or whole, by configs/llasa/finetune.yaml.
+
+    Its rows are those of one device, with recomputed activations: the backward pass of a frozen weight costs as much as
+    the forward pass, of a trained one twice as much, and recomputation once more.
+    """
+    place = Hardware("gpu", 1, FINE_TUNING_ROWS, 1, is_sharded=False, is_half=True)
+    vocab_size, tokens = LLASA_SPACE.vocab_size, 100 * place.tokens_per_step
+    lines = [
+        "| model | trained | parameters trained | GB of memory | GB of a checkpoint | "
+        + " | ".join(f"minutes for 100 updates, {name}" for name in peaks)
+        + " |",
+        "|---" * (5 + len(peaks)) + "|",
+    ]
+    for path in sizes:
+        size = read_size(path)
+        total = num_parameters(size, vocab_size)
+        for kind, used, passes in (("adapters", adapters, 3), ("all", None, 4)):
+            added = num_adapter_parameters(size, used) if used else 0
+            num_trained = added or total
+            memory = memory_plan(size, vocab_size, place, True, used).total
+            stored = 2 * (total + added - num_trained) + 12 * num_trained  # frozen ones as bfloat16; two moments
+            flops = passes / 3 * training_flops(size, vocab_size) * tokens
+            cells = [path.stem.replace("llama_", "Llasa-").upper().replace("LLASA", "Llasa"), kind]
+            cells += [f"{num_trained / 1e6:,.1f}M", f"{memory / GIGA:.0f}", f"{stored / GIGA:.1f}"]
+            cells += [f"{flops / (mfu * peak) / 60:.1f}" for peak in peaks.values()]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main(arguments: list[str] | None = None) -> None:
     configs = Path("configs/lm")
     parser = argparse.ArgumentParser(prog="python -m modules.lm.resource_plan", description=__doc__)
@@ -186,7 +266,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--mfu", type=float, default=0.45, help="share of the peak that is reached")
     parser.add_argument("--peak", type=float, default=989e12, help="FLOP/s of one device (H100, H200: 989e12)")
     parser.add_argument("--tokens", type=float, default=50e9, help="tokens to train on (250,000 hours once: 50e9)")
+    parser.add_argument("--fine_tuning", action="store_true", help="a table of fine-tuning with a few adapters, or whole")
     given = parser.parse_args(arguments)
+    if given.fine_tuning:
+        print(fine_tuned(given.sizes, LLASA_ADAPTERS, given.mfu, PEAKS))
+        return
     print(described(given.sizes, given.hardware, given.mfu, given.peak, given.tokens))
 
 

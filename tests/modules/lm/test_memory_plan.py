@@ -9,8 +9,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.lm_memory import train
+from modules.lm.adapters import LowRankAdapters
 from modules.lm.network import LlamaSize
-from modules.lm.resource_plan import Hardware, memory_plan
+from modules.lm.resource_plan import LLASA_ADAPTERS, Hardware, memory_plan
 from modules.lm.text.byte_tokenizer import ByteTokenizer
 from modules.lm.text.prompt_format import TextToSpeech
 
@@ -32,12 +33,16 @@ def peak_bytes(action: Callable[[], None], trace: Path) -> int:
     return peak
 
 
+@pytest.mark.parametrize("adapters", [None, LLASA_ADAPTERS], ids=["whole", "adapters"])
 @pytest.mark.parametrize("recomputed", [False, True])
-def test_the_plan_is_the_peak_of_a_training_step(recomputed: bool, tmp_path: Path) -> None:
+def test_the_plan_is_the_peak_of_a_training_step(
+    recomputed: bool, adapters: LowRankAdapters | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Guards against an estimate below the actual training's, or far above it."""
     torch.set_num_threads(1)
     vocab_size = TextToSpeech(ByteTokenizer(), CODEBOOK_SIZE).token_space.vocab_size
     place = Hardware("cpu", 1, 1, 1, is_sharded=False, is_half=False, row_length=ROW_LENGTH)
-    planned = memory_plan(SIZE, vocab_size, place, recomputed).total
-    peak = peak_bytes(lambda: train(SIZE, CODEBOOK_SIZE, recomputed, 2, ROW_LENGTH), tmp_path / "trace.json")
+    planned = memory_plan(SIZE, vocab_size, place, recomputed, adapters).total
+    monkeypatch.setattr("modules.lm_module.check_adapters", lambda *given: None)  # frozen random rows do no harm here
+    peak = peak_bytes(lambda: train(SIZE, CODEBOOK_SIZE, recomputed, 2, ROW_LENGTH, adapters), tmp_path / "trace.json")
     assert planned == pytest.approx(peak, rel=0.15)

@@ -1,5 +1,6 @@
 """Memory and time estimates against published sizes, torch's own counters, and the tensors that autograd saves."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,17 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from modules.batches import TokenBatch
+from modules.lm.adapters import LowRankAdapters, add_adapters
 from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama
 from modules.lm.resource_plan import (
+    FINE_TUNING_ROWS,
+    LLASA_ADAPTERS,
     LLASA_SPACE,
+    PEAKS,
+    Hardware,
     block_activation_bytes,
     described,
+    fine_tuned,
     memory_plan,
     num_parameters,
     read_hardware,
@@ -81,12 +88,19 @@ def test_flops_are_those_that_torch_counts(tied):
     assert counter.get_total_flops() == pytest.approx(planned, rel=0.15)
 
 
-def test_activations_are_those_that_autograd_keeps():
+ALL_ADAPTED = LowRankAdapters(rank=8, dropout=0.1)
+
+
+@pytest.mark.parametrize("adapters", [None, LLASA_ADAPTERS, ALL_ADAPTED], ids=["whole", "two", "all"])
+def test_activations_are_those_that_autograd_keeps(adapters):
     """Guards against an estimate below the actual training's: bytes saved by one more block."""
     kept = []
     for num_layers in (2, 4):
         size = LlamaSize(**{**vars(SMALL), "num_layers": num_layers})
-        model, found = SpeechLanguageModel(build_llama(size, 50)), {}
+        network = build_llama(size, 50)
+        if adapters is not None:
+            add_adapters(network, adapters)
+        model, found = SpeechLanguageModel(network), {}
         weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
 
         def keep(tensor, found=found, weights=weights):
@@ -99,7 +113,39 @@ def test_activations_are_those_that_autograd_keeps():
             model(batch_of(2, 64, 50))
         kept.append(sum(size for size, _ in found.values()))
     measured = (kept[1] - kept[0]) / 2 / (2 * 64)
-    assert block_activation_bytes(SMALL, is_half=False) == pytest.approx(measured, rel=0.15)
+    assert block_activation_bytes(SMALL, is_half=False, adapters=adapters) == pytest.approx(measured, rel=0.15)
+
+
+@pytest.mark.parametrize("adapters", [LLASA_ADAPTERS, ALL_ADAPTED, replace(ALL_ADAPTED, train_embeddings=True)])
+@pytest.mark.parametrize("tied", [True, False])
+def test_adapters_are_what_peft_adds_and_trains(adapters, tied):
+    """Guards against gradients and moments of frozen weights, and against forgotten ones of embeddings."""
+    size = LlamaSize(**{**vars(SMALL), "tie_embeddings": tied})
+    network = build_llama(size, 500)
+    add_adapters(network, adapters)
+    weights = list(network.parameters())
+    trained = sum(weight.numel() for weight in weights if weight.requires_grad)
+    plan = memory_plan(size, 500, Hardware("cpu", 1, 1, 1, is_sharded=False, is_half=False), True, adapters)
+    assert plan.weights == 4 * sum(weight.numel() for weight in weights)
+    assert (plan.gradients, plan.moments) == (4 * trained, 8 * trained)
+
+
+def test_recomputed_activations_have_the_adapters_gradients():
+    """Guards against adapters that get no gradient, since a frozen embedding's output needs none."""
+    found = []
+    for recomputes in (False, True):
+        torch.manual_seed(0)
+        network = build_llama(SMALL, 50)
+        add_adapters(network, replace(LLASA_ADAPTERS, dropout=0.0))
+        trained = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
+        for weight in trained.values():
+            torch.nn.init.normal_(weight)
+        if recomputes:
+            network.gradient_checkpointing_enable()
+        SpeechLanguageModel(network.train())(batch_of(2, 24, 50)).total.backward()
+        found.append({name: weight.grad for name, weight in trained.items()})
+    assert all(gradient.abs().max() > 0 for gradient in found[0].values())
+    assert all(torch.equal(gradient, found[1][name]) for name, gradient in found[0].items())
 
 
 def test_sharding_and_recomputation_take_what_they_should():
@@ -117,6 +163,12 @@ def test_the_page_is_what_the_command_prints():
     """Guards against numbers in the docs that no command prints."""
     page = (REPOSITORY / "docs/lm_plan.md").read_text()
     assert described(SIZES, HARDWARE, 0.45, 989e12, 50e9).strip() in page
+    released = [path for path in SIZES if path.stem in PUBLISHED]
+    table = fine_tuned(released, LLASA_ADAPTERS, 0.45, PEAKS)
+    assert table in (REPOSITORY / "docs/llasa.md").read_text()
+    config = yaml.safe_load((REPOSITORY / "configs/llasa/finetune.yaml").read_text())
+    assert LowRankAdapters(**config["model"]["init_args"]["adapters"]) == LLASA_ADAPTERS
+    assert config["data"]["init_args"]["batch_size"] == FINE_TUNING_ROWS
 
 
 def test_warm_up_as_a_fraction_is_that_many_steps():
