@@ -48,7 +48,8 @@ def part(path: Path, name: str) -> Any:
 
 
 def is_for_another_command(path: Path) -> bool:
-    """A config of `prepare`, without a model, or of `say`: tests/test_voice_recipe.py runs both."""
+    """A config of `prepare`, without a model, or of `say`: tests/test_voice_recipe.py and
+    tests/test_llasa_recipes.py run them."""
     return path.read_text().startswith(("# prepare: ", "# say: "))
 
 
@@ -97,6 +98,7 @@ def test_an_experiment_builds(path: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("sys.argv", ["run.py"])
     monkeypatch.chdir(tmp_path)  # no data and no checkpoints here
     monkeypatch.syspath_prepend(str(REPOSITORY))
+    monkeypatch.setenv("FOLDER", "recordings")  # of configs/llasa/tokenise.yaml
     accumulated = ["--trainer.accumulate_grad_batches", str(COMMON_MULTIPLE)] if path in LM_FITS else []
     cli = DryCLI([subcommand_of(path), "--config", str(path), *accumulated])
     assert not accumulated or cli.datamodule.num_batches % COMMON_MULTIPLE == 0
@@ -124,6 +126,7 @@ def test_a_misspelt_key_is_refused(
     """Guards against a setting that silently has no effect."""
     monkeypatch.setattr("sys.argv", ["run.py"])
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FOLDER", "recordings")
     misspelt = tmp_path / "misspelt.yaml"
     misspelt.write_text("trainer: {max_stepz: 1}\n")
     with pytest.raises(SystemExit) as stop:
@@ -136,7 +139,7 @@ def test_every_config_is_an_experiment_or_a_part_of_one() -> None:
     """Guards against a yaml that no test builds: not named by an experiment and not an overlay."""
     named = {(path.parent / value).resolve() for path in CONFIGS for _, value in strings(read(path))} | {DEFAULTS}
     others = [path for path in CONFIGS if is_for_another_command(path)]
-    assert {path.parent.name for path in others} == {"voice"}
+    assert {path.parent.name for path in others} == {"voice", "llasa"}
     strays = [path for path in CONFIGS if path not in [*EXPERIMENTS, *named, *others] and not is_overlay(path)]
     assert not strays
 

@@ -76,8 +76,8 @@ def merge_adapters(network: nn.Module) -> None:
 
 
 def stored_weights(weights: Mapping[str, Tensor], trained: Collection[str]) -> dict[str, Tensor]:
-    """Weights as a checkpoint stores them: frozen ones as bfloat16 where that changes no value, which halves the file of
-    a network that was released in bfloat16. They load into float32 as they were; tied ones stay one tensor."""
+    """Weights as a checkpoint stores them: frozen ones as bfloat16 where that changes no value, which halves the file
+    of a network that was released in bfloat16. They load into float32 as they were; tied ones stay one tensor."""
     halves: dict[int, Tensor] = {}
     stored = dict(weights)
     shared = {weights[name].data_ptr() for name in trained}

@@ -119,7 +119,7 @@ def block_activation_bytes(size: LlamaSize, is_half: bool, adapters: LowRankAdap
 
     Per norm: its input in float32, the normalised value and the output; attention: query, key, value, its output twice
     (by document, then joined); feed-forward: gate, its activation, up, and their product. Frozen layers do not need
-    their inputs; an adapter keeps its own copy of them, what it makes of it, and its dropout's mask (a CPU: the factors).
+    their inputs; an adapter keeps its own copy of them, what it makes of it, and its dropout's mask (a CPU: factors).
     """
     key_value = size.hidden_size * size.num_key_value_heads // size.num_heads
     width = 2 if is_half else 4
@@ -266,7 +266,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--mfu", type=float, default=0.45, help="share of the peak that is reached")
     parser.add_argument("--peak", type=float, default=989e12, help="FLOP/s of one device (H100, H200: 989e12)")
     parser.add_argument("--tokens", type=float, default=50e9, help="tokens to train on (250,000 hours once: 50e9)")
-    parser.add_argument("--fine_tuning", action="store_true", help="a table of fine-tuning with a few adapters, or whole")
+    parser.add_argument("--fine_tuning", action="store_true", help="the table of fine-tuning in docs/llasa.md")
     given = parser.parse_args(arguments)
     if given.fine_tuning:
         print(fine_tuned(given.sizes, LLASA_ADAPTERS, given.mfu, PEAKS))

@@ -46,7 +46,9 @@ class VoiceFile:
     ) -> "VoiceFile":
         """That of an LMModule's checkpoint, the codec named for it, and the facts of its training data."""
         prompt_format = with_current_names(checkpoint["hyper_parameters"]["prompt_format"])
-        return cls(prompt_format, codec, checkpoint.get("codec_fingerprint", ""), training or {}, sampling_of(checkpoint))
+        return cls(
+            prompt_format, codec, checkpoint.get("codec_fingerprint", ""), training or {}, sampling_of(checkpoint)
+        )
 
     @classmethod
     def read(cls, folder: Path) -> "VoiceFile | None":

@@ -15,8 +15,7 @@ from modules.api import SamplingSettings
 from modules.checkpoint_files import read_checkpoint
 from modules.lm.checkpoints import PREFIX, read_model
 from modules.lm.licences import card_metadata, listed
-from modules.lm.model_card import MAX_LENGTH
-from modules.lm.model_card import DRAWING
+from modules.lm.model_card import DRAWING, MAX_LENGTH
 from modules.lm.model_card import SAMPLING as CARD_SAMPLING
 from modules.lm.text.huggingface_tokenizer import CODE_PREFIX
 from modules.lm.voice_file import NAME, VoiceFile, sampling_of

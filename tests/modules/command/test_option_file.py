@@ -82,3 +82,15 @@ def test_an_error_is_one_line(content: str, told: str, read, capsys: pytest.Capt
     with pytest.raises(SystemExit):
         read_arguments(["four", "--config", "none.yaml"])
     assert "none.yaml" in capsys.readouterr().err
+
+
+def test_values_of_the_environment(read, monkeypatch) -> None:
+    """Guards against a local folder that one command takes from the environment and another does not."""
+    content = "model: ${oc.env:LLASA,HKUSTAudio/Llasa-1B}\ncodec: ${oc.env:XCODEC2,null}\nspeaker: a $b {c}"
+    given = read(content, "two")
+    assert (given["model"], given["codec"], given["speaker"]) == ("HKUSTAudio/Llasa-1B", None, "a $b {c}")
+    monkeypatch.setenv("LLASA", "my folder")
+    monkeypatch.setenv("XCODEC2", "1e3")
+    assert (read(content, "two")["model"], read(content, "two")["codec"]) == ("my folder", "1e3")
+    with pytest.raises(SystemExit):
+        read("model: ${nothing}", "two")
