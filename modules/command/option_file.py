@@ -49,7 +49,7 @@ def _resolved(content: dict[str, Any], path: Path) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        values = OmegaConf.to_container(OmegaConf.create(content), resolve=True)
+        values: Any = OmegaConf.to_container(OmegaConf.create(content), resolve=True)
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"Expected `${{...}}` of `{path}` to lead to a value, but got: {reason}") from error
