@@ -295,7 +295,7 @@ def test_prompts_and_greedy_codes_are_those_of_transformers(
         given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=NUM_DRAWN,
         eos_token_id=SPEECH_END, prefix_allowed_tokens_fn=lambda row, tokens: allowed,
     )[0, len(expected) :]  # fmt: skip
-    assert len(answer.unique()) > 3
+    assert len(answer.unique()) > 1
     assert drawn.codes_S.tolist() == [token - CODE_0 for token in answer.tolist() if token != SPEECH_END]
     assert drawn.stopped == (answer[-1] == SPEECH_END)
 

@@ -1,28 +1,19 @@
 """configs/sweep/search and configs/sweep/paper_protocol*.yaml: the Llasa paper's numbers, the searches that they make
-on toys, what `say --search` chooses, and the command on folders in the released files' shape.
+on toys, and what `say --search` chooses. tests/test_paper_tables.py runs the command.
 
 Shapes: T audio samples.
 """
 
-import functools
 import re
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
-import torch
 from jsonargparse import ArgumentParser, Namespace
-from transformers import AutoTokenizer
 
-import run
 from modules.api import Prompt, SamplingSettings
-from modules.codec.formats.checkpoints import save_transformers
 from modules.frontend.script import Spoken
 from modules.lm.sampling.sampler import KVCacheSampler
-from modules.report import sweep_page
-from modules.search.analysis.results import read_rows
 from modules.search.driver import run_searches
 from modules.search.panel import chosen_index
 from modules.search.protocol import SearchAlgorithm
@@ -32,8 +23,6 @@ from modules.speech.settings import SEARCHES, SpeakingSettings
 from tests.modules.search.algorithms.test_algorithms import codes_of, draw, naive_beams
 from tests.modules.search.algorithms.test_algorithms import run as run_on_toys
 from tests.test_configs import CONFIGS, REPOSITORY, ParsingCLI, read
-from tests.toys.codec_references import small_codec
-from tests.toys.llasa_folder import released_tokenizer, save_network
 from tests.toys.lm_toys import FORMAT, SIZE, toy_network
 from tests.toys.search_toys import TreeSampler, toy_prompts
 from tests.toys.speaking_toys import END, WORDS, ScriptedSampler, recording, toy_voice
@@ -242,82 +231,6 @@ def test_the_computed_memory_is_that_of_the_overlays() -> None:
         group = settings_of(f"search/{name}")["prompts_per_group"]
         beams, samples = (group * count * 2 * each["1B"] * tokens for count, tokens in ((272, 100), (32, 1500)))
         assert (max(beams, samples) + 64 * 2 * each["1B"] * 1500) / 1e9 + other < 80
-
-
-# -------------------------------------------------------------------------------------------------------- the command
-
-TINY = """
-model: {{init_args: {{pretrained: {{source: {folder}/llasa}}}}}}
-data: {{init_args: {{prompt_sets: {{en: {{init_args: {{folder: {folder}/seedtts_testset}}}}}}}}}}
-trainer: {{accelerator: cpu}}
-sweep:
-  init_args:
-    codec: {{init_args: {{path: {folder}/codec, semantic_model: null}}}}
-    num_resamples: 50
-    algorithm: {{init_args: {{num_beams: 2, num_children: 2, max_new_tokens: 12, process_tokens: 4, block_tokens: 2}}}}
-    selectors:
-      - {{class_path: tests.toys.search_toys.StatisticVerifier, init_args: {{name: hubert, statistic: peak}}}}
-      - {{class_path: tests.toys.search_toys.StatisticVerifier, init_args: {{name: resemblyzer, statistic: mean}}}}
-    judges:
-      - {{class_path: tests.toys.search_toys.StatisticWriter, init_args: {{name: WER, statistic: power}}}}
-      - {{class_path: tests.toys.search_toys.StatisticVerifier, init_args: {{name: SIM, statistic: crossings}}}}
-"""
-STEERED_BY_JUDGE = """
-sweep:
-  init_args:
-    more_algorithms:
-      - class_path: modules.search.algorithms.partial_beam.PartialBeam
-        init_args:
-          {reward: SIM, num_beams: 2, num_children: 2, samples_per_beam: 1, process_tokens: 4,
-           block_tokens: 2, max_new_tokens: 12}
-"""
-
-
-@pytest.fixture(scope="module")
-def released(tmp_path_factory) -> Path:
-    """Llasa-1B's tokenizer, template and vocabulary, X-codec2's 65,536 codes, two lines of Seed-TTS-eval; random
-    weights, whose speech runs away."""
-    folder = tmp_path_factory.mktemp("released")
-    torch.manual_seed(0)
-    released_tokenizer().save_pretrained(folder / "llasa")
-    save_network(folder / "llasa", tied=True)
-    save_transformers(small_codec(), folder / "codec")
-    wavs = folder / "seedtts_testset/en/prompt-wavs"
-    wavs.mkdir(parents=True)
-    for name in ("one", "two"):
-        samples_T = 0.1 * np.random.default_rng(0).standard_normal(8000)
-        soundfile.write(wavs / f"{name}.wav", samples_T, 16000)
-    lines = [f"u{name}|Prompt {name}.|prompt-wavs/{name}.wav|The text {name}." for name in ("one", "two")]
-    (folder / "seedtts_testset/en/meta.lst").write_text("\n".join(lines))
-    return folder
-
-
-def test_the_command_runs_on_released_files(released: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    """Guards against the paper's winning search that runs on toys alone, and a protocol whose rows cannot be found next
-    to the paper's: Seed-TTS-eval's layout, the chat template, the codec's 65,536 codes, through the command."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(REPOSITORY))
-    Path("configs").symlink_to(REPOSITORY / "configs")
-    Path("tiny.yaml").write_text(TINY.format(folder=released))
-    Path("steered.yaml").write_text(STEERED_BY_JUDGE)
-    names = ["configs/sweep/seed_tts_eval_en.yaml", "configs/sweep/search/partial_prm_orm.yaml"]
-    command = f"python run.py test --config {names[0]} --config {names[1]}\n"
-    assert command in DOCS and command in (REPOSITORY / "docs/published_test_sets.md").read_text()
-
-    configs = [*names, "configs/sweep/paper_protocol.yaml", "tiny.yaml", "steered.yaml"]
-    # Seconds each: the tokenizer is read once, not by data, model and network; the page's figures are tested elsewhere.
-    monkeypatch.setattr(AutoTokenizer, "from_pretrained", functools.cache(AutoTokenizer.from_pretrained))
-    monkeypatch.setattr(sweep_page, "inline_svg", lambda figure, description: "")
-    run.main(["test", *[word for name in configs for word in ("--config", name)], "--trainer.logger", "false"])
-    rows = read_rows(Path("runs/sweep/seed_tts_eval_en/report/curve.csv"))
-    printed = capsys.readouterr().out.splitlines()
-    found = {(row["algorithm"].rpartition("=")[2], row["selector"], row["judge"]) for row in rows}
-    ours = {("resemblyzer", selector, judge) for selector in ("hubert", "resemblyzer") for judge in ("WER", "SIM")}
-    assert found >= ours | {("SIM", f"WER {LABEL}", "WER"), ("SIM", f"WER {LABEL}", "SIM"), ("SIM", "SIM", "WER")}
-    for row, num_labels in (("resemblyzer T=0.8: hubert", 0), ("SIM T=0.8: SIM", 1), ("SIM T=0.8: WER", 2)):
-        (line,) = [one for one in printed if f"measured: partial_beam reward={row}, n=2" in one]
-        assert line.count(LABEL) == num_labels
-    assert any(line.startswith("+ partial PRM (SIM) + ORM (WER): 1B 250k h") for line in printed)
 
 
 def test_no_command_of_the_docs_names_a_file_that_is_not_there() -> None:
