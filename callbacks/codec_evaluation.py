@@ -23,6 +23,7 @@ from modules.evaluation.judge import EvaluatedRecording, Judgement, judge, summa
 from modules.evaluation.quoted_table import QuotedTable
 from modules.evaluation.results import EvaluatedCodecs, write_results
 from modules.evaluation.systems import CodecUnderTest, Heard, Original, Resynthesiser, gathered_systems, hear
+from modules.pitch import OPINION_ENDS, median_pitch
 from modules.recognition import Normaliser, Recogniser
 from modules.report.codec_page import codec_page, finite
 from modules.report.figures import mel_figure
@@ -63,6 +64,7 @@ class CodecEvaluation(Callback):
     Word error rate, STOI, PESQ, bit rate, the verifiers' scores (such as speaker similarity and DNSMOS), code usage and
     perplexity, and the speed of each system, one utterance at a time. Test batches are AudioBatch; the module's
     `generator` is the Codec. The table includes all installed comparisons and the recording itself (as 16-bit PCM).
+    Scores of verifiers that predict opinion scores are also shown by the pitch of the recordings (codec_pitch.csv).
     Writes `folder`/codec_table.csv and .md, codec_utterances.csv and the evaluation card codec_evaluation.json
     ({"systems": {NAME: {METRIC: {value, low, high, num, num_unjudged}}}, description of the run}), prints the table and
     logs "codec/METRIC/SYSTEM". After the test `table` and `results` are available, on rank 0 only.
@@ -113,6 +115,10 @@ class CodecEvaluation(Callback):
         self._utterances: list[EvaluatedRecording] = []
         self._left_out: Counter[str] = Counter()
         self._examples: list[tuple[EvaluatedRecording, dict[str, Audio]]] = []
+
+    @property
+    def _opinion_judges(self) -> list[str]:
+        return [one.facts.name for one in self.verifiers if ends_of(one) == OPINION_ENDS]
 
     @property
     def table(self) -> dict[str, dict[str, Estimate]] | None:
@@ -188,6 +194,7 @@ class CodecEvaluation(Callback):
             self._description(trainer, systems, judgements, left_out, hashes),
             QuotedTable.read(self.quoted) if self.quoted else None,
             sorted(self._examples, key=lambda pair: pair[0].key),
+            self._opinion_judges,
         )
 
     def _judged(self, trainer: Trainer, systems: Sequence[Resynthesiser], bar: tqdm) -> Iterator[Judgement]:
@@ -222,6 +229,8 @@ class CodecEvaluation(Callback):
             verify(utterance, {name: ones[place].audio for name, ones in heard.items()}, self.verifiers, language)
             for place, utterance in enumerate(batch)
         ]
+        is_pitch_asked = bool(self._opinion_judges)
+        pitches = [median_pitch(utterance.audio) if is_pitch_asked else math.nan for utterance in batch]
         for system, ones in heard.items():
             audios, num_bits = [one.audio for one in ones], [one.num_bits for one in ones]
             rows = judge(system, batch, audios, num_bits, self.recogniser, self.normaliser, language)
@@ -233,9 +242,10 @@ class CodecEvaluation(Callback):
                         encode_seconds=one.encode_seconds,
                         decode_seconds=one.decode_seconds,
                         codes_QS=one.codes_QS,
+                        pitch=pitch,
                         scores=by_system[system],
                     )
-                    for row, one, by_system in zip(rows, ones, scores, strict=True)
+                    for row, one, pitch, by_system in zip(rows, ones, pitches, scores, strict=True)
                 ],
             )
 

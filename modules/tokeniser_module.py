@@ -1,4 +1,4 @@
-"""CodecTokeniser: encodes audio shards with any codec; only for `predict`.
+"""CodecTokeniser: encodes audio shards with any codec, or evaluates it: for `predict` and `test`.
 
 Shapes: B batch, T samples, S frames.
 """
@@ -13,7 +13,8 @@ from modules.codec.streaming import EncodeWindow, encode_batch_in_windows
 
 class CodecTokeniser(L.LightningModule):
     """The codes of any codec that CodecCheckpoint reads: a checkpoint of ours, a released X-codec2 or NeuCodec, or a
-    folder of transformers'. Runs without `ckpt_path`, on every device of the Trainer.
+    folder of transformers'. Runs without `ckpt_path`, on every device of the Trainer. In `test` callbacks evaluate the
+    codec as `generator` (CodecEvaluation).
 
     Args:
         codec: The codec. Its own `device` has no effect here.
@@ -31,8 +32,14 @@ class CodecTokeniser(L.LightningModule):
             self.generator = self.codec.load()
 
     def setup(self, stage: str) -> None:
-        if stage != "predict":
-            raise ValueError(f"Expected CodecTokeniser for predict alone, but got {stage}.")
+        if stage not in ("predict", "test"):
+            raise ValueError(f"Expected CodecTokeniser for predict and test alone, but got {stage}.")
+
+    def on_test_start(self) -> None:
+        check_input_rate(self.generator, getattr(self.trainer, "datamodule", None))
+
+    def test_step(self, batch: AudioBatch, batch_index: int, dataloader_idx: int = 0) -> None:
+        pass  # callbacks collect the batch
 
     def on_predict_start(self) -> None:
         check_input_rate(self.generator, getattr(self.trainer, "datamodule", None))

@@ -21,7 +21,7 @@ from modules.verifiers.audio import audio_hash
 
 PACKAGES = (
     *("torch", "lightning", "transformers", "faster-whisper", "ctranslate2", "jiwer", "pystoi", "pesq", "speechmos"),
-    *("resemblyzer", "av", "soxr", "numpy"),
+    *("distillmos", "utmos-pytorch", "librosa", "resemblyzer", "av", "soxr", "numpy"),
 )
 
 

@@ -43,7 +43,8 @@ class Judgement:
     be scored (no words in the reference; silence or too little speech for STOI and PESQ; a verifier or the recogniser
     failed), or not measured (seconds of a system whose halves cannot be timed separately).
 
-    `scores` by verifier; `codes_QS`, the transmitted codes, are kept in memory only.
+    `scores` by verifier; `pitch`, the median of the recording in Hz, NaN if not measured; `codes_QS`, the transmitted
+    codes, are kept in memory only.
     """
 
     system: str
@@ -59,6 +60,7 @@ class Judgement:
     hypothesis: str
     encode_seconds: float = math.nan
     decode_seconds: float = math.nan
+    pitch: float = math.nan
     scores: dict[str, float] = field(default_factory=dict)
     codes_QS: np.ndarray | None = field(default=None, repr=False, compare=False)
 

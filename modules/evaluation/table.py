@@ -12,6 +12,7 @@ from modules.atomic_file import write_whole
 from modules.evaluation.judge import Judgement
 from modules.evaluation.quoted_table import EMPTY, QuotedTable, aligned, markdown_table
 from modules.evaluation.systems import SystemFacts
+from modules.pitch import WHY_BY_PITCH
 from modules.statistics import Estimate
 
 Table = Mapping[str, Mapping[str, Estimate]]
@@ -51,10 +52,11 @@ PAPER_COLUMNS = (
     Column("PESQ-WB", "pesq_wb", 2),
     Column("PESQ-NB", "pesq_nb", 2),
     Column("SPK-SIM", "speaker", 3, why_empty="no verifier named speaker was given"),
-    Column("UTMOS", "utmos", 2, why_empty="no verifier named utmos was given (no installable package carries UTMOS)"),
+    Column("UTMOS", "utmos", 2, why_empty="no verifier named utmos was given"),
 )
 OUR_COLUMNS = (
     Column("DNSMOS", "naturalness_ovrl", 2, why_empty="no verifier named naturalness_ovrl was given"),
+    Column("Distill-MOS", "distillmos", 2),
     Column("bit/s", "bit_rate"),
     Column("usage %", "code_usage", 1, 100),
     Column("perplexity", "code_perplexity"),
@@ -110,10 +112,19 @@ def formatted_table(table: Table, facts: Mapping[str, SystemFacts] | None = None
     return "\n".join([aligned(cells), *notes(table)])
 
 
-def written_table(table: Table, facts: Mapping[str, SystemFacts], quoted: QuotedTable | None, title: str) -> str:
-    """Format as a markdown page: measured rows, explanations and, separately, the quoted rows."""
+def written_table(
+    table: Table,
+    facts: Mapping[str, SystemFacts],
+    quoted: QuotedTable | None,
+    title: str,
+    by_pitch: Sequence[Sequence[str]] = (),
+) -> str:
+    """Format as a markdown page: measured rows, explanations, opinion scores `by_pitch` (pitch_cells) and, separately,
+    the quoted rows."""
     parts = [f"# {title}", markdown_table(table_cells(table, facts, all_columns=True))]
     parts.append("\n".join(f"- {line}" for line in [*EXPLANATIONS, *notes(table)]))
+    if by_pitch:
+        parts += ["## Opinion scores by pitch", WHY_BY_PITCH, markdown_table(by_pitch)]
     if quoted is not None:
         parts += ["## Quoted, not measured here", quoted.caption, markdown_table([quoted.headings, *quoted.rows])]
     return "\n\n".join(parts) + "\n"

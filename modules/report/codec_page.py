@@ -13,6 +13,7 @@ from modules.evaluation.judge import EvaluatedRecording, Judgement
 from modules.evaluation.quoted_table import EMPTY
 from modules.evaluation.results import EvaluatedCodecs
 from modules.evaluation.table import EXPLANATIONS, PAPER_COLUMNS, notes, table_cells
+from modules.pitch import WHY_BY_PITCH
 from modules.report.figures import mel_thumbnail, png_bytes
 from modules.report.page import data_uri, page_environment, readable_setting
 from modules.report.sweep_page import MAX_LOSSLESS_BYTES
@@ -59,6 +60,8 @@ def codec_page(results: EvaluatedCodecs, title: str, command: str, credits: Mapp
         description=results.description,
         tables=split_table(table_cells(results.table, results.facts, all_columns=True)),
         explanations=[*EXPLANATIONS, *notes(results.table)],
+        by_pitch=results.pitch_cells,
+        why_by_pitch=WHY_BY_PITCH,
         quoted=results.quoted,
         examples=examples,
         command=command,
