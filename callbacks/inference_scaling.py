@@ -18,6 +18,7 @@ from modules.search.analysis.candidate_tables import write_candidates
 from modules.search.analysis.comparisons import Comparison, line_label, selector_label
 from modules.search.analysis.equal_compute import EqualCompute
 from modules.search.analysis.overoptimisation import OverOptimisation
+from modules.search.analysis.pitch_scores import PitchScore
 from modules.search.analysis.results import (
     SeedScore,
     SweepResults,
@@ -262,6 +263,8 @@ def write_tables(results: SweepResults, verifier_names: Sequence[str], report: P
     write_rows(results.over_optimisation, OverOptimisation, report / "over_optimisation.csv")
     if results.seed_scores:
         write_rows(results.seed_scores, SeedScore, report / "seeds.csv")
+    if results.pitch_scores:
+        write_rows(results.pitch_scores, PitchScore, report / "pitch.csv")
     write_candidates(results.swept, verifier_names, report)
 
 

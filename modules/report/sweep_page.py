@@ -17,6 +17,7 @@ from markupsafe import Markup
 from modules.api import Cost
 from modules.audio import encoded
 from modules.evaluation.quoted_table import QuotedTable
+from modules.pitch import WHY_BY_PITCH
 from modules.report.examples import Example
 from modules.report.figures import (
     cost_figure,
@@ -29,7 +30,14 @@ from modules.report.figures import (
     png_bytes,
 )
 from modules.report.page import data_uri, page_environment, readable_setting
-from modules.report.sweep_tables import final_points, most_telling, prompt_lines, prompt_rows, warnings_of
+from modules.report.sweep_tables import (
+    final_pitch_scores,
+    final_points,
+    most_telling,
+    prompt_lines,
+    prompt_rows,
+    warnings_of,
+)
 from modules.search.analysis.comparisons import setting_label
 from modules.search.analysis.expected_best_of_n import CurvePoint
 from modules.search.analysis.results import SweepResults
@@ -177,6 +185,8 @@ def report_page(report: ReportInput) -> str:
         num_prompts=Counter(one.prompt_set for one in report.results.first_swept),
         has_disagreement=any(not math.isnan(row.disagreement) for row in report.results.over_optimisation),
         warnings=warnings_of(report.results),
+        by_pitch=final_pitch_scores(report.results),
+        why_by_pitch=WHY_BY_PITCH,
         comparisons=most_telling(report.results.comparisons),
         has_self_judged=any(is_self_judged(one.selector) for one in report.results.points),
         csv_rows=list(csv.DictReader(io.StringIO(report.curve_csv))),

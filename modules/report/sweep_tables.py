@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from modules.report.figures import is_oracle
 from modules.search.analysis.comparisons import Comparison, setting_label
 from modules.search.analysis.expected_best_of_n import CurvePoint
+from modules.search.analysis.pitch_scores import PitchScore
 from modules.search.analysis.results import SweepResults
 from modules.search.protocol import Trace
 
@@ -43,6 +44,22 @@ def warnings_of(results: SweepResults) -> list[str]:
         if row.warning:
             found.setdefault(f"{row.selector}: {row.warning}", set()).add(row.prompt_set)
     return [f"{text} ({', '.join(sorted(sets))})." for text, sets in found.items()]
+
+
+def final_pitch_scores(results: SweepResults) -> list[PitchScore]:
+    """The scores by pitch of the first search: one sample, and each selector's selection among all."""
+    finals = {
+        (point.prompt_set, point.judge, point.selector, point.n)
+        for pair in dict.fromkeys((one.prompt_set, one.judge) for one in results.first_points)
+        for point in final_points([one for one in results.first_points if (one.prompt_set, one.judge) == pair])
+    }
+    first = results.swept[0].search
+    return [
+        row
+        for row in results.pitch_scores
+        if (row.prompt_set, row.judge, row.selector, row.n) in finals
+        and (row.model, row.algorithm, row.temperature) == first
+    ]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from modules.search.analysis.curves import CurveCalculator
 from modules.search.analysis.equal_compute import at_equal_compute
 from modules.search.analysis.families import families_of, with_verdicts
 from modules.search.analysis.overoptimisation import over_optimisation
+from modules.search.analysis.pitch_scores import pitch_scores
 from modules.search.analysis.results import SeedScore, SweepResults, SweptPrompt
 from modules.search.analysis.seeds import averaged
 from modules.search.candidate_store import CandidateRecord
@@ -75,6 +76,7 @@ def summarise(
         over_optimisation=warned,
         equal_compute=at_equal_compute(others, every_n, *drawn),
         seed_scores=scores,
+        pitch_scores=pitch_scores(points, prompt_sets),
     )
 
 

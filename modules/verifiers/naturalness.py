@@ -31,7 +31,7 @@ P835_WINDOW_FLOPS = 18 * (
 )
 P808_WINDOW_FLOPS = 18 * (900 * 120 * 32 + (450 * 60 + 2 * 225 * 30) * 32 * 32 + 112 * 15 * 32 * 64)
 DISTILL_WINDOW, DISTILL_HOP = 122_880, 16_000  # samples
-DISTILL_WINDOW_FLOPS = 29_683_059_088  # of one window, by torch's counter
+DISTILL_WINDOW_FLOPS = 30_508_812_688  # of one window, by torch's counter
 UTMOS_FILE = "utmos_state_dict.pt"
 UTMOS_FRAMES_PER_SECOND = 50
 
@@ -189,30 +189,34 @@ class Utmos(ClipVerifier):
     papers, the Llasa paper among them. Clips are scored one by one, since the network hears padding.
 
     Args:
-        model: Name on the hub, or a folder, with utmos_state_dict.pt: the tensors of the published checkpoint.
+        weights: Name on the hub, or a folder, with utmos_state_dict.pt: the tensors of the published checkpoint.
         device: Device of the model.
 
     Raises (on use):
-        FileNotFoundError: There is no such model.
+        FileNotFoundError: There is no such file.
         ValueError: The file lacks a tensor, or one has another shape.
     """
 
-    def __init__(self, model: str = "Blinorot/UTMOS-PyTorch", device: str = "cpu") -> None:
+    def __init__(self, weights: str = "Blinorot/UTMOS-PyTorch", device: str = "cpu") -> None:
         super().__init__("utmos")
-        self.model, self.device = model, device
+        self.weights, self.device = weights, device
 
     @cached_property
-    def _weights(self) -> Path:
-        file = model_folder(self.model, [UTMOS_FILE]) / UTMOS_FILE
+    def _file(self) -> Path:
+        file = model_folder(self.weights, [UTMOS_FILE]) / UTMOS_FILE
         if not file.is_file():
             raise FileNotFoundError(f"Expected {UTMOS_FILE} in {file.parent}, but there is no such file.")
         return file
 
     @cached_property
+    def model_hash(self) -> str:
+        return content_hash([self._file])
+
+    @cached_property
     def facts(self) -> VerifierFacts:
         return VerifierFacts(
             name=self.name,
-            model_hash=content_hash([self._weights]),
+            model_hash=self.model_hash,
             settings=constructor_settings(self),
             families=frozenset({"utmos", "wav2vec2"}),
             worst_score=1.0,
@@ -228,14 +232,14 @@ class Utmos(ClipVerifier):
             from utmos_pytorch.utmos_torch import UTMOSModel, UTMOSScoreTorch
         except ImportError as error:
             raise ImportError("UTMOS needs utmos-pytorch: pip install utmos-pytorch") from error
-        given = torch.load(self._weights, map_location="cpu", weights_only=True, mmap=True)
+        given = torch.load(self._file, map_location="cpu", weights_only=True, mmap=True)
         with torch.device("meta"):
             wanted = UTMOSModel().state_dict()
         for name, tensor in wanted.items():  # the package leaves what the file lacks random
             if name not in given or given[name].shape != tensor.shape:
                 got = tuple(given[name].shape) if name in given else "no such tensor"
-                raise ValueError(f"Expected {self._weights} to hold {name} {tuple(tensor.shape)}, but got {got}.")
-        return UTMOSScoreTorch(str(self._weights), self.device).requires_grad_(False)
+                raise ValueError(f"Expected {self._file} to hold {name} {tuple(tensor.shape)}, but got {got}.")
+        return UTMOSScoreTorch(str(self._file), self.device).requires_grad_(False)
 
     @torch.inference_mode()
     def _judge(self, audio: Audio) -> float:

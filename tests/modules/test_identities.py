@@ -39,7 +39,7 @@ from modules.verifiers.emotion import EmotionLabel, EmotionSimilarity
 from modules.verifiers.ensemble import Ensemble
 from modules.verifiers.health import Health
 from modules.verifiers.likelihood import Likelihood
-from modules.verifiers.naturalness import AudioRegressor, Dnsmos
+from modules.verifiers.naturalness import AudioRegressor, DistillMos, Dnsmos, Utmos
 from modules.verifiers.recognisers.ctc import CTC
 from modules.verifiers.recognisers.normalise import BasicWords, Digits, EnglishWords, LetterWords
 from modules.verifiers.recognisers.pocketsphinx import Pocketsphinx
@@ -225,6 +225,8 @@ def verifiers() -> list[Verifier]:
         Likelihood(),
         SecondsPerCharacter(),
         Dnsmos(),
+        DistillMos(),
+        Utmos(),
         AudioRegressor("a folder"),
         EmotionLabel("a folder", "happy"),
         EmotionSimilarity("a folder"),
@@ -237,7 +239,7 @@ def without_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AudioModel, "families", frozenset({"family"}))
     for kind in (AudioModel, FunASRModel, FasterWhisper):
         monkeypatch.setattr(kind, "files_hash", "files")
-    for kind in (AudioModel, FunASRModel, FasterWhisper, FineTunedWavLM):
+    for kind in (AudioModel, FunASRModel, FasterWhisper, FineTunedWavLM, Utmos):
         monkeypatch.setattr(kind, "model_hash", "weights")
 
 

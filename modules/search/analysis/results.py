@@ -13,6 +13,7 @@ from modules.search.analysis.comparisons import Comparison
 from modules.search.analysis.equal_compute import EqualCompute
 from modules.search.analysis.expected_best_of_n import CurvePoint
 from modules.search.analysis.overoptimisation import OverOptimisation
+from modules.search.analysis.pitch_scores import PitchScore
 from modules.search.panel import chosen_index
 from modules.search.protocol import Trace
 
@@ -89,6 +90,7 @@ class SweepResults:
         equal_compute: The other searches compared with best-of-n at the FLOPs that they spent, in the order of
             equal_compute.csv; requires a BestOfN among the algorithms.
         seed_scores: With several seeds: every point of each, as in seeds.csv.
+        pitch_scores: Points whose judge predicts opinion scores, by the pitch of the voice, as in pitch.csv.
     """
 
     swept: list[SweptPrompt]
@@ -98,6 +100,7 @@ class SweepResults:
     over_optimisation: list[OverOptimisation] = field(default_factory=list)
     equal_compute: list[EqualCompute] = field(default_factory=list)
     seed_scores: list[SeedScore] = field(default_factory=list)
+    pitch_scores: list[PitchScore] = field(default_factory=list)
 
     @property
     def first_points(self) -> list[CurvePoint]:

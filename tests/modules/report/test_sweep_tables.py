@@ -10,10 +10,18 @@ import pytest
 from callbacks.scaling_report import ScalingReport
 from modules.report.figures import cost_figure
 from modules.report.quoted_rows import measured_rows
-from modules.report.sweep_page import judged_curves
-from modules.report.sweep_tables import final_points, most_telling, prompt_lines, prompt_rows, warnings_of
+from modules.report.sweep_page import ReportInput, judged_curves, report_page
+from modules.report.sweep_tables import (
+    final_pitch_scores,
+    final_points,
+    most_telling,
+    prompt_lines,
+    prompt_rows,
+    warnings_of,
+)
 from modules.search.analysis.comparisons import Comparison
 from modules.search.analysis.overoptimisation import OverOptimisation
+from modules.search.analysis.pitch_scores import pitch_scores
 from modules.search.analysis.results import write_prompt_scores
 from modules.search.panel import chosen_index
 from tests.callbacks.test_sweep_grid import run
@@ -55,6 +63,23 @@ def test_every_prompt_shows_the_choices_that_were_made_for_it(results, tmp_path)
         (point,) = (one for one in points if (one.selector, one.n) == (row["selector"], int(row["n"])))
         place = [trace.prompt.key for trace in results.traces("tones")].index(row["prompt_key"])
         assert float(row["score"]) == point.scores_P[place]
+
+
+def test_the_page_shows_opinion_scores_by_pitch(results, tmp_path_factory):
+    """Guards against a page that hides them, mixes in the oracle's or those of fewer candidates, and shows them for a
+    judge of another scale. The tones are of 450 to 550 Hz."""
+    points = [replace(one, ends=(1.0, 5.0)) for one in results.points]
+    prompts = {"tones": [trace.prompt for trace in results.traces("tones")]}
+    assert pitch_scores(results.points, prompts) == []
+    judged = replace(results, points=points, pitch_scores=pitch_scores(points, prompts))
+    shown = final_pitch_scores(judged)
+    assert [(row.selector, row.n, row.group) for row in shown] == [
+        (name, n, "high") for name, n in (("random", 1), ("closeness", 4), ("likelihood", 4))
+    ]
+    page = Page(report_page(ReportInput("t", judged, [], frozenset(), "a\n1\n", "command", {})))
+    assert [row[2:4] for row in page.tables["by-pitch"][1:]] == [
+        ["random choice", "1"], ["closeness", "4"], ["likelihood", "4"]
+    ]  # fmt: skip
 
 
 def test_searches_are_plotted_at_their_cost():

@@ -17,7 +17,7 @@ from modules.search.scorer import score_tasks
 from modules.verifiers.audio import MIN_SECONDS, audio_hash
 from modules.verifiers.embeddings.resemblyzer import Resemblyzer
 from modules.verifiers.likelihood import Likelihood
-from modules.verifiers.naturalness import Dnsmos
+from modules.verifiers.naturalness import DistillMos, Dnsmos
 from modules.verifiers.recognisers.normalise import BasicWords, Digits, EnglishWords
 from modules.verifiers.recognisers.pocketsphinx import Pocketsphinx, between_silences
 from modules.verifiers.recognisers.whisper import FasterWhisper
@@ -152,7 +152,7 @@ def test_equal_audio_is_transcribed_once() -> None:
 
 @pytest.mark.parametrize(
     "verifier",
-    [Speaker(Resemblyzer()), Dnsmos("p808_mos"), Transcript(Pocketsphinx(), Digits(), "character")],
+    [Speaker(Resemblyzer()), Dnsmos("p808_mos"), DistillMos(), Transcript(Pocketsphinx(), Digits(), "character")],
     ids=lambda verifier: verifier.facts.name,
 )
 def test_audio_that_nothing_can_judge(verifier: Verifier, english_prompts: list[Recording]) -> None:
@@ -199,7 +199,15 @@ def test_model_hash_is_that_of_the_weights(tmp_path: Path, whisper: FasterWhispe
     sphinx, free = Pocketsphinx(), Pocketsphinx(grammar=None)
     assert sphinx.model_hash == free.model_hash
     assert Dnsmos("ovrl_mos").facts.model_hash == Dnsmos("sig_mos").facts.model_hash
-    kinds = [by_words, Transcript(sphinx, Digits()), Speaker(Resemblyzer()), Dnsmos(), Dnsmos("p808_mos"), Likelihood()]
+    kinds = [
+        by_words,
+        Transcript(sphinx, Digits()),
+        Speaker(Resemblyzer()),
+        Dnsmos(),
+        Dnsmos("p808_mos"),
+        DistillMos(),
+        Likelihood(),
+    ]
     assert len({verifier.facts.model_hash for verifier in kinds}) == len(kinds)
     hashes = []
     for name, content in (("a", b"weights"), ("b", b"weights"), ("c", b"other weights")):
@@ -217,6 +225,7 @@ def test_verifiers_satisfy_the_protocol(whisper: FasterWhisper) -> None:
         Transcript(whisper, Digits()),
         Speaker(Resemblyzer()),
         Dnsmos(),
+        DistillMos(),
         Likelihood(),
         SecondsPerCharacter(),
     ):
