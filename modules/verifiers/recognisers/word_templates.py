@@ -39,7 +39,8 @@ class WordTemplates:
     Nothing is trained, so it serves languages without a recogniser, and its errors are independent of those of neural
     models. The warping is between half and twice a template's speed. It compares spectra, so it prefers the voice of
     the templates: use it for this voice, or give templates of the wanted one. Every sound is heard as pause or as one
-    of the words: an error rate says how often the wanted word was the most similar one, not whether it sounds natural.
+    of the words: an error rate says how often the wanted word was the most similar one, not whether it is intelligible
+    (studies/new_language has clips that Whisper cannot write down and this recogniser can).
 
     Args:
         model: Folder of LANGUAGE/WORD.wav, the recording of one word without others; further ones of the same word are
