@@ -60,7 +60,10 @@ TEXT = "Dealing with family secrets is never easy: it's half past seven."
 
 
 def commands_of_page() -> list[str]:
-    return re.findall(r"^    ((?:[A-Z]+=\S+ )*python .*)$", PAGE.read_text(), re.M)
+    """Those to speak and to fine-tune; tests/modules/test_codec_finetuning.py and tests/datamodules/test_memmaps.py run
+    those that continue a training."""
+    page = PAGE.read_text().partition("## What to expect")[0]
+    return re.findall(r"^    ((?:[A-Z]+=\S+ )*python .*)$", page, re.M)
 
 
 @dataclass
