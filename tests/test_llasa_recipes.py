@@ -50,9 +50,9 @@ from tests.toys.llasa_folder import NUM_CODES, save_network, true_tokenizer
 
 PAGE = REPOSITORY / "docs/llasa.md"
 SMALL = """
-data: {init_args: {row_length: 512, batch_size: 1, num_validation_rows: 2}}
+data: {init_args: {row_length: 512, batch_size: 1, num_validation_rows: 1}}
 model: {init_args: {scheduler: {init_args: {num_warmup_steps: 1}}}}
-trainer: {max_steps: 3, val_check_interval: 1, log_every_n_steps: 1, accelerator: cpu}
+trainer: {max_steps: 2, val_check_interval: 1, log_every_n_steps: 1, accelerator: cpu}
 """
 OVERLAYS = {"finetune.yaml": SMALL, "tokenise.yaml": "trainer: {accelerator: cpu}\n"}
 CODE_0, SPEECH_END, NUM_DRAWN = 128_264, 128_261, 12

@@ -50,25 +50,20 @@ class HuggingFaceTokenizer:
                 f"{str(error).splitlines()[0]}"
             ) from error
 
-    @cached_property
+    @property
     def vocab_size(self) -> int:
         """Number of text ids: those before the first marker, or all of them if there are no markers."""
-        vocabulary = self.tokenizer.get_vocab()
-        present = [name for name in MARKERS if name in vocabulary]
-        if not present:
-            return max(vocabulary.values()) + 1
-        first = vocabulary[present[0]]
-        found = {name: vocabulary.get(name) for name in MARKERS}
-        expected = {name: first + number for number, name in enumerate(MARKERS)}
-        if found != expected:
-            raise ValueError(f"Expected all markers in Llasa's order in `{self.source}`, but got {found}.")
-        check_codes(vocabulary, TokenSpace(first, max(self.num_codes, 1)), self.source)
-        return first
+        return self._sizes[0]
 
-    @cached_property
+    @property
     def num_codes(self) -> int:
         """Number of codes in the vocabulary; 0 for a text model."""
-        return sum(name.startswith(CODE_PREFIX) for name in self.tokenizer.get_vocab())
+        return self._sizes[1]
+
+    @cached_property
+    def _sizes(self) -> tuple[int, int]:
+        self.tokenizer  # noqa: B018 - its errors come first
+        return vocabulary_sizes(self.source, self.revision, written_in(self.source))
 
     def encode(self, text: str) -> list[int]:
         """Encode a text to speak or a transcript. Names of special tokens in it are encoded as ordinary characters.
@@ -121,6 +116,24 @@ def read_tokenizer(source: str, revision: str | None, written: frozenset[tuple[s
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(source, revision=revision)
+
+
+@lru_cache(maxsize=4)
+def vocabulary_sizes(source: str, revision: str | None, written: frozenset[tuple[str, int, int]]) -> tuple[int, int]:
+    """Numbers of text ids and of codes of a source, whose 193,800 names take a second to check. Raises ValueError as
+    HuggingFaceTokenizer."""
+    vocabulary = read_tokenizer(source, revision, written).get_vocab()
+    num_codes = sum(name.startswith(CODE_PREFIX) for name in vocabulary)
+    present = [name for name in MARKERS if name in vocabulary]
+    if not present:
+        return max(vocabulary.values()) + 1, num_codes
+    first = vocabulary[present[0]]
+    found = {name: vocabulary.get(name) for name in MARKERS}
+    expected = {name: first + number for number, name in enumerate(MARKERS)}
+    if found != expected:
+        raise ValueError(f"Expected all markers in Llasa's order in `{source}`, but got {found}.")
+    check_codes(vocabulary, TokenSpace(first, max(num_codes, 1)), source)
+    return first, num_codes
 
 
 def written_in(source: str) -> frozenset[tuple[str, int, int]]:
