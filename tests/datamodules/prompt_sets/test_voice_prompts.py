@@ -126,6 +126,35 @@ def test_nothing_but_the_spoken_prompt_differs(shards: Path) -> None:
         VoicePromptDataModule(FORMAT, shards / "audio", shards / "tokens", other_speaker=3).test_dataloader()
 
 
+def test_references_may_be_the_longest_of_other_recordings(shards: Path, tmp_path: Path) -> None:
+    """Guards against the similarity to a string of the training's words, to another speaker, or to a clip too short to
+    be recognised; and against a speaker without references, whose prompts would be skipped one by one."""
+    seconds = {"aa": (2.5, 3.5, 1.9), "bb": (2.0, 0.5, 4.0), "cc": (3.0, 2.2, 2.1)}
+    with ShardWriter(tmp_path / "held_out", "audio", {"sample_rate": SAMPLE_RATE, "audio_format": "wav"}) as writer:
+        for number in range(3):
+            for language, lengths in seconds.items():
+                samples = np.full(round(lengths[number] * SAMPLE_RATE), 0.1 * (number + 1), dtype=np.float32)
+                soundfile.write(tmp_path / "one.wav", samples, SAMPLE_RATE, subtype="FLOAT")
+                about = {"text": "a sentence", "speaker": f"voice {language}", "language": language, "source": "others"}
+                files = {"wav": (tmp_path / "one.wav").read_bytes(), "json": json.dumps(about).encode()}
+                writer.write(f"{language}_{number}", files, len(samples), "a sentence")
+    folders = (shards / "audio", shards / "tokens")
+    data = VoicePromptDataModule(
+        FORMAT, *folders, num_texts=3, conditions=["own", "none"], reference_folder=tmp_path / "held_out"
+    )
+    assert data.prompt_set_names == ["own voice", "no voice"]
+    sets = [[prompt for batch in loader for prompt in batch.prompts] for loader in data.test_dataloader()]
+    chosen = {"aa": (3.5, 2.5, 3.5), "bb": (4.0, 2.0, 4.0), "cc": (3.0, 2.2, 2.1)}  # in turn
+    for prompts in sets:
+        found = [len(prompt.reference.samples_T) / SAMPLE_RATE for prompt in prompts]
+        assert found == pytest.approx([one for language in seconds for one in chosen[language]])
+    with ShardWriter(tmp_path / "few", "audio", {"sample_rate": SAMPLE_RATE, "audio_format": "wav"}) as writer:
+        writer.write("aa_0", files | {"json": files["json"].replace(b"voice cc", b"voice aa")}, 2 * SAMPLE_RATE, "a")
+    data = VoicePromptDataModule(FORMAT, *folders, reference_folder=tmp_path / "few")
+    with pytest.raises(ValueError, match=r"Expected recordings of at least 2 s of \['voice bb', 'voice cc'\]"):
+        data.test_dataloader()
+
+
 def test_differences_are_paired_by_text_and_voice(tmp_path: Path) -> None:
     """Guards against means over different prompts if one could not be scored, and intervals that treat the voices of
     one text as independent."""
