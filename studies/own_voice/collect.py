@@ -24,6 +24,7 @@ BASE = "base"
 METHODS = {
     "lora": "LoRA, rank 8 of q and v, 5e-4 (the authors')",
     "lora_all": "LoRA, rank 8 of all layers, 2e-3",
+    "lora_embeddings": "the same, with embedding and head",
     "full": "whole network, 1e-4",
 }
 MEASURES = {"similarity": "speaker", "digit_error": "digits"}  # column of candidates.csv

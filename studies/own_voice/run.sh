@@ -14,6 +14,7 @@ SAVED=modules.lm.saved_model.SavedModel
 declare -A OPTIONS=(
     [lora]=""
     [lora_all]="--model.init_args.adapters.layers [q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj] --model.init_args.optimizer.init_args.lr 2e-3"
+    [lora_embeddings]="--model.init_args.adapters.layers [q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj] --model.init_args.adapters.train_embeddings true --model.init_args.optimizer.init_args.lr 2e-3"
     [full]="--model.init_args.adapters null --model.init_args.optimizer.init_args.lr 1e-4"
 )
 
@@ -32,7 +33,7 @@ if [[ ! -e $RUNS/base/config.json ]]; then
 fi
 for seed in 0 1 2; do
     models="" inputs="$RUNS/lm/checkpoints/last.ckpt, $RUNS/codec/checkpoints/last.ckpt, cache/shards/own_voice/test"
-    for method in lora lora_all full; do
+    for method in lora lora_all lora_embeddings full; do
         folder=$RUNS/${method}_$seed
         # shellcheck disable=SC2086  # options are words
         "$PYTHON" run.py fit --config $CONFIGS/adapt.yaml --num_threads 1 --seed_everything $seed \

@@ -89,7 +89,7 @@ def test_every_stage_finds_what_an_earlier_one_made(commands: list[list[str]]) -
     stages = [command for command in commands if command[0] == "run.py"]
     fits = [command for command in stages if any(word.endswith("adapt.yaml") for word in command)]
     tests = [command for command in stages if command[1] == "test"]
-    assert len(stages) == 4 + 3 * 4 and len(fits) == 3 * 3 and len(tests) == 3
+    assert len(stages) == 4 + 3 * 5 and len(fits) == 3 * 4 and len(tests) == 3
     for seed, command in enumerate(tests):
         models = yaml.safe_load(value(command, "--sweep.more_models"))
         folders = {f"{name}_{seed}" for name in collect.METHODS}
@@ -100,7 +100,7 @@ def test_every_stage_finds_what_an_earlier_one_made(commands: list[list[str]]) -
             for name in collect.METHODS
             for step in steps
         )
-        own = fits[3 * seed : 3 * seed + 3]
+        own = fits[4 * seed : 4 * seed + 4]
         assert {value(one, "--stage.folder") for one in own} == {f"runs/own_voice/{name}" for name in folders}
         assert {value(one, "--seed_everything") for one in own} == {value(command, "--sweep.seed")} == {str(seed)}
         assert {source for _, source in found} < set(yaml.safe_load(value(command, "--stage.inputs")))
@@ -109,4 +109,6 @@ def test_every_stage_finds_what_an_earlier_one_made(commands: list[list[str]]) -
     kept = config.trainer.callbacks[1].init_args
     assert (kept.filename, kept.every_n_train_steps, config.trainer.max_steps) == ("adapted-{step}", 100, 400)
     config = ParsingCLI(fits[2][1:]).config.fit
+    assert config.model.init_args.adapters.train_embeddings and len(config.model.init_args.adapters.layers) == 7
+    config = ParsingCLI(fits[3][1:]).config.fit
     assert config.model.init_args.adapters is None and config.model.init_args.optimizer.init_args.lr == 1e-4
