@@ -14,8 +14,9 @@ LIGHTNING = ("lightning", "pytorch_lightning", "lightning_fabric")
 GROUND = tuple(
     f"modules.{name}"
     for name in (
-        "api", "atomic_file", "audio", "batches", "checkpoint_files", "described", "hub", "moved_names", "pitch", "precision",
-        "provenance", "recognition", "schedule", "settings", "statistics", "step_logging", "threads", "tokens",
+        "api", "atomic_file", "audio", "batches", "checkpoint_files", "described", "hub", "moved_names", "pitch",
+        "precision", "provenance", "recognition", "schedule", "settings", "statistics", "step_logging", "threads",
+        "tokens",
     )
 )  # fmt: skip
 
