@@ -57,6 +57,7 @@ def test_the_overlays_have_the_papers_numbers() -> None:
     steers it."""
     wanted = {
         "prm": ("ProcessBeam", PAPER, "resemblyzer"),
+        "prm_orm": ("ProcessBeam", PAPER, "resemblyzer"),
         "partial_prm": ("PartialBeam", PARTIAL, "resemblyzer"),
         "partial_prm_orm": ("PartialBeam", PARTIAL, "resemblyzer"),
         "prm_emotion": ("ProcessBeam", PAPER, "hubert_emotion"),
@@ -70,6 +71,7 @@ def test_the_overlays_have_the_papers_numbers() -> None:
     only_similarity = ["../../verifiers/resemblyzer.yaml"]
     assert chosen_by == {
         "prm": only_similarity,
+        "prm_orm": None,
         "partial_prm": only_similarity,
         "partial_prm_orm": None,
         "prm_emotion": None,
@@ -80,7 +82,7 @@ def test_the_overlays_have_the_papers_numbers() -> None:
         assert search["init_args"] == numbers | limit | {"reward": reward} and settings_of(name)["self_judged"] is True
     figure = settings_of("search/figure2")
     widths = {"ProcessBeam": [], "PartialBeam": []}
-    for one in figure["more_algorithms"]:
+    for one in figure["more_algorithms+"]:
         widths[one["class_path"].rpartition(".")[2]].append(one["init_args"]["num_beams"])
         assert (one["init_args"]["num_children"], one["init_args"]["block_tokens"]) == (16, 25)
     assert widths == {"ProcessBeam": [1, 2, 4, 8, 16], "PartialBeam": [1, 2, 4, 8, 16]}
@@ -112,7 +114,7 @@ def test_overlays_merge_into_a_sweep(monkeypatch) -> None:
         command = ["test", *[word for path in paths for word in ("--config", path)], *options]
         return ParsingCLI(command).config.test.sweep.init_args
 
-    table_5 = ("librispeech_continuation", "search/prm", "paper_protocol")
+    table_5 = ("librispeech_continuation", "search/prm_orm", "paper_protocol")
     sweep = merged(*table_5, options=("--sweep.algorithm.reward", "SIM"))
     assert sweep.algorithm.init_args.as_dict() == PAPER | {"reward": "SIM", "max_new_tokens": 1000}
     assert [one.init_args.reward for one in sweep.more_algorithms] == ["SIM"] and sweep.self_judged
@@ -120,6 +122,8 @@ def test_overlays_merge_into_a_sweep(monkeypatch) -> None:
     searches = [sweep.algorithm, *sweep.more_algorithms]
     assert [one.init_args.get("reward") for one in searches] == [None] + ["resemblyzer"] * 10 + ["emotion2vec"]
     assert {int(one.init_args.max_new_tokens) for one in searches} == {1000}
+    reverse = merged("esd", "paper_protocol_emotion", "search/figure2").more_algorithms
+    assert [one.init_args.reward for one in reverse] == ["emotion2vec"] + ["resemblyzer"] * 10
     assert sweep.algorithm.init_args.as_dict() == {"num_candidates": 256, "max_new_tokens": 1000}
     assert (sweep.prompts_per_group, sweep.self_judged, len(sweep.judges)) == (1, True, 1)
     assert [one.init_args.name for one in sweep.selectors] == ["resemblyzer"]  # of prm.yaml
@@ -225,7 +229,7 @@ def test_the_computed_memory_is_that_of_the_overlays() -> None:
             f"{size:,}", f"{whole:.1f}", f"{2 * whole:.1f}", f"{max(start, finishing):.1f}"
         ]  # fmt: skip
     other = 25  # weights in float32, codec, Whisper-large, HuBERT-large and WavLM-large, generously
-    for name in ("prm", "prm_emotion", "figure2"):
+    for name in ("prm", "prm_orm", "prm_emotion", "figure2"):
         assert settings_of(f"search/{name}")["prompts_per_group"] * 2 * 336 * each["1B"] * 1500 / 1e9 + other < 80
     for name in ("partial_prm", "partial_prm_orm"):
         group = settings_of(f"search/{name}")["prompts_per_group"]

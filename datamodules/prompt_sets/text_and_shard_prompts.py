@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -80,10 +81,12 @@ def listed_prompts(path: Path, speaker: str, language: str | None) -> list[Promp
         rows = list(csv.DictReader(stream))
     if not rows or not {"key", "language", "text"} <= rows[0].keys():
         raise ValueError(f"Expected `text_file` with rows of the columns key, language and text, but got {path}.")
-    keys = [row["key"] for row in rows]
-    if wrong := [row["key"] for row in rows if not row["key"] or not row["text"] or keys.count(row["key"]) > 1]:
+    num_rows = Counter(row["key"] for row in rows)
+    if wrong := {row["key"] for row in rows if not all((row["key"], row["language"], row["text"]))} | {
+        key for key, number in num_rows.items() if number > 1
+    }:
         raise ValueError(
-            f"Expected `text_file` with different keys and with texts, but got {sorted(set(wrong))} in {path}."
+            f"Expected `text_file` with different keys, languages and texts, but got {sorted(wrong)} in {path}."
         )
     return [Prompt(row["key"], row["text"], row["language"] if language is None else language, speaker) for row in rows]
 

@@ -34,6 +34,7 @@ SCORES = (3, 2, 1)
 MIN_SECONDS = 0.5  # speech that ended before its first code is played as silence: an empty player looks broken
 MAX_NAMED = 5  # clips left out, on the terminal
 CLIP_CHARACTERS = 12
+SETTINGS = ("algorithm", "sampling", "selector", "reference", "reference_text")  # of SpeechWriter's json: equal for all
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,11 @@ def _read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 
 
 def gathered(folders: Sequence[Path], texts: Mapping[str, ListeningText]) -> Gathered:
-    """Read finished speech. Files that cannot be read, of other texts, or of texts that a folder lacks are left out, so
-    that all models are compared on the same texts.
+    """Read finished speech. Files that cannot be read, of other texts, or of texts and seeds that a folder lacks are
+    left out, so that all models are compared on the same texts, as often.
 
-    Raises ValueError if two folders have one name or one speech, a folder holds the speech of several models, or no
-    text is spoken in all of them.
+    Raises ValueError if two folders have one name or one speech, a folder holds the speech of several models, settings
+    other than the model differ, or no text is spoken in all of them.
     """
     names = [folder.resolve().name for folder in folders]
     if not folders or len(set(names)) < len(names):
@@ -104,6 +105,7 @@ def gathered(folders: Sequence[Path], texts: Mapping[str, ListeningText]) -> Gat
     rows: list[KeyRow] = []
     audio: dict[str, Audio] = {}
     left_out: list[str] = []
+    settings: dict[str, Any] = {}
     for name, folder in zip(names, folders, strict=True):
         models = set()
         for path in sorted(folder.glob("*.json")):
@@ -111,23 +113,29 @@ def gathered(folders: Sequence[Path], texts: Mapping[str, ListeningText]) -> Gat
                 record = json.loads(path.read_text(encoding="utf-8"))
                 row, sound = _clip(name, path, record, texts)
                 models.add(record["model_hash"])
+                own = {one: record.get(one) for one in SETTINGS}
             except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:  # soundfile's are RuntimeErrors
                 left_out.append(f"{path}: {message_of(error)}")
                 continue
+            if differing := [one for one in SETTINGS if own[one] != settings.setdefault(one, own[one])]:
+                raise ValueError(
+                    f"Expected speech that differs in model, text and seed alone, but `{differing[0]}` of {path} is "
+                    f"{own[differing[0]]}, where others have {settings[differing[0]]}: give each its own folder."
+                )
             if row.clip in audio:
                 raise ValueError(f"Expected different speech in every folder, but got {row.wav} in two of {names}.")
             rows.append(row)
             audio[row.clip] = sound
         if len(models) > 1:
             raise ValueError(f"Expected one model's speech in {folder}, but got that of {len(models)}: one each.")
-    spoken_by: dict[str, set[str]] = {}
+    spoken_by: dict[tuple[str, int], set[str]] = {}
     for row in rows:
-        spoken_by.setdefault(row.key, set()).add(row.model)
+        spoken_by.setdefault((row.key, row.seed), set()).add(row.model)
     for row in rows:
-        if missing := sorted(set(names) - spoken_by[row.key]):
-            left_out.append(f"{row.wav} of {row.model}: {', '.join(missing)} lacks this text")
+        if missing := sorted(set(names) - spoken_by[row.key, row.seed]):
+            left_out.append(f"{row.wav} of {row.model}: {', '.join(missing)} lacks this text with seed {row.seed}")
     places = {key: place for place, key in enumerate(texts)}
-    kept = [row for row in rows if len(spoken_by[row.key]) == len(names)]
+    kept = [row for row in rows if len(spoken_by[row.key, row.seed]) == len(names)]
     if not kept:
         why = f" Left out: {'; '.join(left_out[:MAX_NAMED])}." if left_out else ""
         raise ValueError(f"Expected texts that are spoken in all of {list(map(str, folders))}, but got none.{why}")

@@ -92,7 +92,8 @@ def speak(
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     root = tmp_path_factory.mktemp("spoken")
     folders = [speak(root / name) for name in NAMES]
-    speak(folders[0], LISTED[:1], seed=1)
+    for folder in folders:
+        speak(folder, LISTED[:1], seed=1)
     return folders
 
 
@@ -100,7 +101,7 @@ def test_every_clip_has_its_text_its_samples_and_three_scores(folders: list[Path
     """Guards against audio under another text or class, clips that are lost or stand twice, and lossy audio."""
     found = gathered(folders, TABLE)
     page = Page(listening_page(found, TABLE, LEVELS, 0, "A test"))
-    assert len(found.rows) == len(page.articles) == 2 * len(LISTED) + 1 and not found.left_out
+    assert len(found.rows) == len(page.articles) == 2 * (len(LISTED) + 1) and not found.left_out
     assert page.headings == ["Poetry", "Questions"]
     for row in found.rows:
         article = page.articles[row.clip]
@@ -120,12 +121,12 @@ def test_the_order_is_shuffled_by_the_seed_alone(folders: list[Path]) -> None:
     assert content == listening_page(gathered(folders[::-1], TABLE), TABLE, LEVELS, 0, "A test")
     model_of = {row.clip: row.model for row in found.rows}
     orders = []
-    for seed in range(6):
+    for seed in range(12):
         page = Page(listening_page(found, TABLE, LEVELS, seed, "A test"))
         classes = [article["class"] for article in page.articles.values()]
         assert classes == sorted(classes) and page.articles.keys() == model_of.keys()
         orders.append(list(page.articles))
-    assert len({tuple(order) for order in orders}) == 6
+    assert len({tuple(order) for order in orders}) == 12
     first = {model_of[order[0]] for order in orders}
     last = {model_of[order[-1]] for order in orders}
     assert first == last == set(NAMES)
@@ -159,7 +160,7 @@ def test_what_cannot_be_compared_is_left_out_and_named(folders: list[Path], tmp_
     found = gathered([folders[1], other], TABLE)
     assert {row.key for row in found.rows} == {"verse_0", "query_0"} and len(found.rows) == 4
     reasons = " ".join(found.left_out)
-    assert len(found.left_out) == 4 + 6  # four of the folder, six of the other's that it lacks
+    assert len(found.left_out) == 4 + 7  # four of the folder, seven of the other's that it lacks
     for part in (
         "broken.json",
         "verse_1-other-0.json",
@@ -253,3 +254,15 @@ def test_the_commands_lead_from_models_to_scores(
     }  # fmt: skip
     assert "1 files, 1 listeners, 4 ratings used" in capsys.readouterr().out
     assert (folder / "scores.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_only_the_model_differs(tmp_path: Path) -> None:
+    """Guards against takes of one model alone, and models that are compared at other temperatures or voices."""
+    folders = [speak(tmp_path / name) for name in NAMES]
+    speak(folders[1], LISTED[:2], seed=1)
+    found = gathered(folders, TABLE)
+    assert {row.seed for row in found.rows} == {0} and len(found.left_out) == 2
+    path = next(folders[1].glob("*.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sampling": {"temperature": 0.5}}))
+    with pytest.raises(ValueError, match="`sampling`"):
+        gathered(folders, TABLE)
