@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+SLICE = 2**24  # values converted at once for a checkpoint
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ def merge_adapters(network: nn.Module) -> None:
 
 def stored_weights(weights: Mapping[str, Tensor], trained: Collection[str]) -> dict[str, Tensor]:
     """Weights as a checkpoint stores them: frozen ones as bfloat16 where that changes no value, which halves the file
-    of a network that was released in bfloat16. They load into float32 as they were; tied ones stay one tensor."""
+    of a network that was released in bfloat16. They load into float32 as they were; tied ones stay one tensor. Halves
+    are in the memory of the CPU."""
     halves: dict[int, Tensor] = {}
     stored = dict(weights)
     shared = {weights[name].data_ptr() for name in trained}
@@ -85,7 +87,19 @@ def stored_weights(weights: Mapping[str, Tensor], trained: Collection[str]) -> d
         place = weight.data_ptr()
         if weight.dtype == torch.float32 and place not in shared:
             if place not in halves:
-                half = weight.bfloat16()
-                halves[place] = half if torch.equal(half.float(), weight) else weight
+                half = _half(weight)
+                halves[place] = weight if half is None else half
             stored[name] = halves[place]
     return stored
+
+
+def _half(weight: Tensor) -> Tensor | None:
+    """A float32 tensor as bfloat16 on the CPU, or None if that changes a value; slice by slice, so that the device
+    needs no more memory."""
+    half = torch.empty(weight.shape, dtype=torch.bfloat16)
+    rows, halved = weight.detach().reshape(-1), half.view(-1)
+    for start in range(0, len(rows), SLICE):
+        values, part = rows[start : start + SLICE].cpu(), halved[start : start + SLICE]
+        if not torch.equal(part.copy_(values).float(), values):
+            return None
+    return half

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.lm_overhead import FORMAT, SIZE, ready_batches
 from callbacks.run_checkpoint import RunCheckpoint
-from modules.lm.adapters import LowRankAdapters
+from modules.lm.adapters import LowRankAdapters, stored_weights
 from modules.lm.sampling.noise import training_seed
 from modules.lm_module import LMModule
 
@@ -51,3 +51,20 @@ def test_every_batch_step_rank_and_run_has_noise_of_its_own(changed):
     """Guards against the same dropout on all ranks, in all micro-batches, or at every step."""
     seeds = [training_seed(*(number if place == changed else 3 for place in range(4))) for number in range(1000)]
     assert len(set(seeds)) == len(seeds)
+
+
+def test_frozen_weights_are_halved_where_that_loses_nothing(monkeypatch):
+    """Guards against rounded weights, a copy of a whole matrix on the device, and tied weights that are stored twice."""
+    monkeypatch.setattr("modules.lm.adapters.SLICE", 5)
+    torch.manual_seed(0)
+    exact = torch.randn(4, 3).bfloat16().float()
+    finer = exact.clone()
+    finer[3, 2] += 2**-20  # in the last slice
+    given = {"exact": exact, "tied": exact, "finer": finer, "trained": exact.clone(), "counts": torch.arange(3)}
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "bfloat16", lambda weight: pytest.fail("a copy where the weight is"))
+        stored = stored_weights(given, ["trained"])
+    halved = [name for name, weight in stored.items() if weight.dtype == torch.bfloat16]
+    assert halved == ["exact", "tied"] and stored["exact"] is stored["tied"] and stored["finer"] is finer
+    assert all(torch.equal(stored[name].to(weight.dtype), weight) for name, weight in given.items())
+    assert stored_weights({"exact": exact}, [])["exact"].shape == exact.shape
