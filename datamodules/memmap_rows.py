@@ -8,7 +8,11 @@
 Shapes: N rows of L ids; C rows of one window of a file; B of its rows that cannot be used.
 """
 
+import contextlib
 import io
+import struct
+import tempfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,13 +127,14 @@ def rows_of(file: MemmapFile, space: TokenSpace, cache_folder: Path | None = Non
     stat = file.path.stat()
     key = [VERSION, stat.st_size, stat.st_mtime_ns, file.num_rows, file.row_length, *space.as_dict().values()]
     path = _stored_path(file.path, cache_folder)
-    if path.is_file():
-        arrays = mapped_arrays(path)
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, struct.error, zipfile.BadZipFile):
+        arrays = mapped_arrays(path)  # raises for one that is not there, or damaged
         if arrays["key"].tolist() == key:
             return MemmapRows(*(arrays[name] for name in ("text_N", "codes_N", "fault_N")))
     try:
-        write_whole(path, b"")  # better now than after an hour
-        path.unlink()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):  # better now than after an hour; other nodes use `path`
+            pass
     except OSError as error:
         raise OSError(
             f"Expected to store the lengths of `{file.path}` in `{path.parent}`, but got: {error}. Name a "

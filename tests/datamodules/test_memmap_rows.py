@@ -1,8 +1,12 @@
 """What a row of a token memmap holds: windows of rows against a loop over each."""
 
-import numpy as np
+from pathlib import Path
 
-from datamodules.memmap_rows import FAULTS, held
+import numpy as np
+import pytest
+
+from datamodules import memmap_rows
+from datamodules.memmap_rows import FAULTS, MemmapFile, held, rows_of
 from modules.tokens import TokenSpace
 
 
@@ -46,3 +50,26 @@ def test_a_scan_finds_what_a_loop_over_each_row_finds() -> None:
     assert list(zip(found.text_N.tolist(), found.codes_N.tolist(), strict=True)) == expected
     assert (found.fault_N == 0).tolist() == [pair != (0, 0) for pair in expected]
     assert 500 < (found.fault_N == 0).sum() < 3500 and len(set(found.fault_N.tolist())) == len(FAULTS)
+
+
+def test_a_damaged_result_is_made_again_and_others_see_no_half_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards against an empty file, as a kill or another node's test of the folder leaves it, that ends every later
+    run, and against such a file while the rows are read."""
+    space = TokenSpace(20, 10)
+    row = [space.text_start, 1, 2, space.text_end, space.speech_start, 28, 29, 30, space.speech_end]
+    path, cache = tmp_path / "train_input_ids.memmap", tmp_path / "cache"
+    np.array([row, row], "<i4").tofile(path)
+    np.save(tmp_path / "train_input_ids_shape.npy", (2, len(row)))
+    seen, scan = [], memmap_rows.scan
+    monkeypatch.setattr(memmap_rows, "scan", lambda *given: seen.append(list(cache.iterdir())) or scan(*given))
+    assert rows_of(MemmapFile.of(path), space, cache).codes_N.tolist() == [3, 3]
+    (stored,) = cache.iterdir()
+    whole = stored.read_bytes()
+    for content in (b"", whole[: len(whole) // 2], b"PK" + bytes(100)):
+        stored.write_bytes(content)
+        assert rows_of(MemmapFile.of(path), space, cache).text_N.tolist() == [2, 2]
+        assert stored.read_bytes()[:4] == whole[:4] and list(cache.iterdir()) == [stored]
+    assert rows_of(MemmapFile.of(path), space, cache).text_N.tolist() == [2, 2]
+    assert seen == [[], *[[stored]] * 3]
