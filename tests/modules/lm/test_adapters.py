@@ -54,7 +54,7 @@ def test_every_batch_step_rank_and_run_has_noise_of_its_own(changed):
 
 
 def test_frozen_weights_are_halved_where_that_loses_nothing(monkeypatch):
-    """Guards against rounded weights, a copy of a whole matrix on the device, and tied weights that are stored twice."""
+    """Guards against rounded weights, a copy of a whole matrix on the device, and tied weights stored twice."""
     monkeypatch.setattr("modules.lm.adapters.SLICE", 5)
     torch.manual_seed(0)
     exact = torch.randn(4, 3).bfloat16().float()
