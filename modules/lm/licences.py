@@ -2,6 +2,7 @@
 allow commercial use."""
 
 import contextlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ NON_COMMERCIAL = re.compile(
 KNOWN = re.compile(r"cc-by-nc-([234]\.0)|cc-by-nc-nd-([34]\.0)|cc-by-nc-sa-([234]\.0)")
 
 LLASA_LICENCE, LLASA_CODES = "cc-by-nc-4.0", 65_536  # of the released Llasas
+VOICE_FILE = "voice.json"  # in exports of ours alone (modules/lm/voice_file.py)
 
 
 def card_metadata(folder: Path) -> dict[str, Any]:
@@ -36,22 +38,46 @@ def card_metadata(folder: Path) -> dict[str, Any]:
 
 
 def licences_of_model(source: str, revision: str | None = None) -> list[str]:
-    """Licences that the card of a language model states; without a card that of the released Llasas for a model of
-    their codes, and [] for others. `source`: a folder, or a name on the hub, which is asked for the card."""
+    """Licences of a language model: of an export of ours those of its data and of its card, which has that of its
+    origin; of others those of the card, or else the released Llasas' for a model of their codes. `source`: a folder, or
+    a name on the hub, which is asked for these files."""
     folder = Path(source)
     if not folder.is_dir():
         if not is_hub_name(source):
             return []
         from huggingface_hub import hf_hub_download
 
-        with contextlib.suppress(OSError, ValueError):  # offline, or without a card
-            folder = Path(hf_hub_download(source, "README.md", revision=revision)).parent
-    if stated := listed(card_metadata(folder).get("license")):
+        for name in ("README.md", VOICE_FILE):
+            with contextlib.suppress(OSError, ValueError):  # offline, or without one
+                folder = Path(hf_hub_download(source, name, revision=revision)).parent
+    card = card_metadata(folder)
+    if (folder / VOICE_FILE).is_file():
+        return _licences_of_export(card, folder / VOICE_FILE)
+    if stated := listed(card.get("license")):
         return list(stated)
     try:
         return [LLASA_LICENCE] if HuggingFaceTokenizer(source, revision).num_codes == LLASA_CODES else []
     except (OSError, ValueError):
         return []
+
+
+def _licences_of_export(card: Mapping[str, Any], path: Path) -> list[str]:
+    """Those of the data, in its voice.json, and what the card states beyond them."""
+    try:
+        training = json.loads(path.read_text(encoding="utf-8")).get("training") or {}
+        of_data = listed(training.get("licenses"))
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"Expected `{path}` to describe a voice, but got {error!r}: export it again.") from error
+    stated = listed(card.get("license"))
+    if stated == ("other",):  # several, of which the card's text tells
+        stated = () if any(map(forbids_commerce, of_data)) else listed(card.get("license_name"))
+    known = set(map(_identifier, of_data))
+    return [*of_data, *(one for one in stated if _identifier(one) not in known)]
+
+
+def _identifier(license: str) -> str:
+    """As the hub writes a licence's name."""
+    return re.sub(r"[-_ ]+", "-", license.strip().lower())
 
 
 def listed(value: Any) -> tuple[str, ...]:
@@ -70,7 +96,7 @@ def hub_metadata(licenses: Sequence[str]) -> str:
     found = [one for one in licenses if forbids_commerce(one)]
     if not found:
         return ""
-    names = {re.sub(r"[-_ ]+", "-", one.strip().lower()) for one in found}
+    names = set(map(_identifier, found))
     if len(names) == 1 and KNOWN.fullmatch(name := names.pop()):
         return f"license: {name}\n"
     return "license: other\nlicense_name: non-commercial\n"
