@@ -139,7 +139,14 @@ class CodecModule(L.LightningModule):
             held = [key for key in stored.networks if key.startswith(start)]
             weights = {key.removeprefix(start): stored.networks[key] for key in held}
             if network is not None and weights:
-                fill(network, weights, [], self.pretrained.path)
+                source = self.pretrained.path if resumed is None else Path(resumed)
+                try:
+                    fill(network, weights, [], source)
+                except ValueError as error:
+                    raise ValueError(
+                        f"Expected `model.init_args.{name}` to have the sizes of the `{name}` that `{source}` holds: "
+                        f"set them in the yaml, or start from a file without one. {error}"
+                    ) from error
                 taken.append(f"`{name}`")
         if resumed is None and self.global_rank == 0:
             print(f"taken from {self.pretrained.path}: {', '.join(taken)}", flush=True)

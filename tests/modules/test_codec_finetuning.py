@@ -275,10 +275,11 @@ def test_the_networks_of_the_released_training_compute_the_same(released: Releas
 
 
 def test_other_networks_than_those_of_the_file_are_refused(released: Released) -> None:
-    """Guards against discriminators of which half are the file's, and a start from nothing."""
+    """Guards against discriminators of which half are the file's, an error that does not name the argument to change,
+    and a start from nothing."""
     pretrained = CodecCheckpoint(released.place / "released.ckpt")
     module = build(generator=None, pretrained=pretrained, semantic_decoder=None, perceptual_loss=None)
-    with pytest.raises(ValueError, match=r"discriminators\.0\.stacks"):
+    with pytest.raises(ValueError, match=r"^Expected `model\.init_args\.discriminator` .*discriminators\.0\.stacks"):
         module.configure_model()
     with pytest.raises(ValueError, match="got neither"):
         build(generator=None)
