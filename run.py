@@ -341,7 +341,7 @@ class SuiteCLI(LightningCLI):
                 if rank_zero_only.rank == 0:
                     source = kwargs["ckpt_path"] or "the first step: no checkpoint yet"
                     print(f"{subcommand} starts from {source}", flush=True)
-        if kwargs.get("ckpt_path") is not None and Path(kwargs["ckpt_path"]).exists():
+        if subcommand == "fit" and kwargs.get("ckpt_path") is not None and Path(kwargs["ckpt_path"]).exists():
             self.trainer.ckpt_path = kwargs.pop("ckpt_path")  # known to `setup`; Lightning sets a given one later
         return kwargs
 
