@@ -174,10 +174,21 @@ def test_the_pages_commands_lead_from_released_folders_to_sound(followed: Follow
             samples_T = np.frombuffer(sound.readframes(sound.getnframes()), dtype=np.int16)
         assert len(samples_T) > 8000 and np.abs(samples_T).max() > 0
     commands = list(followed.printed)
-    assert followed.of("tokenise.yaml")[-1].strip() in commands
-    assert followed.printed["python run.py fit --config configs/llasa/finetune.yaml"][-1].strip() in commands
+    fit = "python run.py fit --config configs/llasa/finetune.yaml"
+    assert fit in commands
+    assert followed.of("tokenise.yaml")[-1].strip() == f"{fit} --data.init_args.folder runs/my_llasa/tokens"
+    assert followed.printed[fit][-1].strip() in commands
+    for command, lines in followed.printed.items():
+        if command.startswith(fit):  # one folder each
+            folder = command.partition("--stage.folder ")[2] or "runs/my_llasa/lm"
+            assert f"{folder}/checkpoints/best.ckpt {folder}/export " in lines[-1]
+            stage = json.loads((followed.place / folder / "stage_fit.json").read_text())
+            assert [name.rpartition("runs/")[2] for name in stage["inputs"]] == [
+                "my_llasa/tokens/train",
+                "my_llasa/tokens/held_out",
+            ]
     said = shlex.split(followed.of("export ")[-1])
-    assert said[:3] == ["python", "run.py", "say"] and said[4:] == ["--model", "runs/my_llasa/export"]
+    assert said[:3] == ["python", "run.py", "say"] and said[4:] == ["--model", "runs/my_llasa/lm/export"]
 
 
 def test_a_released_folder_speaks_as_its_card_says(followed: Followed) -> None:
@@ -197,7 +208,7 @@ def test_a_released_folder_speaks_as_its_card_says(followed: Followed) -> None:
 def test_an_export_names_its_codec_and_the_licence_of_its_origin(followed: Followed, released: Path) -> None:
     """Guards against a fine-tuned Llasa that is passed on as free, speaks with settings of other models, refuses words
     that its few recordings lack, or decodes with another codec."""
-    folder = followed.place / "runs/my_llasa/export"
+    folder = followed.place / "runs/my_llasa/lm/export"
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nlicense: cc-by-nc-4.0\n") and "must not be used commercially" in card
     assert "The model that its training started from is licensed under cc-by-nc-4.0" in card
