@@ -369,15 +369,18 @@ def _bases(root: Path) -> tuple[Path, ...]:
 
 def _checkpoints(folder: Path, depth: int) -> Iterator[Path]:
     """Checkpoints of runs at most `depth` folders below; those that a stage moved aside are left out."""
-    for level in range(depth + 1):
-        for path in folder.glob("*/" * level + str(LAST)):
-            if not any(".superseded-" in part for part in path.relative_to(folder).parts):
-                yield path
+    yield from _found(folder, depth, str(LAST))
 
 
 def _exports(folder: Path, depth: int) -> Iterator[Path]:
+    yield from (path.parent for path in _found(folder, depth, VOICE_FILE))
+
+
+def _found(folder: Path, depth: int, name: str) -> Iterator[Path]:
     for level in range(depth + 1):
-        yield from (path.parent for path in folder.glob("*/" * level + VOICE_FILE))
+        for path in folder.glob("*/" * level + name):
+            if not any(".superseded-" in part for part in path.relative_to(folder).parts):
+                yield path
 
 
 def _written(path: Path) -> float:

@@ -102,6 +102,8 @@ def test_the_newest_of_several_is_taken_and_said(tmp_path):
     moved = tmp_path / "runs/new/lm.superseded-ab/checkpoints/last.ckpt"
     moved.parent.mkdir(parents=True)
     shutil.copy(old, moved)
+    (moved.parents[1] / "export").mkdir()
+    (moved.parents[1] / "export/voice.json").write_text("{}")
     assert find_model(None, tmp_path).facts.name == "runs/new/lm"
     model = find_model("runs/new", tmp_path)
     assert model.facts.name == "runs/new/lm"
