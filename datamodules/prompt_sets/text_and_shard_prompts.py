@@ -74,7 +74,7 @@ def listed_prompts(path: Path, speaker: str, language: str | None) -> list[Promp
     """Prompts of a CSV with the columns key, language and text; others are ignored. A relative path may be one in the
     repository. `language` replaces the column.
 
-    Raises FileNotFoundError; ValueError if a column is missing, a key stands twice, or a key or text is empty.
+    Raises FileNotFoundError; ValueError if a column is missing, a key stands twice, or a cell is empty.
     """
     path = path if path.exists() else Path(__file__).resolve().parents[2] / path  # under another `--root`
     with path.open(encoding="utf-8-sig", newline="") as stream:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from modules.api import Candidate, CombinesVerifiers, Prompt, Verifier, check_members, disagreement_name
@@ -37,18 +37,20 @@ def chosen_index(candidates: Sequence[Candidate], selector_name: str) -> int:
 class Panel:
     """Selectors and judges of a sweep. `final_judges`: expensive judges that score only the first candidate and the
     selected ones. `self_judged`: judges select too, and the lines in which a judge's model selected or steered are
-    drawn, labelled SELF_JUDGED."""
+    drawn, labelled SELF_JUDGED. `only_self_judged` are the names of the verifiers that select for that reason alone."""
 
     selectors: Sequence[Verifier]
     judges: Sequence[Verifier]
     final_judges: Sequence[Verifier] = ()
     self_judged: bool = False
+    only_self_judged: frozenset[str] = field(default=frozenset(), init=False)
 
     def __post_init__(self) -> None:
         if self.self_judged:
             names = {one.facts.name for one in self.selectors}
             added = [one for one in self.judges if one.facts.name not in names]
             object.__setattr__(self, "selectors", [*self.selectors, *added])
+            object.__setattr__(self, "only_self_judged", frozenset(one.facts.name for one in added))
         if not self.judges and not self.final_judges:
             raise ValueError("Expected at least one verifier in `judges` or `final_judges`, but got none.")
         known: dict[str, Any] = {}
@@ -88,7 +90,8 @@ class Panel:
         return columns
 
     def roles(self, name: str) -> list[str]:
-        lists = {"selector": self.selectors, "judge": self.judges, "final judge": self.final_judges}
+        selector = "self-judged selector" if name in self.only_self_judged else "selector"
+        lists = {selector: self.selectors, "judge": self.judges, "final judge": self.final_judges}
         return [role for role, members in lists.items() if name in {one.facts.name for one in members}]
 
 

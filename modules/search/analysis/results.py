@@ -84,7 +84,8 @@ class SweepResults:
             "prompts_sha256" (of keys and texts), "machine", "seeds" and "models" (name to hash; where there are
             several), "num_score_failures" (of all searches and seeds), "most_flops_per_prompt", "searches" (for each
             the model, algorithm, sampling, seeds, ...; the top level has the first's), and "verifiers": a list of
-            {"name", "roles" (of "selector", "judge", "final judge"), "model_hash", "families", "settings"}.
+            {"name", "roles" (of "selector", "self-judged selector", "judge", "final judge"), "model_hash", "families",
+            "settings"}.
         comparisons: Paired differences between lines at equal n, in the order of comparisons.csv.
         over_optimisation: Each selector's own score compared with each independent judge's, with warnings.
         equal_compute: The other searches compared with best-of-n at the FLOPs that they spent, in the order of
@@ -119,7 +120,7 @@ class SweepResults:
 
     @property
     def selectors(self) -> list[str]:
-        """The names of the verifiers that select."""
+        """The names of the verifiers that select, without judges that do so in the paper's protocol alone."""
         return [one["name"] for one in self.description["verifiers"] if "selector" in one["roles"]]
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import itertools
+import json
 import re
 from types import SimpleNamespace
 
@@ -114,6 +115,10 @@ def test_no_row_of_a_judge_that_took_part_is_without_a_label(paper):
         assert not row["self_judged"] or (row["holds_under_every_family"], row["shared_families"]) == ("", "")
     assert not [row for row in read_rows(paper.report / "curve.csv") if row["judge"] == "SIM" and "reward=SIM" in
                 row["algorithm"] and row["selector"] in ("random", "ours", "SIM", "WER")]  # fmt: skip
+    chosen = json.loads((paper.report / "summary.json").read_text())["chosen"]["set"]
+    assert paper.scaling.results.selectors == list(chosen) == ["ours"]
+    clips = set(re.findall(r'class="badge">(best of [^<]*)<', (paper.report / "index.html").read_text()))
+    assert clips == {"best of 4 by ours"}
     for name in ("comparisons", "equal_compute", "over_optimisation"):
         text = (paper.report / f"{name}.csv").read_text()
         assert LABEL not in text and len(text.splitlines()) > 1, name
