@@ -162,7 +162,7 @@ def test_a_run_resumes_with_the_rows_that_it_began_with(folder):
     list(begun)
     assert torch.equal(tokens(loader(begun.state_dict(), 15)), by_tokens[9:])
     without_counts(folder / "train")
-    with pytest.raises(ValueError, match="Count again"):
+    with pytest.raises(ValueError, match="count again"):
         loader(begun.state_dict())
 
 

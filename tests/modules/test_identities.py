@@ -44,6 +44,7 @@ from modules.verifiers.recognisers.ctc import CTC
 from modules.verifiers.recognisers.normalise import BasicWords, Digits, EnglishWords, LetterWords
 from modules.verifiers.recognisers.pocketsphinx import Pocketsphinx
 from modules.verifiers.recognisers.whisper import FasterWhisper
+from modules.verifiers.recognisers.word_templates import WordTemplates
 from modules.verifiers.seconds_per_character import SecondsPerCharacter
 from modules.verifiers.speaker import Speaker, XVector
 from modules.verifiers.transcript import Transcript
@@ -218,6 +219,7 @@ def verifiers() -> list[Verifier]:
         Transcript(Pocketsphinx(), Digits(), "character"),
         Transcript(CTC("a folder"), BasicWords(), name="ctc"),
         Transcript(Paraformer(), BasicWords(), name="paraformer"),
+        Transcript(WordTemplates(Path("a folder")), BasicWords(), name="templates"),
         Speaker(Resemblyzer()),
         Speaker(XVector("a folder"), name="x-vector"),
         Speaker(FineTunedWavLM(Path("a file")), name="wavlm"),
@@ -239,7 +241,7 @@ def without_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AudioModel, "families", frozenset({"family"}))
     for kind in (AudioModel, FunASRModel, FasterWhisper):
         monkeypatch.setattr(kind, "files_hash", "files")
-    for kind in (AudioModel, FunASRModel, FasterWhisper, FineTunedWavLM, Utmos):
+    for kind in (AudioModel, FunASRModel, FasterWhisper, FineTunedWavLM, Utmos, WordTemplates):
         monkeypatch.setattr(kind, "model_hash", "weights")
 
 

@@ -187,14 +187,16 @@ def test_configs_are_for_the_command_in_their_first_line() -> None:
         text = path.read_text()
         if command := re.match(r"# (fit|test|predict): ", text):
             config = yaml.safe_load(text)
-            model = config["model"]
-            model = yaml.safe_load((path.parent / model).read_text()) if isinstance(model, str) else model
+            model, trainer = (
+                yaml.safe_load((path.parent / one).read_text()) if isinstance(one, str) else one
+                for one in (config["model"], config.get("trainer", {}))
+            )
             if "data" in config and "class_path" in config["data"]:
                 check_subcommand(
                     command[1],
                     config["data"]["class_path"],
                     model["class_path"],
-                    [*config.get("trainer", {}).get("callbacks", []), *config.values()],
+                    [*trainer.get("callbacks", []), *config.values()],
                 )
                 num_checked += 1
     assert num_checked > 10
