@@ -259,8 +259,7 @@ def test_every_class_that_scores_is_walked_over() -> None:
 def with_arguments(built: Any, **changes: Any) -> Any:
     """The same class with other arguments; the rest are its attributes."""
     names = inspect.signature(type(built)).parameters
-    kept = [name for name in names if name not in NOT_SETTINGS]
-    given = {name: getattr(built, name) for name in kept}
+    given = {name: getattr(built, name) for name in names if name not in NOT_SETTINGS}
     if not isinstance(built, FasterWhisper):
         given["model"] = "a folder"
     return type(built)(**{name: value for name, value in (given | changes).items() if name in names})
@@ -288,10 +287,9 @@ def other_value(name: str, value: Any) -> Any:
 def test_every_argument_of_a_verifier_changes_its_score_key(verifier: Any, without_folders: None) -> None:
     """Guards against an argument that changes scores and not their key: covers all arguments of the constructors, and
     those of the recogniser or encoder inside. Arguments without an effect must not invalidate scores."""
-    inner = {"recogniser": "recogniser", "encoder": "encoder"}
     before = score_identity(verifier, PROMPT, "decoder")
     for name in inspect.signature(type(verifier)).parameters:
-        if name in inner:
+        if name in ("recogniser", "encoder"):
             held = getattr(verifier, name)
             for own in inspect.signature(type(held)).parameters:
                 if own not in NOT_SETTINGS:
