@@ -23,7 +23,7 @@ import transformers
 from torch import Tensor, nn
 
 from benchmarks.scaffold import machine, median_seconds, options, report, seconds_of
-from modules.api import pad_rows
+from modules.batches import pad_rows
 from modules.codec.formats.checkpoints import load_codec
 from modules.codec.generator import CodecGenerator
 from tests.toys.codec_references import HOP, calibrated, noise_items, perturbed, reference_audio, reference_inputs

@@ -16,13 +16,14 @@ from tqdm import tqdm
 
 from callbacks.media import log_audio, log_figure
 from datamodules.shards.shards import by_hash
-from modules.api import Audio, Verifier, check_members
+from modules.api import Audio, Verifier
 from modules.batches import AudioBatch
 from modules.evaluation.card import described_data, described_judges, described_run, described_systems, utterance_hash
 from modules.evaluation.judge import EvaluatedRecording, Judgement, judge, summarise, verify
 from modules.evaluation.quoted_table import QuotedTable
 from modules.evaluation.results import EvaluatedCodecs, write_results
 from modules.evaluation.systems import CodecUnderTest, Heard, Original, Resynthesiser, gathered_systems, hear
+from modules.members import check_members
 from modules.pitch import OPINION_ENDS, median_pitch
 from modules.recognition import Normaliser, Recogniser
 from modules.report.codec_page import codec_page, finite

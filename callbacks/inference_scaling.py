@@ -12,8 +12,9 @@ from lightning.pytorch.loggers import Logger
 from tqdm import tqdm
 
 from callbacks.gathered_prompts import gathered_prompts
-from modules.api import Codec, Prompt, Sampler, SamplerEngine, SamplingSettings, Verifier, check_members
+from modules.api import Codec, Prompt, Sampler, SamplerEngine, SamplingSettings, Verifier
 from modules.batches import NamesPromptSets, PromptBatch
+from modules.members import check_members
 from modules.search.analysis.candidate_tables import write_candidates
 from modules.search.analysis.comparisons import Comparison, line_label, selector_label
 from modules.search.analysis.equal_compute import EqualCompute

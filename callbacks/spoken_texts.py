@@ -9,7 +9,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.media import log_audio, log_figure
-from modules.api import Codec, Prompt, SamplingSettings, Verifier, check_members, models_of
+from modules.api import Codec, Prompt, SamplingSettings, Verifier, models_of
+from modules.members import check_members
 from modules.report.figures import mel_figure
 from modules.search.algorithms.best_of_n import BestOfN
 from modules.search.analysis.curves import scores_of

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from modules.api import Candidate, Codec, Prompt, SamplerEngine, SamplingSettings, Transcribes, Verifier, check_members
+from modules.api import Candidate, Codec, Prompt, SamplerEngine, SamplingSettings, Transcribes, Verifier
 from modules.atomic_file import write_whole
 from modules.audio import SYNTHETIC, read_audio, write_wav
 from modules.batches import PromptBatch
+from modules.members import check_members
 from modules.provenance import digest, package_versions, plain
 from modules.search.candidate_store import file_name
 from modules.search.driver import run_searches

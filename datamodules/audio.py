@@ -30,8 +30,8 @@ from datamodules.shards.shards import ShardIndex, ShardReader, chosen_rows
 from datamodules.shards.skips import SkipNotes, replacements
 from datamodules.shards.stored_arrays import read_array
 from datamodules.sources.source import Source
-from modules.api import SpeechStates, pad_rows
-from modules.batches import AudioBatch
+from modules.api import SpeechStates
+from modules.batches import AudioBatch, pad_rows
 
 Item = tuple[str, np.ndarray, dict[str, Any], np.ndarray | None, int]  # key, audio, json, states, row
 

@@ -14,7 +14,8 @@ import numpy as np
 from datamodules.shards.samples import Sample
 from datamodules.shards.shards import ShardIndex
 from datamodules.speakers import UNREADABLE, speakers_of
-from modules.api import Chats, PromptFormat, ReadsSpeech
+from modules.api import Chats, PromptFormat, ReadsSpeech, WritesWords
+from modules.tokens import Utterance
 
 Document = tuple[list[int], int]
 ALONE = -1  # group of a sample without a voice
@@ -80,8 +81,7 @@ class TextToSpeech:
     def document(self, prompt_format: TaskFormat, sample: Sample, voice: Sample | None) -> Document:
         if sample.text_tokens is not None:
             return prompt_format.example_from_tokens(sample.text_tokens, sample.codes)
-        said = sample.utterance()
-        return prompt_format.example_tokens(said.text, said.codes, said.speaker, said.language)
+        return spoken_example(prompt_format, sample.utterance())
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,13 @@ class TextReplay:
 
     def document(self, prompt_format: TaskFormat, sample: Sample, voice: Sample | None) -> Document:
         return prompt_format.chat_tokens(sample.about["messages"])
+
+
+def spoken_example(prompt_format: PromptFormat, said: Utterance) -> Document:
+    """The document of a text and its codes, with its words among the codes where the format writes them."""
+    if isinstance(prompt_format, WritesWords):
+        return prompt_format.aligned_example(said)
+    return prompt_format.example_tokens(said.text, said.codes, said.speaker, said.language)
 
 
 def speaker_groups(index: ShardIndex, unknown_speakers: UnknownSpeakers) -> np.ndarray:

@@ -20,8 +20,8 @@ from datamodules.shards.samples import Sample
 from datamodules.shards.shards import ShardIndex, ShardReader
 from datamodules.shards.stored_arrays import mapped_arrays
 from datamodules.speakers import planned_extra_tokens
-from datamodules.tasks import NUM_TURN_TOKENS, TakesTextTokens, Task
-from modules.api import Chats, PromptFormat, ReadsSpeech, TokenizesText
+from datamodules.tasks import NUM_TURN_TOKENS, TakesTextTokens, Task, spoken_example
+from modules.api import Chats, PromptFormat, ReadsSpeech, TokenizesText, WritesWords
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,10 @@ def planned_lengths(
     """Return an upper bound (N,) of each sample's document in tokens, and (N,) of its text; without counts, from the
     bytes."""
     if counts is None:
-        return task.lengths(index, planned_extra_tokens(index, prompt_format)), index.text_lengths
+        extra = planned_extra_tokens(index, prompt_format)
+        if isinstance(prompt_format, WritesWords):
+            extra = extra + index.text_lengths  # the words stand in the answer too
+        return task.lengths(index, extra), index.text_lengths
     return task.lengths(replace(index, text_lengths=counts.text_N), counts.extra_N), counts.text_N
 
 
@@ -138,10 +141,10 @@ class _Counter:
         """The longer of both directions: TTS, and ASR if the format supports it."""
         said = sample.utterance()
         num_text = len(self.prompt_format.tokenizer.encode(said.text))
-        wholes = [len(self.prompt_format.example_tokens(said.text, [0], said.speaker, said.language)[0])]
+        wholes = [len(spoken_example(self.prompt_format, said)[0])]
         if isinstance(self.prompt_format, ReadsSpeech):
-            wholes.append(len(self.prompt_format.understanding_tokens(said.text, [0])[0]))
-        return num_text, max(wholes) - 1 - num_text  # 1: the single code
+            wholes.append(len(self.prompt_format.understanding_tokens(said.text, said.codes)[0]))
+        return num_text, max(wholes) - len(said.codes) - num_text
 
 
 _counter: _Counter | None = None  # per worker process

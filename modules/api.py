@@ -2,13 +2,11 @@
 Shapes: B batch, T audio samples, S code frames, N candidates. Audio is float32 in [-1, 1], mono.
 """
 
-import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
 from modules.tokens import TokenSpace, Utterance
@@ -83,6 +81,7 @@ class Branch:
 
     `log_probability` is summed over the sampled tokens, in nats, under the unmodified model (temperature 1, all codes
     and the end token). `stopped`: the end token was sampled. `state` is private to the Sampler that made the branch.
+    `tokens_S`: ids of all sampled tokens but the end, where the format writes words among the codes; None elsewhere.
     """
 
     prompt: Prompt
@@ -90,6 +89,11 @@ class Branch:
     log_probability: float = 0.0
     stopped: bool = False
     state: Any = None
+    tokens_S: Tensor | None = None
+
+    @property
+    def num_tokens(self) -> int:  # sampled so far, without the end
+        return int((self.codes_S if self.tokens_S is None else self.tokens_S).numel())
 
 
 @dataclass(frozen=True)
@@ -117,9 +121,9 @@ class Candidate:
 
     `is_partial`: the search is still extending it; `audio` may then cover only the first codes, and decoding continues
     from there. `voice_codes_S`: the codes of a spoken prompt, used as left context by the decoder and not part of
-    `audio`. `cost`: the search's compute for sampling, decoding and guiding verifiers. `verifier_costs`: the additional
-    cost of scoring the whole candidate, by verifier name. `failed`: names of verifiers whose score is NaN because
-    they raised, to be retried.
+    `audio`. `num_written_tokens`: text tokens sampled among the codes; not stored. `cost`: the search's compute for
+    sampling, decoding and guiding verifiers. `verifier_costs`: the additional cost of scoring the whole candidate, by
+    verifier name. `failed`: names of verifiers whose score is NaN because they raised, to be retried.
     """
 
     prompt_key: str
@@ -133,6 +137,7 @@ class Candidate:
     cost: Cost = field(default_factory=Cost)
     is_partial: bool = False
     voice_codes_S: Tensor | None = None
+    num_written_tokens: int = 0
     verifier_costs: dict[str, Cost] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
 
@@ -188,6 +193,22 @@ class Chats(Protocol):
     """Optional for a PromptFormat: examples of text alone, by a chat template."""
 
     def chat_tokens(self, messages: Sequence[dict[str, str]]) -> tuple[list[int], int]: ...
+
+
+@runtime_checkable
+class WritesWords(Protocol):
+    """Optional for a PromptFormat: each word of the text precedes its codes, so that answers contain text tokens.
+    `aligned_example` requires `said.words`."""
+
+    def aligned_example(self, said: Utterance) -> tuple[list[int], int]: ...
+    def num_written_tokens(self, text: str) -> int: ...  # of the words in an answer, in addition to its codes
+
+
+@runtime_checkable
+class VariesExamples(Protocol):
+    """Optional for a TextTokenizer: another encoding of training texts, a function of the text alone."""
+
+    def encode_example(self, text: str) -> list[int]: ...
 
 
 @runtime_checkable
@@ -361,25 +382,6 @@ def models_of(verifier: Verifier) -> frozenset[str]:
     return frozenset({verifier.facts.model_hash})
 
 
-def check_members(value: object, protocol: type, what: str) -> None:
-    """Check that an object has every member of a protocol, and that its `facts` are complete.
-
-    Raises:
-        ValueError: Names `what`, the object's class and the member that is missing.
-    """
-    kind = f"{what} {type(value).__name__}"
-    members = [name for name in vars(protocol) if not name.startswith("_")]
-    for name in members:
-        if inspect.getattr_static(value, name, None) is None and not hasattr(value, name):
-            place = f"{protocol.__module__}.{protocol.__name__}"
-            raise ValueError(f"Expected {kind} to have `{name}` (see {place}), but got none.")
-    if "facts" in members:
-        try:
-            _ = value.facts  # type: ignore[attr-defined]
-        except TypeError as error:
-            raise ValueError(f"Expected {kind} to have complete `facts`, but got: {error}.") from error
-
-
 def disagreement_name(verifier_name: str) -> str:
     """Key in a candidate's `scores` for the disagreement of an ensemble's members."""
     return f"{verifier_name} disagreement"
@@ -387,12 +389,3 @@ def disagreement_name(verifier_name: str) -> str:
 
 # Errors of a Verifier that are not retried.
 BROKEN_INSTALLATION = (ImportError, FileNotFoundError, MemoryError)
-
-
-def pad_rows(rows: Sequence[Tensor], value: float = 0) -> tuple[Tensor, Tensor]:
-    """Stack 1-D tensors into (len(rows), longest), padded with `value`. Returns the stack and the lengths (int64)."""
-    lengths_B = torch.tensor([row.numel() for row in rows], dtype=torch.int64)
-    padded = rows[0].new_full((len(rows), int(lengths_B.max())), value)
-    for target, row in zip(padded, rows, strict=True):
-        target[: row.numel()] = row
-    return padded, lengths_B

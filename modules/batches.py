@@ -87,3 +87,12 @@ class CodePrediction:
     codes_BS: Tensor
     num_codes_B: Tensor
     batch: AudioBatch
+
+
+def pad_rows(rows: Sequence[Tensor], value: float = 0) -> tuple[Tensor, Tensor]:
+    """Stack 1-D tensors into (len(rows), longest), padded with `value`. Returns the stack and the lengths (int64)."""
+    lengths_B = torch.tensor([row.numel() for row in rows], dtype=torch.int64)
+    padded = rows[0].new_full((len(rows), int(lengths_B.max())), value)
+    for target, row in zip(padded, rows, strict=True):
+        target[: row.numel()] = row
+    return padded, lengths_B

@@ -69,9 +69,11 @@ class TokenSpace:
 
 @dataclass(frozen=True)
 class Utterance:
-    """Text and the codes of its recording, if any; speaker and language, if known."""
+    """Text and the codes of its recording, if any; speaker and language, if known. `words`: the words of the text, each
+    with the second at which it ends, the pause after it included; () if unknown."""
 
     text: str
     codes: Sequence[int] = ()
     speaker: str = ""
     language: str = ""
+    words: Sequence[tuple[str, float]] = ()

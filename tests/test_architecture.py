@@ -14,8 +14,8 @@ LIGHTNING = ("lightning", "pytorch_lightning", "lightning_fabric")
 GROUND = tuple(
     f"modules.{name}"
     for name in (
-        "api", "atomic_file", "audio", "batches", "checkpoint_files", "described", "hub", "moved_names", "pitch",
-        "precision", "provenance", "recognition", "schedule", "settings", "statistics", "step_logging", "threads",
+        "api", "atomic_file", "audio", "batches", "checkpoint_files", "described", "hub", "members", "moved_names",
+        "pitch", "precision", "provenance", "recognition", "schedule", "settings", "statistics", "step_logging", "threads",
         "tokens",
     )
 )  # fmt: skip
@@ -60,6 +60,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     r"modules/search/.*": (*GROUND, "modules.search"),
     r"modules/verifiers/.*": (*GROUND, "modules.verifiers"),
     r"modules/codec/.*": (*GROUND, "modules.codec"),
+    r"modules/lm/text/.*": (*GROUND, "modules.frontend", "modules.lm"),
     r"modules/lm/.*": (*GROUND, "modules.lm"),
     r"modules/.*": GROUND,
     r"tests/.*": ("lightning", *OURS),

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from benchmarks.codec_inference import SAMPLE_RATE, SPREAD, same_weights, share_equal
 from benchmarks.scaffold import machine, median_seconds, options, report, seconds_of
 from datamodules.shards.order import like_lengths_together
-from modules.api import pad_rows
+from modules.batches import pad_rows
 from modules.codec.generator import CodecGenerator
 from tests.toys.codec_references import HOP, noise_items, reference_inputs
 

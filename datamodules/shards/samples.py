@@ -39,7 +39,8 @@ class Sample:
         return text_of(self.about)
 
     def utterance(self) -> Utterance:
-        return Utterance(self.text, self.codes, name_in(self.about, "speaker"), name_in(self.about, "language"))
+        names = name_in(self.about, "speaker"), name_in(self.about, "language")
+        return Utterance(self.text, self.codes, *names, word_times(self.about))
 
 
 @runtime_checkable
@@ -77,6 +78,19 @@ def text_of(about: Mapping[str, Any]) -> str:
 def name_in(about: Mapping[str, Any], field: str) -> str:
     """Return `speaker` or `language` as text; "" if unknown. A number counts as a name."""
     return str(about.get(field) or "")
+
+
+def word_times(about: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
+    """Return the `words`, each with the second at which it ends; () if unknown. Raises ValueError for other content."""
+    words = about.get("words") or []
+    if not isinstance(words, list) or not all(
+        isinstance(word, list) and len(word) == 2 and isinstance(word[0], str) and isinstance(word[1], int | float)
+        for word in words
+    ):
+        raise ValueError(
+            f"Expected `words` in the json of a sample as [[word, end in seconds], ...], got {words!r:.80}."
+        )
+    return tuple((word, float(end)) for word, end in words)
 
 
 def read_codes(files: Mapping[str, Any]) -> list[int]:

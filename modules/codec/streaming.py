@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from modules.api import Codec, pad_rows
+from modules.api import Codec
+from modules.batches import pad_rows
 
 
 def device_of(codec: Codec) -> torch.device:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 import torch
 
-from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Prompt, Verifier, pad_rows
+from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Prompt, Verifier
 from modules.audio import resampled
+from modules.batches import pad_rows
 from modules.evaluation.code_usage import code_estimates
 from modules.metrics import pesq_scores, stoi_scores
 from modules.recognition import Normaliser, Recogniser

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modules.api import Audio, Codec, check_members
+from modules.api import Audio, Codec
+from modules.members import check_members
 from modules.provenance import weights_hash
 
 RECORDING_BITS = 16

@@ -66,7 +66,7 @@ def pronunciations(word: str) -> list[tuple[str, ...]]:
         ValueError: The word has no Latin letter.
     """
     plain, dictionary = word.translate(APOSTROPHES), _dictionary()
-    letters = _base_letters(plain)
+    letters = base_letters(plain)
     for spelling in (plain.lower(), plain.lower().strip("'"), letters):
         if spelling in dictionary:
             return [tuple(phonemes.split()) for phonemes in dictionary[spelling]]
@@ -106,7 +106,7 @@ def by_rules(letters: str) -> tuple[str, ...]:
     return tuple(phonemes)
 
 
-def _base_letters(word: str) -> str:
+def base_letters(word: str) -> str:
     """a to z and apostrophes; accents are removed, other characters dropped."""
     decomposed = unicodedata.normalize("NFKD", word.lower().translate(LATIN))
     return re.sub("[^a-z']", "", decomposed)

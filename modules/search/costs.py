@@ -14,11 +14,16 @@ def candidate_seconds(num_codes: int, codec: Codec) -> float:
 
 
 def sampling_cost(
-    sampler: Sampler, codec: Codec, num_prompt_tokens: int, num_codes: int, num_voice_codes: int = 0
+    sampler: Sampler,
+    codec: Codec,
+    num_prompt_tokens: int,
+    num_codes: int,
+    num_voice_codes: int = 0,
+    num_written_tokens: int = 0,
 ) -> Cost:
     """FLOPs to sample one candidate alone (its prompt included) and to decode it; 0 for decoding without codes."""
     prompt_flops = sampler.flops(num_prompt_tokens, 0)
-    lm_flops = sampler.flops(num_prompt_tokens, num_codes)
+    lm_flops = sampler.flops(num_prompt_tokens, num_codes + num_written_tokens)
     return Cost(lm_flops, decoding_flops(codec, 0, num_codes, num_voice_codes), prompt_flops=prompt_flops)
 
 

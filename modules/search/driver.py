@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from modules.api import Branch, Candidate, CombinesVerifiers, Cost, Prompt, Sampler, Verifier, check_members
+from modules.api import Branch, Candidate, CombinesVerifiers, Cost, Prompt, Sampler, Verifier
+from modules.members import check_members
 from modules.search.costs import (
     decoding_flops,
     growth_flops,
@@ -179,9 +180,7 @@ def _answer_extends(searches: Sequence[RunningSearch], sampler: Sampler) -> None
 def _grown_flops(search: RunningSearch, children: Sequence[Branch], sampler: Sampler) -> float:
     """FLOPs of the language model to extend the parents to the children."""
     parents = [branch for branch in search.request.branches for _ in range(search.request.num_children)]
-    lengths = Counter(
-        (parent.codes_S.numel(), child.codes_S.numel()) for parent, child in zip(parents, children, strict=True)
-    )
+    lengths = Counter((parent.num_tokens, child.num_tokens) for parent, child in zip(parents, children, strict=True))
     return sum(
         count * growth_flops(sampler, search.num_prompt_tokens, start, stop) for (start, stop), count in lengths.items()
     )
@@ -238,4 +237,4 @@ def _decode(requested: Sequence[tuple[RunningSearch, Candidate]], sampler: Sampl
             candidate.cost += Cost(codec_flops=codec_flops)
         elif candidate.cost.lm_flops == candidate.cost.codec_flops == 0:
             sizes = (search.num_prompt_tokens, candidate.num_codes, candidate.num_voice_codes)
-            candidate.cost += sampling_cost(sampler, codec, *sizes)
+            candidate.cost += sampling_cost(sampler, codec, *sizes, candidate.num_written_tokens)

@@ -20,6 +20,7 @@ def finished_candidate(branch: Branch, index: int, seed: int) -> Candidate:
     codes_S = branch.codes_S.detach().cpu().long()
     candidate = Candidate(branch.prompt.key, index, seed, codes_S, branch.log_probability, branch.stopped)
     candidate.voice_codes_S = voice_codes(branch.prompt)
+    candidate.num_written_tokens = branch.num_tokens - codes_S.numel()
     return candidate
 
 

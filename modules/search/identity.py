@@ -4,7 +4,8 @@ import dataclasses
 import hashlib
 from typing import Any
 
-from modules.api import Codec, Prompt, PromptFormat, SamplerEngine, SamplingSettings, Verifier, check_members
+from modules.api import Codec, Prompt, PromptFormat, SamplerEngine, SamplingSettings, Verifier
+from modules.members import check_members
 from modules.provenance import digest, plain
 from modules.search.protocol import SearchAlgorithm
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from modules.api import Candidate, CombinesVerifiers, Prompt, Verifier, check_members, disagreement_name
+from modules.api import Candidate, CombinesVerifiers, Prompt, Verifier, disagreement_name
+from modules.members import check_members
 from modules.provenance import plain
 from modules.search.analysis.expected_best_of_n import SELF_JUDGED
 from modules.search.protocol import Trace

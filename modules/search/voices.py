@@ -9,8 +9,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from modules.api import Audio, Codec, Prompt, pad_rows
+from modules.api import Audio, Codec, Prompt
 from modules.audio import resampled
+from modules.batches import pad_rows
 
 
 def voice_codes(prompt: Prompt) -> Tensor | None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modules.api import Audio, Prompt
+from modules.api import Audio, Prompt, WritesWords
 from modules.frontend.script import Pause, Script, Spoken
 from modules.provenance import digest
 from modules.speech.result import SpokenSentence
@@ -110,14 +110,18 @@ class Narration:
     def _task(self, spoken: Spoken, prompt: Prompt, least: float = LEAST_SECONDS_PER_CHARACTER) -> Task:
         """The task with its limit: what the text can need, and what the model's context has room for. Raises ValueError
         if that is less than `least` seconds a character."""
-        rate, text = self.voice.codec.facts.frame_rate, prompt.text
-        room = self.voice.model.facts.max_tokens - self.voice.sampler(self.settings).num_prompt_tokens(prompt)
+        rate, text, form = self.voice.codec.facts.frame_rate, prompt.text, self.voice.model.prompt_format
+        num_written = form.num_written_tokens(text) if isinstance(form, WritesWords) else 0
+        num_written = math.ceil(num_written / ROOM_STEP) * ROOM_STEP
+        num_before = self.voice.sampler(self.settings).num_prompt_tokens(prompt) + num_written
+        room = self.voice.model.facts.max_tokens - num_before
         if room / rate < least * len(text):
             raise ValueError(self._no_room(spoken, prompt, max(0, room) / rate))
         num_ideographs = sum(character >= FIRST_IDEOGRAPH for character in text)
         seconds = SECONDS_PER_CHARACTER * len(text) + SECONDS_PER_IDEOGRAPH * num_ideographs + SLACK_SECONDS
         room = room // ROOM_STEP * ROOM_STEP or room
-        return Task(spoken, prompt, min(math.ceil(seconds * rate / LIMIT_STEP) * LIMIT_STEP, room), self.parts)
+        num_codes = min(math.ceil(seconds * rate / LIMIT_STEP) * LIMIT_STEP, room)
+        return Task(spoken, prompt, num_codes + num_written, self.parts)
 
     def _no_room(self, spoken: Spoken, prompt: Prompt, seconds: float) -> str:
         rate, most = self.voice.codec.facts.frame_rate, self.voice.model.facts.max_tokens

@@ -46,7 +46,7 @@ Finished = Callable[[int], object]
 
 @dataclass(frozen=True)
 class Task:
-    """A sentence to speak, its prompt, and the most codes that it may have. `parts`: folder of finished sentences.
+    """A sentence to speak, its prompt, and the most tokens of its answer. `parts`: folder of finished sentences.
     `is_opening`: it may become the voice of others, so what it says is checked."""
 
     spoken: Spoken

@@ -66,7 +66,7 @@ class SpeechStream:
         """How many tokens to sample next; 0 at the end."""
         if self.branch.stopped:
             return 0
-        return min(num_wanted, self.max_new_tokens - self.branch.codes_S.numel())
+        return min(num_wanted, self.max_new_tokens - self.branch.num_tokens)
 
     def _sample(self, num_tokens: int) -> Tensor:
         """Extend the branch; returns its new codes."""

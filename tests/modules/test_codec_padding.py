@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.api import pad_rows
+from modules.batches import pad_rows
 from modules.codec.parts.semantic_encoder import NormalisedWaveform
 from modules.codec.parts.spectral import LogMel
 from modules.codec.training.discriminators import discriminator_windows

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
-from modules.api import pad_rows
-from modules.batches import AudioBatch
+from modules.batches import AudioBatch, pad_rows
 
 
 def recordings() -> list[torch.Tensor]:

@@ -79,9 +79,7 @@ class DecodingBatch:
         self.num_first_codes = [len(row.codes) for row in rows]
         self.tokens_R = torch.tensor([row.prefix.last_token for row in rows], device=device)
         self.positions_R = torch.tensor([row.prefix.num_tokens for row in rows], device=device)
-        self.code_positions_R = torch.tensor(
-            [row.branch.codes_S.numel() + len(row.codes) for row in rows], device=device
-        )
+        self.code_positions_R = torch.tensor([row.branch.num_tokens + len(row.codes) for row in rows], device=device)
         self.seeds_R = seed_tensor([row.seed for row in rows], device)
         self.seen_RV = seen_words(rows, words).to(device) if settings.repetition_penalty != 1 else None
         # On a CPU rows are checked after every step; elsewhere each check would synchronise with the device.
@@ -127,7 +125,7 @@ def seen_words(rows: Sequence[Row], words: AnswerWords) -> Tensor:
     """Return (R, V), True for the codes that each row already contains."""
     seen_RV = torch.zeros(len(rows), words.stop - words.first, dtype=torch.bool)
     for seen_V, row in zip(seen_RV, rows, strict=True):
-        codes_S = torch.cat([row.branch.codes_S, torch.tensor(row.codes, dtype=torch.int64)])
+        codes_S = torch.cat([words.units_of(row.branch), torch.tensor(row.codes, dtype=torch.int64)])
         seen_V[words.tokens(codes_S) - words.first] = True
     return seen_RV
 

@@ -124,7 +124,7 @@ class FixedStep:
         self.cache.data[:, :, 0, :, num_root_tokens : prefix.num_tokens] = prefix.tail_A2KSD
         self.tokens_R.fill_(prefix.last_token)
         self.positions_R.fill_(prefix.num_tokens)
-        self.code_positions_R.fill_(row.branch.codes_S.numel() + len(row.codes))
+        self.code_positions_R.fill_(row.branch.num_tokens + len(row.codes))
         self.seeds_R.copy_(seed_tensor([row.seed]))
         if self.seen_RV is not None:
             self.seen_RV.copy_(seen_words([row], self.words))

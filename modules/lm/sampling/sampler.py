@@ -64,7 +64,7 @@ class KVCacheSampler:
         self.prompt_format = prompt_format
         self.settings = settings
         self.max_batch_rows = max_batch_rows
-        self.answer, self.words = answer, answer_words(prompt_format.token_space, answer)
+        self.answer, self.words = answer, answer_words(prompt_format, answer)
         self.num_recomputed_tokens = 0
         self.row_graphs = RowGraphs(network, self.words, settings)
 
@@ -76,7 +76,7 @@ class KVCacheSampler:
 
         Raises ValueError for text that the tokenizer rejects, and for a `voice` that the codec has not encoded yet.
         """
-        branches = [Branch(prompt, torch.empty(0, dtype=torch.int64)) for prompt in prompts]
+        branches = [self.words.start(prompt) for prompt in prompts]
         self._prefill(branches)
         return branches
 
@@ -112,7 +112,7 @@ class KVCacheSampler:
 
         N candidates of one prompt cost flops(P, 0) + N * (flops(P, S) - flops(P, 0)): the prompt is processed once.
         """
-        return TransformerSize.of(self.network).speech_flops(num_prompt_tokens, num_codes, self.words.num_units + 1)
+        return TransformerSize.of(self.network).speech_flops(num_prompt_tokens, num_codes, self.words.num_words)
 
     # ------------------------------------------------------------------------------------------------------ prefill
 
@@ -126,7 +126,7 @@ class KVCacheSampler:
         num_tokens = 0
         pending: list[tuple[Branch, list[int]]] = []
         for branch in {id(branch): branch for branch in branches}.values():
-            codes = self.words.tokens(branch.codes_S).tolist()
+            codes = self.words.tokens(self.words.units_of(branch)).tolist()
             pending.append((branch, encoded_prompt(self.prompt_format, branch.prompt, self.answer) + codes))
             num_tokens += len(pending[-1][1])
             if sum(len(tokens) for _, tokens in pending) >= _MAX_PREFILL_TOKENS:
@@ -178,11 +178,8 @@ class KVCacheSampler:
             current = remaining
 
     def _child(self, row: Row) -> Branch:
-        parent = row.branch
-        codes_S = torch.cat([parent.codes_S, torch.tensor(row.codes, dtype=torch.int64)])
-        stopped = parent.stopped or row.stopped
-        state = None if stopped else row.prefix
-        return Branch(parent.prompt, codes_S, parent.log_probability + row.log_probability, stopped, state)
+        state = None if row.branch.stopped or row.stopped else row.prefix
+        return self.words.extended(row.branch, row.codes, row.log_probability, row.stopped, state)
 
 
 def sampler_of(

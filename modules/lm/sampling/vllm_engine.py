@@ -23,6 +23,7 @@ from modules.lm.adapters import merge_adapters
 from modules.lm.flops import TransformerSize
 from modules.lm.sampling.vllm_sampler import VLLMSampler, check_settings
 from modules.lm.sampling.vllm_worker import WORKER_EXTENSION
+from modules.lm.text.answers import answer_words
 from modules.threads import torch_threads
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
 
 
 class VLLM:
-    """A modules.api.SamplerEngine: one vLLM per rank, fed with token ids, restricted to codes and end of speech.
+    """A modules.api.SamplerEngine: one vLLM per rank, fed with token ids, restricted to the words of an answer.
 
     The network's weights are written to a temporary folder (adapters merged) that vLLM reads; another `model_hash`
     stops the engine and starts one with the new weights. For data parallelism use the sweep's ranks: each has its own
@@ -119,8 +120,7 @@ class VLLM:
         with tempfile.TemporaryDirectory(prefix="vllm-") as name, environment, torch_threads():
             write_network(network, Path(name))
             llm = LLM(name, **arguments)
-        space = prompt_format.token_space
-        llm.collective_rpc("restrict_to_speech", args=(space.speech_end, space.code_offset, space.codebook_size))
+        llm.collective_rpc("restrict_to_speech", args=(answer_words(prompt_format, "speech").allowed,))
         return llm
 
     def _variables(self) -> dict[str, str | None]:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from modules.api import Branch, Prompt, PromptFormat, SamplingSettings
 from modules.lm.flops import TransformerSize
+from modules.lm.text.answers import answer_words
 from modules.lm.text.prompt_format import encoded_prompt
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ MIN_TEMPERATURE = 0.01  # vLLM raises lower values to this
 
 
 class VLLMSampler:
-    """A modules.api.Sampler over a running vLLM that samples codes and the end of speech only.
+    """A modules.api.Sampler over a running vLLM that samples the words of an answer only: codes, the end of speech,
+    and text tokens where the format writes words.
 
     A candidate is a function of its seed and of the number of codes that its branch begins with: the same in any batch,
     up to floating-point ties. Samples differ from KVCacheSampler's, but have the same distribution.
@@ -32,7 +33,7 @@ class VLLMSampler:
     `num_read_tokens` counts all processed tokens. `drop` does nothing: the cache evicts by itself.
 
     Args:
-        llm: A running engine whose logits are restricted to codes and end.
+        llm: A running engine whose logits are restricted to these.
         prompt_format: Layout of text and codes.
         settings: Sampling settings.
         size: Sizes of the network, for its FLOPs.
@@ -44,6 +45,7 @@ class VLLMSampler:
     def __init__(self, llm: LLM, prompt_format: PromptFormat, settings: SamplingSettings, size: TransformerSize):
         check_settings(settings)
         self.llm, self.prompt_format, self.settings, self.size = llm, prompt_format, settings, size
+        self.words = answer_words(prompt_format, "speech")
         self.max_tokens = int(llm.model_config.max_model_len)
         self.num_read_tokens = 0
 
@@ -62,7 +64,7 @@ class VLLMSampler:
                     f"{self.settings.repetition_penalty} for prompt {prompt.key!r}."
                 )
             encoded_prompt(self.prompt_format, prompt)
-        return [Branch(prompt, torch.empty(0, dtype=torch.int64)) for prompt in prompts]
+        return [self.words.start(prompt) for prompt in prompts]
 
     def extend(
         self, branches: Sequence[Branch], num_children: int, max_new_tokens: int, seeds: Sequence[int]
@@ -84,11 +86,11 @@ class VLLMSampler:
         ]
         outputs = self._generate(
             [tokens for _, _, tokens, _ in jobs],
-            [request_seed(seed, branch.codes_S.numel()) for _, branch, _, seed in jobs],
+            [request_seed(seed, branch.num_tokens) for _, branch, _, seed in jobs],
             max_new_tokens,
         )
         children = [branches[place // num_children] for place in range(len(seeds))]
-        children = [Branch(one.prompt, one.codes_S, one.log_probability, one.stopped) for one in children]
+        children = [replace(one, state=None) for one in children]
         for (place, branch, _, _), output in zip(jobs, outputs, strict=True):
             children[place] = self._child(branch, output)
         return children
@@ -101,14 +103,13 @@ class VLLMSampler:
 
     def flops(self, num_prompt_tokens: int, num_codes: int) -> float:
         """Same count as KVCacheSampler: the FLOPs of the model, independent of the engine."""
-        num_words = self.prompt_format.token_space.codebook_size + 1
-        return self.size.speech_flops(num_prompt_tokens, num_codes, num_words)
+        return self.size.speech_flops(num_prompt_tokens, num_codes, self.words.num_words)
 
     # ------------------------------------------------------------------------------------------------------ requests
 
     def _tokens(self, branch: Branch, max_new_tokens: int) -> list[int]:
-        offset = self.prompt_format.token_space.code_offset
-        tokens = encoded_prompt(self.prompt_format, branch.prompt) + [offset + code for code in branch.codes_S.tolist()]
+        sampled_S = self.words.tokens(self.words.units_of(branch))
+        tokens = encoded_prompt(self.prompt_format, branch.prompt) + sampled_S.tolist()
         if len(tokens) + max_new_tokens > self.max_tokens:
             raise ValueError(
                 f"Expected {len(tokens)} tokens of prompt {branch.prompt.key!r} and {max_new_tokens} new ones to fit "
@@ -135,15 +136,13 @@ class VLLMSampler:
         return outputs
 
     def _child(self, parent: Branch, output: RequestOutput) -> Branch:
-        space = self.prompt_format.token_space
         answer = output.outputs[0]
         tokens = list(answer.token_ids)
-        stopped = bool(tokens) and tokens[-1] == space.speech_end
-        codes = [token - space.code_offset for token in (tokens[:-1] if stopped else tokens)]
-        if any(code < 0 or code >= space.codebook_size for code in codes):
-            raise RuntimeError(f"Expected vLLM to draw codes and the end of speech only, but got the tokens {tokens}.")
-        codes_S = torch.cat([parent.codes_S, torch.tensor(codes, dtype=torch.int64)])
-        return Branch(parent.prompt, codes_S, parent.log_probability + float(answer.cumulative_logprob), stopped)
+        stopped = bool(tokens) and tokens[-1] == self.words.end
+        if not all(any(start <= token < stop for start, stop in self.words.allowed) for token in tokens):
+            raise RuntimeError(f"Expected vLLM to draw the words of an answer only, but got the tokens {tokens}.")
+        units = [token - self.words.offset for token in (tokens[:-1] if stopped else tokens)]
+        return self.words.extended(parent, units, float(answer.cumulative_logprob), stopped)
 
 
 def request_seed(seed: int, num_codes: int) -> int:

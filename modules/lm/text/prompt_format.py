@@ -2,13 +2,13 @@
 
 import json
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from modules.api import Prompt, PromptFormat, TextTokenizer
+from modules.api import Prompt, PromptFormat, TextTokenizer, VariesExamples
 from modules.lm.text.answers import AnswerKind
 from modules.lm.text.huggingface_tokenizer import HuggingFaceTokenizer
 from modules.tokens import TokenSpace, Utterance
@@ -143,10 +143,20 @@ class TextToSpeech:
 
         Raises ValueError for text that the tokenizer rejects.
         """
+        return self._spoken_prompt(self.tokenizer.encode, text, speaker, language, voice)
+
+    def _spoken_prompt(
+        self, encode: Callable[[str], list[int]], text: str, speaker: str, language: str, voice: Utterance | None
+    ) -> list[int]:
         said = text if voice is None or not voice.text else f"{voice.text} {text}"
         said = filled(self.prefix, speaker, language) + said
-        prompt = self._prompt(self.tokenizer.encode(said), filled(self.answer_prefix, speaker, language))
+        prompt = self._prompt(encode(said), filled(self.answer_prefix, speaker, language))
         return prompt if voice is None else prompt + code_tokens(self.token_space, voice.codes, voice.text)
+
+    def _example_text_tokens(self, text: str) -> list[int]:
+        """Tokens of a training text."""
+        is_varied = isinstance(self.tokenizer, VariesExamples)
+        return self.tokenizer.encode_example(text) if is_varied else self.tokenizer.encode(text)
 
     def _prompt(self, text_tokens: Sequence[int], answer_prefix: str) -> list[int]:
         prefix_tokens = self.tokenizer.encode(answer_prefix) if answer_prefix else ()
@@ -161,7 +171,8 @@ class TextToSpeech:
             ValueError: There are no codes, one lies outside [0, codebook_size), or the tokenizer rejects the text.
         """
         answer = code_tokens(self.token_space, codes, text)
-        return answered(self.prompt_tokens(text, speaker, language, voice), answer, self.token_space.speech_end)
+        prompt = self._spoken_prompt(self._example_text_tokens, text, speaker, language, voice)
+        return answered(prompt, answer, self.token_space.speech_end)
 
     def example_from_tokens(self, text_tokens: Sequence[int], codes: Sequence[int]) -> Document:
         """The example of a text whose tokens are given, of unknown speaker and language. To decode and encode them

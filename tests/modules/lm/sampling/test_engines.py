@@ -22,6 +22,7 @@ from modules.lm.sampling.vllm_engine import (
 )
 from modules.lm.sampling.vllm_sampler import VLLMSampler, request_seed, request_settings
 from modules.lm.sampling.vllm_worker import WORKER_EXTENSION, SpeechOnly
+from modules.lm.text.answers import answer_words
 from modules.search.algorithms.best_of_n import BestOfN
 from modules.tokens import Utterance
 from tests.callbacks.test_inference_scaling import ToyModule, callback_in, run
@@ -99,7 +100,7 @@ def test_words_that_are_no_speech_get_no_probability():
     allowed = [SPACE.speech_end, *range(SPACE.code_offset, SPACE.vocab_size)]
     with torch.no_grad():
         expected = head(hidden)[:, allowed].log_softmax(-1)
-        worker.restrict_to_speech(SPACE.speech_end, SPACE.code_offset, SPACE.codebook_size)
+        worker.restrict_to_speech(answer_words(FORMAT, "speech").allowed)
         actual = model.compute_logits(hidden).log_softmax(-1)
     torch.testing.assert_close(actual[:, allowed], expected)
     assert int((actual > -torch.inf).sum()) == 3 * len(allowed)
@@ -141,7 +142,7 @@ def test_settings_with_another_meaning_in_vllm_are_refused(params):
     sampler = VLLMSampler(RecordedLLM([SPACE.text_start]), FORMAT, SamplingSettings(), size())
     with pytest.raises(ValueError, match="max_model_len"):
         sampler.extend(sampler.start(PROMPTS), 1, 40, [1, 2, 3])
-    with pytest.raises(RuntimeError, match="codes and the end of speech only"):
+    with pytest.raises(RuntimeError, match="words of an answer only"):
         sampler.extend(sampler.start(PROMPTS), 1, 4, [1, 2, 3])
     with pytest.raises(ValueError, match="as codes"):
         sampler.start([Prompt("v", "one", voice=Utterance("two"))])
