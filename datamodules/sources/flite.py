@@ -1,0 +1,186 @@
+"""Flite: a voice of CMU Flite, run as a separate program (flite_program.py). Shape letter: T audio samples."""
+
+import json
+import os
+import subprocess
+import sys
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from datamodules.sources.teacher import Taught
+from modules.api import Audio
+
+PROGRAM = Path(__file__).with_name("flite_program.py")
+INSTALL = "apt-get install flite"
+MARKS = ",.?!;:"  # kept in the text
+SPEAKERS = {"rms": "a US English man", "slt": "a US English woman", "awb": "a Scottish English man"}
+CREDITS = """Voice cmu_us_{voice} ({speaker}) of CMU Flite, http://www.festvox.org/flite.
+
+Flite (BSD-style licence): Language Technologies Institute, Carnegie Mellon University, copyright (c) 1999-2017, all
+rights reserved. Permission is hereby granted, free of charge, to use and distribute this software and its
+documentation without restriction, including without limitation the rights to use, copy, modify, merge, publish,
+distribute, sublicense, and/or sell copies of this work, and to permit persons to whom this work is furnished to do so,
+subject to the following conditions: 1. The code must retain the above copyright notice, this list of conditions and the
+following disclaimer. 2. Any modifications must be clearly marked as such. 3. Original authors' names are not deleted.
+4. The authors' names are not used to endorse or promote products derived from this software without specific prior
+written permission. Carnegie Mellon University and the contributors to this work disclaim all warranties with regard to
+this software, including all implied warranties of merchantability and fitness.
+
+The voice is built from the CMU Arctic recordings of {voice} (http://festvox.org/cmu_arctic), copyright (c) 2003
+Carnegie Mellon University, free to use, copy and distribute, also commercially, under conditions like those above."""
+
+
+@dataclass(frozen=True)
+class SpokenWord:
+    """A word as flite speaks it: its token as written, the punctuation after that, whether the word is the token's last
+    one, and the start of its first phoneme in seconds, None if it has no sound."""
+
+    name: str
+    token: str
+    punctuation: str
+    ends_token: bool
+    start: float | None
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What flite has spoken: samples (T,) int16, (phoneme, end in seconds) in order, and the words."""
+
+    samples_T: np.ndarray
+    sample_rate: int
+    phonemes: tuple[tuple[str, float], ...]
+    words: tuple[SpokenWord, ...]
+
+
+class DeadProgram(RuntimeError):
+    """The program has ended in the middle of a sentence."""
+
+
+class Flite:
+    """A voice of Debian's package flite at 16 kHz; the samples are those of `flite -voice VOICE -t TEXT`.
+
+    The program starts on first use, once per process; a copy in another process starts its own.
+
+    Args:
+        voice: A voice of CMU Arctic.
+    """
+
+    name = "flite"
+    license = "flite's BSD-style licence, CMU Arctic's licence"
+
+    def __init__(self, voice: Literal["rms", "slt", "awb"] = "rms") -> None:
+        if voice not in SPEAKERS:
+            raise ValueError(f"Expected `voice` to be one of {', '.join(SPEAKERS)}, but got {voice!r}.")
+        self.voice = voice
+        self._program: subprocess.Popen[bytes] | None = None
+        self._owner = 0  # the process that started the program
+
+    def __repr__(self) -> str:
+        return f"Flite({self.voice!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_program": None}
+
+    def speak(self, text: str) -> Taught:
+        """Raises ValueError if the text has nothing to speak or kills the program, ImportError without flite."""
+        spoken = self.utterance(text)
+        audio = Audio(torch.from_numpy(spoken.samples_T.astype(np.float32) / 32768), spoken.sample_rate)
+        return Taught(audio, timed_words(spoken.words, audio.seconds))
+
+    def utterance(self, text: str) -> Utterance:
+        """What flite makes of a text. Raises as `speak`."""
+        if not text.isascii():
+            odd = next(character for character in text if not character.isascii())
+            raise ValueError(f"a character that flite cannot read: {odd!r}")
+        for attempt in range(2):  # a program that another process has killed says nothing of this text
+            try:
+                return self._ask(text)
+            except DeadProgram as error:
+                self._program = None
+                if attempt:
+                    raise ValueError(f"flite has ended in this sentence: {error}") from error
+        raise AssertionError("the loop returns or raises")
+
+    def credits(self) -> str:
+        return CREDITS.format(voice=self.voice, speaker=SPEAKERS[self.voice])
+
+    def _ask(self, text: str) -> Utterance:
+        program = self._running()
+        try:
+            program.stdin.write(json.dumps(text).encode() + b"\n")
+            program.stdin.flush()
+            about = json.loads(program.stdout.readline())
+            samples = program.stdout.read(2 * about["num_samples"])
+            if len(samples) < 2 * about["num_samples"]:
+                raise EOFError
+        except (OSError, EOFError, json.JSONDecodeError) as error:
+            program.kill()
+            raise DeadProgram(f"exit status {program.wait()}") from error
+        if "error" in about:
+            raise ValueError(about["error"])
+        words = tuple(SpokenWord(**word) for word in about["words"])
+        phonemes = tuple((name, end) for name, end in about["phonemes"])
+        return Utterance(np.frombuffer(samples, np.int16), about["sample_rate"], phonemes, words)
+
+    def _running(self) -> "subprocess.Popen[bytes]":
+        if self._program is None or self._owner != os.getpid():
+            self._program, self._owner = start(self.voice), os.getpid()
+            weakref.finalize(self, close, self._program, self._owner)
+        return self._program
+
+
+def start(voice: str) -> "subprocess.Popen[bytes]":
+    """Start the program. Raises ImportError if libflite cannot be loaded."""
+    command = [sys.executable, "-I", "-S", str(PROGRAM), voice]
+    program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    answer = json.loads(program.stdout.readline() or "{}")
+    if answer.get("ready") != voice:
+        program.kill()
+        program.wait()
+        reason = answer.get("missing", f"a program that ended with status {program.returncode}")
+        raise ImportError(f"Expected libflite for the voice {voice}, but got {reason}. Install it: {INSTALL}")
+    return program
+
+
+def close(program: "subprocess.Popen[bytes]", owner: int) -> None:
+    """End a program, unless this process is a fork of the one that owns it."""
+    if owner == os.getpid():
+        program.kill()
+        program.wait()
+        program.stdin.close()
+        program.stdout.close()
+
+
+def timed_words(words: Sequence[SpokenWord], seconds: float) -> tuple[tuple[str, float], ...]:
+    """Words with punctuation and their ends, of flite's words in audio of `seconds`. Raises ValueError without any.
+
+    "'s" is part of the word before it. The apostrophes of "don't", which flite drops, are as written.
+    """
+    names: list[str] = []
+    starts: list[float] = []
+    in_token = 0  # number of words in the present token
+    for word in words:
+        name = word.name.lower().removeprefix("_")  # "_a": the letter, not the article
+        if name.startswith("'") and in_token:
+            names[-1] += name
+        elif word.start is not None and name:
+            names.append(name)
+            starts.append(word.start)
+            in_token += 1
+        if word.ends_token and names:
+            written = word.token.lower()
+            if in_token == 1 and names[-1].replace("'", "") == written.replace("'", ""):
+                names[-1] = written
+            names[-1] += next((mark for mark in word.punctuation if mark in MARKS), "")
+        if word.ends_token:
+            in_token = 0
+    if not names:
+        raise ValueError("nothing to speak")
+    ends = [round(start, 5) for start in starts[1:]] + [seconds]
+    return tuple(zip(names, ends, strict=True))
