@@ -15,8 +15,8 @@ GROUND = tuple(
     f"modules.{name}"
     for name in (
         "api", "atomic_file", "audio", "batches", "checkpoint_files", "described", "hub", "members", "moved_names",
-        "pitch", "precision", "provenance", "recognition", "schedule", "settings", "statistics", "step_logging", "threads",
-        "tokens",
+        "pitch", "precision", "provenance", "recognition", "schedule", "settings", "statistics", "step_logging",
+        "threads", "tokens",
     )
 )  # fmt: skip
 

@@ -24,8 +24,8 @@ from modules.api import (
     ScoresMany,
     Transcribes,
     Verifier,
-    pad_rows,
 )
+from modules.batches import pad_rows
 from modules.search.costs import share_seconds, verifier_cost
 
 logger = logging.getLogger(__name__)

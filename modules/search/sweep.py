@@ -18,8 +18,8 @@ from modules.api import (
     SamplingSettings,
     Transcribes,
     Verifier,
-    check_members,
 )
+from modules.members import check_members
 from modules.search.candidate_store import CandidateRecord, CandidateStore
 from modules.search.costs import estimated_cost
 from modules.search.driver import check_selectors, run_searches
