@@ -20,8 +20,9 @@ from datamodules.shards.quality import QualityControl
 from datamodules.shards.shards import ShardIndex
 from datamodules.shards.units import NAME, UnitFolder
 from datamodules.sources.source import Source
-from modules.api import SpeechStates, check_members
+from modules.api import SpeechStates
 from modules.atomic_file import write_whole
+from modules.members import check_members
 
 MARKER = "prepared.json"  # in a prepared folder: its sources and splits
 SAMPLED_UNIT = 100  # recordings of a unit where `hours` bounds a preparation: less work beyond the bound
