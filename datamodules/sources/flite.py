@@ -1,5 +1,6 @@
 """Flite: a voice of CMU Flite, run as a separate program (flite_program.py). Shape letter: T audio samples."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -112,6 +113,7 @@ class Flite:
 
     def _ask(self, text: str) -> Utterance:
         program = self._running()
+        assert program.stdin and program.stdout
         try:
             program.stdin.write(json.dumps(text).encode() + b"\n")
             program.stdin.flush()
@@ -139,6 +141,7 @@ def start(voice: str) -> "subprocess.Popen[bytes]":
     """Start the program. Raises ImportError if libflite cannot be loaded."""
     command = [sys.executable, "-I", "-S", str(PROGRAM), voice]
     program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert program.stdout
     answer = json.loads(program.stdout.readline() or "{}")
     if answer.get("ready") != voice:
         program.kill()
@@ -151,9 +154,11 @@ def start(voice: str) -> "subprocess.Popen[bytes]":
 def close(program: "subprocess.Popen[bytes]", owner: int) -> None:
     """End a program, unless this process is a fork of the one that owns it."""
     if owner == os.getpid():
+        assert program.stdin and program.stdout
         program.kill()
         program.wait()
-        program.stdin.close()
+        with contextlib.suppress(OSError):  # a sentence that was not read
+            program.stdin.close()
         program.stdout.close()
 
 
