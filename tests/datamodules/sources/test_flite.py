@@ -21,12 +21,14 @@ TEXTS = (
     "Dr. Smith's dog, and O'Neill's cat, don't eat; do they?",
     'On Jan. 5, 1990, he paid $3.50 for 1,200 well-known (old) "x-rays"!',
     "they'd've left at 5:30: all of them",
+    "He read the lead article; a red reed will lead us to read",
 )
 SPOKEN = (
     "doctor smith's dog, and o'neill's cat, don't eat; do they?",
     "on jan. fifth, nineteen ninety, he paid three dollars fifty cents for one thousand two hundred well known old "
     "x rays!",
     "they'd've left at five thirty: all of them",
+    "he read the lead article; a red reed will lead us to read",
 )
 
 
@@ -81,6 +83,7 @@ def test_words_are_joined_and_marked() -> None:
         SpokenWord("_a", "A's", "", False, 0.1),
         SpokenWord("'s", "A's", "', ", True, 0.2),
         SpokenWord("DONT", "Don't", '"?', True, 0.3),
+        SpokenWord("-", "-", ";", True, None),
         SpokenWord("ten", "$10", ").", False, 0.4),
         SpokenWord("dollars", "$10", ").", True, 0.5),
     ]
