@@ -48,8 +48,8 @@ def part(path: Path, name: str) -> Any:
 
 
 def is_for_another_command(path: Path) -> bool:
-    """A config of `prepare`, without a model, or of `say`: tests/test_voice_recipe.py and
-    tests/test_llasa_recipes.py run them."""
+    """A config of `prepare`, without a model, or of `say`: tests/test_voice_recipe.py, tests/test_open_voice.py and
+    tests/test_llasa_recipes.py read or run them."""
     return path.read_text().startswith(("# prepare: ", "# say: "))
 
 
@@ -139,7 +139,7 @@ def test_every_config_is_an_experiment_or_a_part_of_one() -> None:
     """Guards against a yaml that no test builds: not named by an experiment and not an overlay."""
     named = {(path.parent / value).resolve() for path in CONFIGS for _, value in strings(read(path))} | {DEFAULTS}
     others = [path for path in CONFIGS if is_for_another_command(path)]
-    assert {path.parent.name for path in others} == {"voice", "llasa"}
+    assert {path.parent.name for path in others} == {"voice", "open", "llasa"}
     strays = [path for path in CONFIGS if path not in [*EXPERIMENTS, *named, *others] and not is_overlay(path)]
     assert not strays
 

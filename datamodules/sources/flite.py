@@ -1,5 +1,6 @@
 """Flite: a voice of CMU Flite, run as a separate program (flite_program.py). Shape letter: T audio samples."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from modules.api import Audio
 PROGRAM = Path(__file__).with_name("flite_program.py")
 INSTALL = "apt-get install flite"
 MARKS = ",.?!;:"  # kept in the text
+SPELT = {"led": "lead", "leed": "lead", "red": "read", "reed": "read"}  # by flite, as they sound; and as written
 SPEAKERS = {"rms": "a US English man", "slt": "a US English woman", "awb": "a Scottish English man"}
 CREDITS = """Voice cmu_us_{voice} ({speaker}) of CMU Flite, http://www.festvox.org/flite.
 
@@ -112,6 +114,7 @@ class Flite:
 
     def _ask(self, text: str) -> Utterance:
         program = self._running()
+        assert program.stdin and program.stdout
         try:
             program.stdin.write(json.dumps(text).encode() + b"\n")
             program.stdin.flush()
@@ -139,6 +142,7 @@ def start(voice: str) -> "subprocess.Popen[bytes]":
     """Start the program. Raises ImportError if libflite cannot be loaded."""
     command = [sys.executable, "-I", "-S", str(PROGRAM), voice]
     program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert program.stdout
     answer = json.loads(program.stdout.readline() or "{}")
     if answer.get("ready") != voice:
         program.kill()
@@ -151,16 +155,19 @@ def start(voice: str) -> "subprocess.Popen[bytes]":
 def close(program: "subprocess.Popen[bytes]", owner: int) -> None:
     """End a program, unless this process is a fork of the one that owns it."""
     if owner == os.getpid():
+        assert program.stdin and program.stdout
         program.kill()
         program.wait()
-        program.stdin.close()
+        with contextlib.suppress(OSError):  # a sentence that was not read
+            program.stdin.close()
         program.stdout.close()
 
 
 def timed_words(words: Sequence[SpokenWord], seconds: float) -> tuple[tuple[str, float], ...]:
     """Words with punctuation and their ends, of flite's words in audio of `seconds`. Raises ValueError without any.
 
-    "'s" is part of the word before it. The apostrophes of "don't", which flite drops, are as written.
+    "'s" is part of the word before it. As written are apostrophes, which flite drops in "don't", and "lead" and "read",
+    which it spells as they sound.
     """
     names: list[str] = []
     starts: list[float] = []
@@ -174,10 +181,11 @@ def timed_words(words: Sequence[SpokenWord], seconds: float) -> tuple[tuple[str,
             starts.append(word.start)
             in_token += 1
         if word.ends_token and names:
-            written = word.token.lower()
-            if in_token == 1 and names[-1].replace("'", "") == written.replace("'", ""):
+            written, plain = word.token.lower(), names[-1].replace("'", "")
+            if in_token == 1 and (plain == written.replace("'", "") or SPELT.get(plain) == written):
                 names[-1] = written
-            names[-1] += next((mark for mark in word.punctuation if mark in MARKS), "")
+            if names[-1][-1] not in MARKS:
+                names[-1] += next((mark for mark in word.punctuation if mark in MARKS), "")
         if word.ends_token:
             in_token = 0
     if not names:

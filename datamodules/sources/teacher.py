@@ -16,6 +16,7 @@ from modules.api import Audio
 from modules.audio import message_of
 
 NGRAM = 4  # words in a row that a test sentence shares with no other sentence; it has at least as many
+FIGURES = re.compile(r"\d")
 WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)*")
 
 
@@ -81,8 +82,8 @@ class TeacherSource(ListedSource):
     """Sentences spoken by a synthesiser. Keys are TEACHER-VOICE_ID; the text of a recording is what was spoken.
 
     held_out and test are chosen by hash among all sentences of at least four words that share no four words in a row
-    with any other sentence; all others are train. A text that differs from an earlier one in case or punctuation alone
-    is left out.
+    with any other sentence, and hold no figures, which are spoken as words that are not compared; all others are train.
+    A text that differs from an earlier one in case or punctuation alone is left out.
 
     Args:
         teacher: The synthesiser.
@@ -165,7 +166,8 @@ class TeacherSource(ListedSource):
         digests = [hashlib.sha256(" ".join(one).encode()).digest() for one in words]
         order = sorted(range(len(listed)), key=digests.__getitem__)
         is_alone = unshared(words)
-        alone = [number for number in order if is_alone[number]][: self.num_held_out + self.num_test]
+        alone = [number for number in order if is_alone[number] and not FIGURES.search(listed[number][1])]
+        alone = alone[: self.num_held_out + self.num_test]
         if len(alone) < self.num_held_out + self.num_test:
             raise ValueError(
                 f"Expected `sentences` with `num_held_out` + `num_test` = {self.num_held_out + self.num_test} that "
@@ -194,6 +196,6 @@ def spoken_words(text: str) -> list[str]:
 
 def unshared(sentences: Sequence[Sequence[str]]) -> list[bool]:
     """For each sentence, given as its words: has it at least NGRAM words, and no NGRAM in a row that another has?"""
-    grams = [{tuple(one[start : start + NGRAM]) for start in range(len(one) - NGRAM + 1)} for one in sentences]
+    grams = [{" ".join(one[start : start + NGRAM]) for start in range(len(one) - NGRAM + 1)} for one in sentences]
     num_sentences = Counter(gram for one in grams for gram in one)
     return [bool(one) and all(num_sentences[gram] == 1 for gram in one) for one in grams]

@@ -33,7 +33,7 @@ class WordNetSentences:
     `cache` with `apt-get download`, which needs no root and installs nothing.
 
     Args:
-        kind: examples: about 40,400 quoted in the glosses. definitions: about 108,500 phrases.
+        kind: examples: about 40,400 quoted in the glosses. definitions: about 108,600 phrases.
         cache: Folder for the package.
         packages: A folder with the .deb file from elsewhere; disables the other places.
 

@@ -1,7 +1,6 @@
 """AsteriskSource and the Debian packages that it reads. No test needs a network: packages are built here."""
 
 import gzip
-import io
 import re
 import shutil
 import stat
@@ -18,6 +17,7 @@ from datamodules.sources.asterisk import AsteriskSource, decode_g722, read_copyr
 from datamodules.sources.debian import read_deb
 from datamodules.sources.folder import unique_keys
 from datamodules.sources.source import Recording, Skipped
+from tests.toys.debian_packages import write_deb
 
 TRANSCRIPTS = """\ufeff; Core sounds: a comment with a colon
 
@@ -73,23 +73,6 @@ def encode_g722(audio: np.ndarray) -> bytes:
         frame.sample_rate = 16_000
         data += b"".join(bytes(packet) for packet in encoder.encode(frame))
     return data + b"".join(bytes(packet) for packet in encoder.encode(None))
-
-
-def write_deb(path: Path, files: dict[str, bytes], compression: str = "xz") -> None:
-    """Write a Debian package: ar members debian-binary, control.tar.xz (odd length, padded), data.tar."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=f"w:{compression}") as archive:
-        for name, data in files.items():
-            member = tarfile.TarInfo(f"./{name}")
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    members = {"debian-binary": b"2.0\n", "control.tar.xz": b"odd", f"data.tar.{compression}/": buffer.getvalue()}
-    archive = b"!<arch>\n"
-    for name, data in members.items():
-        archive += (
-            f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}`\n".encode() + data + b"\n" * (len(data) % 2)
-        )
-    path.write_bytes(archive)
 
 
 def write_packages(folder: Path, language: str = "en", compression: str = "xz") -> None:
