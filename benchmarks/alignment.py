@@ -31,8 +31,8 @@ from datamodules.sources.digits import DIGIT_WORDS, compose, trim_silence
 from datamodules.sources.source import Recording
 from modules.api import Audio
 from modules.audio import read_audio
+from modules.frontend.alignment import PhonemeAligner, TimedWord
 from modules.frontend.phonemes import pronunciations, spoken_words
-from modules.verifiers.alignment import PhonemeAligner, TimedWord
 
 VOICES = ("slt", "rms", "awb", "kal16")
 MAX_ERROR_SECONDS = 0.05

@@ -20,6 +20,7 @@ from modules.atomic_file import write_whole
 SYNTHETIC = "synthetic speech"  # comment in the metadata of generated speech
 MAX_HOURS = 6  # of one file
 TOO_LONG = f"longer than {MAX_HOURS} hours: it would fill the memory, cut it into parts"
+MIN_SECONDS = 0.1  # of a clip that a model can score
 BLOCK = 2**22  # samples per read: memory depends on the file's content, not on a damaged header
 
 
@@ -121,6 +122,16 @@ def _read_with_ffmpeg(
     samples_T = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     stop = None if end is None else round(end * sample_rate)
     return Audio(torch.from_numpy(samples_T[round(start * sample_rate) : stop].copy()), sample_rate)
+
+
+def checked(audio: Audio | None) -> Audio:
+    """Return the audio; raises ValueError if it is too short or not finite, so that no model can score it."""
+    if audio is None or audio.seconds < MIN_SECONDS:
+        seconds = 0.0 if audio is None else audio.seconds
+        raise ValueError(f"Expected `audio` of at least {MIN_SECONDS} s, but got {seconds:.3f} s.")
+    if not bool(torch.isfinite(audio.samples_T).all()):
+        raise ValueError("Expected `audio` to be finite, but got NaN or infinity in it.")
+    return audio
 
 
 def resampled(audio: Audio, sample_rate: int) -> np.ndarray:

@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "modules.evaluation", "modules.report", "modules.stages", "datamodules.shards",
     ),
     r"datamodules/shards/.*": (*GROUND, "datamodules", "modules.report.corpus_page"),
+    r"datamodules/sources/.*": (*GROUND, "datamodules", "modules.frontend"),
     r"datamodules/.*": ("lightning", *GROUND, "datamodules"),
     r"modules/\w+_module\.py": ("lightning", *GROUND, "modules.metrics", "modules.codec", "modules.lm"),
     r"modules/evaluation/.*": (
@@ -171,6 +172,8 @@ def test_no_other_file_names_a_path_of_one_machine() -> None:
         ("callbacks/a.py", "import importlib\nx = lambda: importlib.import_module('modules.lm')", "imports modules.lm"),
         ("datamodules/a.py", "from modules.lm.text.prompt_format import PlainPromptFormat", "imports modules.lm"),
         ("datamodules/sources/a.py", "import modules.search.driver", "imports modules.search"),
+        ("datamodules/sources/a.py", "from modules.verifiers.audio import checked", "imports modules.verifiers"),
+        ("datamodules/a.py", "from modules.frontend.phonemes import spoken_words", "imports modules.frontend"),
         ("modules/lm_module.py", "from modules.search import driver", "imports modules.search"),
         ("modules/lm_module.py", "from modules.codec_module import CodecModule", "imports modules.codec_module"),
         ("modules/search/a.py", "from modules.verifiers.speaker import SpeakerVerifier", "imports modules.verifiers"),
@@ -214,6 +217,7 @@ def test_a_violation_is_found(path: str, source: str, expected: str) -> None:
             "datamodules/audio.py",
             "from datamodules.sources.source import Source\nfrom modules.tokens import TokenSpace",
         ),
+        ("datamodules/sources/a.py", "from modules.frontend.phonemes import spoken_words"),
         (
             "modules/lm_module.py",
             "import lightning\nfrom modules.lm.loss import chunked\nfrom modules.metrics import Rate",

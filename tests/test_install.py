@@ -46,11 +46,12 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_packages_are_imported_from_any_folder_and_nothing_else_is(programs: Path, tmp_path: Path) -> None:
-    """Guards against a missing package, and against installing `tests` or `scripts`."""
+    """Guards against a missing package, and against installing `tests` or `scripts` (gruut brings its own `tests`)."""
     (tmp_path / "show.py").write_text(
         "from importlib.util import find_spec\n"
         f"for name in {PACKAGES}:\n    print(__import__(name).__file__)\n"
-        "print([name for name in ('benchmarks', 'run', 'scripts', 'studies', 'tests') if find_spec(name)])\n"
+        "ours = [name for name in ('benchmarks', 'run', 'scripts', 'studies', 'tests') if find_spec(name)]\n"
+        "print([name for name in ours if 'site-packages' not in str(find_spec(name))])\n"
     )
     done = run(programs / "python", "show.py", folder=tmp_path)
     assert done.stdout.split("\n")[:-1] == [*(f"{REPOSITORY / name}/__init__.py" for name in PACKAGES), "[]"]

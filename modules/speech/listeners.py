@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 
+from modules.frontend.alignment import PhonemeAligner
 from modules.frontend.phonemes import is_known, pronunciations
 from modules.recognition import Recogniser
-from modules.verifiers.alignment import PhonemeAligner
 from modules.verifiers.embeddings.resemblyzer import Resemblyzer
 from modules.verifiers.recognisers.normalise import BasicWords, SpokenEnglish
 from modules.verifiers.recognisers.pocketsphinx import Pocketsphinx

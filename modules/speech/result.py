@@ -16,7 +16,7 @@ from torch import Tensor
 from modules.api import Audio
 from modules.atomic_file import write_whole
 from modules.audio import SYNTHETIC
-from modules.verifiers.alignment import TimedWord
+from modules.frontend.alignment import TimedWord
 
 GAP_SECONDS = 0.25  # between two sentences
 FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}

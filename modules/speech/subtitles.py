@@ -8,7 +8,7 @@ from difflib import SequenceMatcher
 
 import numpy as np
 
-from modules.verifiers.alignment import TimedWord
+from modules.frontend.alignment import TimedWord
 
 MAX_CHARACTERS = 42  # of a line
 MAX_LINES = 2

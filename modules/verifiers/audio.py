@@ -12,9 +12,7 @@ from typing import Any
 import torch
 
 from modules.api import BROKEN_INSTALLATION, Audio, Candidate, Prompt
-from modules.audio import resampled
-
-MIN_SECONDS = 0.1
+from modules.audio import checked, resampled
 
 logger = logging.getLogger(__name__)
 
@@ -24,16 +22,6 @@ def audio_hash(audio: Audio) -> str:
     digest = hashlib.sha256(str(audio.sample_rate).encode())
     digest.update(resampled(audio, audio.sample_rate).tobytes())
     return digest.hexdigest()
-
-
-def checked(audio: Audio | None) -> Audio:
-    """Return the audio; raises ValueError if it is too short or not finite, so that no model can score it."""
-    if audio is None or audio.seconds < MIN_SECONDS:
-        seconds = 0.0 if audio is None else audio.seconds
-        raise ValueError(f"Expected `audio` of at least {MIN_SECONDS} s, but got {seconds:.3f} s.")
-    if not bool(torch.isfinite(audio.samples_T).all()):
-        raise ValueError("Expected `audio` to be finite, but got NaN or infinity in it.")
-    return audio
 
 
 @dataclass

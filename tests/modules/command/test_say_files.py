@@ -12,9 +12,9 @@ import soundfile
 import torch
 
 from modules.api import Branch
+from modules.frontend.alignment import TimedWord
 from modules.speech import load_voice
 from modules.speech.sentence_search import SentenceSearch
-from modules.verifiers.alignment import TimedWord
 from tests.modules.command.conftest import SENTENCES, UNCHECKED, change_facts, record
 from tests.toys.tiny_voice import save_run
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from modules.frontend.alignment import TimedWord
 from modules.speech.subtitles import MAX_CHARACTERS, Cue, cues, srt
-from modules.verifiers.alignment import TimedWord
 
 LONG = (
     "The quick brown fox jumps over the lazy dog, and then it runs far away from the angry farmer, who shouts at it "

@@ -12,9 +12,10 @@ import torch
 
 from datamodules.sources.source import Recording
 from modules.api import Audio, Candidate, Prompt, Verifier
+from modules.audio import MIN_SECONDS
 from modules.recognition import error_rate
 from modules.search.scorer import score_tasks
-from modules.verifiers.audio import MIN_SECONDS, audio_hash
+from modules.verifiers.audio import audio_hash
 from modules.verifiers.embeddings.resemblyzer import Resemblyzer
 from modules.verifiers.likelihood import Likelihood
 from modules.verifiers.naturalness import DistillMos, Dnsmos

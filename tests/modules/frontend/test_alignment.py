@@ -11,8 +11,8 @@ from benchmarks.alignment import Timed, digit_strings
 from datamodules.sources.source import Recording
 from modules.api import Audio
 from modules.audio import resampled
+from modules.frontend.alignment import PhonemeAligner, Segment, misfit
 from modules.frontend.phonemes import pronunciations, spoken_words
-from modules.verifiers.alignment import PhonemeAligner, Segment, misfit
 
 NUM_STRINGS = 12
 

@@ -4,14 +4,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from modules.api import Audio
+from modules.audio import checked, resampled
 from modules.threads import torch_threads
-from modules.verifiers.audio import checked, resampled
-from modules.verifiers.model_files import package_folder
 
 SAMPLE_RATE = 16_000
 FRAME_SECONDS = 0.01
@@ -70,11 +70,12 @@ class PhonemeAligner:
     @torch_threads()
     def _decoder(self) -> Any:
         try:
-            from pocketsphinx import Decoder
+            import pocketsphinx
         except ImportError as error:
             raise ImportError("Times of words need pocketsphinx: pip install pocketsphinx") from error
-        folder = package_folder("pocketsphinx", "pocketsphinx") / "model" / "en-us" / "en-us"
-        return Decoder(hmm=str(folder), lm=None, dict=None, loglevel="FATAL", silprob=self.silence_probability)
+        folder = Path(pocketsphinx.__file__).parent / "model" / "en-us" / "en-us"
+        settings = {"lm": None, "dict": None, "loglevel": "FATAL", "silprob": self.silence_probability}
+        return pocketsphinx.Decoder(hmm=str(folder), **settings)
 
     @torch_threads()
     def align(self, audio: Audio, words: Sequence[str]) -> list[TimedWord]:
