@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,11 @@ import pytest
 import soundfile
 import torch
 from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from callbacks import training_speech
+from callbacks.run_checkpoint import RunCheckpoint
 from callbacks.training_speech import SpokenAt, TrainingSpeech
 from datamodules.shards.shards import ShardWriter, by_hash
 from modules.api import Audio, Prompt, SamplingSettings
@@ -78,16 +79,16 @@ def shards(tmp_path: Path) -> Path:
 def fit(
     monkeypatch: pytest.MonkeyPatch, folder: Path, shards: Path, kill_at: int = 0, fails: bool = False, **changes
 ) -> tuple[LMModule, TrainingSpeech]:
-    """Eight steps, a checkpoint after every third."""
+    """Eight steps, a checkpoint after every third and at the end."""
     clock = Clock(kill_at)
     monkeypatch.setattr(training_speech, "perf_counter", lambda: clock.now)
     settings = {"codec": SlowCodec(clock, fails), "num_sentences": 2, "hours": (0.5, 1.0, 5.0), "max_new_tokens": 12}
     speech = TrainingSpeech(**(settings | {"audio_folder": shards, "sampling": SAMPLING} | changes))
-    saver = ModelCheckpoint(folder / "checkpoints", every_n_train_steps=3, save_top_k=-1, filename="{step}")
+    saver = RunCheckpoint(folder / "checkpoints", every_n_train_steps=3, save_top_k=-1, filename="{step}")
     torch.manual_seed(0)
     module = LMModule(FORMAT, SIZE)
     trainer = Trainer(
-        accelerator="cpu", max_epochs=1, callbacks=[speech, clock, saver], enable_progress_bar=False,
+        accelerator="cpu", max_steps=8, callbacks=[speech, clock, saver], enable_progress_bar=False,
         enable_model_summary=False, limit_val_batches=0, default_root_dir=folder,
         logger=TensorBoardLogger(folder, name="log", version=""),
     )  # fmt: skip
@@ -149,6 +150,17 @@ def test_a_resumed_run_keeps_columns_and_hours(tmp_path, shards, monkeypatch):
     assert headings[0] == headings[1] and headings[0][2:] == [
         ("0.5 h", "step 2"), ("1 h", "step 4"), ("end", "step 8, 2.00 h"),
     ]  # fmt: skip
+
+
+def test_a_run_that_was_killed_at_its_end_speaks_then(tmp_path, shards, monkeypatch):
+    """Guards against a last column that is missing since all steps are done."""
+    _, whole = fit(monkeypatch, tmp_path / "run", shards)
+    said = clips(tmp_path / "run", "end")
+    shutil.rmtree(tmp_path / "run/speech/end")
+    _, resumed = fit(monkeypatch, tmp_path / "run", shards)
+    assert resumed.state_dict() == whole.state_dict() and resumed.page.read_text() == whole.page.read_text()
+    for before, after in zip(said, clips(tmp_path / "run", "end"), strict=True):
+        assert np.array_equal(before, after)
 
 
 def test_training_goes_on_without_speech(tmp_path, shards, monkeypatch, caplog):
