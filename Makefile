@@ -1,5 +1,6 @@
-# make demo · make voice FOLDER=... · make test · make test-vllm · make bench · make lint · make clean · make distclean.
-# Each creates the environment that it needs: .venv on the first call, .venv-vllm for vLLM.
+# make demo · make voice · make test · make test-vllm · make bench · make lint · make clean · make distclean.
+# `make voice` makes a voice that reads any English sentence, in about HOURS=3 (or 0.5, 12); with FOLDER=... one of the
+# recordings there. Each target creates the environment that it needs: .venv on the first call, .venv-vllm for vLLM.
 #
 # PYTHON=python3.12 selects the interpreter of a new .venv.
 
@@ -22,7 +23,7 @@ demo: $(INSTALLED)
 	@PYTHON=$(VENV)/bin/python scripts/demo.sh
 
 voice: $(INSTALLED)
-	@PYTHON=$(VENV)/bin/python FOLDER="$(FOLDER)" scripts/voice.sh
+	@PYTHON=$(VENV)/bin/python FOLDER="$(FOLDER)" HOURS="$(HOURS)" scripts/$(if $(FOLDER),voice,open_voice).sh
 
 test: $(INSTALLED) $(TEST_INSTALLED)
 	@$(VENV)/bin/python -m pytest --durations=20 --numprocesses auto --maxprocesses 4 --dist loadfile \

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from callbacks.evaluation_mode import evaluation_mode
 from callbacks.media import log_audio, log_figure
 from callbacks.weight_averaging import averaged_weights
 from modules.api import Audio
@@ -87,12 +88,6 @@ def _resynthesised(pl_module: LightningModule, recordings: list[Tensor]) -> list
     """The module's reconstructions on the CPU, each as long as its recording. Restores the mode of every submodule."""
     lengths_B = torch.tensor([audio_T.numel() for audio_T in recordings], device=pl_module.device)
     audio_BT = torch.nn.utils.rnn.pad_sequence(recordings, batch_first=True).to(pl_module.device)
-    modes = [(module, module.training) for module in pl_module.modules()]
-    pl_module.eval()
-    try:
-        with torch.no_grad():
-            resynthesised_BT = pl_module.resynthesise(audio_BT, lengths_B).float().cpu()
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluation_mode(pl_module), torch.no_grad():
+        resynthesised_BT = pl_module.resynthesise(audio_BT, lengths_B).float().cpu()
     return [audio_T[:length] for audio_T, length in zip(resynthesised_BT, lengths_B.tolist(), strict=True)]

@@ -6,13 +6,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.codec_evaluation import CodecReport
 from callbacks.scaling_report import ScalingReport
+from callbacks.training_speech import TrainingSpeech
 
 PURPOSES = {
     "checkpoints": "weights and the state to resume from",
     "tensorboard": "scalars, figures and audio",
     "candidates": "samples of a sweep, with codes and scores",
     "report": "the report page, with audio",
+    "speech": "held-out sentences, spoken during training",
 }
+WRITE_PAGES = CodecReport | ScalingReport | TrainingSpeech
 
 
 def described_run(folder: Path) -> str:
@@ -69,5 +72,5 @@ class RunLayout(Callback):
             folder = Path(self.folder or trainer.default_root_dir)
             print(f"{trainer.state.fn.value} {event}: {described_run(folder)}", flush=True)
             for one in trainer.callbacks:
-                if event == "ended" and isinstance(one, CodecReport | ScalingReport) and one.page is not None:
+                if event == "ended" and isinstance(one, WRITE_PAGES) and one.page is not None:
                     print(f"  report: {one.page.resolve().as_uri()}", flush=True)

@@ -27,7 +27,7 @@ TRAINER = {
 # Callbacks that are not compared (they print, log or end a run), by the last part of their class path.
 CALLBACKS = {
     *("ProgressBar", "TQDMProgressBar", "RichProgressBar", "ModelSummary", "RichModelSummary", "RunLayout"),
-    *("LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor", "Throughput"),
+    *("LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor", "Throughput", "TrainingSpeech"),
     *("Timer", "TerminateAtOnce", "FiniteValidation"),
 }
 # Keys of a config with one callback each, so that options set its arguments whatever `trainer.callbacks` lists. They

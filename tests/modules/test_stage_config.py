@@ -88,13 +88,15 @@ def test_the_machine_loggers_and_displays_are_no_change(toys: Path) -> None:
 
 def test_what_is_compared() -> None:
     """Guards against ignoring a change of the result: precision, the size of a step, a callback that affects training,
-    and a key of an older version that was switched on."""
+    and a key of an older version that was switched on; and against hours of training that start over to be heard."""
     average = {"class_path": "callbacks.weight_averaging.EMAWeightAveraging", "init_args": {"decay": 0.9}}
     config = {"trainer": {"precision": "32", "accumulate_grad_batches": 1, "callbacks": [], "devices": 1}}
     for change in ({"precision": "bf16-mixed"}, {"accumulate_grad_batches": 2}, {"callbacks": [average]}):
         (name,) = change
         assert changed_config(config, {"trainer": config["trainer"] | change}, dict) == [f"trainer.{name}"]
-    assert changed_config(config, {"trainer": config["trainer"] | {"devices": 8}}, dict) == []
+    heard = {"class_path": "callbacks.training_speech.TrainingSpeech", "init_args": {"hours": [1.0]}}
+    for change in ({"devices": 8}, {"callbacks": [heard]}):
+        assert changed_config(config, {"trainer": config["trainer"] | change}, dict) == []
     moved = [average | {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging"}]
     new = {"trainer": config["trainer"] | {"callbacks": [average]}}
     assert changed_config({"trainer": config["trainer"] | {"callbacks": moved}}, new, dict) == []

@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# From nothing to a voice that reads any English sentence: spoken sentences -> codec -> tokens -> language model -> speech.
+#
+#   HOURS=3 scripts/open_voice.sh
+#
+# HOURS on two cores are 0.5, 3 (default) or 12. Every line that starts with `step` is a command that you can run yourself. A
+# finished step is skipped, an unfinished one resumes: you can stop with Ctrl-C, or kill it, and start again.
+# A folder holds the voice of one HOURS; SUITE_ROOT=FOLDER makes another one there.
+set -eEuo pipefail
+ROOT=${SUITE_ROOT:-}
+if [[ -n $ROOT ]]; then
+    ROOT=${ROOT/#\~/$HOME}
+    [[ $ROOT == /* ]] || ROOT=$PWD/$ROOT
+    export SUITE_ROOT=$ROOT
+fi
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+ROOT=${ROOT:-$PWD}
+if [[ -z "${PYTHON:-}" ]]; then
+    PYTHON=python3
+    if [[ -x .venv/bin/python ]]; then PYTHON=.venv/bin/python; fi
+fi
+
+# HOURS: sentences, updates of the codec and of the language model; minutes of each step; GB on disk. The minutes are
+# estimates for two cores with AMX; they do not end a step.
+#                      codec      LM | prepare codec codec_table tokens   LM evaluation | GB
+SETTINGS="
+    0.5     6000        2500    6000         4    10           3      1    20          6    1
+    3      24000        8000   36000        16    33           3      3   120          8    3
+    12    100000       24000  150000        65   100           3     12   500         10   10
+"
+HOURS=${HOURS:-3}
+SENTENCES=
+while read -r hours sentences rest; do
+    if [[ -n $hours && $hours == "$HOURS" ]]; then SENTENCES=$sentences numbers=$rest; fi
+done <<<"$SETTINGS"
+if [[ -z $SENTENCES ]]; then
+    echo "error: Expected \`HOURS\` to be 0.5, 3 or 12, but got $HOURS." >&2
+    exit 2
+fi
+read -r CODEC_STEPS LM_STEPS PREPARE CODEC CODEC_TABLE TOKENS LM EVALUATION DISK <<<"$numbers"
+
+# The programs that make the recordings; no later step needs them.
+missing=()
+command -v flite >/dev/null || missing+=(flite)
+# apt-get can also fetch wordnet-base without root, when the sentences are read.
+shopt -s nullglob
+wordnet=("$ROOT"/cache/wordnet/wordnet-base_*.deb /usr/share/wordnet/data.noun)
+if [[ ! -f ${wordnet[0]:-} ]] && ! command -v apt-get >/dev/null; then missing+=(wordnet-base); fi
+if [[ ${#missing[@]} -gt 0 && ! -f $ROOT/cache/shards/open_voice/prepared.json ]]; then
+    echo "error: This voice needs ${missing[*]}. Install: sudo apt-get install ${missing[*]}" >&2
+    exit 1
+fi
+
+begun=$ROOT/runs/open_voice/.hours
+if [[ -f $begun && $(<"$begun") != "$HOURS" ]]; then
+    echo "error: Expected HOURS=$(<"$begun"), as $ROOT/runs/open_voice was begun, but got HOURS=$HOURS. Another voice" \
+        "beside it: SUITE_ROOT=FOLDER make voice HOURS=$HOURS" >&2
+    exit 2
+fi
+mkdir -p "$(dirname "$begun")"
+echo "$HOURS" >"$begun"
+
+total=$((PREPARE + CODEC + CODEC_TABLE + TOKENS + LM + EVALUATION))
+cat <<END
+A voice from $SENTENCES sentences that flite speaks: about $((total / 60)) h $((total % 60)) min on two cores, $DISK GB on disk, in $ROOT.
+    prepare      $PREPARE min
+    codec        $CODEC min   $CODEC_STEPS updates
+    codec_table  $CODEC_TABLE min
+    tokens       $TOKENS min
+    lm           $LM min   $LM_STEPS updates
+    evaluation   $EVALUATION min
+Progress bars show the time left of a step. You can stop at any time: the same command continues.
+Held-out sentences while the language model is trained, beside the teacher and the codec:
+    $ROOT/runs/open_voice/lm/report/training_speech.html
+END
+
+trap 'printf "\nStopped. Start again to continue: finished steps are skipped.\n" >&2' ERR
+
+step() {
+    local name=$1 start=$SECONDS
+    shift
+    printf '\n== %s: python %s\n' "$name" "$*"
+    "$PYTHON" "$@"
+    printf '== %s: %d min %02d s\n' "$name" $(((SECONDS - start) / 60)) $(((SECONDS - start) % 60))
+}
+
+# Speaks the sentences with flite, with a process for each core, and notes when each word ends.
+step prepare run.py prepare --config configs/voice/open/prepare.yaml \
+    --data.init_args.sources.init_args.num_sentences "$SENTENCES"
+# Trains the codec to encode the voice as 25 codes per second and to decode it.
+step codec run.py fit --config configs/voice/open/codec.yaml --trainer.max_steps "$CODEC_STEPS" --precision auto
+# Evaluates the codec: word errors, STOI and PESQ on test sentences, beside the teacher itself.
+step codec_table run.py test --config configs/voice/open/evaluate_codec.yaml
+# Encodes the spoken sentences as token shards.
+step tokens run.py predict --config configs/voice/open/tokenise.yaml
+# Trains a Llama to write words and their codes.
+step lm run.py fit --config configs/voice/open/lm.yaml --trainer.max_steps "$LM_STEPS" --precision auto
+# Draws 8 samples of each test sentence; some verifiers select, others judge.
+step evaluation run.py test --config configs/voice/open/evaluate.yaml
+# Speaks a sentence that is not in the data.
+step say run.py say --config configs/voice/open/say.yaml "Nobody has ever said this sentence before."
+
+cat <<END
+
+It took $((SECONDS / 60)) min. The report, with figures and audio:
+    $ROOT/runs/open_voice/report/index.html
+Held-out sentences during the training:
+    $ROOT/runs/open_voice/lm/report/training_speech.html
+Your own text:
+    $PYTHON run.py say --config configs/voice/open/say.yaml "Any sentence."
+END
