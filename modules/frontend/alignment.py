@@ -85,14 +85,7 @@ class PhonemeAligner:
             ValueError: There are no words, a word has no pronunciation, the audio is silent or too short for the words,
                 or the words do not fit it.
         """
-        if not words:
-            raise ValueError("Expected `words` to hold at least one word, but got none.")
-        samples_T = resampled(checked(audio), SAMPLE_RATE)
-        if not np.abs(samples_T).max() > SILENCE_PEAK:
-            raise ValueError("Expected `audio` to hold speech, but got silence.")
-        names = [self._name(word) for word in words]
-        speech_T = levelled(samples_T)
-        segments = self._segments(speech_T, names)
+        names, speech_T, segments = self._aligned(audio, words)
         if (reason := misfit(segments, names, speech_T)) is not None:
             raise ValueError(
                 f"Expected `audio` to hold the {len(words)} words {' '.join(words)!r}, but got {audio.seconds:.2f} s "
@@ -102,6 +95,28 @@ class PhonemeAligner:
             TimedWord(word, *(self._seconds(frame, audio) for frame in (segment.start, segment.end)))
             for word, segment in zip(words, segments, strict=True)
         ]
+
+    @torch_threads()
+    def fit(self, audio: Audio, words: Sequence[str]) -> float:
+        """Mean log probability per frame of the words, relative to the best active state: at most about 0.
+
+        Raises ValueError as `align`, but for words that fit badly or leave sound over.
+        """
+        names, _, segments = self._aligned(audio, words)
+        if [segment.name for segment in segments] != names:
+            raise ValueError(f"Expected `audio` to hold the words {' '.join(words)!r}, but they cannot be aligned.")
+        return mean_score(segments)
+
+    def _aligned(self, audio: Audio, words: Sequence[str]) -> tuple[list[str], np.ndarray, list[Segment]]:
+        """Names of the words, (T,) levelled speech, and what was found in it. Raises ValueError as `align`."""
+        if not words:
+            raise ValueError("Expected `words` to hold at least one word, but got none.")
+        samples_T = resampled(checked(audio), SAMPLE_RATE)
+        if not np.abs(samples_T).max() > SILENCE_PEAK:
+            raise ValueError("Expected `audio` to hold speech, but got silence.")
+        names = [self._name(word) for word in words]
+        speech_T = levelled(samples_T)
+        return names, speech_T, self._segments(speech_T, names)
 
     @staticmethod
     def _seconds(frame: int, audio: Audio) -> float:
@@ -137,11 +152,16 @@ class PhonemeAligner:
         ]
 
 
+def mean_score(segments: Sequence[Segment]) -> float:
+    """Log score per frame of the words."""
+    return sum(segment.log_score for segment in segments) / sum(segment.end - segment.start for segment in segments)
+
+
 def misfit(segments: Sequence[Segment], names: Sequence[str], speech_T: np.ndarray) -> str | None:
     """Why the segments are no alignment of these words with the speech; None if they are."""
     if [segment.name for segment in segments] != list(names):
         return "that are too short for them or in which other words are spoken"
-    score = sum(segment.log_score for segment in segments) / sum(segment.end - segment.start for segment in segments)
+    score = mean_score(segments)
     if score < MIN_SCORE:
         return f"in which other words seem to be spoken (score {score:.2f} per frame; at least {MIN_SCORE} is expected)"
     hop = round(FRAME_SECONDS * SAMPLE_RATE)
