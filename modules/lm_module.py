@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import lightning
@@ -69,7 +70,7 @@ class LMModule(lightning.LightningModule):
         self.adapters = adapters
         self.recompute_activations = recompute_activations
         self.model: SpeechLanguageModel | None = None
-        self.val_loss, self.val_code_bits = PooledMean(), PooledMean()
+        self.val_loss, self.val_code_bits, self.val_bits = PooledMean(), PooledMean(), PooledMean()
         self.val_task_losses = torch.nn.ModuleDict()
         self._window: AccumulationWindow | None = None  # the micro-batches of the current step
         self._task_totals: Tensor | None = None  # (2, tasks): sum of losses and number of targets since the last log
@@ -164,6 +165,10 @@ class LMModule(lightning.LightningModule):
             bits_C = code_bits(loss, batch.labels_RL, self.token_space.code_offset)  # none for text answers
             self.val_code_bits.update(self._frame_rate * bits_C.sum(), len(bits_C))
             self.log("val/bits_per_second_of_audio", self.val_code_bits, batch_size=1)
+            if batch.tasks_RL is None:  # words among the codes count too
+                num_bits = loss.losses_N.sum() / math.log(2) * bool(len(bits_C))
+                self.val_bits.update(self._frame_rate * num_bits, len(bits_C))
+                self.log("val/bits_per_second_of_audio_all_tokens", self.val_bits, batch_size=1)
         if batch.tasks_RL is not None:
             sums = sums_by_task(loss, batch, len(self.val_task_losses))
             for metric, total, count in zip(self.val_task_losses.values(), *sums, strict=True):

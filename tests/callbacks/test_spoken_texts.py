@@ -108,6 +108,10 @@ def test_bits_of_a_second_are_those_of_its_codes(tmp_path):
     assert len(codes) == 3 < len(labels)
     expected = float(codes.mean()) / math.log(2) * 50
     assert events.Scalars("val/bits_per_second_of_audio")[-1].value == pytest.approx(expected, rel=1e-5)
+    of_all = float(loss.losses_N.sum()) / len(codes) / math.log(2) * 50
+    assert of_all > expected
+    logged = events.Scalars("val/bits_per_second_of_audio_all_tokens")[-1].value
+    assert logged == pytest.approx(of_all, rel=1e-5)
 
 
 def test_a_batch_without_codes_has_no_weight_and_is_logged():
