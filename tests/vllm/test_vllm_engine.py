@@ -21,6 +21,7 @@ from modules.lm.sampling.sampler import KVCacheSampler
 from modules.lm.sampling.vllm_engine import VLLM
 from modules.lm.text.byte_tokenizer import ByteTokenizer
 from modules.lm.text.prompt_format import TextToSpeech
+from modules.lm.text.word_blocks import WordBlocks
 from modules.search.algorithms.best_of_n import BestOfN
 from modules.search.algorithms.process_beam import ProcessBeam
 from modules.search.analysis.results import SweepResults
@@ -282,3 +283,23 @@ def test_other_formats_have_other_words(tmp_path, engine):
     sampler = engine.sampler(speech_network(other, seed=1), other, SamplingSettings(), "another")
     children = sampler.extend(sampler.start(PROMPTS), 30, 10, list(range(90)))
     assert max(int(child.codes_S.max()) for child in children if child.codes_S.numel()) >= 24
+
+
+def test_words_may_stand_among_the_codes(engine, network, plain):
+    """Guards against an engine that keeps the words of another format of the same network, words that are lost from the
+    branch, and children that continue the codes alone."""
+    form = WordBlocks(ByteTokenizer(), codebook_size=24)
+    allowed = [*range(SPACE.text_vocab_size), SPACE.speech_end, *range(SPACE.code_offset, SPACE.vocab_size)]
+    sampler = engine.sampler(network, form, SamplingSettings(temperature=0.8), "toy")
+    half = sampler.extend(sampler.start(PROMPTS), 2, 10, list(range(6)))
+    children = sampler.extend(half, 1, 10, list(range(6)))
+    assert any(int(child.tokens_S.min()) < 256 and child.codes_S.numel() for child in children)
+    for child in children:
+        drawn = [*child.tokens_S.tolist(), *([SPACE.speech_end] if child.stopped else [])]
+        assert child.codes_S.tolist() == [one - SPACE.code_offset for one in drawn if one >= SPACE.code_offset]
+        tokens = form.prompt_tokens(child.prompt.text)
+        with torch.no_grad():
+            logits = plain(torch.tensor([tokens + drawn[:-1]])).logits[0][len(tokens) - 1 :, allowed].double()
+        words = torch.tensor([allowed.index(token) for token in drawn])
+        expected = logits.log_softmax(-1).gather(1, words[:, None]).sum()
+        assert child.log_probability == pytest.approx(float(expected), abs=5e-3)

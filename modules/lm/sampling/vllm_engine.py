@@ -23,7 +23,7 @@ from modules.lm.adapters import merge_adapters
 from modules.lm.flops import TransformerSize
 from modules.lm.sampling.vllm_sampler import VLLMSampler, check_settings
 from modules.lm.sampling.vllm_worker import WORKER_EXTENSION
-from modules.lm.text.answers import answer_words
+from modules.lm.text.answers import AnswerWords, answer_words
 from modules.threads import torch_threads
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
 class VLLM:
     """A modules.api.SamplerEngine: one vLLM per rank, fed with token ids, restricted to the words of an answer.
 
-    The network's weights are written to a temporary folder (adapters merged) that vLLM reads; another `model_hash`
-    stops the engine and starts one with the new weights. For data parallelism use the sweep's ranks: each has its own
+    The network's weights are written to a temporary folder (adapters merged) that vLLM reads; another `model_hash`, or
+    format with other words in its answers, stops the engine and starts one with the new weights. For data parallelism use the sweep's ranks: each has its own
     engine over `tensor_parallel_size` devices, its share of those visible on the rank's machine.
 
     Args:
@@ -79,7 +79,7 @@ class VLLM:
         self.enforce_eager = enforce_eager
         self.engine_arguments = engine_arguments or {}
         self._llm: LLM | None = None
-        self._model_hash = ""
+        self._identity: tuple[str, AnswerWords] | None = None  # of the running model
 
     def identity(self) -> dict[str, Any]:
         """Name, version and settings that affect the numbers: eager kernels round differently from compiled ones. The
@@ -93,9 +93,10 @@ class VLLM:
         """Return a VLLMSampler of these weights; samplers of other weights become invalid. Raises ValueError like
         VLLMSampler."""
         check_settings(settings)
-        if self._llm is None or model_hash != self._model_hash:
+        identity = model_hash, answer_words(prompt_format, "speech")
+        if self._llm is None or identity != self._identity:
             self.close()
-            self._llm, self._model_hash = self._start(network, prompt_format), model_hash
+            self._llm, self._identity = self._start(network, prompt_format), identity
         return VLLMSampler(self._llm, prompt_format, settings, TransformerSize.of(network))
 
     def close(self) -> None:

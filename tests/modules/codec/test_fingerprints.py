@@ -92,6 +92,7 @@ DECODE_CHANGES: dict[str, Callable[[], CodecGenerator]] = {
     "sample_rate": lambda: xcodec2(sample_rate=24000),
     "levels": lambda: xcodec2(levels=(4,) * 7 + (5,)),
     "hop_length": lambda: small_codec(decoder=VocosDecoder(**VOCOS | {"hop_length": 160})),
+    "frames_per_code": lambda: small_codec(decoder=VocosDecoder(**VOCOS | {"frames_per_code": 2})),
 }
 
 

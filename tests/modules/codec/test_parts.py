@@ -23,12 +23,13 @@ from modules.codec.training.losses import (
 from tests.toys.codec_references import librosa_distances
 
 
-def tiny_codec() -> CodecGenerator:
+def tiny_codec(hop_length: int = 320, frames_per_code: int = 1) -> CodecGenerator:
     torch.manual_seed(0)
+    sizes = {"channels": 32, "num_layers": 2, "hidden_channels": 48}
     codec = CodecGenerator(
-        SpectralEncoder(16000, 320, channels=32, num_layers=2, hidden_channels=48),
+        SpectralEncoder(16000, hop_length, **sizes),
         FiniteScalarQuantizer(32, [4, 4, 4]),
-        VocosDecoder(16000, 320, channels=32, num_layers=2, hidden_channels=48),
+        VocosDecoder(16000, hop_length, frames_per_code=frames_per_code, **sizes),
     ).eval()
     with torch.no_grad():  # like trained parameters: none is at its neutral initial value
         for weight in codec.parameters():
@@ -60,19 +61,20 @@ def test_inverse_stft_is_torchs():
     torch.testing.assert_close(ours[160 : 160 + len(expected)][400:-400], expected[400:-400], atol=1e-5, rtol=1e-4)
 
 
-def test_batches_equal_single_items():
+@pytest.mark.parametrize(("hop_length", "frames_per_code"), [(320, 1), (640, 2)])
+def test_batches_equal_single_items(hop_length, frames_per_code):
     """Guards against padding that leaks into codes or audio (the reference codec's batches differ)."""
-    codec = tiny_codec()
+    codec = tiny_codec(hop_length, frames_per_code)
     assert isinstance(codec, Codec)
     audio_BT, num_samples_B = speechlike(16000, 9001, 330, 12000)
     codes_BS, num_codes_B = codec.encode(audio_BT, num_samples_B)
     decoded_BT = codec.decode(codes_BS, num_codes_B)
-    assert num_codes_B.tolist() == [50, 29, 2, 38]
+    assert num_codes_B.tolist() == {320: [50, 29, 2, 38], 640: [25, 15, 1, 19]}[hop_length]
     for item, (num_samples, num_codes) in enumerate(zip(num_samples_B.tolist(), num_codes_B.tolist(), strict=True)):
         alone, _ = codec.encode(audio_BT[item : item + 1, :num_samples], num_samples_B[item : item + 1])
         assert torch.equal(alone[0], codes_BS[item, :num_codes])
         heard = codec.decode(alone, torch.tensor([num_codes]))[0]
-        torch.testing.assert_close(heard, decoded_BT[item, : num_codes * 320], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(heard, decoded_BT[item, : num_codes * hop_length], atol=1e-5, rtol=1e-4)
 
 
 def test_forward_is_encode_then_decode():

@@ -179,11 +179,12 @@ def test_a_long_recording_takes_no_more_than_a_window() -> None:
     assert codec.longest_decode == 50 + 25 + 5
 
 
-def vocos_codec() -> CodecGenerator:
+def vocos_codec(frames_per_code: int = 1) -> CodecGenerator:
     """The demo's parts, smaller: the decoder's receptive field is 17 frames on each side, the encoder's 10 and its mel
-    window."""
-    encoder = SpectralEncoder(SAMPLE_RATE, 320, num_mels=20, channels=16, num_layers=2, hidden_channels=24)
-    decoder = VocosDecoder(SAMPLE_RATE, 320, channels=16, num_layers=4, hidden_channels=24)
+    window. `frames_per_code`: of the decoder, at 50 Hz."""
+    hop_length, sizes = 320 * frames_per_code, {"channels": 16, "hidden_channels": 24}
+    encoder = SpectralEncoder(SAMPLE_RATE, hop_length, num_mels=20, num_layers=2, **sizes)
+    decoder = VocosDecoder(SAMPLE_RATE, hop_length, num_layers=4, frames_per_code=frames_per_code, **sizes)
     codec = CodecGenerator(encoder, FiniteScalarQuantizer(16, [8, 8, 8]), decoder).eval()
     for weight in codec.parameters():
         weight.data += 0.3 * torch.randn_like(weight)
@@ -197,10 +198,11 @@ def speech() -> Audio:
     return Audio(samples_T[:-37], SAMPLE_RATE)
 
 
-def test_the_demos_codec_as_a_stream(speech: Audio) -> None:
-    """Guards against a `start_frame` that is not that of the window, and against seams in a real decoder: overlap-add
-    and normalisation at a window's edge."""
-    codec = vocos_codec()
+@pytest.mark.parametrize("frames_per_code", [1, 2])
+def test_a_vocos_codec_as_a_stream(speech: Audio, frames_per_code: int) -> None:
+    """Guards against a `start_frame` that is not that of the window, a receptive field in frames instead of codes, and
+    against seams in a real decoder: overlap-add and normalisation at a window's edge."""
+    codec = vocos_codec(frames_per_code)
     audio_BT, num_samples_B = speech.samples_T[None], torch.tensor([speech.samples_T.numel()])
     codes_BS, num_codes_B = codec.encode(audio_BT, num_samples_B)
     windowed = torch.cat(list(encode_in_windows(codec, audio_BT[0], EncodeWindow(30, 12))))
