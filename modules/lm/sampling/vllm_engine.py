@@ -41,8 +41,9 @@ class VLLM:
     """A modules.api.SamplerEngine: one vLLM per rank, fed with token ids, restricted to the words of an answer.
 
     The network's weights are written to a temporary folder (adapters merged) that vLLM reads; another `model_hash`, or
-    format with other words in its answers, stops the engine and starts one with the new weights. For data parallelism use the sweep's ranks: each has its own
-    engine over `tensor_parallel_size` devices, its share of those visible on the rank's machine.
+    a format with other words in its answers, stops the engine and starts one with the new weights. For data parallelism
+    use the sweep's ranks: each has its own engine over `tensor_parallel_size` devices, its share of those visible on
+    the rank's machine.
 
     Args:
         tensor_parallel_size: Devices that hold one copy of the network.
