@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from modules.api import WritesWords
 from modules.lm.licences import hub_metadata, licence_sentence
+from modules.lm.text.phoneme_tokenizer import PhonemeTokenizer
 from modules.lm.text.prompt_format import LlasaChat, TextToSpeech
 from modules.tokens import TokenSpace
 
@@ -32,9 +34,7 @@ A causal language model that reads a text and writes the codes of a speech codec
 {chat}
 Speech ends with `<|SPEECH_GENERATION_END|>`. `generation_config.json` stops there and samples at temperature
 {temperature}, top-k {top_k}, at most {max_length} tokens; `model.generate(..., do_sample=False)` is greedy.
-To speak in the voice of a recording, write its transcript and a space before the text, and append the recording's codes
-to the prompt; what is generated goes on from there.
-
+{voice}
 ## Text to codes
 
 In this folder:
@@ -44,10 +44,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer, model = AutoTokenizer.from_pretrained("."), AutoModelForCausalLM.from_pretrained(".")
-prompt = {template!r}.replace("{{text}}", {text!r})
+prompt = {template!r}.replace("{{text}}", {written!r})
 tokens = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids
 end, first = tokenizer.convert_tokens_to_ids(["<|SPEECH_GENERATION_END|>", "<|s_0|>"])
-allowed = torch.tensor([end, *range(first, len(tokenizer))])
+allowed = torch.tensor([{words}end, *range(first, len(tokenizer))])
 options = {{"attention_mask": torch.ones_like(tokens), "prefix_allowed_tokens_fn": lambda batch, sequence: allowed}}
 answer = model.generate(tokens, **options)[0, tokens.shape[1]:]
 codes = answer[answer >= first] - first
@@ -96,6 +96,22 @@ followed by `<|SPEECH_GENERATION_START|>`.
 """
 
 
+VOICE = """\
+To speak in the voice of a recording, write its transcript and a space before the text, and append the recording's codes
+to the prompt; what is generated goes on from there.
+"""
+
+WORDS = """\
+The model writes each word of the text, with a space after it, before the codes of that word; the codes alone are sound.
+"""
+
+SPELLING = """
+`{{text}}` is a phonetic spelling, as is `{written}` for "{text}": one character for each phoneme of the words in the
+CMU dictionary, small letters for other words. `PhonemeTokenizer.spelling` (modules/lm/text) makes it, and so does
+`python run.py say`.
+"""
+
+
 def model_card(
     prompt_format: TextToSpeech,
     max_length: int,
@@ -117,7 +133,10 @@ def model_card(
     known = getattr(prompt_format.tokenizer, "characters", None)
     texts = ["Good morning.", "good morning", *([known] if known else [])]
     text = next(one for one in texts if known is None or set(one) <= set(known))
-    chat = ""
+    chat, written, writes_words = "", text, isinstance(prompt_format, WritesWords)
+    if isinstance(prompt_format.tokenizer, PhonemeTokenizer):
+        written = prompt_format.tokenizer.spelling(text)
+        chat = SPELLING.format(written=written, text=text)
     if isinstance(prompt_format, LlasaChat):
         chat = CHAT.format(content=prompt_format.request_template)
     if known is not None:
@@ -138,6 +157,9 @@ def model_card(
         template=template,
         chat=chat,
         text=text,
+        written=written,
+        words=f"*range({space.text_vocab_size}), " if writes_words else "",
+        voice=WORDS if writes_words else VOICE,
         max_length=max_length,
         temperature=SAMPLING["temperature"],
         top_k=SAMPLING["top_k"],

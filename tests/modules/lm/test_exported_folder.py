@@ -18,7 +18,9 @@ from modules.lm.checkpoints import export, read_model, restored_network, stored_
 from modules.lm.network import LlamaSize
 from modules.lm.sampling.sampler import KVCacheSampler
 from modules.lm.text.byte_tokenizer import ByteTokenizer
+from modules.lm.text.phoneme_tokenizer import PhonemeTokenizer
 from modules.lm.text.prompt_format import LlasaChat, TextToSpeech
+from modules.lm.text.word_blocks import WordBlocks
 from modules.lm_module import LMModule
 from tests.modules.lm.test_checkpoints import trained
 from tests.toys.codec_references import small_codec
@@ -45,7 +47,8 @@ def run(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def checkpoint(kind: str, folder: Path) -> Path:
-    """A checkpoint of LMModule: trained for three steps inside a chat template, or random with bytes for text."""
+    """A checkpoint of LMModule: trained for three steps inside a chat template, or random, with bytes for text or with
+    phonemes and word blocks."""
     if kind == "chat":
         return trained(folder / "run", tiny_llama(folder / "start"))[1]
     size = LlamaSize(
@@ -55,8 +58,13 @@ def checkpoint(kind: str, folder: Path) -> Path:
         "class_path": "modules.lm.text.byte_tokenizer.ByteTokenizer",
         "init_args": {"characters": "abcdefghi nomr"},
     }
-    described = {"tokenizer": tokenizer, "codebook_size": 16}
+    class_path = "modules.lm.text.prompt_format.TextToSpeech"
     prompt_format = TextToSpeech(ByteTokenizer(tokenizer["init_args"]["characters"]), 16)
+    if kind == "words":
+        class_path = "modules.lm.text.word_blocks.WordBlocks"
+        tokenizer = {"class_path": "modules.lm.text.phoneme_tokenizer.PhonemeTokenizer"}
+        prompt_format = WordBlocks(PhonemeTokenizer(), 16)
+    described = {"tokenizer": tokenizer, "codebook_size": 16}
     module = LMModule(prompt_format, size=size, optimizer=lambda parameters: torch.optim.AdamW(parameters))
     module.configure_model()
     with torch.no_grad():
@@ -67,7 +75,7 @@ def checkpoint(kind: str, folder: Path) -> Path:
         "state_dict": module.state_dict(),
         "token_space": prompt_format.token_space.as_dict(),
         "hyper_parameters": {
-            "prompt_format": {"class_path": "modules.lm.text.prompt_format.TextToSpeech", "init_args": described},
+            "prompt_format": {"class_path": class_path, "init_args": described},
             "size": vars(size),
         },
     }
@@ -75,7 +83,7 @@ def checkpoint(kind: str, folder: Path) -> Path:
     return folder / "model.ckpt"
 
 
-@pytest.mark.parametrize("kind", ["chat", "plain"])
+@pytest.mark.parametrize("kind", ["chat", "plain", "words"])
 def test_the_cards_example_draws_what_our_sampler_draws(kind: str, tmp_path: Path) -> None:
     """Guards against a prompt, a stop or an example that is not the model's: greedy codes equal our own sampler's."""
     torch.manual_seed(0)
@@ -96,12 +104,16 @@ def test_the_cards_example_draws_what_our_sampler_draws(kind: str, tmp_path: Pat
     stored = read_model(path)
     prompt_format = stored_prompt_format(stored)
     space = prompt_format.token_space
-    text = re.search(r'"\{text\}", (\'.*?\')', to_codes)[1][1:-1]
+    text = re.search(r"run.py say '(.*?)'", card)[1]
     assert tokens == prompt_format.prompt_tokens(text)
-    assert all(token == space.speech_end or token >= space.code_offset for token in answer)
+    markers = set(range(space.text_vocab_size, space.code_offset)) - {space.speech_end}
+    assert not markers & set(answer) and (kind == "words" or min(answer) >= space.speech_end)
     sampler = KVCacheSampler(restored_network(stored), prompt_format, SamplingSettings(top_k=1))
     (drawn,) = sampler.extend(sampler.start([Prompt("k", text)]), 1, MAX_NEW_TOKENS, [0])
-    assert len(set(drawn.codes_S.tolist())) > 1
+    assert len(set(drawn.codes_S.tolist())) > (kind != "words")  # random words among them are mostly bytes
+    if kind == "words":
+        assert greedy == [*drawn.tokens_S.tolist(), *([space.speech_end] if drawn.stopped else [])]
+        assert min(greedy) < space.text_vocab_size
     assert [token - space.code_offset for token in greedy if token >= space.code_offset] == drawn.codes_S.tolist()
     assert (greedy[-1] == space.speech_end) == drawn.stopped
 
