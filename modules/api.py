@@ -121,7 +121,7 @@ class Candidate:
 
     `is_partial`: the search is still extending it; `audio` may then cover only the first codes, and decoding continues
     from there. `voice_codes_S`: the codes of a spoken prompt, used as left context by the decoder and not part of
-    `audio`. `num_written_tokens`: text tokens sampled among the codes; not stored. `cost`: the search's compute for
+    `audio`. `num_written_tokens`: text tokens sampled among the codes. `cost`: the search's compute for
     sampling, decoding and guiding verifiers. `verifier_costs`: the additional cost of scoring the whole candidate, by
     verifier name. `failed`: names of verifiers whose score is NaN because they raised, to be retried.
     """

@@ -130,6 +130,7 @@ CLASSES = {
     "modules.search.process_beam.BeamSettings": "modules.search.algorithms.beams.BeamSettings",
     "modules.search.sweep.Panel": "modules.search.panel.Panel",
     "modules.verifiers.speaker.Resemblyzer": "modules.verifiers.embeddings.resemblyzer.Resemblyzer",
+    "modules.verifiers.alignment.PhonemeAligner": "modules.frontend.alignment.PhonemeAligner",
 }
 # Arguments of a data module, and its class.
 ARGUMENTS = {"benchmarks": "prompt_sets"}

@@ -5,7 +5,7 @@
 #
 # HOURS on two cores are 0.5, 3 (default) or 12. Every line that starts with `step` is a command that you can run yourself. A
 # finished step is skipped, an unfinished one resumes: you can stop with Ctrl-C, or kill it, and start again.
-# A folder holds the voice of one HOURS; SUITE_ROOT=FOLDER makes another one there.
+# One folder has the voice of one HOURS; SUITE_ROOT=FOLDER trains another one there.
 set -eEuo pipefail
 ROOT=${SUITE_ROOT:-}
 if [[ -n $ROOT ]]; then
@@ -57,8 +57,6 @@ if [[ -f $begun && $(<"$begun") != "$HOURS" ]]; then
         "beside it: SUITE_ROOT=FOLDER make voice HOURS=$HOURS" >&2
     exit 2
 fi
-mkdir -p "$(dirname "$begun")"
-echo "$HOURS" >"$begun"
 
 total=$((PREPARE + CODEC + CODEC_TABLE + TOKENS + LM + EVALUATION))
 cat <<END
@@ -87,15 +85,17 @@ step() {
 # Speaks the sentences with flite, with a process for each core, and notes when each word ends.
 step prepare run.py prepare --config configs/voice/open/prepare.yaml \
     --data.init_args.sources.init_args.num_sentences "$SENTENCES"
+mkdir -p "$(dirname "$begun")"
+echo "$HOURS" >"$begun"
 # Trains the codec to encode the voice as 25 codes per second and to decode it.
-step codec run.py fit --config configs/voice/open/codec.yaml --trainer.max_steps "$CODEC_STEPS" --precision auto
+step codec run.py fit --config configs/voice/open/codec.yaml --trainer.max_steps "$CODEC_STEPS"
 # Evaluates the codec: word errors, STOI and PESQ on test sentences, beside the teacher itself.
 step codec_table run.py test --config configs/voice/open/evaluate_codec.yaml
 # Encodes the spoken sentences as token shards.
 step tokens run.py predict --config configs/voice/open/tokenise.yaml
 # Trains a Llama to write words and their codes.
-step lm run.py fit --config configs/voice/open/lm.yaml --trainer.max_steps "$LM_STEPS" --precision auto
-# Draws 8 samples of each test sentence; some verifiers select, others judge.
+step lm run.py fit --config configs/voice/open/lm.yaml --trainer.max_steps "$LM_STEPS"
+# Samples each test sentence eight times; selectors choose, Whisper judges.
 step evaluation run.py test --config configs/voice/open/evaluate.yaml
 # Speaks a sentence that is not in the data.
 step say run.py say --config configs/voice/open/say.yaml "Nobody has ever said this sentence before."

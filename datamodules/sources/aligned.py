@@ -1,20 +1,17 @@
 """AlignedSource: recordings of any corpus with the times of their words, by forced alignment (English)."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 from datamodules.sources.listed import HoldOut, Item, ListedSource
 from datamodules.sources.source import Recording, Skipped, unusable_audio
 from modules.audio import message_of
 from modules.frontend.alignment import PhonemeAligner
-from modules.frontend.phonemes import pronunciations, spoken_words
+from modules.frontend.phonemes import marked_words, pronunciations
 from modules.frontend.verbalise import verbalise
-
-MARKS = ",.?!;:"  # kept in the text
 
 
 class AlignedSource(ListedSource):
@@ -100,21 +97,6 @@ def aligned_words(recording: Recording) -> list[tuple[str, float]]:
     if any(end <= start for start, end in pairwise([0.0, *ends])):
         raise ValueError(f"Expected words that end one after the other, but got ends at {ends} s.")
     return [(word + mark, end) for (word, mark), end in zip(words, ends, strict=True)]
-
-
-def marked_words(text: str) -> list[tuple[str, str]]:
-    """The words of a text whose numbers are words (modules.frontend.phonemes.spoken_words), each with the first
-    punctuation mark after it, or "". Words in capitals that the dictionary lacks are letters."""
-    words, found = iter(spoken_words(text)), []
-    for token in text.split():
-        for word in islice(words, len(spoken_words(token))):
-            letters = word.lower() if len(word) > 1 and word.isupper() else [word]
-            found += [(letter, "") for letter in letters]
-        after = re.split(r"[^\W_]", token)[-1]
-        mark = next((character for character in after if character in MARKS), "")
-        if found and mark and not found[-1][1]:
-            found[-1] = (found[-1][0], mark)
-    return found
 
 
 @cache

@@ -20,7 +20,7 @@ from modules.api import Audio
 PROGRAM = Path(__file__).with_name("flite_program.py")
 INSTALL = "apt-get install flite"
 MARKS = ",.?!;:"  # kept in the text
-SPELT = {"led": "lead", "leed": "lead", "red": "read", "reed": "read"}  # by flite, as they sound; and as written
+SPELT = {"led": "lead", "leed": "lead", "red": "read", "reed": "read"}  # spelled by flite: written
 SPEAKERS = {"rms": "a US English man", "slt": "a US English woman", "awb": "a Scottish English man"}
 CREDITS = """Voice cmu_us_{voice} ({speaker}) of CMU Flite, http://www.festvox.org/flite.
 
@@ -167,7 +167,7 @@ def timed_words(words: Sequence[SpokenWord], seconds: float) -> tuple[tuple[str,
     """Words with punctuation and their ends, of flite's words in audio of `seconds`. Raises ValueError without any.
 
     "'s" is part of the word before it. As written are apostrophes, which flite drops in "don't", and "lead" and "read",
-    which it spells as they sound.
+    which it spells by their sound.
     """
     names: list[str] = []
     starts: list[float] = []

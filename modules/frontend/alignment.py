@@ -100,7 +100,7 @@ class PhonemeAligner:
     def fit(self, audio: Audio, words: Sequence[str]) -> float:
         """Mean log probability per frame of the words, relative to the best active state: at most about 0.
 
-        Raises ValueError as `align`, but for words that fit badly or leave sound over.
+        Raises ValueError as `align`, except for words that fit badly or do not cover the sound.
         """
         names, _, segments = self._aligned(audio, words)
         if [segment.name for segment in segments] != names:

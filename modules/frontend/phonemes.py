@@ -7,8 +7,10 @@ import re
 import unicodedata
 from functools import lru_cache
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
+MARKS = ",.?!;:"  # punctuation that a model hears
 APOSTROPHES = str.maketrans("\u2019\u2018\u02bc\u0060", "''''")
 # Letters that do not decompose into a base letter and an accent.
 LATIN = str.maketrans({"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "th", "þ": "th", "ı": "i"})
@@ -87,6 +89,21 @@ def spoken_words(text: str) -> list[str]:
         known = next((spelling for spelling in spellings if spelling in dictionary), None)
         is_acronym = len(inner) > 1 and inner.isupper() and not text.isupper()
         found.append(known or (inner if is_acronym else inner.lower()))
+    return found
+
+
+def marked_words(text: str) -> list[tuple[str, str]]:
+    """The words of a text whose numbers are words (`spoken_words`), each with the first
+    punctuation mark after it, or "". Words in capitals that the dictionary lacks are letters."""
+    words, found = iter(spoken_words(text)), []
+    for token in text.split():
+        for word in islice(words, len(spoken_words(token))):
+            letters = word.lower() if len(word) > 1 and word.isupper() else [word]
+            found += [(letter, "") for letter in letters]
+        after = re.split(r"[^\W_]", token)[-1]
+        mark = next((character for character in after if character in MARKS), "")
+        if found and mark and not found[-1][1]:
+            found[-1] = (found[-1][0], mark)
     return found
 
 

@@ -27,6 +27,7 @@ NAME = "voice.json"
 FORMAT = 1
 CODEC = "codec.ckpt"  # name of a codec inside the folder
 SAMPLING = {"temperature": 0.6}  # of models trained from scratch; on the demo's, words are lost at 0.8
+WORD_BLOCKS_SAMPLING = {"temperature": 0.3}  # of those that write words before their codes
 TOKENIZER = "modules.lm.text.huggingface_tokenizer.HuggingFaceTokenizer"
 
 
@@ -86,7 +87,9 @@ def sampling_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
     is_pretrained = bool(checkpoint["hyper_parameters"].get("pretrained"))
     if is_pretrained and checkpoint["token_space"]["codebook_size"] == LLASA_CODES:
         return {name: value for name, value in CARD_SAMPLING.items() if name in DRAWING}
-    return dict(SAMPLING)
+    prompt_format = checkpoint["hyper_parameters"].get("prompt_format")
+    writes_words = isinstance(prompt_format, dict) and str(prompt_format.get("class_path", "")).endswith(".WordBlocks")
+    return dict(WORD_BLOCKS_SAMPLING if writes_words else SAMPLING)
 
 
 def with_tokenizer(description: Any, source: str) -> Any:

@@ -150,6 +150,7 @@ def _candidate_content(candidate: Candidate, hypotheses: dict[tuple[int, str], s
         "cost": asdict(candidate.cost),
         "verifier_costs": {name: asdict(cost) for name, cost in candidate.verifier_costs.items()},
         "codes": candidate.codes_S.tolist(),
+        **({"num_written_tokens": candidate.num_written_tokens} if candidate.num_written_tokens else {}),
     }
 
 
@@ -174,6 +175,7 @@ def _record_from_content(content: dict[str, Any], identity: dict[str, Any], prom
                 scores=scores,
                 cost=Cost(**one["cost"]),
                 voice_codes_S=voice_codes(prompt),
+                num_written_tokens=one.get("num_written_tokens", 0),
                 verifier_costs={name: Cost(**cost) for name, cost in one["verifier_costs"].items()},
             )
         )

@@ -38,14 +38,15 @@ def choose(
     prompt: Prompt, candidates: Sequence[Candidate], faults: Sequence[tuple[str, ...]], selectors: Sequence[Verifier]
 ) -> Choice:
     """Choose by fewest faults, unusable ones first, then by the selectors' scores in their order (NaN last), then by
-    likelihood per code."""
+    likelihood per token."""
 
     def rank(place: int) -> tuple[float, ...]:
         one = candidates[place]
         scores = [one.scores.get(selector.facts.name, math.nan) for selector in selectors]
         known = [-math.inf if math.isnan(score) else score for score in scores]
+        num_tokens = one.num_codes + one.num_written_tokens + 1
         num_unusable = len(UNUSABLE.intersection(faults[place]))
-        return (-num_unusable, -len(faults[place]), *known, one.log_probability / (one.num_codes + 1))
+        return (-num_unusable, -len(faults[place]), *known, one.log_probability / num_tokens)
 
     best = max(range(len(candidates)), key=rank)
     return Choice(best, tuple(faults[best]), _reason(prompt, candidates, faults, selectors, best))

@@ -19,7 +19,7 @@ from typing import Any, overload
 import torch
 
 from datamodules.shards.training_facts import words_of
-from modules.api import Audio, Prompt, Sampler, SamplingSettings
+from modules.api import Audio, Prompt, Sampler, SamplingSettings, WritesWords
 from modules.frontend.script import Pause, Script, read_script
 from modules.precision import inference_dtype
 from modules.provenance import package_versions, plain
@@ -170,7 +170,8 @@ class Voice:
             )
         longest = MAX_CHARACTERS_AFTER_VOICE if facts.spoken_prompts else MAX_CHARACTERS
         longest //= 3 if settings.language in WITHOUT_SPACES else 1  # a character is a syllable
-        tokens_per_character = 1 + SPOKEN_SECONDS_PER_CHARACTER * self.codec.facts.frame_rate
+        num_copies = 2 if isinstance(self.model.prompt_format, WritesWords) else 1  # of the text in a sequence
+        tokens_per_character = num_copies + SPOKEN_SECONDS_PER_CHARACTER * self.codec.facts.frame_rate
         longest = min(longest, int(0.8 * facts.max_tokens / tokens_per_character), facts.longest_text or longest)
         has_figures = any(word.isdecimal() for word in facts.words or ())
         return read_script(text, settings.language, longest, verbalises=not has_figures)
@@ -221,6 +222,8 @@ class Voice:
         """The recording to imitate, read and encoded once. Raises ValueError as read_reference."""
         if settings.reference is None:
             return None
+        if isinstance(self.model.prompt_format, WritesWords):
+            raise ValueError(f"Expected no `--voice` for {self.model.facts.name}, which cannot continue a recording.")
         key = (Path(settings.reference).resolve(), settings.reference_text, settings.language)
         if key not in self._references:
             given = (Path(settings.reference), settings.reference_text, settings.language)

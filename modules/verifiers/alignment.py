@@ -70,6 +70,8 @@ class AlignmentScore(BatchVerifier):
         words = self.words(prompt.text)
         if not words:
             raise ValueError(f"Expected the text of prompt {prompt.key!r} to hold words, but got {prompt.text!r}.")
+        for word in words:
+            self.aligner.pronounce(word)  # raises here, instead of giving every candidate the worst score
         scores = torch.full((len(candidates),), float("nan"), dtype=torch.float64)
         for index, candidate in enumerate(candidates):
             try:

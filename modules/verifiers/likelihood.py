@@ -30,7 +30,7 @@ class Likelihood:
 
     def score(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
         """(N,) float64, at most 0."""
-        num_tokens = [candidate.num_codes + int(candidate.stopped) for candidate in candidates]
+        num_tokens = [one.num_codes + one.num_written_tokens + int(one.stopped) for one in candidates]
         means = [
             candidate.log_probability / count if count else float("nan")
             for candidate, count in zip(candidates, num_tokens, strict=True)

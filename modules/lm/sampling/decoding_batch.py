@@ -126,7 +126,7 @@ def seen_words(rows: Sequence[Row], words: AnswerWords) -> Tensor:
     seen_RV = torch.zeros(len(rows), words.stop - words.first, dtype=torch.bool)
     for seen_V, row in zip(seen_RV, rows, strict=True):
         codes_S = torch.cat([words.units_of(row.branch), torch.tensor(row.codes, dtype=torch.int64)])
-        seen_V[words.tokens(codes_S) - words.first] = True
+        seen_V[words.tokens(codes_S[codes_S >= 0]) - words.first] = True
     return seen_RV
 
 
@@ -158,4 +158,5 @@ def sampled_words(
     words_R = draw_restricted(wanted_RV, settings, uniform_noise(seeds_R, code_positions_R))
     if seen_RV is not None:
         seen_RV.scatter_(1, words_R[:, None], True)
+        seen_RV[:, : words.num_written] = False  # words recur; `first` is 0 where any are written
     return words_R, logits_RV.log_softmax(-1).gather(1, words_R[:, None]).squeeze(1)

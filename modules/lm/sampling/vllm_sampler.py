@@ -44,8 +44,13 @@ class VLLMSampler:
 
     def __init__(self, llm: LLM, prompt_format: PromptFormat, settings: SamplingSettings, size: TransformerSize):
         check_settings(settings)
-        self.llm, self.prompt_format, self.settings, self.size = llm, prompt_format, settings, size
         self.words = answer_words(prompt_format, "speech")
+        if self.words.num_written and settings.repetition_penalty != 1:
+            raise ValueError(
+                f"Expected `repetition_penalty` to be 1 under vLLM, which would penalise the words that the model has "
+                f"to write, but got {settings.repetition_penalty}."
+            )
+        self.llm, self.prompt_format, self.settings, self.size = llm, prompt_format, settings, size
         self.max_tokens = int(llm.model_config.max_model_len)
         self.num_read_tokens = 0
 

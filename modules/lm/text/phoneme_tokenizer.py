@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 from modules.frontend.gruut_phonemes import pronounced_alone, pronounced_homographs
-from modules.frontend.phonemes import base_letters, is_known, pronunciations, spoken_words
+from modules.frontend.phonemes import base_letters, is_known, marked_words, pronunciations
 from modules.lm.text.byte_tokenizer import ByteTokenizer
 from modules.provenance import digest
 
 PHONEMES = "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH"
 CHARACTERS = dict(zip(PHONEMES.split(), "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@#$", strict=True))
-PUNCTUATION = ",.?!;:"
 
 
 class PhonemeTokenizer(ByteTokenizer):
@@ -45,25 +44,23 @@ class PhonemeTokenizer(ByteTokenizer):
     def encode_example(self, text: str) -> list[int]:
         return super().encode(self.spelling(text, self.spelled_share))
 
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Raises ValueError: a phonetic spelling has no words to compare, so that speech recognition needs another
+        tokenizer."""
+        raise ValueError("Expected a tokenizer of written words for speech recognition, but got PhonemeTokenizer.")
+
     def spelling(self, text: str, spelled_share: float = 0.0) -> str:
         """Return the phonetic spelling, with `spelled_share` of the known words in letters."""
         if found := re.search(r"\d", text):
             raise ValueError(f"Expected `text` with numbers written as words, but got {found[0]!r} in {text!r}.")
-        words: list[str] = []
-        marks: list[str] = []
-        places: list[str] = []  # of which the hash decides whether a word is spelled
-        for token in text.split():
-            spoken = spoken_words(token)
-            places += [f"{len(words)} {text} {word}" for word in spoken]
-            words += map(plain_letters, spoken)
-            marks += [""] * len(spoken)
-            if spoken and token[-1] in PUNCTUATION:
-                marks[-1] = token[-1]
+        found_words = marked_words(text)
+        words = [plain_letters(word) for word, _ in found_words]
+        marks = [mark for _, mark in found_words]
         if not words:
             raise ValueError(f"Expected `text` to hold a letter from a to z, but got {text!r}.")
         pieces = []
-        for word, mark, place, phonemes in zip(words, marks, places, self._phonemes(words, marks), strict=True):
-            is_spelled = not phonemes or is_chosen(place, spelled_share)
+        for place, (word, mark, phonemes) in enumerate(zip(words, marks, self._phonemes(words, marks), strict=True)):
+            is_spelled = not phonemes or is_chosen(f"{place} {word} {text}", spelled_share)
             pieces.append((word if is_spelled else "".join(CHARACTERS[phoneme] for phoneme in phonemes)) + mark)
         return " ".join(pieces)
 

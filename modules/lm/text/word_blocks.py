@@ -52,7 +52,12 @@ class WordBlocks(TextToSpeech):
     def example_tokens(
         self, text: str, codes: Sequence[int], speaker: str = "", language: str = "", voice: Utterance | None = None
     ) -> Document:
+        if voice is not None:
+            raise ValueError("Expected no spoken prompt: models that write words cannot continue a recording.")
         raise ValueError(f"Expected the times of the words of {text!r} (`words`), but got none.")
+
+    def example_from_tokens(self, text_tokens: Sequence[int], codes: Sequence[int]) -> Document:
+        raise ValueError("Expected the times of the words, but texts stored as tokens have none.")
 
     def aligned_example(self, said: Utterance) -> Document:
         """Return the whole sequence, and the number of its leading tokens without loss.

@@ -14,7 +14,7 @@ import torch
 import run
 from datamodules.shards.preparation import prepare_audio_shards
 from datamodules.shards.shards import ShardIndex, ShardReader
-from datamodules.sources.aligned import AlignedSource, marked_words
+from datamodules.sources.aligned import AlignedSource
 from datamodules.sources.flite import Flite
 from datamodules.sources.folder import FolderSource
 from datamodules.sources.listed import Item, ListedSource
@@ -23,6 +23,7 @@ from datamodules.sources.teacher import Taught
 from datamodules.sources.webdataset_tars import WebDatasetSource
 from modules.api import Audio
 from modules.audio import write_wav
+from modules.frontend.phonemes import marked_words
 from modules.lm.text.byte_tokenizer import ByteTokenizer
 from modules.lm.text.phoneme_tokenizer import PhonemeTokenizer
 from modules.lm.text.word_blocks import WordBlocks
