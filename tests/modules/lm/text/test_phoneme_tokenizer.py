@@ -55,7 +55,7 @@ def test_the_share_of_spelled_words_is_chosen_by_place_and_text():
     tokenizer, text = PhonemeTokenizer(), "The café has a half-open door, and the old cat sleeps there."
     plain, mixed = tokenizer.spelling(text).split(), tokenizer.spelling(text, 0.4).split()
     spelled = [other for one, other in zip(plain, mixed, strict=True) if one != other]
-    assert spelled == ["cafe", "a", "open", "the", "old", "cat", "sleeps"]
+    assert spelled == ["cafe", "has", "half", "door,", "and", "cat", "there."]
 
 
 def test_gruut_speaks_unknown_words_and_homographs():
