@@ -3,8 +3,8 @@
 #
 #   HOURS=3 scripts/open_voice.sh
 #
-# HOURS on two cores are 0.5, 3 (default) or 12. Every line that starts with `step` is a command that you can run yourself. A
-# finished step is skipped, an unfinished one resumes: you can stop with Ctrl-C, or kill it, and start again.
+# HOURS on two cores are 0.5, 1.5, 3 (default) or 12. Every line that starts with `step` is a command that you can run
+# yourself. A finished step is skipped, an unfinished one resumes: you can stop with Ctrl-C, or kill it, and start again.
 # One folder has the voice of one HOURS; SUITE_ROOT=FOLDER trains another one there.
 set -eEuo pipefail
 ROOT=${SUITE_ROOT:-}
@@ -20,13 +20,14 @@ if [[ -z "${PYTHON:-}" ]]; then
     if [[ -x .venv/bin/python ]]; then PYTHON=.venv/bin/python; fi
 fi
 
-# HOURS: sentences, updates of the codec and of the language model; minutes of each step; GB on disk. The minutes are
-# estimates for two cores with AMX; they do not end a step.
+# HOURS: sentences, updates of the codec and of the language model; minutes of each step; GB on disk. The minutes are those
+# of a run of 1.5 hours on two cores of an AMD EPYC with AVX-512 bf16 (studies/voice), scaled; they do not end a step.
 #                      codec      LM | prepare codec codec_table tokens   LM evaluation | GB
 SETTINGS="
-    0.5     6000        2500    6000         4    10           3      1    20          6    1
-    3      24000        8000   36000        16    33           3      3   120          8    3
-    12    100000       24000  150000        65   100           3     12   500         10   10
+    0.5     6000        2800    2400         3     5           2      1    14          5    1
+    1.5    22000       11000   10500         9    18           2      3    60          6    3
+    3      44000       18000   20000        18    30           2      5   115          6    6
+    12    120000       36000  100000        49    60           2     14   570          6   16
 "
 HOURS=${HOURS:-3}
 SENTENCES=
@@ -34,7 +35,7 @@ while read -r hours sentences rest; do
     if [[ -n $hours && $hours == "$HOURS" ]]; then SENTENCES=$sentences numbers=$rest; fi
 done <<<"$SETTINGS"
 if [[ -z $SENTENCES ]]; then
-    echo "error: Expected \`HOURS\` to be 0.5, 3 or 12, but got $HOURS." >&2
+    echo "error: Expected \`HOURS\` to be 0.5, 1.5, 3 or 12, but got $HOURS." >&2
     exit 2
 fi
 read -r CODEC_STEPS LM_STEPS PREPARE CODEC CODEC_TABLE TOKENS LM EVALUATION DISK <<<"$numbers"

@@ -71,7 +71,7 @@ def test_hours_choose_the_sizes_of_all_steps(script: Script) -> None:
     """Guards against a row of the table whose numbers are read in another order, steps in another order, and hours that
     the steps do not add up to."""
     sizes = []
-    for hours in ("0.5", "3", "12"):
+    for hours in ("0.5", "1.5", "3", "12"):
         done, calls = script.call(HOURS=hours, SUITE_ROOT=f"voice {hours}")
         assert done.returncode == 0, done.stderr
         assert {root for root, *_ in calls} == {str(script.folder / f"voice {hours}")}
@@ -89,7 +89,7 @@ def test_hours_choose_the_sizes_of_all_steps(script: Script) -> None:
         assert sum(map(int, minutes.values())) == pytest.approx(float(hours) * 60, rel=0.5)
         assert all(f"{number}" in before for number in (sentences, *steps)) and "GB on disk" in before
         assert re.findall(r"^== (\w+): python", done.stdout, re.M) == STEPS
-    assert sizes == sorted(sizes) and all(len(set(column)) == 3 for column in zip(*sizes, strict=True))
+    assert sizes == sorted(sizes) and all(len(set(column)) == 4 for column in zip(*sizes, strict=True))
     assert [words[-1] for words in script.call()[1]][1:] == [words[-1] for words in script.call(HOURS="3")[1]][1:]
 
 
@@ -99,7 +99,7 @@ def test_other_hours_are_refused(script: Script) -> None:
     for hours in ("6", "30", "three", "0.5 3"):
         done, calls = script.call(HOURS=hours)
         assert done.returncode == 2 and not calls
-        assert done.stderr == f"error: Expected `HOURS` to be 0.5, 3 or 12, but got {hours}.\n"
+        assert done.stderr == f"error: Expected `HOURS` to be 0.5, 1.5, 3 or 12, but got {hours}.\n"
     assert script.call(HOURS="0.5")[0].returncode == 0
     done, calls = script.call()
     assert done.returncode == 2 and not calls
