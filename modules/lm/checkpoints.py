@@ -194,8 +194,9 @@ def stored_prompt_format(checkpoint: dict[str, Any]) -> TextToSpeech:
 
 def main(
     arguments: list[str] | None = None, training_of: Callable[[Path], Mapping[str, Any] | None] = lambda path: None
-) -> None:
-    """Run the command; `training_of` gives the facts of a checkpoint's training data, or None for the stored ones."""
+) -> argparse.Namespace:
+    """Run the command; `training_of` gives the facts of a checkpoint's training data, or None for the stored ones.
+    Returns the options."""
     parser = argparse.ArgumentParser(prog="python -m modules.lm.checkpoints", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("export", help="a checkpoint as a Hugging Face folder")
@@ -213,6 +214,7 @@ def main(
     print(f"{given.folder}: written, its codec {voice.codec or 'unknown: name it with --codec'}")
     text = " ".join((voice.training.get("words") or ["Good", "morning."])[:2])
     print(f"    python run.py say {shlex.quote(text)} --model {shlex.quote(str(given.folder))}")
+    return given
 
 
 if __name__ == "__main__":

@@ -96,6 +96,25 @@ def test_an_export_with_its_codec_speaks_anywhere_as_its_run(tmp_path):
         assert one == replace(model.facts, codec=one.codec)
 
 
+def test_an_export_in_half_precision_speaks(tmp_path, monkeypatch):
+    """Guards against a codec that is refused because rounding changed its fingerprint, and one that stays as large."""
+    path = save_run(tmp_path, "a")
+    monkeypatch.chdir(tmp_path)
+    for dtype in ("float32", "float16"):
+        export_of_run([str(path), f"voices/{dtype}", "--with_codec", "--dtype", dtype])
+    whole, half = (find_model(f"voices/{dtype}", tmp_path, device="cpu") for dtype in ("float32", "float16"))
+    stored = [torch.load(f"voices/{dtype}/codec.ckpt", weights_only=True) for dtype in ("float32", "float16")]
+    for name, weight in stored[0]["state_dict"].items():
+        assert torch.equal(stored[1]["state_dict"][name], weight.half())
+    assert half.codec.fingerprint == half.codec_fingerprint != whole.codec.fingerprint
+    assert f"`{half.codec_fingerprint}`" in Path("voices/float16/README.md").read_text()
+    codes_BS, num_codes_B = torch.arange(4)[None], torch.tensor([4])
+    heard = [model.codec.decode(codes_BS, num_codes_B) for model in (whole, half)]
+    torch.testing.assert_close(*heard, atol=1e-2, rtol=1e-2)
+    half.load(CPU, torch.float32)
+    assert drawn(half.sampler(half.facts.sampling))
+
+
 def test_an_export_names_its_codec(tmp_path, monkeypatch, capsys):
     """Guards against a folder that nobody can decode: the codec in voice.json, in the card, and as found again."""
     path = save_run(tmp_path, "a")
