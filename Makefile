@@ -1,6 +1,6 @@
 # make demo · make voice · make test · make test-vllm · make bench · make lint · make clean · make distclean.
-# `make voice` makes a voice that reads any English sentence, in about HOURS=3 (or 0.5, 12); with FOLDER=... one of the
-# recordings there. Each target creates the environment that it needs: .venv on the first call, .venv-vllm for vLLM.
+# `make voice` makes a voice that reads any English sentence, in about HOURS=3 (or 0.5, 1.5, 12); with FOLDER=... one of
+# the recordings there. Each target creates the environment that it needs: .venv on the first call, .venv-vllm for vLLM.
 #
 # PYTHON=python3.12 selects the interpreter of a new .venv.
 
