@@ -15,6 +15,7 @@ from lightning.pytorch import LightningDataModule
 
 from datamodules.shards.preparation import prepare_audio_shards
 from datamodules.sources.flite import Flite
+from datamodules.sources.piper import Piper
 from datamodules.sources.teacher import TeacherSource
 from datamodules.sources.template_sentences import TemplateSentences
 from tests.conftest import REPOSITORY
@@ -33,19 +34,31 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_config_builds_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against arguments that the source lacks, and a comment with another's command."""
+@pytest.mark.parametrize(
+    ("overlays", "teacher", "lists"),
+    [
+        ((), "Flite('rms')", ["WordNetSentences", "WordNetSentences", "TemplateSentences"]),
+        (("piper",), str(Piper()), ["WordNetSentences", "TemplateSentences"]),
+    ],
+)
+def test_the_config_builds_its_source(
+    overlays: tuple[str, ...], teacher: str, lists: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards against arguments that the source lacks, an overlay that adds a second source, and a comment with the
+    command of another."""
     monkeypatch.chdir(tmp_path)
-    assert f"run.py prepare --config {PREPARE.relative_to(REPOSITORY)}\n" in PREPARE.read_text()
+    paths = [PREPARE, *(PREPARE.with_name(f"{name}.yaml") for name in overlays)]
+    command = " ".join(f"--config {path.relative_to(REPOSITORY)}" for path in paths)
+    assert f"run.py prepare {command}\n" in paths[-1].read_text()
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data")
     parser.add_argument("--stage", type=dict)
-    data = parser.instantiate_classes(parser.parse_path(PREPARE)).data
+    parser.add_argument("--config", action="config")
+    words = [word for path in paths for word in ("--config", str(path))]
+    data = parser.instantiate_classes(parser.parse_args(words)).data
     (source,) = data.sources
-    assert str(source.teacher) == "Flite('rms')" and [type(one).__name__ for one in source.sentences] == [
-        "WordNetSentences", "WordNetSentences", "TemplateSentences"
-    ]  # fmt: skip
-    assert not list(tmp_path.iterdir())
+    assert str(source.teacher) == teacher and [type(one).__name__ for one in source.sentences] == lists
+    assert str(data.folder) == "${stage.folder}" and not list(tmp_path.iterdir())
 
 
 @needs_flite

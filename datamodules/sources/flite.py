@@ -1,19 +1,15 @@
 """Flite: a voice of CMU Flite, run as a separate program (flite_program.py). Shape letter: T audio samples."""
 
-import contextlib
-import json
-import os
-import subprocess
 import sys
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 
+from datamodules.sources.speaking_program import SpeakingProgram
 from datamodules.sources.teacher import Taught
 from modules.api import Audio
 
@@ -60,10 +56,6 @@ class Utterance:
     words: tuple[SpokenWord, ...]
 
 
-class DeadProgram(RuntimeError):
-    """The program has ended in the middle of a sentence."""
-
-
 class Flite:
     """A voice of Debian's package flite at 16 kHz; the samples are those of `flite -voice VOICE -t TEXT`.
 
@@ -80,14 +72,10 @@ class Flite:
         if voice not in SPEAKERS:
             raise ValueError(f"Expected `voice` to be one of {', '.join(SPEAKERS)}, but got {voice!r}.")
         self.voice = voice
-        self._program: subprocess.Popen[bytes] | None = None
-        self._owner = 0  # the process that started the program
+        self._program = program(voice)
 
     def __repr__(self) -> str:
         return f"Flite({self.voice!r})"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_program": None}
 
     def speak(self, text: str) -> Taught:
         """Raises ValueError if the text has nothing to speak or kills the program, ImportError without flite."""
@@ -100,67 +88,19 @@ class Flite:
         if not text.isascii():
             odd = next(character for character in text if not character.isascii())
             raise ValueError(f"a character that flite cannot read: {odd!r}")
-        for attempt in range(2):  # a program that another process has killed says nothing of this text
-            try:
-                return self._ask(text)
-            except DeadProgram as error:
-                self._program = None
-                if attempt:
-                    raise ValueError(f"flite has ended in this sentence: {error}") from error
-        raise AssertionError("the loop returns or raises")
-
-    def credits(self) -> str:
-        return CREDITS.format(voice=self.voice, speaker=SPEAKERS[self.voice])
-
-    def _ask(self, text: str) -> Utterance:
-        program = self._running()
-        assert program.stdin and program.stdout
-        try:
-            program.stdin.write(json.dumps(text).encode() + b"\n")
-            program.stdin.flush()
-            about = json.loads(program.stdout.readline())
-            samples = program.stdout.read(2 * about["num_samples"])
-            if len(samples) < 2 * about["num_samples"]:
-                raise EOFError
-        except (OSError, EOFError, json.JSONDecodeError) as error:
-            program.kill()
-            raise DeadProgram(f"exit status {program.wait()}") from error
-        if "error" in about:
-            raise ValueError(about["error"])
+        about, samples = self._program.ask(text)
         words = tuple(SpokenWord(**word) for word in about["words"])
         phonemes = tuple((name, end) for name, end in about["phonemes"])
         return Utterance(np.frombuffer(samples, np.int16), about["sample_rate"], phonemes, words)
 
-    def _running(self) -> "subprocess.Popen[bytes]":
-        if self._program is None or self._owner != os.getpid():
-            self._program, self._owner = start(self.voice), os.getpid()
-            weakref.finalize(self, close, self._program, self._owner)
-        return self._program
+    def credits(self) -> str:
+        return CREDITS.format(voice=self.voice, speaker=SPEAKERS[self.voice])
 
 
-def start(voice: str) -> "subprocess.Popen[bytes]":
-    """Start the program. Raises ImportError if libflite cannot be loaded."""
-    command = [sys.executable, "-I", "-S", str(PROGRAM), voice]
-    program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert program.stdout
-    answer = json.loads(program.stdout.readline() or "{}")
-    if answer.get("ready") != voice:
-        program.kill()
-        program.wait()
-        reason = answer.get("missing", f"a program that ended with status {program.returncode}")
-        raise ImportError(f"Expected libflite for the voice {voice}, but got {reason}. Install it: {INSTALL}")
-    return program
-
-
-def close(program: "subprocess.Popen[bytes]", owner: int) -> None:
-    """End a program, unless this process is a fork of the one that owns it."""
-    if owner == os.getpid():
-        assert program.stdin and program.stdout
-        program.kill()
-        program.wait()
-        with contextlib.suppress(OSError):  # a sentence that was not read
-            program.stdin.close()
-        program.stdout.close()
+def program(voice: str) -> SpeakingProgram:
+    return SpeakingProgram(
+        [sys.executable, "-I", "-S", str(PROGRAM), voice], f"libflite for the voice {voice}", INSTALL
+    )
 
 
 def timed_words(words: Sequence[SpokenWord], seconds: float) -> tuple[tuple[str, float], ...]:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.sources import flite
-from datamodules.sources.flite import Flite, SpokenWord, start, timed_words
+from datamodules.sources import flite, speaking_program
+from datamodules.sources.flite import Flite, SpokenWord, program, timed_words
 
 needs_flite = pytest.mark.skipif(shutil.which("flite") is None, reason=flite.INSTALL)
 TEXTS = (
@@ -106,26 +106,26 @@ def test_a_dead_program_is_started_again(rms: Flite, monkeypatch: pytest.MonkeyP
     """Guards against a killed program that takes the rest of a corpus with it, or a sentence that it was not about; and
     against a sentence that kills each program and is tried for ever."""
     wanted = rms.utterance("one two three").samples_T
-    first = rms._program
+    first = rms._program.process
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     assert np.array_equal(rms.utterance("one two three").samples_T, wanted)
-    assert rms._program is not first
+    assert rms._program.process is not first
     with monkeypatch.context() as patch:
-        patch.setattr(flite.json, "dumps", lambda text: "no json")
-        with pytest.raises(ValueError, match="flite has ended in this sentence: exit status"):
+        patch.setattr(speaking_program.json, "dumps", lambda text: "no json")
+        with pytest.raises(ValueError, match="the synthesiser has ended in this sentence: exit status"):
             rms.speak("one two three")
     assert np.array_equal(rms.utterance("one two three").samples_T, wanted)
 
 
 def tell(spoken: Flite, sender) -> None:
-    sender.send((spoken.utterance("one two three").samples_T, spoken._program.pid))
+    sender.send((spoken.utterance("one two three").samples_T, spoken._program.process.pid))
 
 
 @needs_flite
 def test_a_copy_in_another_process_has_a_program_of_its_own(rms: Flite) -> None:
     """Guards against two processes that read each other's samples from one pipe, after a fork or a pickle."""
-    wanted, pid = rms.utterance("one two three").samples_T, rms._program.pid
+    wanted, pid = rms.utterance("one two three").samples_T, rms._program.process.pid
     receiver, sender = multiprocessing.Pipe(duplex=False)
     child = multiprocessing.get_context("fork").Process(target=tell, args=(rms, sender))
     child.start()
@@ -134,16 +134,16 @@ def test_a_copy_in_another_process_has_a_program_of_its_own(rms: Flite) -> None:
     assert np.array_equal(samples, wanted) and other != pid and child.exitcode == 0
     copy = pickle.loads(pickle.dumps(rms))
     assert np.array_equal(copy.utterance("one two three").samples_T, wanted)
-    assert len({copy._program.pid, rms._program.pid, other}) == 3 and rms._program.pid == pid
-    program = copy._program
+    assert len({copy._program.process.pid, rms._program.process.pid, other}) == 3 and rms._program.process.pid == pid
+    process = copy._program.process
     del copy
-    assert program.poll() is not None, "a program that nobody asks still runs"
+    assert process.poll() is not None, "a program that nobody asks still runs"
 
 
 def test_a_missing_library_names_the_command() -> None:
     """Guards against a traceback of ctypes, and a corpus of which every sentence is skipped."""
     with pytest.raises(ImportError, match=re.escape("Install it: apt-get install flite")):
-        start("nobody")
+        program("nobody").ask("one")
     with pytest.raises(ValueError, match="Expected `voice` to be one of rms, slt, awb, but got 'kal'"):
         Flite("kal")
 
