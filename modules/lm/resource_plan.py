@@ -251,7 +251,7 @@ def fine_tuned(sizes: list[Path], adapters: LowRankAdapters, mfu: float, peaks: 
             memory = memory_plan(size, vocab_size, place, True, used).total
             stored = 2 * (total + added - num_trained) + 12 * num_trained  # frozen ones as bfloat16; two moments
             flops = passes / 3 * training_flops(size, vocab_size) * tokens
-            cells = [path.stem.replace("llama_", "Llasa-").upper().replace("LLASA", "Llasa"), kind]
+            cells = [f"Llasa-{path.stem.removeprefix('llama_').upper()}", kind]
             cells += [f"{num_trained / 1e6:,.1f}M", f"{memory / GIGA:.0f}", f"{stored / GIGA:.1f}"]
             cells += [f"{flops / (mfu * peak) / 60:.1f}" for peak in peaks.values()]
             lines.append("| " + " | ".join(cells) + " |")

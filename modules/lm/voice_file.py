@@ -18,12 +18,12 @@ import torch
 from modules.api import PromptFormat, SamplingSettings
 from modules.checkpoint_files import read_checkpoint
 from modules.described import instantiate
-from modules.lm.licences import LLASA_CODES
+from modules.lm.licences import LLASA_CODES, VOICE_FILE
 from modules.lm.model_card import DRAWING
 from modules.lm.model_card import SAMPLING as CARD_SAMPLING
 from modules.moved_names import with_current_names
 
-NAME = "voice.json"
+NAME = VOICE_FILE
 FORMAT = 1
 CODEC = "codec.ckpt"  # name of a codec inside the folder
 SAMPLING = {"temperature": 0.6}  # of models trained from scratch; on the demo's, words are lost at 0.8

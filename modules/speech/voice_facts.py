@@ -14,14 +14,13 @@ from datamodules.shards.training_facts import TrainingFacts, facts_of_model
 from modules.api import SamplingSettings
 from modules.checkpoint_files import read_checkpoint
 from modules.lm.checkpoints import PREFIX, read_model
-from modules.lm.licences import card_metadata, listed
+from modules.lm.licences import LLASA_CODES, card_metadata, listed
 from modules.lm.model_card import DRAWING, MAX_LENGTH
 from modules.lm.model_card import SAMPLING as CARD_SAMPLING
 from modules.lm.text.huggingface_tokenizer import CODE_PREFIX
 from modules.lm.voice_file import NAME, VoiceFile, sampling_of
 
 Kind = Literal["run", "export", "released", "shipped"]
-RELEASED_CODES = 65_536
 RELEASED_CODEC = "HKUSTAudio/xcodec2"
 CODE = re.compile(re.escape(CODE_PREFIX.encode()) + rb"(\d+)\|>")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "added_tokens.json")
@@ -121,7 +120,7 @@ def facts_of_folder(folder: Path, name: str, kind: Kind | None = None) -> VoiceF
             "it is a text model."
         )
     card = card_metadata(folder)
-    is_released = voice is None and num_codes == RELEASED_CODES
+    is_released = voice is None and num_codes == LLASA_CODES
     num_parameters, num_bytes = _size_of_weights(folder)
     facts = VoiceFacts(
         name,
@@ -139,7 +138,7 @@ def facts_of_folder(folder: Path, name: str, kind: Kind | None = None) -> VoiceF
     )
     if is_released:
         note = (
-            f"a released Llasa, by its {RELEASED_CODES:,} codes and the lack of a {NAME}: its codec is {RELEASED_CODEC}"
+            f"a released Llasa, by its {LLASA_CODES:,} codes and the lack of a {NAME}: its codec is {RELEASED_CODEC}"
         )
         return replace(facts, notes=(note,))
     if voice is None:
