@@ -31,7 +31,7 @@ speech synthesis.
 
 - flite and the CMU Arctic voice: BSD-style licences that permit use, modification, distribution and sale.
 - WordNet 3.0: its licence permits use, modification and distribution for any purpose.
-- Templates, and these weights: Apache-2.0, as the repository.
+- Templates: CC0 1.0. These weights: Apache-2.0, as the repository.
 
 The notices of flite, CMU Arctic and WordNet are in CREDITS.txt.
 
