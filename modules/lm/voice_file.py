@@ -27,7 +27,7 @@ NAME = VOICE_FILE
 FORMAT = 1
 CODEC = "codec.ckpt"  # name of a codec inside the folder
 SAMPLING = {"temperature": 0.6}  # of models trained from scratch; on the demo's, words are lost at 0.8
-WORD_BLOCKS_SAMPLING = {"temperature": 0.3}  # of those that write words before their codes
+WORD_BLOCKS_SAMPLING = {"temperature": 0.1}  # of those that write words (studies/voice)
 TOKENIZER = "modules.lm.text.huggingface_tokenizer.HuggingFaceTokenizer"
 
 
