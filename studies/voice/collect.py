@@ -126,14 +126,14 @@ def last_values(run: Path) -> dict[str, Any]:
 
 
 def measured(root: Path, minutes: dict[str, float], note: str) -> dict[str, Any]:
-    """One cell, of the run in `root`. `minutes`: of stages without a marker, such as prepare."""
+    """One cell, of the run in `root`. `minutes`: of stages without a marker, such as prepare, or in place of it."""
     run = root / "runs/open_voice"
     words, errors = codec_errors(run / "codec_evaluation")
     of_sweep, counts = spoken_errors(run / "report/candidates.csv", words)
     errors |= of_sweep
     tokens = ShardIndex.load(run / "tokens/train", "tokens")
     markers = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in run.glob("*/stage_*.json")}
-    minutes = minutes | {name: markers[name]["seconds"] / 60 for name in STAGES if name in markers}
+    minutes = {name: markers[name]["seconds"] / 60 for name in STAGES if name in markers} | minutes
     summary = json.loads((run / "report/summary.json").read_text(encoding="utf-8"))
     return {
         **date_and_machine(),
@@ -190,7 +190,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cell", help="name of the run, such as 3 hours")
     parser.add_argument("--root", type=Path, default=Path(), help="folder with runs/open_voice")
-    parser.add_argument("--minutes", type=json.loads, default={}, help="JSON: minutes of stages without a marker")
+    parser.add_argument("--minutes", type=json.loads, default={}, help="JSON: minutes of stages without a marker, or in its place")
     parser.add_argument("--note", default="", help="shown below the table")
     arguments = parser.parse_args()
     results, page = HERE / "results.json", HERE / "README.md"
