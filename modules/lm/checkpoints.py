@@ -28,7 +28,7 @@ from modules.hub import is_hub_name
 from modules.lm.adapters import LowRankAdapters, add_adapters, merge_adapters
 from modules.lm.attention import register_packed_attention
 from modules.lm.licences import licences_of_model
-from modules.lm.model_card import MAX_LENGTH, SAMPLING, model_card
+from modules.lm.model_card import MAX_LENGTH, model_card, sampling_in_card
 from modules.lm.network import LlamaSize, build_llama
 from modules.lm.text.prompt_format import LlasaChat, TextToSpeech
 from modules.lm.voice_file import VoiceFile, copy_codec
@@ -92,7 +92,9 @@ def export(
     network.config.use_cache = True  # off in training only; without it, `generate` recomputes whole rows
     max_length = min(MAX_LENGTH, network.config.max_position_embeddings)
     stop = {"eos_token_id": space.speech_end, "pad_token_id": space.speech_end}
-    network.generation_config = GenerationConfig(**SAMPLING, **stop, max_length=max_length, use_cache=True)
+    network.generation_config = GenerationConfig(
+        **sampling_in_card(prompt_format), **stop, max_length=max_length, use_cache=True
+    )
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     if codec:

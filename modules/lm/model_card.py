@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modules.api import WritesWords
+from modules.api import PromptFormat, WritesWords
 from modules.lm.licences import hub_metadata, licence_sentence
 from modules.lm.text.phoneme_tokenizer import PhonemeTokenizer
 from modules.lm.text.prompt_format import LlasaChat, TextToSpeech
 from modules.tokens import TokenSpace
 
 SAMPLING = {"do_sample": True, "temperature": 0.8, "top_k": 50, "top_p": 1.0}  # from the released Llasa models' cards
+WORD_BLOCKS_SAMPLING = {"temperature": 0.1}  # of models that write words (studies/voice)
 DRAWING = ("temperature", "top_k", "top_p", "repetition_penalty")  # what a sampler takes of such settings
 MAX_LENGTH = 2048  # tokens of prompt and speech: the length in Llasa's recipes, and the limit in their cards
 
@@ -161,9 +162,14 @@ def model_card(
         words=f"*range({space.text_vocab_size}), " if writes_words else "",
         voice=WORDS if writes_words else VOICE,
         max_length=max_length,
-        temperature=SAMPLING["temperature"],
+        temperature=sampling_in_card(prompt_format)["temperature"],
         top_k=SAMPLING["top_k"],
     )
+
+
+def sampling_in_card(prompt_format: PromptFormat) -> dict[str, Any]:
+    """Sampling settings of `generate`."""
+    return SAMPLING | (WORD_BLOCKS_SAMPLING if isinstance(prompt_format, WritesWords) else {})
 
 
 def _about_codec(fingerprint: str, codec: str) -> str:

@@ -19,7 +19,7 @@ from modules.api import PromptFormat, SamplingSettings
 from modules.checkpoint_files import read_checkpoint
 from modules.described import instantiate
 from modules.lm.licences import LLASA_CODES, VOICE_FILE
-from modules.lm.model_card import DRAWING
+from modules.lm.model_card import DRAWING, WORD_BLOCKS_SAMPLING
 from modules.lm.model_card import SAMPLING as CARD_SAMPLING
 from modules.moved_names import with_current_names
 
@@ -27,7 +27,6 @@ NAME = VOICE_FILE
 FORMAT = 1
 CODEC = "codec.ckpt"  # name of a codec inside the folder
 SAMPLING = {"temperature": 0.6}  # of models trained from scratch; on the demo's, words are lost at 0.8
-WORD_BLOCKS_SAMPLING = {"temperature": 0.1}  # of those that write words (studies/voice)
 TOKENIZER = "modules.lm.text.huggingface_tokenizer.HuggingFaceTokenizer"
 
 

@@ -137,9 +137,7 @@ def facts_of_folder(folder: Path, name: str, kind: Kind | None = None) -> VoiceF
         date=_day(folder / "config.json"),
     )
     if is_released:
-        note = (
-            f"a released Llasa, by its {LLASA_CODES:,} codes and the lack of a {NAME}: its codec is {RELEASED_CODEC}"
-        )
+        note = f"a released Llasa, by its {LLASA_CODES:,} codes and the lack of a {NAME}: its codec is {RELEASED_CODEC}"
         return replace(facts, notes=(note,))
     if voice is None:
         return facts

@@ -190,7 +190,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cell", help="name of the run, such as 3 hours")
     parser.add_argument("--root", type=Path, default=Path(), help="folder with runs/open_voice")
-    parser.add_argument("--minutes", type=json.loads, default={}, help="JSON: minutes of stages without a marker, or in its place")
+    parser.add_argument(
+        "--minutes", type=json.loads, default={}, help="JSON: minutes of stages without a marker, or in its place"
+    )
     parser.add_argument("--note", default="", help="shown below the table")
     arguments = parser.parse_args()
     results, page = HERE / "results.json", HERE / "README.md"

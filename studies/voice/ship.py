@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from modules.lm.model_card import NO_LICENCE
 from modules.speech.export import main as export
 from studies.collected import cell, table
 from studies.voice.collect import HERE, ONE, TEACHER
@@ -66,11 +67,12 @@ def about(name: str, found: dict[str, Any]) -> str:
 
 
 def completed(card: str, text: str) -> str:
-    """The exported card with this text between its metadata and its first heading."""
+    """The exported card with a licence, and this text before its first heading."""
     metadata, mark, rest = card.partition("\n---\n\n")
-    if not mark:
-        raise ValueError("Expected the card to begin with metadata, but it does not.")
-    return f"{metadata}{mark}{text}\n{rest}"
+    if not mark or NO_LICENCE not in rest:
+        raise ValueError("Expected a card that begins with metadata and names no licence, but got another one.")
+    licence = "Apache-2.0; those of the data are under Licences."
+    return f"{metadata}\nlicense: apache-2.0{mark}{text}\n{rest.replace(NO_LICENCE, licence)}"
 
 
 def main() -> None:
