@@ -16,6 +16,8 @@ import torch
 
 import modules.verifiers
 from modules.api import Audio, Candidate, Prompt, SamplingSettings, Verifier
+from modules.frontend.alignment import PhonemeAligner
+from modules.frontend.phonemes import pronunciations, spoken_words
 from modules.lm.adapters import LowRankAdapters, add_adapters
 from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama, model_hash
 from modules.lm.text.byte_tokenizer import ByteTokenizer
@@ -30,6 +32,7 @@ from modules.search.candidate_store import FORMAT_VERSION, CandidateStore
 from modules.search.identity import candidate_identity, score_identity
 from modules.settings import NOT_SETTINGS
 from modules.tokens import TokenSpace, Utterance
+from modules.verifiers.alignment import AlignmentScore
 from modules.verifiers.audio import BatchVerifier, ClipVerifier
 from modules.verifiers.embeddings.audio_models import AudioModel
 from modules.verifiers.embeddings.funasr_models import Emotion2Vec, FunASRModel, Paraformer
@@ -233,6 +236,7 @@ def verifiers() -> list[Verifier]:
         EmotionLabel("a folder", "happy"),
         EmotionSimilarity("a folder"),
         Health(),
+        AlignmentScore(PhonemeAligner(pronunciations), spoken_words),
     ]
 
 
@@ -266,15 +270,9 @@ def with_arguments(built: Any, **changes: Any) -> Any:
 
 
 OTHERS: dict[str, Any] = {
-    "unit": "word",
-    "field": "sig_mos",
-    "compute_type": "float32",
-    "beam_size": 5,
-    "window_seconds": 15.0,
-    "grammar": None,
-    "label": "sad",
-    "languages": ["en"],
-}
+    "unit": "word", "field": "sig_mos", "compute_type": "float32", "beam_size": 5, "window_seconds": 15.0, "grammar": None,
+    "label": "sad", "languages": ["en"], "pronounce": spoken_words, "words": str.split,
+}  # fmt: skip
 
 
 def other_value(name: str, value: Any) -> Any:
@@ -286,10 +284,10 @@ def other_value(name: str, value: Any) -> Any:
 @pytest.mark.parametrize("verifier", verifiers(), ids=lambda one: type(one).__name__)
 def test_every_argument_of_a_verifier_changes_its_score_key(verifier: Any, without_folders: None) -> None:
     """Guards against an argument that changes scores and not their key: covers all arguments of the constructors, and
-    those of the recogniser or encoder inside. Arguments without an effect must not invalidate scores."""
+    those of the recogniser, encoder or aligner inside. Arguments without an effect must not invalidate scores."""
     before = score_identity(verifier, PROMPT, "decoder")
     for name in inspect.signature(type(verifier)).parameters:
-        if name in ("recogniser", "encoder"):
+        if name in ("recogniser", "encoder", "aligner"):
             held = getattr(verifier, name)
             for own in inspect.signature(type(held)).parameters:
                 if own not in NOT_SETTINGS:
