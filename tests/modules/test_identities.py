@@ -270,8 +270,8 @@ def with_arguments(built: Any, **changes: Any) -> Any:
 
 
 OTHERS: dict[str, Any] = {
-    "unit": "word", "field": "sig_mos", "compute_type": "float32", "beam_size": 5, "window_seconds": 15.0, "grammar": None,
-    "label": "sad", "languages": ["en"], "pronounce": spoken_words, "words": str.split,
+    "unit": "word", "field": "sig_mos", "compute_type": "float32", "beam_size": 5, "window_seconds": 15.0,
+    "grammar": None, "label": "sad", "languages": ["en"], "pronounce": spoken_words, "words": str.split,
 }  # fmt: skip
 
 
