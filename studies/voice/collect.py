@@ -175,7 +175,17 @@ def runs_table(cells: dict[str, Any]) -> list[str]:
         sizes = [f"{one['hours_of_speech']:.1f}", number, f"{one['num_codes']:,}", f"{lm['num_updates']:,}"]
         held_out = [f"{lm['loss']:.3f}", f"{lm['bits_per_second']:.0f}"]
         rows.append([name, one["date"], *sizes, times, *held_out, one["num_never_ended"]])
-    headings = ["", "date", "hours of speech", "sentences", "codes", "updates", "minutes", "held-out loss", "bit/s"]
+    headings = [
+        "",
+        "date",
+        "hours of speech",
+        "sentences",
+        "codes",
+        "updates at the last validation",
+        "minutes",
+        "held-out loss",
+        "bit/s",
+    ]
     return table([*headings, "never ended"], rows)
 
 
