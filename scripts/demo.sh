@@ -5,20 +5,7 @@
 # one resumes: you can stop with Ctrl-C and start again.
 set -eEuo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-if [[ -z "${PYTHON:-}" ]]; then
-    PYTHON=python3
-    if [[ -x .venv/bin/python ]]; then PYTHON=.venv/bin/python; fi
-fi
-
-trap 'printf "\nStopped. Start again to continue: finished steps are skipped.\n" >&2' ERR
-
-step() {
-    local name=$1 start=$SECONDS
-    shift
-    printf '\n== %s: python %s\n' "$name" "$*"
-    "$PYTHON" "$@"
-    printf '== %s: %d min %02d s\n' "$name" $(((SECONDS - start) / 60)) $(((SECONDS - start) % 60))
-}
+source scripts/steps.sh
 
 step preflight scripts/preflight.py
 

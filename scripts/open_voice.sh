@@ -15,10 +15,7 @@ if [[ -n $ROOT ]]; then
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 ROOT=${ROOT:-$PWD}
-if [[ -z "${PYTHON:-}" ]]; then
-    PYTHON=python3
-    if [[ -x .venv/bin/python ]]; then PYTHON=.venv/bin/python; fi
-fi
+source scripts/steps.sh
 
 # HOURS: sentences, updates of the codec and of the language model; minutes of each step; GB on disk. The minutes are those
 # of a run of 1.5 hours on two cores of an AMD EPYC with AVX-512 bf16 (studies/voice), scaled; they do not end a step.
@@ -72,16 +69,6 @@ Progress bars show the time left of a step. You can stop at any time: the same c
 Held-out sentences while the language model is trained, beside the teacher and the codec:
     $ROOT/runs/open_voice/lm/report/training_speech.html
 END
-
-trap 'printf "\nStopped. Start again to continue: finished steps are skipped.\n" >&2' ERR
-
-step() {
-    local name=$1 start=$SECONDS
-    shift
-    printf '\n== %s: python %s\n' "$name" "$*"
-    "$PYTHON" "$@"
-    printf '== %s: %d min %02d s\n' "$name" $(((SECONDS - start) / 60)) $(((SECONDS - start) % 60))
-}
 
 # Speaks the sentences with flite, with a process for each core, and notes when each word ends.
 step prepare run.py prepare --config configs/voice/open/prepare.yaml \

@@ -176,6 +176,7 @@ def test_the_script_runs_all_and_ends_with_the_command_that_speaks(tmp_path: Pat
     (tmp_path / "scripts").mkdir()
     script = tmp_path / "scripts/voice.sh"
     shutil.copy(REPOSITORY / "scripts/voice.sh", script)
+    shutil.copy(REPOSITORY / "scripts/steps.sh", script.parent)
     (tmp_path / "stub").write_text(STUB)
     (tmp_path / "stub").chmod(0o755)
 

@@ -14,7 +14,8 @@ from datamodules.shards.order import PlannedBatches, PlannedLoader
 from datamodules.shards.samples import name_in, read_about, read_samples, text_of
 from datamodules.shards.shards import ShardIndex, ShardReader, chosen_rows
 from datamodules.shards.skips import SkipNotes
-from datamodules.speakers import planned_extra_tokens
+from datamodules.tasks import TextToSpeech
+from datamodules.token_counts import planned_lengths
 from datamodules.tokens import TokenRows, load_token_index, token_batch
 from modules.api import Audio, Prompt, PromptFormat
 from modules.batches import PromptBatch
@@ -41,8 +42,7 @@ class PromptPlan:
         self.skipped = SkipNotes(str(audio.folder), len(audio))
         self.tokens = None
         if tokens is not None:
-            extra = planned_extra_tokens(tokens, prompt_format)
-            longest = int((tokens.lengths + tokens.text_lengths + extra).max())
+            longest = int(planned_lengths(TextToSpeech(), tokens, prompt_format, None)[0].max())
             self.tokens = TokenRows(tokens, prompt_format, longest, seed=0)
             self.tokens.skipped = self.skipped
         self.token_row = {str(key): row for row, key in enumerate(tokens.keys)} if tokens else {}

@@ -12,10 +12,10 @@ import torch
 from datamodules.sources.speaking_program import SpeakingProgram
 from datamodules.sources.teacher import Taught
 from modules.api import Audio
+from modules.frontend.phonemes import MARKS
 
 PROGRAM = Path(__file__).with_name("flite_program.py")
 INSTALL = "apt-get install flite"
-MARKS = ",.?!;:"  # kept in the text
 SPELT = {"led": "lead", "leed": "lead", "red": "read", "reed": "read"}  # spelled by flite: written
 SPEAKERS = {"rms": "a US English man", "slt": "a US English woman", "awb": "a Scottish English man"}
 CREDITS = """Voice cmu_us_{voice} ({speaker}) of CMU Flite, http://www.festvox.org/flite.

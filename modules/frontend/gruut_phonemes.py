@@ -9,6 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from modules.frontend.phonemes import MARKS
+
 INSTALL = "pip install gruut==2.4.0"
 ARPABET = {
     "aɪ": "AY", "aʊ": "AW", "b": "B", "d": "D", "d͡ʒ": "JH", "eɪ": "EY", "f": "F", "h": "HH", "i": "IY", "j": "Y",
@@ -41,7 +43,7 @@ def pronounced_alone(word: str) -> tuple[str, ...]:
 def pronounced_homographs(tokens: Sequence[str]) -> dict[int, tuple[str, ...]]:
     """Phonemes of the homographs of a sentence by their place. `tokens`: its words in lower case, each with the
     punctuation mark after it. Empty if gruut divides the sentence into other words. Raises ImportError."""
-    words = [token.rstrip(",.?!;:") for token in tokens]
+    words = [token.rstrip(MARKS) for token in tokens]
     places = [place for place, word in enumerate(words) if word in homographs()]
     if not places:
         return {}

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.shards.shards import ShardIndex
+from modules.checkpoint_files import read_checkpoint
 from modules.provenance import package_versions
 from modules.statistics import UNBOUNDED, Ends, Resamples, difference_ends, ratio_intervals
 from studies.collected import cell, date_and_machine, filled, table, write_json
@@ -117,12 +118,13 @@ def gains(words: dict[str, int], errors: Errors) -> dict[str, dict[str, float]]:
 
 
 def last_values(run: Path) -> dict[str, Any]:
-    """Updates of a training, and its last held-out loss and bits per second."""
+    """Updates of a training, and the loss and bits per second of its last validation."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
     points = {name: events.Scalars(tag)[-1] for name, tag in SCALARS.items()}
-    return {"num_updates": points["loss"].step + 1, **{name: point.value for name, point in points.items()}}
+    num_updates = read_checkpoint(run / "checkpoints/last.ckpt", "a checkpoint of LMModule")["global_step"]
+    return {"num_updates": num_updates, **{name: point.value for name, point in points.items()}}
 
 
 def measured(root: Path, minutes: dict[str, float], note: str) -> dict[str, Any]:
@@ -181,9 +183,9 @@ def runs_table(cells: dict[str, Any]) -> list[str]:
         "hours of speech",
         "sentences",
         "codes",
-        "updates at the last validation",
+        "updates",
         "minutes",
-        "held-out loss",
+        "loss of the last validation",
         "bit/s",
     ]
     return table([*headings, "never ended"], rows)

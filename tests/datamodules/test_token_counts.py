@@ -19,6 +19,8 @@ from datamodules.training_steps import main, training_steps
 from modules.lm.text import prompt_format
 from modules.lm.text.byte_tokenizer import ByteTokenizer
 from modules.lm.text.huggingface_tokenizer import HuggingFaceTokenizer
+from modules.lm.text.phoneme_tokenizer import PhonemeTokenizer
+from modules.lm.text.word_blocks import WordBlocks
 from tests.toys.tiny_llama import tiny_tokenizer
 
 NUM_CODES = 24
@@ -186,3 +188,23 @@ def test_a_start_token_is_planned(folder):
     for sample in range(len(index)):
         assert len(rows.document(sample)[0]) == rows.document_lengths[sample]
     assert PromptPlan(index, index, plain).tokens.row_length == rows.document_lengths.max()
+
+
+def test_formats_that_write_words_have_counts_of_their_own(tmp_path):
+    """Guards against word blocks planned by the counts of text-then-codes, which lack the words of the answer, and
+    against the counts of another share of spelled words."""
+    header = {"codebook_size": NUM_CODES, "codec_fingerprint": "a", "frame_rate": 25.0}
+    with ShardWriter(tmp_path, "tokens", header) as writer:
+        for place, text in enumerate(("the cat sat", "see the old cat")):
+            words = [[word, number + 1.0] for number, word in enumerate(text.split())]
+            about = json.dumps({"text": text, "words": words}).encode()
+            writer.write(f"k{place}", {"codes.npy": np.arange(9, dtype=np.uint16), "json": about}, 9, text)
+    index = ShardIndex.load(tmp_path, "tokens")
+    forms = [form(PhonemeTokenizer(share), NUM_CODES)
+             for form in (prompt_format.TextToSpeech, WordBlocks) for share in (0.0, 0.5)]  # fmt: skip
+    assert len({count_tokens(index, form).name for form in forms}) == 4
+    for form in forms:
+        rows = TokenRows(index, form, 100, 0, counts=[stored_counts(index, form)])
+        assert [len(rows.document(row)[0]) for row in range(2)] == rows.document_lengths.tolist()
+    planned = TokenRows(index, WordBlocks(ByteTokenizer(), NUM_CODES), 100, 0)  # by bytes
+    assert all(len(planned.document(row)[0]) <= planned.document_lengths[row] for row in range(2))

@@ -25,7 +25,8 @@ class Script:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "scripts").mkdir()
-        shutil.copy(REPOSITORY / "scripts/open_voice.sh", folder / "scripts")
+        for name in ("open_voice.sh", "steps.sh"):
+            shutil.copy(REPOSITORY / "scripts" / name, folder / "scripts")
         (folder / "bin").mkdir()
         for name in TOOLS:
             (folder / "bin" / name).symlink_to(shutil.which(name))

@@ -39,6 +39,10 @@ class WordBlocks(TextToSpeech):
     def _space(self) -> int:
         return self.tokenizer.encode("a a")[1]
 
+    @property
+    def num_extra_tokens(self) -> int:
+        return super().num_extra_tokens + 1  # the space after the last word
+
     def prompt_tokens(
         self, text: str, speaker: str = "", language: str = "", voice: Utterance | None = None
     ) -> list[int]:

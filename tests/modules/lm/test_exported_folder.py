@@ -21,6 +21,7 @@ from modules.lm.text.byte_tokenizer import ByteTokenizer
 from modules.lm.text.phoneme_tokenizer import PhonemeTokenizer
 from modules.lm.text.prompt_format import LlasaChat, TextToSpeech
 from modules.lm.text.word_blocks import WordBlocks
+from modules.lm.voice_file import VoiceFile
 from modules.lm_module import LMModule
 from tests.modules.lm.test_checkpoints import trained
 from tests.toys.codec_references import small_codec
@@ -114,6 +115,7 @@ def test_the_cards_example_draws_what_our_sampler_draws(kind: str, tmp_path: Pat
     if kind == "words":
         assert greedy == [*drawn.tokens_S.tolist(), *([space.speech_end] if drawn.stopped else [])]
         assert min(greedy) < space.text_vocab_size
+        assert GenerationConfig.from_pretrained(target).temperature == VoiceFile.read(target).sampling["temperature"]
     assert [token - space.code_offset for token in greedy if token >= space.code_offset] == drawn.codes_S.tolist()
     assert (greedy[-1] == space.speech_end) == drawn.stopped
 

@@ -23,6 +23,8 @@ from modules.lm.sampling.vllm_engine import (
 from modules.lm.sampling.vllm_sampler import VLLMSampler, request_seed, request_settings
 from modules.lm.sampling.vllm_worker import WORKER_EXTENSION, SpeechOnly
 from modules.lm.text.answers import answer_words
+from modules.lm.text.byte_tokenizer import ByteTokenizer
+from modules.lm.text.word_blocks import WordBlocks
 from modules.search.algorithms.best_of_n import BestOfN
 from modules.tokens import Utterance
 from tests.callbacks.test_inference_scaling import ToyModule, callback_in, run
@@ -135,6 +137,9 @@ def test_settings_with_another_meaning_in_vllm_are_refused(params):
     for settings in (SamplingSettings(temperature=0.001), SamplingSettings(min_p=0.1, top_p=0.9)):
         with pytest.raises(ValueError, match="under vLLM"):
             VLLM().sampler(toy_network(), FORMAT, settings, "hash")
+    blocks = WordBlocks(ByteTokenizer(), 24)
+    with pytest.raises(ValueError, match="words that the model has to write"):
+        VLLMSampler(RecordedLLM([]), blocks, SamplingSettings(repetition_penalty=1.2), size())
     penalty = VLLMSampler(RecordedLLM([]), FORMAT, SamplingSettings(repetition_penalty=1.2), size())
     penalty.start(PROMPTS)
     with pytest.raises(ValueError, match="repetition_penalty"):

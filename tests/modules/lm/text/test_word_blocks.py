@@ -6,13 +6,14 @@ import torch
 
 from datamodules.shards.samples import Sample
 from datamodules.tasks import TextToSpeech as TextToSpeechTask
-from modules.api import Prompt, SamplingSettings, WritesWords
+from modules.api import Candidate, Prompt, SamplingSettings, WritesWords
 from modules.lm.sampling.sampler import KVCacheSampler
 from modules.lm.text.byte_tokenizer import ByteTokenizer
 from modules.lm.text.phoneme_tokenizer import PhonemeTokenizer
 from modules.lm.text.word_blocks import WordBlocks, word_stops
 from modules.search.growth import finished_candidate
 from modules.tokens import Utterance
+from modules.verifiers.likelihood import Likelihood
 from tests.toys.lm_toys import eager_copy, splitmix_uniform, toy_network
 
 FORMAT = WordBlocks(ByteTokenizer(), codebook_size=24)
@@ -78,13 +79,17 @@ def test_examples_spell_some_known_words_and_prompts_none():
 
 @torch.no_grad()
 def naive_answer(plain, prompt, settings, seed, max_new_tokens):
-    """All tokens by recomputing the whole sequence at every step; markers other than the end are masked."""
+    """All tokens by recomputing the whole sequence at every step; markers other than the end are masked, and codes of
+    the answer penalised."""
     tokens, answer, log_probability = FORMAT.prompt_tokens(prompt.text), [], 0.0
     forbidden = [token for token in range(256, SPACE.code_offset) if token != SPACE.speech_end]
     for position in range(max_new_tokens):
         logits_V = plain(torch.tensor([tokens])).logits[0, -1].double()
         logits_V[forbidden] = -torch.inf
-        cumulative = np.cumsum((logits_V / settings.temperature).softmax(-1).numpy())
+        wanted_V, penalty = logits_V.clone(), settings.repetition_penalty
+        for code in {one for one in answer if one >= SPACE.code_offset}:
+            wanted_V[code] = wanted_V[code] / penalty if wanted_V[code] > 0 else wanted_V[code] * penalty
+        cumulative = np.cumsum((wanted_V / settings.temperature).softmax(-1).numpy())
         token = int(np.argmax(cumulative > splitmix_uniform(seed, position) * cumulative[-1]))
         log_probability += float(logits_V.log_softmax(-1)[token])
         if token == SPACE.speech_end:
@@ -94,11 +99,13 @@ def naive_answer(plain, prompt, settings, seed, max_new_tokens):
     return answer, log_probability, False
 
 
-def test_answers_are_those_of_a_loop_without_a_cache():
-    """Guards against words that are masked, and noise, caches or continued branches that count codes alone."""
+@pytest.mark.parametrize("penalty", [1.0, 3.0])
+def test_answers_are_those_of_a_loop_without_a_cache(penalty):
+    """Guards against words that are masked or penalised, and noise, caches or continued branches that count codes
+    alone."""
     torch.set_num_threads(1)
     network = toy_network()
-    plain, settings = eager_copy(network), SamplingSettings(temperature=1.1)
+    plain, settings = eager_copy(network), SamplingSettings(temperature=1.1, repetition_penalty=penalty)
     prompts, seeds = [Prompt("a", "one"), Prompt("b", "seven eight")], list(range(6))
     expected = [naive_answer(plain, prompts[seed // 3], settings, seed, 20) for seed in seeds]
     assert any(stopped for _, _, stopped in expected) or all(len(answer) == 20 for answer, _, _ in expected)
@@ -122,3 +129,19 @@ def test_answers_are_those_of_a_loop_without_a_cache():
 def test_spoken_prompts_are_refused():
     with pytest.raises(ValueError, match="no spoken prompt"):
         FORMAT.prompt_tokens("one", voice=Utterance("two", [1]))
+
+
+def test_likelihood_is_the_mean_over_words_and_codes():
+    """Guards against a mean over codes alone, which favours answers of few words."""
+    candidate = Candidate("a", 0, 0, torch.arange(5), -22.0, True, num_written_tokens=5)
+    assert Likelihood().score(Prompt("a", "one"), [candidate]).tolist() == [-2.0]
+
+
+def test_what_word_blocks_cannot_do_is_refused():
+    """Guards against text-then-codes examples in a model that writes words, and nonsense transcripts."""
+    with pytest.raises(ValueError, match="times of the words"):
+        FORMAT.example_from_tokens([97], [1])
+    with pytest.raises(ValueError, match="no spoken prompt"):
+        FORMAT.example_tokens("one", [1], voice=Utterance("two", [1]))
+    with pytest.raises(ValueError, match="speech recognition"):
+        WordBlocks(PhonemeTokenizer(), 24).answer_text([65])
