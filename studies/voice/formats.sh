@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Runs for the comparison of formats in studies/voice/README.md: one corpus, two codecs, a language model for each format
+# and seed, all with the same number of updates of the same size. About two hours on two cores. Finished stages are skipped.
+#
+#   SUITE_ROOT=FOLDER studies/voice/formats.sh PART ...
+set -eEuo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+source scripts/steps.sh
+SENTENCES=12000 CODEC_STEPS=5000 LM_STEPS=${LM_STEPS:-2000}
+OPEN=configs/voice/open
+THREADS=(--num_threads "${THREADS:-1}")
+
+codec() { # NAME RATE: trains, evaluates on the held-out sentences, and encodes
+    local overlays=() out=runs/$1
+    if [[ $2 == 50 ]]; then overlays=(--config $OPEN/codec_50hz.yaml); fi
+    step "$1 codec" run.py fit --config $OPEN/codec.yaml "${overlays[@]}" "${THREADS[@]}" --stage.folder "$out/codec" \
+        --trainer.max_steps "$CODEC_STEPS"
+    step "$1 table" run.py test --config $OPEN/evaluate_codec.yaml "${overlays[@]}" "${THREADS[@]}" \
+        --stage.folder "$out/codec_evaluation" --ckpt_path "$out/codec/checkpoints/last.ckpt" \
+        --data.init_args.validation_split held_out
+    step "$1 tokens" run.py predict --config $OPEN/tokenise.yaml "${overlays[@]}" "${THREADS[@]}" --stage.folder "$out/tokens" \
+        --ckpt_path "$out/codec/checkpoints/last.ckpt"
+}
+
+lm() { # NAME SEED FORMAT CODEC: trains, and speaks the held-out sentences
+    local out=runs/formats/$1_$2
+    step "$1 $2 lm" run.py fit --config $OPEN/lm.yaml "${THREADS[@]}" --stage.folder "$out/lm" --seed_everything "$2" \
+        --data.init_args.seed "$2" --stage.inputs "[runs/$4/tokens/train, runs/$4/tokens/held_out]" \
+        --data.init_args.folder "runs/$4/tokens" --data.init_args.prompt_format "$3" \
+        --trainer.max_steps "$LM_STEPS" --trainer.callbacks "[callbacks.throughput.Throughput]" \
+        --trainer.val_check_interval 500
+    step "$1 $2 evaluation" run.py test --config $OPEN/evaluate.yaml --config $OPEN/choose.yaml "${THREADS[@]}" \
+        --stage.folder "$out/report" --run_layout.folder "$out" --sweep.init_args.folder "$out" \
+        --stage.inputs "[$out/lm/checkpoints/last.ckpt, runs/$4/codec/checkpoints/last.ckpt, cache/shards/open_voice/held_out]" \
+        --ckpt_path "$out/lm/checkpoints/last.ckpt" --data.init_args.prompt_format "$3" \
+        --sweep.codec.init_args.path "runs/$4/codec/checkpoints/last.ckpt" --sweep.more_temperatures "[0.3]"
+}
+
+for part in "$@"; do
+    case $part in
+        corpus) step corpus run.py prepare --config $OPEN/prepare.yaml --data.init_args.sources.init_args.num_sentences $SENTENCES ;;
+        codec_25) codec open_voice 25 ;;
+        codec_50) codec open_voice_50 50 ;;
+        words_*) lm words "${part#words_}" $OPEN/prompt_format.yaml open_voice ;;
+        plain_*) lm plain "${part#plain_}" $OPEN/formats/text_then_codes.yaml open_voice ;;
+        letters_*) lm letters "${part#letters_}" $OPEN/formats/letters.yaml open_voice ;;
+        words50_*) lm words50 "${part#words50_}" $OPEN/prompt_format.yaml open_voice_50 ;;
+        *) echo "error: Expected corpus, codec_25, codec_50, words_SEED, plain_SEED, letters_SEED or words50_SEED, but got $part." >&2; exit 2 ;;
+    esac
+done
