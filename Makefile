@@ -2,6 +2,7 @@
 # `make voice` makes a voice that reads any English sentence, in about HOURS=3 (or 0.5, 1.5, 12); with FOLDER=... one of
 # the recordings there. Each target creates the environment that it needs: .venv on the first call, .venv-vllm for vLLM.
 #
+# `make demo SENTENCE="Any English sentence."` says that sentence at its end: make hands on SENTENCE, SEED and SUITE_ROOT.
 # PYTHON=python3.12 selects the interpreter of a new .venv.
 
 PYTHON ?= python3

@@ -15,7 +15,7 @@ evaluate() { # FOLDER: the codec's table for FOLDER/codec
 
 # The demo's codec, trained for 45 minutes: 10,000 updates instead of 3,000, discriminators in the last 37% as in the demo.
 "$PYTHON" run.py fit --config configs/demo/codec.yaml --stage.folder $OUT/codec_45min/codec \
-    --trainer.max_steps 10000 --model.init_args.discriminator_start_step 6300 --trainer.val_check_interval 2000
+    --model configs/voice/codec_model.yaml --trainer.max_steps 10000 --model.init_args.discriminator_start_step 6300 --trainer.val_check_interval 2000
 evaluate $OUT/codec_45min
 
 # The demo's codec without discriminators, for as long as the demo trains with them: more updates in the same time.
@@ -39,7 +39,7 @@ profile() { # NAME CONFIG OPTIONS: 200 steps under Lightning's profiler
         --trainer.profiler.init_args.dirpath $OUT/profile --trainer.profiler.init_args.filename "$name" "$@"
 }
 profile codec_reconstruction configs/demo/codec.yaml --model.init_args.discriminator_start_step 1000000
-profile codec_adversarial configs/demo/codec.yaml --model.init_args.discriminator_start_step 0
+profile codec_adversarial configs/demo/codec.yaml --model configs/voice/codec_model.yaml --model.init_args.discriminator_start_step 0
 profile lm configs/demo/lm.yaml
 
 "$PYTHON" -m studies.demo.collect
