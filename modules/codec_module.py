@@ -74,7 +74,8 @@ class CodecModule(L.LightningModule):
             shards and language models.
 
     Raises:
-        ValueError: Neither `generator` nor `pretrained`; a discriminator without its optimizer, or the reverse; `decoder_only` with a semantic decoder, which then teaches
+        ValueError: Neither `generator` nor `pretrained`; a discriminator without its optimizer, or the reverse;
+            `decoder_only` with a semantic decoder, which then teaches
             nothing; weights in the file of `pretrained` that do not fit the networks here.
     """
 
@@ -328,7 +329,7 @@ class CodecModule(L.LightningModule):
 
 
 def as_list(value: Any) -> list[Any]:
-    """Lightning's optimizers or schedulers as a list: it returns several as one, a single one alone, and none as None."""
+    """Lightning's optimizers or schedulers as a list: several come as one, a single one alone, none as None."""
     return value if isinstance(value, list) else [] if value is None else [value]
 
 

@@ -68,8 +68,8 @@ def test_what_the_machine_can_decides(has_amx, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_avx512_bf16_pays_for_training_alone(has_amx, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against bf16 weights where they hardly sample faster, training in float32 at two thirds of the speed, and a
-    version of torch that cannot be asked."""
+    """Guards against bf16 weights where they hardly sample faster, training in float32 at two thirds of the speed, and
+    a version of torch that cannot be asked."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     has_amx(False, avx512_bf16=True)
