@@ -4,7 +4,8 @@
 
 A training step is forward, backward, clipping and AdamW, without a Trainer: of the codec of configs/demo on 8 crops of
 1 s without discriminators, and of its language model on a row of 512 tokens. bf16-mixed computes both under autocast,
-as Lightning does. Sampling is with weights of one dtype: 64 codes of 1 row and of 16 rows. Inputs and weights are random.
+as Lightning does. Sampling is with weights of one dtype: 64 codes of 1 row and of 16 rows. Inputs and
+weights are random.
 
 Prints medians, and for each work how many times faster bfloat16 is. modules/precision.py decides by these numbers.
 With `--clock cpu`, times are those of the process on all its threads, which programs beside it affect less.

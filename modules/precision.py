@@ -4,8 +4,8 @@ bfloat16 halves the bytes of every weight. CUDA devices from compute capability 
 faster than float32. CPUs with AVX-512 bf16 and no AMX train faster in it, and hardly sample faster from a small model.
 Measured by benchmarks/precision.py on 2026-11-27, two cores of an AMD EPYC with AVX-512 bf16 beside other programs,
 torch 2.13, as times faster than float32 (wall time of two threads; CPU time of one): a training step of the demo's
-codec 1.42; 1.77, of its language model 1.65; 1.90; sampling from it 0.93; 1.02 for one row and 1.30; 1.19 for 16. Other CPUs
-compute bfloat16 more slowly.
+codec 1.42; 1.77, of its language model 1.65; 1.90; sampling from it 0.93; 1.02 for one row and 1.30; 1.19 for 16. Other
+CPUs compute bfloat16 more slowly.
 """
 
 import torch
