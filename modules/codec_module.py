@@ -75,8 +75,8 @@ class CodecModule(L.LightningModule):
 
     Raises:
         ValueError: Neither `generator` nor `pretrained`; a discriminator without its optimizer, or the reverse;
-            `decoder_only` with a semantic decoder, which then teaches
-            nothing; weights in the file of `pretrained` that do not fit the networks here.
+            `decoder_only` with a semantic decoder, which then teaches nothing; weights in the file of `pretrained` that
+            do not fit the networks here.
     """
 
     generator: CodecGenerator

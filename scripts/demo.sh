@@ -28,8 +28,8 @@ step preflight scripts/preflight.py
 # Computed from measured speeds: two cores of an AMD EPYC with AVX-512 bf16. The minutes do not end a step.
 cat <<END
 
-A codec and a language model that speaks digits, trained here from recordings: about 21 min on two cores of 2024, 30 on
-older ones. Everything is written to $ROOT/cache and $ROOT/runs/demo.
+A codec and a language model that speaks digits, trained here from recordings: about 21 min on two cores with AMX or
+AVX-512 bf16, 30 on others. Everything is written to $ROOT/cache and $ROOT/runs/demo.
 END
 plan codec 9 "4000 updates"
 plan codec_table 1
