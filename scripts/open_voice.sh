@@ -11,6 +11,7 @@ ROOT=${SUITE_ROOT:-}
 if [[ -n $ROOT ]]; then
     ROOT=${ROOT/#\~/$HOME}
     [[ $ROOT == /* ]] || ROOT=$PWD/$ROOT
+    mkdir -p "$ROOT"
     export SUITE_ROOT=$ROOT
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
