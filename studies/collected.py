@@ -49,6 +49,24 @@ def filled(page: str, name: str, text: str) -> str:
     return f"{before}{begin}\n{text}\n{end}{after}"
 
 
+def with_tables(page: str, tables: Mapping[str, Iterable[str]]) -> str:
+    """The page with the lines of each table between the marks of its name."""
+    for name, lines in tables.items():
+        page = filled(page, name, "\n".join(lines))
+    return page
+
+
+def write_page(folder: Path, tables: Mapping[str, Iterable[str]]) -> None:
+    """Fills the tables of the folder's README.md."""
+    page = folder / "README.md"
+    page.write_text(with_tables(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The measurement, or None where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
 def write_json(found: Mapping[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
