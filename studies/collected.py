@@ -9,6 +9,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 METRIC_KEYS = ("value", "low", "high", "num")
 
 
@@ -65,6 +67,23 @@ def write_page(folder: Path, tables: Mapping[str, Iterable[str]]) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The measurement, or None where there is none."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def fit_settings(run: Path) -> dict[str, Any]:
+    """Seed, planned updates and precision of a fit, by its marker; the marker of `--precision auto` does not name the
+    precision that the machine got, the config beside its log does."""
+    config = json.loads((run / "stage_fit.json").read_text(encoding="utf-8"))["config"]
+    trainer = config["trainer"]
+    logged = run / "tensorboard/config.yaml"
+    if logged.is_file():
+        trainer = trainer | {"precision": yaml.safe_load(logged.read_text(encoding="utf-8"))["trainer"]["precision"]}
+    elif config.get("precision"):
+        trainer = trainer | {"precision": config["precision"]}
+    return {
+        "seed": config["seed_everything"],
+        "planned_updates": trainer["max_steps"],
+        "precision": trainer["precision"] or "32-true",
+    }
 
 
 def write_json(found: Mapping[str, Any], path: Path) -> None:

@@ -20,7 +20,7 @@ from statistics import mean
 from typing import Any
 
 from modules.provenance import package_versions
-from studies.collected import cell, codec_table, date_and_machine, filled, table, write_json, write_page
+from studies.collected import cell, codec_table, date_and_machine, filled, fit_settings, table, write_json, write_page
 
 HERE = Path(__file__).parent
 FRONT_PAGE = HERE.parents[1] / "README.md"
@@ -93,19 +93,13 @@ def step_profile(report: Path) -> dict[str, float]:
     return {parts[name]: round(1000 * seconds[name] / num_steps, 1) for name in parts if name in seconds}
 
 
-def recipe(marker: Mapping[str, Any]) -> dict[str, Any]:
-    config = marker["config"]
-    trainer = config["trainer"]
-    return {"seed": config["seed_everything"], "updates": trainer["max_steps"], "precision": trainer["precision"]}
-
-
 def measured(root: Path, seed: int) -> dict[str, Any]:
     """The results of one run. Raises ValueError for a run of another seed, or one that has not finished."""
     run = root / "runs/demo"
     done = markers(run)
     if missing := [name for name in STAGES if name not in done]:
         raise ValueError(f"Expected a finished demo in `{run}`, but got none of these stages: {missing}.")
-    recipes = {name: recipe(done[name]) for name in ("codec", "lm")}
+    recipes = {name: fit_settings(run / name) for name in ("codec", "lm")}
     if any(one["seed"] != seed for one in recipes.values()):
         raise ValueError(f"Expected `{run}` to be of seed {seed}, but got {recipes}.")
     systems = codec_table(run / "codec_evaluation", (*CODEC_METRICS, "bit_rate"))
@@ -115,6 +109,7 @@ def measured(root: Path, seed: int) -> dict[str, Any]:
     }
     return {
         **date_and_machine(),
+        "date": done["sweep"]["date"],
         "versions": package_versions(),
         "recipe": recipes,
         "stages": stages,
@@ -167,7 +162,7 @@ def seeds_table(found: dict[str, Any]) -> list[str]:
     notes = []
     for seed, one in seeds.items():
         parts = "; ".join(
-            f"{name}: {made['updates']:,} updates in {made['precision'] or '32-true'}"
+            f"{name}: {made['planned_updates']:,} updates in {made['precision']}"
             for name, made in one["recipe"].items()
         )
         versions = ", ".join(f"{name} {version}" for name, version in one["versions"].items())

@@ -86,7 +86,7 @@ def table_rows(found: dict[str, Any], recipe: Recipe) -> list[list[str]]:
     tags = [tag for tag in found["curves"] if tag.startswith("val/")]
     tags.sort(key=lambda tag: tag != recipe.validation)
     held_out = points(found, recipe.validation)
-    picked = np.unique(np.linspace(0, len(held_out) - 1, NUM_ROWS).round().astype(int)) if held_out else []
+    picked = set(np.linspace(0, len(held_out) - 1, NUM_ROWS).round().astype(int).tolist()) if held_out else set()
     times = {(held_out[place][0], held_out[place][1]) for place in picked}
     first = held_out[0][0] if held_out else training[-1][0]
     early = [at(training, first * share) for share in (1 / 8, 1 / 4, 1 / 2)]

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from studies.collected import fit_settings
+
 NUM_POINTS = 40
 KEPT = ("train/", "val/", "lr-", "speed/", "memory/")
 # Values of single batches: a point of the thinned curve is the mean since the one before it. All others are picked.
@@ -75,18 +77,13 @@ def rounded(value: float) -> float:
 
 
 def settings(run: Path) -> dict[str, Any]:
-    """What the stage's marker holds of the run: planned updates, precision, seed, and whether it has finished."""
+    """What the stage's marker holds of the run: seed, planned updates, precision, date, and whether it has finished."""
     marker = run / "stage_fit.json"
     if not marker.is_file():
         return {}
     about = json.loads(marker.read_text(encoding="utf-8"))
-    trainer = about["config"]["trainer"]
-    return {
-        "planned_updates": trainer["max_steps"],
-        "precision": trainer["precision"] or "32-true",
-        "seed": about["config"]["seed_everything"],
-        "finished": about["finished"],
-    }
+    date = {"date": about["date"]} if about.get("date") else {}
+    return fit_settings(run) | {"finished": about["finished"]} | date
 
 
 def thinned_training(run: Path) -> dict[str, Any]:

@@ -90,8 +90,11 @@ def memory_table(found: dict[str, Any]) -> list[str]:
 def tables(folder: Path) -> dict[str, list[str]]:
     """The lines of each table of README.md, of the json files in `folder`."""
     rendered = {"results.json": ("table", speed_table), "memory.json": ("memory", memory_table)}
-    found = {file: read_json(folder / file) for file in rendered}
-    return {name: lines_of(found[file]) for file, (name, lines_of) in rendered.items() if found[file] is not None}
+    return {
+        name: lines_of(found)
+        for file, (name, lines_of) in rendered.items()
+        if (found := read_json(folder / file)) is not None
+    }
 
 
 def main() -> None:

@@ -19,9 +19,9 @@ COLUMNS = (
 
 def write_marker(path: Path, seconds: float, finished: bool = True, seed: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    trainer = {"max_steps": 3200, "precision": "bf16-mixed"}
-    config = {"seed_everything": seed, "trainer": trainer}
+    config = {"seed_everything": seed, "precision": "auto", "trainer": {"max_steps": 3200, "precision": None}}
     about = {"hash": "0" * 64, "config": config, "finished": finished, "seconds": seconds, "peak_gb": 1.234}
+    about["date"] = "2026-11-27"
     path.write_text(json.dumps(about))
 
 
@@ -46,6 +46,9 @@ def write_run(root: Path, seed: int, wer: float = 0.05, score: float = 0.9) -> P
         ("lm", "fit", 300.0), ("report", "test", 300.0), ("lm.superseded_1", "fit", 9e9),
     ):  # fmt: skip
         write_marker(run / folder / f"stage_{name}.json", seconds, seed=seed)
+    for name in ("codec", "lm"):
+        (run / name / "tensorboard").mkdir()
+        (run / name / "tensorboard/config.yaml").write_text("trainer: {max_steps: 3200, precision: bf16-mixed}\n")
     point = {"value": 0.5, "low": 0.4, "high": 0.6, "num": 25, "num_unjudged": 0}
     row = dict.fromkeys(("stoi", "pesq_nb", "pesq_wb", "bit_rate"), point) | {"wer": point | {"value": wer}}
     nothing = {key: {"value": None, "low": None, "high": None, "num": 0, "num_unjudged": 25} for key in row}
@@ -97,10 +100,12 @@ def test_numbers_of_three_seeds_reach_the_pages(pages: Path, monkeypatch: pytest
     assert {key: round(value, 6) for key, value in error.items()} == {
         "value": 0.1, "low": 0.09, "high": 0.15, "num": 32,
     }  # fmt: skip
-    assert found["seeds"]["0"]["minutes"] == 22.5 and found["seeds"]["0"]["recipe"]["codec"]["updates"] == 3200
+    assert found["seeds"]["0"]["minutes"] == 22.5 and found["seeds"]["0"]["recipe"]["codec"]["planned_updates"] == 3200
+    assert found["seeds"]["0"]["date"] == "2026-11-27"
     spread = found["spread"]["digit error, 4 digits, best of 16"]
     assert spread == pytest.approx({"lowest": 0.01, "mean": 0.03, "highest": 0.05})
     page = (pages / "demo/README.md").read_text()
+    assert "codec: 3,200 updates in bf16-mixed; lm: 3,200" in page  # what `auto` came to
     assert "| codec, WER | 0.043 | 0.051 | 0.061 | 0.061 | 0.043 | 0.050 |" in page
     assert "| 4 digits, seed 2 | 0.120 [0.110, 0.170] | 0.030 [0.020, 0.080] | 32 |" in page
     assert "| Opus 6k | 0 | – |" in page, "a system that nothing could judge is a dash, not a crash"
