@@ -1,5 +1,5 @@
-"""Exports the voice of a run of scripts/open_voice.sh, in half precision with its codec, completes its card, and records a
-sentence.
+"""Exports the voice of a run of scripts/open_voice.sh, in half precision with its codec, completes its card, and
+records a sentence.
 
     python -m studies.voice.ship "1.5 hours" voices/rms [--root FOLDER]
 
