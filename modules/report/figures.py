@@ -46,7 +46,8 @@ def log_mel(audio: Audio, num_mels: int = 80) -> np.ndarray:
     window = window_function(frame_length, "hann")
     power = spectrogram(samples_T, window, frame_length, hop_length, fft_length, power=2.0, mel_filters=filters)
     decibels = 10 * np.log10(np.maximum(power, 1e-10))
-    return np.clip(decibels - decibels.max(), -80, 0)
+    loudest = max(decibels.max(), -20)  # digital silence is dark
+    return np.clip(decibels - loudest, -80, 0)
 
 
 def fft_length_of(sample_rate: int) -> int:
