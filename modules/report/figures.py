@@ -31,6 +31,13 @@ NARROW_INCHES, NARROW_POINTS = 4.3, 11.5  # width and text of a figure for a tel
 INK = "#123457"  # a unique colour, which `inline_svg` replaces with the page's text colour
 
 
+class PlainLogFormatter(LogFormatter):
+    """2e9 in one size of text, where Matplotlib has a small exponent or 2e+09."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return super().__call__(x, pos).replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
+
+
 def log_mel(audio: Audio, num_mels: int = 80) -> np.ndarray:
     """(num_mels or fewer, frames) mel spectrogram in dB below its maximum, floored at -80; one frame per 10 ms."""
     from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
@@ -178,9 +185,8 @@ def cost_figure(
         mark = MARKS[settings.index(setting) % len(MARKS)]
         _draw_costs(panel, line, cost, mark, colours.get(selector, RANDOM_COLOUR), as_error)
     panel.set_xscale("log")
-    if cost == "seconds":
-        panel.xaxis.set_major_formatter(LogFormatter())
-        panel.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
+    panel.xaxis.set_major_formatter(PlainLogFormatter())
+    panel.xaxis.set_minor_formatter(PlainLogFormatter(minor_thresholds=(1.5, 0.5)))
     of_what = "FLOPs for one prompt" if cost == "flops" else "wall seconds for one prompt"
     panel.set_xlabel(of_what if narrow or cost == "flops" else f"{of_what}, in batches with others")
     if points:
