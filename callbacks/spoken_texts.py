@@ -30,8 +30,9 @@ class SpokenTexts(Callback):
 
     Logs the first sample of each, and the one that `selector` selects, as audio and mel spectrograms
     (`val/spoken/TEXT`), and with a `judge` the mean score of one sample and of the best of all
-    (`val/best_of_n/JUDGE/n=1`, `.../n=N`), which shows whether search still helps as training proceeds. Samples that never ended, or could not be scored, count as
-    the worst score. The module provides `sampler(settings)` and `prompt_format`. The run's random state is not changed.
+    (`val/best_of_n/JUDGE/n=1`, `.../n=N`), which shows whether search still helps as training proceeds. Samples that
+    never ended, or could not be scored, count as the worst score. The module provides `sampler(settings)` and
+    `prompt_format`. The run's random state is not changed.
 
     Rank zero samples and the others wait. Under a sharding strategy nothing is synthesised, because whole weights are
     required: run a sweep over a checkpoint instead.

@@ -86,7 +86,7 @@ def test_a_browser_finds_no_sideways_scroll_and_the_players_near_the_top(tmp_pat
         (tmp_path / f"{name}.html").write_text(page)
         (tmp_path / "frame.html").write_text(MEASURE.format(page=f"{name}.html"))
         command = ["chromium", *flags.split(), f"--user-data-dir={tmp_path}/{name}", f"file://{tmp_path}/frame.html"]
-        dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        dom = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
         overflow, first_player = map(int, re.search(r"<title>(\S+) (\S+)</title>", dom).groups())
         assert overflow == 0, name
         assert name != "sweep" or first_player < 2 * 844
