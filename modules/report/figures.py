@@ -325,8 +325,7 @@ def inline_svg(figure: Figure, description: str) -> str:
     text."""
     buffer = io.StringIO()
     # The salt makes the output deterministic, and names of clip paths distinct: one in a hidden figure clips nothing.
-    salt = f"{description} {figure.get_size_inches()}"
-    with matplotlib.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none"}):
+    with matplotlib.rc_context({"svg.hashsalt": description, "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()[buffer.getvalue().index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
