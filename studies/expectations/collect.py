@@ -125,7 +125,7 @@ def block(found: dict[str, Any] | None, name: str) -> list[str]:
 
 
 def speed(found: dict[str, Any]) -> str:
-    rates = [point[2] for point in points(found, "speed/useful_tokens_per_second")]
+    rates = [point[2] for point in points(found, "train/useful_tokens_per_second")]
     return f"; {np.median(rates):,.0f} tokens per second" if rates else ""
 
 

@@ -15,9 +15,10 @@ import numpy as np
 from studies.collected import fit_settings
 
 NUM_POINTS = 40
-KEPT = ("train/", "val/", "lr-", "speed/", "memory/")
+KEPT = ("train/", "val/")
+EARLIER = {"speed/": "train/", "lr-": "train/lr-", "memory/peak_gb": "train/peak_memory_gb"}  # tags until 27 November 2026
 # Values of single batches: a point of the thinned curve is the mean since the one before it. All others are picked.
-AVERAGED = ("train/", "speed/")
+AVERAGED = ("train/",)
 
 Curve = list[tuple[int, float, float]]  # updates, minutes, value
 
@@ -32,6 +33,14 @@ class Training:
     curves: dict[str, Curve]
 
 
+def present_name(tag: str) -> str:
+    """The present name of a tag."""
+    for earlier, now in EARLIER.items():
+        if tag.startswith(earlier):
+            return now + tag.removeprefix(earlier)
+    return tag
+
+
 def read_training(run: Path) -> Training:
     """Read what a fit logged. Raises FileNotFoundError for a folder without events."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -40,11 +49,11 @@ def read_training(run: Path) -> Training:
     minutes, num_attempts = 0.0, 0
     for path in sorted((run / "tensorboard").glob("events.out.tfevents.*")):
         events = EventAccumulator(str(path), size_guidance={"scalars": 0}, purge_orphaned_data=False).Reload()
-        tags = [tag for tag in events.Tags()["scalars"] if tag.startswith(KEPT)]
+        tags = {tag: name for tag in events.Tags()["scalars"] if (name := present_name(tag)).startswith(KEPT)}
         if not tags:
             continue
         start, last = events.FirstEventTimestamp(), 0.0
-        points = {tag: events.Scalars(tag) for tag in tags}
+        points = {name: events.Scalars(tag) for tag, name in tags.items()}
         first = min(event.step for one in points.values() for event in one)
         for curve in curves.values():
             curve[:] = [point for point in curve if point[0] <= first]
