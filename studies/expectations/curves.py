@@ -16,7 +16,8 @@ from studies.collected import fit_settings
 
 NUM_POINTS = 40
 KEPT = ("train/", "val/")
-EARLIER = {"speed/": "train/", "lr-": "train/lr-", "memory/peak_gb": "train/peak_memory_gb"}  # tags until 27 November 2026
+# Tags until 27 November 2026.
+EARLIER = {"speed/": "train/", "lr-": "train/lr-", "memory/peak_gb": "train/peak_memory_gb"}
 # Values of single batches: a point of the thinned curve is the mean since the one before it. All others are picked.
 AVERAGED = ("train/",)
 
