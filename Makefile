@@ -1,7 +1,8 @@
-# make demo · make voice · make test · make test-vllm · make bench · make lint · make clean · make distclean.
+# make install · make demo · make voice · make test · make test-vllm · make bench · make lint · make clean · make distclean.
 # `make voice` makes a voice that reads any English sentence, in about HOURS=3 (or 0.5, 1.5, 12); with FOLDER=... one of
 # the recordings there. Each target creates the environment that it needs: .venv on the first call, .venv-vllm for vLLM.
 #
+# `make demo SENTENCE="Any English sentence."` says that sentence at its end: make hands on SENTENCE, SEED and SUITE_ROOT.
 # PYTHON=python3.12 selects the interpreter of a new .venv.
 
 PYTHON ?= python3
@@ -24,6 +25,10 @@ demo: $(INSTALLED)
 
 voice: $(INSTALLED)
 	@PYTHON=$(VENV)/bin/python FOLDER="$(FOLDER)" HOURS="$(HOURS)" scripts/$(if $(FOLDER),voice,open_voice).sh
+
+.PHONY: install
+install: $(INSTALLED)
+	@echo "Installed in $(VENV). Hear a sentence: $(VENV)/bin/python run.py say \"Nobody has ever said this sentence before.\""
 
 test: $(INSTALLED) $(TEST_INSTALLED)
 	@$(VENV)/bin/python -m pytest --durations=20 --numprocesses auto --maxprocesses 4 --dist loadfile \

@@ -3,7 +3,7 @@
     python -m benchmarks.lm_memory [--cases wide deep deep_recomputed] [--row_length 2048] [--num_steps 2]
 
 Each case runs in a new process, which first trains a tiny model, so that every library is loaded, then one of 54M or
-75M parameters with Lightning's Trainer and AdamW, a row at a time. Measures the growth of the resident set from between
+71M parameters with Lightning's Trainer and AdamW, a row at a time. Measures the growth of the resident set from between
 the two to its peak (Linux). Freed blocks above 1 MB are returned to the system, so that the peak is the step's memory
 and not the allocator's. Prints both, their parts and the ratio.
 """

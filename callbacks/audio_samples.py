@@ -81,7 +81,7 @@ class AudioSamples(Callback):
             reconstruction = Audio(reconstruction_T, self.sample_rate)
             figure = mel_figure([("recording", recording), ("reconstruction", reconstruction)])
             log_audio(trainer.loggers, f"reconstruction/{key}", reconstruction, trainer.global_step)
-            log_figure(trainer.loggers, f"mel/{key}", figure, trainer.global_step)
+            log_figure(trainer.loggers, f"val/mel/{key}", figure, trainer.global_step)
 
 
 def _resynthesised(pl_module: LightningModule, recordings: list[Tensor]) -> list[Tensor]:

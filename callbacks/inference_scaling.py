@@ -1,6 +1,7 @@
 """InferenceScaling: the verifier-scored sweep as a callback of `trainer.test`, a thin wrapper of modules/search."""
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -270,10 +271,11 @@ def write_tables(results: SweepResults, verifier_names: Sequence[str], report: P
 
 
 def log_points(loggers: Sequence[Logger], results: SweepResults) -> None:
-    """Log every point at step = n; the tags of searches after the first include their settings."""
+    """Log every finite point at step = n; the tags of searches after the first include their settings."""
     num_first = len(results.first_points)
     for one in loggers:
         for place, point in enumerate(results.points):
             label = selector_label(point) if place < num_first else line_label(point)
-            one.log_metrics({f"{point.prompt_set}/{point.judge}/{label}": point.score}, step=point.n)
+            if math.isfinite(point.score):  # else a chart stays blank
+                one.log_metrics({f"{point.prompt_set}/{point.judge}/{label}": point.score}, step=point.n)
         one.save()

@@ -11,13 +11,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from callbacks.inference_scaling import InferenceScaling
 from callbacks.media import log_audio, log_figure
 from callbacks.report_examples import gather_examples
+from callbacks.trained_facts import trained_facts
 from modules.api import Transcribes
 from modules.batches import NamesPromptSets
 from modules.evaluation.quoted_table import QuotedTable
 from modules.report.examples import Example
 from modules.report.figures import cost_figure, curve_figure, mel_figure
+from modules.report.glossary import glossary
 from modules.report.quoted_rows import QuotedRows, as_text, measured_rows
 from modules.report.sweep_page import ReportInput, report_page
+from modules.report.training_record import read_training, trained_sentence
 from modules.search.analysis.results import SweepResults, write_curves
 
 logger = logging.getLogger(__name__)
@@ -26,14 +29,16 @@ logger = logging.getLogger(__name__)
 class ScalingReport(Callback):
     """Writes `FOLDER/report/index.html` (FOLDER is that of the InferenceScaling callback) after the test.
 
-    The page is self-contained: curves with intervals, audio players, mel spectrograms, tables, the evaluation card. The
-    loggers get the figures and the audio.
+    The page is self-contained: audio players first, with mel spectrograms, then curves with intervals, tables, the
+    training behind it, the evaluation card. The loggers get the figures and the audio.
 
     Args:
         title: The page's headline.
-        num_examples: Number of prompts of each set with audio examples.
+        num_examples: Number of prompts of each set with audio examples: those where the choice changed most.
         credits: Text files (licences, credits of the data) that the page quotes in full.
         quoted: Published rows to show next to the sweep's own, on the page and on the terminal.
+        runs: The folder of the runs `codec`, `lm` and `codec_evaluation`, whose training curves and table the page
+            shows as far as they exist; None = FOLDER.
 
     Raises (all before a sample is drawn):
         ValueError: The trainer does not have exactly one InferenceScaling; a credits file does not exist; `quoted` does
@@ -47,6 +52,7 @@ class ScalingReport(Callback):
         num_examples: int = 3,
         credits: list[Path] | None = None,
         quoted: QuotedRows | None = None,
+        runs: Path | None = None,
     ) -> None:
         if num_examples < 0:
             raise ValueError(f"Expected `num_examples` to be at least 0, but got {num_examples}.")
@@ -54,6 +60,7 @@ class ScalingReport(Callback):
         self.num_examples = num_examples
         self.credits = [Path(path) for path in credits or []]
         self.quoted = quoted
+        self.runs = Path(runs) if runs else None
         self.page: Path | None = None  # set once it is written
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -72,8 +79,9 @@ class ScalingReport(Callback):
         scaling = _sweep_of(trainer)
         if not trainer.is_global_zero or scaling.results is None:
             return
-        page, examples, error_judges = self._page(scaling, scaling.results)
         self.page = scaling.folder / "report" / "index.html"
+        trained = trained_sentence(trained_facts(pl_module, scaling.codec, trainer.ckpt_path))
+        page, examples, error_judges = self._page(scaling, scaling.results, trained)
         self.page.write_text(page, encoding="utf-8")
         self._log(trainer, scaling.results, examples, error_judges)
         if self.quoted is not None:
@@ -81,12 +89,15 @@ class ScalingReport(Callback):
             print(f"\n{as_text(table, self._measured(table, scaling.results, error_judges))}\n", flush=True)
         print(f"report: {self.page.resolve().as_uri()} ({len(page.encode()) / 1e6:.1f} MB)", flush=True)
 
-    def _page(self, scaling: InferenceScaling, results: SweepResults) -> tuple[str, list[Example], frozenset[str]]:
+    def _page(
+        self, scaling: InferenceScaling, results: SweepResults, trained: str = ""
+    ) -> tuple[str, list[Example], frozenset[str]]:
         verifiers = {one.facts.name: one for one in [*scaling.selectors, *scaling.judges, *scaling.final_judges]}
         # By the contract of `hypotheses`, the score of a verifier with transcripts is 1 - error rate.
         error_judges = frozenset(name for name, one in verifiers.items() if isinstance(one, Transcribes))
-        examples = gather_examples(results, scaling.codec, list(verifiers.values()), self.num_examples)
-        curve_csv = scaling.folder / "report" / "curve.csv"
+        examples = gather_examples(results, scaling.codec, list(verifiers.values()), self.num_examples, error_judges)
+        folder = scaling.folder / "report"
+        curve_csv = folder / "curve.csv"
         write_curves(results.points, curve_csv)
         table = self.quoted.read() if self.quoted else None
         report = ReportInput(
@@ -99,6 +110,11 @@ class ScalingReport(Callback):
             credits={path.name: path.read_text(encoding="utf-8", errors="replace") for path in self.credits},
             quoted=table,
             measured=self._measured(table, results, error_judges) if table else [],
+            trained=trained,
+            glossary=glossary(
+                list(verifiers.values()), {one["name"]: one["roles"] for one in results.description["verifiers"]}
+            ),
+            training=read_training(self.runs or scaling.folder, folder),
         )
         return report_page(report), examples, error_judges
 
@@ -121,7 +137,8 @@ class ScalingReport(Callback):
                 log_figure(trainer.loggers, f"costs/{prompt_set}/{judge}", figure, step)
         for example in examples:
             name = f"{example.prompt_set}/{example.prompt.key}"
-            clips = [(", ".join(clip.labels), clip.audio) for clip in example.clips if clip.audio.samples_T.numel()]
+            heard = [*example.clips, *example.more]
+            clips = [(", ".join(clip.labels), clip.audio) for clip in heard if clip.audio.samples_T.numel()]
             for label, audio in clips:
                 log_audio(trainer.loggers, f"{name}/{label}", audio, step)
             if clips:

@@ -28,10 +28,11 @@ logger = logging.getLogger(__name__)
 class SpokenTexts(Callback):
     """Draws `num_candidates` samples of each text after every `every_n_validations`-th validation, with the same seeds.
 
-    Logs the first sample of each, and the one that `selector` selects, as audio and mel spectrograms (`spoken/TEXT`),
-    and with a `judge` the mean score of one sample and of the best of all (`best_of_n/JUDGE/n=1`, `.../n=N`), which
-    shows whether search still helps as training proceeds. Samples that never ended, or could not be scored, count as
-    the worst score. The module provides `sampler(settings)` and `prompt_format`. The run's random state is not changed.
+    Logs the first sample of each, and the one that `selector` selects, as audio and mel spectrograms
+    (`val/spoken/TEXT`), and with a `judge` the mean score of one sample and of the best of all
+    (`val/best_of_n/JUDGE/n=1`, `.../n=N`), which shows whether search still helps as training proceeds. Samples that
+    never ended, or could not be scored, count as the worst score. The module provides `sampler(settings)` and
+    `prompt_format`. The run's random state is not changed.
 
     Rank zero samples and the others wait. Under a sharding strategy nothing is synthesised, because whole weights are
     required: run a sweep over a checkpoint instead.
@@ -133,9 +134,9 @@ class SpokenTexts(Callback):
             heard.append((f"best of {len(trace.candidates)}", best))
         shown = [(label, one.audio) for label, one in heard if one.num_codes]
         for label, audio in shown:
-            log_audio(trainer.loggers, f"spoken/{name}/{label}", audio, trainer.global_step)
+            log_audio(trainer.loggers, f"val/spoken/{name}/{label}", audio, trainer.global_step)
         if shown:
-            log_figure(trainer.loggers, f"spoken/{name}", mel_figure(shown), trainer.global_step)
+            log_figure(trainer.loggers, f"val/spoken/{name}", mel_figure(shown), trainer.global_step)
 
     def _scores(self, traces: Sequence[Trace]) -> dict[str, float]:
         """Expected scores over the available samples."""
@@ -150,13 +151,13 @@ class SpokenTexts(Callback):
         ]
         number = self.algorithm.num_candidates
         chance = expected_scores(judged, [np.full(number, 1 / number)] * len(traces))
-        found = {f"best_of_n/{name}/n=1": float(chance.mean())}
+        found = {f"val/best_of_n/{name}/n=1": float(chance.mean())}
         if self.selector is not None:
             weights_PN = [
                 selection_weights(scores_of(trace.candidates, self.selector.facts.name), number) for trace in traces
             ]
             marked = name + (" (of the selector's family)" if self._shared_families() else "")
-            found[f"best_of_n/{marked}/n={number}"] = float(expected_scores(judged, weights_PN).mean())
+            found[f"val/best_of_n/{marked}/n={number}"] = float(expected_scores(judged, weights_PN).mean())
         return found
 
     def _shared_families(self) -> str:

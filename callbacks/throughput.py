@@ -28,10 +28,10 @@ NO_LOSS = -100  # the label of a token without a target
 class Throughput(Callback):
     """Logs every `log_every_n_steps`, over the steps since the last time:
 
-    - `speed/useful_tokens_per_second`: tokens of documents; `speed/padded_tokens_per_second`: including padding.
-    - `speed/mfu`: model FLOPs (`module.training_flops`) over the device's peak; recomputed activations do not count.
+    - `train/useful_tokens_per_second`: tokens of documents; `train/padded_tokens_per_second`: including padding.
+    - `train/mfu`: model FLOPs (`module.training_flops`) over the device's peak; recomputed activations do not count.
       Not logged if the device's peak is unknown.
-    - `memory/peak_gb`: peak of the device's allocated memory since the start; on a CPU, of the resident set.
+    - `train/peak_memory_gb`: peak of the device's allocated memory since the start; on a CPU, of the resident set.
 
     Tokens are those of all ranks, assuming that each has as many as this one. The time excludes validation and the
     first step of a run (compilation); it includes checkpoints and loading.
@@ -58,7 +58,7 @@ class Throughput(Callback):
         self._began, self._counts, self._last_step = None, None, trainer.global_step
         known = self.peak_flops or _known_peak(pl_module.device, str(trainer.precision))
         if known is None:
-            logger.info("The peak of this device is unknown: `speed/mfu` needs `peak_flops`.")
+            logger.info("The peak of this device is unknown: `train/mfu` needs `peak_flops`.")
         self._peak = known or math.nan
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -91,13 +91,13 @@ class Throughput(Callback):
         num_tokens, num_documents, num_targets = self._counts.tolist()  # synchronises with the device
         seconds = time.perf_counter() - self._began - self._paused
         values = {
-            "speed/useful_tokens_per_second": num_tokens * trainer.world_size / seconds,
-            "speed/padded_tokens_per_second": self._num_padded * trainer.world_size / seconds,
-            "memory/peak_gb": peak_memory(pl_module.device) / GIGA,
+            "train/useful_tokens_per_second": num_tokens * trainer.world_size / seconds,
+            "train/padded_tokens_per_second": self._num_padded * trainer.world_size / seconds,
+            "train/peak_memory_gb": peak_memory(pl_module.device) / GIGA,
         }
         if num_documents and not math.isnan(self._peak):
             flops = pl_module.training_flops(num_tokens, num_documents, num_targets)
-            values["speed/mfu"] = flops / seconds / self._peak
+            values["train/mfu"] = flops / seconds / self._peak
         for one in trainer.loggers:
             one.log_metrics(values, step=trainer.global_step - 1)  # as Lightning numbers the metrics of this step
 

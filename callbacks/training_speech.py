@@ -46,7 +46,7 @@ class TrainingSpeech(Callback):
 
     Writes `folder`/speech/{teacher,codec,0.5_h,...,end}/KEY.wav and the self-contained page
     `folder`/report/training_speech.html, whose columns are the recordings, the codec's resyntheses and the model after
-    each time. Loggers get audio and mel spectrograms (`training_speech/TEXT`).
+    each time. Loggers get audio and mel spectrograms (`val/training_speech/TEXT`).
 
     Hours are wall time in the training loop, with validations and without the speaking itself, added up over resumed
     runs: checkpoints store them, and the columns so far. Time after the checkpoint that a run resumes from does not
@@ -171,7 +171,7 @@ class TrainingSpeech(Callback):
             if audio.samples_T.numel() == 0:
                 continue
             kind = f"/{name}" if name in (TEACHER, CODEC) else ""  # all times are steps of one curve
-            tag = f"training_speech/{prompt.text}{kind}"
+            tag = f"val/training_speech/{prompt.text}{kind}"
             log_audio(trainer.loggers, tag, audio, trainer.global_step)
             if not kind:
                 figure = mel_figure([(TEACHER, prompt.reference), (name.replace("_", " "), audio)])

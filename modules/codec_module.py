@@ -47,11 +47,11 @@ class CodecModule(L.LightningModule):
 
     Args:
         generator: Encoder, quantizer and decoder; None beside `pretrained`.
-        discriminator: forward(audio_BT) -> DiscriminatorOutput.
+        discriminator: forward(audio_BT) -> DiscriminatorOutput; None trains with the other losses alone.
         reconstruction_loss: forward(generated_BT, target_BT, num_samples_B) -> scalar, the term `mel`. For `val/mel`:
             `distances` of the same arguments -> MelDistances, and `num_resolutions`.
         optimizer, scheduler: For the generator (and the semantic decoder); the scheduler steps once per update.
-        discriminator_optimizer, discriminator_scheduler: For the discriminator.
+        discriminator_optimizer, discriminator_scheduler: For the discriminator; None without one.
         loss_weights: Weights of the generator's terms.
         gradient_clip: Largest gradient norm of either network.
         discriminator_start_step: First generator update with discriminators; at or above max_steps: none.
@@ -74,8 +74,9 @@ class CodecModule(L.LightningModule):
             shards and language models.
 
     Raises:
-        ValueError: Neither `generator` nor `pretrained`; `decoder_only` with a semantic decoder, which then teaches
-            nothing; weights in the file of `pretrained` that do not fit the networks here.
+        ValueError: Neither `generator` nor `pretrained`; a discriminator without its optimizer, or the reverse;
+            `decoder_only` with a semantic decoder, which then teaches nothing; weights in the file of `pretrained` that
+            do not fit the networks here.
     """
 
     generator: CodecGenerator
@@ -83,10 +84,10 @@ class CodecModule(L.LightningModule):
     def __init__(
         self,
         generator: CodecGenerator | None,
-        discriminator: nn.Module,
+        discriminator: nn.Module | None,
         reconstruction_loss: nn.Module,
         optimizer: OptimizerCallable,
-        discriminator_optimizer: OptimizerCallable,
+        discriminator_optimizer: OptimizerCallable | None,
         scheduler: LRSchedulerCallable | None = None,
         discriminator_scheduler: LRSchedulerCallable | None = None,
         loss_weights: LossWeights = LossWeights(),  # noqa: B008 (frozen)
@@ -103,7 +104,7 @@ class CodecModule(L.LightningModule):
         decoder_only: bool = False,
     ) -> None:
         super().__init__()
-        check_families(discriminator, family_weights)
+        check_discriminator(discriminator, discriminator_optimizer, family_weights)
         check_start(generator, pretrained, decoder_only, semantic_decoder)
         self.save_hyperparameters()
         self.automatic_optimization = False
@@ -119,7 +120,8 @@ class CodecModule(L.LightningModule):
         self.perceptual_start_step, self.compile_backend = perceptual_start_step, compile_backend
         self._sharded, self.encode_window, self.family_weights = False, encode_window, family_weights
         self.val_mel = PooledMean(reconstruction_loss.num_resolutions)
-        self._updates = {name: GuardedUpdates(name) for name in ("generator", "discriminator")}
+        trained = ["generator"] if discriminator is None else ["generator", "discriminator"]
+        self._updates = {name: GuardedUpdates(name) for name in trained}
 
     def _hold(self, generator: CodecGenerator) -> None:
         self.generator = generator
@@ -172,11 +174,11 @@ class CodecModule(L.LightningModule):
         return [weight for weight in chain(self.generator.parameters(), decoder) if weight.requires_grad]
 
     def configure_optimizers(self) -> Any:
-        generator = self.optimizer(self._generator_weights())
-        discriminator = self.discriminator_optimizer(self.discriminator.parameters())
-        pairs = (self.scheduler, generator), (self.discriminator_scheduler, discriminator)
+        pairs = [(self.scheduler, self.optimizer(self._generator_weights()))]
+        if self.discriminator is not None:
+            pairs.append((self.discriminator_scheduler, self.discriminator_optimizer(self.discriminator.parameters())))
         schedulers = [schedule(optimizer) for schedule, optimizer in pairs if schedule is not None]
-        return [generator, discriminator], schedulers
+        return [optimizer for _, optimizer in pairs], schedulers
 
     def setup(self, stage: str) -> None:
         self._take_pretrained()
@@ -212,8 +214,8 @@ class CodecModule(L.LightningModule):
 
     def training_step(self, batch: AudioBatch, batch_index: int) -> None:
         # The raw discriminator optimizer does not count towards global_step.
-        generator_optimizer, _ = self.optimizers()
-        raw_optimizer, discriminator_optimizer = self.optimizers(use_pl_optimizer=False)
+        generator_optimizer, *_ = as_list(self.optimizers())
+        raw_optimizer, *discriminator_optimizer = as_list(self.optimizers(use_pl_optimizer=False))
         timed = self.trainer.profiler.profile
         target_BT = batch.audio_BT
         with timed("codec: generator"):
@@ -221,13 +223,13 @@ class CodecModule(L.LightningModule):
         with timed("codec: reconstruction loss"):
             terms = self._reconstruction_terms(made, target_BT, batch.num_samples_B)
         logged = {}
-        if self.global_step >= self.discriminator_start_step:
+        if discriminator_optimizer and self.global_step >= self.discriminator_start_step:
             # A function of the step, so that a resumed run uses the same windows.
             real_BT, fake_BT = discriminator_windows(
                 target_BT, made.audio_BT, batch.num_samples_B, self.discriminator_samples, self.global_step
             )
             with timed("codec: discriminator update"):
-                logged |= self._update_discriminator(real_BT, fake_BT, discriminator_optimizer)
+                logged |= self._update_discriminator(real_BT, fake_BT, *discriminator_optimizer)
             with timed("codec: adversarial terms"):
                 terms |= self._adversarial_terms(real_BT, fake_BT, logged)
         loss = sum(getattr(self.loss_weights, name) * term for name, term in terms.items())
@@ -300,8 +302,7 @@ class CodecModule(L.LightningModule):
         return {"adversarial": weighted_sum(adversarial_D, weights_D), "feature_matching": matching}
 
     def _step_schedulers(self) -> None:
-        schedulers = self.lr_schedulers() or []
-        for one in schedulers if isinstance(schedulers, list) else [schedulers]:
+        for one in as_list(self.lr_schedulers()):
             one.step()
 
     def validation_step(self, batch: AudioBatch, batch_index: int) -> dict[str, Tensor]:
@@ -325,6 +326,11 @@ class CodecModule(L.LightningModule):
         """Encode and decode audio, (B, T)."""
         codes_BS, num_codes_B = self.generator.encode(audio_BT, num_samples_B)
         return self.generator.decode(codes_BS, num_codes_B)[:, : audio_BT.shape[-1]]
+
+
+def as_list(value: Any) -> list[Any]:
+    """Lightning's optimizers or schedulers as a list: several come as one, a single one alone, none as None."""
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def check_sharding(compile_backend: str | None, callbacks: Sequence[L.Callback]) -> None:
@@ -354,8 +360,17 @@ def check_start(
         )
 
 
-def check_families(discriminator: nn.Module, family_weights: dict[str, float] | None) -> None:
-    """Raises ValueError for weights of families that the discriminator does not have."""
+def check_discriminator(
+    discriminator: nn.Module | None, optimizer: OptimizerCallable | None, family_weights: dict[str, float] | None
+) -> None:
+    """Raises ValueError for a discriminator without an optimizer, the reverse, and for weights of families that the
+    discriminator does not have."""
+    if (discriminator is None) != (optimizer is None):
+        given, missing = ("discriminator_optimizer", "discriminator")[:: 1 if discriminator is None else -1]
+        raise ValueError(
+            f"Expected `discriminator` and `discriminator_optimizer`, or null for both, but got only `{given}`: "
+            f"`{missing}` is null."
+        )
     families = discriminator.families if isinstance(discriminator, DiscriminatorEnsemble) else []
     if unknown := sorted(set(family_weights or ()) - set(families)):
         raise ValueError(f"Expected `family_weights` of the discriminator's families {families}, but got {unknown}.")

@@ -11,6 +11,7 @@ ROOT=${SUITE_ROOT:-}
 if [[ -n $ROOT ]]; then
     ROOT=${ROOT/#\~/$HOME}
     [[ $ROOT == /* ]] || ROOT=$PWD/$ROOT
+    mkdir -p "$ROOT"
     export SUITE_ROOT=$ROOT
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -59,12 +60,14 @@ fi
 total=$((PREPARE + CODEC + CODEC_TABLE + TOKENS + LM + EVALUATION))
 cat <<END
 A voice from $SENTENCES sentences that flite speaks: about $((total / 60)) h $((total % 60)) min on two cores, $DISK GB on disk, in $ROOT.
-    prepare      $PREPARE min
-    codec        $CODEC min   $CODEC_STEPS updates
-    codec_table  $CODEC_TABLE min
-    tokens       $TOKENS min
-    lm           $LM min   $LM_STEPS updates
-    evaluation   $EVALUATION min
+END
+plan prepare "$PREPARE"
+plan codec "$CODEC" "$CODEC_STEPS updates"
+plan codec_table "$CODEC_TABLE"
+plan tokens "$TOKENS"
+plan lm "$LM" "$LM_STEPS updates"
+plan evaluation "$EVALUATION"
+cat <<END
 Progress bars show the time left of a step. You can stop at any time: the same command continues.
 Held-out sentences while the language model is trained, beside the teacher and the codec:
     $ROOT/runs/open_voice/lm/report/training_speech.html

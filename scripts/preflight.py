@@ -135,7 +135,8 @@ def checks(install_only):
     if install_only or not complete:
         found.append(check_index())
     if not install_only:
-        found += [check_memory(), check_recordings(REPOSITORY / "cache" / "asterisk"), check_comparisons()]
+        root = Path(os.environ.get("SUITE_ROOT") or REPOSITORY)
+        found += [check_memory(), check_recordings(root / "cache" / "asterisk"), check_comparisons()]
     return found
 
 

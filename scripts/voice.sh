@@ -13,6 +13,12 @@ export FOLDER
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/steps.sh
 
+echo "A voice from the recordings in $FOLDER: about an hour and a half on two cores, and longer for hours of recordings."
+plan prepare 1
+plan codec 30
+plan tokens 1
+plan lm 60
+
 # Converts the recordings to audio shards, with a process for each core; names those that cannot be used.
 step prepare run.py prepare --config configs/voice/prepare.yaml "$@"
 # Trains the codec to encode the voice as 50 codes per second and to decode it.

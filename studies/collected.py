@@ -9,6 +9,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 METRIC_KEYS = ("value", "low", "high", "num")
 
 
@@ -47,6 +49,41 @@ def filled(page: str, name: str, text: str) -> str:
     if not first or not last:
         raise ValueError(f"Expected the page to hold the marks `{begin}` and `{end}`, but it does not.")
     return f"{before}{begin}\n{text}\n{end}{after}"
+
+
+def with_tables(page: str, tables: Mapping[str, Iterable[str]]) -> str:
+    """The page with the lines of each table between the marks of its name."""
+    for name, lines in tables.items():
+        page = filled(page, name, "\n".join(lines))
+    return page
+
+
+def write_page(folder: Path, tables: Mapping[str, Iterable[str]]) -> None:
+    """Fills the tables of the folder's README.md."""
+    page = folder / "README.md"
+    page.write_text(with_tables(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The measurement, or None where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def fit_settings(run: Path) -> dict[str, Any]:
+    """Seed, planned updates and precision of a fit, by its marker; the marker of `--precision auto` does not name the
+    precision that the machine got, the config beside its log does."""
+    config = json.loads((run / "stage_fit.json").read_text(encoding="utf-8"))["config"]
+    trainer = config["trainer"]
+    logged = run / "tensorboard/config.yaml"
+    if logged.is_file():
+        trainer = trainer | {"precision": yaml.safe_load(logged.read_text(encoding="utf-8"))["trainer"]["precision"]}
+    elif config.get("precision"):
+        trainer = trainer | {"precision": config["precision"]}
+    return {
+        "seed": config["seed_everything"],
+        "planned_updates": trainer["max_steps"],
+        "precision": trainer["precision"] or "32-true",
+    }
 
 
 def write_json(found: Mapping[str, Any], path: Path) -> None:

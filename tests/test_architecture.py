@@ -233,13 +233,3 @@ def test_a_violation_is_found(path: str, source: str, expected: str) -> None:
 def test_what_is_allowed_passes(path: str, source: str) -> None:
     """Guards against a checker that rejects what the table allows."""
     assert violations(path, source) == []
-
-
-def test_links_of_pages_lead_to_files() -> None:
-    """Guards against pages with links to moved files."""
-    broken = []
-    for page in project_files(".md"):
-        for target in re.findall(r"\]\(([^)\s#]+)", page.read_text()):
-            if "://" not in target and not (page.parent / target).exists():
-                broken.append(f"{page.relative_to(REPOSITORY)}: {target}")
-    assert not broken, "\n" + "\n".join(broken)

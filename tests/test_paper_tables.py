@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 import run
 from modules.codec.formats.checkpoints import save_transformers
-from modules.report import sweep_page
+from modules.report import figures
 from modules.search.analysis.results import read_rows
 from tests.test_configs import REPOSITORY
 from tests.toys.codec_references import small_codec
@@ -110,7 +110,7 @@ def place(released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     Path("configs").symlink_to(REPOSITORY / "configs")
     Path("data").symlink_to(released / "data")
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", functools.cache(AutoTokenizer.from_pretrained))
-    monkeypatch.setattr(sweep_page, "inline_svg", lambda figure, description: "")
+    monkeypatch.setattr(figures, "inline_svg", lambda figure, description: "")
     return tmp_path
 
 

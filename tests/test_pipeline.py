@@ -38,7 +38,7 @@ OVERLAYS = {
     segment_seconds: 0.5
     num_validation_samples: 2
 model:
-  init_args: {discriminator_start_step: 2, scheduler: {init_args: {num_warmup_steps: 1}}}
+  init_args: {scheduler: {init_args: {num_warmup_steps: 1}}}
 trainer: {max_steps: 4, val_check_interval: 2, log_every_n_steps: 1, accelerator: cpu}
 """,
     "evaluate_codec": AUDIO

@@ -163,6 +163,21 @@ def write_evaluation(table: Table, description: dict[str, Any], path: Path) -> N
     write_whole(path, text)
 
 
+def read_evaluation(path: Path) -> tuple[dict[str, dict[str, Estimate]], dict[str, SystemFacts]]:
+    """The table of `write_evaluation` and the facts of its systems."""
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    table = {
+        system: {metric: Estimate(**_with_nan(estimate)) for metric, estimate in estimates.items()}
+        for system, estimates in stored["systems"].items()
+    }
+    facts = {name: SystemFacts(name=name, **_with_nan(own)) for name, own in stored.get("facts", {}).items()}
+    return table, facts
+
+
+def _with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: math.nan if value is None else value for name, value in row.items()}
+
+
 def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}

@@ -14,7 +14,7 @@ from modules.evaluation.quoted_table import EMPTY
 from modules.evaluation.results import EvaluatedCodecs
 from modules.evaluation.table import EXPLANATIONS, PAPER_COLUMNS, notes, table_cells
 from modules.pitch import WHY_BY_PITCH
-from modules.report.figures import mel_thumbnail, png_bytes
+from modules.report.mel_picture import mel_picture
 from modules.report.page import data_uri, page_environment, readable_setting
 from modules.report.sweep_page import MAX_LOSSLESS_BYTES
 
@@ -52,7 +52,7 @@ def codec_page(results: EvaluatedCodecs, title: str, command: str, credits: Mapp
     environment = page_environment()
     environment.filters |= {
         "audio_uri": lambda audio: data_uri(encoded(finite(audio), audio_format), f"audio/{audio_format}"),
-        "mel_uri": lambda audio, seconds: data_uri(png_bytes(mel_thumbnail(finite(audio), seconds)), "image/png"),
+        "mel_picture": lambda audio, seconds, label: mel_picture(finite(audio), seconds, label),
         "plain": readable_setting,
     }
     return environment.get_template("codec_page.html").render(

@@ -14,7 +14,7 @@ from markupsafe import Markup
 BLUE, ORANGE = "#0072b2", "#d55e00"  # of figures.py
 NUM_BARS = 51
 NUM_COLUMNS = 300  # of a waveform
-LEFT, RIGHT, TOP, BOTTOM, HEIGHT = 46, 450, 10, 130, 150  # of a histogram's axes, and of the whole
+LEFT, RIGHT, TOP, BOTTOM, HEIGHT = 46, 300, 10, 130, 150  # of a histogram's axes, and of the whole
 
 
 def histogram(values_N: np.ndarray, thresholds: Sequence[float], description: str) -> Markup:
@@ -48,9 +48,9 @@ def histogram(values_N: np.ndarray, thresholds: Sequence[float], description: st
     ]
     parts.append(f'<path d="{"".join(bars)}" fill="{BLUE}"/>')
     parts.append(_line(LEFT, BOTTOM, RIGHT, BOTTOM))
-    parts += [_label(across(tick), BOTTOM + 16, label, "middle") for tick, label in _ticks(low, high)]
+    parts += [_label(across(tick), BOTTOM + 16, label, "middle") for tick, label in round_ticks(low, high, at_least=2)]
     parts += [_line(across(one), TOP, across(one), BOTTOM, 'stroke-dasharray="5 3"', ORANGE) for one in near]
-    return _drawing(f'viewBox="0 0 {RIGHT + 20} {HEIGHT}"', description, "".join(parts))
+    return _drawing(f'class="small" viewBox="0 0 {RIGHT + 20} {HEIGHT}"', description, "".join(parts))
 
 
 def waveform(samples_T: np.ndarray) -> Markup:
@@ -67,10 +67,10 @@ def waveform(samples_T: np.ndarray) -> Markup:
     return _drawing(size, "waveform", shape)
 
 
-def _ticks(low: float, high: float) -> list[tuple[float, str]]:
-    """Four to nine round numbers in [low, high], with their labels."""
-    power = 10.0 ** math.floor(math.log10((high - low) / 4))
-    step = next(factor * power for factor in (5, 2, 1) if (high - low) / (factor * power) >= 4 - 1e-6)
+def round_ticks(low: float, high: float, at_least: int = 4) -> list[tuple[float, str]]:
+    """`at_least` steps between round numbers in [low, high], fewer than 2.5 times as many, with their labels."""
+    power = 10.0 ** math.floor(math.log10((high - low) / at_least))
+    step = next(factor * power for factor in (5, 2, 1) if (high - low) / (factor * power) >= at_least - 1e-6)
     digits = max(0, -math.floor(math.log10(step)))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [(number * step, f"{number * step + 0.0:,.{digits}f}") for number in range(first, last + 1)]

@@ -8,11 +8,12 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -26,7 +27,15 @@ from modules.search.analysis.expected_best_of_n import SELF_JUDGED, CurvePoint
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 RANDOM_COLOUR = "#8a8a8a"
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
+NARROW_INCHES, NARROW_POINTS = 4.3, 11.5  # width and text of a figure for a telephone
 INK = "#123457"  # a unique colour, which `inline_svg` replaces with the page's text colour
+
+
+class PlainLogFormatter(LogFormatter):
+    """2e9 in one size of text, where Matplotlib has a small exponent or 2e+09."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return super().__call__(x, pos).replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
 
 
 def log_mel(audio: Audio, num_mels: int = 80) -> np.ndarray:
@@ -35,8 +44,8 @@ def log_mel(audio: Audio, num_mels: int = 80) -> np.ndarray:
 
     samples_T = audio.samples_T.detach().float().cpu().numpy()
     frame_length, hop_length = round(0.04 * audio.sample_rate), round(0.01 * audio.sample_rate)
-    fft_length = 2 ** math.ceil(math.log2(frame_length))
-    num_mels = min(num_mels, fft_length // 8)  # no filter narrower than a bin, also at low rates
+    fft_length = fft_length_of(audio.sample_rate)
+    num_mels = num_mel_bands(audio.sample_rate, num_mels)
     samples_T = np.pad(samples_T, (0, max(0, fft_length - samples_T.size)))
     filters = mel_filter_bank(
         fft_length // 2 + 1, num_mels, 0.0, audio.sample_rate / 2, audio.sample_rate, mel_scale="slaney"
@@ -44,7 +53,17 @@ def log_mel(audio: Audio, num_mels: int = 80) -> np.ndarray:
     window = window_function(frame_length, "hann")
     power = spectrogram(samples_T, window, frame_length, hop_length, fft_length, power=2.0, mel_filters=filters)
     decibels = 10 * np.log10(np.maximum(power, 1e-10))
-    return np.clip(decibels - decibels.max(), -80, 0)
+    loudest = max(decibels.max(), -20)  # digital silence is dark
+    return np.clip(decibels - loudest, -80, 0)
+
+
+def fft_length_of(sample_rate: int) -> int:
+    return 2 ** math.ceil(math.log2(round(0.04 * sample_rate)))
+
+
+def num_mel_bands(sample_rate: int, num_mels: int = 80) -> int:
+    """`num_mels` or fewer: no filter is narrower than a bin, also at low rates."""
+    return min(num_mels, fft_length_of(sample_rate) // 8)
 
 
 def mel_figure(audios: Sequence[tuple[str, Audio]]) -> Figure:
@@ -54,15 +73,31 @@ def mel_figure(audios: Sequence[tuple[str, Audio]]) -> Figure:
     for panel, (title, audio) in zip(panels, audios, strict=True):
         _draw_mel(panel, audio)
         panel.set_title(title, loc="left", fontsize=9)
-        panel.set_yticks([])
-        panel.set_ylabel("mel band", fontsize=8)
+        ticks = mel_ticks(audio.sample_rate)
+        panel.set_yticks([height for height, _ in ticks], [label for _, label in ticks], fontsize=8)
+        panel.set_ylabel("kHz", fontsize=8)
+        panel.tick_params(axis="x", labelsize=8)
     panels[0].set_xlim(0, max(audio.seconds for _, audio in audios) or 1)
-    panels[-1].set_xlabel("seconds", fontsize=8)
+    panels[-1].set_xlabel("time in s", fontsize=8)
     return figure
 
 
+def mel_ticks(sample_rate: int) -> list[tuple[float, str]]:
+    """Height in a mel picture, from 0 to 1, and label in kHz of the octaves from 500 Hz on."""
+    from transformers.audio_utils import hertz_to_mel
+
+    num_mels = num_mel_bands(sample_rate)
+    ticks = []
+    for kilohertz in (0.5, 1, 2, 4, 8, 16):
+        mels = hertz_to_mel(1000 * kilohertz, "slaney") / hertz_to_mel(sample_rate / 2, "slaney")
+        height = (mels * (num_mels + 1) - 0.5) / num_mels  # bands are as high as each other, centred on their filters
+        if 0 < height < 0.95:
+            ticks.append((float(height), f"{kilohertz:g}"))
+    return ticks
+
+
 def mel_thumbnail(audio: Audio, seconds: float) -> Figure:
-    """A mel spectrogram `seconds` wide without labels, for a page that adds the text."""
+    """A mel spectrogram `seconds` wide without axes, for a page that adds them as text (mel_picture.py)."""
     figure = Figure(figsize=(4.2, 0.9), facecolor="none")
     panel = figure.add_axes((0, 0, 1, 1))
     _draw_mel(panel, audio)
@@ -95,17 +130,19 @@ def frequency_figure(counts_K: np.ndarray, title: str) -> Figure:
 
 
 def curve_figure(
-    points: Sequence[CurvePoint], as_error: bool = False, all_selectors: Sequence[str] | None = None
+    points: Sequence[CurvePoint],
+    as_error: bool = False,
+    all_selectors: Sequence[str] | None = None,
+    narrow: bool = False,
 ) -> Figure:
     """The curves of one prompt set and one judge: a line with its 95 % band per selector, over n on a log2 axis.
 
     Random is flat and grey, the oracle dashed, self-judged lines dotted; all are labelled. With `as_error` the figure
-    shows 1 - score. `all_selectors` are those of all figures of a page, so that each keeps its colour.
+    shows 1 - score. `all_selectors` are those of all figures of a page, so that each keeps its colour. `narrow` is for
+    a telephone.
     """
-    figure = Figure(figsize=(8.6, 3.9), layout="constrained", facecolor="none")
-    panel = figure.subplots()
-    panel.set_facecolor("none")
     selectors = list(dict.fromkeys(point.selector for point in points))
+    figure, panel = page_figure(narrow, num_keys=len(selectors))
     colours = selector_colours(all_selectors or selectors)
     for selector in sorted(selectors, key=lambda name: (name != "random", is_oracle(name))):
         curve = sorted((point for point in points if point.selector == selector), key=lambda point: point.n)
@@ -121,7 +158,7 @@ def curve_figure(
         panel.set_ylim(bottom=min(0, *panel.get_ylim()))
     panel.set_xlabel("candidates to choose from (N)")
     panel.set_ylabel(f"error = 1 - {points[0].judge}" if as_error else f"score by {points[0].judge}")
-    _finish_axes(panel)
+    finish_axes(panel, narrow)
     return figure
 
 
@@ -130,15 +167,15 @@ def cost_figure(
     cost: Literal["flops", "seconds"],
     as_error: bool = False,
     all_selectors: Sequence[str] | None = None,
+    narrow: bool = False,
 ) -> Figure:
     """Score of every search against its cost per prompt: best-of-n as curves, other searches as points with their 95 %
     intervals. Colours are selectors, markers are searches; the oracle, which has no cost, is excluded."""
-    figure = Figure(figsize=(8.6, 3.9), layout="constrained", facecolor="none")
-    panel = figure.subplots()
-    panel.set_facecolor("none")
     known = [point for point in points if getattr(point, cost) > 0]  # excludes NaN
     colours = selector_colours(all_selectors or [point.selector for point in points])
     settings = list(dict.fromkeys(map(setting_label, known)))
+    num_keys = len(settings) + len(set(map(selector_label, known)))
+    figure, panel = page_figure(narrow, num_keys)
     lines: dict[tuple, list[CurvePoint]] = {}
     for point in known:
         lines.setdefault((setting_label(point), point.selector), []).append(point)
@@ -148,11 +185,10 @@ def cost_figure(
         mark = MARKS[settings.index(setting) % len(MARKS)]
         _draw_costs(panel, line, cost, mark, colours.get(selector, RANDOM_COLOUR), as_error)
     panel.set_xscale("log")
-    if cost == "seconds":
-        panel.xaxis.set_major_formatter(LogFormatter())
-        panel.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
-    of_what = "FLOPs" if cost == "flops" else "wall seconds, in batches with others,"
-    panel.set_xlabel(f"{of_what} for one prompt")
+    panel.xaxis.set_major_formatter(PlainLogFormatter())
+    panel.xaxis.set_minor_formatter(PlainLogFormatter(minor_thresholds=(1.5, 0.5)))
+    of_what = "FLOPs for one prompt" if cost == "flops" else "wall seconds for one prompt"
+    panel.set_xlabel(of_what if narrow or cost == "flops" else f"{of_what}, in batches with others")
     if points:
         panel.set_ylabel(f"error = 1 - {points[0].judge}" if as_error else f"score by {points[0].judge}")
     chosen_by = {selector_label(point): colours.get(point.selector, RANDOM_COLOUR) for point in known}
@@ -164,7 +200,7 @@ def cost_figure(
         Line2D([], [], color=INK, linestyle="None", marker=MARKS[place % len(MARKS)], label=setting)
         for place, setting in enumerate(settings)
     ]
-    _finish_axes(panel, keys)
+    finish_axes(panel, narrow, keys)
     return figure
 
 
@@ -228,23 +264,40 @@ def _draw_curve(panel: matplotlib.axes.Axes, curve: list[CurvePoint], colour: st
         panel.fill_between(counts, lows, highs, color=colour, alpha=0.07 if selector == "random" else 0.13, linewidth=0)
 
 
-def _finish_axes(panel: matplotlib.axes.Axes, keys: Sequence[Line2D] = ()) -> None:
-    """Set grid, colours and legend, of `keys` or by default of the lines."""
+def page_figure(narrow: bool, num_keys: int) -> tuple[Figure, matplotlib.axes.Axes]:
+    """An empty figure of a page with room for `num_keys` entries of the legend: beside the panel or, `narrow`, below.
+
+    A narrow one is about as wide (in points) as a telephone's page (in pixels), so that its text keeps its size there.
+    """
+    size = (NARROW_INCHES, 2.6 + 0.27 * num_keys) if narrow else (8.6, 3.9)
+    figure = Figure(figsize=size, layout="constrained", facecolor="none")
+    panel = figure.subplots()
+    panel.set_facecolor("none")
+    return figure, panel
+
+
+def finish_axes(panel: matplotlib.axes.Axes, narrow: bool = False, keys: Sequence[Line2D] = ()) -> None:
+    """Set grid, colours, sizes of text and legend, of `keys` or by default of the lines."""
     panel.grid(axis="y", color=RANDOM_COLOUR, alpha=0.3, linewidth=0.7)
     panel.spines[["top", "right"]].set_visible(False)
     for spine in panel.spines.values():
         spine.set_edgecolor(INK)
-    panel.tick_params(colors=INK)
-    panel.xaxis.label.set_color(INK)
-    panel.yaxis.label.set_color(INK)
+    panel.tick_params(which="both", colors=INK, labelsize=NARROW_POINTS if narrow else 10)
+    for label in (panel.xaxis.label, panel.yaxis.label):
+        label.set(color=INK, fontsize=NARROW_POINTS if narrow else 10)
     # Legend entries in the order of the lines at their right end.
     lines, labels = panel.get_legend_handles_labels()
     by_height = sorted(zip(lines, labels, strict=True), key=lambda pair: -np.nan_to_num(pair[0].get_ydata()[-1]))
     shown = [(key, key.get_label()) for key in keys] or by_height
-    panel.legend(
-        *zip(*shown, strict=True),
-        loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9, labelcolor=INK, labelspacing=0.9,
-    )  # fmt: skip
+    if not shown:
+        return
+    how = {"frameon": False, "labelcolor": INK, "fontsize": NARROW_POINTS if narrow else 9}
+    if narrow:
+        below = {"loc": "upper center", "bbox_to_anchor": (0.45, -0.24), "labelspacing": 0.3}
+        panel.legend(*zip(*((key, label.replace("\n", " ")) for key, label in shown), strict=True), **how, **below)
+    else:
+        beside = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "labelspacing": 0.9}
+        panel.legend(*zip(*shown, strict=True), **how, **beside)
 
 
 def rendered_pixels(figure: Figure, dots_per_inch: int = 110) -> np.ndarray:
@@ -268,9 +321,11 @@ def png_bytes(figure: Figure, dots_per_inch: int = 100) -> bytes:
 
 
 def inline_svg(figure: Figure, description: str) -> str:
-    """The figure as an <svg> element without external references; INK takes the text colour of the page."""
+    """The figure as an <svg> element without external references; INK takes the text colour of the page. Text stays
+    text."""
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "figure"}):  # deterministic output
+    # The salt makes the output deterministic, and names of clip paths distinct: one in a hidden figure clips nothing.
+    with matplotlib.rc_context({"svg.hashsalt": description, "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()[buffer.getvalue().index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -278,3 +333,9 @@ def inline_svg(figure: Figure, description: str) -> str:
     head, body = svg.split(">", 1)
     head = re.sub(r' (width|height)="[^"]*"', "", head)  # the page sets them; the viewBox keeps the proportions
     return f'{head} role="img" aria-label="{html.escape(description)}">{body}'
+
+
+def both_widths(draw: Callable[..., Figure], description: str) -> Markup:
+    """The figure for a screen and that for a telephone (`draw(narrow=True)`), of which the page's style shows one."""
+    svgs = {name: inline_svg(draw(narrow=name == "narrow"), description) for name in ("wide", "narrow")}
+    return Markup("".join(f'<div class="{name}">{svg}</div>' for name, svg in svgs.items()))

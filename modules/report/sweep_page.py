@@ -20,15 +20,15 @@ from modules.evaluation.quoted_table import QuotedTable
 from modules.pitch import WHY_BY_PITCH
 from modules.report.examples import Example
 from modules.report.figures import (
+    both_widths,
     cost_figure,
     curve_figure,
-    inline_svg,
     is_baseline,
     is_oracle,
     is_self_judged,
-    mel_thumbnail,
-    png_bytes,
 )
+from modules.report.glossary import GlossaryLine
+from modules.report.mel_picture import mel_picture
 from modules.report.page import data_uri, page_environment, readable_setting
 from modules.report.sweep_tables import (
     final_pitch_scores,
@@ -38,6 +38,7 @@ from modules.report.sweep_tables import (
     prompt_rows,
     warnings_of,
 )
+from modules.report.training_record import TrainingRecord, training_picture
 from modules.search.analysis.comparisons import setting_label
 from modules.search.analysis.expected_best_of_n import CurvePoint
 from modules.search.analysis.results import SweepResults
@@ -50,7 +51,7 @@ MAX_LOSSLESS_BYTES = 4_000_000
 class ReportInput:
     """Content of the page. `error_judges`: verifiers whose score is 1 - error rate. `credits`: name to text.
 
-    `quoted`: published rows, and `measured` the sweep's own in their columns.
+    `quoted`: published rows, and `measured` the sweep's own in their columns. `trained`: a sentence on the model.
     """
 
     title: str
@@ -62,6 +63,9 @@ class ReportInput:
     credits: dict[str, str]
     quoted: QuotedTable | None = None
     measured: list[list[str]] = field(default_factory=list)
+    trained: str = ""
+    glossary: list[GlossaryLine] = field(default_factory=list)
+    training: TrainingRecord = field(default_factory=TrainingRecord)
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,8 @@ def judged_curves(
 
 def report_page(report: ReportInput) -> str:
     """Render the page. Figures, audio and the CSV are data URIs; it makes no network requests."""
-    num_bytes = sum(2 * clip.audio.samples_T.numel() for example in report.examples for clip in example.clips)
+    clips = [clip for example in report.examples for clip in [*example.clips, *example.more]]
+    num_bytes = sum(2 * clip.audio.samples_T.numel() for clip in clips)
     audio_format = "flac" if num_bytes <= MAX_LOSSLESS_BYTES else "ogg"
     environment = page_environment()
     environment.tests["oracle"] = is_oracle
@@ -175,7 +180,8 @@ def report_page(report: ReportInput) -> str:
         "num_asked": partial(num_asked, results=report.results),
         "picture": curve_picture,
         "audio_uri": lambda audio: data_uri(encoded(audio, audio_format), f"audio/{audio_format}"),
-        "mel_uri": lambda audio, seconds: data_uri(png_bytes(mel_thumbnail(audio, seconds)), "image/png"),
+        "mel_picture": mel_picture,
+        "training_picture": training_picture,
         "csv_uri": lambda text: data_uri(text.encode(), "text/csv"),
     }
     return environment.get_template("sweep_page.html").render(
@@ -194,18 +200,18 @@ def report_page(report: ReportInput) -> str:
 
 
 def curve_picture(curves: JudgedCurves, as_error: bool) -> Markup:
-    """The curves as an inline SVG in the page's text colour."""
+    """The curves as inline SVGs in the page's text colour."""
     what = "error" if as_error else "score"
     description = f"{curves.prompt_set}: {what} by {curves.judge} against the number of candidates"
-    return Markup(inline_svg(curve_figure(curves.points, as_error, curves.all_selectors), description))
+    return both_widths(partial(curve_figure, curves.points, as_error, curves.all_selectors), description)
 
 
 def cost_picture(curves: JudgedCurves, cost: Literal["flops", "seconds"]) -> Markup:
-    """Scores of all settings against their cost, as an inline SVG in the page's text colour."""
+    """Scores of all settings against their cost, as inline SVGs in the page's text colour."""
     what = "error" if curves.as_error else "score"
     description = f"{curves.prompt_set}: {what} by {curves.judge} against {cost}"
     points = curves.of_all_settings or curves.points
-    return Markup(inline_svg(cost_figure(points, cost, curves.as_error, curves.all_selectors), description))
+    return both_widths(partial(cost_figure, points, cost, curves.as_error, curves.all_selectors), description)
 
 
 def readable_score(value: float, as_error: bool) -> str:

@@ -38,8 +38,8 @@ LAST = Path("checkpoints/last.ckpt")
 MAX_MESSAGE = 400  # characters of another library's message: the hub's client writes paragraphs
 MAX_DEPTH = 3  # folders between `runs` and a run's own
 HOW_TO_GET_ONE = (
-    "`make demo` trains one in about an hour, `make voice` one that reads any English sentence in about three, "
-    "`make voice FOLDER=...` one of your recordings; "
+    "`make demo` trains one that speaks digits in half an hour, `make voice` one that reads any English sentence in "
+    "about three hours, `make voice FOLDER=...` one of your recordings; "
     "`--model HKUSTAudio/Llasa-1B` takes a released one."
 )
 

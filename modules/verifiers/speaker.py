@@ -96,8 +96,9 @@ class MeanHidden(UsesAudioModel):
 
 
 class Speaker(BatchVerifier):
-    """Cosine similarity between a candidate's voice and that of `prompt.reference`, in [-1, 1]; NaN if either is
-    missing or cannot be embedded.
+    """Cosine similarity between a candidate's voice and that of the recording, in [-1, 1].
+
+    The recording is `prompt.reference`. NaN if either is missing or cannot be embedded.
 
     Embeddings are cached by the hash of the audio. The similarity is specific to the encoder; it is comparable between
     systems only with the same encoder and the same references.

@@ -1,14 +1,17 @@
-"""Collects the results of studies/codec_quality/run.sh: studies/codec_quality/results.json and .png, and markdown
-tables.
+"""Collects the results of studies/codec_quality/run.sh: studies/codec_quality/results.json and .png, and the tables of
+README.md.
 
     python -m studies.codec_quality.collect [--runs runs/codec_quality] [--output FILE.json]
 
 Differences between two training configurations are paired: over the same recordings, seeds averaged first, with an
 interval over recordings (modules/statistics.py: 95 %, 2,000 resamples, seed 0). Nothing else is computed here.
+Without runs, the tables are rendered from the json.
 """
 
 import argparse
 import csv
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import numpy as np
 
 from modules.evaluation.judge import METRIC_ENDS
 from modules.statistics import Resamples, difference_ends, ratio_intervals
-from studies.collected import cell, codec_table, date_and_machine, table, write_json
+from studies.collected import cell, codec_table, date_and_machine, table, write_json, write_page
 
 METRICS = ("wer", "stoi", "pesq_nb", "pesq_wb", "speaker", "naturalness_ovrl", "bit_rate")
 PAIRED = ("wer", "stoi", "pesq_wb", "speaker", "naturalness_ovrl")
@@ -24,6 +27,22 @@ DIGITS = {"wer": 3, "stoi": 3, "speaker": 3, "bit_rate": 0}
 ENDS = METRIC_ENDS | {"speaker": (-1.0, 1.0), "naturalness_ovrl": (1.0, 5.0)}  # per utterance
 SEEDS = (0, 1)
 ARMS = ("no_discriminators", "simvq", "whisper_states")
+ABLATED = ("wer", "stoi", "pesq_wb")
+SYSTEMS = {
+    "recording": "recording",
+    "codec": "**ours**",
+    "Opus 6k": "Opus, 6 kbit/s",
+    "Codec2 3200": "Codec2 3200",
+    "Codec2 1300": "Codec2 1300",
+    "Codec2 700C": "Codec2 700C",
+}
+# name of a row, name of its difference, updates of run.sh
+ARM_NAMES = {
+    "base": ("base", "", "1,760 (704)"),
+    "no_discriminators": ("without discriminators", "without discriminators", "2,240 (0)"),
+    "simvq": ("SimVQ in place of FSQ", "SimVQ", "1,760 (704)"),
+    "whisper_states": ("with a semantic path", "semantic path", "1,580 (632)"),
+}
 
 
 def utterances(folder: Path, system: str = "codec") -> dict[str, dict[str, float]]:
@@ -88,19 +107,82 @@ def gather(runs: Path) -> dict[str, Any]:
     return found
 
 
-def metric_cell(point: dict[str, float] | None, metric: str) -> str:
-    shown = cell(point, DIGITS.get(metric, 2))
-    return shown.partition(" ")[0] if metric == "bit_rate" else shown
+def cells(row: dict[str, Any], metrics: Sequence[str]) -> list[str]:
+    """A cell for each metric; a recording's value of a metric that compares with itself has no interval."""
+    shown = []
+    for metric in metrics:
+        point = row.get(metric)
+        own = point is not None and point["high"] - point["low"] < 1e-6 and metric != "wer"
+        full = cell(point, DIGITS.get(metric, 2))
+        shown.append(full.split(" ")[0].replace("1.000", "1") if own or metric == "bit_rate" else full)
+    return shown
 
 
-def markdown(found: dict[str, Any]) -> str:
-    """Format the results as tables."""
-    rows = {f"{voice}: {system}": row for voice, part in found["voices"].items() for system, row in part.items()}
-    rows |= {f"after {step} updates": row for step, row in found["curve"].items()}
-    rows |= {f"{arm}, {seed}": row for arm, seeds in found["ablation"].items() for seed, row in seeds.items()}
-    rows |= {f"{arm} minus base": row for arm, row in found["differences"].items()}
-    cells = [[name, *(metric_cell(row.get(metric), metric) for metric in METRICS)] for name, row in rows.items()]
-    return "\n".join(table(["", *METRICS], cells))
+def english_table(found: dict[str, Any]) -> list[str]:
+    columns = ("bit_rate", "wer", "stoi", "pesq_wb", "speaker", "naturalness_ovrl")
+    rows = [[name, *cells(found["voices"]["en"][system], columns)] for system, name in SYSTEMS.items()]
+    return table(["English", "bit/s", "WER", "STOI", "PESQ-WB", "SIM", "DNSMOS"], rows)
+
+
+def other_voices_table(found: dict[str, Any]) -> list[str]:
+    rows = []
+    for code, name in {"es": "Spanish", "fr": "French", "it": "Italian", "ru": "Russian"}.items():
+        ours, opus = found["voices"][code]["codec"], found["voices"][code]["Opus 6k"]
+        pairs = [cells(row, [metric])[0] for metric in ("stoi", "pesq_wb") for row in (ours, opus)]
+        rows.append([name, *pairs])
+    return table(["", "STOI ours", "STOI Opus 6k", "PESQ-WB ours", "PESQ-WB Opus 6k"], rows)
+
+
+def curve_table(found: dict[str, Any]) -> list[str]:
+    rows = [[f"{int(step):,}", *cells(row, ABLATED)] for step, row in found["curve"].items()]
+    return table(["updates", "WER", "STOI", "PESQ-WB"], rows)
+
+
+def unseen_table(found: dict[str, Any]) -> list[str]:
+    voices, columns = found["voices"], ("wer", "stoi", "pesq_wb", "speaker", "naturalness_ovrl")
+    four, piper = voices["en, trained on the other four"], voices["piper"]
+    opus = "the same recordings, Opus, 6 kbit/s"
+    rows = [
+        ("English, by a codec of the other four voices", four["codec"]),
+        (opus, four["Opus 6k"]),
+        ("a Piper voice (joe), by the codec of all five", piper["codec"]),
+        (opus, piper["Opus 6k"]),
+    ]
+    lines = [[name, *cells(row, columns)] for name, row in rows]
+    return table(["", "WER", "STOI", "PESQ-WB", "SIM", "DNSMOS"], lines)
+
+
+def ablation_table(found: dict[str, Any]) -> list[str]:
+    rows = []
+    for arm, (name, _, updates) in ARM_NAMES.items():
+        seeds = found["ablation"][arm].values()
+        values = [", ".join(f"{one[metric]['value']:.{DIGITS.get(metric, 2)}f}" for one in seeds) for metric in ABLATED]
+        rows.append([name, updates, *values])
+    return table(["", "updates (with discriminators)", "WER, seeds 0 and 1", "STOI", "PESQ-WB"], rows)
+
+
+def difference_table(found: dict[str, Any]) -> list[str]:
+    rows = []
+    for arm, row in found["differences"].items():
+        points = [("+" if row[metric]["value"] >= 0 else "") + cells(row, [metric])[0] for metric in ABLATED]
+        rows.append([ARM_NAMES[arm][1], *points])
+    return table(["minus base", "WER", "STOI", "PESQ-WB"], rows)
+
+
+TABLES = {
+    "english": english_table,
+    "other voices": other_voices_table,
+    "curve": curve_table,
+    "unseen": unseen_table,
+    "ablation": ablation_table,
+    "differences": difference_table,
+}
+
+
+def tables(folder: Path) -> dict[str, list[str]]:
+    """The lines of each table of README.md, of results.json in `folder`."""
+    found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return {name: lines_of(found) for name, lines_of in TABLES.items()}
 
 
 def draw(curve: dict[int, dict[str, Any]], picture: Path, reference: dict[str, Any] | None) -> None:
@@ -126,12 +208,13 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/codec_quality"))
     parser.add_argument("--output", type=Path, default=Path("studies/codec_quality/results.json"))
     given = parser.parse_args()
-    found = gather(given.runs)
-    write_json(found, given.output)
-    if found["curve"]:
-        draw(found["curve"], given.output.with_suffix(".png"), found["voices"].get("en", {}).get("Opus 6k"))
-    print(markdown(found))
-    print(f"\nwritten to {given.output}")
+    if given.runs.is_dir():
+        found = gather(given.runs)
+        write_json(found, given.output)
+        if found["curve"]:
+            draw(found["curve"], given.output.with_suffix(".png"), found["voices"].get("en", {}).get("Opus 6k"))
+    write_page(given.output.parent, tables(given.output.parent))
+    print(f"written to {given.output.parent}")
 
 
 if __name__ == "__main__":

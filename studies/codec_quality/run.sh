@@ -49,7 +49,8 @@ ablate() { # NAME OPTIONS
     shift
     for seed in 0 1; do
         folder=$OUT/$name/seed$seed
-        "$PYTHON" run.py fit --config configs/demo/codec.yaml "$@" --stage.folder "$folder"/codec --num_threads 1 \
+        "$PYTHON" run.py fit --config configs/demo/codec.yaml --model configs/voice/codec_model.yaml \
+            "$@" --stage.folder "$folder"/codec --num_threads 1 \
             --seed_everything $seed --data.init_args.seed $seed --trainer.val_check_interval 5000
         "$PYTHON" run.py test --config configs/codec/evaluate.yaml --ckpt_path "$folder"/codec/checkpoints/last.ckpt \
             --stage.folder "$folder"/evaluation "${CODEC_ALONE[@]}"

@@ -25,4 +25,5 @@ folder, target = map(pathlib.Path, sys.argv[1:])
 found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
 target.write_text(json.dumps(found, indent=1) + "\n")
 END
+"$PYTHON" -m studies.codec_speed.collect
 echo "written to studies/codec_speed/results.json"

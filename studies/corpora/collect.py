@@ -5,19 +5,13 @@
 Computes nothing. A measurement that is not there has no table.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from studies.collected import filled, table
+from studies.collected import read_json, table, write_page
 
 HERE = Path(__file__).parent
-
-
-def read(name: str) -> dict[str, Any] | None:
-    path = HERE / f"{name}.json"
-    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def layouts(found: dict[str, Any]) -> list[str]:
@@ -38,10 +32,10 @@ def layouts(found: dict[str, Any]) -> list[str]:
     return table(headings, rows)
 
 
-def kills(names: Sequence[tuple[str, str]]) -> list[str]:
+def kills(folder: Path, names: Sequence[tuple[str, str]]) -> list[str]:
     rows = []
     for name, what in names:
-        if (found := read(name)) is not None:
+        if (found := read_json(folder / f"{name}.json")) is not None:
             lost = max(one["lost_in_work"] for one in found["kills"])
             equal = f"{found['files_compared']} files equal"
             rows.append((what, found["units"], found["processes"], len(found["kills"]), lost, equal))
@@ -57,9 +51,9 @@ def processes(found: dict[str, Any]) -> list[str]:
     return table(("command", "by", "files", "sha256 of all"), rows)
 
 
-def throughput() -> list[str]:
+def throughput(folder: Path) -> list[str]:
     rows = []
-    if (found := read("preparation")) is not None:
+    if (found := read_json(folder / "preparation.json")) is not None:
         clock = found.get("clock", "wall")
         what = f"preparation: time against a plain loop with ShardWriter, one process ({clock} seconds)"
         rows.append((what, "≤ 1.1", f"{found['ours_over_plain_loop']:.2f}"))
@@ -67,7 +61,7 @@ def throughput() -> list[str]:
         for number, seconds in others:
             what = f"preparation: rate of {number} processes against one, {found['audio_hours']} h (wall seconds)"
             rows.append((what, number, f"{alone / seconds:.2f}"))
-    if (found := read("tokenising")) is not None:
+    if (found := read_json(folder / "tokenising.json")) is not None:
         clock = found.get("clock", "wall")
         threads = f"{found['num_threads']} threads each"
         what = f"tokenising: rate against transformers file by file, one process, {threads} ({clock} seconds)"
@@ -79,18 +73,15 @@ def throughput() -> list[str]:
     return table(("measured", "goal", "found"), rows)
 
 
-def main() -> None:
-    readme = HERE / "README.md"
-    page = readme.read_text()
-    if (found := read("layouts")) is not None:
-        page = filled(page, "layouts", "\n".join(layouts(found)))
+def tables(folder: Path) -> dict[str, list[str]]:
+    """The lines of each table of README.md, of the json files in `folder`."""
+    found = {}
+    for name, lines_of in (("layouts", layouts), ("processes", processes)):
+        if (measured := read_json(folder / f"{name}.json")) is not None:
+            found[name] = lines_of(measured)
     names = [("kills_prepare", "`prepare`"), ("kills_tokenise", "`predict`")]
-    page = filled(page, "kills", "\n".join(kills(names)))
-    if (found := read("processes")) is not None:
-        page = filled(page, "processes", "\n".join(processes(found)))
-    page = filled(page, "throughput", "\n".join(throughput()))
-    readme.write_text(page)
+    return found | {"kills": kills(folder, names), "throughput": throughput(folder)}
 
 
 if __name__ == "__main__":
-    main()
+    write_page(HERE, tables(HERE))

@@ -2,7 +2,7 @@
 
     python -m studies.lm_speed.collect [--runs runs/results/lm_speed] [--output studies/lm_speed/results.json]
 
-Computes nothing. A benchmark that was not run has no rows.
+Computes nothing. A benchmark that was not run has no rows; without runs, the tables are rendered from the json.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from studies.collected import date_and_machine, filled, table, write_json
+from studies.collected import date_and_machine, read_json, table, write_json, write_page
 
 BENCHMARKS = ("lm_training_step", "lm_data_path", "lm_overhead", "head_loss")
 HEADINGS = ("what", "ours", "the other side", "result", "goal")
@@ -72,9 +72,29 @@ def head_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
 ROWS = dict(zip(BENCHMARKS, (step_rows, data_rows, overhead_rows, head_rows), strict=True))
 
 
-def markdown(found: dict[str, Any]) -> str:
+def speed_table(found: dict[str, Any]) -> list[str]:
     rows = [row for name, rows_of in ROWS.items() if name in found for row in rows_of(found[name])]
-    return "\n".join([f"{found['date']}, {found['machine']}.", "", *table(HEADINGS, rows)])
+    return [f"{found['date']}, {found['machine']}.", "", *table(HEADINGS, rows)]
+
+
+def memory_table(found: dict[str, Any]) -> list[str]:
+    rows = []
+    for name, shape in (("wide", "wide"), ("deep", "deep"), ("deep_recomputed", None)):
+        one = found[name]
+        what = f"{one['parameters'] / 1e6:.0f}M parameters, {shape}" if shape else "the same, activations recomputed"
+        sizes = [f"{one[f'{key}_megabytes']:,} MB" for key in ("planned", "measured")]
+        rows.append([what, *sizes, f"{one['planned_over_measured']:.3f}"])
+    return table(["network", "planned", "measured", "planned / measured"], rows)
+
+
+def tables(folder: Path) -> dict[str, list[str]]:
+    """The lines of each table of README.md, of the json files in `folder`."""
+    rendered = {"results.json": ("table", speed_table), "memory.json": ("memory", memory_table)}
+    return {
+        name: lines_of(found)
+        for file, (name, lines_of) in rendered.items()
+        if (found := read_json(folder / file)) is not None
+    }
 
 
 def main() -> None:
@@ -82,12 +102,11 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/results/lm_speed"))
     parser.add_argument("--output", type=Path, default=Path("studies/lm_speed/results.json"))
     given = parser.parse_args()
-    found = gather(given.runs)
-    write_json(found, given.output)
-    page = given.output.parent / "README.md"
-    page.write_text(filled(page.read_text(), "table", markdown(found)))
-    print(markdown(found))
-    print(f"\nwritten to {given.output} and {page}")
+    if given.runs.is_dir():
+        write_json(gather(given.runs), given.output)
+    write_page(given.output.parent, found := tables(given.output.parent))
+    print("\n".join(found["table"]))
+    print(f"\nwritten to {given.output.parent}")
 
 
 if __name__ == "__main__":

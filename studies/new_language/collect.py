@@ -15,7 +15,7 @@ from statistics import mean
 from typing import Any
 
 from datamodules.shards.shards import ShardIndex
-from studies.collected import date_and_machine, filled, table, write_json
+from studies.collected import date_and_machine, read_json, table, write_json, write_page
 
 HERE = Path(__file__).parent
 STARTS = {"scratch": "from scratch", "grown": "from a model of other languages"}
@@ -135,13 +135,12 @@ def draw(found: dict[str, Any], path: Path) -> None:
     pyplot.close(figure)
 
 
-def page(text: str, found: dict[str, Any], recognisers: dict[str, Any] | None) -> str:
-    """The README with its tables filled in."""
-    text = filled(text, "curves", "\n".join(curve_table(found)))
-    if recognisers:
-        text = filled(text, "templates", "\n".join(template_table(recognisers)))
-        text = filled(text, "recognisers", "\n".join(recogniser_table(recognisers)))
-    return text
+def tables(folder: Path) -> dict[str, list[str]]:
+    """The lines of each table of README.md, of the json files in `folder`."""
+    rendered = {"curves": curve_table(json.loads((folder / "results.json").read_text()))}
+    if (recognisers := read_json(folder / "recognisers.json")) is not None:
+        rendered |= {"templates": template_table(recognisers), "recognisers": recogniser_table(recognisers)}
+    return rendered
 
 
 def main() -> None:
@@ -150,13 +149,9 @@ def main() -> None:
     given = parser.parse_args()
     if given.runs.is_dir():
         write_json(gather(given.runs), HERE / "results.json")
-    found = json.loads((HERE / "results.json").read_text())
-    measured = HERE / "recognisers.json"
-    recognisers = json.loads(measured.read_text()) if measured.is_file() else None
-    draw(found, HERE / "results.png")
-    readme = HERE / "README.md"
-    readme.write_text(page(readme.read_text("utf-8"), found, recognisers), "utf-8")
-    print("\n".join(curve_table(found)))
+    draw(json.loads((HERE / "results.json").read_text()), HERE / "results.png")
+    write_page(HERE, found := tables(HERE))
+    print("\n".join(found["curves"]))
 
 
 if __name__ == "__main__":

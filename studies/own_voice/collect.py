@@ -4,6 +4,7 @@
 
 Values of a prompt are means over the seeds, each with its adaptation and its samples; intervals resample prompts, and
 differences are paired by prompt. A sample that could not be judged counts as the worst, 0 similarity or 1 error.
+Without runs, the tables are rendered from the json.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from modules.statistics import Ends, Resamples, bootstrap_interval, difference_ends
-from studies.collected import cell, date_and_machine, filled, table, write_json
+from studies.collected import cell, date_and_machine, table, write_json, write_page
 
 BASE = "base"
 METHODS = {
@@ -170,11 +171,10 @@ def draw(found: dict[str, Any], path: Path) -> None:
 TABLES = {"floor": floor_table, "differences": difference_table, "curve": curve_table}
 
 
-def write_tables(found: dict[str, Any], page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    for name, lines_of in TABLES.items():
-        text = filled(text, name, "\n".join(lines_of(found)))
-    page.write_text(text, encoding="utf-8")
+def tables(folder: Path) -> dict[str, list[str]]:
+    """The lines of each table of README.md, of results.json in `folder`."""
+    found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return {name: lines_of(found) for name, lines_of in TABLES.items()}
 
 
 def main() -> None:
@@ -182,12 +182,12 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/own_voice"))
     parser.add_argument("--results", type=Path, default=Path("studies/own_voice"))
     given = parser.parse_args()
-    found = gather(given.runs)
-    write_json(found, given.results / "results.json")
-    draw(found, given.results / "results.png")
-    write_tables(found, given.results / "README.md")
-    for name in ("results.json", "results.png", "README.md"):
-        print(f"written: {given.results / name}")
+    if given.runs.is_dir():
+        found = gather(given.runs)
+        write_json(found, given.results / "results.json")
+        draw(found, given.results / "results.png")
+    write_page(given.results, tables(given.results))
+    print(f"written to {given.results}")
 
 
 if __name__ == "__main__":

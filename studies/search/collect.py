@@ -4,7 +4,7 @@
 
 Errors are 1 - score. A difference is averaged over the seeds' runs for each prompt; its interval resamples prompts,
 whose texts the runs share, and its standard deviation is over the runs. The tables are written between marks in
-README.md.
+README.md; without runs, they are rendered from the json.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from modules.search.analysis.results import read_rows
 from modules.statistics import Resamples, bootstrap_interval, difference_ends, sign_flip_p_value
-from studies.collected import filled, table, write_json
+from studies.collected import table, write_json, write_page
 
 STEERED_BY, JUDGE = "pocketsphinx", "whisper"
 JUDGE_ENDS = (0.0, 1.0)  # range of the judge's score, 1 - error
@@ -245,18 +245,19 @@ def draw(found: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def write_tables(found: dict[str, Any], page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    tables = {
-        "samples": sample_table,
-        "searches": search_table,
-        "parts": parts_table,
-        "costs": cost_tables,
-        "warnings": warning_table,
-    }
-    for name, lines_of in tables.items():
-        text = filled(text, name, "\n".join(lines_of(found)))
-    page.write_text(text, encoding="utf-8")
+TABLES = {
+    "samples": sample_table,
+    "searches": search_table,
+    "parts": parts_table,
+    "costs": cost_tables,
+    "warnings": warning_table,
+}
+
+
+def tables(folder: Path) -> dict[str, list[str]]:
+    """The lines of each table of README.md, of results.json in `folder`."""
+    found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return {name: lines_of(found) for name, lines_of in TABLES.items()}
 
 
 def main() -> None:
@@ -264,12 +265,12 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/search"))
     parser.add_argument("--results", type=Path, default=Path("studies/search"))
     arguments = parser.parse_args()
-    found = gather(arguments.runs, arguments.results)
-    write_json(found, arguments.results / "results.json")
-    draw(found, arguments.results / "results.png")
-    write_tables(found, arguments.results / "README.md")
-    for name in ("results.json", "results.png", "README.md"):
-        print(f"written: {arguments.results / name}")
+    if arguments.runs.is_dir():
+        found = gather(arguments.runs, arguments.results)
+        write_json(found, arguments.results / "results.json")
+        draw(found, arguments.results / "results.png")
+    write_page(arguments.results, tables(arguments.results))
+    print(f"written to {arguments.results}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 Computes nothing. A measurement that is not there has no table.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from studies.collected import cell, filled, table
+from studies.collected import cell, read_json, table, write_page
 
 HERE = Path(__file__).parent
 PARTS = {
@@ -26,15 +25,10 @@ PARTS = {
 COLOURS = {"one reference": "#0072b2", "chain": "#d55e00"}
 
 
-def read(name: str) -> dict[str, Any] | None:
-    path = HERE / f"{name}.json"
-    return json.loads(path.read_text()) if path.is_file() else None
-
-
-def latency(names: Iterable[tuple[str, str]]) -> list[str]:
+def latency(folder: Path, names: Iterable[tuple[str, str]]) -> list[str]:
     rows = []
     for name, where in names:
-        if (found := read(name)) is None:
+        if (found := read_json(folder / f"{name}.json")) is None:
             continue
         for part, what in PARTS.items():
             if part in found:
@@ -76,16 +70,22 @@ def draw(found: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def main() -> None:
-    readme = HERE / "README.md"
-    page = readme.read_text()
+def tables(folder: Path) -> dict[str, list[str]]:
+    """The lines of each table of README.md, of the json files in `folder`."""
     cpu = [(f"latency_cpu_{number}", f"CPU, {number} thread{'s' if number > 1 else ''}") for number in (1, 2)]
-    page = filled(page, "latency on a CPU", "\n".join(latency(cpu)))
-    page = filled(page, "latency on a GPU", "\n".join(latency([("latency_gpu", "H100")])))
-    if (found := read("long_text")) is not None:
-        draw(found, HERE / "long_text.png")
-        page = filled(page, "similarity", "\n".join(similarity(found)))
-    readme.write_text(page)
+    found = {
+        "latency on a CPU": latency(folder, cpu),
+        "latency on a GPU": latency(folder, [("latency_gpu", "H100")]),
+    }
+    if (measured := read_json(folder / "long_text.json")) is not None:
+        found["similarity"] = similarity(measured)
+    return found
+
+
+def main() -> None:
+    if (measured := read_json(HERE / "long_text.json")) is not None:
+        draw(measured, HERE / "long_text.png")
+    write_page(HERE, tables(HERE))
 
 
 if __name__ == "__main__":

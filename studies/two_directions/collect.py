@@ -1,6 +1,8 @@
-"""Collects the results of studies/two_directions/run.sh in studies/two_directions/results.json, and prints tables.
+"""Collects the results of studies/two_directions/run.sh in studies/two_directions/results.json, and fills README.md.
 
     python -m studies.two_directions.collect [--runs runs/two_directions] [--output FILE.json]
+
+Without runs, the tables are rendered from the json.
 
 Error is 1 - score. Differences of speaker similarity are paired by text and target voice; their intervals resample
 texts, because the voices share them.
@@ -16,13 +18,22 @@ from typing import Any
 import numpy as np
 
 from modules.statistics import Ends, Resamples, difference_ends, ratio_intervals
-from studies.collected import cell, date_and_machine, table, write_json
+from studies.collected import cell, date_and_machine, table, write_json, write_page
 
 COSINE: Ends = (-1.0, 1.0)
 STAGES = ("lm", "speak", "listen", "voices_tokens", "voices_lm", "voices")
 DIFFERENCES = {
     "own voice minus another": ("own voice", "another voice"),
     "own voice minus no voice": ("own voice", "no voice"),
+}
+SHOWN = {"no voice": "none"}  # name of a prompt set: on the page
+LANGUAGES = {
+    "all": "all voices",
+    "en": "English",
+    "es": "Spanish",
+    "fr": "French",
+    "it": "Italian",
+    "ru": "Russian",
 }
 
 
@@ -110,22 +121,45 @@ def gather(runs: Path) -> dict[str, Any]:
     return found
 
 
-def markdown(found: dict[str, Any]) -> str:
-    """Format the results as tables."""
+def error_table(found: dict[str, Any]) -> list[str]:
     rows = [
-        [direction.removesuffix("_error"), name, cell(point), point["num"]]
-        for direction in ("text_to_speech_error", "speech_to_text_error")
-        for name, point in found.get(direction, {}).items()
+        [direction, name, cell(point), point["num"]]
+        for direction, part in (("spoken", "text_to_speech_error"), ("written down", "speech_to_text_error"))
+        for name, point in found.get(part, {}).items()
     ]
-    lines = table(["direction", "strings", "error", "prompts"], rows)
-    voices = found.get("voices", {"similarity": {}, "differences": {}})
-    points = voices["similarity"] | {
-        f"{name}, {part}": point for name, parts in voices["differences"].items() for part, point in parts.items()
-    }
-    rows = [[name, cell(point), point["num"]] for name, point in points.items()]
-    lines += ["", *table(["spoken prompt", "similarity to the wanted voice", "prompts"], rows)]
+    return table(["direction", "strings", "error", "prompts"], rows)
+
+
+def similarity_table(found: dict[str, Any]) -> list[str]:
+    rows = [[SHOWN.get(name, name), cell(point), point["num"]] for name, point in found["voices"]["similarity"].items()]
+    return table(["spoken prompt", "similarity to the wanted voice", "prompts"], rows)
+
+
+def signed_cell(point: dict[str, float]) -> str:
+    return "{value:+.3f} [{low:.3f}, {high:.3f}]".format(**point)
+
+
+def difference_table(found: dict[str, Any]) -> list[str]:
+    differences = found["voices"]["differences"]
+    rows = [
+        [name.replace("no voice", "none"), *(signed_cell(parts[part]) for part in LANGUAGES)]
+        for name, parts in differences.items()
+    ]
+    return table(["difference", *LANGUAGES.values()], rows)
+
+
+def stage_table(found: dict[str, Any]) -> list[str]:
     rows = [[name, f"{one['seconds']:.0f}", f"{one['peak_gb']:.1f}"] for name, one in found["stages"].items()]
-    return "\n".join([*lines, "", *table(["stage", "seconds", "GB"], rows)])
+    return table(["stage", "seconds", "GB"], rows)
+
+
+def tables(folder: Path) -> dict[str, list[str]]:
+    """The lines of each table of README.md, of results.json in `folder`."""
+    found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    rendered = {"errors": error_table(found), "stages": stage_table(found)}
+    if "voices" in found:
+        rendered |= {"similarities": similarity_table(found), "differences": difference_table(found)}
+    return rendered
 
 
 def main() -> None:
@@ -133,10 +167,10 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/two_directions"))
     parser.add_argument("--output", type=Path, default=Path("studies/two_directions/results.json"))
     given = parser.parse_args()
-    found = gather(given.runs)
-    write_json(found, given.output)
-    print(markdown(found))
-    print(f"\nwritten to {given.output}")
+    if given.runs.is_dir():
+        write_json(gather(given.runs), given.output)
+    write_page(given.output.parent, tables(given.output.parent))
+    print(f"written to {given.output.parent}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Exports the voice of a run of scripts/open_voice.sh, in half precision with its codec, and completes its card.
+"""Exports the voice of a run of scripts/open_voice.sh, in half precision with its codec, completes its card, and
+records a sentence.
 
     python -m studies.voice.ship "1.5 hours" voices/rms [--root FOLDER]
 
@@ -10,16 +11,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+from modules.audio import write_wav
 from modules.lm.model_card import NO_LICENCE
+from modules.speech import load_voice
 from modules.speech.export import main as export
 from studies.collected import cell, table
 from studies.voice.collect import HERE, ONE, TEACHER
 
+SENTENCE = "Nobody has ever said that 42 purple elephants were waiting for the train."
 ABOUT = """\
 # {name}: a synthetic voice that reads English
 
 It reads any English sentence: `python run.py say "Any sentence." --model voices/{name}`. Everything it says is
 **synthetic speech**; label it where people hear it.
+
+[sample.wav](sample.wav) ({seconds:.1f} s) was made by
+
+    python run.py say "{sentence}" --model voices/{name} --out sample.wav
 
 ## Data
 
@@ -51,13 +59,15 @@ on {date}, before the weights were rounded to half precision; one training, one 
 """
 
 
-def about(name: str, found: dict[str, Any]) -> str:
-    """The card of a cell of results.json."""
+def about(name: str, found: dict[str, Any], seconds: float) -> str:
+    """The card of a cell of results.json; `seconds`: length of the recorded sentence."""
     shown = {TEACHER: "the teacher, flite", "codec": "the codec's resynthesis", ONE: "this voice, one sample"}
     shown |= {system: f"this voice, {system}" for system in found["systems"] if system.startswith("best of")}
     rows = [[label, *(cell(found["systems"][key][one]) for one in ("wer", "excess"))] for key, label in shown.items()]
     return ABOUT.format(
         name=name,
+        seconds=seconds,
+        sentence=SENTENCE,
         hours=found["hours_of_speech"],
         sentences=found["num_sentences"],
         num=found["systems"][ONE]["wer"]["num"],
@@ -85,8 +95,12 @@ def main() -> None:
     run = given.root / "runs/open_voice"
     options = ["--with_codec", "--codec", str(run / "codec/checkpoints/last.ckpt"), "--dtype", "float16"]
     export([str(run / "lm/checkpoints/last.ckpt"), str(given.folder), *options])
+    sample = load_voice(str(given.folder), device="cpu").say(SENTENCE).audio
+    write_wav(sample, given.folder / "sample.wav")
     card = given.folder / "README.md"
-    card.write_text(completed(card.read_text(encoding="utf-8"), about(given.folder.name, found)), encoding="utf-8")
+    card.write_text(
+        completed(card.read_text(encoding="utf-8"), about(given.folder.name, found, sample.seconds)), encoding="utf-8"
+    )
     credits = (given.root / "cache/shards/open_voice/CREDITS.txt").read_text(encoding="utf-8")
     (given.folder / "CREDITS.txt").write_text(credits, encoding="utf-8")
 

@@ -24,11 +24,6 @@ model:
         encoder: {init_args: {channels: 8, num_layers: 1, hidden_channels: 8}}
         quantizer: {init_args: {channels: 8}}
         decoder: {init_args: {channels: 8, num_layers: 1, hidden_channels: 8}}
-    discriminator:
-      init_args:
-        discriminators:
-          - class_path: modules.codec.training.discriminators.MultiPeriodDiscriminator
-            init_args: {periods: [2], channels: [2, 2]}
 """
 TINY_TRAINER = """
 trainer:

@@ -46,11 +46,13 @@ def written(tmp_path_factory):
     scaling = tone_sweep(folder)
     report = ScalingReport("Tones", num_examples=3, credits=[folder / "LICENSE.txt"])
     logger = TensorBoardLogger(folder, name="tensorboard", version="")
-    trainer = SimpleNamespace(callbacks=[scaling, report], is_global_zero=True, loggers=[logger], global_step=0)
+    trainer = SimpleNamespace(
+        callbacks=[scaling, report], is_global_zero=True, loggers=[logger], global_step=0, ckpt_path=None
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.orig_argv", ["python3.11", "run.py", "test", "--config", "a sweep.yaml"])
         report.on_test_start(trainer, None)
-        report.on_test_end(trainer, None)
+        report.on_test_end(trainer, torch.nn.Linear(3, 4))
     return SimpleNamespace(
         scaling=scaling, folder=folder, text=(folder / "report" / "index.html").read_text(encoding="utf-8")
     )
@@ -115,25 +117,48 @@ def test_headline_has_one_sample_and_the_best_selector_not_the_oracle(written):
 
 
 def test_players_give_back_the_audio_that_was_scored(written):
-    """Guards against players with another candidate's audio, and against a lossy or resampled copy."""
+    """Guards against players with another candidate's audio, a lossy or resampled copy, two players of one sample, and
+    the recording before the samples."""
     results, codec = written.scaling.results, ToneCodec()
     players = [base64.b64decode(source.split(",")[1]) for source in Page(written.text).audio]
+    best = max(("closeness", "likelihood"), key=lambda name: score_at(results, name, 4))
+    others = [name for name in ("closeness", "likelihood") if name != best]
     expected = []
-    for trace in results.traces("tones"):
+    for trace in by_change(results.traces("tones"), best):
+        chosen = [chosen_index(trace.candidates, name) for name in (best, *others)]
+        samples = {
+            place: codec.decode(one.codes_S[None], torch.tensor([one.num_codes]))[0]
+            for place in dict.fromkeys([0, *chosen])
+            if (one := trace.candidates[place]).num_codes
+        }
         reference_T = trace.prompt.reference.samples_T
-        expected += [
-            reference_T,
-            codec.decode(*codec.encode(reference_T[None], torch.tensor([reference_T.numel()])))[0],
-        ]
-        places = dict.fromkeys([0, *(chosen_index(trace.candidates, name) for name in ("closeness", "likelihood"))])
-        for candidate in (trace.candidates[place] for place in places):
-            if candidate.num_codes:
-                expected.append(codec.decode(candidate.codes_S[None], torch.tensor([candidate.num_codes]))[0])
+        coded = codec.encode(reference_T[None], torch.tensor([reference_T.numel()]))
+        shown = [samples[place] for place in dict.fromkeys([0, chosen[0]]) if place in samples]
+        more = [sample for place, sample in samples.items() if place not in (0, chosen[0])]
+        expected += [*shown, reference_T, *more, codec.decode(*coded)[0]]
     assert len(players) == len(expected)
     for content, audio_T in zip(players, expected, strict=True):
         samples, rate = soundfile.read(io.BytesIO(content))
         assert rate == RATE
         np.testing.assert_allclose(samples, audio_T.numpy(), atol=2**-15)
+
+
+def score_at(results, selector, n):
+    return next(point.score for point in results.points if (point.selector, point.n) == (selector, n))
+
+
+def by_change(traces, selector):
+    """Sorted naively: the largest change of the listener's score first, then another sample, then the key."""
+
+    def heard(candidate):
+        score = candidate.scores["listener"]
+        return score if candidate.stopped and score == score else 0.0
+
+    def order(trace):
+        place = chosen_index(trace.candidates, selector)
+        return -abs(heard(trace.candidates[place]) - heard(trace.candidates[0])), place == 0, trace.prompt.key
+
+    return sorted(traces, key=order)
 
 
 def test_page_names_the_selected_the_counts_and_the_run(written):

@@ -88,12 +88,12 @@ def test_logged_samples_are_those_of_the_current_weights(tmp_path):
     module, events = fit(tmp_path, [callback])
     scalars = {tag: [(one.step, one.value) for one in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     for n in (1, 3):
-        points = scalars[f"best_of_n/level/n={n}"]
+        points = scalars[f"val/best_of_n/level/n={n}"]
         assert [step for step, _ in points] == [4, 8]
         assert points[-1][1] == pytest.approx(expected_by_hand(module.eval(), callback, n), abs=1e-5)
     for text in TEXTS:
-        assert len(events.Images(f"spoken/{text}")) == 2
-        assert {f"spoken/{text}/one sample", f"spoken/{text}/best of 3"} <= set(events.Tags()["audio"])
+        assert len(events.Images(f"val/spoken/{text}")) == 2
+        assert {f"val/spoken/{text}/one sample", f"val/spoken/{text}/best of 3"} <= set(events.Tags()["audio"])
     assert callback.state_dict() == {"num_validations": 4}  # not counting the sanity check
 
 
@@ -160,8 +160,8 @@ def test_a_judge_of_the_selectors_family_is_named_so(tmp_path, caplog):
     selector, judge = ToyVerifier("small", mean_level), ToyVerifier("large", mean_level)
     selector.families, judge.families = frozenset({"whisper"}), frozenset({"whisper", "ctc"})
     _, events = fit(tmp_path, [spoken(selector=selector, judge=judge)])
-    tags = {tag for tag in events.Tags()["scalars"] if tag.startswith("best_of_n")}
-    assert tags == {"best_of_n/large/n=1", "best_of_n/large (of the selector's family)/n=3"}
+    tags = {tag for tag in events.Tags()["scalars"] if tag.startswith("val/best_of_n")}
+    assert tags == {"val/best_of_n/large/n=1", "val/best_of_n/large (of the selector's family)/n=3"}
     assert "the judge large is of the selector's family (whisper)" in caplog.text
 
 

@@ -83,17 +83,17 @@ def test_tokens_are_divided_by_the_time_that_training_took(clock):
     rows = run(clock, 6, pause_at=3).rows
     assert [step for step, _ in rows] == [1, 3, 5]  # Lightning's numbers of the steps 2, 4 and 6
     for _, values in rows:
-        assert values["speed/useful_tokens_per_second"] == pytest.approx(3 * 36)
-        assert values["speed/padded_tokens_per_second"] == pytest.approx(3 * 64)
-        assert values["speed/mfu"] == pytest.approx(10 * (36 + 3 + 18) / 1000)
-        assert 0.05 < values["memory/peak_gb"] < 200
+        assert values["train/useful_tokens_per_second"] == pytest.approx(3 * 36)
+        assert values["train/padded_tokens_per_second"] == pytest.approx(3 * 64)
+        assert values["train/mfu"] == pytest.approx(10 * (36 + 3 + 18) / 1000)
+        assert 0.05 < values["train/peak_memory_gb"] < 200
 
 
 def test_micro_batches_of_a_step_are_counted_together_and_logged_once(clock):
     """Guards against a logged row for every micro-batch, and against counting only the last one's tokens."""
     rows = run(clock, 12, accumulate=3).rows
     assert [step for step, _ in rows] == [1, 3]
-    assert rows[1][1]["speed/useful_tokens_per_second"] == pytest.approx(3 * 36)
+    assert rows[1][1]["train/useful_tokens_per_second"] == pytest.approx(3 * 36)
 
 
 def test_the_module_prices_a_batch_as_the_ledger_does():

@@ -119,7 +119,7 @@ def test_audio_samples_logs_fixed_items_at_every_validation():
         assert rate == RATE
         np.testing.assert_allclose(audio, expected[name.removeprefix("reconstruction/")].numpy() * 0.5, atol=1e-6)
     assert [(name, step) for name, step, _ in logger.images] == [
-        (f"mel/{key}", step) for step in (3, 6) for key in expected
+        (f"val/mel/{key}", step) for step in (3, 6) for key in expected
     ]
     assert module.modes_at_resynthesis == [False, False]
     assert module.dropout.training and not module.frozen.training
@@ -168,9 +168,9 @@ def test_tensorboard_gets_audio_and_figures(tmp_path):
     events.Reload()
     tags = events.Tags()
     assert set(tags["audio"]) == {"recording/item0_0", "reconstruction/item0_0"}
-    assert set(tags["images"]) == {"mel/item0_0", "val/code_frequencies"}
+    assert set(tags["images"]) == {"val/mel/item0_0", "val/code_frequencies"}
     assert {"val/code_usage", "val/code_perplexity"} <= set(tags["scalars"])
-    assert events.Images("mel/item0_0")[0].width > 400
+    assert events.Images("val/mel/item0_0")[0].width > 400
 
 
 def test_other_loggers_are_reported_once_and_do_not_stop_the_run(tmp_path, caplog):

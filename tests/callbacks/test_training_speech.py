@@ -130,9 +130,9 @@ def test_columns_are_spoken_at_their_hours_and_at_the_end(tmp_path, shards, monk
     for column in speech.columns:
         for key, said in zip(sorted(CHOSEN), clips(tmp_path / "run", column.name), strict=True):
             if len(said):
-                audible.setdefault(f"training_speech/{TEXTS[key]}", []).append(column.step)
+                audible.setdefault(f"val/training_speech/{TEXTS[key]}", []).append(column.step)
     assert logged == audible and audible
-    references = {f"training_speech/{TEXTS[key]}/{name}" for key in CHOSEN for name in ("teacher", "codec")}
+    references = {f"val/training_speech/{TEXTS[key]}/{name}" for key in CHOSEN for name in ("teacher", "codec")}
     assert set(events.Tags()["audio"]) == {*references, *audible}
 
 

@@ -35,7 +35,8 @@ class Recorder(L.Callback):
     def on_train_batch_end(self, trainer, module, *_):
         self.steps.append(trainer.global_step)
         for kept, part in ((self.generator, module.generator), (self.discriminator, module.discriminator)):
-            kept.append(torch.nn.utils.parameters_to_vector(part.parameters()).detach().clone())
+            if part is not None:
+                kept.append(torch.nn.utils.parameters_to_vector(part.parameters()).detach().clone())
 
 
 def build(**changes):
@@ -101,6 +102,24 @@ def loaders(shards, num_ranks, which="val", **settings):
         made = getattr(data, f"{which}_dataloader")()
         found.append([batch.keys for batch in (made[0] if which == "predict" else made)])
     return found
+
+
+def test_no_discriminator_is_one_that_never_starts(shards, tmp_path):
+    """Guards against a codec without discriminators that learns otherwise, cannot be resumed or read, and against half
+    of the setting."""
+    never, _ = fit(shards, tmp_path / "never", 6, build(discriminator_start_step=100))
+    absent = {"discriminator": None, "discriminator_optimizer": None}
+    whole, trainer = fit(shards, tmp_path / "absent", 6, build(**absent))
+    assert whole.steps == never.steps == list(range(1, 7)) and not whole.discriminator
+    for mine, other in zip(whole.generator, never.generator, strict=True):
+        torch.testing.assert_close(mine, other, rtol=0, atol=0)
+    assert "train/generator_skipped_updates" in trainer.logged_metrics
+    assert not [name for name in trainer.logged_metrics if "discriminator" in name], "a chart of nothing"
+    resumed, _ = fit(shards, tmp_path / "on", 6, build(**absent), tmp_path / "absent/step=5.ckpt")
+    torch.testing.assert_close(resumed.generator[-1], whole.generator[-1], rtol=0, atol=0)
+    for half in absent:
+        with pytest.raises(ValueError, match=f"or null for both, but got only .*: `{half}` is null"):
+            build(**{half: None})
 
 
 @pytest.mark.parametrize("num_ranks", [1, 3, 8, 20])

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from studies.collected import filled as filled_page
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 SCRIPT = REPOSITORY / "studies/lm_speed/collect.py"
@@ -50,4 +52,4 @@ def test_the_table_of_the_page_is_replaced_and_nothing_else(script, tmp_path, mo
     found = json.loads((tmp_path / "results.json").read_text())
     assert found["lm_overhead"] == OVERHEAD and "head_loss" not in found
     with pytest.raises(ValueError, match="end of table"):
-        script.filled(f"a page\n{BEGIN}\n", "table", "")
+        filled_page(f"a page\n{BEGIN}\n", "table", "")

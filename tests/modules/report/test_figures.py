@@ -1,6 +1,9 @@
 """modules/report/figures.py: curves, mel spectrograms and code frequencies, checked by the drawn values."""
 
+import re
+
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -12,8 +15,10 @@ from modules.report.figures import (
     log_mel,
     mel_figure,
     mel_thumbnail,
+    mel_ticks,
     rendered_pixels,
 )
+from modules.report.mel_picture import mel_picture
 from tests.toys.report_toys import RATE, curve
 
 
@@ -71,3 +76,38 @@ def test_frequency_figure_is_sorted_and_keeps_its_mass():
     counts_K = np.array([0, 5, 1, 4])
     line = frequency_figure(counts_K, "codes").axes[0].lines[0]
     np.testing.assert_allclose(line.get_ydata(), [0.5, 0.4, 0.1])
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 24000])
+def test_mel_axes_name_the_pitch_that_is_drawn(rate):
+    """Guards against axes without numbers, a linear axis, and one that is a band off."""
+    ticks = {label: height for height, label in mel_ticks(rate)}
+    assert {"0.5", "1", "2"} <= ticks.keys() and all(0 < height < 0.95 for height in ticks.values())
+    time_T = torch.arange(rate) / rate
+    for label, height in ticks.items():
+        picture = log_mel(Audio(0.5 * torch.sin(2 * torch.pi * 1000 * float(label) * time_T), rate))
+        band = picture[:, 50].argmax()
+        assert band / len(picture) - 0.5 / len(picture) <= height <= (band + 1.5) / len(picture), label
+    panel = mel_figure([("a", Audio(torch.ones(rate), rate))]).axes[0]
+    assert [text.get_text() for text in panel.get_yticklabels()] == list(ticks)
+    assert (panel.get_ylabel(), panel.get_xlabel()) == ("kHz", "time in s")
+
+
+def test_the_pages_mel_picture_has_time_and_frequency():
+    """Guards against times that are spread over the clip instead of the common axis, and against unescaped labels."""
+    picture = mel_picture(Audio(torch.ones(RATE), RATE), 2.5, 'a "b"')
+    times = re.findall(r'left: ([\d.]+)%">([\d.]+)', picture)
+    assert [float(place) for place, _ in times] == pytest.approx(
+        [100 * float(name) / 2.5 for _, name in times], abs=0.1
+    )
+    assert [name for _, name in times] == ["0.0", "0.5", "1.0", "1.5", "2.0", "2.5"] and "2.5 s<" in picture
+    assert 'alt="mel spectrogram: a &quot;b&quot;"' in picture
+    bands = re.findall(r'bottom: ([\d.]+)%">([\d.]+)', picture)
+    assert bands == [(f"{100 * height:.1f}", name) for height, name in mel_ticks(RATE)] and "kHz" in picture
+
+
+def test_silence_is_dark():
+    """Guards against digital silence drawn as the loudest sound, because it is its own maximum."""
+    assert (log_mel(Audio(torch.zeros(RATE), RATE)) == -80).all()
+    quiet_T = 1e-3 * torch.sin(2 * torch.pi * 1000 * torch.arange(RATE) / RATE)
+    assert log_mel(Audio(quiet_T, RATE)).max() == 0

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from callbacks.inference_scaling import InferenceScaling
 from callbacks.scaling_report import ScalingReport
 from modules.api import SamplingSettings
-from modules.report import sweep_page
+from modules.report import figures
 from modules.report.figures import cost_figure, curve_figure
 from modules.report.quoted_rows import QuotedRows
 from modules.search.algorithms.best_of_n import BestOfN
@@ -51,7 +51,7 @@ def swept(folder, **changes) -> InferenceScaling:
         default_root_dir=folder,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep_page, "inline_svg", lambda figure, description: "")  # seconds each; see curve_figure below
+        patch.setattr(figures, "inline_svg", lambda figure, description: "")  # seconds each; see curve_figure below
         trainer.test(TreeModule(TreeSampler()), datamodule=ToyPrompts({"set": toy_prompts(4)}), verbose=False)
     return scaling
 
