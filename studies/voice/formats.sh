@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Runs for the comparison of formats in studies/voice/README.md: one corpus, two codecs, a language model for each format
-# and seed, all with the same number of updates of the same size. About two hours on two cores. Finished stages are skipped.
+# and seed, all with the same number of updates of the same size. Finished stages are skipped. Minutes on one core:
+# corpus 8, codec_25 and codec_50 25 each, a language model 25.
 #
-#   SUITE_ROOT=FOLDER studies/voice/formats.sh PART ...
+#   SUITE_ROOT=FOLDER studies/voice/formats.sh corpus codec_25 codec_50 words_0 plain_0 letters_0 words50_0
 set -eEuo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 source scripts/steps.sh
-SENTENCES=12000 CODEC_STEPS=5000 LM_STEPS=${LM_STEPS:-2000}
+SENTENCES=12000 CODEC_STEPS=5000 LM_STEPS=${LM_STEPS:-1600}
 OPEN=configs/voice/open
 THREADS=(--num_threads "${THREADS:-1}")
 
@@ -45,6 +46,9 @@ for part in "$@"; do
         plain_*) lm plain "${part#plain_}" $OPEN/formats/text_then_codes.yaml open_voice ;;
         letters_*) lm letters "${part#letters_}" $OPEN/formats/letters.yaml open_voice ;;
         words50_*) lm words50 "${part#words50_}" $OPEN/prompt_format.yaml open_voice_50 ;;
-        *) echo "error: Expected corpus, codec_25, codec_50, words_SEED, plain_SEED, letters_SEED or words50_SEED, but got $part." >&2; exit 2 ;;
+        *)
+            echo "error: Expected corpus, codec_25, codec_50 or {words,plain,letters,words50}_SEED, but got $part." >&2
+            exit 2
+            ;;
     esac
 done
