@@ -23,18 +23,17 @@ SEED=${SEED:-0}
 
 step preflight scripts/preflight.py
 
-# Computed from measured speeds: two cores of an AMD EPYC with AVX-512 bf16. The minutes do not end a step.
+# Minutes measured on two cores of an AMD EPYC with AVX-512 bf16 (studies/demo); they do not end a step.
 cat <<END
 
-A codec and a language model that speaks digits, trained here from recordings: about 21 min on two cores with AMX or
-AVX-512 bf16, 30 on others. Everything is written to $ROOT/cache and $ROOT/runs/demo.
+A codec and a language model that speaks digits, trained here from recordings: about 16 min on two cores with AMX or
+AVX-512 bf16, half an hour on others. Everything is written to $ROOT/cache and $ROOT/runs/demo.
 END
-plan codec 9 "4000 updates"
+plan codec 6 "4000 updates"
 plan codec_table 1
 plan tokens 1
 plan lm 4 "2000 updates"
-plan sweep 5
-plan speech 1
+plan sweep 4
 echo "Progress bars show the time left of a step. You can stop at any time: the same command continues."
 
 # Prepares audio shards, then trains the codec to encode speech as 50 codes per second and to decode it.

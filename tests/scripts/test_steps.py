@@ -66,7 +66,7 @@ def test_the_demo_says_the_sentence_and_how_long_it_takes(tmp_path: Path) -> Non
     assert calls[-2] == ["run.py", "say", "--model", "runs/demo", "four two seven"]
     planned = dict(re.findall(r"^    (\w+) +(\d+) min", printed, re.M))
     steps = re.findall(r"^== (\w+): python", printed, re.M)
-    assert steps == ["preflight", *planned, "sentence"]
+    assert steps == ["preflight", *planned, "speech", "sentence"]
     assert sum(map(int, planned.values())) == int(re.search(r"about (\d+) min on two cores", printed)[1])
     for name in ("codec", "lm"):
         updates = re.search(rf"^    {name} .* (\d+) updates", printed, re.M)[1]
