@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tests.conftest import REPOSITORY
 
-# A clock of its own: a step takes as many seconds as its argument says.
-CLOCK = "PYTHON=work; work() { SECONDS=$((SECONDS + $1)); }; source scripts/steps.sh; "
+# A clock that stands still (bash loses its own with `unset`): a step takes as many seconds as its argument says.
+CLOCK = "unset SECONDS; SECONDS=0; PYTHON=work; work() { SECONDS=$((SECONDS + $1)); }; source scripts/steps.sh; "
 STUB = """#!/usr/bin/env bash
 printf '%s|' "$@" >>calls; echo >>calls
 if [[ " $* " == *" $FAILING "* ]]; then exit 2; fi
