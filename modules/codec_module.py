@@ -105,6 +105,11 @@ class CodecModule(L.LightningModule):
     ) -> None:
         super().__init__()
         check_discriminator(discriminator, discriminator_optimizer, family_weights)
+        if discriminator is None and (discriminator_start_step or discriminator_scheduler is not None):
+            raise ValueError(
+                "Expected no `discriminator_start_step` or `discriminator_scheduler` with `discriminator: null`. With "
+                "discriminators the demo's codec is that of `--model configs/voice/codec_model.yaml`."
+            )
         check_start(generator, pretrained, decoder_only, semantic_decoder)
         self.save_hyperparameters()
         self.automatic_optimization = False
@@ -200,6 +205,8 @@ class CodecModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for name, state in checkpoint.get("updates", {}).items():
+            if name not in self._updates:
+                raise ValueError("Expected a checkpoint of a training without discriminators, but got one with them.")
             self._updates[name].load_state_dict(state)
         path = self.trainer.ckpt_path if self._sharded else None
         if path is not None and Path(path).is_file():  # a folder of shards is loaded whole

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import lightning
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
 
 from modules.api import PromptFormat, Sampler, SamplerEngine, SamplingSettings
@@ -156,6 +158,18 @@ class LMModule(lightning.LightningModule):
             return loss
 
         super().optimizer_step(epoch, batch_index, optimizer, closure)
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        """Clip as Lightning does, also gradients of a fused optimizer in bf16-mixed. Lightning refuses those because
+        a fused optimizer unscales its gradients itself; but only fp16 has a scaler."""
+        plugin = self.trainer.precision_plugin
+        if not gradient_clip_val or not isinstance(plugin, MixedPrecision) or plugin.scaler is not None:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        algorithm = gradient_clip_algorithm or GradClipAlgorithmType.NORM
+        Precision.clip_gradients(plugin, optimizer, gradient_clip_val, GradClipAlgorithmType(algorithm))
 
     def validation_step(self, batch: TokenBatch, batch_index: int) -> None:
         loss = self.network(batch)

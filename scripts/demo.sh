@@ -6,9 +6,7 @@
 #
 # Every line that starts with `step` is a command that you can run yourself. A finished step is skipped, an unfinished
 # one resumes: you can stop with Ctrl-C and start again. SEED=1 trains with another seed; SUITE_ROOT=FOLDER does
-# everything in another folder, beside the earlier run:
-#
-#   for seed in 1 2; do SEED=$seed SUITE_ROOT=runs/demo_seed_$seed scripts/demo.sh; done
+# everything in another folder, beside the earlier run.
 set -eEuo pipefail
 ROOT=${SUITE_ROOT:-}
 if [[ -n $ROOT ]]; then
@@ -25,35 +23,37 @@ SEED=${SEED:-0}
 
 step preflight scripts/preflight.py
 
-# Computed from measured speeds: two cores of an AMD EPYC with AVX-512 bf16. The minutes do not end a step.
+# Minutes measured on two cores of an AMD EPYC with AVX-512 bf16 (studies/demo); they do not end a step.
 cat <<END
 
-A codec and a language model that speaks digits, trained here from recordings: about 21 min on two cores with AMX or
-AVX-512 bf16, 30 on others. Everything is written to $ROOT/cache and $ROOT/runs/demo.
+A codec and a language model that speaks digits, trained here from recordings: about 16 min on two cores with AMX or
+AVX-512 bf16, half an hour on others. Everything is written to $ROOT/cache and $ROOT/runs/demo.
 END
-plan codec 9 "4000 updates"
+plan codec 6 "4000 updates"
 plan codec_table 1
 plan tokens 1
 plan lm 4 "2000 updates"
-plan sweep 5
-plan speech 1
+plan sweep 4
 echo "Progress bars show the time left of a step. You can stop at any time: the same command continues."
 
 # Prepares audio shards, then trains the codec to encode speech as 50 codes per second and to decode it.
-step codec run.py fit --config configs/demo/codec.yaml --precision auto --seed_everything "$SEED"
+step codec run.py fit --config configs/demo/codec.yaml --seed_everything "$SEED"
 # Evaluates the codec: word errors, STOI and PESQ on held-out prompts, compared with Opus (and Codec2 if installed).
 step codec_table run.py test --config configs/demo/evaluate_codec.yaml
 # Encodes spoken digit strings as token shards: training strings, held-out strings, and longer ones.
 step tokens run.py predict --config configs/demo/tokenise.yaml
 # Trains a Llama to continue text with codes.
-step lm run.py fit --config configs/demo/lm.yaml --precision auto --seed_everything "$SEED"
+step lm run.py fit --config configs/demo/lm.yaml --seed_everything "$SEED"
 # Draws 16 samples for each held-out string; some verifiers select, others judge.
 step sweep run.py test --config configs/demo/sweep.yaml
 # Speaks digits with the model of these minutes.
 step speech run.py say --model runs/demo "four two seven"
 # Speaks your sentence with the voice that comes with the repository.
-step sentence run.py say --model "$PWD/voices/rms" "$SENTENCE"
+step sentence run.py say --model "$PWD/voices/rms" -- "$SENTENCE" || echo "Your sentence was not spoken: see above."
 
+# Commands to copy, which find this folder from any other run's.
+RUN="$PYTHON run.py"
+if [[ -n ${SUITE_ROOT:-} ]]; then RUN="SUITE_ROOT=$(printf %q "$ROOT") $RUN"; fi
 cat <<END
 
 The demo took $((SECONDS / 60)) min. The model that said "four two seven" was trained in these minutes, on this machine:
@@ -65,12 +65,12 @@ trained before: a voice for any English sentence takes longer than this demo. To
 The report, with figures and audio:
     $ROOT/runs/demo/report/index.html
 Other digits, another sentence:
-    $PYTHON run.py say --model runs/demo "four two"
-    $PYTHON run.py say --model voices/rms "Any English sentence."
+    $RUN say --model runs/demo "four two"
+    $RUN say --model $(printf %q "$PWD/voices/rms") "Any English sentence."
 What can speak here:
-    $PYTHON run.py voices
+    $RUN voices
 Your own recordings through the codec:
-    $PYTHON run.py predict --config configs/demo/resynthesise.yaml --data.init_args.sources.init_args.folder FOLDER
+    $RUN predict --config configs/demo/resynthesise.yaml --data.init_args.sources.init_args.folder FOLDER
 Curves during training:
-    $PYTHON -m tensorboard.main --logdir $ROOT/runs
+    $PYTHON -m tensorboard.main --logdir $(printf %q "$ROOT/runs")
 END

@@ -16,11 +16,12 @@ plan() {
     printf '    %-12s %3d min   %s\n' "$1" "$2" "${3:-}"
 }
 
-# Minutes of all planned steps to come: as this machine did so far, rounded up.
+# Minutes of all planned steps to come, rounded up; more where this machine has been slower so far. A step that took less
+# time may have been resumed or finished earlier: it does not shorten the others.
 minutes_left() {
     local one seconds=0
     for one in $PLANNED; do seconds=$((seconds + ${one#*:})); done
-    if ((EXPECTED > 0)); then seconds=$((seconds * TAKEN / EXPECTED)); fi
+    if ((TAKEN > EXPECTED)); then seconds=$((seconds * TAKEN / EXPECTED)); fi
     echo $(((seconds + 59) / 60))
 }
 
@@ -30,12 +31,11 @@ step() {
     printf '\n'
     if [[ $PLANNED == *" $name:"* ]]; then printf 'About %d min left.\n' "$(minutes_left)"; fi
     printf '== %s: python %s\n' "$name" "$*"
-    "$PYTHON" "$@"
+    "$PYTHON" "$@" || return
     taken=$((SECONDS - start))
     printf '== %s: %d min %02d s\n' "$name" $((taken / 60)) $((taken % 60))
     if [[ $PLANNED != *" $name:"* ]]; then return; fi
     expected=${PLANNED#*" $name:"} expected=${expected%% *}
     PLANNED=${PLANNED/" $name:$expected "/ }
-    # Less than a quarter of the time: the step was finished earlier, and says nothing about this machine.
-    if ((taken * 4 >= expected)); then TAKEN=$((TAKEN + taken)) EXPECTED=$((EXPECTED + expected)); fi
+    if ((taken > expected / 2)); then TAKEN=$((TAKEN + taken)) EXPECTED=$((EXPECTED + expected)); fi
 }

@@ -30,14 +30,16 @@ def settle(config: Namespace, words: Sequence[str], subcommand: str) -> None:
         words: The options of the command line, as `--key=value`.
 
     Raises:
-        ValueError: An option sets a default that is left out, or both `--precision` and `--trainer.precision` are set.
+        ValueError: An option sets a default that is left out, or both kinds of precision are given.
     """
     trainer = config.get("trainer")
     if trainer is None:
         return  # an empty `trainer:`, which the parser reports
     own = next((word for word in words if re.match(r"--trainer\.precision\b", word)), None)
-    if own and config.get("precision") is not None:
+    if own and any(re.match(r"--precision\b", word) for word in words):
         raise ValueError(f"Expected one of `--precision auto` and `--trainer.precision`, but got both ({own}).")
+    if own:
+        config["precision"] = None  # a yaml's `precision: auto`
     kinds = [(class_of(one.get("class_path"), Callback), one) for one in as_list(trainer.get("callbacks"))]
     if trainer.get("enable_progress_bar") is False and _lists(kinds, ProgressBar):
         trainer["callbacks"] = [one for kind, one in kinds if not _is(kind, ProgressBar)]

@@ -1,5 +1,6 @@
 """What a sweep's page says about the training behind it: a sentence, the codec's table, and the training curves."""
 
+import logging
 import math
 import os
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from matplotlib.figure import Figure
 
 from modules.evaluation.table import read_evaluation, table_cells
 from modules.report.figures import PALETTE, both_widths, finish_axes, page_figure
+
+logger = logging.getLogger(__name__)
 
 MAX_POINTS = 200  # of a curve on the page
 # Folder of a run, its name on the page, and the metric whose curves are shown: train/METRIC and val/METRIC.
@@ -83,10 +86,19 @@ def read_training(runs: Path, folder: Path) -> TrainingRecord:
     evaluation = runs / "codec_evaluation" / "codec_evaluation.json"
     return TrainingRecord(
         curves=[one for shown in SHOWN if (one := read_curve(runs / shown[0] / "tensorboard", *shown[1:])) is not None],
-        codec_cells=table_cells(*read_evaluation(evaluation), all_columns=False) if evaluation.is_file() else [],
+        codec_cells=read_codec_table(evaluation) if evaluation.is_file() else [],
         codec_page=_link(runs / "codec_evaluation" / "report" / "index.html", folder),
         speech_page=_link(runs / "lm" / "report" / "training_speech.html", folder),
     )
+
+
+def read_codec_table(path: Path) -> list[list[str]]:
+    """The cells of a codec's evaluation; none, with a warning, for a file of another version."""
+    try:
+        return table_cells(*read_evaluation(path), all_columns=False)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        logger.warning("The page has no table of the codec: %s cannot be read (%r)", path, error)
+        return []
 
 
 def _link(target: Path, folder: Path) -> str:

@@ -135,7 +135,6 @@ def quantities(prompt_sets: Mapping[str, Any]) -> dict[str, tuple[Callable[[dict
                 lambda one, prompts=prompts, point=point: one["digit_error"][prompts][point]["value"],  # type: ignore[misc]
                 ".3f",
             )
-    found["minutes of all stages"] = (lambda one: one["minutes"], ".1f")
     return found
 
 
@@ -167,7 +166,7 @@ def seeds_table(found: dict[str, Any]) -> list[str]:
         )
         versions = ", ".join(f"{name} {version}" for name, version in one["versions"].items())
         notes.append(f"- seed {seed}: {one['date']}, {one['machine']}; {parts}; {versions}")
-    return [*lines, "", *notes]
+    return [*lines, "", *notes, *(["", found["note"]] if found.get("note") else [])]
 
 
 def codec_rows(systems: Mapping[str, Any]) -> list[str]:
@@ -264,25 +263,20 @@ def percent(value: float) -> str:
 
 
 def sentences(found: dict[str, Any]) -> str:
-    """What the repository's README says of the demo: from the lowest to the highest seed."""
-
+    """What the README says of the demo: from the lowest to the highest seed; minutes are those of the first."""
     seeds, of = list(found["seeds"].values()), found["spread"]
     names = list(found["seeds"])
     labels = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
-    minutes = {
-        name: {"lowest": min(times), "highest": max(times)}
-        for name in ("codec", "lm")
-        if (times := [one["stages"][name]["seconds"] / 60 for one in seeds])
-    }
+    minutes = {name: f"{seeds[0]['stages'][name]['seconds'] / 60:.0f}" for name in ("codec", "lm")}
     wer, stoi, pesq = (of[f"codec, {name}"] for name in ("WER", "STOI", "PESQ-WB"))
     one, best = (of[f"digit error, {FOUR}, {name}"] for name in ("one sample", f"best of {NUM_CANDIDATES}"))
     return (
-        f"On {seeds[0]['machine'].split(',')[1].strip()}, seed{'s' if len(names) > 1 else ''} {labels}, lowest to "
-        f"highest: the stages take {between(of['minutes of all stages'], '{:.0f}'.format)} minutes. The codec, after "
-        f"{between(minutes['codec'], '{:.0f}'.format)} minutes of training, has {between(wer, percent)} % word errors "
+        f"On {seeds[0]['machine'].split(',')[1].strip()} all stages take {seeds[0]['minutes']:.0f} minutes. "
+        f"Seed{'s' if len(names) > 1 else ''} {labels}, lowest to highest: the codec, after {minutes['codec']} minutes "
+        f"of training, has {between(wer, percent)} % word errors "
         f"on held-out prompts (the recordings: {percent(seeds[0]['comparisons']['recording']['wer']['value'])} %), "
         f"STOI {between(stoi, '{:.2f}'.format)}, PESQ-WB {between(pesq, '{:.2f}'.format)}. The language model, after "
-        f"{between(minutes['lm'], '{:.0f}'.format)} minutes, gets {between(one, percent)} % of the digits wrong in one "
+        f"{minutes['lm']} minutes, gets {between(one, percent)} % of the digits wrong in one "
         f"sample and {between(best, percent)} % when {SELECTOR} chooses the best of {NUM_CANDIDATES} and Whisper "
         "judges."
     )
@@ -348,12 +342,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=seed_and_root, action="append", default=[], help="SEED=ROOT, for each seed")
     parser.add_argument("--profiles", type=Path, default=Path("runs/results/profile"), help="reports of the profiler")
+    parser.add_argument("--note", default="", help="shown below the seeds")
     given = parser.parse_args()
     results = HERE / "results.json"
     found = json.loads(results.read_text(encoding="utf-8"))
     if given.seed:
         found["seeds"] = {str(seed): measured(root, seed) for seed, root in given.seed}
-        found["spread"] = spread(found["seeds"])
+        found["spread"], found["note"] = spread(found["seeds"]), given.note
         reports = sorted(given.profiles.glob("fit-*.txt"))
         found["profiles_ms"] = {path.stem.removeprefix("fit-"): step_profile(path) for path in reports}
         write_json(found, results)

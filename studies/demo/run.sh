@@ -19,7 +19,7 @@ done
 
 # Profiles a training step.
 profile() { # NAME CONFIG: 200 steps under Lightning's profiler
-    "$PYTHON" run.py fit --config "$2" --precision auto --stage.folder $OUT/profile/"$1" --trainer.max_steps 200 \
+    "$PYTHON" run.py fit --config "$2" --stage.folder $OUT/profile/"$1" --trainer.max_steps 200 \
         --trainer.val_check_interval 1000 --trainer.profiler.class_path lightning.pytorch.profilers.SimpleProfiler \
         --trainer.profiler.init_args.dirpath $OUT/profile --trainer.profiler.init_args.filename "$1"
 }

@@ -23,7 +23,7 @@ declare -A OPTIONS=(
 if [[ ! -e $RUNS/codec/checkpoints/last.ckpt ]]; then
     "$PYTHON" run.py fit --config configs/codec/five_voices.yaml --model configs/demo/codec_model.yaml --num_threads 1 \
         --model.init_args.generator null --model.init_args.pretrained.path runs/demo/codec/checkpoints/last.ckpt \
-        --stage.folder $RUNS/codec --trainer.max_steps 2000 --model.init_args.discriminator_start_step 2000
+        --stage.folder $RUNS/codec --trainer.max_steps 2000
 fi
 "$PYTHON" run.py predict --config $CONFIGS/tokenise.yaml
 "$PYTHON" run.py predict --config $CONFIGS/tokenise_own.yaml

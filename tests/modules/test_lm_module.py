@@ -1,5 +1,6 @@
 """LMModule through the command line's parser, Lightning's Trainer and its checkpoints."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,25 @@ def test_sizes_that_do_not_divide_are_refused():
         LlamaSize(hidden_size=32, num_heads=5)
     with pytest.raises(ValueError, match="Expected `num_key_value_heads` to divide `num_heads`=4"):
         LlamaSize(hidden_size=32, num_heads=4, num_key_value_heads=3)
+
+
+def mixed_weights(fused: bool, clip: float | None) -> list[torch.Tensor]:
+    """Weights after two updates in bf16-mixed. SGD shows the size of a gradient, which Adam would hide."""
+    torch.manual_seed(0)
+    optimizer = partial(torch.optim.SGD, lr=0.1, fused=fused)
+    size = LlamaSize(32, 48, 2, 4, 2)
+    module = LMModule(TextToSpeech(ByteTokenizer(), 16), size=size, optimizer=optimizer, scheduler=None)
+    trainer = Trainer(
+        accelerator="cpu", precision="bf16-mixed", max_steps=2, gradient_clip_val=clip, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, ExampleData())
+    return [weight.detach() for weight in module.parameters()]
+
+
+def test_gradients_of_a_fused_optimizer_are_clipped_in_bf16() -> None:
+    """Guards against Lightning's refusal of fused optimizers where there is no scaler, and against no clipping."""
+    clipped, plain, free = mixed_weights(True, 0.01), mixed_weights(False, 0.01), mixed_weights(True, None)
+    for fused, unfused in zip(clipped, plain, strict=True):
+        torch.testing.assert_close(fused, unfused)
+    assert any(not torch.allclose(one, other, atol=1e-4) for one, other in zip(clipped, free, strict=True))

@@ -100,6 +100,10 @@ def test_a_run_uses_and_prints_what_was_picked(toys: Path, seen: list, has_amx, 
     with pytest.raises(SystemExit):
         run.main([*AUTO, "--trainer.precision", "32"])
     assert "got both (--trainer.precision=32)" in capsys.readouterr().err
+    seen.clear()
+    Path("auto.yaml").write_text("precision: auto\nstage: {folder: runs/toy/third}")
+    run.main([*FIT, "--config", "auto.yaml", "--trainer.precision", "bf16-true"])
+    assert set(seen) == {("bf16-true", torch.bfloat16)}, "an option goes before `precision: auto` of a yaml"
 
 
 def test_every_command_picks(toys: Path, has_amx, capsys: pytest.CaptureFixture) -> None:

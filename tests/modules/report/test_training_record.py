@@ -1,5 +1,6 @@
 """modules/report/training_record.py: the training behind a sweep, from the files of its runs."""
 
+import json
 import math
 
 import numpy as np
@@ -64,6 +65,18 @@ def test_long_curves_are_averaged():
     assert len(steps) == len(values) == MAX_POINTS
     np.testing.assert_allclose(values, 0.5)
     assert (steps[0], steps[-1]) == (4.5, 10 * MAX_POINTS - 5.5)
+
+
+def test_an_evaluation_of_another_version_costs_only_its_table(runs):
+    """Guards against a sweep of hours without a page, because a file beside it cannot be read."""
+    path = runs / "codec_evaluation" / "codec_evaluation.json"
+    stored = json.loads(path.read_text())
+    assert read_training(runs, runs).codec_cells
+    wer = stored["systems"]["recording"]["wer"]
+    for systems in ({"recording": {"wer": {**wer, "unknown": 1}}}, {"recording": {"wer": {"value": 1}}}, None):
+        path.write_text(json.dumps({**stored, "systems": systems}))
+        found = read_training(runs, runs)
+        assert found.codec_cells == [] and len(found.curves) == 2
 
 
 def test_the_page_has_what_the_runs_have_and_no_empty_headings(runs, tmp_path_factory, monkeypatch):
