@@ -105,11 +105,8 @@ class CodecModule(L.LightningModule):
     ) -> None:
         super().__init__()
         check_discriminator(discriminator, discriminator_optimizer, family_weights)
-        if discriminator is None and (discriminator_start_step or discriminator_scheduler is not None):
-            raise ValueError(
-                "Expected no `discriminator_start_step` or `discriminator_scheduler` with `discriminator: null`. With "
-                "discriminators the demo's codec is that of `--model configs/voice/codec_model.yaml`."
-            )
+        if discriminator is None and (discriminator_start_step or discriminator_scheduler):
+            raise ValueError("Expected no start step and no scheduler of a discriminator with `discriminator: null`.")
         check_start(generator, pretrained, decoder_only, semantic_decoder)
         self.save_hyperparameters()
         self.automatic_optimization = False

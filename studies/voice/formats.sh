@@ -23,18 +23,19 @@ codec() { # NAME RATE: trains, evaluates on the held-out sentences, and encodes
         --ckpt_path "$out/codec/checkpoints/last.ckpt"
 }
 
-lm() { # NAME SEED FORMAT CODEC: trains, and speaks the held-out sentences
-    local out=runs/formats/$1_$2
-    step "$1 $2 lm" run.py fit --config $OPEN/lm.yaml "${THREADS[@]}" --stage.folder "$out/lm" --seed_everything "$2" \
-        --data.init_args.seed "$2" --stage.inputs "[runs/$4/tokens/train, runs/$4/tokens/held_out]" \
-        --data.init_args.folder "runs/$4/tokens" --data.init_args.prompt_format "$3" \
+lm() { # NAME SEED CODEC [OVERLAY]: trains, and speaks the held-out sentences
+    local out=runs/formats/$1_$2 codec=runs/$3 overlay=()
+    if [[ -n ${4:-} ]]; then overlay=(--config "$OPEN/$4"); fi
+    step "$1 $2 lm" run.py fit --config $OPEN/lm.yaml "${overlay[@]}" "${THREADS[@]}" --stage.folder "$out/lm" --seed_everything "$2" \
+        --data.init_args.seed "$2" --stage.inputs "[$codec/tokens/train, $codec/tokens/held_out]" \
+        --data.init_args.folder "$codec/tokens" \
         --trainer.max_steps "$LM_STEPS" --trainer.callbacks "[callbacks.throughput.Throughput]" \
         --trainer.val_check_interval 500
-    step "$1 $2 evaluation" run.py test --config $OPEN/evaluate.yaml --config $OPEN/choose.yaml "${THREADS[@]}" \
+    step "$1 $2 evaluation" run.py test --config $OPEN/evaluate.yaml --config $OPEN/choose.yaml "${overlay[@]}" "${THREADS[@]}" \
         --stage.folder "$out/report" --run_layout.folder "$out" --sweep.init_args.folder "$out" \
-        --stage.inputs "[$out/lm/checkpoints/last.ckpt, runs/$4/codec/checkpoints/last.ckpt, cache/shards/open_voice/held_out]" \
-        --ckpt_path "$out/lm/checkpoints/last.ckpt" --data.init_args.prompt_format "$3" \
-        --sweep.codec.init_args.path "runs/$4/codec/checkpoints/last.ckpt" --sweep.more_temperatures "[0.3]"
+        --stage.inputs "[$out/lm/checkpoints/last.ckpt, $codec/codec/checkpoints/last.ckpt, cache/shards/open_voice/held_out]" \
+        --ckpt_path "$out/lm/checkpoints/last.ckpt" \
+        --sweep.codec.init_args.path "$codec/codec/checkpoints/last.ckpt" --sweep.more_temperatures "[0.3]"
 }
 
 for part in "$@"; do
@@ -42,10 +43,10 @@ for part in "$@"; do
         corpus) step corpus run.py prepare --config $OPEN/prepare.yaml --data.init_args.sources.init_args.num_sentences $SENTENCES ;;
         codec_25) codec open_voice 25 ;;
         codec_50) codec open_voice_50 50 ;;
-        words_*) lm words "${part#words_}" $OPEN/prompt_format.yaml open_voice ;;
-        plain_*) lm plain "${part#plain_}" $OPEN/formats/text_then_codes.yaml open_voice ;;
-        letters_*) lm letters "${part#letters_}" $OPEN/formats/letters.yaml open_voice ;;
-        words50_*) lm words50 "${part#words50_}" $OPEN/prompt_format.yaml open_voice_50 ;;
+        words_*) lm words "${part#words_}" open_voice ;;
+        plain_*) lm plain "${part#plain_}" open_voice text_then_codes.yaml ;;
+        letters_*) lm letters "${part#letters_}" open_voice letters.yaml ;;
+        words50_*) lm words50 "${part#words50_}" open_voice_50 ;;
         *)
             echo "error: Expected corpus, codec_25, codec_50 or {words,plain,letters,words50}_SEED, but got $part." >&2
             exit 2

@@ -120,7 +120,7 @@ def test_no_discriminator_is_one_that_never_starts(shards, tmp_path):
     for half in absent:
         with pytest.raises(ValueError, match=f"or null for both, but got only .*: `{half}` is null"):
             build(**{half: None})
-    with pytest.raises(ValueError, match="Expected no `discriminator_start_step`"):
+    with pytest.raises(ValueError, match="Expected no start step and no scheduler"):
         build(**absent, discriminator_start_step=3)
     with pytest.raises(ValueError, match="training without discriminators, but got one with them"):
         fit(shards, tmp_path / "other", 6, build(**absent), tmp_path / "never/step=5.ckpt")
