@@ -1,11 +1,10 @@
 """Automatic precision: what this machine computes fast, for training and for inference.
 
 bfloat16 halves the bytes of every weight. CUDA devices from compute capability 8.0 on and CPUs with AMX multiply it
-faster than float32. CPUs with AVX-512 bf16 and no AMX train faster in it, and hardly sample faster from a small model.
-Measured by benchmarks/precision.py on 2026-11-27, two cores of an AMD EPYC with AVX-512 bf16 beside other programs,
-torch 2.13, as times faster than float32 (wall time of two threads; CPU time of one): a training step of the demo's
-codec 1.42; 1.77, of its language model 1.65; 1.90; sampling from it 0.93; 1.02 for one row and 1.30; 1.19 for 16. Other
-CPUs compute bfloat16 more slowly.
+faster than float32. CPUs with AVX-512 bf16 and no AMX train faster in it, but sample hardly faster from a small model:
+on two cores of an AMD EPYC, 2026-11-27, torch 2.13, a training step of the demo's codec was 1.4 times and one of its
+language model 1.65 times as fast, sampling one row 0.93 and sixteen rows 1.3 times (benchmarks/precision.py, wall time,
+beside other programs). On other CPUs it is slower.
 """
 
 import torch
