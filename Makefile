@@ -50,10 +50,12 @@ lint: $(INSTALLED)
 # torch is installed first and separately: the pinned version, in the build provided by the machine's index.
 $(INSTALLED): $(REQUIREMENTS)
 	@$(PYTHON) scripts/preflight.py --install
-	@echo "Installing into $(VENV) (once, some minutes)"
+	@echo "Installing into $(VENV), once: about two minutes on an idle machine with a fast network. 1 of 3: torch"
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) "$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)"
+	@echo "2 of 3: requirements.txt"
 	@$(PIP) -r requirements.txt
+	@echo "3 of 3: requirements-no-deps.txt"
 	@$(PIP) --no-deps -r requirements-no-deps.txt
 	@rm -f $(VENV)/installed-*
 	@touch $@

@@ -180,7 +180,8 @@ class CodecModule(L.LightningModule):
         if self.discriminator is not None:
             pairs.append((self.discriminator_scheduler, self.discriminator_optimizer(self.discriminator.parameters())))
         schedulers = [schedule(optimizer) for schedule, optimizer in pairs if schedule is not None]
-        return [optimizer for _, optimizer in pairs], schedulers
+        # LearningRateMonitor reads the interval; the module itself steps its schedulers.
+        return [optimizer for _, optimizer in pairs], [{"scheduler": one, "interval": "step"} for one in schedulers]
 
     def setup(self, stage: str) -> None:
         self._take_pretrained()

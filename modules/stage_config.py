@@ -26,7 +26,8 @@ TRAINER = {
 }
 # Callbacks that are not compared (they print, log or end a run), by the last part of their class path.
 CALLBACKS = {
-    *("ProgressBar", "TQDMProgressBar", "RichProgressBar", "ModelSummary", "RichModelSummary", "RunLayout"),
+    *("ProgressBar", "TQDMProgressBar", "RichProgressBar", "RunProgressBar"),
+    *("ModelSummary", "RichModelSummary", "RunLayout"),
     *("LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor", "Throughput", "TrainingSpeech"),
     *("Timer", "TerminateAtOnce", "FiniteValidation"),
 }

@@ -34,7 +34,11 @@ plan codec_table 1
 plan tokens 1
 plan lm 4 "2000 updates"
 plan sweep 4
-echo "Progress bars show the time left of a step. You can stop at any time: the same command continues."
+cat <<END
+Progress bars show the time left of a step. You can stop at any time: the same command continues.
+Curves meanwhile, in another terminal:
+    $PYTHON -m tensorboard.main --logdir $(printf %q "$ROOT/runs")
+END
 
 # Prepares audio shards, then trains the codec to encode speech as 50 codes per second and to decode it.
 step codec run.py fit --config configs/demo/codec.yaml --seed_everything "$SEED"
@@ -71,6 +75,4 @@ What can speak here:
     $RUN voices
 Your own recordings through the codec:
     $RUN predict --config configs/demo/resynthesise.yaml --data.init_args.sources.init_args.folder FOLDER
-Curves during training:
-    $PYTHON -m tensorboard.main --logdir $(printf %q "$ROOT/runs")
 END

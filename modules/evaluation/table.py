@@ -65,7 +65,7 @@ OUR_COLUMNS = (
     Column("latency s", "latency_seconds", 2),
 )
 EXPLANATIONS = (
-    "next to or below a value: its 95 % bootstrap interval over utterances",
+    "next to or below a value: its 95 % interval over utterances",
     "RTF: seconds of computation per second of audio, one utterance at a time",
     f"latency: how long the first sample of a chunk waits for codes, {EMPTY} where nothing is streamed",
 )

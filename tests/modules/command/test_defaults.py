@@ -11,7 +11,7 @@ from modules.stage_config import changed_config
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 RUN = "callbacks.run_checkpoint.RunCheckpoint"
-BAR = "lightning.pytorch.callbacks.TQDMProgressBar"
+BAR = "callbacks.run_progress_bar.RunProgressBar"
 SAVER = "lightning.pytorch.callbacks.ModelCheckpoint"
 
 
