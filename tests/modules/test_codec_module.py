@@ -108,20 +108,23 @@ def test_no_discriminator_is_one_that_never_starts(shards, tmp_path):
     """Guards against a codec without discriminators that learns otherwise, cannot be resumed or read, and against half
     of the setting."""
     never, _ = fit(shards, tmp_path / "never", 6, build(discriminator_start_step=100))
-    absent = {"discriminator": None, "discriminator_optimizer": None}
+    absent = {"discriminator": None, "discriminator_optimizer": None, "discriminator_start_step": 0}
     whole, trainer = fit(shards, tmp_path / "absent", 6, build(**absent))
     assert whole.steps == never.steps == list(range(1, 7)) and not whole.discriminator
     for mine, other in zip(whole.generator, never.generator, strict=True):
         torch.testing.assert_close(mine, other, rtol=0, atol=0)
     assert "train/generator_skipped_updates" in trainer.logged_metrics
     assert not [name for name in trainer.logged_metrics if "discriminator" in name], "a chart of nothing"
+    module = build(**absent, scheduler=torch.optim.lr_scheduler.ConstantLR)
+    _, scheduled = module.configure_optimizers()
+    assert [one["interval"] for one in scheduled] == ["step"], "LearningRateMonitor would log the first rate alone"
     resumed, _ = fit(shards, tmp_path / "on", 6, build(**absent), tmp_path / "absent/step=5.ckpt")
     torch.testing.assert_close(resumed.generator[-1], whole.generator[-1], rtol=0, atol=0)
-    for half in absent:
+    for half in ("discriminator", "discriminator_optimizer"):
         with pytest.raises(ValueError, match=f"or null for both, but got only .*: `{half}` is null"):
             build(**{half: None})
     with pytest.raises(ValueError, match="Expected no start step and no scheduler"):
-        build(**absent, discriminator_start_step=3)
+        build(**absent | {"discriminator_start_step": 3})
     with pytest.raises(ValueError, match="training without discriminators, but got one with them"):
         fit(shards, tmp_path / "other", 6, build(**absent), tmp_path / "never/step=5.ckpt")
 
