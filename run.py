@@ -58,6 +58,7 @@ from modules.command.line import (
     quoted,
     unresolved,
 )
+from modules.command.messages import plain_message
 from modules.command.prepare import prepare
 from modules.command.quiet import quieten
 from modules.moved_names import current_words, with_current_names
@@ -174,19 +175,10 @@ class SuiteParser(LightningArgumentParser):
         """Exit with status 2 and print only the message: the usage of a Trainer fills a screen."""
         if (texts := CURRENT.get()) is not None:
             message = texts.show_text(message)
-        unknown = re.search(r"unrecognized arguments: --([\w.]+)|Option '(\S+)' is not accepted", message)
-        if 'key "trainer.callbacks"' in message and "NestedArg" in message and unknown:
-            keys = ", ".join(f"--{key}" for key in CALLBACK_KEYS)
-            name = unknown[1] or unknown[2]
-            message = f"Expected an option of the last of `trainer.callbacks`, but got `{name}`. Others: {keys}."
-        elif 'Parser key "trainer.logger"' in message:
-            message = (
-                "Expected a `trainer.logger` with a class_path, or options of the default logger, which has its own "
-                "key: `--logger.init_args.name NAME` (configs/trainer.yaml)."
-            )
+        message = plain_message(message, self._option_string_actions, CALLBACK_KEYS)
         if not self.exit_on_error:
             raise ValueError(message) from ex
-        print(f"error: {message}\n(`{self.prog} --help` lists the options)", file=sys.stderr)
+        print(f"error: {message}\n(`{self.prog.replace('[options] ', '')} --help` lists the options)", file=sys.stderr)
         sys.exit(2)
 
 
