@@ -13,7 +13,7 @@ from modules.command.line import root_folder
 if TYPE_CHECKING:
     from modules.speech.voice_facts import VoiceFacts
 
-HEADER = ("name", "kind", "languages", "licence", "size", "speaks", "voice prompts", "codec", "of")
+HEADER = ("name", "kind", "languages", "licence", "size", "speaks", "voice prompts", "codec", "date")
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 NOTHING = "Nothing here can speak yet. "
 

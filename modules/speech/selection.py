@@ -69,6 +69,9 @@ def _reason(
         else:
             parts.append(f"{name} {score:.2f}")
     number = len(candidates)
+    if number > 1 and all(faults):
+        kinds = sorted({one for found in faults for one in found})
+        return ", ".join([f"all {number} draws rejected ({', '.join(kinds)}), number {best + 1} kept", *parts])
     said = [f"number {best + 1} of {number}" if number > 1 else "one sample", *parts]
     others = [found for place, found in enumerate(faults) if found and place != best]
     if others:
