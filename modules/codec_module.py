@@ -22,7 +22,7 @@ from modules.codec.formats.checkpoints import CodecCheckpoint, describe_resumed
 from modules.codec.formats.weights import fill
 from modules.codec.generator import CodecGenerator, Resynthesis, check_input_rate
 from modules.codec.streaming import EncodeWindow, encode_batch_in_windows
-from modules.codec.training.discriminators import DiscriminatorEnsemble, discriminator_windows
+from modules.codec.training.discriminators import check_discriminator, discriminator_windows
 from modules.codec.training.guarded_updates import GuardedUpdates
 from modules.codec.training.losses import (
     LossWeights,
@@ -104,9 +104,8 @@ class CodecModule(L.LightningModule):
         decoder_only: bool = False,
     ) -> None:
         super().__init__()
-        check_discriminator(discriminator, discriminator_optimizer, family_weights)
-        if discriminator is None and (discriminator_start_step or discriminator_scheduler):
-            raise ValueError("Expected no start step and no scheduler of a discriminator with `discriminator: null`.")
+        settings = (discriminator_optimizer, discriminator_scheduler, discriminator_start_step, family_weights)
+        check_discriminator(discriminator, *settings)
         check_start(generator, pretrained, decoder_only, semantic_decoder)
         self.save_hyperparameters()
         self.automatic_optimization = False
@@ -363,22 +362,6 @@ def check_start(
             "Expected no `semantic_decoder` with `decoder_only`, but got one: it teaches encoder and quantizer, which "
             "stay as they are. Leave one of the two out."
         )
-
-
-def check_discriminator(
-    discriminator: nn.Module | None, optimizer: OptimizerCallable | None, family_weights: dict[str, float] | None
-) -> None:
-    """Raises ValueError for a discriminator without an optimizer, the reverse, and for weights of families that the
-    discriminator does not have."""
-    if (discriminator is None) != (optimizer is None):
-        given, missing = ("discriminator_optimizer", "discriminator")[:: 1 if discriminator is None else -1]
-        raise ValueError(
-            f"Expected `discriminator` and `discriminator_optimizer`, or null for both, but got only `{given}`: "
-            f"`{missing}` is null."
-        )
-    families = discriminator.families if isinstance(discriminator, DiscriminatorEnsemble) else []
-    if unknown := sorted(set(family_weights or ()) - set(families)):
-        raise ValueError(f"Expected `family_weights` of the discriminator's families {families}, but got {unknown}.")
 
 
 def noise_seed(seed: int, rank: int, step: int) -> int:

@@ -8,16 +8,8 @@
 # one resumes: you can stop with Ctrl-C and start again. SEED=1 trains with another seed; SUITE_ROOT=FOLDER does
 # everything in another folder, beside the earlier run.
 set -eEuo pipefail
-ROOT=${SUITE_ROOT:-}
-if [[ -n $ROOT ]]; then
-    ROOT=${ROOT/#\~/$HOME}
-    [[ $ROOT == /* ]] || ROOT=$PWD/$ROOT
-    mkdir -p "$ROOT"
-    export SUITE_ROOT=$ROOT
-fi
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-ROOT=${ROOT:-$PWD}
-source scripts/steps.sh
+source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
+enter_root
 SENTENCE=${SENTENCE:-Nobody has ever said this sentence before.}
 SEED=${SEED:-0}
 

@@ -7,16 +7,8 @@
 # yourself. A finished step is skipped, an unfinished one resumes: you can stop with Ctrl-C, or kill it, and start again.
 # One folder has the voice of one HOURS; SUITE_ROOT=FOLDER trains another one there.
 set -eEuo pipefail
-ROOT=${SUITE_ROOT:-}
-if [[ -n $ROOT ]]; then
-    ROOT=${ROOT/#\~/$HOME}
-    [[ $ROOT == /* ]] || ROOT=$PWD/$ROOT
-    mkdir -p "$ROOT"
-    export SUITE_ROOT=$ROOT
-fi
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-ROOT=${ROOT:-$PWD}
-source scripts/steps.sh
+source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
+enter_root
 
 # HOURS: sentences, updates of the codec and of the language model; minutes of each step; GB on disk. The minutes are those
 # of a run of 1.5 hours on two cores of an AMD EPYC with AVX-512 bf16 (studies/voice), scaled; they do not end a step.

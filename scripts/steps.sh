@@ -1,12 +1,26 @@
-# Sourced by demo.sh, voice.sh and open_voice.sh, in the repository's root: `step NAME ARGUMENTS` runs python with these
-# arguments and prints the command and the time it took. PYTHON is the interpreter, that of .venv by default.
+# Sourced by demo.sh, voice.sh and open_voice.sh: `step NAME ARGUMENTS` runs python with these arguments, in the
+# repository's root, and prints the command and the time it took. PYTHON is the interpreter, that of .venv by default.
 # `plan NAME MINUTES [NOTE]` prints what a later step is expected to take; steps then print what is left of the plan.
+# `enter_root` goes to the repository and sets ROOT, the folder of cache/ and runs/: SUITE_ROOT, which it makes, or the
+# repository.
 if [[ -z "${PYTHON:-}" ]]; then
     PYTHON=python3
-    if [[ -x .venv/bin/python ]]; then PYTHON=.venv/bin/python; fi
+    if [[ -x $(dirname "${BASH_SOURCE[0]}")/../.venv/bin/python ]]; then PYTHON=.venv/bin/python; fi
 fi
 
 trap 'printf "\nStopped. Start again to continue: finished steps are skipped.\n" >&2' ERR
+
+enter_root() {
+    ROOT=${SUITE_ROOT:-}
+    if [[ -n $ROOT ]]; then
+        ROOT=${ROOT/#\~/$HOME}
+        [[ $ROOT == /* ]] || ROOT=$PWD/$ROOT
+        mkdir -p "$ROOT"
+        export SUITE_ROOT=$ROOT
+    fi
+    cd "$(dirname "${BASH_SOURCE[0]}")/.."
+    ROOT=${ROOT:-$PWD}
+}
 
 PLANNED=" " # " NAME:SECONDS ..." of the steps to come
 TAKEN=0 EXPECTED=0 # seconds of the planned steps that have run

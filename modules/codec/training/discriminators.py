@@ -5,7 +5,7 @@ Each returns `DiscriminatorOutput`: one score map per sub-discriminator, and its
 Shapes: B batch, T samples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -164,3 +164,28 @@ def discriminator_windows(
     window_T = torch.arange(length, device=num_samples_B.device)
     index_BT = (start_B[:, None] + window_T) % num_samples_B.clamp(min=1)[:, None]
     return real_BT.gather(1, index_BT), fake_BT.gather(1, index_BT)
+
+
+def check_discriminator(
+    discriminator: nn.Module | None,
+    optimizer: object | None,
+    scheduler: object | None,
+    start_step: int,
+    family_weights: Mapping[str, float] | None,
+) -> None:
+    """Check the settings of a training with this discriminator, or of one without (None).
+
+    Raises ValueError for a discriminator without an optimizer or the reverse, for a scheduler or start step without a
+    discriminator, and for weights of families that the discriminator does not have.
+    """
+    if (discriminator is None) != (optimizer is None):
+        given, missing = ("discriminator_optimizer", "discriminator")[:: 1 if discriminator is None else -1]
+        raise ValueError(
+            f"Expected `discriminator` and `discriminator_optimizer`, or null for both, but got only `{given}`: "
+            f"`{missing}` is null."
+        )
+    if discriminator is None and (start_step or scheduler):
+        raise ValueError("Expected no start step and no scheduler of a discriminator with `discriminator: null`.")
+    families = discriminator.families if isinstance(discriminator, DiscriminatorEnsemble) else []
+    if unknown := sorted(set(family_weights or ()) - set(families)):
+        raise ValueError(f"Expected `family_weights` of the discriminator's families {families}, but got {unknown}.")
