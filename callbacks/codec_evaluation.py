@@ -24,7 +24,7 @@ from modules.evaluation.quoted_table import QuotedTable
 from modules.evaluation.results import EvaluatedCodecs, write_results
 from modules.evaluation.systems import CodecUnderTest, Heard, Original, Resynthesiser, gathered_systems, hear
 from modules.members import check_members
-from modules.pitch import OPINION_ENDS, median_pitch
+from modules.pitch import median_pitch, predicts_opinions
 from modules.recognition import Normaliser, Recogniser
 from modules.report.codec_page import codec_page, finite
 from modules.report.figures import mel_figure
@@ -119,7 +119,7 @@ class CodecEvaluation(Callback):
 
     @property
     def _opinion_judges(self) -> list[str]:
-        return [one.facts.name for one in self.verifiers if ends_of(one) == OPINION_ENDS]
+        return [one.facts.name for one in self.verifiers if predicts_opinions(one)]
 
     @property
     def table(self) -> dict[str, dict[str, Estimate]] | None:

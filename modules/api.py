@@ -311,8 +311,9 @@ class VerifierFacts:
     is nothing: stored scores are reused as long as model_hash and settings are equal. `families` are the kinds of model
     that it scores with ("whisper", "wavlm"): a judge of the selector's family shares its errors. `worst_score` stands
     for a candidate that a judge cannot score or that never ended; `best_score` is the other end of the scale, inf if
-    there is none. Candidates of a prompt that lacks the needed text or reference are not scored. Only with
-    `judges_partial` may it score candidates that are still being sampled.
+    there is none. `reaches_ends`: whether speech gets these scores, as a perfect transcript gets 1; a cosine similarity
+    does not, and its intervals then do not reckon with them. Candidates of a prompt that lacks the needed text or
+    reference are not scored. Only with `judges_partial` may it score candidates that are still being sampled.
     """
 
     name: str
@@ -321,6 +322,7 @@ class VerifierFacts:
     families: frozenset[str]
     worst_score: float
     best_score: float = math.inf
+    reaches_ends: bool = True
     needs_text: bool
     needs_reference: bool
     judges_partial: bool = False

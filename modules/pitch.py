@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modules.api import Audio
+from modules.api import Audio, Verifier
 from modules.audio import resampled
 
 SAMPLE_RATE = 16_000
@@ -18,11 +18,16 @@ LOWEST, HIGHEST = 60.0, 500.0  # Hz, searched
 FRAME, HOP = 1024, 320  # samples; a frame holds nearly four periods of the lowest pitch
 LOUD = 0.3  # of the loudest frame's level: most such frames are vowels
 LIMITS = (140.0, 200.0)  # Hz between the groups, the same in every table
-OPINION_ENDS = (1.0, 5.0)  # worst and best opinion score: a verifier with this range predicts one
+OPINION_ENDS = (1.0, 5.0)  # worst and best opinion score
 WHY_BY_PITCH = (
     "Networks that predict opinion scores also respond to the pitch of a voice (arXiv 2606.19951: DNSMOS correlates "
     "with it at -0.788, listeners do not): compare within a group. r: correlation with the pitch here."
 )
+
+
+def predicts_opinions(verifier: Verifier) -> bool:
+    """Whether a verifier has the scale of opinion scores."""
+    return (verifier.facts.worst_score, verifier.facts.best_score) == OPINION_ENDS
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from modules.statistics import UNBOUNDED, Ends, Estimate, mean_estimate, ratio_e
 logger = logging.getLogger(__name__)
 
 METRIC_RATE = 16000  # Hz, at which all systems are scored: PESQ-WB supports no other
-# Lowest and highest value of an utterance, for intervals: an error of all words, Taal et al. 2011, ITU-T P.862.1 and 2.
-METRIC_ENDS: dict[str, Ends] = {"wer": (0.0, 1.0), "stoi": (0.0, 1.0), "pesq_nb": (1.02, 4.55), "pesq_wb": (1.04, 4.64)}
+# Ends that utterances reach, for intervals: no error, an error of all words. STOI and PESQ stay away from theirs.
+METRIC_ENDS: dict[str, Ends] = {"wer": (0.0, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -195,10 +195,7 @@ def _estimates(
 
     estimates = {
         "wer": ratio("num_errors", "num_words", "wer"),
-        **{
-            name: mean_estimate(column[name], seed, num_resamples, ends[name])
-            for name in ("stoi", "pesq_nb", "pesq_wb")
-        },
+        **{name: mean_estimate(column[name], seed, num_resamples) for name in ("stoi", "pesq_nb", "pesq_wb")},
         "bit_rate": ratio("num_bits", "seconds"),
     }
     for name in dict.fromkeys(name for scores in column["scores"] for name in scores):

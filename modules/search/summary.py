@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from modules.api import Prompt, disagreement_name
+from modules.pitch import predicts_opinions
 from modules.provenance import digest, package_versions, plain
 from modules.search.analysis.comparisons import compare
 from modules.search.analysis.curves import CurveCalculator
@@ -40,6 +41,7 @@ def summarise(
         num_resamples: Number of bootstrap resamples.
     """
     panel, drawn = searches[0][0].panel, (seed, num_resamples)
+    opinion_judges = [one.facts.name for one in (*panel.judges, *panel.final_judges) if predicts_opinions(one)]
     swept, points, warned, scores, facts = [], [], [], [], []
     samples, every_n, others = [], [], []  # points of best-of-n, its points at every n, and points of other searches
     for label, sweeps in zip(distinct_labels([own[0].algorithm for own in searches]), searches, strict=True):
@@ -76,7 +78,7 @@ def summarise(
         over_optimisation=warned,
         equal_compute=at_equal_compute(others, every_n, *drawn),
         seed_scores=scores,
-        pitch_scores=pitch_scores(points, prompt_sets),
+        pitch_scores=pitch_scores(points, prompt_sets, opinion_judges),
     )
 
 

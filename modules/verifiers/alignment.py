@@ -57,6 +57,7 @@ class AlignmentScore(BatchVerifier):
             families=frozenset({"pocketsphinx"}),
             worst_score=WORST_SCORE,
             best_score=0.0,
+            reaches_ends=False,
             needs_text=True,
             needs_reference=False,
         )

@@ -122,6 +122,7 @@ class Speaker(BatchVerifier):
             families=self.encoder.families,
             worst_score=-1.0,
             best_score=1.0,
+            reaches_ends=False,
             needs_text=False,
             needs_reference=True,
             judges_partial=True,

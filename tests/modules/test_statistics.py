@@ -18,9 +18,12 @@ from modules.statistics import (
     ratio_intervals,
     spread_interval,
 )
+from modules.verifiers.embeddings.resemblyzer import Resemblyzer
 from modules.verifiers.ensemble import Ensemble
 from modules.verifiers.health import Health
 from modules.verifiers.likelihood import Likelihood
+from modules.verifiers.naturalness import DistillMos
+from modules.verifiers.speaker import Speaker
 
 NUM_SIMULATIONS = 300  # a coverage of .95 is estimated with a standard error of .013
 
@@ -192,9 +195,12 @@ def test_scores_without_ends_get_intervals_of_their_own_width() -> None:
     for method in ("mean", "worst"):
         ends = difference_ends(ends_of(Ensemble(members, method)))
         assert bootstrap_interval(change_U, resamples, ends)[0] > 0.5
-    assert ends_of(Ensemble(members, "rank")) == (-1.0, 1.0)
+    assert ends_of(Ensemble(members, "rank")) == (-1.0, 1.0) and ends_of(Health()) == (0.0, 1.0)
     low, high = bootstrap_interval(generator.normal(-2, 0.3, 32), resamples, ends_of(Likelihood()))
     assert high - low < 0.4  # a normal interval has .21
+    for graded in (Speaker(Resemblyzer()), DistillMos()):
+        low, high = bootstrap_interval(generator.normal(0.6, 0.05, 32), resamples, ends_of(graded))
+        assert 0.02 < high - low < 0.05  # a normal interval has .035; with pseudo-units on the scale [-1, 1] .13
 
 
 def test_a_ratio_without_denominators_is_unknown() -> None:

@@ -33,7 +33,7 @@ class VerifierToy:
     model_hash: str
     families: frozenset[str]
     settings: dict[str, object] = {}  # noqa: RUF012 - read only
-    worst_score, best_score = 0.0, 1.0
+    worst_score, best_score, reaches_ends = 0.0, 1.0, True
     needs_text = needs_reference = judges_partial = False
 
     @property
@@ -45,6 +45,7 @@ class VerifierToy:
             families=self.families,
             worst_score=self.worst_score,
             best_score=self.best_score,
+            reaches_ends=self.reaches_ends,
             needs_text=self.needs_text,
             needs_reference=self.needs_reference,
             judges_partial=self.judges_partial,

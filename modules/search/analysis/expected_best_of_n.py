@@ -34,8 +34,8 @@ class CurvePoint:
     interval over speakers (`cluster_interval`), wider where prompts of a speaker are alike; `num_speakers` is 0 and the
     interval NaN if prompts name none. The mean over several seeds has `num_seeds` and the standard deviation of the
     seeds' scores, `seed_deviation`; counts of candidates are then those of all seeds. `model` is empty if there is only
-    one. `ends` are the judge's worst and best score, the bounds of intervals; `judged_mass` is the expected number of
-    prompts whose selected candidate was scored, the weight of `score_judged_only` in a mean.
+    one. `ends` are the bounds of intervals (`ends_of` the judge); `judged_mass` is the expected number of prompts whose
+    selected candidate was scored, the weight of `score_judged_only` in a mean.
 
     `shared_families`: the verifier families that selector and judge share, empty if there are none; such a judge is
     biased towards the selections. `holds_under_every_family` is explained in families.py. `self_judged`: how the
@@ -85,8 +85,9 @@ class CurvePoint:
 
 
 def ends_of(verifier: Verifier) -> Ends:
-    """The range of a verifier's scores, for intervals."""
-    return float(verifier.facts.worst_score), float(verifier.facts.best_score)
+    """The ends of a verifier's scale, for intervals; UNBOUNDED if speech does not reach them."""
+    facts = verifier.facts
+    return (float(facts.worst_score), float(facts.best_score)) if facts.reaches_ends else UNBOUNDED
 
 
 def candidate_counts(num_candidates: int) -> list[int]:

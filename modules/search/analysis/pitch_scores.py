@@ -1,10 +1,10 @@
 """Opinion scores of a sweep by the pitch of the voice: judges that predict them respond to it (modules/pitch.py)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from modules.api import Prompt
-from modules.pitch import OPINION_ENDS, by_pitch, median_pitch, pitch_correlation
+from modules.pitch import by_pitch, median_pitch, pitch_correlation
 from modules.search.analysis.expected_best_of_n import CurvePoint
 
 
@@ -28,10 +28,12 @@ class PitchScore:
     model: str = ""
 
 
-def pitch_scores(points: Sequence[CurvePoint], prompts: Mapping[str, Sequence[Prompt]]) -> list[PitchScore]:
-    """Rows of every point whose judge predicts opinion scores, by the pitch of each prompt's `reference`; none if no
-    prompt has one. `prompts`: by set, in the order of `scores_P`."""
-    judged = [point for point in points if point.ends == OPINION_ENDS and len(point.scores_P)]
+def pitch_scores(
+    points: Sequence[CurvePoint], prompts: Mapping[str, Sequence[Prompt]], opinion_judges: Collection[str]
+) -> list[PitchScore]:
+    """Rows of every point of the judges that predict opinion scores, by the pitch of each prompt's `reference`; none if
+    no prompt has one. `prompts`: by set, in the order of `scores_P`."""
+    judged = [point for point in points if point.judge in opinion_judges and len(point.scores_P)]
     pitches = {
         name: [median_pitch(prompt.reference) for prompt in prompts[name]]
         for name in dict.fromkeys(point.prompt_set for point in judged)

@@ -68,10 +68,10 @@ def test_every_prompt_shows_the_choices_that_were_made_for_it(results, tmp_path)
 def test_the_page_shows_opinion_scores_by_pitch(results, tmp_path_factory):
     """Guards against a page that hides them, mixes in the oracle's or those of fewer candidates, and shows them for a
     judge of another scale. The tones are of 450 to 550 Hz."""
-    points = [replace(one, ends=(1.0, 5.0)) for one in results.points]
+    points = results.points
     prompts = {"tones": [trace.prompt for trace in results.traces("tones")]}
-    assert pitch_scores(results.points, prompts) == []
-    judged = replace(results, points=points, pitch_scores=pitch_scores(points, prompts))
+    assert results.pitch_scores == [] == pitch_scores(points, prompts, [])
+    judged = replace(results, pitch_scores=pitch_scores(points, prompts, {point.judge for point in points}))
     shown = final_pitch_scores(judged)
     assert [(row.selector, row.n, row.group) for row in shown] == [
         (name, n, "high") for name, n in (("random", 1), ("closeness", 4), ("likelihood", 4))
