@@ -35,6 +35,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from callbacks.finite_validation import FiniteValidation
+from callbacks.parameter_count import ParameterCount
 from callbacks.run_checkpoint import SavedBefore
 from callbacks.skipped_samples import SkippedSamples
 from callbacks.training_end import StopOnInterrupt, TimeLimit, TrainingInterrupted, ended_by_itself
@@ -73,7 +74,7 @@ NO_STAGE_FOLDER = "runs/no_stage"  # `${stage.folder}` of a run without a stage
 
 def callbacks_of_every_run(subcommand: str) -> list[Callback]:
     """Callbacks of every run beside those of its config. A stage does not compare them: no config holds them."""
-    of_fit = [SavedBefore(), FiniteValidation(), StopOnInterrupt()] if subcommand == "fit" else []
+    of_fit = [SavedBefore(), FiniteValidation(), StopOnInterrupt(), ParameterCount()] if subcommand == "fit" else []
     return [*of_fit, SkippedSamples()]
 
 
@@ -332,7 +333,8 @@ class SuiteCLI(LightningCLI):
                 kwargs["ckpt_path"] = last_checkpoint(subcommand, [Path(folder) for folder in folders if folder])
                 if rank_zero_only.rank == 0:
                     source = kwargs["ckpt_path"] or "the first step: no checkpoint yet"
-                    print(f"{subcommand} starts from {source}", flush=True)
+                    if kwargs["ckpt_path"] or self.stage is None:  # a new stage has said that it starts
+                        print(f"{subcommand} starts from {source}", flush=True)
         if subcommand == "fit" and kwargs.get("ckpt_path") is not None and Path(kwargs["ckpt_path"]).exists():
             self.trainer.ckpt_path = kwargs.pop("ckpt_path")  # known to `setup`; Lightning sets a given one later
         return kwargs

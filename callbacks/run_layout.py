@@ -62,15 +62,15 @@ class RunLayout(Callback):
         self.folder = folder
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._print(trainer, "starts")
+        self._print(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._print(trainer, "ended")
+        self._print(trainer, f"{trainer.state.fn.value} ended: ")
 
-    def _print(self, trainer: Trainer, event: str) -> None:
+    def _print(self, trainer: Trainer, ended: str = "") -> None:
         if trainer.is_global_zero:
             folder = Path(self.folder or trainer.default_root_dir)
-            print(f"{trainer.state.fn.value} {event}: {described_run(folder)}", flush=True)
+            print(f"{ended}{described_run(folder)}", flush=True)
             for one in trainer.callbacks:
-                if event == "ended" and isinstance(one, WRITE_PAGES) and one.page is not None:
+                if ended and isinstance(one, WRITE_PAGES) and one.page is not None:
                     print(f"  report: {one.page.resolve().as_uri()}", flush=True)

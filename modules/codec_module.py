@@ -256,7 +256,7 @@ class CodecModule(L.LightningModule):
         means = self.trainer.strategy.reduce(values_N, reduce_op="mean").unbind()
         self.log_dict({f"train/{name}": mean for name, mean in zip(logged, means, strict=True)})
         # Set directly: Lightning would synchronise with the device for this number after every later step.
-        self.trainer.progress_bar_metrics["train/mel_bar"] = float(logged["mel"].detach())
+        self.trainer.progress_bar_metrics["train/mel"] = float(logged["mel"].detach())
         for updates in self._updates.values():
             updates.check()
 

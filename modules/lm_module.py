@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
 
 from modules.api import PromptFormat, Sampler, SamplerEngine, SamplingSettings
-from modules.batches import PromptBatch, TokenBatch
+from modules.batches import NamesPromptSets, PromptBatch, TokenBatch
 from modules.lm.accumulation import AccumulationWindow, summed_over_ranks
 from modules.lm.adapters import LowRankAdapters, add_adapters, stored_weights
 from modules.lm.flops import TransformerSize
@@ -195,7 +195,16 @@ class LMModule(lightning.LightningModule):
         if tokens is not None:
             loss = self.network(tokens)
             mean = loss.total / loss.num_targets.clamp(min=1)
-            self.log("test/loss", mean, batch_size=int(loss.num_targets), sync_dist=True)
+            tag = self._test_tag(dataloader_idx)
+            self.log(tag, mean, batch_size=int(loss.num_targets), sync_dist=True, add_dataloader_idx=False)
+
+    def _test_tag(self, dataloader_idx: int) -> str:
+        """`test/loss`, followed by the name of the prompt set where there are several."""
+        loaders, data = self.trainer.test_dataloaders, getattr(self.trainer, "datamodule", None)
+        if not isinstance(loaders, list) or len(loaders) == 1:
+            return "test/loss"
+        name = data.prompt_set_names[dataloader_idx] if isinstance(data, NamesPromptSets) else dataloader_idx
+        return f"test/loss/{name}"
 
     def predict_step(self, batch: PromptBatch, batch_index: int, dataloader_idx: int = 0) -> PromptBatch:
         """Return the batch itself, for callbacks that sample."""

@@ -111,8 +111,10 @@ def parser() -> OneLineParser:
 
 
 def read_arguments(words: Sequence[str]) -> argparse.Namespace:
-    """Parse. The first word is the text, whatever it begins with, unless it is one of the options."""
-    options, words = parser(), list(words)
+    """Parse. The first word is the text, whatever it begins with, unless it is one of the options. As in the keys of a
+    yaml and the options of `fit`, `_` in an option's name is `-`."""
+    options = parser()
+    words = [re.sub(r"^--[a-z_]+(?==|$)", lambda name: name[0].replace("_", "-"), word) for word in words]
     names = set(options._option_string_actions)
     is_option = words and (words[0].partition("=")[0] in names or words[0] == "--")
     if words and not is_option and re.fullmatch(r"--[a-z][a-z-]*(=\S*)?", words[0]):

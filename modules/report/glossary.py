@@ -11,18 +11,25 @@ from modules.api import Transcribes, Verifier
 
 @dataclass(frozen=True)
 class GlossaryLine:
-    """A verifier of the page: its roles, what it measures, and the direction of its scores."""
+    """A verifier of the page: its roles, what it measures, the direction of its scores, and its families."""
 
     name: str
     roles: Sequence[str]
     meaning: str
     direction: str
+    families: Sequence[str]
 
 
 def glossary(verifiers: Sequence[Verifier], roles: Mapping[str, Sequence[str]]) -> list[GlossaryLine]:
     """A line for each verifier, in order; `roles` by name."""
     return [
-        GlossaryLine(one.facts.name, roles.get(one.facts.name, ()), first_sentence(type(one)), direction_of(one))
+        GlossaryLine(
+            one.facts.name,
+            roles.get(one.facts.name, ()),
+            first_sentence(type(one)),
+            direction_of(one),
+            sorted(one.facts.families),
+        )
         for one in verifiers
     ]
 

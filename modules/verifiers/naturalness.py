@@ -46,7 +46,10 @@ def audible(audio: Audio) -> np.ndarray:
 
 
 class Dnsmos(ClipVerifier):
-    """Mean opinion score, 1 (bad) to 5, predicted by the networks in the package speechmos. CPU only.
+    """Mean opinion score, 1 (bad) to 5, predicted by DNSMOS: p808 and ovrl of the whole sound, sig of speech, bak of
+    what is behind it.
+
+    The networks of the package speechmos, on the CPU.
 
     A clip is repeated until it fills 9.01 s and scored in windows with a hop of 1 s, as in the reference; each window
     costs 0.17 CPU-seconds (P.835) or 0.01 (P.808). Clips are scored in parallel, one thread each, which is faster than

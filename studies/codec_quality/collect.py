@@ -17,14 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from modules.evaluation.judge import METRIC_ENDS
-from modules.statistics import Resamples, difference_ends, ratio_intervals
+from modules.statistics import Ends, Resamples, difference_ends, ratio_intervals
 from studies.collected import cell, codec_table, date_and_machine, table, write_json, write_page
 
 METRICS = ("wer", "stoi", "pesq_nb", "pesq_wb", "speaker", "naturalness_ovrl", "bit_rate")
 PAIRED = ("wer", "stoi", "pesq_wb", "speaker", "naturalness_ovrl")
 DIGITS = {"wer": 3, "stoi": 3, "speaker": 3, "bit_rate": 0}
-ENDS = METRIC_ENDS | {"speaker": (-1.0, 1.0), "naturalness_ovrl": (1.0, 5.0)}  # per utterance
+# Lowest and highest value of an utterance (STOI: Taal et al. 2011; PESQ: ITU-T P.862.1 and 2).
+ENDS: dict[str, Ends] = {
+    "wer": (0.0, 1.0), "stoi": (0.0, 1.0), "pesq_nb": (1.02, 4.55), "pesq_wb": (1.04, 4.64),
+    "speaker": (-1.0, 1.0), "naturalness_ovrl": (1.0, 5.0),
+}  # fmt: skip
 SEEDS = (0, 1)
 ARMS = ("no_discriminators", "simvq", "whisper_states")
 ABLATED = ("wer", "stoi", "pesq_wb")

@@ -143,7 +143,7 @@ def train(strategy: object, num_ranks: int, folder: Path) -> dict[str, torch.Ten
     trainer = trainer_of(strategy, num_ranks, callbacks=callbacks, log_every_n_steps=NUM_STEPS)
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     trainer.fit(module, DataLoader(Crops(rank, num_ranks), batch_size=None))
-    logged = {"all": float(trainer.callback_metrics["train/mel"]), "own": trainer.progress_bar_metrics["train/mel_bar"]}
+    logged = {"all": float(trainer.callback_metrics["train/mel"]), "own": trainer.progress_bar_metrics["train/mel"]}
     torch.save(logged, folder / f"logged_{rank}.pt")
     weights = whole(module)
     assert any(isinstance(weight, DTensor) for weight in module.parameters()) == is_sharded

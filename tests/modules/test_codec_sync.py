@@ -177,7 +177,7 @@ def test_a_step_runs_on_a_device_without_values(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(RuntimeError, match="meta tensor") as raised:
         fit(module, 3, [watch])
     lines = "".join(traceback.format_exception(raised.value))  # including the cause: the teardown fails there, too
-    assert 'progress_bar_metrics["train/mel_bar"] = ' in lines  # the second update logs
+    assert 'progress_bar_metrics["train/mel"] = ' in lines  # the second update logs
     assert list(watch.waits) == [0, 1]
     constants = [place for place in watch.waits[0] if "filter_bank.py" not in place]  # moved there at their first use
     assert not constants, "\n".join(constants)

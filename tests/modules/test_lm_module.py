@@ -144,6 +144,32 @@ def test_validation_and_test_give_the_loss_per_target(trained):
         assert metrics[key] == pytest.approx(expected, rel=1e-4)
 
 
+class TwoSets(ExampleData):
+    """Two prompt sets: all examples, and the first alone."""
+
+    prompt_set_names = ("all", "first one")
+
+    def test_dataloader(self) -> list[DataLoader]:
+        whole = example_batch()
+        first = TokenBatch(
+            *(one[:1] for one in (whole.tokens_RL, whole.labels_RL, whole.positions_RL, whole.documents_RL))
+        )
+        return [DataLoader([PromptBatch([Prompt("a", "one")], one)], batch_size=None) for one in (whole, first)]
+
+
+def test_the_loss_of_several_prompt_sets_has_their_names(trained):
+    """Guards against charts called dataloader_idx_0, and the loss of one set under the name of another."""
+    cli, _ = trained
+    data = TwoSets()
+    expected = {}
+    for name, loader in zip(data.prompt_set_names, data.test_dataloader(), strict=True):
+        with torch.no_grad():
+            loss = cli.model.network(next(iter(loader)).tokens)
+        expected[f"test/loss/{name}"] = pytest.approx(float(loss.total / loss.num_targets), rel=1e-4)
+    first, second = cli.trainer.test(cli.model, data, verbose=False)
+    assert first | second == expected
+
+
 def test_scheduler_steps_with_the_optimizer(tmp_path):
     """Guards against a schedule in epochs: warm-up over 4 steps must be done after 4 batches."""
     cli = command_line(tmp_path, max_steps=4)

@@ -40,6 +40,12 @@ def test_every_option_is_a_key(read) -> None:
     assert read({"stream": True, "raw": True, "file": "x.txt"})["file"] == Path("x.txt")
 
 
+def test_underscores_of_an_option_are_dashes() -> None:
+    """Guards against `--num_threads`, which `fit` has, as a text to speak, and against a change of the texts."""
+    given = read_arguments(["--num_threads=2", "--best_of", "3", "--voice_text", "a_b --c_d", "on_e"])
+    assert (given.num_threads, given.best_of, given.voice_text, given.text) == (2, 3, "a_b --c_d", ["on_e"])
+
+
 def test_the_command_line_overrides_a_yaml(read) -> None:
     """Guards against a yaml whose options exclude, or replace, those that were typed."""
     given = read({"seed": 1, "file": "x.txt", "out": "o.wav", "temperature": 0.5}, "two", "--seed=2")

@@ -37,5 +37,6 @@ def test_errors_are_low_and_scores_high():
     assert [(line.name, line.roles) for line in lines] == [("listener", ["judge"]), ("speaker", ())]
     assert lines[0].direction == "Its figures show the error (1 - score): lower is better."
     assert lines[1].direction == "Higher is better (scale 0 to 5)."
+    assert lines[0].families == sorted(WritingVerifier("listener", None).families)
     speaker.best_score = float("inf")
     assert glossary([speaker], {})[0].direction == "Higher is better."

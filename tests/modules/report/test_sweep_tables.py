@@ -76,8 +76,12 @@ def test_the_page_shows_opinion_scores_by_pitch(results, tmp_path_factory):
     assert [(row.selector, row.n, row.group) for row in shown] == [
         (name, n, "high") for name, n in (("random", 1), ("closeness", 4), ("likelihood", 4))
     ]
-    page = Page(report_page(ReportInput("t", judged, [], frozenset(), "a\n1\n", "command", {})))
-    assert [row[2:4] for row in page.tables["by-pitch"][1:]] == [
+    alone = Page(report_page(ReportInput("t", judged, [], frozenset(), "a\n1\n", "command", {})))
+    assert "by-pitch" not in alone.tables, "one group of voices has nothing to compare with"
+    low = [replace(row, group="low") for row in judged.pitch_scores]
+    both = replace(judged, pitch_scores=[*judged.pitch_scores, *low])
+    page = Page(report_page(ReportInput("t", both, [], frozenset(), "a\n1\n", "command", {})))
+    assert [row[2:4] for row in page.tables["by-pitch"][1:]] == 2 * [
         ["random choice", "1"], ["closeness", "4"], ["likelihood", "4"]
     ]  # fmt: skip
 
