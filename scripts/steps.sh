@@ -43,7 +43,7 @@ step() {
     local name=$1 start=$SECONDS taken expected
     shift
     printf '\n'
-    if [[ $PLANNED == *" $name:"* ]]; then printf 'About %d min left.\n' "$(minutes_left)"; fi
+    if [[ $PLANNED == *" $name:"* ]]; then printf 'About %d min left (less if this step resumes).\n' "$(minutes_left)"; fi
     printf '== %s: python %s\n' "$name" "$*"
     "$PYTHON" "$@" || return
     taken=$((SECONDS - start))

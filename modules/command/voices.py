@@ -57,9 +57,18 @@ def row(voice: "VoiceFacts") -> tuple[str, ...]:
         f"{short_number(voice.num_parameters)}, {voice.num_bytes / 1e6:,.0f} MB",
         spoken(voice.words),
         "yes" if voice.spoken_prompts else "no",
-        voice.codec or "unknown: --codec",
+        codec_cell(voice.codec),
         voice.date,
     )
+
+
+def codec_cell(codec: str) -> str:
+    """A codec's name on the hub, or its file, below the working folder without that, with its size."""
+    path = Path(codec)
+    if not codec or not path.exists():
+        return codec or "unknown: --codec"
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return f"{shown}, {path.stat().st_size / 1e6:,.0f} MB" if path.is_file() else str(shown)
 
 
 def spoken(words: Sequence[str] | None) -> str:

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from modules.command.voices import main, short_number, spoken
+from modules.command.voices import codec_cell, main, short_number, spoken
 from tests.toys.tiny_voice import save_run
 
 
@@ -28,6 +28,17 @@ def test_every_voice_has_a_line_and_a_damaged_one_its_reason(tmp_path, capsys, m
     whole, damaged = sorted(json.loads(capsys.readouterr().out), key=lambda one: bool(one["problem"]))
     assert whole["words"] == ["four", "one", "two"] and whole["sampling"]["temperature"] == 0.6
     assert "damaged" in damaged["problem"]
+
+
+def test_a_codec_is_named_by_a_short_path_and_its_size(tmp_path, monkeypatch):
+    """Guards against absolute paths below the working folder, and a size without the codec that a voice needs."""
+    (tmp_path / "voices").mkdir()
+    file = tmp_path / "voices" / "codec.ckpt"
+    file.write_bytes(bytes(2_000_000))
+    assert codec_cell(str(file)) == f"{file}, 2 MB"
+    monkeypatch.chdir(tmp_path)
+    assert codec_cell(str(file)) == codec_cell("voices/codec.ckpt") == "voices/codec.ckpt, 2 MB"
+    assert codec_cell("HKUSTAudio/xcodec2") == "HKUSTAudio/xcodec2" and codec_cell("").startswith("unknown")
 
 
 def test_an_empty_place_says_how_to_get_a_voice(tmp_path, capsys, monkeypatch):
