@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 MARKS = ",.?!;:"  # punctuation that a model hears
+A_ALONE = "ay"  # a word of the dictionary that sounds like the letter a; "a" itself is the article
 APOSTROPHES = str.maketrans("\u2019\u2018\u02bc\u0060", "''''")
 # Letters that do not decompose into a base letter and an accent.
 LATIN = str.maketrans({"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "th", "þ": "th", "ı": "i"})
@@ -61,45 +62,64 @@ def is_known(word: str) -> bool:
 
 
 def pronunciations(word: str) -> list[tuple[str, ...]]:
-    """All variants of the dictionary, or one by rules for a word that it lacks. Letters of words in capitals that the
-    dictionary lacks are spelled ("FBI").
+    """All variants of the dictionary, or one by rules for a word that it lacks, or that of an acronym's letters
+    (`acronym_letters`).
 
     Raises:
         ValueError: The word has no Latin letter.
     """
     plain, dictionary = word.translate(APOSTROPHES), _dictionary()
+    if names := acronym_letters(plain):
+        return [tuple(" ".join(dictionary[name][0] for name in names).split())]
     letters = base_letters(plain)
     for spelling in (plain.lower(), plain.lower().strip("'"), letters):
         if spelling in dictionary:
             return [tuple(phonemes.split()) for phonemes in dictionary[spelling]]
     if not letters.strip("'"):
         raise ValueError(f"Expected `word` to have a letter from a to z, but got {word!r}.")
-    is_spelled = plain.upper() == plain or not set(letters) & set("aeiouy")
-    return [spelled(letters) if is_spelled else by_rules(letters) or spelled(letters)]
+    has_vowels = bool(set(letters) & set("aeiouy"))
+    return [(has_vowels and by_rules(letters)) or spelled(letters)]
+
+
+def acronym_letters(word: str) -> list[str]:
+    """The words that an acronym's letters are read as, all of them in the dictionary: GPU as g p u, GPUs as g p u's, AI
+    as ay i. Empty for another word, also for one in capitals that the dictionary has as a word (NASA) or with the
+    sound of its letters first (FBI); of two sounds, up to three capitals have that of the letters (US)."""
+    core, ending = word, ""
+    if word.endswith("s") and word[:-1].removesuffix("'").isupper():
+        core, ending = word[:-1].removesuffix("'"), "'s"
+    letters = "".join(filter(str.isalpha, base_letters(core)))
+    if len(letters) < 2 or not core.isupper() or (ending and is_known(word.lower())):
+        return []
+    variants, name = _dictionary().get(letters, []), " ".join(spelled(letters))
+    is_word = name not in variants if ending else name not in variants[1:] or len(letters) > 3
+    if variants and is_word:
+        return []
+    names = [A_ALONE if letter == "a" else letter for letter in letters]
+    return [*names[:-1], letters[-1] + ending] if ending else names
 
 
 def spoken_words(text: str) -> list[str]:
     """Words of an English sentence as the dictionary spells them: lower case, with apostrophes, without other
-    punctuation, parts of words with hyphens apart. Words in capitals that the dictionary lacks keep them."""
+    punctuation, parts of words with hyphens apart. Acronyms that are read letter by letter keep their capitals."""
     dictionary, found = _dictionary(), []
     for token in re.findall(r"'?[^\W_]+(?:'[^\W_]+)*'?", unicodedata.normalize("NFC", text).translate(APOSTROPHES)):
         lower, inner = token.lower(), token.strip("'")
         # 'em and dogs' have apostrophes of their own; those around others are quotation marks.
         spellings = (lower, lower.removesuffix("'"), lower.removeprefix("'"), inner.lower())
         known = next((spelling for spelling in spellings if spelling in dictionary), None)
-        is_acronym = len(inner) > 1 and inner.isupper() and not text.isupper()
-        found.append(known or (inner if is_acronym else inner.lower()))
+        is_acronym = not text.isupper() and acronym_letters(inner)
+        found.append(inner if is_acronym else known or inner.lower())
     return found
 
 
 def marked_words(text: str) -> list[tuple[str, str]]:
-    """The words of a text whose numbers are words (`spoken_words`), each with the first
-    punctuation mark after it, or "". Words in capitals that the dictionary lacks are letters."""
+    """The words of a text whose numbers are words (`spoken_words`), each with the first punctuation mark after it, or
+    "". Acronyms are the words of their letters."""
     words, found = iter(spoken_words(text)), []
     for token in text.split():
         for word in islice(words, len(spoken_words(token))):
-            letters = word.lower() if len(word) > 1 and word.isupper() else [word]
-            found += [(letter, "") for letter in letters]
+            found += [(one, "") for one in acronym_letters(word) or [word]]
         after = re.split(r"[^\W_]", token)[-1]
         mark = next((character for character in after if character in MARKS), "")
         if found and mark and not found[-1][1]:

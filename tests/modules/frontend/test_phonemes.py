@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from modules.frontend.phonemes import by_rules, pronunciations, spoken_words
+from modules.frontend.phonemes import by_rules, marked_words, pronunciations, spoken_words
 
 WORDS = ("hello", "isn't", "record", "read", "tomorrow", "a", "the", "'tis", "zurich")
 SYMBOLS = {
@@ -37,6 +37,14 @@ def test_known_words_are_those_of_the_dictionary(decoder) -> None:
         ("café", "K AH F EY"),
         ("FBI", "EH F B IY AY"),
         ("XQZ", "EH K S K Y UW Z IY"),
+        ("NASA", "N AE S AH"),
+        ("US", "Y UW EH S"),
+        ("us", "AH S"),
+        ("AI", "EY AY"),
+        ("GPUs", "JH IY P IY Y UW Z"),
+        ("GPA's", "JH IY P IY EY Z"),
+        ("USA's", "Y UW EH S EY Z"),
+        ("IT", "IH T"),
         ("bcdfg", "B IY S IY D IY EH F JH IY"),
         ("blorptastic", "B L AO R P T AE S T IH K"),
         ("fleem", "F L IY M"),
@@ -86,6 +94,8 @@ def test_no_letters_no_pronunciation(word: str) -> None:
         ("“Well-known” — 'don’t'… 'tis the dogs' day", "well known don't 'tis the dogs' day"),
         ("He said 'hello' to us.", "he said hello to us"),
         ("FBI agents at the XQZ", "fbi agents at the XQZ"),
+        ("AI for us in the US: TVs, GPUs.", "AI for us in the US tvs GPUs"),
+        ("TELL US", "tell us"),
         ("STOP THE BLORP", "stop the blorp"),
         ("(one)[two]{three}_four_", "one two three four"),
         ("?! …", ""),
@@ -94,3 +104,9 @@ def test_no_letters_no_pronunciation(word: str) -> None:
 def test_spoken_words(text: str, expected: str) -> None:
     """Guards against punctuation in words, lost apostrophes, and quotation marks kept as apostrophes."""
     assert spoken_words(text) == expected.split()
+
+
+def test_acronyms_are_the_words_of_their_letters() -> None:
+    """Guards against "eye" for AI, the article in GPA, and a mark that is lost with the letters."""
+    found = " ".join(word + mark for word, mark in marked_words("AI, GPAs and NASA in the US. It's us!"))
+    assert found == "ay i, g p a's and nasa in the u s. it's us!"
