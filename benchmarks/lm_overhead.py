@@ -123,7 +123,7 @@ def configured_trainer(folder: Path, num_steps: int, marks: Marks, **given: obje
     changed["val_check_interval"] = 2000  # the config's is converted by the command line
     settings = {name: built(value) for name, value in (config | changed | given).items()}
     settings["callbacks"].append(marks)
-    return L.Trainer(**settings, enable_model_summary=False)
+    return L.Trainer(**settings)
 
 
 def new_module(num_steps: int) -> LMModule:

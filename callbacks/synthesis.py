@@ -196,7 +196,7 @@ class SpeechWriter(Callback):
             "reference": None if self.reference is None else str(self.reference),
             "reference_text": self.reference_text,
             "algorithm": {"name": self.algorithm.name} | plain(self.algorithm),
-            "sampling": asdict(self.sampling),
+            "sampling": self.sampling.stored(),
             "engine": self.engine and self.engine.identity(),
             "seed": self.seed,
             "model_hash": self._model_hash,

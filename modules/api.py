@@ -4,7 +4,7 @@ Shapes: B batch, T audio samples, S code frames, N candidates. Audio is float32 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -54,6 +54,8 @@ class SamplingSettings:
     Applied in this order: `repetition_penalty` on codes already in the candidate (Keskar et al., arXiv 1909.05858:
     positive logits are divided by it, negative ones multiplied), `temperature`, `top_k`, `top_p` (nucleus), and
     `min_p`, which keeps tokens with at least `min_p` times the highest probability (Nguyen et al., arXiv 2407.01082).
+    `force_words`: where the format writes words (WritesWords), the words of the text alone may be written, all of them
+    and in order. Not under vLLM.
     """
 
     temperature: float = 1.0
@@ -61,6 +63,7 @@ class SamplingSettings:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    force_words: bool = False
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
@@ -73,6 +76,10 @@ class SamplingSettings:
             raise ValueError(f"Expected `min_p` in [0, 1], but got {self.min_p}.")
         if self.repetition_penalty <= 0:
             raise ValueError(f"Expected `repetition_penalty` to be above 0, but got {self.repetition_penalty}.")
+
+    def stored(self) -> dict[str, Any]:
+        """The settings as they are stored beside samples; `force_words` only if set, since older samples lack it."""
+        return {name: value for name, value in asdict(self).items() if name != "force_words" or value}
 
 
 @dataclass
@@ -201,7 +208,7 @@ class WritesWords(Protocol):
     `aligned_example` requires `said.words`."""
 
     def aligned_example(self, said: Utterance) -> tuple[list[int], int]: ...
-    def num_written_tokens(self, text: str) -> int: ...  # of the words in an answer, in addition to its codes
+    def written_tokens(self, text: str) -> list[int]: ...  # the words in an answer, each with the same token after it
 
 
 @runtime_checkable

@@ -1,6 +1,5 @@
 """Identities of candidates and scores: records of the settings and hashes they depend on, and their digests."""
 
-import dataclasses
 import hashlib
 from typing import Any
 
@@ -42,7 +41,7 @@ def candidate_identity(
                 "language": prompt.language,
                 "tokens": digest(prompt_format.prompt_tokens(*prompt.told)),
             },
-            "sampling": dataclasses.asdict(sampling),
+            "sampling": sampling.stored(),
             "algorithm": plain(algorithm),
             "seed": seed,
         }

@@ -4,7 +4,7 @@ import datetime
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -135,7 +135,7 @@ def search_facts(sweeps: Sequence[Sweep], label: str, by_seed: Sequence[Sequence
     return ({"model": sweep.model_name} if sweep.model_name else {}) | {
         "model_hash": sweep.model_hash,
         "algorithm": {"name": sweep.algorithm.name} | plain(sweep.algorithm) | {"name": label},
-        "sampling": asdict(sweep.sampling),
+        "sampling": sweep.sampling.stored(),
         "seeds": [one.seed for one in sweeps],
         "num_candidates": max(len(one.trace.candidates) for one in by_seed[0] if one.prompt_set == first.prompt_set),
         "most_flops_per_prompt": sweep.most_flops if is_known else None,

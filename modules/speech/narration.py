@@ -111,7 +111,7 @@ class Narration:
         """The task with its limit: what the text can need, and what the model's context has room for. Raises ValueError
         if that is less than `least` seconds a character."""
         rate, text, form = self.voice.codec.facts.frame_rate, prompt.text, self.voice.model.prompt_format
-        num_written = form.num_written_tokens(text) if isinstance(form, WritesWords) else 0
+        num_written = len(form.written_tokens(text)) if isinstance(form, WritesWords) else 0
         num_written = math.ceil(num_written / ROOM_STEP) * ROOM_STEP
         num_before = self.voice.sampler(self.settings).num_prompt_tokens(prompt) + num_written
         room = self.voice.model.facts.max_tokens - num_before

@@ -210,7 +210,8 @@ class Voice:
     # ------------------------------------------------------------------------------------------------------- sampling
 
     def sampling(self, settings: SpeakingSettings) -> SamplingSettings:
-        return settings.sampling(self.model.facts.sampling)
+        writes_words = isinstance(self.model.prompt_format, WritesWords)
+        return replace(settings.sampling(self.model.facts.sampling), force_words=writes_words)
 
     def sampler(self, settings: SpeakingSettings) -> Sampler:
         sampling = self.sampling(settings)
@@ -263,7 +264,7 @@ class Voice:
             "sample_rate": self.sample_rate,
             "compute_seconds": round(seconds, 3),
             "rewritings": [[one.written, one.spoken] for one in narration.script.rewritings],
-            "settings": plain(asdict(settings)) | {"sampling": plain(asdict(self.sampling(settings)))},
+            "settings": plain(asdict(settings)) | {"sampling": plain(self.sampling(settings).stored())},
             "reference": reference and {"text": reference.reference.text, "notes": list(reference.reference.notes)},
             "notes": list(narration.notes),
             "sentences": timeline.records,

@@ -35,7 +35,7 @@ lm() { # NAME SEED CODEC [OVERLAY]: trains, and speaks the held-out sentences
         --stage.folder "$out/report" --run_layout.folder "$out" --sweep.init_args.folder "$out" \
         --stage.inputs "[$out/lm/checkpoints/last.ckpt, $codec/codec/checkpoints/last.ckpt, cache/shards/open_voice/held_out]" \
         --ckpt_path "$out/lm/checkpoints/last.ckpt" \
-        --sweep.codec.init_args.path "$codec/codec/checkpoints/last.ckpt" --sweep.more_temperatures "[0.3]"
+        --sweep.codec.init_args.path "$codec/codec/checkpoints/last.ckpt" --sweep.more_temperatures "[0.3]" --sweep.sampling.force_words false
 }
 
 for part in "$@"; do

@@ -5,7 +5,6 @@ import math
 import re
 import wave
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +171,7 @@ def test_the_json_records_candidates_and_settings(model: LMModule, drawn: list, 
     assert record["heard"].startswith("text-") and record["heard"].endswith(f"{record['chosen']}: {MAX_NEW_TOKENS}")
     assert record["selector"]["name"] == "long" and record["selector"]["model_hash"] == "abc"
     assert record["model_hash"] == model.model_hash and record["codec_fingerprint"] == ToyCodec.fingerprint
-    assert record["sampling"] == asdict(SamplingSettings(temperature=0.9))
+    assert record["sampling"] == SamplingSettings(temperature=0.9).stored()
     assert record["algorithm"]["num_candidates"] == record["num_candidates"] == NUM_CANDIDATES
     assert record["seed"] == 0 and record["text"] == TEXT and record["versions"]["torch"] == torch.__version__
 

@@ -18,6 +18,7 @@ from modules.lm.sampling.distribution import draw_restricted, penalised
 from modules.lm.sampling.kv_cache import Prefix, RowCache
 from modules.lm.sampling.noise import seed_tensor, uniform_noise
 from modules.lm.sampling.onednn_linear import weight_product
+from modules.lm.sampling.word_grammar import WordGrammar
 from modules.lm.text.answers import AnswerWords
 
 if TYPE_CHECKING:
@@ -33,12 +34,14 @@ _ENDED_FRACTION = 0.25  # fraction of rows that must have finished before the re
 class Row:
     """One child that is being sampled from `branch`. `codes` and `log_probability` are those sampled here.
 
-    `prefix` is the parent's and, after the row has left a batch unfinished, its own.
+    `prefix` is the parent's and, after the row has left a batch unfinished, its own. `written`: the tokens of the words
+    that the answer has to contain, with `force_words`.
     """
 
     branch: Branch
     prefix: Prefix
     seed: int
+    written: Sequence[int] = ()
     codes: list[int] = field(default_factory=list)
     log_probability: float = 0.0
     stopped: bool = False
@@ -50,6 +53,10 @@ class Row:
             self.stopped = True
         else:
             self.codes.append(word + words.first - words.offset)
+
+    def num_written(self, words: AnswerWords) -> int:
+        """Number of text tokens in the answer so far."""
+        return int((words.units_of(self.branch) < 0).sum()) + sum(code < 0 for code in self.codes)
 
 
 class DecodingBatch:
@@ -82,6 +89,10 @@ class DecodingBatch:
         self.code_positions_R = torch.tensor([row.branch.num_tokens + len(row.codes) for row in rows], device=device)
         self.seeds_R = seed_tensor([row.seed for row in rows], device)
         self.seen_RV = seen_words(rows, words).to(device) if settings.repetition_penalty != 1 else None
+        self.grammar: WordGrammar | None = None
+        if settings.force_words and words.num_written:
+            self.grammar = WordGrammar(words, len(rows), max(len(row.written) for row in rows), device)
+            self.grammar.load([row.written for row in rows], [row.num_written(words) for row in rows])
         # On a CPU rows are checked after every step; elsewhere each check would synchronise with the device.
         self.num_steps_per_look = 1 if device.type == "cpu" else 16
 
@@ -105,7 +116,7 @@ class DecodingBatch:
 
     def _step(self) -> tuple[Tensor, Tensor]:
         """Sample the next token of every row, see `sampled_words`."""
-        state = self.tokens_R, self.positions_R, self.code_positions_R, self.seeds_R, self.seen_RV
+        state = self.tokens_R, self.positions_R, self.code_positions_R, self.seeds_R, self.seen_RV, self.grammar
         words_R, log_probabilities_R = sampled_words(self.network, self.words, self.settings, self.cache, *state)
         self.cache.advance()
         self.tokens_R = words_R + self.words.first
@@ -140,9 +151,10 @@ def sampled_words(
     code_positions_R: Tensor,
     seeds_R: Tensor,
     seen_RV: Tensor | None,
+    grammar: WordGrammar | None,
 ) -> tuple[Tensor, Tensor]:
     """Feed each row's last token and sample the next. Returns its word of the sliced head and its log-probability, and
-    adds the word to `seen_RV`."""
+    adds the word to `seen_RV` and `grammar`."""
     hidden = network.model(
         input_ids=tokens_R[:, None],
         attention_mask=cache.attention_mask(),
@@ -155,7 +167,11 @@ def sampled_words(
     logits_RV = weight_product(hidden, head).float()
     words.forbid_others(logits_RV)
     wanted_RV = logits_RV if seen_RV is None else penalised(logits_RV, seen_RV, settings.repetition_penalty)
+    if grammar is not None:
+        wanted_RV = grammar.restricted(wanted_RV)
     words_R = draw_restricted(wanted_RV, settings, uniform_noise(seeds_R, code_positions_R))
+    if grammar is not None:
+        grammar.advance(words_R)
     if seen_RV is not None:
         seen_RV.scatter_(1, words_R[:, None], True)
         seen_RV[:, : words.num_written] = False  # words recur; `first` is 0 where any are written

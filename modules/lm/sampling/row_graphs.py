@@ -18,6 +18,7 @@ from modules.api import SamplingSettings
 from modules.lm.sampling.decoding_batch import Row, sampled_words, seen_words
 from modules.lm.sampling.kv_cache import Prefix
 from modules.lm.sampling.noise import seed_tensor
+from modules.lm.sampling.word_grammar import WordGrammar
 from modules.lm.text.answers import AnswerWords
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class FixedStep:
         self.log_probabilities_W = torch.zeros(width, device=device)
         penalises = settings.repetition_penalty != 1
         self.seen_RV = torch.zeros(1, words.stop - words.first, dtype=torch.bool, device=device) if penalises else None
+        self.grammar = WordGrammar(words, 1, width, device) if settings.force_words and words.num_written else None
         self.cache = FixedCache(like_A2KSD, width, self.positions_R)
         self.graph = self._captured() if capture else None
 
@@ -90,7 +92,7 @@ class FixedStep:
         return graph
 
     def _step(self) -> None:
-        state = self.tokens_R, self.positions_R, self.code_positions_R, self.seeds_R, self.seen_RV
+        state = self.tokens_R, self.positions_R, self.code_positions_R, self.seeds_R, self.seen_RV, self.grammar
         words_R, log_probabilities_R = sampled_words(self.network, self.words, self.settings, self.cache, *state)
         self.words_W.index_copy_(0, self.positions_R, words_R)
         self.log_probabilities_W.index_copy_(0, self.positions_R, log_probabilities_R)
@@ -128,6 +130,8 @@ class FixedStep:
         self.seeds_R.copy_(seed_tensor([row.seed]))
         if self.seen_RV is not None:
             self.seen_RV.copy_(seen_words([row], self.words))
+        if self.grammar is not None:
+            self.grammar.load([row.written], [row.num_written(self.words)])
 
 
 class RowGraphs:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from modules.api import Branch, Prompt, PromptFormat, Sampler, SamplerEngine, SamplingSettings
+from modules.api import Branch, Prompt, PromptFormat, Sampler, SamplerEngine, SamplingSettings, WritesWords
 from modules.lm.attention import find_segments
 from modules.lm.flops import TransformerSize
 from modules.lm.network import SpeechLanguageModel, model_hash
@@ -95,7 +95,8 @@ class KVCacheSampler:
             raise ValueError(f"Expected `max_new_tokens` to be at least 1, but got {max_new_tokens}.")
         self.num_recomputed_tokens += self._prefill([one for one in branches if not one.stopped and one.state is None])
         parents = [branch for branch in branches for _ in range(num_children)]
-        rows = [Row(parent, parent.state, seed) for parent, seed in zip(parents, seeds, strict=True)]
+        written = [self._written(branch) for branch in branches for _ in range(num_children)]
+        rows = [Row(*about) for about in zip(parents, [one.state for one in parents], seeds, written, strict=True)]
         self._decode([row for row in rows if not row.branch.stopped], max_new_tokens)
         return [self._child(row) for row in rows]
 
@@ -176,6 +177,13 @@ class KVCacheSampler:
                 else:
                     row.prefix = row.prefix.apart()
             current = remaining
+
+    def _written(self, branch: Branch) -> list[int]:
+        """The words that the answer has to contain, as tokens; with `force_words`."""
+        writes_words = self.words.num_written and isinstance(self.prompt_format, WritesWords)
+        return (
+            self.prompt_format.written_tokens(branch.prompt.text) if self.settings.force_words and writes_words else []
+        )
 
     def _child(self, row: Row) -> Branch:
         state = None if row.branch.stopped or row.stopped else row.prefix

@@ -180,6 +180,8 @@ def check_settings(settings: SamplingSettings) -> None:
         raise ValueError(
             f"Expected `temperature` to be at least {MIN_TEMPERATURE} under vLLM, but got {settings.temperature}."
         )
+    if settings.force_words:
+        raise ValueError("Expected `force_words` to be false under vLLM, which has no grammar of words here.")
     if settings.min_p > 0 and settings.top_p < 1:  # vLLM applies the nucleus after min_p
         raise ValueError(
             f"Expected `min_p` or `top_p` under vLLM, whose nucleus comes after `min_p`, but got {settings.min_p} and "

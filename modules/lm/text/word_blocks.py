@@ -18,8 +18,8 @@ class WordBlocks(TextToSpeech):
     The whole text precedes the answer, as in ELLA-V (arXiv 2401.07333), where phonemes precede their codes. A word is
     its tokens and the space after it, so that the codes begin where the word is complete; the next word, or the end of
     speech, ends them. The model writes the words itself: samplers treat an answer as one sequence of tokens, and a word
-    that it skips is missing from that sequence. Words and codes carry loss. Training requires the times of the words
-    (the json's `words`).
+    that it skips is missing from that sequence, unless `force_words` of the sampling settings is set. Words and codes
+    carry loss. Training requires the times of the words (the json's `words`).
 
     Args:
         tokenizer: Encodes a text as its words, each with a space after it but the last: ByteTokenizer or
@@ -50,8 +50,8 @@ class WordBlocks(TextToSpeech):
             raise ValueError("Expected no spoken prompt: models that write words cannot continue a recording.")
         return super().prompt_tokens(text, speaker, language)
 
-    def num_written_tokens(self, text: str) -> int:
-        return len(self.tokenizer.encode(text)) + 1
+    def written_tokens(self, text: str) -> list[int]:
+        return [*self.tokenizer.encode(text), self._space]
 
     def example_tokens(
         self, text: str, codes: Sequence[int], speaker: str = "", language: str = "", voice: Utterance | None = None

@@ -10,6 +10,7 @@ from modules.api import Candidate, Prompt, SamplingSettings, WritesWords
 from modules.lm.sampling.sampler import KVCacheSampler
 from modules.lm.text.byte_tokenizer import ByteTokenizer
 from modules.lm.text.phoneme_tokenizer import PhonemeTokenizer
+from modules.lm.text.prompt_format import TextToSpeech
 from modules.lm.text.word_blocks import WordBlocks, word_stops
 from modules.search.growth import finished_candidate
 from modules.tokens import Utterance
@@ -30,7 +31,7 @@ def test_each_word_precedes_its_codes_after_the_whole_text():
     assert tokens == prompt + answer
     assert num_context == len(prompt)
     assert FORMAT.prompt_tokens(SAID.text) == prompt
-    assert FORMAT.num_written_tokens(SAID.text) == len(b"a cat, sat ")
+    assert FORMAT.written_tokens(SAID.text) == [*b"a cat, sat "]
     assert isinstance(FORMAT, WritesWords)
 
 
@@ -77,6 +78,16 @@ def test_examples_spell_some_known_words_and_prompts_none():
     )
 
 
+def may_follow(answer, text):
+    """The tokens that may follow under `force_words`, from what the answer already writes."""
+    said = bytes(token for token in answer if token < 256).decode()
+    left = f"{text} ".removeprefix(said)
+    codes = range(SPACE.code_offset, SPACE.code_offset + 24)
+    if not said or not said.endswith(" "):
+        return {ord(left[0])}
+    return {*codes, ord(left[0]) if left else SPACE.speech_end}
+
+
 @torch.no_grad()
 def naive_answer(plain, prompt, settings, seed, max_new_tokens):
     """All tokens by recomputing the whole sequence at every step; markers other than the end are masked, and codes of
@@ -89,6 +100,8 @@ def naive_answer(plain, prompt, settings, seed, max_new_tokens):
         wanted_V, penalty = logits_V.clone(), settings.repetition_penalty
         for code in {one for one in answer if one >= SPACE.code_offset}:
             wanted_V[code] = wanted_V[code] / penalty if wanted_V[code] > 0 else wanted_V[code] * penalty
+        if settings.force_words:
+            wanted_V[[one for one in range(len(wanted_V)) if one not in may_follow(answer, prompt.text)]] = -torch.inf
         cumulative = np.cumsum((wanted_V / settings.temperature).softmax(-1).numpy())
         token = int(np.argmax(cumulative > splitmix_uniform(seed, position) * cumulative[-1]))
         log_probability += float(logits_V.log_softmax(-1)[token])
@@ -99,13 +112,13 @@ def naive_answer(plain, prompt, settings, seed, max_new_tokens):
     return answer, log_probability, False
 
 
-@pytest.mark.parametrize("penalty", [1.0, 3.0])
-def test_answers_are_those_of_a_loop_without_a_cache(penalty):
+@pytest.mark.parametrize(("penalty", "force_words"), [(1.0, False), (3.0, False), (1.0, True), (3.0, True)])
+def test_answers_are_those_of_a_loop_without_a_cache(penalty, force_words):
     """Guards against words that are masked or penalised, and noise, caches or continued branches that count codes
-    alone."""
+    alone; with `force_words` against lost or other words, and probabilities that are not the model's."""
     torch.set_num_threads(1)
     network = toy_network()
-    plain, settings = eager_copy(network), SamplingSettings(temperature=1.1, repetition_penalty=penalty)
+    plain, settings = eager_copy(network), SamplingSettings(1.1, repetition_penalty=penalty, force_words=force_words)
     prompts, seeds = [Prompt("a", "one"), Prompt("b", "seven eight")], list(range(6))
     expected = [naive_answer(plain, prompts[seed // 3], settings, seed, 20) for seed in seeds]
     assert any(stopped for _, _, stopped in expected) or all(len(answer) == 20 for answer, _, _ in expected)
@@ -124,6 +137,25 @@ def test_answers_are_those_of_a_loop_without_a_cache(penalty):
         assert child.log_probability == pytest.approx(log_probability, abs=1e-3)
     candidate = finished_candidate(children[0], 0, 0)
     assert candidate.num_codes + candidate.num_written_tokens == len(expected[0][0])
+    row = sampler.extend(sampler.start(prompts[1:]), 1, 20, seeds[3:4])[0]  # alone, by steps of a fixed width
+    sampler.row_graphs.capture = False
+    fixed = sampler.extend(sampler.start(prompts[1:]), 1, 20, seeds[3:4])[0]
+    assert row.tokens_S.tolist() == fixed.tokens_S.tolist() == expected[3][0]
+
+
+def test_forced_words_are_those_of_the_text():
+    """Guards against an end before the last word, and an effect of `force_words` where no words are written."""
+    sampler = KVCacheSampler(toy_network(), FORMAT, SamplingSettings(force_words=True))
+    texts = ["one", "seven eight", "a a a b"]
+    for child in sampler.extend(sampler.start([Prompt(text, text) for text in texts]), 4, 400, list(range(12))):
+        assert child.stopped
+        assert bytes(one for one in child.tokens_S.tolist() if one < 256).decode() == f"{child.prompt.text} "
+    drawn = [
+        KVCacheSampler(toy_network(), TextToSpeech(ByteTokenizer(), 24), SamplingSettings(force_words=forced))
+        for forced in (False, True)
+    ]
+    free, forced = ([*one.extend(one.start([Prompt("a", "one")]), 3, 20, [0, 1, 2])] for one in drawn)
+    assert [one.codes_S.tolist() for one in free] == [one.codes_S.tolist() for one in forced]
 
 
 def test_spoken_prompts_are_refused():
