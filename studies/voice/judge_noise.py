@@ -28,6 +28,7 @@ import torch
 from datamodules.prompt_sets.text_and_shard_prompts import PromptPlan
 from datamodules.shards.shards import ShardIndex
 from modules.api import Audio, Candidate, Prompt
+from modules.audio import checked
 from modules.codec.formats.checkpoints import CodecCheckpoint
 from modules.provenance import package_versions
 from modules.search.scorer import decode_candidates
@@ -84,9 +85,9 @@ def noise_of(teacher_UV: np.ndarray, candidates_UNV: np.ndarray, words_U: np.nda
     }
 
 
-def errors_of(judge: Transcript, prompt: Prompt, audios: Sequence[Audio], seed: int, num: int) -> np.ndarray:
+def errors_of(judge: Transcript, prompt: Prompt, audios: Sequence[Audio | None], seed: int, num: int) -> np.ndarray:
     """(A, V) word errors of `num` variants of each recording, at most the sentence's words."""
-    clips = [variant(audio, (seed, row, index)) for row, audio in enumerate(audios) for index in range(num)]
+    clips = [variant(checked(audio), (seed, row, index)) for row, audio in enumerate(audios) for index in range(num)]
     heard = [Candidate(prompt.key, row, 0, torch.zeros(0), 0.0, True, clip) for row, clip in enumerate(clips)]
     scores = np.nan_to_num(judge.score(prompt, heard).numpy())
     return (1 - scores).reshape(len(audios), num) * judge.reference_length(prompt)
