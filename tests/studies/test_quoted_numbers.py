@@ -65,6 +65,7 @@ def earlier_demo(found: Any) -> Any:
 
 OTHER_FOUR = "en, trained on the other four"
 ALIGNMENT = "studies/voice/alignment.json"
+CARD, SHIPPED = "voices/rms/README.md", "studies/voice/shipped.json"
 TIES = "studies/engines/ties.json"
 ENGINES, ENGINES_PAGE = "studies/engines/results.json", "studies/engines/README.md"
 SPEED, SPEED_PAGE = "studies/codec_speed/results.json", "studies/codec_speed/README.md"
@@ -83,6 +84,12 @@ NEW_PAGE = "studies/new_language/README.md"
 
 # (page, json): sentences with a placeholder for each value, and the values.
 QUOTES: dict[tuple[str, str], list[tuple[str, Callable[[Any], Values]]]] = {
+    (CARD, SHIPPED): [
+        (
+            "WER {} of one sample, {} of the best of 8 by alignment",
+            lambda f: (cell(f["wer"]["N = 1"]), cell(f["wer"]["best of 8 by alignment"])),
+        ),
+    ],
     (GUIDES, ALIGNMENT): [
         (
             "({:,} sentences, {} voices,",
