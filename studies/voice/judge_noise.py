@@ -124,7 +124,7 @@ def measured(root: Path, run: str, codec: Path) -> dict[str, Any]:
         print(f"{row + 1} of {len(plan.audio)}: {sum(map(np.mean, teacher)) / sum(words):.4f} of the words", flush=True)
     return {
         **date_and_machine(),
-        "command": "python -m studies.voice.judge_noise",
+        "command": "python -m studies.voice.judge_noise --root FOLDER --run runs/NAME",
         "versions": package_versions(),
         "judge": judge.facts.settings | {"model_hash": judge.facts.model_hash},
         "variants": {

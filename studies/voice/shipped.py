@@ -1,9 +1,12 @@
 """Word errors of the shipped weights, which are rounded to half precision, as shipped.json.
 
-    python -m studies.voice.shipped FOLDER       FOLDER: a run of configs/voice/open/evaluate.yaml with these overrides:
+    python -m studies.voice.shipped FOLDER ...
+
+Each FOLDER is a run of configs/voice/open/evaluate.yaml with these options, one of them with
+--sweep.sampling.force_words false too:
 
     --ckpt_path null --model.init_args.pretrained.source $PWD/voices/rms
-    --sweep.init_args.codec.init_args.path voices/rms/codec.ckpt
+    --sweep.codec.init_args.path voices/rms/codec.ckpt
 
 Errors are counted as studies.voice.collect counts them. Without FOLDER: fills README.md from the committed json.
 """
@@ -18,6 +21,7 @@ from modules.verifiers.recognisers.normalise import SpokenEnglish
 from studies.collected import cell, date_and_machine, filled, table, write_json
 from studies.voice.collect import HERE, gains, in_order, ratio, spoken_errors
 
+FREE, FORCED = "free", "those of the text"
 PAGE, RESULTS = HERE / "README.md", HERE / "shipped.json"
 
 
@@ -30,7 +34,6 @@ def measured(report: Path) -> dict[str, Any]:
     words_U, arrays = in_order(words, errors)
     return {
         **date_and_machine(),
-        "command": "python -m studies.voice.shipped FOLDER",
         "sweep": json.loads((report / "summary.json").read_text(encoding="utf-8"))["description"],
         **counts,
         "wer": {name: ratio(own_U, words_U) for name, own_U in arrays.items()},
@@ -40,19 +43,23 @@ def measured(report: Path) -> dict[str, Any]:
 
 def render(found: dict[str, Any], page: str) -> str:
     """The page with the table of the shipped weights filled."""
-    shares = found["oracle_gain_shares"]
-    rows = [[name, cell(rate), cell(shares.get(name), 2)] for name, rate in found["wer"].items()]
-    return filled(page, "shipped weights", "\n".join(table(["", "WER", "share of the oracle's gain"], rows)))
+    rows = [
+        [words if name == "N = 1" else "", name, cell(rate), cell(own["oracle_gain_shares"].get(name), 2)]
+        for words, own in found.items()
+        for name, rate in own["wer"].items()
+    ]
+    return filled(page, "shipped weights", "\n".join(table(["words", "", "WER", "share of the oracle's gain"], rows)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, nargs="?", help="folder of the run")
-    run = parser.parse_args().run
-    if run:
-        write_json(measured(run / "report"), RESULTS)
-    page = render(json.loads(RESULTS.read_text(encoding="utf-8")), PAGE.read_text(encoding="utf-8"))
-    PAGE.write_text(page, encoding="utf-8")
+    parser.add_argument("runs", type=Path, nargs="*", help="folders of runs")
+    found = json.loads(RESULTS.read_text(encoding="utf-8"))
+    for run in parser.parse_args().runs:
+        own = measured(run / "report")
+        found[FORCED if own["sweep"]["sampling"].get("force_words") else FREE] = own
+    write_json(found, RESULTS)
+    PAGE.write_text(render(found, PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

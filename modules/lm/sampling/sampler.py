@@ -180,10 +180,9 @@ class KVCacheSampler:
 
     def _written(self, branch: Branch) -> list[int]:
         """The words that the answer has to contain, as tokens; with `force_words`."""
-        writes_words = self.words.num_written and isinstance(self.prompt_format, WritesWords)
-        return (
-            self.prompt_format.written_tokens(branch.prompt.text) if self.settings.force_words and writes_words else []
-        )
+        if self.settings.force_words and self.words.num_written and isinstance(self.prompt_format, WritesWords):
+            return self.prompt_format.written_tokens(branch.prompt.text)
+        return []
 
     def _child(self, row: Row) -> Branch:
         state = None if row.branch.stopped or row.stopped else row.prefix
