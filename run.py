@@ -333,7 +333,7 @@ class SuiteCLI(LightningCLI):
                 kwargs["ckpt_path"] = last_checkpoint(subcommand, [Path(folder) for folder in folders if folder])
                 if rank_zero_only.rank == 0:
                     source = kwargs["ckpt_path"] or "the first step: no checkpoint yet"
-                    if kwargs["ckpt_path"] or self.stage is None:  # a new stage has said that it starts
+                    if kwargs["ckpt_path"] or self.stage is None or self.stage.marker.seconds:  # a new stage says so
                         print(f"{subcommand} starts from {source}", flush=True)
         if subcommand == "fit" and kwargs.get("ckpt_path") is not None and Path(kwargs["ckpt_path"]).exists():
             self.trainer.ckpt_path = kwargs.pop("ckpt_path")  # known to `setup`; Lightning sets a given one later

@@ -61,7 +61,7 @@ def choice_of(trace: Trace, point: CurvePoint, as_error: bool = False) -> Choice
 
     def judged(candidate: Candidate) -> float:
         score = candidate.scores.get(point.judge, math.nan)
-        return point.ends[0] if math.isnan(score) or not candidate.stopped else score
+        return point.worst_score if math.isnan(score) or not candidate.stopped else score
 
     scores = (judged(candidates[0]), judged(candidates[place]))
     return Choice(point.selector, point.judge, len(candidates), *scores, place == 0, as_error)

@@ -319,7 +319,7 @@ class VerifierFacts:
     that it scores with ("whisper", "wavlm"): a judge of the selector's family shares its errors. `worst_score` stands
     for a candidate that a judge cannot score or that never ended; `best_score` is the other end of the scale, inf if
     there is none. `reaches_ends`: whether speech gets these scores, as a perfect transcript gets 1; a cosine similarity
-    does not, and its intervals then do not reckon with them. Candidates of a prompt that lacks the needed text or
+    does not, so that they are no bounds of its intervals. Candidates of a prompt that lacks the needed text or
     reference are not scored. Only with `judges_partial` may it score candidates that are still being sampled.
     """
 

@@ -43,7 +43,7 @@ def check_python(version=sys.version_info):
 
 def check_disk(needed_gb, folder=REPOSITORY):
     free_gb = shutil.disk_usage(folder).free / 1e9
-    finding = f"{free_gb:.1f} GB free, about {needed_gb:.0f} more needed"
+    finding = f"{free_gb:.1f} GB free, about {needed_gb:.0f} will be used"
     if free_gb < needed_gb:
         return Check("disk", finding, "too little", "free some, or clone to a larger disk")
     return Check("disk", finding)

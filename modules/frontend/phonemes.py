@@ -5,12 +5,14 @@ Phonemes are ARPAbet symbols without stress, as in pocketsphinx's model of US En
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
 MARKS = ",.?!;:"  # punctuation that a model hears
+CAPITAL_LETTERS = frozenset(("ai", "am", "id", "un", "us"))  # in capitals letters, else words
 A_ALONE = "ay"  # a word of the dictionary that sounds like the letter a; "a" itself is the article
 APOSTROPHES = str.maketrans("\u2019\u2018\u02bc\u0060", "''''")
 # Letters that do not decompose into a base letter and an accent.
@@ -82,34 +84,50 @@ def pronunciations(word: str) -> list[tuple[str, ...]]:
 
 
 def acronym_letters(word: str) -> list[str]:
-    """The words that an acronym's letters are read as, all of them in the dictionary: GPU as g p u, GPUs as g p u's, AI
-    as ay i. Empty for another word, also for one in capitals that the dictionary has as a word (NASA) or with the
-    sound of its letters first (FBI); of two sounds, up to three capitals have that of the letters (US)."""
+    """The words that an acronym's letters are read as, all of them in the dictionary: GPU as g p u, GPUs and GPU's as
+    g p u's, AI as ay i. Empty for every other word: contractions, and what the dictionary has, in capitals (NASA, FBI)
+    or as a plural (TVs), but for CAPITAL_LETTERS."""
     core, ending = word, ""
-    if word.endswith("s") and word[:-1].removesuffix("'").isupper():
-        core, ending = word[:-1].removesuffix("'"), "'s"
-    letters = "".join(filter(str.isalpha, base_letters(core)))
-    if len(letters) < 2 or not core.isupper() or (ending and is_known(word.lower())):
+    if (match := re.fullmatch(r"([^']+)(?:'?s|'S)", word)) and match[1].isupper():
+        core, ending = match[1], "'s"
+    letters = base_letters(core)
+    if len(letters) < 2 or "'" in core or not core.isupper() or (ending and is_known(word.lower())):
         return []
-    variants, name = _dictionary().get(letters, []), " ".join(spelled(letters))
-    is_word = name not in variants if ending else name not in variants[1:] or len(letters) > 3
-    if variants and is_word:
+    is_word = is_known(letters) and letters not in CAPITAL_LETTERS
+    if is_word and not (ending and _is_spelled(letters)):
         return []
     names = [A_ALONE if letter == "a" else letter for letter in letters]
     return [*names[:-1], letters[-1] + ending] if ending else names
 
 
+def _is_spelled(word: str) -> bool:
+    """Whether the dictionary has the word with the sound of its letters."""
+    return " ".join(spelled(word)) in _dictionary().get(word, [])
+
+
+def _is_shouted(words: Sequence[str], place: int) -> bool:
+    """Whether the word in capitals at a place is an ordinary one with stress: TELL US NOW, I AM sure."""
+    if words[place] == "AM" and words[max(0, place - 1)] == "I":
+        return True
+    beside = [*words[max(0, place - 1) : place], *words[place + 1 : place + 2]]
+    capitals = [one.lower() for one in beside if len(one) > 1 and one.isupper()]
+    return any(is_known(one) and not _is_spelled(one) and set(one) & set("aeiouy") for one in capitals)
+
+
 def spoken_words(text: str) -> list[str]:
     """Words of an English sentence as the dictionary spells them: lower case, with apostrophes, without other
     punctuation, parts of words with hyphens apart. Acronyms that are read letter by letter keep their capitals."""
+    tokens = re.findall(r"'?[^\W_]+(?:'[^\W_]+)*'?", unicodedata.normalize("NFC", text).translate(APOSTROPHES))
+    inner = [token.strip("'") for token in tokens]
+    is_headline = text.isupper() and sum(len(one) > 1 for one in inner) > 1
     dictionary, found = _dictionary(), []
-    for token in re.findall(r"'?[^\W_]+(?:'[^\W_]+)*'?", unicodedata.normalize("NFC", text).translate(APOSTROPHES)):
-        lower, inner = token.lower(), token.strip("'")
+    for place, (token, word) in enumerate(zip(tokens, inner, strict=True)):
+        lower = token.lower()
         # 'em and dogs' have apostrophes of their own; those around others are quotation marks.
-        spellings = (lower, lower.removesuffix("'"), lower.removeprefix("'"), inner.lower())
+        spellings = (lower, lower.removesuffix("'"), lower.removeprefix("'"), word.lower())
         known = next((spelling for spelling in spellings if spelling in dictionary), None)
-        is_acronym = not text.isupper() and acronym_letters(inner)
-        found.append(inner if is_acronym else known or inner.lower())
+        is_acronym = acronym_letters(word) and not is_headline and not (known and _is_shouted(inner, place))
+        found.append(word if is_acronym else known or word.lower())
     return found
 
 

@@ -245,7 +245,7 @@ class Voice:
     def about(self) -> dict[str, Any]:
         """The models and versions, as JSON values."""
         return {
-            "model": plain(asdict(self.model.facts)),
+            "model": plain(asdict(self.model.facts)) | {"sampling": plain(self.model.facts.sampling.stored())},
             "model_hash": self.model.model_hash,
             "codec_fingerprint": self.codec.fingerprint,
             "decoder_fingerprint": self.codec.decoder_fingerprint,

@@ -12,6 +12,7 @@ from modules.audio import checked
 from modules.verifiers.audio import BatchVerifier
 from modules.verifiers.model_files import content_hash, package_folder
 
+READING = 2  # raised whenever the words or phonemes of a text change, so that stored scores are not mixed
 WORST_SCORE = -10.0  # log probability per frame; of texts that cannot be aligned at all
 
 
@@ -53,6 +54,7 @@ class AlignmentScore(BatchVerifier):
                 "pronounce": self.aligner.pronounce.__qualname__,
                 "silence_probability": self.aligner.silence_probability,
                 "words": self.words.__qualname__,
+                "reading": READING,
             },
             families=frozenset({"pocketsphinx"}),
             worst_score=WORST_SCORE,

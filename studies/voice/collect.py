@@ -170,13 +170,14 @@ def runs_table(cells: dict[str, Any]) -> list[str]:
     rows = []
     for name, one in cells.items():
         if "systems" not in one:
-            rows.append([name, *("" for _ in range(9))])
+            rows.append([name, *("" for _ in range(10))])
             continue
         times = ", ".join(f"{stage} {minutes:.0f}" for stage, minutes in one["minutes"].items())
         lm, number = one["lm"], f"{one['num_sentences']:,}"
         sizes = [f"{one['hours_of_speech']:.1f}", number, f"{one['num_codes']:,}", f"{lm['num_updates']:,}"]
         held_out = [f"{lm['loss']:.3f}", f"{lm['bits_per_second']:.0f}"]
-        rows.append([name, one["date"], *sizes, times, *held_out, one["num_never_ended"]])
+        words = "those of the text" if one["sweep"]["sampling"].get("force_words") else "free"
+        rows.append([name, one["date"], *sizes, times, *held_out, words, one["num_never_ended"]])
     headings = [
         "",
         "date",
@@ -187,6 +188,7 @@ def runs_table(cells: dict[str, Any]) -> list[str]:
         "minutes",
         "loss of the last validation",
         "bit/s",
+        "words",
     ]
     return table([*headings, "never ended"], rows)
 

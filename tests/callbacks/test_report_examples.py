@@ -27,7 +27,7 @@ SCORES = {
 }
 
 
-def sweep(selector="chooser"):
+def sweep(selector="chooser", reaches_ends=True):
     traces = []
     for place, (key, scores) in enumerate(SCORES.items()):
         prompt = Prompt(key, f"text of {key}", reference=Audio(torch.ones(800), RATE))
@@ -39,6 +39,7 @@ def sweep(selector="chooser"):
             candidates.append(one)
         traces.append(Trace(prompt, candidates))
     judge, chooser = (ToneVerifier(name, lambda prompt, one: 0.0) for name in ("judge", "chooser"))
+    judge.reaches_ends = reaches_ends
     panel = Panel([chooser] if selector else [], [judge])
     points = CurveCalculator("set", BestOfN(3, 9), traces, panel, seed=0, num_resamples=20).points()
     swept = [SweptPrompt("", "best_of_n", NAN, 0, "set", trace) for trace in traces]
@@ -46,9 +47,11 @@ def sweep(selector="chooser"):
     return SweepResults(swept, points, {"verifiers": verifiers}), [chooser, judge]
 
 
-def test_the_prompts_are_those_where_the_choice_changed_most():
-    """Guards against the first keys, against gains only, and against an order that differs between two runs."""
-    results, verifiers = sweep()
+@pytest.mark.parametrize("reaches_ends", [True, False])
+def test_the_prompts_are_those_where_the_choice_changed_most(reaches_ends):
+    """Guards against the first keys, against gains only, against an order that differs between two runs, and against an
+    infinite change where the judge's scale has no ends."""
+    results, verifiers = sweep(reaches_ends=reaches_ends)
     examples = gather_examples(results, ToneCodec(), verifiers, len(SCORES))
     assert [one.prompt.key for one in examples] == ["c", "f", "d", "b", "g", "e", "a"]
     changes = [one.choice.change for one in examples]

@@ -148,7 +148,9 @@ def test_every_argument_of_a_search_changes_the_key(algorithm: Any) -> None:
 def test_every_sampling_setting_model_codec_and_seed_changes_the_key() -> None:
     """Guards against reusing candidates of another temperature, model, codec, seed, engine or reward verifier."""
     others = {"temperature": 0.5, "top_k": 3, "top_p": 0.5, "min_p": 0.1, "repetition_penalty": 1.2}
+    others |= {"force_words": True}
     assert set(others) == {one.name for one in dataclasses.fields(SamplingSettings)}
+    assert set(others) - set(SamplingSettings().stored()) == {"force_words"}, "stored candidates have no such key"
     engine = type("Engine", (), {"identity": lambda self: {"name": "engine"}})()
     keys = [
         key_of(),

@@ -96,7 +96,7 @@ class KVCacheSampler:
         self.num_recomputed_tokens += self._prefill([one for one in branches if not one.stopped and one.state is None])
         parents = [branch for branch in branches for _ in range(num_children)]
         written = [self._written(branch) for branch in branches for _ in range(num_children)]
-        rows = [Row(*about) for about in zip(parents, [one.state for one in parents], seeds, written, strict=True)]
+        rows = [Row(one, one.state, seed, said) for one, seed, said in zip(parents, seeds, written, strict=True)]
         self._decode([row for row in rows if not row.branch.stopped], max_new_tokens)
         return [self._child(row) for row in rows]
 

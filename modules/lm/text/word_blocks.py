@@ -18,7 +18,8 @@ class WordBlocks(TextToSpeech):
     The whole text precedes the answer, as in ELLA-V (arXiv 2401.07333), where phonemes precede their codes. A word is
     its tokens and the space after it, so that the codes begin where the word is complete; the next word, or the end of
     speech, ends them. The model writes the words itself: samplers treat an answer as one sequence of tokens, and a word
-    that it skips is missing from that sequence, unless `force_words` of the sampling settings is set. Words and codes
+    that it skips is missing from that sequence; `force_words` of the sampling settings lets it write those of the text
+    alone. Words and codes
     carry loss. Training requires the times of the words (the json's `words`).
 
     Args:

@@ -209,6 +209,7 @@ class CurveCalculator:
                     chosen_runaways=expected_runaways(judged, weights_PN),
                     scores_P=scores_P,
                     ends=ends_of(judge),
+                    worst_score=judge.facts.worst_score,
                     judged_mass=judged_mass,
                     shared_families="" if line.is_oracle or line.self_judged else shared_families(line.selector, judge),
                     self_judged=line.self_judged,

@@ -34,8 +34,8 @@ class CurvePoint:
     interval over speakers (`cluster_interval`), wider where prompts of a speaker are alike; `num_speakers` is 0 and the
     interval NaN if prompts name none. The mean over several seeds has `num_seeds` and the standard deviation of the
     seeds' scores, `seed_deviation`; counts of candidates are then those of all seeds. `model` is empty if there is only
-    one. `ends` are the bounds of intervals (`ends_of` the judge); `judged_mass` is the expected number of prompts whose
-    selected candidate was scored, the weight of `score_judged_only` in a mean.
+    one. `ends` are the bounds of intervals (`ends_of` the judge), `worst_score` is the judge's; `judged_mass` is the
+    expected number of prompts whose selected candidate was scored, the weight of `score_judged_only` in a mean.
 
     `shared_families`: the verifier families that selector and judge share, empty if there are none; such a judge is
     biased towards the selections. `holds_under_every_family` is explained in families.py. `self_judged`: how the
@@ -71,6 +71,7 @@ class CurvePoint:
     speakers_P: tuple[str, ...] = field(default=(), repr=False, compare=False)
     scores_P: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
     ends: Ends = field(default=UNBOUNDED, repr=False, compare=False)
+    worst_score: float = field(default=math.nan, repr=False, compare=False)
     judged_mass: float = field(default=math.nan, repr=False, compare=False)
     shared_families: str = ""
     holds_under_every_family: str = ""

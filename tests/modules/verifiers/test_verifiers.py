@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from datamodules.sources.source import Recording
 from modules.api import Audio, Candidate, Prompt, Verifier
@@ -112,6 +113,21 @@ def test_digits_rank_the_spoken_string_first(name: str, digit_strings: list[Reco
     scores = [float(verifier.score(prompt_of(r), [candidate(r.audio)])) for r in digit_strings]
     assert np.mean(scores) > 0.95
     assert num_ranked(verifier, digit_strings, shift=1) >= 18
+
+
+def test_whisper_listens_with_one_blas_thread(english_prompts: list[Recording], monkeypatch) -> None:
+    """Guards against texts that depend on the number of cores, by the rounding of the spectrogram."""
+    seen, recognise = [], FasterWhisper._recognise
+
+    def spied(self, *rest):
+        seen.append([pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"])
+        return recognise(self, *rest)
+
+    monkeypatch.setattr(FasterWhisper, "_recognise", spied)
+    with threadpool_limits(2, user_api="blas"):
+        FasterWhisper(window_seconds=15).transcribe([one.audio for one in english_prompts[:2]], "en")
+        assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {2}
+    assert len(seen) == 2 and all(one and set(one) == {1} for one in seen)
 
 
 def test_speaker_ranks_the_same_voice_first(

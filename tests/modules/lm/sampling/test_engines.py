@@ -134,7 +134,8 @@ def test_a_request_is_the_parents_tokens_with_new_noise(params):
 
 def test_settings_with_another_meaning_in_vllm_are_refused(params):
     """Guards against two engines with different distributions under one name, and against truncated candidates."""
-    for settings in (SamplingSettings(temperature=0.001), SamplingSettings(min_p=0.1, top_p=0.9)):
+    refused = {"temperature": 0.001}, {"min_p": 0.1, "top_p": 0.9}, {"force_words": True}
+    for settings in (SamplingSettings(**one) for one in refused):
         with pytest.raises(ValueError, match="under vLLM"):
             VLLM().sampler(toy_network(), FORMAT, settings, "hash")
     blocks = WordBlocks(ByteTokenizer(), 24)
