@@ -28,7 +28,7 @@ voice: $(INSTALLED)
 
 .PHONY: install
 install: $(INSTALLED)
-	@echo "Installed in $(VENV). Hear a sentence: $(VENV)/bin/python run.py say \"Nobody has ever said this sentence before.\""
+	@echo "Installed in $(VENV). Hear a sentence: $(VENV)/bin/python run.py say --model voices/rms \"Nobody has ever said this sentence before.\""
 
 test: $(INSTALLED) $(TEST_INSTALLED)
 	@$(VENV)/bin/python -m pytest --durations=20 --numprocesses auto --maxprocesses 4 --dist loadfile \

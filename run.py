@@ -69,6 +69,8 @@ from modules.stages import UNREADABLE, Stage, StageFinished, StageSettings
 
 PARSER_MODE = "omegaconf+"
 read_yaml = get_omegaconf_loader(PARSER_MODE)
+DESCRIPTION = """Lightning's commands (below), and three more, each with its own --help:
+prepare (recordings to shards), say (speak a text), voices (what can speak here)."""
 NO_STAGE_FOLDER = "runs/no_stage"  # `${stage.folder}` of a run without a stage
 
 
@@ -194,7 +196,7 @@ class SuiteCLI(LightningCLI):
                 LightningDataModule,
                 save_config_kwargs={"overwrite": True},
                 seed_everything_default=0,  # a random seed would change the stage's config in every run
-                parser_kwargs={"parser_mode": PARSER_MODE},
+                parser_kwargs={"parser_mode": PARSER_MODE, "description": DESCRIPTION},
                 parser_class=SuiteParser,
                 subclass_mode_model=True,
                 subclass_mode_data=True,

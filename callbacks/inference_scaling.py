@@ -49,7 +49,7 @@ class InferenceScaling(Callback):
     under test is a SpeechModel (modules/search/protocol.py). `codec` encodes the recordings of voice prompts.
 
     Writes `folder`/candidates (the store: a stopped sweep resumes from it; another selector needs no new samples) and
-    `folder`/report (docs/sweeps.md lists its files), and logs every point with step = n as
+    `report_folder` (docs/sweeps.md lists its files), and logs every point with step = n as
     "PROMPT SET/JUDGE/SELECTOR". After the test `results` is the SweepResults, on rank 0 only.
 
     With several ranks each processes a stride of all prompts; they must share `folder`, and wait for the slowest
@@ -85,6 +85,7 @@ class InferenceScaling(Callback):
         model_name: Name of the model under test in tables, if there are others.
         self_judged: Judges select too, and may steer. The lines in which the judge's own model selected or steered, as
             in the Llasa paper's tables, are added under names that end in "(self-judged, as in the paper)".
+        report_folder: Folder of the report; None: `folder`/report.
 
     Raises:
         ValueError: Two different verifiers or two models have the same name, there is no judge, the codebook differs
@@ -114,6 +115,7 @@ class InferenceScaling(Callback):
         more_models: list[SweptModel] | None = None,
         model_name: str = "under test",
         self_judged: bool = False,
+        report_folder: Path | None = None,
     ) -> None:
         for argument, value in (("prompts_per_group", prompts_per_group), ("decode_batch_size", decode_batch_size)):
             if value < 1:
@@ -128,6 +130,7 @@ class InferenceScaling(Callback):
         self.final_judges = final_judges or []
         self.self_judged = self_judged
         self.folder = Path(folder)
+        self.report_folder = Path(report_folder) if report_folder else self.folder / "report"
         self.seed = seed
         self.name = name
         self.prompts_per_group = prompts_per_group
@@ -200,7 +203,7 @@ class InferenceScaling(Callback):
             logger.info("share %d of %d is stored; run without shares to report", self.share, self.num_shares)
         elif trainer.is_global_zero:
             self.results = summarise(searches, prompt_sets, self.seed, self.num_resamples)
-            write_tables(self.results, self.panel.columns, self.folder / "report")
+            write_tables(self.results, self.panel.columns, self.report_folder)
             log_points(trainer.loggers, self.results)
 
     def _models(self, pl_module: LightningModule) -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""RunProgressBar: the progress bar of every fit."""
+"""RunProgressBar: the progress bar of every run."""
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
@@ -6,8 +6,9 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import convert_inf
 
 
 class RunProgressBar(TQDMProgressBar):
-    """Lightning's TQDMProgressBar, which shows the time left of a run resumed within an epoch too. Lightning sets the
-    bar's total when an epoch starts, which it does not do for an epoch that goes on."""
+    """Lightning's TQDMProgressBar, which shares a terminal with the bars of evaluations (Rich's does not) and shows the
+    time left of a run resumed within an epoch too. Lightning sets the bar's total when an epoch starts, which it does
+    not do for an epoch that goes on."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)

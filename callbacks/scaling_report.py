@@ -79,7 +79,7 @@ class ScalingReport(Callback):
         scaling = _sweep_of(trainer)
         if not trainer.is_global_zero or scaling.results is None:
             return
-        self.page = scaling.folder / "report" / "index.html"
+        self.page = scaling.report_folder / "index.html"
         trained = trained_sentence(trained_facts(pl_module, scaling.codec, trainer.ckpt_path))
         page, examples, error_judges = self._page(scaling, scaling.results, trained)
         self.page.write_text(page, encoding="utf-8")
@@ -96,7 +96,7 @@ class ScalingReport(Callback):
         # By the contract of `hypotheses`, the score of a verifier with transcripts is 1 - error rate.
         error_judges = frozenset(name for name, one in verifiers.items() if isinstance(one, Transcribes))
         examples = gather_examples(results, scaling.codec, list(verifiers.values()), self.num_examples, error_judges)
-        folder = scaling.folder / "report"
+        folder = scaling.report_folder
         curve_csv = folder / "curve.csv"
         write_curves(results.points, curve_csv)
         table = self.quoted.read() if self.quoted else None

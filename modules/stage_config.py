@@ -38,8 +38,9 @@ CALLBACK_KEYS = (
     *("checkpoint", "learning_rate_monitor", "progress_bar", "run_layout"),
     *("sweep", "speech", "spoken_texts", "understanding", "codec_evaluation", "resynthesis", "tokens", "report"),
 )
-# Arguments that are not compared in any class: the order of rows does not depend on the loader's processes.
-ARGUMENTS = {"num_workers"}
+# Arguments that are not compared in any class: the order of rows does not depend on the loader's processes, nor
+# a result on where its page stands.
+ARGUMENTS = {"num_workers", "report_folder"}
 
 
 def changed_config(

@@ -52,10 +52,9 @@ RUN="$PYTHON run.py"
 if [[ -n ${SUITE_ROOT:-} ]]; then RUN="SUITE_ROOT=$(printf %q "$ROOT") $RUN"; fi
 cat <<END
 
-The demo took $((SECONDS / 60)) min. The model that said "four two seven" was trained in these minutes, on this machine:
-it knows the ten digits and nothing else. Your sentence was spoken by voices/rms, which comes with the repository,
-trained before: a voice for any English sentence takes longer than this demo. To make one yourself, in about
-26 min (needs flite: apt install flite):
+This call took $((SECONDS / 60)) min. The model that said "four two seven" was trained by the demo, on this machine: it
+knows the ten digits and nothing else. Your sentence was spoken by voices/rms, which comes with the repository, trained
+before: a voice for any English sentence takes longer than this demo. To make one yourself, in about half an hour:
     make voice HOURS=0.5
 
 The report, with figures and audio:

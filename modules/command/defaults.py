@@ -45,7 +45,7 @@ def settle(config: Namespace, words: Sequence[str], subcommand: str) -> None:
         trainer["callbacks"] = [one for kind, one in kinds if not _is(kind, ProgressBar)]
     is_bare, is_training = bool(trainer.get("barebones")), subcommand in ("fit", "validate")
     has_no_checkpoint = is_bare or not is_training or trainer.get("enable_checkpointing") is False
-    has_no_bar = is_bare or not is_training or trainer.get("enable_progress_bar") is False
+    has_no_bar = is_bare or trainer.get("enable_progress_bar") is False
     has_no_folder = config.get("stage") is None and not any(word.startswith("--stage") for word in words)
     if has_no_folder and trainer.get("default_root_dir") == STAGE_FOLDER:
         trainer["default_root_dir"] = None

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+COMMANDS = ("fit", "validate", "test", "predict", "prepare", "say", "voices")
+
 
 def plain_message(message: str, options: Iterable[str], callback_keys: Sequence[str]) -> str:
     """The message, with what to write instead where that is known.
@@ -23,6 +25,9 @@ def plain_message(message: str, options: Iterable[str], callback_keys: Sequence[
             "Expected a `trainer.logger` with a class_path, or options of the default logger, which has its own "
             "key: `--logger.init_args.name NAME` (configs/trainer.yaml)."
         )
+    if wrong := re.search(r"argument subcommand: invalid choice: '(.*)' \(choose from", message):
+        close = [f" Did you mean {one}?" for one in get_close_matches(wrong[1], COMMANDS, n=1)]
+        return f"Expected one of {', '.join(COMMANDS)}, but got {wrong[1]!r}.{''.join(close)}"
     if missing := re.search(r"Parser key \"config\": File does not exist: '(.+)'", message):
         return f"Expected a config at {missing[1]}, but there is none.{similar_file(Path(missing[1]))}"
     if unknown and unknown[1] and (close := get_close_matches(f"--{unknown[1]}", list(options), n=1)):

@@ -179,15 +179,37 @@ def main(words: Sequence[str]) -> int:
     if given.num_threads is not None:
         torch.set_num_threads(given.num_threads)
     disable_progress_bar()  # of loading weights: an error after it would not stand alone
-    voice = load_voice(given.model, given.codec, given.device, given.precision, given.recogniser, root)
+    said = message_printer(given.stream)
+    voice = chosen_voice(given, text, settings, root, said)
     script = voice.script(text, settings)
     parts = out.with_name(f"{out.name}.parts") if len(script.sentences) > 1 and not given.stream else None
     narration = Narration(voice, script, settings, parts)  # checks the words, the recording and the room for both
-    said = message_printer(given.stream)
     introduce(voice, script, settings, given.verbose, said)
     if given.stream:
         return stream(voice, narration, given.raw, said)
     return write(voice, text, narration, out, given, said)
+
+
+def chosen_voice(
+    given: argparse.Namespace, text: str, settings: SpeakingSettings, root: Path, said: Callable[[str], None]
+) -> Voice:
+    """The voice that is named, or else the newest one; a shipped voice where that knows only other words."""
+
+    def load(name: str | None) -> Voice:
+        return load_voice(name, given.codec, given.device, given.precision, given.recogniser, root)
+
+    voice = load(given.model)
+    try:
+        voice.check_words(one.text for one in voice.script(text, settings).sentences)
+    except ValueError:
+        shipped = sorted(path.parent for path in (root / "voices").glob("*/voice.json"))
+        if given.model is not None or given.codec is not None or not shipped:
+            raise
+        said(
+            f"note: the newest voice, {voice.model.facts.name}, knows {', '.join(voice.model.facts.words or ())} alone"
+        )
+        voice = load(str(shipped[0]))
+    return voice
 
 
 def check_outputs(out: Path, srt_path: Path | None, inputs: Sequence[Path]) -> None:

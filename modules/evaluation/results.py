@@ -53,7 +53,8 @@ def write_results(results: EvaluatedCodecs, folder: Path) -> None:
     if by_pitch:
         write_pitch(results.judgements, results.opinion_judges, folder / PITCH_FILE)
     seconds, left_out = description["seconds"], description["num_left_out"]
-    print(f"\n{description['num_prompts']} prompts, {seconds:.0f} s; left out: {left_out}")
+    reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.items()) or "none"
+    print(f"\n{description['num_prompts']} prompts, {seconds:.0f} s; left out: {reasons}")
     print(formatted_table(table, results.facts))
     if by_pitch:
         print(f"\n{WHY_BY_PITCH}\n{aligned(by_pitch)}")

@@ -10,7 +10,7 @@ from modules.lm.text.prompt_format import LlasaChat, TextToSpeech
 from modules.tokens import TokenSpace
 
 SAMPLING = {"do_sample": True, "temperature": 0.8, "top_k": 50, "top_p": 1.0}  # from the released Llasa models' cards
-WORD_BLOCKS_SAMPLING = {"temperature": 0.1}  # of models that write words (studies/voice)
+WORD_BLOCKS_SAMPLING = {"temperature": 0.1, "top_k": 0}  # of models that write words (studies/voice)
 DRAWING = ("temperature", "top_k", "top_p", "repetition_penalty")  # what a sampler takes of such settings
 MAX_LENGTH = 2048  # tokens of prompt and speech: the length in Llasa's recipes, and the limit in their cards
 
@@ -163,7 +163,7 @@ def model_card(
         voice=WORDS if writes_words else VOICE,
         max_length=max_length,
         temperature=sampling_in_card(prompt_format)["temperature"],
-        top_k=SAMPLING["top_k"],
+        top_k=sampling_in_card(prompt_format)["top_k"],
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
@@ -23,6 +24,7 @@ from modules.batches import PromptBatch
 from modules.report.sweep_page import judged_curves
 from modules.search.algorithms.best_of_n import BestOfN
 from modules.search.panel import chosen_index
+from tests.conftest import REPOSITORY
 from tests.toys.report_toys import RATE, Page, ToneCodec, curve, tone_sweep
 from tests.toys.search_toys import (
     CODEBOOK_SIZE,
@@ -267,6 +269,22 @@ def test_trainer_test_writes_a_page_of_the_sweep(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.count((tmp_path / "report" / "index.html").as_uri()) == 2  # by the report and by the layout
     assert printed.count(f"test ended: {tmp_path}/\n  candidates/") == 1
+    before = (tmp_path / "report" / "index.html").read_bytes()
+    scaling.report_folder = tmp_path / "second"  # of another stage, with the same candidates
+    trainer.test(ToyModule(), prompts, verbose=False)
+    assert (tmp_path / "report" / "index.html").read_bytes() == before
+    assert {"index.html", "curve.csv", "summary.json"} <= {one.name for one in (tmp_path / "second").iterdir()}
+
+
+SWEEPS = [one for one in sorted((REPOSITORY / "configs").rglob("*.yaml")) if "InferenceScaling" in one.read_text()]
+
+
+@pytest.mark.parametrize("config", SWEEPS, ids=lambda one: one.stem)
+def test_a_sweep_writes_its_page_into_its_stage(config):
+    """Guards against `--stage.folder` that replaces the report of another stage, and then misses its own page."""
+    settings = yaml.safe_load(config.read_text())
+    if "${stage.folder}/curve.csv" in settings["stage"]["outputs"]:
+        assert settings["sweep"]["init_args"]["report_folder"] == "${stage.folder}"
 
 
 def test_judge_without_independent_selector_has_no_best():

@@ -103,9 +103,10 @@ def test_a_stage_compares_a_listed_callback_and_its_key_as_one(parse):
 
 @pytest.mark.parametrize("subcommand", ["test", "predict"])
 def test_a_config_of_a_fit_parses_for_other_commands(parse, subcommand):
-    """Guards against a fit's values of its checkpoints or bar that stop a test or predict with the same yaml."""
+    """Guards against a fit's values of its checkpoints that stop a test or predict with the same yaml, and against
+    Rich's bar there, which turns every refresh of an evaluation's own bar into a line."""
     config = parse(subcommand, "demo/lm.yaml", checkpoint={"every_n_train_steps": 7})[0]
-    assert config.checkpoint is config.progress_bar is config.learning_rate_monitor is None
+    assert config.checkpoint is config.learning_rate_monitor is None and config.progress_bar.class_path == BAR
 
 
 def test_a_run_without_a_stage_has_lightnings_own_folders(parse):

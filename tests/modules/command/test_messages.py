@@ -25,6 +25,16 @@ def test_a_mistyped_option_or_config_names_the_right_one(words, said, capsys, mo
     assert said in printed and "fit --help` lists the options" in printed and "[options]" not in printed
 
 
+def test_a_mistyped_command_names_all_of_them(capsys, monkeypatch) -> None:
+    """Guards against a list of Lightning's four commands alone."""
+    monkeypatch.setattr("sys.argv", ["run.py"])
+    with pytest.raises(SystemExit):
+        run.main(["prepar"])
+    assert "fit, validate, test, predict, prepare, say, voices, but got 'prepar'. Did you mean prepare?" in (
+        capsys.readouterr().err
+    )
+
+
 def test_an_option_that_resembles_none_is_left_as_it_is() -> None:
     message = "unrecognized arguments: --wxyz=3"
     assert plain_message(message, ["--trainer.max_steps"], []) == message

@@ -15,6 +15,7 @@ from modules.api import Branch
 from modules.frontend.alignment import TimedWord
 from modules.speech import load_voice
 from modules.speech.sentence_search import SentenceSearch
+from tests.conftest import REPOSITORY
 from tests.modules.command.conftest import SENTENCES, UNCHECKED, change_facts, record
 from tests.toys.tiny_voice import save_run
 
@@ -211,3 +212,15 @@ def test_a_stopped_text_goes_on_where_it_stopped(say, monkeypatch):
     said = say(*words)
     assert said.status == 0 and record("x.wav")["num_resumed"] == 2, said.err
     assert Path("x.wav").read_bytes() == whole
+
+
+def test_a_shipped_voice_reads_what_the_newest_one_cannot(say, root, tmp_path) -> None:
+    """Guards against the first command of the README that fails once a demo has trained a voice of ten words."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "runs").symlink_to(root / "runs")
+    (home / "voices").symlink_to(REPOSITORY / "voices")
+    said = say("hello", "--root", str(home))
+    assert said.status == 0 and b"note: the newest voice, runs/a, knows four, one, two alone" in said.out
+    assert b"voices/rms: " in said.out
+    assert b"newest voice" not in say("four", "--root", str(home), *UNCHECKED).out
