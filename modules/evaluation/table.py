@@ -107,9 +107,12 @@ def notes(table: Table) -> list[str]:
 
 
 def formatted_table(table: Table, facts: Mapping[str, SystemFacts] | None = None) -> str:
-    """Format the table as aligned text: one row per system, values with intervals; notes on unjudged utterances."""
+    """Format the table as aligned text, values with intervals: a row for each system, or a column if that is narrower;
+    notes on unjudged utterances."""
     cells = table_cells(table, facts or {}, all_columns=False)
-    return "\n".join([aligned(cells), *notes(table)])
+    either_way = aligned(cells), aligned(list(zip(*cells, strict=True)))
+    narrower = min(either_way, key=lambda text: len(text.splitlines()[0]))
+    return "\n".join([narrower, *notes(table)])
 
 
 def written_table(

@@ -63,12 +63,15 @@ def test_columns_are_those_of_the_paper_then_ours(table: dict) -> None:
 
 
 def test_the_printed_table_leaves_empty_columns_out_and_says_why(table: dict) -> None:
-    """Guards against a missing judge that looks like a missing column, and unscored utterances that are not
-    reported."""
+    """Guards against a missing judge that looks like a missing column, unscored utterances that are not reported, and
+    two systems in lines that a terminal breaks."""
     text = formatted_table(table, FACTS)
     lines = text.splitlines()
-    assert len({len(line) for line in lines[:3]}) == 1
-    assert "UTMOS" not in lines[0] and "SPK-SIM" in lines[0]
+    measures = [line.split()[0] for line in lines]
+    assert len({len(line) for line in lines[:3]}) == 1 and lines[0].split() == ["system", *table]
+    assert "UTMOS" not in measures and "SPK-SIM" in measures and max(map(len, lines)) <= 120
+    many = formatted_table({f"system {number}": table["a|b"] for number in range(40)}, {}).splitlines()
+    assert many[0].split()[:2] == ["system", "WER"] and many[1].startswith("system 0")
     assert "UTMOS: empty, no verifier named utmos was given" in lines
     assert "a|b: wer of 2 utterances could not be judged" in lines
     assert "a|b: speaker of 25 utterances could not be judged" in lines
