@@ -19,7 +19,7 @@ from modules.report.examples import Example
 from modules.report.figures import cost_figure, curve_figure, mel_figure
 from modules.report.glossary import glossary
 from modules.report.quoted_rows import QuotedRows, as_text, measured_rows
-from modules.report.sweep_page import ReportInput, report_page
+from modules.report.sweep_page import ReportInput, headlines, report_page
 from modules.report.training_record import read_training, trained_sentence
 from modules.search.analysis.results import SweepResults, write_curves
 
@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 
 
 class ScalingReport(Callback):
-    """Writes `FOLDER/report/index.html` (FOLDER is that of the InferenceScaling callback) after the test.
+    """Writes index.html into `report_folder` of the InferenceScaling callback after the test, and prints what the
+    choice gained.
 
     The page is self-contained: audio players first, with mel spectrograms, then curves with intervals, tables, the
     training behind it, the evaluation card. The loggers get the figures and the audio.
@@ -38,7 +39,7 @@ class ScalingReport(Callback):
         credits: Text files (licences, credits of the data) that the page quotes in full.
         quoted: Published rows to show next to the sweep's own, on the page and on the terminal.
         runs: The folder of the runs `codec`, `lm` and `codec_evaluation`, whose training curves and table the page
-            shows as far as they exist; None = FOLDER.
+            shows as far as they exist; None = `folder` of InferenceScaling.
 
     Raises (all before a sample is drawn):
         ValueError: The trainer does not have exactly one InferenceScaling; a credits file does not exist; `quoted` does
@@ -87,6 +88,7 @@ class ScalingReport(Callback):
         if self.quoted is not None:
             table = self.quoted.read()
             print(f"\n{as_text(table, self._measured(table, scaling.results, error_judges))}\n", flush=True)
+        print(*headlines(scaling.results.first_points, error_judges), sep="\n")
         print(f"report: {self.page.resolve().as_uri()} ({len(page.encode()) / 1e6:.1f} MB)", flush=True)
 
     def _page(

@@ -199,6 +199,18 @@ def report_page(report: ReportInput) -> str:
     )
 
 
+def headlines(points: Sequence[CurvePoint], error_judges: frozenset[str]) -> list[str]:
+    """A line for each prompt set: what the best choice gained, under the first judge that is independent of one."""
+    lines: dict[str, str] = {}
+    for curve in judged_curves(points, error_judges):
+        if curve.best is not None:
+            one, best = (readable_score(point.score, curve.as_error) for point in (curve.one_sample, curve.best))
+            what = f"{curve.prompt_set}, {'error' if curve.as_error else 'score'} by {curve.judge}"
+            line = f"{what}: one sample {one}, best of {curve.best.n} by {curve.best.selector} {best}"
+            lines.setdefault(curve.prompt_set, line)
+    return list(lines.values())
+
+
 def curve_picture(curves: JudgedCurves, as_error: bool) -> Markup:
     """The curves as inline SVGs in the page's text colour."""
     what = "error" if as_error else "score"

@@ -93,9 +93,10 @@ def read_training(runs: Path, folder: Path) -> TrainingRecord:
 
 
 def read_codec_table(path: Path) -> list[list[str]]:
-    """The cells of a codec's evaluation; none, with a warning, for a file of another version."""
+    """The cells of a codec's evaluation, a row for each measure, so that a few systems fit a screen; none, with a
+    warning, for a file of another version."""
     try:
-        return table_cells(*read_evaluation(path), all_columns=False)
+        return [list(row) for row in zip(*table_cells(*read_evaluation(path), all_columns=False), strict=True)]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         logger.warning("The page has no table of the codec: %s cannot be read (%r)", path, error)
         return []

@@ -21,7 +21,7 @@ from callbacks.scaling_report import ScalingReport
 from modules.api import Audio, SamplingSettings
 from modules.audio import encoded
 from modules.batches import PromptBatch
-from modules.report.sweep_page import judged_curves
+from modules.report.sweep_page import headlines, judged_curves
 from modules.search.algorithms.best_of_n import BestOfN
 from modules.search.panel import chosen_index
 from tests.conftest import REPOSITORY
@@ -285,6 +285,15 @@ def test_a_sweep_writes_its_page_into_its_stage(config):
     settings = yaml.safe_load(config.read_text())
     if "${stage.folder}/curve.csv" in settings["stage"]["outputs"]:
         assert settings["sweep"]["init_args"]["report_folder"] == "${stage.folder}"
+
+
+def test_a_headline_is_printed_for_each_prompt_set():
+    """Guards against scores of a recogniser printed as errors or the reverse, and a headline without a choice."""
+    points = [*curve("random", [0.5, 0.5]), *curve("chooser", [0.5, 0.75]), *curve("oracle (listener)", [0.5, 0.9])]
+    said = "tones, {} by listener: one sample {}, best of 2 by chooser {}"
+    assert headlines(points, frozenset({"listener"})) == [said.format("error", "50.0 %", "25.0 %")]
+    assert headlines(points, frozenset()) == [said.format("score", "0.500", "0.750")]
+    assert headlines(curve("random", [0.5]), frozenset()) == []
 
 
 def test_judge_without_independent_selector_has_no_best():
