@@ -1,11 +1,22 @@
 """Messages of the parser in a user's words."""
 
+import argparse
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import NoReturn
 
 COMMANDS = ("fit", "validate", "test", "predict", "prepare", "say", "voices")
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line, with the option that a mistyped one resembles. `prog` is the command
+    without python."""
+
+    def error(self, message: str) -> NoReturn:
+        said = " ".join(plain_message(message, self._option_string_actions, ()).split())
+        self.exit(2, f"error: {said} (`python {self.prog} --help` lists the options)\n")
 
 
 def plain_message(message: str, options: Iterable[str], callback_keys: Sequence[str]) -> str:

@@ -8,8 +8,9 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
+from modules.command.messages import OneLineParser
 from modules.stages import StageSettings, next_line
 
 WHOLE = (0, 1)  # share 0 of 1
@@ -24,13 +25,6 @@ examples:
   python run.py prepare --config FILE --hours 10 --data.init_args.folder FOLDER
   python run.py prepare --config FILE --share 3/10 --num_processes 16     on the third of ten machines
 """
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {' '.join(message.split())} (`python run.py prepare --help` lists the options)\n")
 
 
 class ReadConfig(Protocol):

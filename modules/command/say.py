@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import torch
 from torch import cuda
@@ -20,6 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 from modules.api import Audio
 from modules.atomic_file import write_whole
 from modules.command.line import REPOSITORY, root_folder
+from modules.command.messages import OneLineParser
 from modules.command.option_file import option_words
 from modules.frontend.script import Script, read_script, text_of_bytes
 from modules.provenance import digest
@@ -37,13 +38,6 @@ EXAMPLES = """\
 """
 UNKNOWN_SIZE = 0xFFFFFFFF  # of a wav that is written before its length is known
 NAME_CHARACTERS = 40
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {' '.join(message.split())} (`python run.py say --help` lists the options)\n")
 
 
 def positive(word: str) -> float:

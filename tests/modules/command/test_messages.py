@@ -3,6 +3,7 @@
 import pytest
 
 import run
+from modules.command import prepare, say
 from modules.command.messages import plain_message
 from tests.conftest import REPOSITORY
 
@@ -33,6 +34,16 @@ def test_a_mistyped_command_names_all_of_them(capsys, monkeypatch) -> None:
     assert "fit, validate, test, predict, prepare, say, voices, but got 'prepar'. Did you mean prepare?" in (
         capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(("command", "word"), [(say, "--bestof=3"), (prepare, "--num_process=3")])
+def test_other_commands_name_the_right_option_too(command, word, capsys) -> None:
+    """Guards against a mistyped option of `say` or `prepare` without its name, and against several lines."""
+    with pytest.raises(SystemExit):
+        command.parser().parse_args([word])
+    (line,) = capsys.readouterr().err.splitlines()
+    option = "--best-of" if command is say else "--num_processes"
+    assert f"Did you mean {option}? (`python run.py {command.__name__.split('.')[-1]} --help`" in line
 
 
 def test_an_option_that_resembles_none_is_left_as_it_is() -> None:
