@@ -54,8 +54,7 @@ class SamplingSettings:
     Applied in this order: `repetition_penalty` on codes already in the candidate (Keskar et al., arXiv 1909.05858:
     positive logits are divided by it, negative ones multiplied), `temperature`, `top_k`, `top_p` (nucleus), and
     `min_p`, which keeps tokens with at least `min_p` times the highest probability (Nguyen et al., arXiv 2407.01082).
-    `force_words`: where the format writes words (WritesWords), the words of the text alone may be written, all of them
-    and in order. Not under vLLM.
+    `force_words`: a format that writes words (WritesWords) writes those of the text alone, in order; not under vLLM.
     """
 
     temperature: float = 1.0
