@@ -88,7 +88,8 @@ class ScalingReport(Callback):
         if self.quoted is not None:
             table = self.quoted.read()
             print(f"\n{as_text(table, self._measured(table, scaling.results, error_judges))}\n", flush=True)
-        print(*headlines(scaling.results.first_points, error_judges), sep="\n")
+        for line in headlines(scaling.results.first_points, error_judges):
+            print(line)
         print(f"report: {self.page.resolve().as_uri()} ({len(page.encode()) / 1e6:.1f} MB)", flush=True)
 
     def _page(

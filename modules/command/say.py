@@ -193,8 +193,9 @@ def chosen_voice(
         return load_voice(name, given.codec, given.device, given.precision, given.recogniser, root)
 
     voice = load(given.model)
+    sentences = voice.script(text, settings).sentences
     try:
-        voice.check_words(one.text for one in voice.script(text, settings).sentences)
+        voice.check_words(one.text for one in sentences)
     except ValueError:
         shipped = sorted(path.parent for path in (root / "voices").glob("*/voice.json"))
         if given.model is not None or given.codec is not None or not shipped:

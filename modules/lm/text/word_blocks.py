@@ -19,8 +19,7 @@ class WordBlocks(TextToSpeech):
     its tokens and the space after it, so that the codes begin where the word is complete; the next word, or the end of
     speech, ends them. The model writes the words itself: samplers treat an answer as one sequence of tokens, and a word
     that it skips is missing from that sequence; `force_words` of the sampling settings lets it write those of the text
-    alone. Words and codes
-    carry loss. Training requires the times of the words (the json's `words`).
+    alone. Words and codes carry loss. Training requires the times of the words (the json's `words`).
 
     Args:
         tokenizer: Encodes a text as its words, each with a space after it but the last: ByteTokenizer or

@@ -139,7 +139,7 @@ class FasterWhisper:
         def recognise(batch: list[int]) -> list[str]:
             return self._recognise([pieces[index][1] for index in batch], lengths[batch[0]], tokenizer)
 
-        # The threads of BLAS change the spectrogram by rounding, and its 8-bit encoding the text of 9 of 200 clips.
+        # The number of BLAS threads changes the spectrogram by rounding, and thereby some texts of 8-bit weights.
         with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(self.num_workers) as pool:
             recognised = pool.map(recognise, batches)
             texts = {
