@@ -1,6 +1,6 @@
 """Head loss: ours against cross entropy over whole logits, in one process, alternating.
 
-    python -m benchmarks.head_loss [--num_tokens 1024] [--hidden_size 256] [--vocab_size 193800] [--json FILE]
+    python -m benchmarks.head_loss [--num_tokens 1024] [--hidden_size 256] [--vocab_size 193800] [--mixed] [--json FILE]
 
 Loss and gradients are compared before timing. Prints medians and their ratio, the peak increase of the resident set
 (CUDA: of allocated memory), versions and machine. Two thirds of the tokens carry loss, as in speech with its text.
@@ -8,7 +8,7 @@ Loss and gradients are compared before timing. Prints medians and their ratio, t
 
 import gc
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 
 import torch
@@ -47,6 +47,15 @@ def gradients(loss: Callable[..., Tensor], given: Inputs) -> tuple[Tensor, Tenso
     return value.detach(), *torch.autograd.grad(value, given[:2])
 
 
+def autocasted(loss: Callable[..., Tensor], device: str) -> Callable[..., Tensor]:
+    @wraps(loss)
+    def mixed(*given: Tensor) -> Tensor:
+        with torch.autocast(device, torch.bfloat16):
+            return loss(*given)
+
+    return mixed
+
+
 def resident_bytes(name: str) -> int:
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024
@@ -75,25 +84,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--num_threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--mixed", action="store_true", help="float32 tensors under autocast, as in bf16-mixed")
     given = parser.parse_args()
     torch.set_num_threads(given.num_threads)
-    dtype = torch.bfloat16 if given.device == "cuda" else torch.float32
+    dtype = torch.bfloat16 if given.device == "cuda" and not given.mixed else torch.float32
+    losses = [autocasted(loss, given.device) if given.mixed else loss for loss in (naive, ours)]
     tensors = inputs(given.num_tokens, given.hidden_size, given.vocab_size, given.device, dtype)
-    tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-5
+    tolerance = 2e-2 if given.mixed or dtype == torch.bfloat16 else 1e-5
     for name, expected, actual in zip(
-        ("loss", "hidden gradient", "weight gradient"), gradients(naive, tensors), gradients(ours, tensors), strict=True
+        ("loss", "hidden gradient", "weight gradient"), *(gradients(loss, tensors) for loss in losses), strict=True
     ):
         torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
         print(f"{name}: equal to {tolerance:g} of the largest")
     del expected, actual
-    peaks = {loss.__name__: peak_bytes(loss, tensors) for loss in (naive, ours)}
-    medians = median_seconds({loss.__name__: partial(gradients, loss, tensors) for loss in (naive, ours)}, given.rounds)
+    peaks = {loss.__name__: peak_bytes(loss, tensors) for loss in losses}
+    medians = median_seconds({loss.__name__: partial(gradients, loss, tensors) for loss in losses}, given.rounds)
     on_cpu = given.device == "cpu"
     result = {
         "seconds": {name: round(value, 3) for name, value in medians.items()},
         "time_ratio": round(medians["ours"] / medians["naive"], 3),
         "peak_megabytes": {name: round(value / 1e6) for name, value in peaks.items()},
         "peak_ratio": round(peaks["ours"] / peaks["naive"], 3),
+        "mixed": given.mixed,
         "num_tokens": given.num_tokens,
         "hidden_size": given.hidden_size,
         "vocab_size": given.vocab_size,

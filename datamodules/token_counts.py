@@ -1,7 +1,8 @@
 """Token counts of every text of a shard folder under one prompt format, computed once to plan rows.
 
-`python -m datamodules.training_steps` computes them and stores them in the shard folder, in one file per prompt format.
-Without counts rows are planned by the bytes of texts, an upper bound for byte-pair tokenizers.
+A fit of a small corpus, or `python -m datamodules.training_steps` of any, computes them and stores them in the shard
+folder, in one file per prompt format. Without counts rows are planned by the bytes of texts, an upper bound for
+byte-pair tokenizers.
 
 Shapes: N samples.
 """
@@ -10,6 +11,7 @@ import hashlib
 import logging
 import os
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -102,15 +104,25 @@ def count_tokens(index: ShardIndex, prompt_format: PromptFormat, num_workers: in
 
     Raises ValueError if the format has no `tokenizer`.
     """
+    from tqdm import tqdm
+
     if not isinstance(prompt_format, TokenizesText):
         raise ValueError(f"Expected a prompt format with a `tokenizer`, but got {type(prompt_format).__name__}.")
     chunks = [range(start, min(start + CHUNK, len(index))) for start in range(0, len(index), CHUNK)]
     counter = _Counter(index, prompt_format)
-    if num_workers > 1:
-        with ProcessPoolExecutor(num_workers, initializer=_keep, initargs=(counter,)) as pool:
-            parts = list(pool.map(_count, chunks))
-    else:
-        parts = [counter(chunk) for chunk in chunks]
+    with (
+        tqdm(total=len(index), desc=f"counting the tokens of {index.folder}", unit="text", disable=None) as bar,
+        ExitStack() as stack,
+    ):
+        if num_workers > 1:
+            pool = stack.enter_context(ProcessPoolExecutor(num_workers, initializer=_keep, initargs=(counter,)))
+            found = pool.map(_count, chunks)
+        else:
+            found = map(counter, chunks)
+        parts = []
+        for part in found:
+            parts.append(part)
+            bar.update(part.shape[1])
     counts = TokenCounts(counts_name(index, prompt_format), *np.concatenate(parts, axis=1))
     unfinished = index.folder / f"{counts.name}.npz.{os.getpid()}.part"
     try:

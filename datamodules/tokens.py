@@ -13,6 +13,7 @@ from typing import Any
 
 import lightning as L
 import numpy as np
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
 from datamodules.mixture import MixedRows
@@ -23,12 +24,13 @@ from datamodules.shards.shards import ShardIndex
 from datamodules.shards.skips import SkipNotes, replacements, spread
 from datamodules.shards.training_facts import TrainingFacts, facts_of_shards, hours_by_license
 from datamodules.tasks import Document, Task, TextToSpeech, VoiceCloning
-from datamodules.token_counts import TokenCounts, planned_lengths, stored_counts
+from datamodules.token_counts import TokenCounts, count_tokens, planned_lengths, stored_counts
 from modules.api import PromptFormat
 from modules.batches import TokenBatch
 
 log = logging.getLogger(__name__)
 
+MAX_COUNTED = 200_000  # texts that a fit counts itself, in a minute or two
 SENTENCE = "The quick brown fox jumps over the lazy dog, and then it runs through the quiet town. " * 4
 
 
@@ -157,9 +159,9 @@ def readable_hours(hours: float) -> str:
 class TokenDataModule(L.LightningDataModule):
     """Packed token rows for training and validation.
 
-    Training rows are planned by tokens if `python -m datamodules.training_steps` has counted them for every folder,
-    otherwise by the bytes of texts; a resumed run continues as it began. Validation is always planned by bytes, so that
-    its rows stay the same.
+    Training rows are planned by tokens if they have been counted for every folder, otherwise by the bytes of texts; a
+    resumed run continues as it began. A fit counts up to MAX_COUNTED texts itself, and `python -m
+    datamodules.training_steps` any number. Validation is always planned by bytes, so that its rows stay the same.
 
     Args:
         folder: Token shards, `folder/SPLIT`.
@@ -234,6 +236,16 @@ class TokenDataModule(L.LightningDataModule):
         """Names of the task numbers in TokenBatch.tasks_RL; empty for a single task."""
         return [task.name for task in self.tasks]
 
+    def prepare_data(self) -> None:
+        """Count the tokens of the training texts before a fit, if they are few and rows would stay partly empty."""
+        if self.trainer.state.fn != TrainerFn.FITTING or not self._has_short_texts:
+            return
+        indices = {str(index.folder): index for index in self._indices(self.train_split)}.values()
+        uncounted = [index for index in indices if stored_counts(index, self.prompt_format) is None]
+        if sum(map(len, uncounted)) <= MAX_COUNTED:
+            for index in uncounted:
+                count_tokens(index, self.prompt_format)
+
     def setup(self, stage: str) -> None:
         headers = {split: self._fingerprints(split) for split in (self.train_split, self.validation_split)}
         if len({fingerprint for found in headers.values() for fingerprint in found} - {""}) > 1:
@@ -298,11 +310,7 @@ class TokenDataModule(L.LightningDataModule):
         found = [stored_counts(index, self.prompt_format) for index in self._indices(self.train_split)]
         if all(found):
             return found
-        try:
-            is_shorter = len(self.prompt_format.prompt_tokens(SENTENCE)) < len(SENTENCE)
-        except ValueError:
-            is_shorter = False
-        if is_shorter:
+        if self._has_short_texts:
             log.warning(
                 "Rows are planned by the bytes of texts, which this tokenizer encodes as fewer tokens: rows stay "
                 "partly empty. `python -m datamodules.training_steps` counts the tokens of %s; later runs plan by "
@@ -310,6 +318,14 @@ class TokenDataModule(L.LightningDataModule):
                 self._folders(self.train_split),
             )
         return None
+
+    @property
+    def _has_short_texts(self) -> bool:
+        """Whether texts have fewer tokens than bytes."""
+        try:
+            return len(self.prompt_format.prompt_tokens(SENTENCE)) < len(SENTENCE)
+        except ValueError:
+            return False
 
     def _broadcast(self, planned_by: str) -> str:
         """Return the first rank's value, because all ranks must plan alike."""

@@ -1,4 +1,4 @@
-"""Automatic precision: what this machine computes fast, for training and for inference.
+"""Precision: what this machine computes fast, for training and for inference, and what autocast has chosen.
 
 bfloat16 halves the bytes of every weight. CUDA devices from compute capability 8.0 on and CPUs with AMX multiply it
 faster than float32. CPUs with AVX-512 bf16 and no AMX train faster in it, but sample hardly faster from a small model:
@@ -34,6 +34,12 @@ def inference_dtype(device: torch.device | str) -> tuple[torch.dtype, str]:
     if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16, "this GPU has bf16"
     return torch.float32, "no GPU with bf16"
+
+
+def product_dtype(tensor: torch.Tensor) -> torch.dtype:
+    """The dtype of matrix products with a tensor: that of autocast, if it is on, else its own."""
+    kind = tensor.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
 
 
 def _has(feature: str) -> bool:

@@ -39,8 +39,8 @@ CALLBACK_KEYS = (
     *("sweep", "speech", "spoken_texts", "understanding", "codec_evaluation", "resynthesis", "tokens", "report"),
 )
 # Arguments that are not compared in any class: the order of rows does not depend on the loader's processes, nor
-# a result on where its page stands.
-ARGUMENTS = {"num_workers", "report_folder"}
+# a result on where its page stands; a fused optimizer is the same one, faster.
+ARGUMENTS = {"num_workers", "report_folder", "fused"}
 
 
 def changed_config(

@@ -20,8 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.lm.sampling.kv_cache import Roots
+from modules.precision import product_dtype
 
 ATTENTION_NAME = "packed_documents"
+SHORT_DOCUMENT = 256  # tokens; longer ones gain less, and the scores of all heads would take much memory
 
 
 @dataclass(frozen=True)
@@ -155,15 +157,29 @@ def _loop_over_segments(query: Tensor, key: Tensor, value: Tensor, segments: Seg
     """One causal attention call per document; zeros for padding. `split` keeps the backward pass linear in the
     tokens."""
     outputs = []
+    is_plain_faster = query.device.type == "cpu" and product_dtype(query) == torch.bfloat16
     parts = zip(*(tensor.split(segments.lengths) for tensor in (query, key, value)), segments.is_padding, strict=True)
     for query_part, key_part, value_part, is_padding in parts:
         if is_padding:
             outputs.append(torch.zeros_like(query_part))
             continue
         heads = [part.transpose(0, 1).unsqueeze(0) for part in (query_part, key_part, value_part)]
-        output = F.scaled_dot_product_attention(*heads, is_causal=True, scale=scaling, enable_gqa=True)
-        outputs.append(output.squeeze(0).transpose(0, 1))
+        attend = _attend_short if is_plain_faster and len(query_part) <= SHORT_DOCUMENT else _attend_fused
+        outputs.append(attend(*heads, scaling).squeeze(0).transpose(0, 1))
     return torch.cat(outputs)
+
+
+def _attend_fused(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
+
+
+def _attend_short(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    """Causal attention by two plain products: the backward pass of the fused kernel is slow in bfloat16 on a CPU."""
+    num_rows, num_heads, length, head_size = query.shape
+    folded = query.unflatten(1, (key.shape[1], -1)) * (head_size**-0.5 if scaling is None else scaling)
+    is_later = torch.ones(length, length, dtype=torch.bool).triu(1)
+    scores = (folded @ key.unsqueeze(2).transpose(3, 4)).masked_fill_(is_later, float("-inf"))
+    return (scores.softmax(-1) @ value.unsqueeze(2)).view(num_rows, num_heads, length, head_size)
 
 
 @cache

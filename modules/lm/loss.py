@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.batches import TokenBatch
+from modules.precision import product_dtype
 
 IGNORED = -100
 
@@ -60,7 +61,8 @@ def linear_cross_entropy(
 ) -> SummedLoss:
     """Summed cross entropy of `hidden_NC @ weight_VC.T` against `labels_N` (-100 = no target).
 
-    `chunk_size` None: chosen for the matrix product. Without targets the sum is zero, with zero gradients.
+    `chunk_size` None: chosen for the matrix product. Without targets the sum is zero, with zero gradients. Under
+    autocast all products are of its dtype, and the gradients of the inputs' own.
     """
     chunk_size = chunk_size or chosen_chunk_size(weight_VC.shape[0], weight_VC.device.type == "cpu")
     kept = (labels_N != IGNORED).nonzero().squeeze(1)
@@ -69,10 +71,18 @@ def linear_cross_entropy(
         total, losses_N = _ChunkedCrossEntropy.apply(hidden_NC, weight_VC, labels_N, chunk_size)
     else:
         total, losses_N = hidden_NC.new_zeros((), dtype=torch.float32), hidden_NC.new_zeros(0, dtype=torch.float32)
+        hidden_NC, weight_VC = _as_multiplied(hidden_NC, weight_VC)
         for hidden, labels in zip(hidden_NC.split(chunk_size), labels_N.split(chunk_size), strict=True):
             losses = F.cross_entropy((hidden @ weight_VC.T).float(), labels, reduction="none")
             total, losses_N = total + losses.sum(), torch.cat([losses_N, losses])
     return SummedLoss(total, torch.tensor(labels_N.numel(), device=labels_N.device), losses_N)
+
+
+def _as_multiplied(hidden_NC: Tensor, weight_VC: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the dtype of autocast, if it is on: it would convert the weights again for every chunk, and does not
+    convert the factors of a product that is added to a float32 sum."""
+    dtype = product_dtype(weight_VC)
+    return hidden_NC.to(dtype), weight_VC.to(dtype)
 
 
 def _log_softmax(logits: Tensor) -> Tensor:
@@ -90,6 +100,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         grad_hidden_NC = torch.zeros_like(hidden_NC) if needs_hidden else None
         grad_weight_VC = torch.zeros_like(weight_VC, dtype=torch.float32) if needs_weight else None
+        ctx.weight_dtype = weight_VC.dtype
+        hidden_NC, weight_VC = _as_multiplied(hidden_NC, weight_VC)
         for start in range(0, labels_N.numel(), chunk_size):
             chunk = slice(start, start + chunk_size)
             hidden, labels_n1 = hidden_NC[chunk], labels_N[chunk, None]
@@ -108,7 +120,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                     grad_weight_VC.addmm_(grad_logits.T, hidden)  # no (V, C) product in addition to the sum
                 else:
                     grad_weight_VC += grad_logits.T @ hidden
-        ctx.grad_hidden_NC, ctx.grad_weight_VC, ctx.weight_dtype = grad_hidden_NC, grad_weight_VC, weight_VC.dtype
+        ctx.grad_hidden_NC, ctx.grad_weight_VC = grad_hidden_NC, grad_weight_VC
         ctx.mark_non_differentiable(losses_N)
         return total, losses_N
 

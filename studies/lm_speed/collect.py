@@ -87,9 +87,22 @@ def memory_table(found: dict[str, Any]) -> list[str]:
     return table(["network", "planned", "measured", "planned / measured"], rows)
 
 
+def short_documents_table(found: dict[str, Any]) -> list[str]:
+    rows = [
+        [what, f"{one['plain']:.1f} ms", f"{one['fused']:.1f} ms", f"{one['plain_over_fused']:.2f} times"]
+        for what, one in found["milliseconds"].items()
+    ]
+    about = f"{found['date']}, {found['device']}, torch {found['torch']}, threads: {found['num_threads']}."
+    return [about, "", *table(["what", "plain products", "fused kernel", "time"], rows)]
+
+
 def tables(folder: Path) -> dict[str, list[str]]:
     """The lines of each table of README.md, of the json files in `folder`."""
-    rendered = {"results.json": ("table", speed_table), "memory.json": ("memory", memory_table)}
+    rendered = {
+        "results.json": ("table", speed_table),
+        "memory.json": ("memory", memory_table),
+        "short_documents.json": ("short documents", short_documents_table),
+    }
     return {
         name: lines_of(found)
         for file, (name, lines_of) in rendered.items()

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 
+from datamodules import tokens
 from datamodules.mixture import MixedRows
 from datamodules.prompt_sets.text_and_shard_prompts import PromptPlan
 from datamodules.shards.samples import Sample
@@ -166,6 +168,34 @@ def test_a_run_resumes_with_the_rows_that_it_began_with(folder):
     without_counts(folder / "train")
     with pytest.raises(ValueError, match="count again"):
         loader(begun.state_dict())
+
+
+def test_a_fit_counts_a_small_corpus_itself(folder, monkeypatch, caplog):
+    """Guards against rows of the first fit that stay partly empty, and against a count that a large corpus, another
+    stage or a tokenizer of bytes would wait for."""
+
+    def planned_by(form, stage=TrainerFn.FITTING):
+        data = TokenDataModule(folder, form, 256)
+        data.trainer = SimpleNamespace(global_rank=0, world_size=1, state=SimpleNamespace(fn=stage))
+        data.prepare_data()
+        data.setup("fit")
+        return data.train_dataloader().state_dict()["planned_by"]
+
+    without_counts(folder / "train")
+    assert planned_by(chat(folder), TrainerFn.TESTING) == ""
+    assert planned_by(prompt_format.TextToSpeech(ByteTokenizer(), NUM_CODES)) == ""
+    assert not list((folder / "train").glob("token_counts_*"))
+    monkeypatch.setattr(tokens, "MAX_COUNTED", 149)
+    caplog.clear()
+    assert planned_by(chat(folder)) == ""
+    assert "partly empty" in caplog.text
+    monkeypatch.setattr(tokens, "MAX_COUNTED", 150)
+    caplog.clear()
+    assert planned_by(chat(folder)) == stored_counts(ShardIndex.load(folder / "train", "tokens"), chat(folder)).name
+    assert not caplog.text
+    monkeypatch.setattr(tokens, "count_tokens", None)
+    assert planned_by(chat(folder)), "counted once"
+    without_counts(folder / "train")
 
 
 def test_a_start_token_is_planned(folder):

@@ -6,10 +6,12 @@ import torch.nn.functional as F
 from transformers import LlamaForCausalLM
 
 from modules.batches import TokenBatch
+from modules.lm import attention
 from modules.lm.attention import find_segments
 from modules.lm.network import LlamaSize, SpeechLanguageModel, build_llama
 
 VOCAB_SIZE = 40
+attend_short = attention._attend_short
 SIZE = LlamaSize(hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4, num_key_value_heads=2)
 
 
@@ -72,6 +74,29 @@ def test_packed_documents_give_the_losses_and_gradients_of_single_ones(documents
     reference = dict(plain.named_parameters())
     for name, parameter in model.llama.named_parameters():
         torch.testing.assert_close(parameter.grad, reference[name].grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("short", [0, 10, 256])
+def test_short_documents_in_bfloat16_are_those_of_float32(documents, short, monkeypatch):
+    """Guards against plain products that see later tokens or another head's keys, where they replace the fused kernel
+    (of the documents, three of six have at most ten tokens)."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(attention, "SHORT_DOCUMENT", short)
+    model = SpeechLanguageModel(build_llama(SIZE, VOCAB_SIZE))
+    for name, weight in model.named_parameters():
+        weight.data *= 8 if "q_proj" in name or "k_proj" in name else 1  # no even attention
+    batch = packed_batch(documents, row_length=26, num_context=3)
+    expected = model(batch).total
+    reference = torch.autograd.grad(expected, list(model.parameters()))
+    calls = []
+    monkeypatch.setattr(attention, "_attend_short", lambda *given: calls.append(1) or attend_short(*given))
+    with torch.autocast("cpu", torch.bfloat16):
+        total = model(batch).total
+    gradients = torch.autograd.grad(total, list(model.parameters()))
+    assert len(calls) == SIZE.num_layers * {0: 0, 10: 4, 256: 6}[short]
+    torch.testing.assert_close(total, expected, rtol=1e-2, atol=0)
+    for (name, _), actual, wanted in zip(model.named_parameters(), gradients, reference, strict=True):
+        assert (actual - wanted).norm() < 0.05 * wanted.norm(), name
 
 
 def test_padding_changes_nothing_and_is_finite(documents):

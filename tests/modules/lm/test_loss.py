@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from modules.lm.loss import linear_cross_entropy
 
@@ -31,6 +32,38 @@ def test_chunks_give_the_loss_and_gradients_of_whole_logits(chunk_size):
         torch.testing.assert_close(actual, reference, rtol=1e-6, atol=1e-6)
     with torch.no_grad():
         torch.testing.assert_close(linear_cross_entropy(hidden, weight, labels, chunk_size).total, total)
+
+
+class ProductDtypes(TorchDispatchMode):
+    """Notes the dtypes of the factors of all matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket.__name__.startswith(("mm", "addmm")):
+            self.found |= {factor.dtype for factor in args[-2:]}
+        return function(*args, **(kwargs or {}))
+
+
+def test_under_autocast_all_products_are_of_its_dtype():
+    """Guards against float32 products of the head in mixed precision, and against gradients in bfloat16 that lose what
+    chunks add up."""
+    hidden, weight, labels = inputs(4096)
+    with torch.autocast("cpu", torch.bfloat16), ProductDtypes() as products:
+        total, num_targets, losses_N = linear_cross_entropy(hidden, weight, labels, 64)
+        gradients = torch.autograd.grad(total / num_targets, (hidden, weight))
+        with torch.no_grad():
+            torch.testing.assert_close(linear_cross_entropy(hidden, weight, labels, 64).total, total)
+    assert products.found == {torch.bfloat16}
+    assert total.dtype == losses_N.dtype == torch.float32
+    expected = F.cross_entropy(hidden @ weight.T, labels, ignore_index=-100)
+    torch.testing.assert_close(total / num_targets, expected, rtol=1e-3, atol=0)
+    references = torch.autograd.grad(expected, (hidden, weight))
+    for actual, reference, tolerance in zip(gradients, references, (1e-2, 4e-3), strict=True):
+        assert actual.dtype == torch.float32
+        assert (actual - reference).norm() < tolerance * reference.norm()
 
 
 def test_no_target_gives_zero_and_not_nan():
