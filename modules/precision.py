@@ -39,7 +39,8 @@ def inference_dtype(device: torch.device | str) -> tuple[torch.dtype, str]:
 def product_dtype(tensor: torch.Tensor) -> torch.dtype:
     """The dtype of matrix products with a tensor: that of autocast, if it is on, else its own."""
     kind = tensor.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
+    is_on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if is_on else tensor.dtype
 
 
 def _has(feature: str) -> bool:

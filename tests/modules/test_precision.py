@@ -7,7 +7,7 @@ import torch
 import yaml
 
 import run
-from modules.precision import automatic_precision, inference_dtype
+from modules.precision import automatic_precision, inference_dtype, product_dtype
 from tests.modules import test_stages
 from tests.modules.test_stages import JOURNAL, ToyModule, read_marker
 
@@ -145,3 +145,14 @@ def test_without_the_option_nothing_changes(toys: Path, seen: list, has_amx, cap
     out = capsys.readouterr().out
     assert "train: finished earlier" in out and "precision auto" not in out
     assert len(JOURNAL) == 1
+
+
+def test_products_have_the_dtype_of_autocast():
+    """Guards against a dtype of autocast while it is off, and devices that have none."""
+    weight = torch.zeros(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert product_dtype(weight) == (weight[None] @ weight).dtype == torch.bfloat16
+        with torch.autocast("cpu", enabled=False):
+            assert product_dtype(weight) == torch.float32
+    assert product_dtype(weight.half()) == torch.float16
+    assert product_dtype(weight.to("meta")) == torch.float32
