@@ -4,6 +4,7 @@ Shapes: B batch, T samples, S frames, C channels.
 """
 
 import json
+import math
 from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,7 @@ from datamodules.shards.order import (
 )
 from datamodules.shards.preparation import MARKER, prepare_audio_shards
 from datamodules.shards.quality import QualityControl
-from datamodules.shards.samples import file_in, read_about, read_samples, text_of
+from datamodules.shards.samples import file_in, read_about, read_samples, text_of, word_times
 from datamodules.shards.shards import ShardIndex, ShardReader, chosen_rows
 from datamodules.shards.skips import SkipNotes, replacements
 from datamodules.shards.stored_arrays import read_array
@@ -33,7 +34,10 @@ from datamodules.sources.source import Source
 from modules.api import SpeechStates
 from modules.batches import AudioBatch, pad_rows
 
-Item = tuple[str, np.ndarray, dict[str, Any], np.ndarray | None, int]  # key, audio, json, states, row
+# key, audio, json, states, labels, row
+Item = tuple[str, np.ndarray, dict[str, Any], np.ndarray | None, np.ndarray | None, int]
+UNKNOWN = -100  # label of a frame without one
+MAX_CHECKED = 100  # samples
 
 
 @runtime_checkable
@@ -43,13 +47,21 @@ class ResumesPredictions(Protocol):
     def predicted_shards(self, trainer: L.Trainer, split: str, audio: ShardIndex) -> Collection[int]: ...
 
 
+class LabelsFrames(Protocol):
+    """Labels of the frames of a recording by the times of its words (modules.frontend.phoneme_labels)."""
+
+    hop_length: int
+
+    def __call__(self, audio_T: np.ndarray, sample_rate: int, words: Sequence[tuple[str, float]]) -> np.ndarray: ...
+
+
 class AudioRows:
     """RowPlan of crops of `segment_samples` for training; a sample gives one crop per started segment of its length.
 
     The start of a crop is a pure function of (seed, epoch, sample, crop). `segment_samples` = 0 reads whole samples. An
     unusable sample is recorded in `skipped`; a crop is replaced by one of another sample, a batch of whole samples
-    lacks it. With `states_hop` also reads the stored states of a speech encoder, one per that many samples; crops then
-    start on that grid.
+    lacks it. With `states_hop` also reads the stored states of a speech encoder, one per that many samples; with
+    `phonemes` labels the frames of the whole recording. Crops then start on the grid of both.
 
     Args:
         needs_text: A sample without text is unusable.
@@ -66,13 +78,17 @@ class AudioRows:
         states_hop: int = 0,
         needs_text: bool = False,
         keeps_batches: bool = False,
+        phonemes: LabelsFrames | None = None,
     ) -> None:
-        if states_hop and segment_samples % states_hop:
-            raise ValueError(
-                f"Expected `segment_seconds` to hold whole frames of {states_hop} samples, as `semantic` gives them, "
-                f"but got {segment_samples} samples."
-            )
-        self.states_hop = states_hop
+        hops = {"semantic": states_hop, "phonemes": 0 if phonemes is None else phonemes.hop_length}
+        for name, hop in hops.items():
+            if hop and segment_samples % hop:
+                raise ValueError(
+                    f"Expected `segment_seconds` to hold whole frames of {hop} samples, as `{name}` gives them, "
+                    f"but got {segment_samples} samples."
+                )
+        self.states_hop, self.phonemes = states_hop, phonemes
+        self.grid = math.lcm(*(hop for hop in hops.values() if hop))
         self.index, self.reader = index, ShardReader(index)
         self.segment_samples, self.seed, self.window_size = segment_samples, seed, window_size
         self.num_windows = num_windows(index, window_size)
@@ -87,10 +103,19 @@ class AudioRows:
         generator = np.random.default_rng([self.seed, epoch, window, 1])
         room = np.maximum(0, self.index.lengths[samples] - self.segment_samples)
         starts = (generator.random(len(samples)) * (room + 1)).astype(np.int64)
-        if self.states_hop:
-            starts -= starts % self.states_hop
+        starts -= starts % self.grid
         order = generator.permutation(len(samples))
         return list(zip(samples[order].tolist(), starts[order].tolist(), strict=True))
+
+    def check_words(self) -> None:
+        """Raise ValueError if none of the first samples has times of words."""
+        first = range(min(MAX_CHECKED, len(self.index)))
+        if not any(item is not None and word_times(item[2]) for item in (self._item(sample, 0) for sample in first)):
+            raise ValueError(
+                f"Expected times of words (`words` in the json) in `{self.index.folder}`, because the data has "
+                f"`phonemes`, but the first {len(first)} samples have none: prepare a source that gives them "
+                "(datamodules.sources.aligned for recordings), or leave out `phonemes` and `phoneme_classifier`."
+            )
 
     def load(self, rows: Sequence[tuple[int, int]]) -> AudioBatch | None:
         items = []
@@ -104,11 +129,13 @@ class AudioRows:
             if not self.keeps_batches:
                 return None
             items = [self._replacement(*rows[0])]
-        keys, waves, metadata, states, numbers = map(list, zip(*items, strict=True))
+        keys, waves, metadata, states, labels, numbers = map(list, zip(*items, strict=True))
         audio_BT, num_samples_B = pad_rows([torch.from_numpy(wave) for wave in waves])
         if self.segment_samples:
             audio_BT = torch.nn.functional.pad(audio_BT, (0, self.segment_samples - audio_BT.shape[1]))
-        return AudioBatch(audio_BT, num_samples_B, keys, metadata, self._joined(states, audio_BT.shape[1]), numbers)
+        states_BSC = self._joined(states, audio_BT.shape[1])
+        phonemes_BF = self._joined_labels(labels, audio_BT.shape[1])
+        return AudioBatch(audio_BT, num_samples_B, keys, metadata, states_BSC, numbers, phonemes_BF)
 
     def _item(self, sample: int, start: int) -> Item | None:
         key = str(self.index.keys[sample])
@@ -118,8 +145,7 @@ class AudioRows:
         """Return another, usable sample. Raises TooManySkipped if there is none."""
         for number in replacements(sample, len(self.index)):
             first = min(start, max(0, int(self.index.lengths[number]) - self.segment_samples))
-            if self.states_hop:
-                first -= first % self.states_hop
+            first -= first % self.grid
             item = self._item(number, first)
             if item is not None:
                 return item
@@ -135,14 +161,28 @@ class AudioRows:
             row[: len(states_SC)] = torch.from_numpy(states_SC)
         return states_BSC
 
-    def _read(self, sample: int, start: int) -> tuple[np.ndarray, dict[str, Any], np.ndarray | None]:
+    def _joined_labels(self, labels: Sequence[np.ndarray | None], num_samples: int) -> torch.Tensor | None:
+        """Return (B, F) int64, UNKNOWN beyond each item, for audio of `num_samples`."""
+        if self.phonemes is None:
+            return None
+        phonemes_BF = torch.full((len(labels), -(-num_samples // self.phonemes.hop_length)), UNKNOWN)
+        for row, labels_F in zip(phonemes_BF, labels, strict=True):
+            row[: len(labels_F)] = torch.from_numpy(labels_F)
+        return phonemes_BF
+
+    def _read(self, sample: int, start: int) -> tuple[np.ndarray, dict[str, Any], np.ndarray | None, np.ndarray | None]:
         files = self.reader.read(sample)
         about = read_about(files)
         if self.needs_text:
             text_of(about)
         stop = start + self.segment_samples if self.segment_samples else None
-        wave = read_samples(self.index, sample, files, start, stop)
-        return wave, about, self._read_states(files, start, len(wave))
+        if self.phonemes is None:
+            wave = read_samples(self.index, sample, files, start, stop)
+            return wave, about, self._read_states(files, start, len(wave)), None
+        whole = read_samples(self.index, sample, files)
+        labels_F = self.phonemes(whole, self.index.header["sample_rate"], word_times(about))
+        wave, first, hop = whole[start:stop], start // self.phonemes.hop_length, self.phonemes.hop_length
+        return wave, about, self._read_states(files, start, len(wave)), labels_F[first : first + -(-len(wave) // hop)]
 
     def _read_states(self, files: dict[str, Any], start: int, num_samples: int) -> np.ndarray | None:
         """Read the frames of a crop, (S, C)."""
@@ -194,6 +234,8 @@ class AudioDataModule(L.LightningDataModule):
         quality: Quality control of the preparation; None: recordings that cannot be used and repeated ones are left
             out.
         hours: Hours of usable audio that the preparation takes from the sources, an unbiased choice; 0 for all.
+        phonemes: Labels the frames of training crops, for the codec's `phoneme_classifier`; needs times of words in the
+            json (`words`).
     """
 
     def __init__(
@@ -217,9 +259,10 @@ class AudioDataModule(L.LightningDataModule):
         prepare_data_per_node: bool = False,
         quality: QualityControl | None = None,
         hours: float = 0.0,
+        phonemes: LabelsFrames | None = None,
     ) -> None:
         super().__init__()
-        self.quality, self.hours = quality, hours
+        self.quality, self.hours, self.phonemes = quality, hours, phonemes
         self.prepare_data_per_node = prepare_data_per_node  # read by Lightning
         self.semantic = semantic
         self.folder, self.sources, self.sample_rate, self.audio_format = (
@@ -272,7 +315,9 @@ class AudioDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         segment_samples = round(self.segment_seconds * self.sample_rate)
-        rows = self._rows(self._index(self.train_split), segment_samples)
+        rows = self._rows(self._index(self.train_split), segment_samples, phonemes=self.phonemes)
+        if self.phonemes is not None:
+            rows.check_words()
         return ResumableLoader(
             rows, self.batch_size, self.num_batches, self.trainer.global_rank, self.trainer.world_size, self.num_workers
         )
@@ -289,7 +334,7 @@ class AudioDataModule(L.LightningDataModule):
             return [self._by_shard(split, resuming) for split in self.predict_splits]
         return [self._whole(split, 0, evenly=False, needs_text=True) for split in self.predict_splits]
 
-    def _rows(self, index: ShardIndex, segment_samples: int, **needs: bool) -> AudioRows:
+    def _rows(self, index: ShardIndex, segment_samples: int, **needs: Any) -> AudioRows:
         hop = 0 if self.semantic is None else self.semantic.hop_length
         return AudioRows(index, segment_samples, self.seed, states_hop=hop, **needs)
 

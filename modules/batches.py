@@ -46,8 +46,9 @@ class NamesPromptSets(Protocol):
 @dataclass
 class AudioBatch(Movable):
     """Padded audio: `audio_BT` float32, `num_samples_B` int64, and a description of each item. `semantic_BSC`: the
-    states of a frozen speech encoder, one per started frame, if the shards contain them. `rows` are the places of the
-    items in the index of their split."""
+    states of a frozen speech encoder, one per started frame, if the shards contain them. `phonemes_BF`: labels of
+    frames (modules.frontend.phoneme_labels), if the data gives them. `rows` are the places of the items in the index of
+    their split."""
 
     audio_BT: Tensor
     num_samples_B: Tensor
@@ -55,6 +56,7 @@ class AudioBatch(Movable):
     metadata: list[dict[str, Any]]
     semantic_BSC: Tensor | None = None
     rows: list[int] | None = None
+    phonemes_BF: Tensor | None = None
 
 
 @dataclass

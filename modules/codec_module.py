@@ -3,9 +3,8 @@
 Shapes: B batch, T samples, S frames.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from modules.codec.training.losses import (
     weighted_sum,
     weights_of,
 )
+from modules.codec.training.phoneme_classifier import phoneme_loss
 from modules.codec.training.sharding import clip_gradients, restore_frozen, shard_codec
 from modules.metrics import PooledMean
 
@@ -50,7 +50,7 @@ class CodecModule(L.LightningModule):
         discriminator: forward(audio_BT) -> DiscriminatorOutput; None trains with the other losses alone.
         reconstruction_loss: forward(generated_BT, target_BT, num_samples_B) -> scalar, the term `mel`. For `val/mel`:
             `distances` of the same arguments -> MelDistances, and `num_resolutions`.
-        optimizer, scheduler: For the generator (and the semantic decoder); the scheduler steps once per update.
+        optimizer, scheduler: For the generator and what reads its codes; the scheduler steps once per update.
         discriminator_optimizer, discriminator_scheduler: For the discriminator; None without one.
         loss_weights: Weights of the generator's terms.
         gradient_clip: Largest gradient norm of either network.
@@ -59,6 +59,7 @@ class CodecModule(L.LightningModule):
             It contains no padding: it lies within the crop's audio, and a shorter crop is repeated to fill it.
         semantic_decoder: forward(latent_BSC, num_codes_B) -> semantic_BSC: reconstructs the states of the encoder's
             frozen speech encoder from the codes. Used in training only.
+        phoneme_classifier: forward(latent_BSC) -> logits_BFK: of the data's `phonemes`. Used in training only.
         perceptual_loss: forward(generated_BT, target_BT, num_samples_B) -> scalar; used from generator update
             `perceptual_start_step` on.
         compile_backend: torch.compile backend for the training networks, e.g. "inductor"; None disables compilation.
@@ -75,8 +76,8 @@ class CodecModule(L.LightningModule):
 
     Raises:
         ValueError: Neither `generator` nor `pretrained`; a discriminator without its optimizer, or the reverse;
-            `decoder_only` with a semantic decoder, which then teaches nothing; weights in the file of `pretrained` that
-            do not fit the networks here.
+            `decoder_only` with a network that reads the codes, which then teaches nothing; weights in the file of
+            `pretrained` that do not fit the networks here.
     """
 
     generator: CodecGenerator
@@ -102,11 +103,13 @@ class CodecModule(L.LightningModule):
         family_weights: dict[str, float] | None = None,
         pretrained: CodecCheckpoint | None = None,
         decoder_only: bool = False,
+        phoneme_classifier: nn.Module | None = None,
     ) -> None:
         super().__init__()
         settings = (discriminator_optimizer, discriminator_scheduler, discriminator_start_step, family_weights)
         check_discriminator(discriminator, *settings)
-        check_start(generator, pretrained, decoder_only, semantic_decoder)
+        readers = {"semantic_decoder": semantic_decoder, "phoneme_classifier": phoneme_classifier}
+        check_start(generator, pretrained, decoder_only, [name for name in readers if readers[name] is not None])
         self.save_hyperparameters()
         self.automatic_optimization = False
         self.discriminator, self.reconstruction_loss = discriminator, reconstruction_loss
@@ -118,8 +121,9 @@ class CodecModule(L.LightningModule):
         self.loss_weights, self.gradient_clip = loss_weights, gradient_clip
         self.discriminator_start_step, self.discriminator_samples = discriminator_start_step, discriminator_samples
         self.semantic_decoder, self.perceptual_loss = semantic_decoder, perceptual_loss
-        self.perceptual_start_step, self.compile_backend = perceptual_start_step, compile_backend
-        self._sharded, self.encode_window, self.family_weights = False, encode_window, family_weights
+        self.phoneme_classifier, self.compile_backend = phoneme_classifier, compile_backend
+        self.perceptual_start_step, self.encode_window = perceptual_start_step, encode_window
+        self._sharded, self.family_weights = False, family_weights
         self.val_mel = PooledMean(reconstruction_loss.num_resolutions)
         trained = ["generator"] if discriminator is None else ["generator", "discriminator"]
         self._updates = {name: GuardedUpdates(name) for name in trained}
@@ -136,20 +140,9 @@ class CodecModule(L.LightningModule):
         resumed = self._trainer.ckpt_path if self._trainer is not None else None
         stored = self.pretrained.read() if resumed is None else describe_resumed(Path(resumed))
         self._hold(stored.generator)
-        taken = ["the codec"]
-        for name, network in (("discriminator", self.discriminator), ("semantic_decoder", self.semantic_decoder)):
-            start = f"{name}."
-            held = [key for key in stored.networks if key.startswith(start)]
-            weights = {key.removeprefix(start): stored.networks[key] for key in held}
-            if network is not None and weights:
-                source = self.pretrained.path if resumed is None else Path(resumed)
-                try:
-                    fill(network, weights, [], source)
-                except ValueError as error:
-                    raise ValueError(
-                        f"Expected `model.init_args.{name}` to have the sizes of the `{name}` that `{source}` holds: "
-                        f"set them in the yaml, or start from a file without one. {error}"
-                    ) from error
+        taken, source = ["the codec"], self.pretrained.path if resumed is None else Path(resumed)
+        for name in ("discriminator", "semantic_decoder", "phoneme_classifier"):
+            if fill_network(name, getattr(self, name), stored.networks, source):
                 taken.append(f"`{name}`")
         if resumed is None and self.global_rank == 0:
             print(f"taken from {self.pretrained.path}: {', '.join(taken)}", flush=True)
@@ -165,14 +158,18 @@ class CodecModule(L.LightningModule):
         if self.device_mesh is None or self._sharded:
             return
         check_sharding(self.compile_backend, self.trainer.callbacks)
-        for network in (self.generator, self.semantic_decoder, self.discriminator):
-            if network is not None:
-                shard_codec(network, self.device_mesh["data_parallel"])
+        for network in self._trained_networks():
+            shard_codec(network, self.device_mesh["data_parallel"])
         self._sharded = True
 
+    def _trained_networks(self) -> list[nn.Module]:
+        """The generator, what reads its codes, the discriminator."""
+        networks = (self.generator, self.semantic_decoder, self.phoneme_classifier, self.discriminator)
+        return [network for network in networks if network is not None]
+
     def _generator_weights(self) -> list[nn.Parameter]:
-        decoder = self.semantic_decoder.parameters() if self.semantic_decoder is not None else ()
-        return [weight for weight in chain(self.generator.parameters(), decoder) if weight.requires_grad]
+        networks = [network for network in self._trained_networks() if network is not self.discriminator]
+        return [weight for network in networks for weight in network.parameters() if weight.requires_grad]
 
     def configure_optimizers(self) -> Any:
         pairs = [(self.scheduler, self.optimizer(self._generator_weights()))]
@@ -193,9 +190,8 @@ class CodecModule(L.LightningModule):
             getattr(self.perceptual_loss, "network", None)
         if self.compile_backend is not None:
             # Fixed shapes: crops have one length, and so have the discriminators' windows.
-            for network in (self.generator, self.semantic_decoder, self.discriminator):
-                if network is not None:
-                    network.compile(backend=self.compile_backend, dynamic=False)
+            for network in self._trained_networks():
+                network.compile(backend=self.compile_backend, dynamic=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["updates"] = {name: updates.state_dict() for name, updates in self._updates.items()}
@@ -225,7 +221,7 @@ class CodecModule(L.LightningModule):
         with timed("codec: generator"):
             made = self.generator(target_BT, batch.num_samples_B, batch.semantic_BSC)
         with timed("codec: reconstruction loss"):
-            terms = self._reconstruction_terms(made, target_BT, batch.num_samples_B)
+            terms = self._reconstruction_terms(made, batch)
         logged = {}
         if discriminator_optimizer and self.global_step >= self.discriminator_start_step:
             # A function of the step, so that a resumed run uses the same windows.
@@ -260,16 +256,18 @@ class CodecModule(L.LightningModule):
         for updates in self._updates.values():
             updates.check()
 
-    def _reconstruction_terms(self, made: Resynthesis, target_BT: Tensor, num_samples_B: Tensor) -> dict[str, Tensor]:
+    def _reconstruction_terms(self, made: Resynthesis, batch: AudioBatch) -> dict[str, Tensor]:
         """Loss terms that need no discriminator, by their names in `loss_weights`."""
-        terms = {"mel": self.reconstruction_loss(made.audio_BT, target_BT, num_samples_B)}
+        terms = {"mel": self.reconstruction_loss(made.audio_BT, batch.audio_BT, batch.num_samples_B)}
         if made.commitment_loss is not None:
             terms["commitment"] = made.commitment_loss
         if self.semantic_decoder is not None:
             read_BSC = self.semantic_decoder(made.latent_BSC, made.num_codes_B)
             terms["semantic"] = semantic_loss(read_BSC, made.semantic_BSC, made.num_codes_B)
+        if self.phoneme_classifier is not None:
+            terms["phonemes"] = phoneme_loss(self.phoneme_classifier(made.latent_BSC), batch.phonemes_BF)
         if self.perceptual_loss is not None and self.global_step >= self.perceptual_start_step:
-            terms["perceptual"] = self.perceptual_loss(made.audio_BT, target_BT, num_samples_B)
+            terms["perceptual"] = self.perceptual_loss(made.audio_BT, batch.audio_BT, batch.num_samples_B)
         return terms
 
     def _update_discriminator(
@@ -337,6 +335,22 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
+def fill_network(name: str, network: nn.Module | None, stored: Mapping[str, Tensor], source: Path) -> bool:
+    """Give a network of the training its weights among those of a file, `NAME.*`; False if it or they are missing.
+    Raises ValueError for other sizes."""
+    weights = {key.removeprefix(f"{name}."): stored[key] for key in stored if key.startswith(f"{name}.")}
+    if network is None or not weights:
+        return False
+    try:
+        fill(network, weights, [], source)
+    except ValueError as error:
+        raise ValueError(
+            f"Expected `model.init_args.{name}` to have the sizes of the `{name}` that `{source}` holds: "
+            f"set them in the yaml, or start from a file without one. {error}"
+        ) from error
+    return True
+
+
 def check_sharding(compile_backend: str | None, callbacks: Sequence[L.Callback]) -> None:
     """Raise ValueError for features that do not work with sharded weights."""
     if compile_backend is not None:
@@ -352,14 +366,14 @@ def check_sharding(compile_backend: str | None, callbacks: Sequence[L.Callback])
 
 
 def check_start(
-    generator: CodecGenerator | None, pretrained: CodecCheckpoint | None, decoder_only: bool, semantic: nn.Module | None
+    generator: CodecGenerator | None, pretrained: CodecCheckpoint | None, decoder_only: bool, readers: Sequence[str]
 ) -> None:
-    """Raises ValueError without a codec, and for a semantic decoder that would teach nothing."""
+    """Raises ValueError without a codec, and for networks that read its codes, `readers`, and would teach nothing."""
     if generator is None and pretrained is None:
         raise ValueError("Expected `generator`, a new codec, or `pretrained`, one to start from, but got neither.")
-    if decoder_only and semantic is not None:
+    if decoder_only and readers:
         raise ValueError(
-            "Expected no `semantic_decoder` with `decoder_only`, but got one: it teaches encoder and quantizer, which "
+            f"Expected no `{readers[0]}` with `decoder_only`, but got one: it teaches encoder and quantizer, which "
             "stay as they are. Leave one of the two out."
         )
 

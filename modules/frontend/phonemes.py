@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
+PHONEMES = "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH"
 MARKS = ",.?!;:"  # punctuation that a model hears
 CAPITAL_LETTERS = frozenset(("ai", "am", "id", "un", "us"))  # in capitals letters, else words
 A_ALONE = "ay"  # a word of the dictionary that sounds like the letter a; "a" itself is the article

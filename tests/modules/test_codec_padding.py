@@ -89,7 +89,7 @@ def test_a_short_crop_in_a_batch_gives_the_losses_of_itself_alone() -> None:
     for batch in (batch_of([row_T]), batch_of([row_T], length=3200)):
         module._trainer = SimpleNamespace(global_step=0)
         made = module.generator(batch.audio_BT, batch.num_samples_B)
-        found.append(module._reconstruction_terms(made, batch.audio_BT, batch.num_samples_B))
+        found.append(module._reconstruction_terms(made, batch))
     assert found[0].keys() == {"mel", "semantic", "perceptual"}
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=0)
 

@@ -26,7 +26,7 @@ from modules.codec.generator import CodecGenerator
 from modules.described import instantiate
 
 PREFIX = "generator."
-TRAINING_NETWORKS = "discriminator.", "semantic_decoder."
+TRAINING_NETWORKS = "discriminator.", "semantic_decoder.", "phoneme_classifier."
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class StoredCodec:
         generator: As it is trained: in training mode, with gradients.
         description: Of `generator`, as a checkpoint of CodecModule has it: {class_path, init_args}.
         networks: Weights of the other networks of its training, by their names in CodecModule: `discriminator.*`,
-            `semantic_decoder.*`. Files for use alone have none.
+            `semantic_decoder.*`, `phoneme_classifier.*`. Files for use alone have none.
     """
 
     generator: CodecGenerator

@@ -21,6 +21,7 @@ class LossWeights:
     `mel`: X-codec2's 15 goes with `MultiResolutionMelLoss(reduction="sum")`.
     `perceptual`: the released configuration has 0; the value used to train the released weights is not published.
     `commitment`: X-codec2's quantizer has no such loss; SimVQ has.
+    `phonemes`: of `phoneme_classifier`, which X-codec2 has not.
     """
 
     mel: float = 15.0
@@ -29,6 +30,7 @@ class LossWeights:
     semantic: float = 5.0
     perceptual: float = 1.0
     commitment: float = 1.0
+    phonemes: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 from modules.frontend.gruut_phonemes import pronounced_alone, pronounced_homographs
-from modules.frontend.phonemes import base_letters, is_known, marked_words, pronunciations
+from modules.frontend.phonemes import PHONEMES, base_letters, is_known, marked_words, pronunciations
 from modules.lm.text.byte_tokenizer import ByteTokenizer
 from modules.provenance import digest
 
-PHONEMES = "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH"
 CHARACTERS = dict(zip(PHONEMES.split(), "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@#$", strict=True))
 
 
