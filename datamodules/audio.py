@@ -26,7 +26,7 @@ from datamodules.shards.order import (
 )
 from datamodules.shards.preparation import MARKER, prepare_audio_shards
 from datamodules.shards.quality import QualityControl
-from datamodules.shards.samples import file_in, read_about, read_samples, text_of, word_times
+from datamodules.shards.samples import file_in, phoneme_times, read_about, read_samples, text_of, word_times
 from datamodules.shards.shards import ShardIndex, ShardReader, chosen_rows
 from datamodules.shards.skips import SkipNotes, replacements
 from datamodules.shards.stored_arrays import read_array
@@ -36,6 +36,7 @@ from modules.batches import AudioBatch, pad_rows
 
 # key, audio, json, states, labels, row
 Item = tuple[str, np.ndarray, dict[str, Any], np.ndarray | None, np.ndarray | None, int]
+Times = Sequence[tuple[str, float]]  # names with the seconds at which they end
 UNKNOWN = -100  # label of a frame without one
 MAX_CHECKED = 100  # samples
 
@@ -48,11 +49,11 @@ class ResumesPredictions(Protocol):
 
 
 class LabelsFrames(Protocol):
-    """Labels of the frames of a recording by the times of its words (modules.frontend.phoneme_labels)."""
+    """Labels of the frames of a recording by the times of its phonemes or words (modules.frontend.phoneme_labels)."""
 
     hop_length: int
 
-    def __call__(self, audio_T: np.ndarray, sample_rate: int, words: Sequence[tuple[str, float]]) -> np.ndarray: ...
+    def label(self, audio_T: np.ndarray, sample_rate: int, phonemes: Times, words: Times) -> np.ndarray: ...
 
 
 class AudioRows:
@@ -110,7 +111,8 @@ class AudioRows:
     def check_words(self) -> None:
         """Raise ValueError if none of the first samples has times of words."""
         first = range(min(MAX_CHECKED, len(self.index)))
-        if not any(item is not None and word_times(item[2]) for item in (self._item(sample, 0) for sample in first)):
+        items = (self._item(sample, 0) for sample in first)
+        if not any(item is not None and (phoneme_times(item[2]) or word_times(item[2])) for item in items):
             raise ValueError(
                 f"Expected times of words (`words` in the json) in `{self.index.folder}`, because the data has "
                 f"`phonemes`, but the first {len(first)} samples have none: prepare a source that gives them "
@@ -180,7 +182,8 @@ class AudioRows:
             wave = read_samples(self.index, sample, files, start, stop)
             return wave, about, self._read_states(files, start, len(wave)), None
         whole = read_samples(self.index, sample, files)
-        labels_F = self.phonemes(whole, self.index.header["sample_rate"], word_times(about))
+        times = phoneme_times(about), word_times(about)
+        labels_F = self.phonemes.label(whole, self.index.header["sample_rate"], *times)
         wave, first, hop = whole[start:stop], start // self.phonemes.hop_length, self.phonemes.hop_length
         return wave, about, self._read_states(files, start, len(wave)), labels_F[first : first + -(-len(wave) // hop)]
 
@@ -234,8 +237,8 @@ class AudioDataModule(L.LightningDataModule):
         quality: Quality control of the preparation; None: recordings that cannot be used and repeated ones are left
             out.
         hours: Hours of usable audio that the preparation takes from the sources, an unbiased choice; 0 for all.
-        phonemes: Labels the frames of training crops, for the codec's `phoneme_classifier`; needs times of words in the
-            json (`words`).
+        phonemes: Labels the frames of training crops, for the codec's `phoneme_classifier`; needs times of phonemes or
+            words in the json (`phonemes`, `words`).
     """
 
     def __init__(

@@ -71,7 +71,12 @@ step prepare run.py prepare --config configs/voice/open/prepare.yaml \
 mkdir -p "$(dirname "$begun")"
 echo "$HOURS" >"$begun"
 # Trains the codec to encode the voice as 25 codes per second and to decode it.
-step codec run.py fit --config configs/voice/open/codec.yaml --trainer.max_steps "$CODEC_STEPS"
+overlays=()
+trained=$ROOT/runs/open_voice/codec/stage_fit.json
+if [[ -f $trained ]] && ! grep -q phoneme_classifier "$trained"; then # begun by a version without the classifier
+    overlays=(--config configs/voice/open/codec_plain.yaml)
+fi
+step codec run.py fit --config configs/voice/open/codec.yaml "${overlays[@]}" --trainer.max_steps "$CODEC_STEPS"
 # Evaluates the codec: word errors, STOI and PESQ on test sentences, beside the teacher itself.
 step codec_table run.py test --config configs/voice/open/evaluate_codec.yaml
 # Encodes the spoken sentences as token shards.

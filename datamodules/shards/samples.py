@@ -82,15 +82,24 @@ def name_in(about: Mapping[str, Any], field: str) -> str:
 
 def word_times(about: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
     """Return the `words`, each with the second at which it ends; () if unknown. Raises ValueError for other content."""
-    words = about.get("words") or []
-    if not isinstance(words, list) or not all(
-        isinstance(word, list) and len(word) == 2 and isinstance(word[0], str) and isinstance(word[1], int | float)
-        for word in words
+    return _times(about, "words", "word")
+
+
+def phoneme_times(about: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
+    """Return the `phonemes`, as `word_times`."""
+    return _times(about, "phonemes", "phoneme")
+
+
+def _times(about: Mapping[str, Any], field: str, what: str) -> tuple[tuple[str, float], ...]:
+    parts = about.get(field) or []
+    if not isinstance(parts, list) or not all(
+        isinstance(part, list) and len(part) == 2 and isinstance(part[0], str) and isinstance(part[1], int | float)
+        for part in parts
     ):
         raise ValueError(
-            f"Expected `words` in the json of a sample as [[word, end in seconds], ...], got {words!r:.80}."
+            f"Expected `{field}` in the json of a sample as [[{what}, end in seconds], ...], got {parts!r:.80}."
         )
-    return tuple((word, float(end)) for word, end in words)
+    return tuple((name, float(end)) for name, end in parts)
 
 
 def read_codes(files: Mapping[str, Any]) -> list[int]:

@@ -17,6 +17,7 @@ from modules.frontend.phonemes import MARKS
 PROGRAM = Path(__file__).with_name("flite_program.py")
 INSTALL = "apt-get install flite"
 SPELT = {"led": "lead", "leed": "lead", "red": "read", "reed": "read"}  # spelled by flite: written
+ARPABET = {"ax": "AH", "pau": "SIL"}  # of flite's phonemes those that are not ARPAbet in lower case
 SPEAKERS = {"rms": "a US English man", "slt": "a US English woman", "awb": "a Scottish English man"}
 CREDITS = """Voice cmu_us_{voice} ({speaker}) of CMU Flite, http://www.festvox.org/flite.
 
@@ -81,7 +82,7 @@ class Flite:
         """Raises ValueError if the text has nothing to speak or kills the program, ImportError without flite."""
         spoken = self.utterance(text)
         audio = Audio(torch.from_numpy(spoken.samples_T.astype(np.float32) / 32768), spoken.sample_rate)
-        return Taught(audio, timed_words(spoken.words, audio.seconds))
+        return Taught(audio, timed_words(spoken.words, audio.seconds), arpabet(spoken.phonemes))
 
     def utterance(self, text: str) -> Utterance:
         """What flite makes of a text. Raises as `speak`."""
@@ -101,6 +102,11 @@ def program(voice: str) -> SpeakingProgram:
     return SpeakingProgram(
         [sys.executable, "-I", "-S", str(PROGRAM), voice], f"libflite for the voice {voice}", INSTALL
     )
+
+
+def arpabet(phonemes: Sequence[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
+    """Flite's phonemes with the names of ARPAbet without stress; SIL is a pause."""
+    return tuple((ARPABET.get(name, name.upper()), round(end, 4)) for name, end in phonemes)
 
 
 def timed_words(words: Sequence[SpokenWord], seconds: float) -> tuple[tuple[str, float], ...]:

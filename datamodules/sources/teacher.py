@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from datamodules.sources.listed import Item, ListedSource, check_name, plain_key
 from datamodules.sources.source import Recording, Skipped
@@ -42,11 +42,13 @@ class Taught:
     """A spoken sentence: `words` are (word, end in seconds) in order, each word with the punctuation mark after it.
 
     The end of a word is the start of the next one's first phoneme, the last end is that of the audio: pauses belong to
-    the word before, the silence at the start to the first word.
+    the word before, the silence at the start to the first word. `phonemes`, if known, are (ARPAbet symbol or SIL, end
+    in seconds) in order.
     """
 
     audio: Audio
     words: tuple[tuple[str, float], ...]
+    phonemes: tuple[tuple[str, float], ...] = ()
 
 
 class Teacher(Protocol):
@@ -143,6 +145,9 @@ class TeacherSource(ListedSource):
             taught = self.teacher.speak(item.text)
         except ValueError as error:
             return Skipped(key, f"not spoken: {message_of(error)}")
+        more: dict[str, Any] = {"written": item.text, "words": [list(word) for word in taught.words], "synthetic": True}
+        if taught.phonemes:
+            more["phonemes"] = [list(phoneme) for phoneme in taught.phonemes]
         return Recording(
             key=key,
             audio=taught.audio,
@@ -152,7 +157,7 @@ class TeacherSource(ListedSource):
             source=self.source_name,
             license=item.license,
             split=item.split,
-            more={"written": item.text, "words": [list(word) for word in taught.words], "synthetic": True},
+            more=more,
         )
 
     def credits(self) -> str:

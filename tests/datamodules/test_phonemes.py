@@ -20,8 +20,9 @@ class Seconds:
 
     hop_length = HOP
 
-    def __call__(self, audio_T, sample_rate, words):
+    def label(self, audio_T, sample_rate, phonemes, words):
         labels_F = np.arange(-(-len(audio_T) // HOP))
+        assert phonemes == ((("SIL", 0.05), ("AH", 0.1)) if words else ())
         first = round(words[0][1] * sample_rate / HOP) if words else len(labels_F)
         return np.where(labels_F < first, UNKNOWN, labels_F)
 
@@ -39,6 +40,7 @@ class Tones:
             samples_T = 0.1 * torch.sin(torch.arange(7000 + 2311 * number) * (0.1 + 0.01 * number))
             seconds = len(samples_T) / 16000
             words = [["one", 0.1], ["two", seconds]] if self.has_words else []
+            phonemes = [["SIL", 0.05], ["AH", 0.1]] if self.has_words else []
             yield Recording(
                 f"tone_{number}",
                 Audio(samples_T, 16000),
@@ -48,7 +50,7 @@ class Tones:
                 "x",
                 "CC0",
                 "train",
-                more={"words": words},
+                more={"words": words, "phonemes": phonemes},
             )
 
     def credits(self):
