@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from modules.batches import AudioBatch, CodePrediction
 from modules.checkpoint_files import read_checkpoint
-from modules.codec.formats.checkpoints import CodecCheckpoint, describe_resumed
+from modules.codec.formats.checkpoints import CodecCheckpoint, describe_resumed, match_training_networks
 from modules.codec.formats.weights import fill
 from modules.codec.generator import CodecGenerator, Resynthesis, check_input_rate
 from modules.codec.streaming import EncodeWindow, encode_batch_in_windows
@@ -197,6 +197,9 @@ class CodecModule(L.LightningModule):
         checkpoint["updates"] = {name: updates.state_dict() for name, updates in self._updates.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._trainer is not None and not self._trainer.training:
+            match_training_networks(self, checkpoint["state_dict"])
+            checkpoint = {**checkpoint, "updates": {}}
         for name, state in checkpoint.get("updates", {}).items():
             if name not in self._updates:
                 raise ValueError("Expected a checkpoint of a training without discriminators, but got one with them.")

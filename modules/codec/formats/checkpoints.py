@@ -187,3 +187,15 @@ def _frozen(codec: CodecGenerator) -> CodecGenerator:
 
 if __name__ == "__main__":
     main()
+
+
+def match_training_networks(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Drop the networks of the training that only one of module and checkpoint has, in place: a codec that is not
+    trained any more needs none of them."""
+    for start in TRAINING_NETWORKS:
+        name, stored = start.removesuffix("."), [key for key in weights if key.startswith(start)]
+        if not stored:
+            setattr(module, name, None)
+        elif getattr(module, name) is None:
+            for key in stored:
+                del weights[key]

@@ -4,10 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from modules.codec.training.phoneme_classifier import UNKNOWN, PhonemeClassifier, phoneme_loss
-from tests.modules.test_codec_parallel import build
-from tests.toys.codec_batches import batch_of, recordings
+from tests.modules.test_codec_parallel import Crops, build, trainer_of
+from tests.toys.codec_batches import batch_of, recordings, validated
 
 
 def test_the_loss_is_that_of_single_frames():
@@ -65,3 +66,22 @@ def test_it_teaches_nothing_where_the_codes_are_kept():
     """Guards against a classifier that seems to train a codec whose encoder is frozen."""
     with pytest.raises(ValueError, match="no `phoneme_classifier` with `decoder_only`"):
         build(phoneme_classifier=PhonemeClassifier(48), semantic_decoder=None, decoder_only=True)
+
+
+@pytest.mark.parametrize("was_trained_with", [True, False])
+def test_codecs_of_trainings_with_and_without_it_are_evaluated_alike(was_trained_with, tmp_path):
+    """Guards against a config with the classifier that refuses codecs of earlier versions, and one without it that
+    refuses later ones. A training goes on with the same networks alone."""
+    batches = [batch_of(recordings()[4:6])]
+    modules = {has_it: build(phoneme_classifier=PhonemeClassifier(48) if has_it else None) for has_it in (True, False)}
+    trainer, path = trainer_of("auto", 1), tmp_path / "codec.ckpt"
+    expected = validated(trainer, modules[was_trained_with], batches)
+    trainer.save_checkpoint(path)
+    other = modules[not was_trained_with]
+    with torch.no_grad():
+        other.generator.bridge.weight.zero_()
+    (result,) = trainer_of("auto", 1).validate(other, DataLoader(batches, batch_size=None), path, verbose=False)
+    assert result["val/mel"] == expected
+    other = build(phoneme_classifier=None if was_trained_with else PhonemeClassifier(48))
+    with pytest.raises(RuntimeError, match="phoneme_classifier"):
+        trainer_of("auto", 1).fit(other, DataLoader(Crops(0, 1), batch_size=None), ckpt_path=path)
