@@ -29,7 +29,9 @@ FORMATS = {
     "plain": ("text then codes, phonemes, 25 Hz", "open_voice"),
     "letters": ("word blocks, letters, 25 Hz", "open_voice"),
     "words50": ("word blocks, phonemes, 50 Hz", "open_voice_50"),
+    "phonemes": ("word blocks, phonemes, 25 Hz, classifier", "open_voice_phonemes"),
 }
+CODECS = {"open_voice": "25 Hz", "open_voice_50": "50 Hz", "open_voice_phonemes": "25 Hz, classifier"}
 
 
 def sample_errors(path: Path, words: Mapping[str, int]) -> dict[str, dict[str, float]]:
@@ -59,12 +61,16 @@ def measured(root: Path) -> dict[str, Any]:
     """Codecs and language models of the runs in `root`."""
     runs = root / "runs"
     codecs, models = {}, {}
-    for folder in dict.fromkeys(folder for _, folder in FORMATS.values()):
+    for folder in CODECS:
+        if not (runs / folder / "codec_evaluation").is_dir():
+            continue
         words, errors = codec_errors(runs / folder / "codec_evaluation")
         tokens = ShardIndex.load(runs / folder / "tokens/train", "tokens")
         hours = float(tokens.lengths.sum()) / tokens.header["frame_rate"] / 3600
         codecs[folder] = {"systems": rates(words, errors), "num_codes": int(tokens.lengths.sum()), "hours": hours}
     for name, (_, folder) in FORMATS.items():
+        if folder not in codecs:
+            continue
         words, teacher = codec_errors(runs / folder / "codec_evaluation")
         for run in sorted((runs / "formats").glob(f"{name}_[0-9]*")):
             if not (run / "report/candidates.csv").is_file():
@@ -97,7 +103,9 @@ def render(found: dict[str, Any], page: str) -> str:
     """The page with its table of formats filled."""
     measures = [f"{measure}, T = {at}" for at in ("0.1", "0.3") for measure in ("WER", "excess")]
     of_codecs = []
-    for title, folder in (("25 Hz", "open_voice"), ("50 Hz", "open_voice_50")):
+    for folder, title in CODECS.items():
+        if folder not in found["codecs"]:
+            continue
         codec = found["codecs"][folder]["systems"]["codec"]
         of_codecs.append([title, cell(codec["wer"]), cell(codec["excess"])])
     lines = table(["format", "seed", "updates", "bit/s of audio, all tokens", *measures], rows(found))

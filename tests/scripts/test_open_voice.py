@@ -15,7 +15,7 @@ STUB = """#!/usr/bin/env bash
 printf '%s|' "${SUITE_ROOT:-}" "$@" >>calls; echo >>calls
 [[ $* != *"$FAILS"* ]]
 """
-TOOLS = ("bash", "dirname", "mkdir", "cat")
+TOOLS = ("bash", "dirname", "mkdir", "cat", "grep")
 STEPS = ["prepare", "codec", "codec_table", "tokens", "lm", "evaluation", "say"]
 
 
@@ -121,6 +121,18 @@ def test_missing_programs_are_named_before_anything_runs(script: Script) -> None
     (script.folder / "cache/shards/open_voice").mkdir(parents=True)
     (script.folder / "cache/shards/open_voice/prepared.json").touch()
     assert script.call(programs=())[0].returncode == 0
+
+
+def test_a_voice_that_was_begun_without_the_classifier_goes_on_without(script: Script) -> None:
+    """Guards against hours of training that an update of the repository sets aside."""
+    marker = script.folder / "runs/open_voice/codec/stage_fit.json"
+    marker.parent.mkdir(parents=True)
+    plain = "configs/voice/open/codec_plain.yaml"
+    for content, is_plain in (('{"semantic_decoder": null}', True), ('{"phoneme_classifier": {}}', False)):
+        marker.write_text(content)
+        done, calls = script.call()
+        assert done.returncode == 0, done.stderr
+        assert [plain in words for words in calls] == [False, is_plain, *[False] * 5]
 
 
 def test_a_failed_step_stops_the_script(script: Script) -> None:
