@@ -197,7 +197,7 @@ class CodecModule(L.LightningModule):
         checkpoint["updates"] = {name: updates.state_dict() for name, updates in self._updates.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self._trainer is not None and not self._trainer.training:
+        if self._trainer is not None and (self._trainer.evaluating or self._trainer.predicting):
             match_training_networks(self, checkpoint["state_dict"])
             checkpoint = {**checkpoint, "updates": {}}
         for name, state in checkpoint.get("updates", {}).items():
