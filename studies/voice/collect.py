@@ -137,6 +137,7 @@ def measured(root: Path, minutes: dict[str, float], note: str) -> dict[str, Any]
     markers = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in run.glob("*/stage_*.json")}
     minutes = {name: markers[name]["seconds"] / 60 for name in STAGES if name in markers} | minutes
     summary = json.loads((run / "report/summary.json").read_text(encoding="utf-8"))
+    codec = markers["codec"]["config"]["model"]["init_args"]
     return {
         **date_and_machine(),
         "versions": package_versions(),
@@ -145,6 +146,7 @@ def measured(root: Path, minutes: dict[str, float], note: str) -> dict[str, Any]
         "hours_of_speech": float(tokens.lengths.sum()) / tokens.header["frame_rate"] / 3600,
         "num_sentences": len(tokens),
         "num_codes": int(tokens.lengths.sum()),
+        "has_classifier": codec.get("phoneme_classifier") is not None,
         "lm": last_values(run / "lm"),
         "sweep": summary["description"],
         **counts,
@@ -170,14 +172,15 @@ def runs_table(cells: dict[str, Any]) -> list[str]:
     rows = []
     for name, one in cells.items():
         if "systems" not in one:
-            rows.append([name, *("" for _ in range(10))])
+            rows.append([name, *("" for _ in range(11))])
             continue
         times = ", ".join(f"{stage} {minutes:.0f}" for stage, minutes in one["minutes"].items())
         lm, number = one["lm"], f"{one['num_sentences']:,}"
         sizes = [f"{one['hours_of_speech']:.1f}", number, f"{one['num_codes']:,}", f"{lm['num_updates']:,}"]
         held_out = [f"{lm['loss']:.3f}", f"{lm['bits_per_second']:.0f}"]
         words = "those of the text" if one["sweep"]["sampling"].get("force_words") else "free"
-        rows.append([name, one["date"], *sizes, times, *held_out, words, one["num_never_ended"]])
+        classifier = "yes" if one.get("has_classifier") else "no"
+        rows.append([name, one["date"], *sizes, times, *held_out, classifier, words, one["num_never_ended"]])
     headings = [
         "",
         "date",
@@ -188,6 +191,7 @@ def runs_table(cells: dict[str, Any]) -> list[str]:
         "minutes",
         "loss of the last validation",
         "bit/s",
+        "classifier",
         "words",
     ]
     return table([*headings, "never ended"], rows)
