@@ -119,7 +119,9 @@ def read_curve(folder: Path, name: str, metric: str, unit: str) -> TrainingCurve
     tags, lines = events.Tags()["scalars"], {}
     for prefix, kind in KINDS.items():
         tag = f"{prefix}/{metric}"
-        logged = {one.step: one.value for one in events.Scalars(tag)} if tag in tags else {}
+        # By time: files of one second are read in the order of a number in their names, 10 before 9.
+        values = sorted(events.Scalars(tag), key=lambda one: one.wall_time) if tag in tags else []
+        logged = {one.step: one.value for one in values}
         points = sorted((step, value) for step, value in logged.items() if math.isfinite(value))
         if len(points) > 1:
             lines[kind] = thinned(points)

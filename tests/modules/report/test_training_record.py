@@ -59,6 +59,17 @@ def test_curves_are_those_that_were_logged(runs):
     np.testing.assert_allclose(drawn["training"], lm.lines["training"])
 
 
+def test_the_later_value_counts_whatever_the_files_are_called(tmp_path):
+    """Guards against the value of an interrupted run, where its file is read last: two of one second may be."""
+    folder = tmp_path / "lm" / "tensorboard"
+    log(folder, {"train/loss": {1: 8.0, 2: 7.0, 3: 9.0}})
+    (first,) = folder.iterdir()
+    log(folder, {"train/loss": {3: 6.0, 4: 5.0}})
+    first.rename(first.with_name("events.out.tfevents.9999999999.host.1.1"))
+    (lm,) = read_training(tmp_path, tmp_path / "report").curves
+    np.testing.assert_allclose(lm.lines["training"], [[1, 2, 3, 4], [8, 7, 6, 5]])
+
+
 def test_long_curves_are_averaged():
     """Guards against a page of megabytes, and against a curve that loses its ends or its mean."""
     steps, values = thinned([(step, step % 2) for step in range(10 * MAX_POINTS)])
