@@ -111,13 +111,20 @@ class AudioRows:
     def check_words(self) -> None:
         """Raise ValueError if none of the first samples has times of words."""
         first = range(min(MAX_CHECKED, len(self.index)))
-        items = (self._item(sample, 0) for sample in first)
-        if not any(item is not None and (phoneme_times(item[2]) or word_times(item[2])) for item in items):
+        if not any(map(self._has_times, first)):
             raise ValueError(
-                f"Expected times of words (`words` in the json) in `{self.index.folder}`, because the data has "
-                f"`phonemes`, but the first {len(first)} samples have none: prepare a source that gives them "
-                "(datamodules.sources.aligned for recordings), or leave out `phonemes` and `phoneme_classifier`."
+                f"Expected times of phonemes or words (`words` in the json) in `{self.index.folder}`, because the data "
+                f"has `phonemes`, but the first {len(first)} samples have none: prepare a source that gives them "
+                "(datamodules.sources.aligned for recordings), or leave out `phonemes` and `phoneme_classifier`, as "
+                "configs/voice/open/codec_plain.yaml does."
             )
+
+    def _has_times(self, sample: int) -> bool:
+        try:
+            about = read_about(self.reader.read(sample))
+            return bool(phoneme_times(about) or word_times(about))
+        except (ValueError, KeyError, OSError, EOFError):
+            return False
 
     def load(self, rows: Sequence[tuple[int, int]]) -> AudioBatch | None:
         items = []

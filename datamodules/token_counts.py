@@ -10,6 +10,7 @@ Shapes: N samples.
 import hashlib
 import logging
 import os
+import platform
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -124,7 +125,7 @@ def count_tokens(index: ShardIndex, prompt_format: PromptFormat, num_workers: in
             parts.append(part)
             bar.update(part.shape[1])
     counts = TokenCounts(counts_name(index, prompt_format), *np.concatenate(parts, axis=1))
-    unfinished = index.folder / f"{counts.name}.npz.{os.getpid()}.part"
+    unfinished = index.folder / f"{counts.name}.npz.{platform.node()}.{os.getpid()}.part"
     try:
         with unfinished.open("wb") as stream:
             np.savez(stream, text_N=counts.text_N, extra_N=counts.extra_N)

@@ -5,6 +5,7 @@ Shapes: R rows, L tokens of a row.
 
 import logging
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -25,7 +26,7 @@ from datamodules.shards.skips import SkipNotes, replacements, spread
 from datamodules.shards.training_facts import TrainingFacts, facts_of_shards, hours_by_license
 from datamodules.tasks import Document, Task, TextToSpeech, VoiceCloning
 from datamodules.token_counts import TokenCounts, count_tokens, planned_lengths, stored_counts
-from modules.api import PromptFormat
+from modules.api import PromptFormat, TokenizesText
 from modules.batches import TokenBatch
 
 log = logging.getLogger(__name__)
@@ -238,11 +239,12 @@ class TokenDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Count the tokens of the training texts before a fit, if they are few and rows would stay partly empty."""
-        if self.trainer.state.fn != TrainerFn.FITTING or not self._has_short_texts:
+        is_new_fit = self.trainer.state.fn == TrainerFn.FITTING and self.trainer.ckpt_path is None
+        if not is_new_fit or not isinstance(self.prompt_format, TokenizesText) or not self._has_short_texts:
             return
         indices = {str(index.folder): index for index in self._indices(self.train_split)}.values()
         uncounted = [index for index in indices if stored_counts(index, self.prompt_format) is None]
-        if sum(map(len, uncounted)) <= MAX_COUNTED:
+        if sum(map(len, uncounted)) <= MAX_COUNTED and all(os.access(one.folder, os.W_OK) for one in uncounted):
             for index in uncounted:
                 count_tokens(index, self.prompt_format)
 

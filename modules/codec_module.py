@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from modules.batches import AudioBatch, CodePrediction
 from modules.checkpoint_files import read_checkpoint
-from modules.codec.formats.checkpoints import CodecCheckpoint, describe_resumed, match_training_networks
+from modules.codec.formats.checkpoints import CodecCheckpoint, describe_resumed, match_classifier
 from modules.codec.formats.weights import fill
 from modules.codec.generator import CodecGenerator, Resynthesis, check_input_rate
 from modules.codec.streaming import EncodeWindow, encode_batch_in_windows
@@ -69,7 +69,7 @@ class CodecModule(L.LightningModule):
         family_weights: Weights of the adversarial and feature matching losses of each family of discriminators
             (multi_period, multi_resolution), within the terms of `loss_weights`; 1 for those not named.
         pretrained: A codec to start from, in place of `generator`: its sizes are those of its file, which holds the
-            discriminators and the semantic decoder of its training, or they start anew. The file is read once:
+            discriminators and readers of its training, or they start anew. The file is read once:
             checkpoints describe and hold the codec.
         decoder_only: Train only what follows the quantizer. Codes and the codec's fingerprint stay, and with them token
             shards and language models.
@@ -198,8 +198,7 @@ class CodecModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._trainer is not None and (self._trainer.evaluating or self._trainer.predicting):
-            match_training_networks(self, checkpoint["state_dict"])
-            checkpoint = {**checkpoint, "updates": {}}
+            match_classifier(self, checkpoint.get("state_dict", {}))  # sharded ones come without
         for name, state in checkpoint.get("updates", {}).items():
             if name not in self._updates:
                 raise ValueError("Expected a checkpoint of a training without discriminators, but got one with them.")

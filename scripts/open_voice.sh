@@ -70,17 +70,18 @@ step prepare run.py prepare --config configs/voice/open/prepare.yaml \
     --data.init_args.sources.init_args.num_sentences "$SENTENCES"
 mkdir -p "$(dirname "$begun")"
 echo "$HOURS" >"$begun"
-# Trains the codec to encode the voice as 25 codes per second and to decode it.
-overlays=()
-trained=$ROOT/runs/open_voice/codec/stage_fit.json
-if [[ -f $trained ]] && ! grep -q phoneme_classifier "$trained"; then # begun by a version without the classifier
-    overlays=(--config configs/voice/open/codec_plain.yaml)
+# A codec that was begun by a version without the classifier of phonemes stays without.
+plain=()
+begun_codec=$ROOT/runs/open_voice/codec/stage_fit.json
+if [[ -f $begun_codec ]] && ! grep -Eq '"phoneme_classifier": *\{' "$begun_codec"; then
+    plain=(--config configs/voice/open/codec_plain.yaml)
 fi
-step codec run.py fit --config configs/voice/open/codec.yaml "${overlays[@]}" --trainer.max_steps "$CODEC_STEPS"
+# Trains the codec to encode the voice as 25 codes per second and to decode it.
+step codec run.py fit --config configs/voice/open/codec.yaml ${plain[@]+"${plain[@]}"} --trainer.max_steps "$CODEC_STEPS"
 # Evaluates the codec: word errors, STOI and PESQ on test sentences, beside the teacher itself.
-step codec_table run.py test --config configs/voice/open/evaluate_codec.yaml
+step codec_table run.py test --config configs/voice/open/evaluate_codec.yaml ${plain[@]+"${plain[@]}"}
 # Encodes the spoken sentences as token shards.
-step tokens run.py predict --config configs/voice/open/tokenise.yaml
+step tokens run.py predict --config configs/voice/open/tokenise.yaml ${plain[@]+"${plain[@]}"}
 # Trains a Llama to write words and their codes.
 step lm run.py fit --config configs/voice/open/lm.yaml --trainer.max_steps "$LM_STEPS"
 # Samples each test sentence eight times; selectors choose, Whisper judges.

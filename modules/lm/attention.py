@@ -23,7 +23,7 @@ from modules.lm.sampling.kv_cache import Roots
 from modules.precision import product_dtype
 
 ATTENTION_NAME = "packed_documents"
-SHORT_DOCUMENT = 256  # tokens; longer ones gain less, and the scores of all heads would take much memory
+SHORT_DOCUMENT = 256  # tokens; of longer ones the scores of all heads would take much memory
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,12 @@ THREADS=(--num_threads "${THREADS:-1}")
 codec() { # NAME [OVERLAY...]: trains, evaluates on the held-out sentences, and encodes
     local overlays=() out=runs/$1 overlay
     for overlay in "${@:2}"; do overlays+=(--config "$OPEN/$overlay"); done
-    step "$1 codec" run.py fit --config $OPEN/codec.yaml "${overlays[@]}" "${THREADS[@]}" --stage.folder "$out/codec" \
+    step "$1 codec" run.py fit --config $OPEN/codec.yaml ${overlays[@]+"${overlays[@]}"} "${THREADS[@]}" --stage.folder "$out/codec" \
         --trainer.max_steps "$CODEC_STEPS"
-    if [[ $1 == open_voice_50 ]]; then overlays=(--config $OPEN/codec_50hz.yaml); else overlays=(); fi
-    step "$1 table" run.py test --config $OPEN/evaluate_codec.yaml "${overlays[@]}" "${THREADS[@]}" \
+    step "$1 table" run.py test --config $OPEN/evaluate_codec.yaml ${overlays[@]+"${overlays[@]}"} "${THREADS[@]}" \
         --stage.folder "$out/codec_evaluation" --ckpt_path "$out/codec/checkpoints/last.ckpt" \
         --data.init_args.validation_split held_out
-    step "$1 tokens" run.py predict --config $OPEN/tokenise.yaml "${overlays[@]}" "${THREADS[@]}" --stage.folder "$out/tokens" \
+    step "$1 tokens" run.py predict --config $OPEN/tokenise.yaml ${overlays[@]+"${overlays[@]}"} "${THREADS[@]}" --stage.folder "$out/tokens" \
         --ckpt_path "$out/codec/checkpoints/last.ckpt"
 }
 

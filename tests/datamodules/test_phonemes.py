@@ -80,7 +80,7 @@ def test_shards_without_times_of_words_are_refused(tmp_path):
     prepare_audio_shards([Tones(has_words=False)], tmp_path, 16000, "wav")
     data = AudioDataModule(tmp_path, segment_seconds=0.2, phonemes=Seconds())
     data.trainer = SimpleNamespace(global_rank=0, world_size=1)
-    with pytest.raises(ValueError, match=r"Expected times of words .* the first 5 samples have none"):
+    with pytest.raises(ValueError, match=r"Expected times of phonemes or words .* the first 5 samples have none"):
         data.train_dataloader()
     index = ShardIndex.load(tmp_path / "train", "audio")
     with pytest.raises(ValueError, match="whole frames of 320 samples, as `phonemes`"):

@@ -174,15 +174,15 @@ def test_a_fit_counts_a_small_corpus_itself(folder, monkeypatch, caplog):
     """Guards against rows of the first fit that stay partly empty, and against a count that a large corpus, another
     stage or a tokenizer of bytes would wait for."""
 
-    def planned_by(form, stage=TrainerFn.FITTING):
+    def planned_by(form, stage=TrainerFn.FITTING, resumed=None):
         data = TokenDataModule(folder, form, 256)
-        data.trainer = SimpleNamespace(global_rank=0, world_size=1, state=SimpleNamespace(fn=stage))
+        data.trainer = SimpleNamespace(global_rank=0, world_size=1, state=SimpleNamespace(fn=stage), ckpt_path=resumed)
         data.prepare_data()
         data.setup("fit")
         return data.train_dataloader().state_dict()["planned_by"]
 
     without_counts(folder / "train")
-    assert planned_by(chat(folder), TrainerFn.TESTING) == ""
+    assert planned_by(chat(folder), TrainerFn.TESTING) == planned_by(chat(folder), resumed="last.ckpt") == ""
     assert planned_by(prompt_format.TextToSpeech(ByteTokenizer(), NUM_CODES)) == ""
     assert not list((folder / "train").glob("token_counts_*"))
     monkeypatch.setattr(tokens, "MAX_COUNTED", 149)

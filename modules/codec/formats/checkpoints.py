@@ -181,21 +181,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"wrote {given.folder}")
 
 
+def match_classifier(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Drop the classifier of phonemes that only one of module and checkpoint has, in place: a codec that is not trained
+    does not need it."""
+    stored = [key for key in weights if key.startswith("phoneme_classifier.")]
+    if weights and not stored:
+        module.phoneme_classifier = None
+    elif module.phoneme_classifier is None:
+        for key in stored:
+            del weights[key]
+
+
 def _frozen(codec: CodecGenerator) -> CodecGenerator:
     return codec.eval().requires_grad_(False)
 
 
 if __name__ == "__main__":
     main()
-
-
-def match_training_networks(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Drop the networks of the training that only one of module and checkpoint has, in place: a codec that is not
-    trained any more needs none of them."""
-    for start in TRAINING_NETWORKS:
-        name, stored = start.removesuffix("."), [key for key in weights if key.startswith(start)]
-        if not stored:
-            setattr(module, name, None)
-        elif getattr(module, name) is None:
-            for key in stored:
-                del weights[key]

@@ -1,12 +1,15 @@
 """TeacherSource: what is held out, what a smaller corpus is, and what a recording says. No synthesiser is needed."""
 
+import json
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
+from datamodules.shards.samples import phoneme_times
 from datamodules.sources.source import Recording, Skipped
 from datamodules.sources.teacher import TeacherSource
 from tests.toys.spoken_sentences import ListedSentences, ToneTeacher
@@ -89,6 +92,16 @@ def test_a_recording_says_what_is_spoken() -> None:
     assert one.license == "CC0 1.0; text: CC0 1.0"
     assert found["tones-flute_list-1"] == Skipped("tones-flute_list-1", "not spoken: nothing to speak: at all")
     assert teacher.credits() == "Synthetic speech. Tones by nobody.\n\nlist by nobody."
+
+
+def test_times_of_phonemes_are_stored_where_the_teacher_knows_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against phonemes that a corpus loses; without them the json has no such field (above)."""
+    speak, phonemes = ToneTeacher.speak, (("SIL", 0.01), ("AH", 0.05))
+    monkeypatch.setattr(ToneTeacher, "speak", lambda self, text: replace(speak(self, text), phonemes=phonemes))
+    teacher = TeacherSource(ToneTeacher(), [ListedSentences(("hello you",))], num_held_out=0, num_test=0)
+    (one,) = teacher.recordings()
+    assert one.more["phonemes"] == [["SIL", 0.01], ["AH", 0.05]]
+    assert phoneme_times(json.loads(json.dumps(one.more))) == phonemes
 
 
 def test_impossible_settings_are_refused() -> None:
