@@ -121,8 +121,7 @@ class AudioRows:
 
     def _has_times(self, sample: int) -> bool:
         try:
-            about = read_about(self.reader.read(sample))
-            return bool(phoneme_times(about) or word_times(about))
+            return bool(phoneme_times(about := read_about(self.reader.read(sample))) or word_times(about))
         except (ValueError, KeyError, OSError, EOFError):
             return False
 

@@ -52,12 +52,12 @@ class PhonemeLabels:
         is_loud_F = energy_F > QUIET**2 * energy_F.max(initial=0.0)
         start = 0
         for word, end in words:
-            stop = min(num_frames, round(end * sample_rate / self.hop_length))
+            stop = max(start, min(num_frames, round(end * sample_rate / self.hop_length)))
             loud = start + np.flatnonzero(is_loud_F[start:stop])
             if len(loud):
                 spoken = slice(loud[0], loud[-1] + 1)
                 labels_F[spoken] = spread(word, spoken.stop - spoken.start)
-            start = max(start, stop)
+            start = stop
         return labels_F
 
 
