@@ -3,8 +3,8 @@
     python -m benchmarks.short_documents [--rounds 20] [--num_threads 1] [--json FILE]
 
 Forward and backward pass under autocast of 12 documents of one length with 4 heads of 64 channels; then a training step
-of configs/voice/open/lm_model.yaml on 4 rows of 512 tokens, of three documents each. Outputs and gradients are compared
-before timing. Above SHORT_DOCUMENT of modules/lm/attention.py documents take the fused kernel.
+of configs/voice/open/lm_model.yaml on 4 rows of 512 tokens, of three documents each. Outputs and gradients of the
+attention are compared before timing. Above SHORT_DOCUMENT of modules/lm/attention.py documents take the fused kernel.
 """
 
 from collections.abc import Callable

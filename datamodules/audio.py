@@ -32,12 +32,11 @@ from datamodules.shards.skips import SkipNotes, replacements
 from datamodules.shards.stored_arrays import read_array
 from datamodules.sources.source import Source
 from modules.api import SpeechStates
-from modules.batches import AudioBatch, pad_rows
+from modules.batches import UNKNOWN, AudioBatch, pad_rows
 
 # key, audio, json, states, labels, row
 Item = tuple[str, np.ndarray, dict[str, Any], np.ndarray | None, np.ndarray | None, int]
 Times = Sequence[tuple[str, float]]  # names with the seconds at which they end
-UNKNOWN = -100  # label of a frame without one
 MAX_CHECKED = 100  # samples
 
 

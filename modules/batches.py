@@ -14,6 +14,8 @@ from torch import Tensor
 
 from modules.api import Prompt
 
+UNKNOWN = -100  # label of a frame without one; cross entropy leaves it out
+
 
 class Movable:
     """Base of batches: allows a DataLoader with `pin_memory` to pin the tensors, and Lightning to move the batch as a
@@ -46,9 +48,9 @@ class NamesPromptSets(Protocol):
 @dataclass
 class AudioBatch(Movable):
     """Padded audio: `audio_BT` float32, `num_samples_B` int64, and a description of each item. `semantic_BSC`: the
-    states of a frozen speech encoder, one per started frame, if the shards contain them. `phonemes_BF`: labels of
-    frames (modules.frontend.phoneme_labels), if the data gives them. `rows` are the places of the items in the index of
-    their split."""
+    states of a frozen speech encoder, one per started frame, if the shards contain them. `rows` are the places of the
+    items in the index of their split. `phonemes_BF`: labels of frames (modules.frontend.phoneme_labels), if the data
+    gives them; UNKNOWN for none."""
 
     audio_BT: Tensor
     num_samples_B: Tensor

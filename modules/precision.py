@@ -2,9 +2,9 @@
 
 bfloat16 halves the bytes of every weight. CUDA devices from compute capability 8.0 on and CPUs with AMX multiply it
 faster than float32. CPUs with AVX-512 bf16 and no AMX train faster in it, but sample hardly faster from a small model:
-on two cores of an AMD EPYC, 2026-11-27, torch 2.13, a training step of the demo's codec was 1.4 times and one of its
-language model 1.65 times as fast, sampling one row 0.93 and sixteen rows 1.3 times (benchmarks/precision.py, wall time,
-beside other programs). On other CPUs it is slower.
+on two cores of an AMD EPYC, 2026-11-27, torch 2.13, a training step of the demo's codec was 1.6 times and one of its
+language model 1.9 times as fast, sampling one row 1.1 and sixteen rows 1.2 times (benchmarks/precision.py, wall time,
+15 rounds). On other CPUs it is slower.
 """
 
 import torch

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.audio import UNKNOWN, AudioDataModule, AudioRows
+from datamodules.audio import AudioDataModule, AudioRows
 from datamodules.shards.preparation import prepare_audio_shards
 from datamodules.shards.shards import ShardIndex
 from datamodules.sources.source import Recording
 from modules.api import Audio
+from modules.batches import UNKNOWN
 
 HOP = 320
 

@@ -4,7 +4,7 @@ frames of labels, K labels."""
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-UNKNOWN = -100  # label of a frame without loss
+from modules.batches import UNKNOWN
 
 
 class PhonemeClassifier(nn.Module):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from modules.codec.training.phoneme_classifier import UNKNOWN, PhonemeClassifier, phoneme_loss
+from modules.batches import UNKNOWN
+from modules.codec.training.phoneme_classifier import PhonemeClassifier, phoneme_loss
 from tests.modules.test_codec_parallel import Crops, build, trainer_of
 from tests.toys.codec_batches import batch_of, recordings, validated
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from datamodules.sources.flite import Flite
-from modules.frontend.phoneme_labels import NUMBERS, SILENCE, UNKNOWN, PhonemeLabels
+from modules.batches import UNKNOWN
+from modules.frontend.phoneme_labels import NUMBERS, SILENCE, PhonemeLabels
 
 HOP = 100
 
