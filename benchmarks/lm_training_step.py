@@ -11,7 +11,7 @@ of the padded rows filled by utterances: packing saves a factor of 1 / fill, and
 `goal` is nine tenths of that.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -78,19 +78,35 @@ def compare(ours: nn.Module, recipe: nn.Module) -> float:
 
 
 def measure(
-    size: LlamaSize, prompt_format: TextToSpeech, documents: Sequence[Document], rounds: int, row_length: int
+    size: LlamaSize,
+    prompt_format: TextToSpeech,
+    documents: Sequence[Document],
+    rounds: int,
+    row_length: int,
+    device: str = "cpu",
+    is_half: bool = False,
+    tolerance: float = TOLERANCE,
+    rows_at_once: int = 1,
 ) -> dict[str, object]:
+    """`is_half`: both sides under autocast to bfloat16. `rows_at_once`: of the recipe's padded rows."""
     torch.manual_seed(0)
-    network = build_llama(size, prompt_format.token_space.vocab_size).train()
-    recipe, model = reference_network(network), SpeechLanguageModel(network)
-    padded, packed = padded_batch(documents, row_length, prompt_format), packed_batch(documents, row_length)
+    with torch.device(device):
+        network = build_llama(size, prompt_format.token_space.vocab_size).train()
+        recipe, model = reference_network(network), SpeechLanguageModel(network)
+    padded, packed = padded_batch(documents, row_length, prompt_format), packed_batch(documents, row_length).to(device)
+    padded = {name: field.to(device) for name, field in padded.items()}
+
+    def mixed(gradients: Callable[[], float]) -> float:
+        with torch.autocast(device, torch.bfloat16, enabled=is_half):
+            return gradients()
+
     ways = {
-        "recipe": (recipe, lambda: reference_gradients(recipe, padded)),
-        "ours": (network, lambda: our_gradients(model, packed)),
+        "recipe": (recipe, lambda: mixed(lambda: reference_gradients(recipe, padded, rows_at_once))),
+        "ours": (network, lambda: mixed(lambda: our_gradients(model, packed))),
     }
     losses = {name: gradients() for name, (_, gradients) in ways.items()}
     difference, loss_difference = compare(network, recipe), abs(losses["ours"] / losses["recipe"] - 1)
-    if not (difference <= TOLERANCE and loss_difference <= TOLERANCE):
+    if not (difference <= tolerance and loss_difference <= tolerance):
         raise AssertionError(f"Expected equal loss and gradients, but they differ by {loss_difference}, {difference}.")
     optimizers = {
         name: torch.optim.AdamW(way[0].parameters(), lr=LEARNING_RATE, fused=True) for name, way in ways.items()
