@@ -11,24 +11,42 @@ source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 enter_root
 
 # HOURS: sentences, updates of the codec and of the language model; minutes of each step; GB on disk. The minutes are those
-# of a run of 1.5 hours on two cores of an AMD EPYC with AVX-512 bf16 (studies/voice), scaled; they do not end a step.
+# of a run of 3 hours on two cores of an AMD EPYC with AVX-512 bf16 (studies/voice), scaled; they do not end a step.
 #                      codec      LM | prepare codec codec_table tokens   LM evaluation | GB
 SETTINGS="
-    0.5     6000        2800    2400         3     5           2      1    14          5    1
-    1.5    22000       11000   10500         9    18           2      3    60          6    3
-    3      44000       18000   20000        18    30           2      5   115          6    6
-    12    120000       36000  100000        49    60           2     14   570          6   16
+    0.5    12000        5000    1600         5     8           2      2     6          5    2
+    1.5    24000       12000    7000        10    20           2      3    26          6    3
+    3      44000       24000   14000        18    40           2      5    52          6    6
+    12    120000       60000   90000        49   100           2     14   330          6   16
 "
 HOURS=${HOURS:-3}
+begun=$ROOT/runs/open_voice/.hours # HOURS SENTENCES CODEC_STEPS LM_STEPS
+begun_hours=$HOURS begun_sizes=
+if [[ -f $begun ]]; then
+    read -r begun_hours begun_sizes <"$begun" || true
+    case "$begun_hours $begun_sizes" in # HOURS alone: the sizes until 27 November 2026
+    "0.5 ") begun_sizes="6000 2800 2400" ;;
+    "1.5 ") begun_sizes="22000 11000 10500" ;;
+    "3 ") begun_sizes="44000 18000 20000" ;;
+    "12 ") begun_sizes="120000 36000 100000" ;;
+    esac
+fi
 SENTENCES=
-while read -r hours sentences rest; do
-    if [[ -n $hours && $hours == "$HOURS" ]]; then SENTENCES=$sentences numbers=$rest; fi
+while read -r hours sentences codec_steps lm_steps minutes; do
+    if [[ -z $hours || $hours != "$HOURS" ]]; then continue; fi
+    SENTENCES=$sentences CODEC_STEPS=$codec_steps LM_STEPS=$lm_steps
+    read -r PREPARE CODEC CODEC_TABLE TOKENS LM EVALUATION DISK <<<"$minutes"
 done <<<"$SETTINGS"
 if [[ -z $SENTENCES ]]; then
     echo "error: Expected \`HOURS\` to be 0.5, 1.5, 3 or 12, but got $HOURS." >&2
     exit 2
 fi
-read -r CODEC_STEPS LM_STEPS PREPARE CODEC CODEC_TABLE TOKENS LM EVALUATION DISK <<<"$numbers"
+if [[ $begun_hours != "$HOURS" ]]; then
+    echo "error: Expected HOURS=$begun_hours, as $ROOT/runs/open_voice was begun, but got HOURS=$HOURS. Another voice" \
+        "beside it: SUITE_ROOT=FOLDER make voice HOURS=$HOURS" >&2
+    exit 2
+fi
+if [[ -n $begun_sizes ]]; then read -r SENTENCES CODEC_STEPS LM_STEPS <<<"$begun_sizes"; fi
 
 # The programs that make the recordings; no later step needs them.
 missing=()
@@ -40,13 +58,6 @@ if [[ ! -f ${wordnet[0]:-} ]] && ! command -v apt-get >/dev/null; then missing+=
 if [[ ${#missing[@]} -gt 0 && ! -f $ROOT/cache/shards/open_voice/prepared.json ]]; then
     echo "error: This voice needs ${missing[*]}. Install: sudo apt-get install ${missing[*]}" >&2
     exit 1
-fi
-
-begun=$ROOT/runs/open_voice/.hours
-if [[ -f $begun && $(<"$begun") != "$HOURS" ]]; then
-    echo "error: Expected HOURS=$(<"$begun"), as $ROOT/runs/open_voice was begun, but got HOURS=$HOURS. Another voice" \
-        "beside it: SUITE_ROOT=FOLDER make voice HOURS=$HOURS" >&2
-    exit 2
 fi
 
 total=$((PREPARE + CODEC + CODEC_TABLE + TOKENS + LM + EVALUATION))
@@ -69,7 +80,7 @@ END
 step prepare run.py prepare --config configs/voice/open/prepare.yaml \
     --data.init_args.sources.init_args.num_sentences "$SENTENCES"
 mkdir -p "$(dirname "$begun")"
-echo "$HOURS" >"$begun"
+echo "$HOURS $SENTENCES $CODEC_STEPS $LM_STEPS" >"$begun"
 # A codec that was begun by a version without the classifier of phonemes stays without.
 plain=()
 begun_codec=$ROOT/runs/open_voice/codec/stage_fit.json
@@ -82,8 +93,16 @@ step codec run.py fit --config configs/voice/open/codec.yaml ${plain[@]+"${plain
 step codec_table run.py test --config configs/voice/open/evaluate_codec.yaml ${plain[@]+"${plain[@]}"}
 # Encodes the spoken sentences as token shards.
 step tokens run.py predict --config configs/voice/open/tokenise.yaml ${plain[@]+"${plain[@]}"}
+# Two processes train the language model faster than two threads of one do; one that was begun goes on as it was.
+two=()
+begun_lm=$ROOT/runs/open_voice/lm/stage_fit.json
+if [[ -f $begun_lm ]]; then
+    if grep -Eq '"batch_size": *2\b' "$begun_lm"; then two=(--config configs/voice/open/two_processes.yaml); fi
+elif (($(nproc) > 1)) && ! command -v nvidia-smi >/dev/null; then
+    two=(--config configs/voice/open/two_processes.yaml)
+fi
 # Trains a Llama to write words and their codes.
-step lm run.py fit --config configs/voice/open/lm.yaml --trainer.max_steps "$LM_STEPS"
+step lm run.py fit --config configs/voice/open/lm.yaml ${two[@]+"${two[@]}"} --trainer.max_steps "$LM_STEPS"
 # Samples each test sentence eight times; selectors choose, Whisper judges.
 step evaluation run.py test --config configs/voice/open/evaluate.yaml
 # Speaks a sentence that is not in the data.

@@ -1,11 +1,13 @@
 """scripts/open_voice.sh with a stub in place of Python: its steps by HOURS, its checks, and which script `make voice`
 runs."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,12 +39,19 @@ class Script:
         path.chmod(0o755)
 
     def call(
-        self, programs: tuple[str, ...] = ("flite", "apt-get"), fails: str = "nothing", **environment: str
+        self,
+        programs: tuple[str, ...] = ("flite", "apt-get"),
+        fails: str = "nothing",
+        num_cores: int = 1,
+        **environment: str,
     ) -> tuple[subprocess.CompletedProcess, list[list[str]]]:
-        for name in ("flite", "apt-get"):
+        for name in ("flite", "apt-get", "nvidia-smi"):
             (self.folder / "bin" / name).unlink(missing_ok=True)
             if name in programs:
                 self.write_program(self.folder / "bin" / name)
+        nproc = self.folder / "bin/nproc"
+        nproc.write_text(f"#!/usr/bin/env bash\necho {num_cores}\n")
+        nproc.chmod(0o755)
         (self.folder / "calls").unlink(missing_ok=True)
         variables = {
             "PATH": str(self.folder / "bin"),
@@ -106,6 +115,46 @@ def test_other_hours_are_refused(script: Script) -> None:
     assert done.returncode == 2 and not calls
     assert "Expected HOURS=0.5, as" in done.stderr and "SUITE_ROOT=FOLDER make voice HOURS=3" in done.stderr
     assert script.call(SUITE_ROOT="other")[0].returncode == 0
+
+
+def test_a_begun_voice_keeps_its_sizes(script: Script) -> None:
+    """Guards against a new table of sizes that trains a voice anew, which a former version has begun or finished."""
+    begun = script.folder / "runs/open_voice/.hours"
+    begun.parent.mkdir(parents=True)
+    contents = {
+        "3\n": ("3", [44000, 18000, 20000]),  # of a version that noted the hours alone
+        "0.5\n": ("0.5", [6000, 2800, 2400]),
+        "1.5 70 80 90\n": ("1.5", [70, 80, 90]),
+    }
+    for content, (hours, sizes) in contents.items():
+        begun.write_text(content)
+        for _ in range(2):
+            done, calls = script.call(HOURS=hours)
+            assert done.returncode == 0, done.stderr
+            sentences = value_of(calls[0], "--data.init_args.sources.init_args.num_sentences")
+            assert [sentences, *(value_of(calls[place], "--trainer.max_steps") for place in (1, 4))] == sizes
+            assert begun.read_text() == " ".join(map(str, (hours, *sizes))) + "\n"
+            assert f"from {sizes[0]} sentences" in done.stdout and f"{sizes[2]} updates" in done.stdout
+
+
+def test_two_processes_train_a_new_language_model(script: Script) -> None:
+    """Guards against two processes on one core or beside a GPU, and against a training that changes on its way."""
+    overlay = "configs/voice/open/two_processes.yaml"
+
+    def uses_two(**arguments: Any) -> bool:
+        done, calls = script.call(**arguments)
+        assert done.returncode == 0, done.stderr
+        assert [overlay in words for words in calls[:4] + calls[5:]] == [False] * 6
+        return overlay in calls[4]
+
+    with_gpu = ("flite", "apt-get", "nvidia-smi")
+    assert uses_two(num_cores=2) and uses_two(num_cores=16)
+    assert not uses_two(num_cores=1) and not uses_two(num_cores=2, programs=with_gpu)
+    begun = script.folder / "runs/open_voice/lm/stage_fit.json"
+    begun.parent.mkdir(parents=True)
+    for batch_size, expected in ((4, False), (2, True), (20, False)):
+        begun.write_text(json.dumps({"config": {"data": {"init_args": {"batch_size": batch_size}}}}))
+        assert uses_two(num_cores=2) == uses_two(num_cores=1) == uses_two(programs=with_gpu) == expected
 
 
 def test_missing_programs_are_named_before_anything_runs(script: Script) -> None:
