@@ -1,7 +1,8 @@
 """Compares the config in a stage's marker with the current one: which differences change the result of a run.
 
-Output folders, speed and what a run prints are not compared. `precision` and the size of a step (`batch_size`,
-`accumulate_grad_batches`) are.
+Output folders, speed and what a run prints are not compared. The size of a step (`batch_size`,
+`accumulate_grad_batches`) is, and so is the precision, unless the new config says `precision: auto`: a run begun on one
+machine goes on with another one's precision.
 """
 
 import json
@@ -56,6 +57,8 @@ def changed_config(
     listed = as_list((stored.get("trainer") or {}).get("callbacks"))
     if "checkpoint" not in stored and not {"ModelCheckpoint", "RunCheckpoint"} & set(map(_class_name, listed)):
         new = {**new, "checkpoint": None}
+    if new.get("precision") == "auto":
+        stored, new = _any_precision(stored), _any_precision(new)
     stored, new = _result_part(stored), _result_part(new)
     if stored != new:
         for candidate in (stored, _without_gone(stored, new)):
@@ -76,6 +79,10 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
         elif before != after or (key in old) != (key in new):
             changed.append(prefix + key)
     return changed
+
+
+def _any_precision(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {**config, "precision": None, "trainer": {**(config.get("trainer") or {}), "precision": None}}
 
 
 def _result_part(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -95,6 +95,12 @@ def test_what_is_compared() -> None:
     for change in ({"precision": "bf16-mixed"}, {"accumulate_grad_batches": 2}, {"callbacks": [average]}):
         (name,) = change
         assert changed_config(config, {"trainer": config["trainer"] | change}, dict) == [f"trainer.{name}"]
+    automatic = {"precision": "auto", "trainer": config["trainer"] | {"precision": None}}
+    for begun in (config, {"trainer": config["trainer"] | {"precision": "bf16-mixed"}}):
+        assert changed_config(begun, automatic, dict) == []
+        assert changed_config(automatic, begun, dict) == ["precision", "trainer.precision"]
+    slower = {**automatic, "trainer": {**automatic["trainer"], "accumulate_grad_batches": 2}}
+    assert changed_config(config, slower, dict) == ["trainer.accumulate_grad_batches"]
     heard = {"class_path": "callbacks.training_speech.TrainingSpeech", "init_args": {"hours": [1.0]}}
     for change in ({"devices": 8}, {"callbacks": [heard]}):
         assert changed_config(config, {"trainer": config["trainer"] | change}, dict) == []
