@@ -145,8 +145,10 @@ def _attend_root(root_key: Tensor, root_value: Tensor, query: Tensor, own_scores
 def _attend_segments(query: Tensor, key: Tensor, value: Tensor, segments: Segments, scaling: float | None) -> Tensor:
     num_rows, num_heads, row_length, head_size = query.shape
     tokens = [tensor.transpose(1, 2).flatten(0, 1) for tensor in (query, key, value)]  # each (R * L, heads, D)
-    kernel = _variable_length_kernel() if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) else None
+    dtype = product_dtype(query)  # under autocast rotated queries and keys are float32
+    kernel = _variable_length_kernel() if _kernel_takes(query.device, dtype, head_size) else None
     if kernel is not None:
+        tokens = [tensor.to(dtype) for tensor in tokens]
         output = kernel(*tokens, segments.boundaries, segments.max_length, scaling)
     else:
         output = _loop_over_segments(*tokens, segments, scaling)
@@ -180,6 +182,13 @@ def _attend_short(query: Tensor, key: Tensor, value: Tensor, scaling: float | No
     is_later = torch.ones(length, length, dtype=torch.bool).triu(1)
     scores = (folded @ key.unsqueeze(2).transpose(3, 4)).masked_fill_(is_later, float("-inf"))
     return (scores.softmax(-1) @ value.unsqueeze(2)).view(num_rows, num_heads, length, head_size)
+
+
+def _kernel_takes(device: torch.device, dtype: torch.dtype, head_size: int) -> bool:
+    """Whether FlashAttention takes such tensors: its limits, which it does not check before it is called."""
+    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+        return False
+    return head_size % 8 == 0 and head_size <= 256 and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 @cache

@@ -90,6 +90,19 @@ def _log_softmax(logits: Tensor) -> Tensor:
     return torch.log_softmax(logits, -1, out=logits) if logits.device.type == "cpu" else logits.log_softmax(-1)
 
 
+def _chunk_losses(
+    hidden_nC: Tensor, weight_VC: Tensor, labels_n1: Tensor, needs_gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Losses (n) of a chunk of n tokens, and the gradient (n, V) of their sum by the logits, in the dtype of the
+    weights. Nothing else of (n, V) remains."""
+    log_probabilities = _log_softmax((hidden_nC @ weight_VC.T).float())
+    losses_n1 = -log_probabilities.gather(1, labels_n1)
+    if not needs_gradient:
+        return losses_n1.squeeze(1), None
+    grad_logits = log_probabilities.exp_().scatter_(1, labels_n1, torch.expm1(-losses_n1))  # softmax, minus 1 there
+    return losses_n1.squeeze(1), grad_logits.to(weight_VC.dtype)
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -104,15 +117,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         hidden_NC, weight_VC = _as_multiplied(hidden_NC, weight_VC)
         for start in range(0, labels_N.numel(), chunk_size):
             chunk = slice(start, start + chunk_size)
-            hidden, labels_n1 = hidden_NC[chunk], labels_N[chunk, None]
-            log_probabilities = _log_softmax((hidden @ weight_VC.T).float())
-            losses_N[chunk] = -log_probabilities.gather(1, labels_n1).squeeze(1)
+            hidden = hidden_NC[chunk]
+            losses_N[chunk], grad_logits = _chunk_losses(
+                hidden, weight_VC, labels_N[chunk, None], needs_hidden or needs_weight
+            )
             total += losses_N[chunk].sum()
-            if not (needs_hidden or needs_weight):
-                continue
-            grad_logits = log_probabilities.exp_()  # softmax minus one at the target
-            grad_logits.scatter_add_(1, labels_n1, -torch.ones_like(labels_n1, dtype=grad_logits.dtype))
-            grad_logits = grad_logits.to(weight_VC.dtype)
             if grad_hidden_NC is not None:
                 grad_hidden_NC[chunk] = grad_logits @ weight_VC
             if grad_weight_VC is not None:
@@ -120,6 +129,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                     grad_weight_VC.addmm_(grad_logits.T, hidden)  # no (V, C) product in addition to the sum
                 else:
                     grad_weight_VC += grad_logits.T @ hidden
+            del grad_logits  # before the next chunk's
         ctx.grad_hidden_NC, ctx.grad_weight_VC = grad_hidden_NC, grad_weight_VC
         ctx.mark_non_differentiable(losses_N)
         return total, losses_N

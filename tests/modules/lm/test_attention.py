@@ -99,6 +99,44 @@ def test_short_documents_in_bfloat16_are_those_of_float32(documents, short, monk
         assert (actual - wanted).norm() < 0.05 * wanted.norm(), name
 
 
+def test_the_kernel_of_gpus_is_called_once_for_a_row_under_autocast(documents, monkeypatch):
+    """Guards against a call for each document in bf16-mixed, where rotated queries and keys are float32."""
+    torch.manual_seed(0)
+    model = SpeechLanguageModel(build_llama(SIZE, VOCAB_SIZE))
+    batch = packed_batch(documents, row_length=26, num_context=3)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = model(batch).total
+    dtypes = []
+
+    def kernel(query, key, value, boundaries, max_length, scaling):
+        """FlashAttention's signature, by one plain call for each part between boundaries."""
+        dtypes.append({query.dtype, key.dtype, value.dtype})
+        parts = zip(*(tensor.split(boundaries.diff().tolist()) for tensor in (query, key, value)), strict=True)
+        heads = [[part.transpose(0, 1).unsqueeze(0) for part in one] for one in parts]
+        outputs = [attention._attend_fused(*one, scaling).squeeze(0).transpose(0, 1) for one in heads]
+        return torch.cat(outputs)
+
+    monkeypatch.setattr(attention, "_kernel_takes", lambda device, dtype, head_size: dtype == torch.bfloat16)
+    monkeypatch.setattr(attention, "_variable_length_kernel", lambda: kernel)
+    with torch.autocast("cpu", torch.bfloat16):
+        total = model(batch).total
+    assert dtypes == [{torch.bfloat16}] * SIZE.num_layers
+    torch.testing.assert_close(total, expected, rtol=1e-3, atol=0)
+    model(batch)
+    assert len(dtypes) == SIZE.num_layers  # float32 without autocast
+
+
+def test_the_kernel_of_gpus_takes_what_flash_attention_takes(monkeypatch):
+    """Guards against a call that fails on an older GPU, or for heads of other sizes."""
+    gpu, half = torch.device("cuda:0"), torch.bfloat16
+    for capability, is_new in (((7, 5), False), ((8, 0), True), ((9, 0), True)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, known=capability: known)
+        assert attention._kernel_takes(gpu, half, 64) == attention._kernel_takes(gpu, torch.float16, 256) == is_new
+        assert not attention._kernel_takes(gpu, half, 60) and not attention._kernel_takes(gpu, half, 264)
+        assert not attention._kernel_takes(gpu, torch.float32, 64)
+        assert not attention._kernel_takes(torch.device("cpu"), half, 64)
+
+
 def test_padding_changes_nothing_and_is_finite(documents):
     """Guards against NaN from rows whose keys are all masked, and against padding tokens that documents attend to."""
     torch.manual_seed(0)
