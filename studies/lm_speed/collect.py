@@ -96,12 +96,23 @@ def short_documents_table(found: dict[str, Any]) -> list[str]:
     return [about, "", *table(["what", "plain products", "fused kernel", "time"], rows)]
 
 
+def processes_table(found: dict[str, Any]) -> list[str]:
+    milliseconds = found["milliseconds"]
+    row = [
+        *(f"{milliseconds[way]:.0f} ms" for way in ("two processes", "one process")),
+        f"{found['speedup']:.2f} times",
+    ]
+    about = f"{found['date']}, {found['device']}, torch {found['torch']}, {found['precision']} ({found['reason']})."
+    return [about, "", *table(["two processes", "one process", "as many updates"], [row])]
+
+
 def tables(folder: Path) -> dict[str, list[str]]:
     """The lines of each table of README.md, of the json files in `folder`."""
     rendered = {
         "results.json": ("table", speed_table),
         "memory.json": ("memory", memory_table),
         "short_documents.json": ("short documents", short_documents_table),
+        "processes.json": ("processes", processes_table),
     }
     return {
         name: lines_of(found)

@@ -1,14 +1,19 @@
 """The benchmarks of the language model in small form: both sides of each are equal, and a fault in ours is detected."""
 
 import argparse
+import math
+import multiprocessing
+import threading
 
 import pytest
+import yaml
 
-from benchmarks import lm_data_path, lm_overhead, lm_training_step
+from benchmarks import lm_data_path, lm_overhead, lm_processes, lm_training_step
 from benchmarks.peers.llasa_recipe import PaddedUtterances
 from modules.lm.network import LlamaSize
 from modules.lm.text.byte_tokenizer import ByteTokenizer
 from modules.lm.text.prompt_format import TextToSpeech
+from modules.threads import torch_threads
 
 FORMAT = TextToSpeech(ByteTokenizer(), codebook_size=40)
 SIZE = LlamaSize(hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2, num_key_value_heads=1)
@@ -54,3 +59,23 @@ def test_the_trainer_of_the_config_has_the_losses_of_a_bare_loop(monkeypatch):
     monkeypatch.setattr(lm_overhead, "new_module", lambda num_steps: next(modules))
     with pytest.raises(AssertionError, match="not close"):
         lm_overhead.measure(num_steps=12, rounds=1, first=2)
+
+
+def test_two_processes_must_have_the_gradients_of_one(tmp_path):
+    """Guards against a comparison of two different things, and against a check that always passes."""
+    size = {"hidden_size": 16, "intermediate_size": 24, "num_layers": 2, "num_heads": 2, "num_key_value_heads": 1}
+    model = tmp_path / "model.yaml"
+    model.write_text(yaml.safe_dump({"init_args": {"size": size}}))
+    ours, theirs = multiprocessing.Pipe()
+    for request in (1, 0):  # one update, then the end
+        ours.send(request)
+    with torch_threads(2):
+        worker = threading.Thread(target=lm_processes.work, args=(0, 1, "", model, False, theirs), daemon=True)
+        worker.start()
+        (loss, gradient), done = ours.recv(), ours.recv()
+        worker.join()
+    assert done is None and loss == pytest.approx(math.log(lm_processes.VOCAB_SIZE), rel=0.01) and gradient.any()
+    first = {"one process": [(loss, gradient)], "two processes": [(loss - 1, gradient), (loss + 1, None)]}
+    assert lm_processes.check_equal(first, 1e-4)["gradient_difference"] == 0
+    with pytest.raises(AssertionError, match="equal losses and gradients"):
+        lm_processes.check_equal(first | {"two processes": [(loss, 2 * gradient), (loss, None)]}, 1e-4)
