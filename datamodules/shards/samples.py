@@ -4,6 +4,7 @@ Shapes: T samples of audio.
 """
 
 import io
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -86,8 +87,14 @@ def word_times(about: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
 
 
 def phoneme_times(about: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
-    """Return the `phonemes`, as `word_times`."""
-    return _times(about, "phonemes", "phoneme")
+    """Return the `phonemes`, as `word_times`. Raises ValueError for ends that do not ascend, too."""
+    times = _times(about, "phonemes", "phoneme")
+    for (_, end), (name, later) in itertools.pairwise(times):
+        if not end <= later:
+            raise ValueError(
+                f"Expected ascending ends in `phonemes` of a json, but got {name!r} at {later} after {end}."
+            )
+    return times
 
 
 def _times(about: Mapping[str, Any], field: str, what: str) -> tuple[tuple[str, float], ...]:

@@ -8,6 +8,7 @@ import torch
 
 from datamodules.audio import AudioDataModule, AudioRows
 from datamodules.shards.preparation import prepare_audio_shards
+from datamodules.shards.samples import phoneme_times
 from datamodules.shards.shards import ShardIndex
 from datamodules.sources.source import Recording
 from modules.api import Audio
@@ -74,6 +75,27 @@ def test_crops_have_the_labels_of_their_place(tmp_path):
         recording_T = whole.load([(sample, 0)]).audio_BT[0]
         assert torch.equal(batch.audio_BT[row, : batch.num_samples_B[row]], recording_T[start : start + 10 * HOP])
     assert whole.load(planned[:2]).phonemes_BF is None
+
+
+def test_phonemes_that_go_back_in_time_are_skipped_and_counted(tmp_path):
+    """Guards against wrong labels without a word: those of a file whose times are of other units, or in another
+    order."""
+
+    class Disordered(Tones):
+        def recordings(self):
+            for number, one in enumerate(super().recordings()):
+                if number == 2:
+                    one.more["phonemes"] = [["AH", 0.1], ["SIL", 0.05]]
+                yield one
+
+    index = prepare_audio_shards([Disordered()], tmp_path, 16000, "wav")["train"]
+    rows = AudioRows(index, 10 * HOP, seed=3, phonemes=Seconds())
+    batch = rows.load(rows.rows(0, 0))
+    assert set(batch.keys) == {f"tone_{number}" for number in (0, 1, 3, 4)}
+    assert {skip.key for skip in rows.skipped.take()} == {"tone_2"}
+    with pytest.raises(ValueError, match=r"ascending ends in `phonemes`.* but got 'SIL': 0.05 after 0.1"):
+        phoneme_times({"phonemes": [["AH", 0.1], ["SIL", 0.05]]})
+    assert phoneme_times({"phonemes": [["AH", 0.1], ["SIL", 0.1]]}) == (("AH", 0.1), ("SIL", 0.1))
 
 
 def test_shards_without_times_of_words_are_refused(tmp_path):
