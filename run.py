@@ -261,8 +261,7 @@ class SuiteCLI(LightningCLI):
             self._set_automatic_precision()
 
     def _set_automatic_precision(self) -> None:
-        """Set `trainer.precision` by what this machine can. A stage's marker already holds the word auto, so that a run
-        resumes on another machine."""
+        """Set `trainer.precision` by what this machine can. The stage's marker, written before, holds the word auto."""
         trainer = self._get(self.config, "trainer")
         given = trainer.get("precision")
         trainer["precision"], reason = automatic_precision(str(trainer.get("accelerator")))

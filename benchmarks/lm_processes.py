@@ -1,6 +1,6 @@
 """A training step of the voice's language model on two cores: two processes of one thread against one of two threads.
 
-    python -m benchmarks.lm_processes [--rounds 15] [--json FILE]
+    python -m benchmarks.lm_processes [--rounds 10] [--json FILE]
 
 The model is that of configs/voice/open/lm_model.yaml, a step four rows of 512 tokens, in the precision that this
 machine computes faster. Two processes take two of the rows each and average their gradients, as
@@ -121,7 +121,7 @@ def measure(rounds: int, is_half: bool, model_file: Path = MODEL) -> dict[str, A
 
 def main() -> None:
     parser = options(__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=10)
     given = parser.parse_args()
     precision, reason = automatic_precision("cpu")
     about = {"precision": precision, "reason": reason, "num_cores": NUM_CORES, "rounds": given.rounds}

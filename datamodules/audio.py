@@ -113,9 +113,9 @@ class AudioRows:
         if not any(map(self._has_times, first)):
             raise ValueError(
                 f"Expected times of phonemes or words (`words` in the json) in `{self.index.folder}`, because the data "
-                f"has `phonemes`, but the first {len(first)} samples have none: prepare a source that gives them "
-                "(datamodules.sources.aligned for recordings), or leave out `phonemes` and `phoneme_classifier`, as "
-                "configs/voice/open/codec_plain.yaml does."
+                f"has `phonemes`, but the first {len(first)} samples have none, or none in order: prepare a source "
+                "that gives them (datamodules.sources.aligned for recordings), or leave out `phonemes` and "
+                "`phoneme_classifier`, as configs/voice/open/codec_plain.yaml does."
             )
 
     def _has_times(self, sample: int) -> bool:

@@ -46,7 +46,11 @@ if [[ $begun_hours != "$HOURS" ]]; then
         "beside it: SUITE_ROOT=FOLDER make voice HOURS=$HOURS" >&2
     exit 2
 fi
-if [[ -n $begun_sizes ]]; then read -r SENTENCES CODEC_STEPS LM_STEPS <<<"$begun_sizes"; fi
+if [[ -n $begun_sizes ]]; then
+    table=("$SENTENCES" "$CODEC_STEPS" "$LM_STEPS")
+    read -r SENTENCES CODEC_STEPS LM_STEPS <<<"$begun_sizes"
+    PREPARE=$((PREPARE * SENTENCES / table[0])) CODEC=$((CODEC * CODEC_STEPS / table[1])) LM=$((LM * LM_STEPS / table[2]))
+fi
 
 # The programs that make the recordings; no later step needs them.
 missing=()
@@ -80,7 +84,8 @@ END
 step prepare run.py prepare --config configs/voice/open/prepare.yaml \
     --data.init_args.sources.init_args.num_sentences "$SENTENCES"
 mkdir -p "$(dirname "$begun")"
-echo "$HOURS $SENTENCES $CODEC_STEPS $LM_STEPS" >"$begun"
+echo "$HOURS $SENTENCES $CODEC_STEPS $LM_STEPS" >"$begun.new"
+mv "$begun.new" "$begun"
 # A codec that was begun by a version without the classifier of phonemes stays without.
 plain=()
 begun_codec=$ROOT/runs/open_voice/codec/stage_fit.json
@@ -93,12 +98,12 @@ step codec run.py fit --config configs/voice/open/codec.yaml ${plain[@]+"${plain
 step codec_table run.py test --config configs/voice/open/evaluate_codec.yaml ${plain[@]+"${plain[@]}"}
 # Encodes the spoken sentences as token shards.
 step tokens run.py predict --config configs/voice/open/tokenise.yaml ${plain[@]+"${plain[@]}"}
-# Two processes train the language model faster than two threads of one do; one that was begun goes on as it was.
+# On two cores, two processes train the language model faster than one (studies/lm_speed). A begun one goes on as it was.
 two=()
 begun_lm=$ROOT/runs/open_voice/lm/stage_fit.json
 if [[ -f $begun_lm ]]; then
-    if grep -Eq '"batch_size": *2\b' "$begun_lm"; then two=(--config configs/voice/open/two_processes.yaml); fi
-elif (($(nproc) > 1)) && ! command -v nvidia-smi >/dev/null; then
+    if grep -Eq '"devices": *2[^0-9]' "$begun_lm"; then two=(--config configs/voice/open/two_processes.yaml); fi
+elif [[ $(nproc 2>/dev/null || echo 1) == 2 ]] && ! command -v nvidia-smi >/dev/null && ! command -v rocm-smi >/dev/null; then
     two=(--config configs/voice/open/two_processes.yaml)
 fi
 # Trains a Llama to write words and their codes.

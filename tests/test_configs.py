@@ -212,6 +212,21 @@ def test_an_overlay_of_the_codec_fits_its_recipe(path: Path, monkeypatch: pytest
     assert all(both[key] == own[key] for key in own.keys() & {"devices", "num_nodes", "accelerator"})
 
 
+def test_two_processes_make_the_steps_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against an overlay of the voice that trains on larger steps, or without the recipe's callbacks."""
+    monkeypatch.setattr("sys.argv", ["run.py"])
+    paths = [REPOSITORY / "configs/voice/open" / name for name in ("lm.yaml", "two_processes.yaml")]
+    alone, two = (
+        ParsingCLI(["fit", *[word for path in given for word in ("--config", str(path))]]).config.fit
+        for given in (paths[:1], paths)
+    )
+    kept, names = ([one.class_path for one in config.trainer.callbacks] for config in (alone, two))
+    assert names == [*kept, "callbacks.termination.TerminateAtOnce"]
+    assert (two.trainer.devices, two.trainer.strategy, two.trainer.accelerator, two.num_threads) == (2, "ddp", "cpu", 1)
+    sizes = [config.data.init_args.batch_size * int(config.trainer.devices) for config in (alone, two)]
+    assert sizes == [4, 4] and two.data.init_args.num_batches == alone.data.init_args.num_batches
+
+
 @pytest.mark.parametrize(
     "names", [("demo/lm.yaml", "demo/spoken_texts.yaml"), ("lm/llasa_1b.yaml", "lm/spoken_texts.yaml")]
 )

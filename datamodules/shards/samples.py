@@ -87,12 +87,12 @@ def word_times(about: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
 
 
 def phoneme_times(about: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
-    """Return the `phonemes`, as `word_times`. Raises ValueError for ends that do not ascend, too."""
+    """Return the `phonemes`, as `word_times`. Raises ValueError for ends that descend, too."""
     times = _times(about, "phonemes", "phoneme")
     for (_, end), (name, later) in itertools.pairwise(times):
         if not end <= later:
             raise ValueError(
-                f"Expected ascending ends in `phonemes` of a json, but got {name!r} at {later} after {end}."
+                f"Expected no descending ends in `phonemes` of a json, but got {name!r} at {later} after {end}."
             )
     return times
 

@@ -97,13 +97,11 @@ def short_documents_table(found: dict[str, Any]) -> list[str]:
 
 
 def processes_table(found: dict[str, Any]) -> list[str]:
-    milliseconds = found["milliseconds"]
-    row = [
-        *(f"{milliseconds[way]:.0f} ms" for way in ("two processes", "one process")),
-        f"{found['speedup']:.2f} times",
-    ]
-    about = f"{found['date']}, {found['device']}, torch {found['torch']}, {found['precision']} ({found['reason']})."
-    return [about, "", *table(["two processes", "one process", "as many updates"], [row])]
+    times = [f"{found['milliseconds'][way]:.0f} ms" for way in ("two processes", "one process")]
+    machine = f"{found['device']}, {found['num_cores']} cores, torch {found['torch']}"
+    row = [*times, f"{found['speedup']:.2f} times"]
+    lines = table(["two processes", "one process", "updates in the same time"], [row])
+    return [f"{found['date']}, {machine}, {found['precision']}.", "", *lines]
 
 
 def tables(folder: Path) -> dict[str, list[str]]:

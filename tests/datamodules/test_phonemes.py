@@ -78,8 +78,7 @@ def test_crops_have_the_labels_of_their_place(tmp_path):
 
 
 def test_phonemes_that_go_back_in_time_are_skipped_and_counted(tmp_path):
-    """Guards against wrong labels without a word: those of a file whose times are of other units, or in another
-    order."""
+    """Guards against wrong labels without a word, by durations in place of ends or times in another order."""
 
     class Disordered(Tones):
         def recordings(self):
@@ -93,7 +92,7 @@ def test_phonemes_that_go_back_in_time_are_skipped_and_counted(tmp_path):
     batch = rows.load(rows.rows(0, 0))
     assert set(batch.keys) == {f"tone_{number}" for number in (0, 1, 3, 4)}
     assert {skip.key for skip in rows.skipped.take()} == {"tone_2"}
-    with pytest.raises(ValueError, match=r"ascending ends in `phonemes`.* but got 'SIL': 0.05 after 0.1"):
+    with pytest.raises(ValueError, match=r"no descending ends in `phonemes`.* but got 'SIL' at 0.05 after 0.1"):
         phoneme_times({"phonemes": [["AH", 0.1], ["SIL", 0.05]]})
     assert phoneme_times({"phonemes": [["AH", 0.1], ["SIL", 0.1]]}) == (("AH", 0.1), ("SIL", 0.1))
 

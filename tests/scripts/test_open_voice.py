@@ -17,7 +17,7 @@ STUB = """#!/usr/bin/env bash
 printf '%s|' "${SUITE_ROOT:-}" "$@" >>calls; echo >>calls
 [[ $* != *"$FAILS"* ]]
 """
-TOOLS = ("bash", "dirname", "mkdir", "cat", "grep")
+TOOLS = ("bash", "dirname", "mkdir", "cat", "grep", "mv")
 STEPS = ["prepare", "codec", "codec_table", "tokens", "lm", "evaluation", "say"]
 
 
@@ -42,16 +42,18 @@ class Script:
         self,
         programs: tuple[str, ...] = ("flite", "apt-get"),
         fails: str = "nothing",
-        num_cores: int = 1,
+        num_cores: int | None = 1,
         **environment: str,
     ) -> tuple[subprocess.CompletedProcess, list[list[str]]]:
-        for name in ("flite", "apt-get", "nvidia-smi"):
+        for name in ("flite", "apt-get", "nvidia-smi", "rocm-smi"):
             (self.folder / "bin" / name).unlink(missing_ok=True)
             if name in programs:
                 self.write_program(self.folder / "bin" / name)
         nproc = self.folder / "bin/nproc"
-        nproc.write_text(f"#!/usr/bin/env bash\necho {num_cores}\n")
-        nproc.chmod(0o755)
+        nproc.unlink(missing_ok=True)
+        if num_cores is not None:
+            nproc.write_text(f"#!/usr/bin/env bash\necho {num_cores}\n")
+            nproc.chmod(0o755)
         (self.folder / "calls").unlink(missing_ok=True)
         variables = {
             "PATH": str(self.folder / "bin"),
@@ -134,7 +136,9 @@ def test_a_begun_voice_keeps_its_sizes(script: Script) -> None:
             sentences = value_of(calls[0], "--data.init_args.sources.init_args.num_sentences")
             assert [sentences, *(value_of(calls[place], "--trainer.max_steps") for place in (1, 4))] == sizes
             assert begun.read_text() == " ".join(map(str, (hours, *sizes))) + "\n"
-            assert f"from {sizes[0]} sentences" in done.stdout and f"{sizes[2]} updates" in done.stdout
+            assert f"from {sizes[0]} sentences" in done.stdout
+            plan = re.search(r"^    lm +(\d+) min +(\d+) updates", done.stdout, re.M)
+            assert int(plan[2]) == sizes[2] and (int(plan[1]) > 60) == (sizes[2] == 20000)
 
 
 def test_two_processes_train_a_new_language_model(script: Script) -> None:
@@ -143,18 +147,19 @@ def test_two_processes_train_a_new_language_model(script: Script) -> None:
 
     def uses_two(**arguments: Any) -> bool:
         done, calls = script.call(**arguments)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0 and not done.stderr
         assert [overlay in words for words in calls[:4] + calls[5:]] == [False] * 6
         return overlay in calls[4]
 
-    with_gpu = ("flite", "apt-get", "nvidia-smi")
-    assert uses_two(num_cores=2) and uses_two(num_cores=16)
-    assert not uses_two(num_cores=1) and not uses_two(num_cores=2, programs=with_gpu)
+    assert uses_two(num_cores=2)
+    assert not any(uses_two(num_cores=number) for number in (None, 1, 16))  # None: no nproc, as on a Mac
+    for tool in ("nvidia-smi", "rocm-smi"):
+        assert not uses_two(num_cores=2, programs=("flite", "apt-get", tool))
     begun = script.folder / "runs/open_voice/lm/stage_fit.json"
     begun.parent.mkdir(parents=True)
-    for batch_size, expected in ((4, False), (2, True), (20, False)):
-        begun.write_text(json.dumps({"config": {"data": {"init_args": {"batch_size": batch_size}}}}))
-        assert uses_two(num_cores=2) == uses_two(num_cores=1) == uses_two(programs=with_gpu) == expected
+    for devices, expected in ((1, False), (2, True), (24, False)):
+        begun.write_text(json.dumps({"config": {"trainer": {"devices": devices, "strategy": "ddp"}}}))
+        assert uses_two(num_cores=2) == uses_two(num_cores=1) == expected
 
 
 def test_missing_programs_are_named_before_anything_runs(script: Script) -> None:

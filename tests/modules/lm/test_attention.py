@@ -131,8 +131,8 @@ def test_the_kernel_of_gpus_takes_what_flash_attention_takes(monkeypatch):
     gpu, half = torch.device("cuda:0"), torch.bfloat16
     for capability, is_new in (((7, 5), False), ((8, 0), True), ((9, 0), True)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, known=capability: known)
-        assert attention._kernel_takes(gpu, half, 64) == attention._kernel_takes(gpu, torch.float16, 256) == is_new
-        assert not attention._kernel_takes(gpu, half, 60) and not attention._kernel_takes(gpu, half, 264)
+        assert attention._kernel_takes(gpu, half, 64) == attention._kernel_takes(gpu, torch.float16, 192) == is_new
+        assert not attention._kernel_takes(gpu, half, 60) and not attention._kernel_takes(gpu, half, 200)
         assert not attention._kernel_takes(gpu, torch.float32, 64)
         assert not attention._kernel_takes(torch.device("cpu"), half, 64)
 

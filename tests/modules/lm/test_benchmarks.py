@@ -61,8 +61,8 @@ def test_the_trainer_of_the_config_has_the_losses_of_a_bare_loop(monkeypatch):
         lm_overhead.measure(num_steps=12, rounds=1, first=2)
 
 
-def test_two_processes_must_have_the_gradients_of_one(tmp_path):
-    """Guards against a comparison of two different things, and against a check that always passes."""
+def test_processes_with_other_gradients_stop_the_benchmark(tmp_path):
+    """Guards against a check that always passes, and a worker that makes no update or does not end."""
     size = {"hidden_size": 16, "intermediate_size": 24, "num_layers": 2, "num_heads": 2, "num_key_value_heads": 1}
     model = tmp_path / "model.yaml"
     model.write_text(yaml.safe_dump({"init_args": {"size": size}}))
@@ -72,6 +72,7 @@ def test_two_processes_must_have_the_gradients_of_one(tmp_path):
     with torch_threads(2):
         worker = threading.Thread(target=lm_processes.work, args=(0, 1, "", model, False, theirs), daemon=True)
         worker.start()
+        assert ours.poll(60), "the worker has failed"
         (loss, gradient), done = ours.recv(), ours.recv()
         worker.join()
     assert done is None and loss == pytest.approx(math.log(lm_processes.VOCAB_SIZE), rel=0.01) and gradient.any()

@@ -95,7 +95,7 @@ class LogitsAlive(TorchDispatchMode):
 
 @pytest.mark.parametrize("half", [False, True])
 def test_a_chunks_logits_are_gone_before_the_next(half):
-    """Guards against the memory of two chunks: with Llasa's words and 1,024 tokens, .8 GB more."""
+    """Guards against the memory of two chunks: 0.8 GB more for Llasa's words and 1,024 tokens."""
     hidden, weight, labels = inputs(384)  # 256 targets, 64 a chunk
     with torch.autocast("cpu", torch.bfloat16, enabled=half), LogitsAlive(64, 50) as alive:
         linear_cross_entropy(hidden, weight, labels, 64)
