@@ -126,6 +126,26 @@ def test_the_kernel_of_gpus_is_called_once_for_a_row_under_autocast(documents, m
     assert len(dtypes) == SIZE.num_layers  # float32 without autocast
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_kernel_of_gpus_has_the_loss_and_gradients_of_the_loop(documents, monkeypatch):
+    """Guards against a kernel that attends beyond a document, and gradients that it does not give."""
+    torch.manual_seed(0)
+    with torch.device("cuda"):
+        size = LlamaSize(hidden_size=64, intermediate_size=96, num_layers=2, num_heads=4, num_key_value_heads=2)
+        model = SpeechLanguageModel(build_llama(size, VOCAB_SIZE))
+    batch = packed_batch(documents, row_length=26, num_context=3).to("cuda")
+    weights = list(model.parameters())
+    with torch.autocast("cuda", torch.bfloat16):
+        total = model(batch).total
+    gradients = torch.autograd.grad(total, weights)
+    monkeypatch.setattr(attention, "_kernel_takes", lambda *given: False)
+    expected = model(batch).total
+    torch.testing.assert_close(total, expected, rtol=1e-2, atol=0)
+    for actual, wanted in zip(gradients, torch.autograd.grad(expected, weights), strict=True):
+        assert (actual - wanted).norm() < 0.05 * wanted.norm()
+
+
 def test_the_kernel_of_gpus_takes_what_flash_attention_takes(monkeypatch):
     """Guards against a call that fails on an older GPU, or for heads of other sizes."""
     gpu, half = torch.device("cuda:0"), torch.bfloat16
