@@ -10,8 +10,8 @@ set -eEuo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 enter_root
 
-# HOURS: sentences, updates of the codec and of the language model; minutes of each step; GB on disk. The minutes are those
-# of a run of 3 hours on two cores of an AMD EPYC with AVX-512 bf16 (studies/voice), scaled; they do not end a step.
+# HOURS: sentences, updates of the codec and of the language model; minutes of each step; GB on disk. The minutes are
+# computed from the speed of the steps on two cores of an AMD EPYC with AVX-512 bf16; they do not end a step.
 #                      codec      LM | prepare codec codec_table tokens   LM evaluation | GB
 SETTINGS="
     0.5    12000        5000    1600         5     8           2      2     6          5    2
