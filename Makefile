@@ -7,11 +7,13 @@
 
 PYTHON ?= python3
 VENV := .venv
-REQUIREMENTS := requirements.txt requirements-no-deps.txt
+REQUIREMENTS := requirements.txt requirements-no-deps.txt requirements-files.txt
 # The stamp's name contains a checksum of the requirements: later calls with the same ones are instant and offline.
 INSTALLED := $(VENV)/installed-$(shell cat $(REQUIREMENTS) | cksum | cut -d ' ' -f 1)
 TEST_INSTALLED := $(VENV)/test-installed-$(shell cksum < requirements-test.txt | cut -d ' ' -f 1)
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+FILES := --no-deps --upgrade --only-binary=:all: --platform manylinux_2_34_x86_64 -r requirements-files.txt --target
+SITE_PACKAGES := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 # vLLM pins exact versions of torch and others, so it has a separate environment, with all other requirements in it too.
 VLLM_VENV := .venv-vllm
 VLLM_REQUIREMENTS := $(REQUIREMENTS) requirements-vllm.txt requirements-vllm-no-deps.txt
@@ -55,8 +57,9 @@ $(INSTALLED): $(REQUIREMENTS)
 	@$(PIP) "$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)"
 	@echo "2 of 3: requirements.txt"
 	@$(PIP) -r requirements.txt
-	@echo "3 of 3: requirements-no-deps.txt"
+	@echo "3 of 3: requirements-no-deps.txt, requirements-files.txt"
 	@$(PIP) --no-deps -r requirements-no-deps.txt
+	@$(PIP) $(FILES) "$$($(VENV)/bin/python $(SITE_PACKAGES))"
 	@rm -f $(VENV)/installed-*
 	@touch $@
 
@@ -73,6 +76,7 @@ $(VLLM_INSTALLED): $(VLLM_REQUIREMENTS)
 	@$(VLLM_PIP) "$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)"
 	@$(VLLM_PIP) -r requirements.txt -r requirements-vllm.txt
 	@$(VLLM_PIP) --no-deps -r requirements-no-deps.txt -r requirements-vllm-no-deps.txt
+	@$(VLLM_PIP) $(FILES) "$$($(VLLM_VENV)/bin/python $(SITE_PACKAGES))"
 	@rm -f $(VLLM_VENV)/installed-*
 	@touch $@
 

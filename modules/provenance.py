@@ -12,7 +12,10 @@ from torch import Tensor
 
 from modules.api import Verifier
 
-DISTRIBUTIONS = ("torch", "lightning", "transformers", "torchmetrics", "numpy", "faster-whisper", "pocketsphinx")
+DISTRIBUTIONS = (
+    *("torch", "lightning", "transformers", "torchmetrics", "numpy"),
+    *("faster-whisper", "pocketsphinx", "moonshine-voice", "onnxruntime"),
+)
 
 
 def package_versions(distributions: Sequence[str] = DISTRIBUTIONS) -> dict[str, str]:

@@ -21,7 +21,7 @@ from modules.verifiers.audio import audio_hash
 
 PACKAGES = (
     *("torch", "lightning", "transformers", "faster-whisper", "ctranslate2", "jiwer", "pystoi", "pesq", "speechmos"),
-    *("distillmos", "utmos-pytorch", "librosa", "resemblyzer", "av", "soxr", "numpy"),
+    *("distillmos", "moonshine-voice", "onnxruntime", "utmos-pytorch", "librosa", "resemblyzer", "av", "soxr", "numpy"),
 )
 
 

@@ -26,7 +26,12 @@ from studies.collected import cell, date_and_machine, filled, table, write_json
 
 HERE = Path(__file__).parent
 JUDGE, TEACHER, ONE, ORACLE = "whisper", "teacher", "N = 1", "oracle"
-SELECTORS = {"alignment": "best of {n} by alignment", "likelihood": "best of {n} by likelihood", JUDGE: ORACLE}
+SELECTORS = {
+    "text_probability": "best of {n} by text probability",
+    "alignment": "best of {n} by alignment",
+    "likelihood": "best of {n} by likelihood",
+    JUDGE: ORACLE,
+}
 STAGES = ("codec", "codec_evaluation", "tokens", "lm", "report")
 SCALARS = {"loss": "val/loss", "bits_per_second": "val/bits_per_second_of_audio_all_tokens"}
 RATE: Ends = (0.0, 1.0)
@@ -61,7 +66,9 @@ def chosen(scores_N: np.ndarray, errors_N: np.ndarray) -> float:
     return float(errors_N[scores_N == scores_N.max()].mean())
 
 
-def spoken_errors(path: Path, words: dict[str, int]) -> tuple[Errors, dict[str, int]]:
+def spoken_errors(
+    path: Path, words: dict[str, int], selectors: dict[str, str] = SELECTORS
+) -> tuple[Errors, dict[str, int]]:
     """Expected errors of N = 1 and of each selector, and counts of candidates. Raises ValueError for other sentences
     than those of the teacher."""
     groups: dict[str, list[dict[str, str]]] = defaultdict(list)
@@ -80,7 +87,9 @@ def spoken_errors(path: Path, words: dict[str, int]) -> tuple[Errors, dict[str, 
         counts["num_unjudged"] += int((np.isnan(judged_N) & ended_N).sum())
         errors_N = np.where(ended_N, 1 - np.nan_to_num(judged_N), 1.0) * words[key]
         errors[ONE][key] = float(errors_N.mean())
-        for name, label in SELECTORS.items():
+        for name, label in selectors.items():
+            if name not in rows[0]:  # of a run before the selector
+                continue
             scores_N = np.array([float(row.get(name) or "nan") for row in rows])
             scores_N[~ended_N] = np.nan
             errors[label.format(n=len(rows))][key] = chosen(scores_N, errors_N)

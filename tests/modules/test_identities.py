@@ -44,12 +44,14 @@ from modules.verifiers.health import Health
 from modules.verifiers.likelihood import Likelihood
 from modules.verifiers.naturalness import AudioRegressor, DistillMos, Dnsmos, Utmos
 from modules.verifiers.recognisers.ctc import CTC
+from modules.verifiers.recognisers.moonshine import Moonshine
 from modules.verifiers.recognisers.normalise import BasicWords, Digits, EnglishWords, LetterWords
 from modules.verifiers.recognisers.pocketsphinx import Pocketsphinx
 from modules.verifiers.recognisers.whisper import FasterWhisper
 from modules.verifiers.recognisers.word_templates import WordTemplates
 from modules.verifiers.seconds_per_character import SecondsPerCharacter
 from modules.verifiers.speaker import Speaker, XVector
+from modules.verifiers.text_probability import TextProbability
 from modules.verifiers.transcript import Transcript
 from tests.toys.audio_model_toys import save_audio_model
 from tests.toys.search_toys import ToyCodec, ToyFormat, ToyVerifier, first_level, mean_level
@@ -239,15 +241,17 @@ def verifiers() -> list[Verifier]:
         EmotionSimilarity("a folder"),
         Health(),
         AlignmentScore(PhonemeAligner(pronunciations), spoken_words),
+        TextProbability(Moonshine("a folder")),
+        Transcript(Moonshine("a folder"), BasicWords(), name="moonshine"),
     ]
 
 
 @pytest.fixture
 def without_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AudioModel, "families", frozenset({"family"}))
-    for kind in (AudioModel, FunASRModel, FasterWhisper):
+    for kind in (AudioModel, FunASRModel, FasterWhisper, Moonshine):
         monkeypatch.setattr(kind, "files_hash", "files")
-    for kind in (AudioModel, FunASRModel, FasterWhisper, FineTunedWavLM, Utmos, WordTemplates):
+    for kind in (AudioModel, FunASRModel, FasterWhisper, FineTunedWavLM, Moonshine, Utmos, WordTemplates):
         monkeypatch.setattr(kind, "model_hash", "weights")
 
 

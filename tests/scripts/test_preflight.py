@@ -87,8 +87,8 @@ def test_an_installed_machine_needs_no_network(monkeypatch: pytest.MonkeyPatch) 
 def test_make_installs_torch_first_and_only_once(tmp_path: Path) -> None:
     """Guards against pip installing another torch for a package that came first, and against a second run going
     online."""
-    for name in ("Makefile", "requirements.txt", "requirements-no-deps.txt", "requirements-test.txt"):
-        shutil.copy(REPOSITORY / name, tmp_path)
+    for path in (REPOSITORY / "Makefile", *REPOSITORY.glob("requirements*.txt")):
+        shutil.copy(path, tmp_path)
 
     def planned() -> list[str]:
         run = subprocess.run(["make", "-n", "test"], cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -101,6 +101,7 @@ def test_make_installs_torch_first_and_only_once(tmp_path: Path) -> None:
         "torch==",
         "-r requirements.txt",
         "--no-deps -r",
+        "-r requirements-files.txt --target",
         "touch",
         "-r requirements-test.txt",
         "-m pytest",
@@ -121,8 +122,8 @@ def test_make_installs_torch_first_and_only_once(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 def test_clean_keeps_what_was_trained_and_fetched(tmp_path: Path) -> None:
     """Guards against `make clean` that deletes trained models, and `make distclean` that deletes without asking."""
-    for name in ("Makefile", "requirements.txt", "requirements-no-deps.txt", "requirements-test.txt"):
-        shutil.copy(REPOSITORY / name, tmp_path)
+    for path in (REPOSITORY / "Makefile", *REPOSITORY.glob("requirements*.txt")):
+        shutil.copy(path, tmp_path)
     kept = ["cache/shards/000000.tar", "data/corpus/a.wav", "runs/demo/codec/checkpoints/last.ckpt"]
     for name in (*kept, ".ruff_cache/a", "modules/__pycache__/a.pyc"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -54,6 +54,7 @@ def test_selected_candidates_are_the_best_that_ended(found):
     assert found["best of 2 by alignment"]["wer"]["value"] == pytest.approx(6 / 14)
     assert found["best of 2 by likelihood"]["wer"]["value"] == pytest.approx((2 + 6) / 14)
     assert found["oracle"]["wer"]["value"] == pytest.approx(6 / 14)
+    assert "best of 2 by text probability" not in found, "the run has no such selector"
     assert shares["best of 2 by alignment"]["value"] == pytest.approx(1.0)
     assert shares["best of 2 by likelihood"]["value"] == pytest.approx((9 - 8) / (9 - 6))
 

@@ -11,12 +11,13 @@ from modules.verifiers.likelihood import Likelihood
 from modules.verifiers.naturalness import AudioRegressor, DistillMos, Dnsmos, Utmos
 from modules.verifiers.seconds_per_character import SecondsPerCharacter
 from modules.verifiers.speaker import Speaker
+from modules.verifiers.text_probability import TextProbability
 from modules.verifiers.transcript import Transcript
 from tests.toys.report_toys import ToneVerifier, WritingVerifier
 
 SHIPPED = (
     AlignmentScore, AudioRegressor, DistillMos, Dnsmos, EmotionLabel, EmotionSimilarity, Ensemble, Health, Likelihood,
-    SecondsPerCharacter, Speaker, Transcript, Utmos,
+    SecondsPerCharacter, Speaker, TextProbability, Transcript, Utmos,
 )  # fmt: skip
 
 
