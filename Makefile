@@ -12,8 +12,12 @@ REQUIREMENTS := requirements.txt requirements-no-deps.txt requirements-files.txt
 INSTALLED := $(VENV)/installed-$(shell cat $(REQUIREMENTS) | cksum | cut -d ' ' -f 1)
 TEST_INSTALLED := $(VENV)/test-installed-$(shell cksum < requirements-test.txt | cut -d ' ' -f 1)
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
-FILES := --no-deps --upgrade --only-binary=:all: --platform manylinux_2_34_x86_64 -r requirements-files.txt --target
-SITE_PACKAGES := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+# Of requirements-files.txt: $(1) pip, $(2) environment. One platform's wheel serves all, as none of its programs is run.
+define install_files
+@folder=$$(mktemp -d) && $(1) --no-deps --only-binary=:all: --platform manylinux_2_34_x86_64 --target "$$folder" \
+	-r requirements-files.txt && rm -rf "$$folder/bin" && cp -R "$$folder/." \
+	"$$($(2)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" && rm -rf "$$folder"
+endef
 # vLLM pins exact versions of torch and others, so it has a separate environment, with all other requirements in it too.
 VLLM_VENV := .venv-vllm
 VLLM_REQUIREMENTS := $(REQUIREMENTS) requirements-vllm.txt requirements-vllm-no-deps.txt
@@ -59,7 +63,7 @@ $(INSTALLED): $(REQUIREMENTS)
 	@$(PIP) -r requirements.txt
 	@echo "3 of 3: requirements-no-deps.txt, requirements-files.txt"
 	@$(PIP) --no-deps -r requirements-no-deps.txt
-	@$(PIP) $(FILES) "$$($(VENV)/bin/python $(SITE_PACKAGES))"
+	$(call install_files,$(PIP),$(VENV))
 	@rm -f $(VENV)/installed-*
 	@touch $@
 
@@ -76,7 +80,7 @@ $(VLLM_INSTALLED): $(VLLM_REQUIREMENTS)
 	@$(VLLM_PIP) "$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)"
 	@$(VLLM_PIP) -r requirements.txt -r requirements-vllm.txt
 	@$(VLLM_PIP) --no-deps -r requirements-no-deps.txt -r requirements-vllm-no-deps.txt
-	@$(VLLM_PIP) $(FILES) "$$($(VLLM_VENV)/bin/python $(SITE_PACKAGES))"
+	$(call install_files,$(VLLM_PIP),$(VLLM_VENV))
 	@rm -f $(VLLM_VENV)/installed-*
 	@touch $@
 

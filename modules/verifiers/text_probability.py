@@ -1,5 +1,6 @@
 """TextProbability: how probable a recogniser finds the text, given the recording."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Protocol
@@ -11,10 +12,11 @@ from torch import Tensor
 from modules.api import Audio, Candidate, Prompt, VerifierFacts
 from modules.audio import checked
 from modules.settings import constructor_settings
-from modules.verifiers.audio import BatchVerifier
+from modules.verifiers.audio import BatchVerifier, scores_or_nan
 from modules.verifiers.transcript import heard_audio
 
-WORST_SCORE = -20.0  # nats per token; tokens drawn from a vocabulary of 32,768 at random have -10.4
+READING = 1  # raised whenever a score of the same audio and text changes, so that stored scores are not mixed
+WORST_SCORE = -20.0  # nats per token, below what a wrong text has; tokens drawn at random have -10.4
 
 
 class Reader(Protocol):
@@ -24,8 +26,11 @@ class Reader(Protocol):
     def model_hash(self) -> str: ...
     @property
     def families(self) -> frozenset[str]: ...
-    def log_probabilities(self, audios: Sequence[Audio], text: str, language: str) -> list[np.ndarray]:
-        """For each clip log P(token | earlier tokens, clip) of the text's tokens and of its end, in nats."""
+    @property
+    def max_seconds(self) -> float: ...
+    def log_probabilities(self, audios: Sequence[Audio], texts: Sequence[str], language: str) -> list[np.ndarray]:
+        """For each clip log P(token | earlier tokens, clip) of its text's tokens and of the end, in nats. Raises
+        ValueError for a language that the recogniser does not know."""
         ...
 
     def flops(self, seconds: float) -> float: ...
@@ -36,7 +41,8 @@ class TextProbability(BatchVerifier):
 
     At most 0. A transcript tells which words the recogniser would write; this tells how nearly it would write those of
     the text, so that it ranks candidates with equal transcripts too. It costs one pass of the decoder in place of one
-    for each token. Candidates of one prompt are ranked by the probability of the whole text.
+    for each token. It compares candidates of one prompt: some texts are more probable than others, whoever reads them.
+    NaN for silence, for clips longer than the recogniser's range, and in a language that it does not know.
 
     Args:
         recogniser: Computes the probabilities.
@@ -52,7 +58,7 @@ class TextProbability(BatchVerifier):
         return VerifierFacts(
             name=self.name,
             model_hash=self.recogniser.model_hash,
-            settings={"of": "text", **constructor_settings(self.recogniser)},
+            settings={"reading": READING, **constructor_settings(self.recogniser)},
             families=self.recogniser.families,
             worst_score=WORST_SCORE,
             best_score=0.0,
@@ -62,27 +68,46 @@ class TextProbability(BatchVerifier):
         )
 
     def score_many(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Candidate]]) -> list[Tensor]:
-        """`score` of many prompts, in [WORST_SCORE, 0]; NaN without enough audio.
+        """`score` of many prompts, in [WORST_SCORE, 0]: all clips of a language in one call of the recogniser.
 
         Raises:
-            ValueError: A prompt without text, or a language that the recogniser does not know.
+            ValueError: A prompt's text has no letter and no figure.
         """
-        return [self._scores(prompt, group) for prompt, group in zip(prompts, groups, strict=True)]
-
-    def _scores(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Tensor:
-        if not prompt.text.strip():
-            raise ValueError(f"Expected prompt {prompt.key!r} to have a text, but got {prompt.text!r}.")
-        clips: dict[int, Audio] = {}
-        for index, candidate in enumerate(candidates):
+        for prompt in prompts:
+            if not any(character.isalnum() for character in prompt.text):
+                raise ValueError(f"Expected the text of prompt {prompt.key!r} to hold words, but got {prompt.text!r}.")
+        scores = [torch.full((len(group),), float("nan"), dtype=torch.float64) for group in groups]
+        places: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        clips: dict[tuple[int, int], Audio] = {}
+        for row, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
+            for index, candidate in enumerate(group):
+                try:
+                    clips[row, index] = self._audible(prompt, candidate)
+                    places[prompt.language].append((row, index))
+                except ValueError as error:
+                    self._failures.add(error)
+        for language, own in places.items():
+            texts = [prompts[row].text for row, _ in own]
             try:
-                clips[index] = checked(heard_audio(prompt, candidate))
-            except ValueError as error:
-                self._failures.add(error)
-        scores = torch.full((len(candidates),), float("nan"), dtype=torch.float64)
-        found = self.recogniser.log_probabilities(list(clips.values()), prompt.text, prompt.language)
-        for index, log_probabilities_S in zip(clips, found, strict=True):
-            scores[index] = max(WORST_SCORE, float(log_probabilities_S.mean()))
+                found = self.recogniser.log_probabilities([clips[place] for place in own], texts, language)
+            except ValueError as error:  # about the language
+                for _ in own:
+                    self._failures.add(error)
+                continue
+            for (row, index), score in zip(
+                own, scores_or_nan([one.mean() for one in found], self._failures), strict=True
+            ):
+                scores[row][index] = score.clamp(min=WORST_SCORE)
         return scores
+
+    def _audible(self, prompt: Prompt, candidate: Candidate) -> Audio:
+        """The candidate's audio; raises ValueError if the recogniser cannot tell what it says."""
+        audio = checked(heard_audio(prompt, candidate))
+        if not bool(audio.samples_T.any()):
+            raise ValueError("Expected `audio` that is not silent, but got silence.")
+        if audio.seconds > self.recogniser.max_seconds:
+            raise ValueError(f"Expected at most {self.recogniser.max_seconds} s, but got {audio.seconds:.1f} s.")
+        return audio
 
     def flops(self, seconds: float) -> float:
         """FLOPs of one pass of the recogniser."""

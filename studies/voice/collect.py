@@ -88,9 +88,9 @@ def spoken_errors(
         errors_N = np.where(ended_N, 1 - np.nan_to_num(judged_N), 1.0) * words[key]
         errors[ONE][key] = float(errors_N.mean())
         for name, label in selectors.items():
-            if name not in rows[0]:  # of a run before the selector
+            if name == "text_probability" and name not in rows[0]:  # of a run before this selector
                 continue
-            scores_N = np.array([float(row.get(name) or "nan") for row in rows])
+            scores_N = np.array([float(row[name] or "nan") for row in rows])
             scores_N[~ended_N] = np.nan
             errors[label.format(n=len(rows))][key] = chosen(scores_N, errors_N)
     return errors, counts

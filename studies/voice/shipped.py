@@ -19,18 +19,18 @@ from typing import Any
 
 from modules.verifiers.recognisers.normalise import SpokenEnglish
 from studies.collected import cell, date_and_machine, filled, table, write_json
-from studies.voice.collect import HERE, gains, in_order, ratio, spoken_errors
+from studies.voice.collect import HERE, SELECTORS, gains, in_order, ratio, spoken_errors
 
 FREE, FORCED = "free", "those of the text"
 PAGE, RESULTS = HERE / "README.md", HERE / "shipped.json"
 
 
-def measured(report: Path) -> dict[str, Any]:
+def measured(report: Path, selectors: dict[str, str] = SELECTORS) -> dict[str, Any]:
     """Word error of each system of a report, and the selectors' shares of the oracle's gain."""
     normaliser = SpokenEnglish()
     with (report / "candidates.csv").open(encoding="utf-8") as stream:
         words = {row["prompt_key"]: len(normaliser(row["text"]).split()) for row in csv.DictReader(stream)}
-    errors, counts = spoken_errors(report / "candidates.csv", words)
+    errors, counts = spoken_errors(report / "candidates.csv", words, selectors)
     words_U, arrays = in_order(words, errors)
     return {
         **date_and_machine(),

@@ -101,7 +101,7 @@ def test_make_installs_torch_first_and_only_once(tmp_path: Path) -> None:
         "torch==",
         "-r requirements.txt",
         "--no-deps -r",
-        "-r requirements-files.txt --target",
+        "-r requirements-files.txt &&",
         "touch",
         "-r requirements-test.txt",
         "-m pytest",

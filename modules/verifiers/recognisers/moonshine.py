@@ -32,17 +32,18 @@ class Moonshine:
     """Moonshine (Jeffries et al., arXiv 2410.15608): encoder and decoder without padding, so that short clips cost
     little. The package moonshine-voice 0.1.0 contains the English model of 27M parameters; its own program is not used.
 
-    Decoded greedily; clips above 30 s in pieces of equal length.
+    Decoded greedily; clips above 30 s in pieces of equal length. Licence of the model and its package: MIT.
 
     Args:
         model: A folder with encoder_model.ort, decoder_model_merged.ort and tokenizer.bin; None: that of the package.
         silence_seconds: Silence before and after each clip. Synthetic speech often begins and ends at once, where the
             model is less certain of the words (studies/voice).
-        noise_db: Level of faint noise beside the clip's peak; None: no noise. Synthetic silence often has none.
+        noise_db: Level of faint noise relative to the clip's peak; None: no noise. Synthetic silence often has none.
         num_workers: Clips in parallel, each by one thread; 0 is one per core.
     """
 
     families = frozenset({"moonshine"})
+    max_seconds = MAX_SECONDS
 
     def __init__(
         self,
@@ -51,6 +52,8 @@ class Moonshine:
         noise_db: float | None = -45.0,
         num_workers: int = 0,
     ) -> None:
+        if not 0 <= silence_seconds <= 1:
+            raise ValueError(f"Expected `silence_seconds` in [0, 1], but got {silence_seconds}.")
         self.model, self.num_workers = model, num_workers
         self.silence_seconds, self.noise_db = silence_seconds, noise_db
 
@@ -88,21 +91,21 @@ class Moonshine:
         with ThreadPoolExecutor(self.num_workers or num_cores()) as pool:
             return list(pool.map(self._text, audios))
 
-    def log_probabilities(self, audios: Sequence[Audio], text: str, language: str) -> list[np.ndarray]:
-        """log P(token | earlier tokens, clip) of the text's tokens and of its end, for each clip: (S,) float64 in nats.
+    def log_probabilities(self, audios: Sequence[Audio], texts: Sequence[str], language: str) -> list[np.ndarray]:
+        """For each clip log P(token | earlier tokens, clip) of its text's tokens and of the end: (S,) float64 in nats.
 
-        The text is read as the model writes: with a capital first and a mark last, otherwise as it is. Clips are not
-        cut. Raises ValueError for a language other than English.
+        A text is read as the model writes: with a capital first and a mark last, otherwise as it is. Clips are not cut:
+        beyond `max_seconds` the model is out of its range. Raises ValueError for a language other than English.
         """
         self._check(language)
-        tokens = [START, *self._vocabulary.tokens(_written(text)), END]
         self._network  # noqa: B018 - load once here, not in several threads
+        tokens = {text: [START, *self._vocabulary.tokens(written(text)), END] for text in texts}
 
-        def of(audio: Audio) -> np.ndarray:
-            return self._network.log_probabilities(self._heard(resampled(audio, SAMPLE_RATE)), tokens)
+        def of(audio: Audio, text: str) -> np.ndarray:
+            return self._network.log_probabilities(self._heard(resampled(audio, SAMPLE_RATE)), tokens[text])
 
         with ThreadPoolExecutor(self.num_workers or num_cores()) as pool:
-            return list(pool.map(of, audios))
+            return list(pool.map(of, audios, texts))
 
     def _check(self, language: str) -> None:
         if language != "en":
@@ -145,8 +148,10 @@ class _Network:
     """Encoder and decoder in onnxruntime, one thread each; can be called from several threads."""
 
     def __init__(self, folder: Path) -> None:
-        import onnxruntime
-
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ImportError("This recogniser needs onnxruntime: pip install onnxruntime") from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._encoder, self._decoder = (
@@ -217,7 +222,7 @@ class Vocabulary:
             start += size
         first = FIRST_BYTE + 256
         if self.pieces[FIRST_BYTE:first] != [bytes([byte]) for byte in range(256)]:
-            raise ValueError(f"Expected the 256 bytes to be pieces {FIRST_BYTE} to {first - 1}, but they are not.")
+            raise ValueError(f"Expected the 256 bytes to be pieces {FIRST_BYTE} to {first - 1} of tokenizer.bin.")
         self._numbers = {piece: number for number, piece in enumerate(self.pieces) if number >= first}
 
     def tokens(self, text: str) -> list[int]:
@@ -244,7 +249,8 @@ def _bytes(piece: bytes) -> list[int]:
     return [FIRST_BYTE + byte for byte in piece]
 
 
-def _written(text: str) -> str:
-    """With a capital first and a mark last."""
-    text = " ".join(text.split())
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
+def written(text: str) -> str:
+    """With a capital first, and a mark at the end of the sentence last."""
+    text = " ".join(text.split()).rstrip(",;: ")
+    is_ended = text.rstrip("\"')]\u201d\u2019").endswith((".", "?", "!", "\u2026"))
+    return text[:1].upper() + text[1:] + ("" if is_ended else ".")
