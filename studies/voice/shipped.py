@@ -2,11 +2,13 @@
 
     python -m studies.voice.shipped FOLDER ...
 
-Each FOLDER is a run of configs/voice/open/evaluate.yaml with these options, one of them with
---sweep.sampling.force_words false too:
+Each FOLDER is a run of configs/voice/open/evaluate.yaml with these options:
 
     --ckpt_path null --model.init_args.pretrained.source $PWD/voices/rms
     --sweep.codec.init_args.path voices/rms/codec.ckpt
+
+and --sweep.sampling.temperature 0.1, the voice's own, or without it, at that of evaluate.yaml; one of them with
+--sweep.sampling.force_words false too.
 
 Errors are counted as studies.voice.collect counts them. Without FOLDER: fills README.md from the committed json.
 """
@@ -22,6 +24,7 @@ from studies.collected import cell, date_and_machine, filled, table, write_json
 from studies.voice.collect import HERE, SELECTORS, gains, in_order, ratio, spoken_errors
 
 FREE, FORCED = "free", "those of the text"
+OWN = 0.1  # temperature in the voice's generation_config.json
 PAGE, RESULTS = HERE / "README.md", HERE / "shipped.json"
 
 
@@ -57,7 +60,9 @@ def main() -> None:
     found = json.loads(RESULTS.read_text(encoding="utf-8"))
     for run in parser.parse_args().runs:
         own = measured(run / "report")
-        found[FORCED if own["sweep"]["sampling"].get("force_words") else FREE] = own
+        sampling = own["sweep"]["sampling"]
+        words = FORCED if sampling.get("force_words") else FREE
+        found[words if sampling["temperature"] == OWN else f"{words}, temperature {sampling['temperature']}"] = own
     write_json(found, RESULTS)
     PAGE.write_text(render(found, PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 

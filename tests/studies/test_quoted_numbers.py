@@ -22,6 +22,14 @@ def short(value: float) -> str:
     return f"{value:.2f}".replace("0.", ".", 1)
 
 
+def thousandths(value: float) -> str:
+    return f"{value:.3f}".replace("0.", ".", 1)
+
+
+def balanced(found: Any) -> Any:
+    return found["cells"]["0.5 hours, balanced"]
+
+
 def mean_aligned(found: Any, name: str) -> float:
     return mean(voice["aligned"][name] for voice in found["voices"].values())
 
@@ -67,6 +75,8 @@ def earlier_demo(found: Any) -> Any:
 OTHER_FOUR = "en, trained on the other four"
 ALIGNMENT = "studies/voice/alignment.json"
 CARD, SHIPPED = "voices/rms/README.md", "studies/voice/shipped.json"
+VOICE, VOICE_PAGE, SELECTORS = "studies/voice/results.json", "studies/voice/README.md", "studies/voice/selectors.json"
+CHOSEN = "best of 8 by text probability"
 TIES = "studies/engines/ties.json"
 ENGINES, ENGINES_PAGE = "studies/engines/results.json", "studies/engines/README.md"
 SPEED, SPEED_PAGE = "studies/codec_speed/results.json", "studies/codec_speed/README.md"
@@ -87,8 +97,27 @@ NEW_PAGE = "studies/new_language/README.md"
 QUOTES: dict[tuple[str, str], list[tuple[str, Callable[[Any], Values]]]] = {
     (CARD, SHIPPED): [
         (
-            "WER {} of one sample, {} of the best of 8 by alignment",
-            lambda f: tuple(cell(f[FORCED]["wer"][name]) for name in ("N = 1", "best of 8 by alignment")),
+            "WER {} of one sample, {} of the best of 8 by text probability",
+            lambda f: tuple(cell(f[FORCED]["wer"][name]) for name in ("N = 1", CHOSEN)),
+        ),
+    ],
+    (VOICE_PAGE, VOICE): [
+        (
+            "has {} where one sample has {} (balanced half hour): {:.0f} % of the oracle's gain, [{:.0f}, {:.0f}] %, "
+            "and no more errors than the teacher's {}.",
+            lambda f: (
+                *(thousandths(balanced(f)["systems"][name]["wer"]["value"]) for name in (CHOSEN, "N = 1")),
+                *(100 * balanced(f)["oracle_gain_shares"][CHOSEN][name] for name in ("value", "low", "high")),
+                thousandths(balanced(f)["systems"]["teacher"]["wer"]["value"]),
+            ),
+        ),
+    ],
+    (GUIDES, SELECTORS): [
+        (
+            "On held-out sentences it had {:.0f} % of the oracle's gain, alignment {:.0f} %",
+            lambda f: tuple(
+                100 * f["oracle_gain_shares"][name]["value"] for name in (CHOSEN, "best of 8 by alignment")
+            ),
         ),
     ],
     (GUIDES, ALIGNMENT): [
