@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from studies.collected import with_tables
-from studies.voice import formats, judge_noise, shipped
+from studies.voice import formats, judge_noise, selectors, shipped
 
 STUDIES = Path(__file__).resolve().parents[2] / "studies"
 MARK = re.compile(r"<!-- end of (.+?) -->")
@@ -19,7 +19,7 @@ BY_HAND = {"codec_streaming"}
 def rendered(folder: Path, page: str) -> str:
     collect = importlib.import_module(f"studies.{folder.name}.collect")
     if folder.name == "voice":
-        for part in (formats, judge_noise, shipped):
+        for part in (formats, judge_noise, selectors, shipped):
             page = part.render(json.loads(part.RESULTS.read_text(encoding="utf-8")), page)
         return collect.render(json.loads((folder / "results.json").read_text(encoding="utf-8")), page)
     return with_tables(page, collect.tables(folder))
