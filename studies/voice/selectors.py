@@ -1,4 +1,4 @@
-"""Which selector finds the best of 8 samples? Chosen on the held-out sentences, as selectors.json.
+"""Word errors of the best of 8 samples of the held-out sentences by each selector, as selectors.json.
 
     python -m studies.voice.selectors FOLDER/runs/open_voice/selectors
 

@@ -112,6 +112,15 @@ QUOTES: dict[tuple[str, str], list[tuple[str, Callable[[Any], Values]]]] = {
             ),
         ),
     ],
+    (VOICE_PAGE, SHIPPED): [
+        (
+            "With [the shipped weights](#the-shipped-weights) it has {:.0f} %, [{:.0f}, {:.0f}] %: {} in place of {}.",
+            lambda f: (
+                *(100 * f[FORCED]["oracle_gain_shares"][CHOSEN][name] for name in ("value", "low", "high")),
+                *(thousandths(f[FORCED]["wer"][name]["value"]) for name in (CHOSEN, "N = 1")),
+            ),
+        ),
+    ],
     (GUIDES, SELECTORS): [
         (
             "On held-out sentences it had {:.0f} % of the oracle's gain, alignment {:.0f} %",

@@ -120,7 +120,7 @@ class Moonshine:
         return " ".join(filter(None, texts))
 
     def _heard(self, samples_T: np.ndarray) -> np.ndarray:
-        """The clip with silence around it, and noise of seed 0."""
+        """The clip at 16 kHz with silence around it, and noise of seed 0."""
         padded_T = np.pad(samples_T, round(self.silence_seconds * SAMPLE_RATE))
         if self.noise_db is None:
             return padded_T
@@ -164,7 +164,7 @@ class _Network:
         self.width, self.num_layers = self._num_heads * self._head_size, len(shapes) // 4
 
     def greedy(self, samples_T: np.ndarray) -> list[int]:
-        """The most likely token after each other, without start and end."""
+        """Tokens, each the most likely after those before it, without start and end."""
         frames_1FD, tokens = self._encoded(samples_T), [START]
         cache: Mapping[str, np.ndarray] | None = None
         for _ in range(2 + int(MAX_TOKENS_PER_SECOND * len(samples_T) / SAMPLE_RATE)):
@@ -175,7 +175,7 @@ class _Network:
         return tokens[1:]
 
     def log_probabilities(self, samples_T: np.ndarray, tokens: Sequence[int]) -> np.ndarray:
-        """Of all tokens but the first, each given those before it."""
+        """log P of all tokens but the first, each given those before it: (S - 1,) float64 in nats."""
         logits_SV, _ = self._decoded(self._encoded(samples_T), len(samples_T), tokens[:-1], None)
         logits_SV = logits_SV.astype(np.float64) - logits_SV.max(axis=1, keepdims=True)
         log_probabilities_SV = logits_SV - np.log(np.exp(logits_SV).sum(axis=1, keepdims=True))
@@ -236,8 +236,10 @@ class Vocabulary:
             place = pairs.index(lowest)
             pieces[place : place + 2] = [self.pieces[lowest]]
         # A character without a piece of its own is its bytes.
-        numbers = ([self._numbers[piece]] if piece in self._numbers else _bytes(piece) for piece in pieces)
-        return [number for some in numbers for number in some]
+        tokens: list[int] = []
+        for piece in pieces:
+            tokens += [self._numbers[piece]] if piece in self._numbers else [FIRST_BYTE + byte for byte in piece]
+        return tokens
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of the tokens; markers such as <<ST_1>> count as nothing."""
@@ -245,12 +247,8 @@ class Vocabulary:
         return pieces.decode(errors="replace").replace("\u2581", " ").strip()
 
 
-def _bytes(piece: bytes) -> list[int]:
-    return [FIRST_BYTE + byte for byte in piece]
-
-
 def written(text: str) -> str:
-    """With a capital first, and a mark at the end of the sentence last."""
+    """The text as the model writes: with a capital first, and a mark at the end of the sentence last."""
     text = " ".join(text.split()).rstrip(",;: ")
     is_ended = text.rstrip("\"')]\u201d\u2019").endswith((".", "?", "!", "\u2026"))
     return text[:1].upper() + text[1:] + ("" if is_ended else ".")
